@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The compute pool: a fixed set of threads that run the parts of one job at a time. The caller
+ * takes part and returns when every part is done. How parts fall on threads is not fixed, so a
+ * part must own its outputs alone; then results do not depend on the number of threads (R2).
+ * Workers spin briefly after a job, then park. One job at a time: the engine thread owns the pool.
+ */
+#ifndef SHOAL_BASE_POOL_H
+#define SHOAL_BASE_POOL_H
+
+#include "common/base/macros.h"
+
+enum { SHOAL_POOL_THREADS_MAX = 256 };
+
+typedef struct shoal_pool shoal_pool;
+
+/* part_i in [0, n_parts); worker_i in [0, n_threads) names the thread, for scratch memory. */
+typedef void shoal_pool_fn(void *ctx, size_t part_i, size_t worker_i);
+
+/* n_threads counts the caller: 1 makes no thread. Pinning is left to the caller's affinity mask.
+ * SHOAL_E_INVALID outside [1, SHOAL_POOL_THREADS_MAX]; SHOAL_E_NOMEM when threads cannot start. */
+shoal_status shoal_pool_new(size_t n_threads, shoal_pool **ret_pool) SHOAL_MUST_CHECK;
+void shoal_pool_free(shoal_pool *pool);
+SHOAL_DEFINE_CLEANUP(shoal_pool, shoal_pool_free)
+
+size_t shoal_pool_n_threads(const shoal_pool *pool);
+
+/* Runs fn for every part; allocates nothing. n_parts = 0 returns at once. */
+void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts);
+
+#endif

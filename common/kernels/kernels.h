@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The kernel family. The law (R2): a lane is an output, never a piece of a sum. Every output
+ * accumulates alone, in one order, by fused multiply-adds, so each tier gives the scalar code's
+ * bits (memcmp) at any vector width, batch width and thread count. The scalar tier is the
+ * specification; SIMD tiers override slots. Kernels are pure, allocate nothing, take any ragged
+ * size, never write past their outputs, and may run on any compute thread.
+ *
+ * The few true reductions (sum of squares, sum of exponentials, a dot for a norm) use one shape:
+ * sixteen virtual lanes, lane j takes elements j, j+16, j+32, ... in order by fma or add, then the
+ * tree 16 -> 8 -> 4 -> 2 -> 1 adding lane j and lane j + half.
+ *
+ * Panels: a weight matrix [n_rows][k] is stored as panels of 16 rows (the last one padded with
+ * zeros). Byte layout per panel:
+ *   f32           float    [k][16]
+ *   f16, bf16     uint16_t [k][16]
+ *   q8_0  [k/32] of { uint16_t d[16]; int8_t  q[8][16][4]; }   544 bytes
+ *         q[g][r][j] is element 4g+j of row r's block; value = d * q
+ *   q4_0  [k/32] of { uint16_t d[16]; uint8_t q[4][16][4]; }   288 bytes
+ *         low nibble of q[g][r][j]: element 4g+j; high nibble: element 4(g+4)+j;
+ *         value = d * (nibble - 8)
+ */
+#ifndef SHOAL_KERNELS_KERNELS_H
+#define SHOAL_KERNELS_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SHOAL_PANEL_ROWS = 16,
+    SHOAL_QBLOCK = 32,             /* elements per quantised block, weights and activations */
+    SHOAL_KV_BLOCK = 32,           /* tokens per KV block */
+    SHOAL_Q8_PANEL_BLOCK = 544,    /* bytes of one q8_0 panel block */
+    SHOAL_Q4_PANEL_BLOCK = 288,    /* bytes of one q4_0 panel block */
+    SHOAL_HEAD_DIM_MAX = 512
+};
+
+/* y[c * y_stride + row] for the rows of panels [p0, p1) and columns c in [0, n_cols).
+ * Quantised panels read xq, xs, xsum; float panels read x.
+ *   float:     acc = fma(w, x, acc) for k ascending, acc starts at 0 (w widened exactly)
+ *   quantised: per block b ascending: idot = exact integer dot of the block (for q4_0 with
+ *              nibble - 8); acc = fma(f32(d) * xs[c][b], (float)idot, acc)                     */
+typedef struct shoal_gemm {
+    const void *panels; /* 64-byte aligned */
+    size_t n_rows;      /* true rows: outputs past it are not written */
+    size_t k;           /* inner length; a multiple of 32 for quantised panels */
+    size_t n_cols;      /* batch width */
+    const float *x;     /* [n_cols][x_stride] */
+    size_t x_stride;
+    const int8_t *xq;   /* [n_cols][k] codes in [-127, 127] */
+    const float *xs;    /* [n_cols][k/32] scales */
+    const int32_t *xsum; /* [n_cols][k/32] sum of the block's codes */
+    float *y;           /* [n_cols][y_stride] */
+    size_t y_stride;    /* at least n_rows */
+} shoal_gemm;
+
+/* Attention of one token's group of query heads that share one KV head, over positions
+ * [0, n_tokens): online softmax over blocks of 32 tokens by absolute position.
+ *   K block: [head_dim][32] (lanes are tokens), V block: [32][head_dim] (lanes are channels),
+ *   elements f32 or f16 by slot.
+ * Per head: s_t = scale * (fma over d ascending of q[d] * K[d][t]); per block: m' = max(m, max s),
+ * c = exp(m - m') (0 for the first block), p_t = exp(s_t - m') for valid t and 0 past n_tokens,
+ * l = fma(l, c, sum32(p)) where sum32 is the 16-lane reduction over the 32 entries,
+ * out[d] = out[d] * c, then out[d] = fma(p_t, V[t][d], out[d]) for valid t ascending.
+ * At the end out[d] = out[d] / l (division). */
+typedef struct shoal_attend {
+    size_t n_heads;  /* query heads of the group */
+    size_t head_dim; /* at most SHOAL_HEAD_DIM_MAX */
+    size_t n_tokens; /* at least 1 */
+    float scale;
+    const float *q;              /* [n_heads][head_dim] */
+    const void *const *k_blocks; /* ceil(n_tokens / 32) blocks, 64-byte aligned */
+    const void *const *v_blocks;
+    float *out; /* [n_heads][head_dim] */
+} shoal_attend;
+
+typedef struct shoal_kernels {
+    const char *tier; /* "scalar", "avx2", "avx512" */
+
+    /* Codes and scale per block of 32: amax = max |x|; scale = amax / 127; inv = 127 / amax (0 when
+     * amax is 0); q = round to nearest even of x * inv, clamped by t < 127 ? t : 127 and
+     * t > -127 ? t : -127 (so NaN becomes 127). k is a multiple of 32. A non-finite amax (ignoring
+     * NaN) makes scale NaN and codes 0. */
+    void (*quantize_q8)(size_t k, const float *x, int8_t *q, float *scales, int32_t *sums);
+
+    void (*gemm_f32)(const shoal_gemm *g, size_t p0, size_t p1);
+    void (*gemm_f16)(const shoal_gemm *g, size_t p0, size_t p1);
+    void (*gemm_bf16)(const shoal_gemm *g, size_t p0, size_t p1);
+    void (*gemm_q8_0)(const shoal_gemm *g, size_t p0, size_t p1);
+    void (*gemm_q4_0)(const shoal_gemm *g, size_t p0, size_t p1);
+
+    /* y = x * w / sqrt(mean(x^2) + eps): ss by the 16-lane fma reduction; r = 1 / sqrtf(ss / n +
+     * eps) (IEEE division and root); y[i] = (x[i] * r) * w[i]. y may be x. */
+    void (*rmsnorm)(size_t n, const float *x, const float *w, float eps, float *y);
+    /* Rotates adjacent pairs (2i, 2i+1) of each head by cos[i], sin[i]:
+     * y0 = fma(x0, c, -(x1 * s)); y1 = fma(x0, s, x1 * c). In place. */
+    void (*rope)(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x);
+    /* y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). y may be gate or up. */
+    void (*swiglu)(size_t n, const float *gate, const float *up, float *y);
+    void (*add)(size_t n, const float *x, float *y); /* y += x */
+
+    /* One token's K and V of one KV head into slot (0..31) of its blocks; f16 rounds to nearest
+     * even. */
+    void (*kv_store_f32)(size_t head_dim, const float *k, const float *v, size_t slot, void *kblock,
+                         void *vblock);
+    void (*kv_store_f16)(size_t head_dim, const float *k, const float *v, size_t slot, void *kblock,
+                         void *vblock);
+    void (*attend_f32)(const shoal_attend *a);
+    void (*attend_f16)(const shoal_attend *a);
+
+    /* Largest value and its lowest index; NaN never wins (all NaN: index 0). n at least 1. */
+    size_t (*argmax)(size_t n, const float *x, float *ret_max);
+    /* Sum of exp((x - max) * inv_t) by the 16-lane reduction. */
+    float (*sum_exp)(size_t n, const float *x, float max, float inv_t);
+} shoal_kernels;
+
+/* CPU tiers, as bits. */
+typedef enum shoal_cpu_tier {
+    SHOAL_CPU_AVX2 = 1,      /* AVX2, FMA, F16C */
+    SHOAL_CPU_AVX512 = 2     /* AVX-512 F, BW, DQ, VL and VNNI */
+} shoal_cpu_tier;
+
+/* What this machine can run. */
+uint32_t shoal_cpu_detect(void);
+/* "scalar", "avx2", "avx512", "native" (all detected), or a comma list: the mask of --cpu-mask.
+ * Negative for an unknown name. */
+int shoal_cpu_mask_parse(const char *text, uint32_t *ret_mask);
+
+/* Fills every slot with scalar, then overrides tier by tier where detected AND allowed. */
+void shoal_kernels_init(shoal_kernels *kernels, uint32_t mask);
+
+#endif

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Elementary functions with the same bits on every machine: fixed sequences of fused and IEEE
+ * operations, no libm. The float functions are what SIMD tiers must reproduce lane by lane.
+ * Pure, any thread.
+ */
+#ifndef SHOAL_KERNELS_MATH_H
+#define SHOAL_KERNELS_MATH_H
+
+/* e^x in binary32, at most 2 ulp; 0 below about -103.97 with gradual underflow allowed to flush
+ * to 0 below -87.3, +inf above 88.73, NaN for NaN. */
+float shoal_expf(float x);
+/* Natural logarithm in binary32, at most 2 ulp, for normal x > 0 (Gumbel noise, confidences);
+ * -inf at 0. */
+float shoal_logf(float x);
+/* Double precision, at most 1e-15 relative (absolute for sin and cos, |x| <= 2^31): for tables. */
+double shoal_exp(double x);
+double shoal_log(double x);
+void shoal_sincos(double x, double *ret_sin, double *ret_cos);
+
+#endif

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tensor element types as GGUF numbers them, with block geometry, and half-precision conversion.
+ * A type that this table does not name is refused by the reader. Pure, any thread.
+ */
+#ifndef SHOAL_TENSOR_TYPE_H
+#define SHOAL_TENSOR_TYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum shoal_type {
+    SHOAL_TYPE_F32 = 0,
+    SHOAL_TYPE_F16 = 1,
+    SHOAL_TYPE_Q4_0 = 2,
+    SHOAL_TYPE_Q8_0 = 8,
+    SHOAL_TYPE_BF16 = 30
+} shoal_type;
+
+typedef struct shoal_type_info {
+    shoal_type type;
+    const char *name;    /* "Q8_0" */
+    uint32_t block;      /* elements per block */
+    uint32_t block_bytes;
+} shoal_type_info;
+
+/* NULL when the type is not one of ours. */
+const shoal_type_info *shoal_type_find(uint32_t type);
+const shoal_type_info *shoal_type_find_name(const char *name); /* case-insensitive */
+
+/* IEEE 754 binary16, round to nearest even; NaN stays NaN, overflow becomes infinity. */
+float shoal_f16_to_f32(uint16_t half);
+uint16_t shoal_f32_to_f16(float x);
+/* bfloat16, round to nearest even; NaN stays NaN. */
+float shoal_bf16_to_f32(uint16_t half);
+uint16_t shoal_f32_to_bf16(float x);
+
+#endif
