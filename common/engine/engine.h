@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine: one model, one KV pool, one compute pool, one step function over spans of several
+ * sequences. A step's logits for a row are the same bits whatever else is in the batch (R2). Owned
+ * by one engine thread; a step allocates nothing.
+ */
+#ifndef SHOAL_ENGINE_ENGINE_H
+#define SHOAL_ENGINE_ENGINE_H
+
+#include "common/kv/kv.h"
+#include "common/model/model.h"
+
+typedef struct shoal_engine_settings {
+    size_t n_threads;      /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
+    uint32_t cpu_mask;     /* shoal_cpu_tier bits allowed; default all */
+    size_t n_ctx;          /* tokens per sequence at most; 0: the model's */
+    size_t kv_bytes;       /* size of the KV pool; default 256 MiB */
+    int kv_type;           /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
+    size_t n_rows_max;     /* tokens of one step, default 512 */
+    size_t n_logits_max;   /* logits rows of one step, default 64 */
+} shoal_engine_settings;
+shoal_engine_settings shoal_engine_settings_default(void);
+
+typedef struct shoal_engine shoal_engine;
+
+/* model is borrowed for the engine's life. */
+shoal_status shoal_engine_new(const shoal_model *model, const shoal_engine_settings *settings,
+                              shoal_engine **ret_engine, shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_engine_free(shoal_engine *engine);
+SHOAL_DEFINE_CLEANUP(shoal_engine, shoal_engine_free)
+
+const shoal_model *shoal_engine_model(const shoal_engine *engine);
+const shoal_kernels *shoal_engine_kernels(const shoal_engine *engine);
+shoal_kv_pool *shoal_engine_kv(shoal_engine *engine);
+size_t shoal_engine_n_ctx(const shoal_engine *engine);
+size_t shoal_engine_n_rows_max(const shoal_engine *engine);
+size_t shoal_engine_n_logits_max(const shoal_engine *engine);
+const char *shoal_engine_kv_form(const shoal_engine *engine); /* "f32", "f16" */
+
+/* Sequences are shoal_kv_seq of the engine's pool: make them with shoal_kv_seq_new. */
+
+/* Tokens to append to one sequence, starting at its current length. */
+typedef struct shoal_span {
+    shoal_kv_seq *seq;
+    const int32_t *ids; /* each in [0, n_vocab): the caller has checked */
+    size_t n_ids;       /* at least 1 */
+    size_t n_logits;    /* logits wanted for the last n_logits ids, 0..n_ids */
+    size_t logits_i;    /* out: index of the first of them for shoal_engine_logits */
+} shoal_span;
+
+/* Runs all spans (each of another sequence) and advances their lengths. SHOAL_BUSY: the pool lacks
+ * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max, n_logits_max or n_ctx, nothing changed. */
+shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans,
+                               size_t n_spans) SHOAL_MUST_CHECK;
+
+/* Row i of the last step, [n_vocab], valid until the next step. */
+const float *shoal_engine_logits(const shoal_engine *engine, size_t i);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Generation at the edge: takes requests from the HTTP side, runs the edge model, drafts, talks to
+ * the cloud, and tells what may be shown, token by token, with its origin. One engine thread owns
+ * everything; requests and cancels come in through bounded queues from any thread, events go out
+ * on the engine thread.
+ */
+#ifndef SHOAL_COOP_COOP_H
+#define SHOAL_COOP_COOP_H
+
+#include "common/base/macros.h"
+#include "common/model/model.h"
+#include "common/obs/metrics.h"
+#include "common/sample/sample.h"
+#include "common/tokenizer/tokenizer.h"
+#include "protocol/rpc/rpc.h"
+#include "protocol/wire/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum shoal_tier {
+    SHOAL_TIER_EXIT,
+    SHOAL_TIER_EDGE,
+    SHOAL_TIER_CLOUD,
+    SHOAL_TIERS
+} shoal_tier;
+const char *shoal_tier_name(shoal_tier tier); /* "exit", "edge", "cloud" */
+
+typedef enum shoal_finish {
+    SHOAL_FINISH_STOP,   /* end token or stop string */
+    SHOAL_FINISH_LENGTH, /* n_tokens_max or the context is full */
+    SHOAL_FINISH_CANCELLED
+} shoal_finish;
+
+typedef struct shoal_usage {
+    size_t n_prompt;
+    size_t n_generated;
+    size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
+    size_t n_drafted;              /* draft tokens judged by the cloud */
+    size_t n_accepted;             /* of those, accepted */
+    size_t n_rounds;               /* verification rounds */
+    uint64_t bytes_up;             /* message bytes with gRPC frame headers, above TLS */
+    uint64_t bytes_down;
+    uint32_t round_up_max;         /* largest bytes of one round each way */
+    uint32_t round_down_max;
+    uint32_t n_reconnects;
+    double first_token_ms;
+    double total_ms;
+} shoal_usage;
+
+typedef enum shoal_coop_event_kind {
+    SHOAL_COOP_TOKEN,
+    SHOAL_COOP_DONE, /* last event */
+    SHOAL_COOP_ERROR /* last event */
+} shoal_coop_event_kind;
+
+typedef struct shoal_coop_event {
+    shoal_coop_event_kind kind;
+    uint64_t request; /* id given by submit */
+    /* TOKEN */
+    int32_t id;
+    shoal_tier tier;
+    float confidence;  /* of the tier that produced it */
+    uint32_t round;    /* verification round, 0: none */
+    const char *text;  /* valid UTF-8 now safe to show, may be empty; borrowed for the call */
+    size_t n_text;
+    /* DONE */
+    shoal_finish finish;
+    const shoal_usage *usage; /* also for ERROR */
+    /* ERROR */
+    const shoal_err *error;
+} shoal_coop_event;
+
+typedef struct shoal_coop_request {
+    shoal_mode mode;
+    const int32_t *ids; /* prompt tokens, copied; at least one */
+    size_t n_ids;
+    size_t n_tokens_max;     /* tokens to generate; at least 1 */
+    shoal_sampling sampling; /* biases copied */
+    const char *const *stops; /* copied */
+    size_t n_stops;
+    uint64_t deadline_ms; /* from now, 0: the configured one */
+    bool degrade;         /* exact, cloud: go on locally when the cloud is gone */
+    const char *request_id; /* for logs, copied, at most 64 bytes */
+    void (*on_event)(void *ctx, const shoal_coop_event *event); /* engine thread, must not block */
+    void *ctx;
+} shoal_coop_request;
+
+typedef struct shoal_coop_settings {
+    const char *cloud_target;     /* "host:port", NULL or "": no cloud */
+    shoal_rpc_tls tls;
+    uint32_t n_threads;           /* compute threads */
+    uint32_t cpu_mask;            /* shoal_cpu_tier bits allowed */
+    size_t kv_bytes_max;          /* KV pool, default 64 MiB */
+    size_t n_ctx_max;             /* 0: the model's */
+    int kv_type;                  /* shoal_kv_type, -1: f32 for F32 models, else f16 */
+    size_t n_active_max;          /* requests generating at once */
+    size_t n_waiting_max;         /* requests waiting, more are refused SHOAL_BUSY */
+    size_t n_draft;               /* draft tokens per round, 1..32 */
+    size_t n_window;              /* unverified draft tokens in flight at most */
+    uint64_t reconnect_ms;        /* how long a cut stream is retried before the request fails */
+    double fault_flip_ratio;      /* testing: share of drafts replaced by a random id */
+    shoal_hash model_pin;         /* cloud model to insist on; all zero: whatever it describes */
+} shoal_coop_settings;
+shoal_coop_settings shoal_coop_settings_default(void);
+
+typedef struct shoal_coop shoal_coop;
+
+/* model is borrowed for coop's life. metrics may be NULL. Starts the engine thread. */
+shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings *settings,
+                            shoal_metrics *metrics, shoal_coop **ret_coop,
+                            shoal_err *err) SHOAL_MUST_CHECK;
+/* Refuses new requests, gives open ones grace_ms, then cancels them. Blocks. */
+void shoal_coop_stop(shoal_coop *coop, uint64_t grace_ms);
+void shoal_coop_free(shoal_coop *coop);
+
+/* Any thread. SHOAL_OK with an id; SHOAL_BUSY when n_waiting_max wait; SHOAL_E_LIMIT when prompt
+ * and n_tokens_max cannot fit; SHOAL_E_UNAVAILABLE when a cloud mode is asked and none is
+ * configured or coop is stopping; SHOAL_E_UNSUPPORTED for a mode that is not offered. */
+shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *request,
+                               uint64_t *ret_id, shoal_err *err) SHOAL_MUST_CHECK;
+/* Any thread; unknown ids are ignored. The request ends with DONE(CANCELLED). */
+void shoal_coop_cancel(shoal_coop *coop, uint64_t id);
+
+typedef struct shoal_coop_state {
+    size_t n_active;
+    size_t n_waiting;
+    size_t kv_pages_used;
+    size_t kv_pages;
+    bool cloud_configured;
+    shoal_rpc_link link;
+    bool cloud_described;
+    shoal_describe cloud; /* when cloud_described */
+} shoal_coop_state;
+/* A consistent copy; any thread. */
+void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state);
+
+/* Tokens one request may hold, prompt included. */
+size_t shoal_coop_n_ctx(const shoal_coop *coop);
+
+#endif

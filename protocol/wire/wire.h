@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Checked mapping between protobuf bytes and plain messages (protocol/SPEC.md). Everything a peer
+ * sends is validated here: lengths, ranges, enum values, UTF-8, ids below n_vocab; nothing past
+ * this header sees protobuf. Messages are owned single blocks. Pure, any thread.
+ */
+#ifndef SHOAL_WIRE_WIRE_H
+#define SHOAL_WIRE_WIRE_H
+
+#include "common/base/buf.h"
+#include "common/base/hash.h"
+#include "common/sample/sample.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    SHOAL_WIRE_PROTOCOL = 1,
+    SHOAL_WIRE_MESSAGE_MAX = 1 << 20,   /* encoded bytes of any message */
+    SHOAL_WIRE_UNPACK_MAX = 8 << 20,    /* memory one message may unpack to */
+    SHOAL_WIRE_PROMPT_MAX = 131072,     /* ids in one Tokens message */
+    SHOAL_WIRE_DRAFT_MAX = 64,          /* ids in one DRAFT or Verdict */
+    SHOAL_WIRE_TEXT_MAX = 256,          /* bytes of names and error texts */
+    SHOAL_WIRE_POSITION_MAX = 1 << 24,  /* positions */
+    SHOAL_WIRE_ROUND_BYTES = 200        /* budget of one verification round, each way */
+};
+
+typedef enum shoal_mode {
+    SHOAL_MODE_LOCAL,
+    SHOAL_MODE_ASSIST,
+    SHOAL_MODE_EXACT,
+    SHOAL_MODE_CLOUD
+} shoal_mode;
+
+typedef struct shoal_describe {
+    char name[SHOAL_WIRE_TEXT_MAX];
+    shoal_hash model;
+    shoal_hash tokenizer;
+    shoal_hash chat_template;
+    char kv_form[16];
+    uint32_t n_vocab;
+    uint32_t n_ctx;
+    uint32_t protocol;
+} shoal_describe;
+
+typedef struct shoal_msg_open {
+    uint32_t protocol;
+    shoal_hash model;
+    shoal_hash tokenizer;
+    shoal_hash chat_template;
+    shoal_sampling sampling; /* biases point into the message */
+    shoal_mode mode;         /* never LOCAL */
+    uint32_t deadline_ms;
+    uint32_t priority; /* 0..7 */
+    uint32_t n_tokens_max;
+    char request_id[65];
+} shoal_msg_open;
+
+typedef enum shoal_token_kind {
+    SHOAL_TOKENS_PROMPT = 1,
+    SHOAL_TOKENS_TRUSTED,
+    SHOAL_TOKENS_DRAFT
+} shoal_token_kind;
+
+typedef struct shoal_msg_tokens {
+    uint32_t epoch;
+    uint32_t position;
+    shoal_token_kind kind; /* only edge to cloud */
+    const int32_t *ids;    /* in the message */
+    size_t n_ids;
+    const uint8_t *confidences; /* n_ids, cloud to edge only, else NULL */
+} shoal_msg_tokens;
+
+typedef struct shoal_msg_continue {
+    uint32_t epoch;
+    uint32_t position;
+    uint32_t n_max;
+} shoal_msg_continue;
+
+typedef struct shoal_msg_verdict {
+    uint32_t epoch;
+    uint32_t accepted_to;
+    const int32_t *ids;
+    size_t n_ids; /* 0..SHOAL_WIRE_DRAFT_MAX */
+    const uint8_t *confidences;
+    size_t n_confidences;
+} shoal_msg_verdict;
+
+typedef struct shoal_msg_finished {
+    uint32_t n_prompt;
+    uint32_t n_generated;
+    uint32_t n_verified;
+    uint64_t compute_us;
+} shoal_msg_finished;
+
+typedef enum shoal_edge_msg_kind {
+    SHOAL_EDGE_OPEN = 1,
+    SHOAL_EDGE_TOKENS,
+    SHOAL_EDGE_CONTINUE,
+    SHOAL_EDGE_CANCEL,
+    SHOAL_EDGE_CLOSE
+} shoal_edge_msg_kind;
+
+typedef struct shoal_edge_msg {
+    shoal_edge_msg_kind kind;
+    union {
+        shoal_msg_open open;
+        shoal_msg_tokens tokens;
+        shoal_msg_continue cont;
+    } body;
+} shoal_edge_msg;
+
+typedef enum shoal_cloud_msg_kind {
+    SHOAL_CLOUD_OPENED = 1,
+    SHOAL_CLOUD_VERDICT,
+    SHOAL_CLOUD_TOKENS,
+    SHOAL_CLOUD_BUSY,
+    SHOAL_CLOUD_FINISHED,
+    SHOAL_CLOUD_ERROR
+} shoal_cloud_msg_kind;
+
+typedef struct shoal_cloud_msg {
+    shoal_cloud_msg_kind kind;
+    union {
+        struct {
+            uint32_t n_cached;
+            char node[SHOAL_WIRE_TEXT_MAX];
+        } opened;
+        shoal_msg_verdict verdict;
+        shoal_msg_tokens tokens;
+        uint32_t busy_retry_after_ms;
+        shoal_msg_finished finished;
+        struct {
+            int32_t code;
+            char text[SHOAL_WIRE_TEXT_MAX];
+        } error;
+    } body;
+} shoal_cloud_msg;
+
+/* Appends the encoded message to buf. The message is ours: SHOAL_E_INVALID is a bug or an over-long
+ * list, never a peer's doing. */
+shoal_status shoal_edge_msg_encode(const shoal_edge_msg *msg, shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_cloud_msg_encode(const shoal_cloud_msg *msg, shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *buf) SHOAL_MUST_CHECK;
+
+/* Peer bytes to an owned message (shoal_edge_msg_free / shoal_cloud_msg_free). SHOAL_E_PROTOCOL
+ * names the field, the value and the limit. n_vocab bounds ids. */
+shoal_status shoal_edge_msg_decode(const uint8_t *data, size_t n, size_t n_vocab,
+                                   shoal_edge_msg **ret_msg, shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_cloud_msg_decode(const uint8_t *data, size_t n, size_t n_vocab,
+                                    shoal_cloud_msg **ret_msg, shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_describe_decode(const uint8_t *data, size_t n, shoal_describe *ret_describe,
+                                   shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_edge_msg_free(shoal_edge_msg *msg);
+void shoal_cloud_msg_free(shoal_cloud_msg *msg);
+
+/* "local", "assist", "exact", "cloud". */
+const char *shoal_mode_name(shoal_mode mode);
+shoal_status shoal_mode_parse(const char *name, shoal_mode *ret_mode) SHOAL_MUST_CHECK;
+
+#endif
