@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/base/file.h"
+
+#include "common/base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+    READ_CHUNK_BYTES = 16384
+};
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0) {
+        (void)close(*fd);
+    }
+}
+
+/* Words for errno, with the status a caller can act on. */
+static shoal_status fail_errno(const char *path, const char *what, shoal_err *err)
+{
+    int number = errno;
+    char space[128];
+    const char *reason = strerror_r(number, space, sizeof space);
+    shoal_status status = SHOAL_E_IO;
+    if (number == ENOENT) {
+        status = SHOAL_E_NOTFOUND;
+    } else if (number == ENOMEM) {
+        status = SHOAL_E_NOMEM;
+    }
+    return shoal_err_set(err, status, "%s: cannot %s: %s", path, what, reason);
+}
+
+static shoal_status open_for_reading(const char *path, int *ret_fd, shoal_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0) {
+        return fail_errno(path, "open", err);
+    }
+    *ret_fd = fd;
+    return SHOAL_OK;
+}
+
+static shoal_status read_all(int fd, const char *path, size_t limit, shoal_buf *buf, shoal_err *err)
+{
+    char chunk[READ_CHUNK_BYTES];
+    size_t total = 0;
+    for (;;) {
+        ssize_t n = read(fd, chunk, sizeof chunk);
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n < 0) {
+            return fail_errno(path, "read", err);
+        }
+        if (n == 0) {
+            /* Even an empty file leaves a terminated string behind. */
+            return shoal_buf_append(buf, "", 0);
+        }
+        if ((size_t)n > limit - total) {
+            return shoal_err_set(err, SHOAL_E_LIMIT, "%s: longer than the limit of %zu bytes", path,
+                                 limit);
+        }
+        total += (size_t)n;
+        shoal_status status = shoal_buf_append(buf, chunk, (size_t)n);
+        if (status != SHOAL_OK) {
+            return shoal_err_set(err, status, "%s: %s after %zu bytes", path,
+                                 shoal_status_text(status), total);
+        }
+    }
+}
+
+shoal_status shoal_file_read(const char *path, size_t limit, shoal_buf *buf, shoal_err *err)
+{
+    SHOAL_CLEANUP(close_fd) int fd = -1;
+    SHOAL_TRY(open_for_reading(path, &fd, err));
+    size_t before = buf->length;
+    shoal_status status = read_all(fd, path, limit, buf, err);
+    if (status != SHOAL_OK && buf->data) {
+        buf->length = before;
+        buf->data[before] = '\0';
+    }
+    return status;
+}
+
+shoal_status shoal_map_open(const char *path, shoal_map *ret_map, shoal_err *err)
+{
+    static const uint8_t nothing[1];
+    SHOAL_CLEANUP(close_fd) int fd = -1;
+    SHOAL_TRY(open_for_reading(path, &fd, err));
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+        return fail_errno(path, "stat", err);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s: not a regular file, cannot be mapped",
+                             path);
+    }
+    if (st.st_size == 0) {
+        /* The kernel refuses an empty mapping; callers get an address they may not read. */
+        *ret_map = (shoal_map){.data = nothing, .size = 0};
+        return SHOAL_OK;
+    }
+    if ((uintmax_t)st.st_size > SIZE_MAX / 2) {
+        return shoal_err_set(err, SHOAL_E_LIMIT, "%s: too large for this machine's addresses",
+                             path);
+    }
+    void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) {
+        return fail_errno(path, "map", err);
+    }
+    *ret_map = (shoal_map){.data = data, .size = (size_t)st.st_size};
+    return SHOAL_OK;
+}
+
+void shoal_map_close(shoal_map *map)
+{
+    if (map->size > 0) {
+        int rc = munmap((void *)(uintptr_t)map->data, map->size);
+        SHOAL_ASSERT(rc == 0);
+    }
+    map->data = NULL;
+    map->size = 0;
+}
+
+static bool write_all(int fd, const uint8_t *data, size_t n)
+{
+    while (n > 0) {
+        ssize_t done = write(fd, data, SHOAL_MIN(n, (size_t)SSIZE_MAX));
+        if (done < 0 && errno == EINTR) {
+            continue;
+        }
+        if (done < 0) {
+            return false;
+        }
+        data += done;
+        n -= (size_t)done;
+    }
+    return true;
+}
+
+/* Syncs the folder of path, so that the rename itself survives a power cut. Some file systems
+ * cannot sync a folder and say EINVAL: then there is nothing to wait for. */
+static shoal_status sync_folder(const char *path, shoal_err *err)
+{
+    SHOAL_CLEANUP(close_fd) int fd = -1;
+    const char *slash = strrchr(path, '/');
+    char *folder = NULL;
+    if (!slash) {
+        folder = shoal_strdup(".");
+    } else {
+        folder = shoal_strndup(path, slash == path ? 1 : (size_t)(slash - path));
+    }
+    if (!folder) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "%s: out of memory", path);
+    }
+    fd = open(folder, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+    shoal_free(folder);
+    if (fd < 0) {
+        return errno == EACCES ? SHOAL_OK : fail_errno(path, "open the folder of", err);
+    }
+    if (fsync(fd) != 0 && errno != EINVAL) {
+        return fail_errno(path, "sync the folder of", err);
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status write_tmp(const char *path, const char *tmp, const void *data, size_t n,
+                              shoal_err *err)
+{
+    /* A leftover of a crash goes away first; O_EXCL then refuses a link planted in between. */
+    (void)unlink(tmp);
+    SHOAL_CLEANUP(close_fd)
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        return fail_errno(tmp, "create", err);
+    }
+    struct stat st;
+    if (stat(path, &st) == 0 && fchmod(fd, st.st_mode & 0777) != 0) {
+        return fail_errno(tmp, "set the mode of", err);
+    }
+    if (!write_all(fd, data, n)) {
+        return fail_errno(tmp, "write", err);
+    }
+    if (fsync(fd) != 0) {
+        return fail_errno(tmp, "sync", err);
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_file_write(const char *path, const void *data, size_t n, shoal_err *err)
+{
+    size_t length = strlen(path);
+    SHOAL_CLEANUP(shoal_free_cleanup) char *tmp = shoal_calloc(length + sizeof ".tmp", 1);
+    if (!tmp) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "%s: out of memory", path);
+    }
+    memcpy(tmp, path, length);
+    memcpy(tmp + length, ".tmp", sizeof ".tmp");
+    shoal_status status = write_tmp(path, tmp, data, n, err);
+    if (status == SHOAL_OK && rename(tmp, path) != 0) {
+        status = fail_errno(path, "rename into", err);
+    }
+    if (status != SHOAL_OK) {
+        (void)unlink(tmp);
+        return status;
+    }
+    return sync_folder(path, err);
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * How a job is shared out: one 64-bit ticket holds the job's number (high half) and the parts not
+ * yet taken (low half). A thread takes a part by a compare-and-swap that lowers the low half, and
+ * reads the job's function only after that has succeeded. A job cannot end before all of its
+ * parts have, so a thread that was late and holds an old ticket can neither take a part of an
+ * ended job nor read a job that is being written; and the caller never waits for a thread that
+ * took nothing.
+ */
+#include "common/base/pool.h"
+
+#include "common/base/clock.h"
+#include "common/base/mem.h"
+#include "common/base/thread.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_THREAD__)
+#    define POOL_UNDER_TSAN 1
+#elif defined(__has_feature)
+#    if __has_feature(thread_sanitizer)
+#        define POOL_UNDER_TSAN 1
+#    endif
+#endif
+#ifndef POOL_UNDER_TSAN
+#    define POOL_UNDER_TSAN 0
+#endif
+
+/* Decoding runs a few hundred jobs a token, microseconds apart: a park and a wake for each would
+ * cost more than the work. 30 us covers the gaps inside a step and is nothing between steps. */
+enum {
+    SPIN_NS = 30000,
+    SPIN_PAUSES = 16,
+    LINE_BYTES = 64
+};
+
+typedef struct pool_worker {
+    shoal_pool *pool;
+    size_t index;
+    shoal_thread *thread;
+} pool_worker;
+
+struct shoal_pool {
+    size_t n_threads;
+    uint64_t spin_ns; /* 0 where a spinning thread would keep the working one off its CPU */
+    pool_worker *workers;
+
+    /* The job: written by the caller while no part is out. */
+    shoal_pool_fn *fn;
+    void *ctx;
+    uint32_t n_parts;
+    atomic_bool running;
+
+    alignas(LINE_BYTES) atomic_uint_fast64_t ticket;
+    alignas(LINE_BYTES) _Atomic uint32_t n_left; /* parts not done; the caller's futex */
+    atomic_bool caller_waits;
+    alignas(LINE_BYTES) _Atomic uint32_t bell; /* rung for every job; the workers' futex */
+    _Atomic uint32_t n_parked;
+    atomic_bool stop;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
+{
+    /* EAGAIN (the word has moved on) and EINTR both mean: look again. */
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, uint32_t n)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n > INT_MAX ? INT_MAX : (int)n, NULL, NULL,
+                  0);
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Runs one part of the current job, if one is left. */
+static bool run_one(shoal_pool *pool, size_t worker_i)
+{
+    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_relaxed);
+    do {
+        if ((uint32_t)ticket == 0) {
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - 1,
+                                                    memory_order_acquire, memory_order_relaxed));
+    pool->fn(pool->ctx, pool->n_parts - (uint32_t)ticket, worker_i);
+    /* Sequentially consistent against the caller's "I wait, is it done?": one of the two sees the
+     * other. The pool outlives this, because freeing it joins the workers. */
+    if (atomic_fetch_sub(&pool->n_left, 1) == 1 && atomic_load(&pool->caller_waits)) {
+        futex_wake(&pool->n_left, 1);
+    }
+    return true;
+}
+
+static bool has_news(shoal_pool *pool)
+{
+    return (uint32_t)atomic_load(&pool->ticket) != 0 || atomic_load(&pool->stop);
+}
+
+static bool is_done(shoal_pool *pool)
+{
+    return atomic_load(&pool->n_left) == 0;
+}
+
+/* Waits a little for what is expected any moment; true when it came. */
+static bool spin_until(shoal_pool *pool, bool (*came)(shoal_pool *))
+{
+    if (came(pool)) {
+        return true;
+    }
+    if (pool->spin_ns == 0) {
+        return false;
+    }
+    const shoal_clock clock = shoal_clock_real();
+    uint64_t start_ns = shoal_clock_now_ns(&clock);
+    do {
+        for (int i = 0; i < SPIN_PAUSES; i++) {
+            relax();
+            if (came(pool)) {
+                return true;
+            }
+        }
+    } while (shoal_clock_now_ns(&clock) - start_ns < pool->spin_ns);
+    return false;
+}
+
+/* Sleeps until the bell rings. The bell is read before "I am parked" is said and the ticket looked
+ * at once more after it: either the caller sees the parked thread, or the thread sees the job. */
+static void park(shoal_pool *pool)
+{
+    uint32_t seen = atomic_load(&pool->bell);
+    (void)atomic_fetch_add(&pool->n_parked, 1);
+    if (!has_news(pool)) {
+        futex_wait(&pool->bell, seen);
+    }
+    (void)atomic_fetch_sub(&pool->n_parked, 1);
+}
+
+static void worker_main(void *ctx)
+{
+    const pool_worker *worker = ctx;
+    shoal_pool *pool = worker->pool;
+    while (!atomic_load(&pool->stop)) {
+        if (run_one(pool, worker->index)) {
+            continue;
+        }
+        if (!spin_until(pool, has_news)) {
+            park(pool);
+        }
+    }
+}
+
+static void ring(shoal_pool *pool, uint32_t n_wanted)
+{
+    (void)atomic_fetch_add(&pool->bell, 1);
+    if (atomic_load(&pool->n_parked) > 0) {
+        futex_wake(&pool->bell, n_wanted);
+    }
+}
+
+/* CPUs this process may run on; 1 when that cannot be learnt. */
+static size_t count_cpus(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {
+        long n = sysconf(_SC_NPROCESSORS_ONLN);
+        return n > 0 ? (size_t)n : 1;
+    }
+    int n = CPU_COUNT(&set);
+    return n > 0 ? (size_t)n : 1;
+}
+
+static shoal_status start_workers(shoal_pool *pool)
+{
+    for (size_t i = 1; i < pool->n_threads; i++) {
+        pool_worker *worker = &pool->workers[i - 1];
+        worker->pool = pool;
+        worker->index = i;
+        char name[16];
+        (void)snprintf(name, sizeof name, "compute-%u", (unsigned)(i % 1000));
+        SHOAL_TRY(
+            shoal_thread_start(SHOAL_ROLE_COMPUTE, name, worker_main, worker, &worker->thread));
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_pool_new(size_t n_threads, shoal_pool **ret_pool)
+{
+    if (n_threads < 1 || n_threads > SHOAL_POOL_THREADS_MAX) {
+        return SHOAL_E_INVALID;
+    }
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = shoal_calloc_aligned(1, sizeof *pool);
+    if (!pool) {
+        return SHOAL_E_NOMEM;
+    }
+    pool->n_threads = n_threads;
+    pool->spin_ns = n_threads > count_cpus() || POOL_UNDER_TSAN ? 0 : SPIN_NS;
+    pool->workers = shoal_calloc(n_threads, sizeof *pool->workers);
+    if (!pool->workers) {
+        return SHOAL_E_NOMEM;
+    }
+    SHOAL_TRY(start_workers(pool));
+    *ret_pool = SHOAL_STEAL(pool);
+    return SHOAL_OK;
+}
+
+void shoal_pool_free(shoal_pool *pool)
+{
+    if (!pool) {
+        return;
+    }
+    atomic_store(&pool->stop, true);
+    ring(pool, UINT32_MAX);
+    for (size_t i = 0; pool->workers && i + 1 < pool->n_threads; i++) {
+        shoal_thread_join(pool->workers[i].thread);
+    }
+    shoal_free(pool->workers);
+    shoal_free(pool);
+}
+
+size_t shoal_pool_n_threads(const shoal_pool *pool)
+{
+    return pool->n_threads;
+}
+
+static void wait_done(shoal_pool *pool)
+{
+    if (spin_until(pool, is_done)) {
+        return;
+    }
+    atomic_store(&pool->caller_waits, true);
+    for (uint32_t left = atomic_load(&pool->n_left); left != 0; left = atomic_load(&pool->n_left)) {
+        futex_wait(&pool->n_left, left);
+    }
+    atomic_store(&pool->caller_waits, false);
+}
+
+void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts)
+{
+    if (n_parts == 0) {
+        return;
+    }
+    SHOAL_ASSERT(n_parts <= UINT32_MAX);
+    SHOAL_ASSERT(shoal_thread_role() != SHOAL_ROLE_LOOP);
+    bool was_running = atomic_exchange(&pool->running, true);
+    SHOAL_ASSERT(!was_running);
+    if (pool->n_threads == 1 || n_parts == 1) {
+        for (size_t part_i = 0; part_i < n_parts; part_i++) {
+            fn(ctx, part_i, 0);
+        }
+    } else {
+        pool->fn = fn;
+        pool->ctx = ctx;
+        pool->n_parts = (uint32_t)n_parts;
+        atomic_store(&pool->n_left, (uint32_t)n_parts);
+        uint64_t number = (atomic_load(&pool->ticket) >> 32) + 1;
+        atomic_store(&pool->ticket, number << 32 | n_parts);
+        ring(pool, (uint32_t)n_parts - 1);
+        while (run_one(pool, 0)) {
+        }
+        wait_done(pool);
+    }
+    atomic_store(&pool->running, false);
+}
