@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-    READ_CHUNK_BYTES = 16384
+    READ_CHUNK_BYTES = 8192
 };
 
 static void close_fd(int *fd)
