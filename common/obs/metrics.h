@@ -24,8 +24,9 @@ shoal_status shoal_metrics_new(shoal_metrics **ret_metrics) SHOAL_MUST_CHECK;
 void shoal_metrics_free(shoal_metrics *metrics);
 
 /* name, help: static strings. labels: static, as `tier="edge"` or "" for none; two metrics of one
- * name differ in labels and share kind and help. bounds: ascending upper bounds for a histogram
- * (borrowed, static), else NULL. The metric lives as long as the registry. */
+ * name differ in labels and share kind and help. Counters, and they alone, end in _total. bounds:
+ * ascending upper bounds for a histogram (borrowed, static), else NULL. The metric lives as long as
+ * the registry. */
 typedef struct shoal_metric_def {
     const char *name;
     const char *help;
@@ -38,9 +39,10 @@ shoal_status shoal_metrics_add(shoal_metrics *metrics, const shoal_metric_def *d
                                shoal_metric **ret_metric) SHOAL_MUST_CHECK;
 
 /* NULL metrics are ignored, so that code without a registry runs unchanged. */
-void shoal_metric_add(shoal_metric *metric, double delta);  /* counter, gauge */
-void shoal_metric_set(shoal_metric *metric, double value);  /* gauge */
+void shoal_metric_add(shoal_metric *metric, double delta);     /* counter, gauge */
+void shoal_metric_set(shoal_metric *metric, double value);     /* gauge */
 void shoal_metric_observe(shoal_metric *metric, double value); /* histogram */
+/* Value of a counter or gauge, number of observations of a histogram, 0 for NULL. */
 double shoal_metric_value(const shoal_metric *metric);
 
 /* Appends the text exposition (# HELP, # TYPE, samples, grouped by name). */
