@@ -41,6 +41,7 @@ const shoal_kv_shape *shoal_kv_pool_shape(const shoal_kv_pool *pool);
 shoal_status shoal_kv_seq_new(shoal_kv_pool *pool, shoal_kv_seq **ret_seq) SHOAL_MUST_CHECK;
 void shoal_kv_seq_free(shoal_kv_seq *seq);
 
+const shoal_kv_shape *shoal_kv_seq_shape(const shoal_kv_seq *seq);
 /* Positions [0, length) are valid. */
 size_t shoal_kv_seq_length(const shoal_kv_seq *seq);
 /* Makes room for positions [0, n_tokens). SHOAL_BUSY: the pool has not enough free pages, nothing

@@ -23,32 +23,32 @@ enum {
 };
 
 typedef struct shoal_hparams {
-    char arch[32];      /* "llama" */
-    char name[128];     /* for people, escaped */
+    char arch[32];  /* "llama" */
+    char name[128]; /* for people, escaped */
     size_t n_vocab;
-    size_t n_ctx;       /* trained context, tokens */
-    size_t dim;         /* width of the residual stream */
+    size_t n_ctx; /* trained context, tokens */
+    size_t dim;   /* width of the residual stream */
     size_t n_layers;
-    size_t n_heads;     /* query heads */
-    size_t n_kv_heads;  /* divides n_heads */
-    size_t head_dim;    /* even */
-    size_t rope_dim;    /* rotated channels of a head, even, at most head_dim */
-    size_t ffn;         /* hidden width of the feed-forward */
+    size_t n_heads;    /* query heads */
+    size_t n_kv_heads; /* divides n_heads */
+    size_t head_dim;   /* even */
+    size_t rope_dim;   /* rotated channels of a head, even, at most head_dim */
+    size_t ffn;        /* hidden width of the feed-forward */
     float rope_base;
     float norm_eps;
-    bool tied;          /* output matrix is the embedding */
+    bool tied; /* output matrix is the embedding */
 } shoal_hparams;
 
 typedef struct shoal_layer {
-    float *attn_norm;      /* (dim) */
-    shoal_weight *q;       /* (n_heads * head_dim, dim) */
-    shoal_weight *k;       /* (n_kv_heads * head_dim, dim) */
-    shoal_weight *v;       /* (n_kv_heads * head_dim, dim) */
-    shoal_weight *o;       /* (dim, n_heads * head_dim) */
-    float *ffn_norm;       /* (dim) */
-    shoal_weight *gate;    /* (ffn, dim) */
-    shoal_weight *up;      /* (ffn, dim) */
-    shoal_weight *down;    /* (dim, ffn) */
+    float *attn_norm;   /* (dim) */
+    shoal_weight *q;    /* (n_heads * head_dim, dim) */
+    shoal_weight *k;    /* (n_kv_heads * head_dim, dim) */
+    shoal_weight *v;    /* (n_kv_heads * head_dim, dim) */
+    shoal_weight *o;    /* (dim, n_heads * head_dim) */
+    float *ffn_norm;    /* (dim) */
+    shoal_weight *gate; /* (ffn, dim) */
+    shoal_weight *up;   /* (ffn, dim) */
+    shoal_weight *down; /* (dim, ffn) */
 } shoal_layer;
 
 typedef struct shoal_model {
@@ -58,7 +58,7 @@ typedef struct shoal_model {
     shoal_weight *output; /* (n_vocab, dim); NULL when tied */
     shoal_layer *layers;  /* (n_layers) */
     shoal_tokenizer *tokenizer;
-    shoal_hash hash;      /* over metadata that changes results, and every tensor (R9) */
+    shoal_hash hash; /* over metadata that changes results, and every tensor (R9) */
     uint64_t file_bytes;
     uint64_t n_params;
     shoal_type main_type; /* type of most weight bytes */

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The forward pass: rows of tokens of several sequences through layers [a, b), then logits of
+ * chosen rows. A row's bits depend on its sequence alone, never on the rows beside it (R2).
+ * A shoal_forward is scratch memory for one engine thread; passes allocate nothing.
+ */
+#ifndef SHOAL_MODEL_FORWARD_H
+#define SHOAL_MODEL_FORWARD_H
+
+#include "common/kv/kv.h"
+#include "common/model/model.h"
+
+/* One token at one position of one sequence. Rows of one sequence come in ascending position, and
+ * positions are reserved in its KV (shoal_kv_seq_reserve). */
+typedef struct shoal_row {
+    shoal_kv_seq *seq;
+    int32_t id;      /* in [0, n_vocab) */
+    size_t position; /* 0 is the first token */
+} shoal_row;
+
+typedef struct shoal_forward shoal_forward;
+
+/* model, kernels and pool are borrowed. n_ctx_max bounds positions. */
+typedef struct shoal_forward_shape {
+    size_t n_rows_max;
+    size_t n_logits_max;
+    size_t n_ctx_max;
+} shoal_forward_shape;
+shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *kernels,
+                               shoal_pool *pool, const shoal_forward_shape *shape,
+                               shoal_forward **ret_forward) SHOAL_MUST_CHECK;
+void shoal_forward_free(shoal_forward *forward);
+
+/* Runs layers [layer_a, layer_b) on rows and writes their K and V. layer_a == 0 starts from the
+ * embedding; otherwise the rows' hidden states of the previous call go on. */
+void shoal_forward_layers(shoal_forward *forward, const shoal_row *rows, size_t n_rows,
+                          size_t layer_a, size_t layer_b);
+
+/* Logits of n rows, by index into the last call's rows: out_norm, then the output matrix. */
+void shoal_forward_logits(shoal_forward *forward, const size_t *row_indices, size_t n);
+/* Result i of the last shoal_forward_logits, (n_vocab). */
+const float *shoal_forward_logits_at(const shoal_forward *forward, size_t i);
+
+#endif
