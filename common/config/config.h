@@ -59,6 +59,10 @@ double shoal_config_real(const shoal_config *config, const char *key);
 bool shoal_config_bool(const shoal_config *config, const char *key);
 const char *shoal_config_string(const shoal_config *config, const char *key); /* STRING, CHOICE */
 
+/* Name of the first key that differs although it may not change while running, or NULL: what a
+ * SIGHUP must refuse. Both were made from one table. */
+const char *shoal_config_reload_conflict(const shoal_config *running, const shoal_config *next);
+
 /* YAML of every key with its value and, as comments, help, bounds and default. Loads back. */
 shoal_status shoal_config_dump(const shoal_config *config, shoal_buf *buf) SHOAL_MUST_CHECK;
 /* The same table as a help text for a terminal, 80 to 100 columns. */

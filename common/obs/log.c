@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/obs/log.h"
 
+#include "common/base/utf8.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -58,55 +60,52 @@ shoal_status shoal_log_level_parse(const char *name, shoal_log_level *ret_level)
     return SHOAL_E_INVALID;
 }
 
-/* Length of the well-formed UTF-8 sequence at p (The Unicode Standard, table 3-7), or 0 for a byte
- * that begins none. Reading stops at the NUL because it is no continuation byte. */
-static size_t utf8_length(const unsigned char *p)
-{
-    unsigned first = p[0];
-    if (first < 0x80) {
-        return 1;
-    }
-    if (first < 0xC2 || first > 0xF4) {
-        return 0;
-    }
-    size_t n = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-    unsigned low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    unsigned high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    if (p[1] < low || p[1] > high) {
-        return 0;
-    }
-    for (size_t i = 2; i < n; i++) {
-        if ((p[i] & 0xC0u) != 0x80) {
-            return 0;
-        }
-    }
-    return n;
-}
-
-/* Writes the escaped form of what stands at p to unit, its length to *ret_n; returns the bytes of
- * input used. C0 and C1 controls, DEL and broken UTF-8 become \xNN: none can drive a terminal or
- * start a line. */
-static size_t escape_unit(const unsigned char *p, char unit[2 * UNIT_MAX_BYTES + 1], size_t *ret_n)
+/* Writes the escaped form of what stands at p (n bytes are left) to unit, its length to *ret_n;
+ * returns the bytes of input used. C0 and C1 controls, DEL and broken UTF-8 become \xNN: none can
+ * drive a terminal or start a line. */
+static size_t escape_unit(const char *p, size_t n, char unit[4 * UNIT_MAX_BYTES], size_t *ret_n)
 {
     static const char digits[] = "0123456789ABCDEF";
-    size_t n = utf8_length(p);
-    bool is_c1 = n == 2 && p[0] == 0xC2 && p[1] < 0xA0;
-    bool is_control = n == 0 || is_c1 || (n == 1 && (p[0] < 0x20 || p[0] == 0x7F));
-    if (!is_control) {
-        memcpy(unit, p, n);
-        *ret_n = n;
-        return n;
+    uint32_t code = 0;
+    size_t step = shoal_utf8_step(p, n, &code);
+    bool is_control = code < 0x20 || (code >= 0x7F && code < 0xA0);
+    if (step > 0 && !is_control) {
+        memcpy(unit, p, step);
+        *ret_n = step;
+        return step;
     }
-    n = n == 0 ? 1 : n;
+    step = step == 0 ? 1 : step;
     size_t length = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < step; i++) {
+        unsigned byte = (unsigned char)p[i];
         unit[length++] = '\\';
         unit[length++] = 'x';
-        unit[length++] = digits[p[i] >> 4];
-        unit[length++] = digits[p[i] & 15u];
+        unit[length++] = digits[byte >> 4];
+        unit[length++] = digits[byte & 15u];
     }
     *ret_n = length;
-    return n;
+    return step;
+}
+
+/* Appends the escaped text to out, which holds used bytes, as far as whole units fit below end;
+ * *ret_all says whether everything did. Returns the bytes used then. */
+static size_t add_escaped(char *out, size_t used, size_t end, const char *text, bool *ret_all)
+{
+    size_t left = strlen(text);
+    while (left > 0) {
+        char unit[4 * UNIT_MAX_BYTES];
+        size_t length = 0;
+        size_t step = escape_unit(text, left, unit, &length);
+        if (length > end - used) {
+            break;
+        }
+        memcpy(out + used, unit, length);
+        used += length;
+        text += step;
+        left -= step;
+    }
+    *ret_all = left == 0;
+    return used;
 }
 
 const char *shoal_log_escape(const char *text, char *out, size_t n)
@@ -114,42 +113,10 @@ const char *shoal_log_escape(const char *text, char *out, size_t n)
     if (n == 0) {
         return "";
     }
-    const unsigned char *p = (const unsigned char *)text;
-    size_t used = 0;
-    while (*p) {
-        char unit[2 * UNIT_MAX_BYTES + 1];
-        size_t length = 0;
-        size_t step = escape_unit(p, unit, &length);
-        if (length > n - 1 - used) {
-            break;
-        }
-        memcpy(out + used, unit, length);
-        used += length;
-        p += step;
-    }
+    bool all = false;
+    size_t used = add_escaped(out, 0, n - 1, text, &all);
     out[used] = '\0';
     return out;
-}
-
-/* Adds the escaped text, with "..." where it does not all fit; room is kept for the newline. */
-static size_t add_escaped(char *line, size_t used, const char *text)
-{
-    static const char mark[] = "...";
-    const unsigned char *p = (const unsigned char *)text;
-    size_t room = LINE_MAX_BYTES - 1 - (sizeof mark - 1);
-    while (*p) {
-        char unit[2 * UNIT_MAX_BYTES + 1];
-        size_t length = 0;
-        size_t step = escape_unit(p, unit, &length);
-        if (length > room - used) {
-            memcpy(line + used, mark, sizeof mark - 1);
-            return used + sizeof mark - 1;
-        }
-        memcpy(line + used, unit, length);
-        used += length;
-        p += step;
-    }
-    return used;
 }
 
 /* A log that cannot be written has no one left to tell: errors end the attempt. */
@@ -170,32 +137,35 @@ static void write_line(const char *line, size_t n)
 
 void shoal_log(shoal_log_level level, const char *format, ...)
 {
+    static const char mark[] = "...";
     if ((int)level < atomic_load_explicit(&lowest_level, memory_order_relaxed)) {
         return;
     }
     int saved_errno = errno;
-    char text[TEXT_MAX_BYTES + 4];
+    char text[TEXT_MAX_BYTES];
     va_list args;
     va_start(args, format);
-    int length = vsnprintf(text, TEXT_MAX_BYTES, format, args);
+    int length = vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (length < 0) {
-        (void)snprintf(text, sizeof text, "a log message could not be formatted");
-    } else if (length >= TEXT_MAX_BYTES) {
-        memcpy(text + TEXT_MAX_BYTES - 1, "...", sizeof "...");
-    }
-    char line[LINE_MAX_BYTES];
-    const char *name = atomic_load_explicit(&program, memory_order_acquire);
-    size_t used = 0;
+    bool whole = length >= 0 && (size_t)length < sizeof text;
     char head[128];
+    char priority[8] = "";
     if (atomic_load_explicit(&for_journald, memory_order_relaxed)) {
-        (void)snprintf(head, sizeof head, "<%d>", levels[level].priority);
-        used = add_escaped(line, used, head);
+        (void)snprintf(priority, sizeof priority, "<%d>", levels[level].priority);
     }
-    (void)snprintf(head, sizeof head, "%.64s%s%s ", name ? name : "", name ? ": " : "",
+    const char *name = atomic_load_explicit(&program, memory_order_acquire);
+    (void)snprintf(head, sizeof head, "%s%.64s%s%s ", priority, name ? name : "", name ? ": " : "",
                    levels[level].name);
-    used = add_escaped(line, used, head);
-    used = add_escaped(line, used, text);
+    char line[LINE_MAX_BYTES];
+    bool all = false;
+    size_t end = sizeof line - sizeof mark;
+    size_t used = add_escaped(line, 0, end, head, &all);
+    used =
+        add_escaped(line, used, end, length >= 0 ? text : "a message could not be formatted", &all);
+    if (!all || !whole) {
+        memcpy(line + used, mark, sizeof mark - 1);
+        used += sizeof mark - 1;
+    }
     line[used++] = '\n';
     write_line(line, used);
     errno = saved_errno;
