@@ -42,7 +42,7 @@ typedef struct shoal_usage {
     size_t n_rounds;               /* verification rounds */
     uint64_t bytes_up;             /* message bytes with gRPC frame headers, above TLS */
     uint64_t bytes_down;
-    uint32_t round_up_max;         /* largest bytes of one round each way */
+    uint32_t round_up_max; /* largest bytes of one round each way */
     uint32_t round_down_max;
     uint32_t n_reconnects;
     double first_token_ms;
@@ -61,9 +61,9 @@ typedef struct shoal_coop_event {
     /* TOKEN */
     int32_t id;
     shoal_tier tier;
-    float confidence;  /* of the tier that produced it */
-    uint32_t round;    /* verification round, 0: none */
-    const char *text;  /* valid UTF-8 now safe to show, may be empty; borrowed for the call */
+    float confidence; /* of the tier that produced it */
+    uint32_t round;   /* verification round, 0: none */
+    const char *text; /* valid UTF-8 now safe to show, may be empty; borrowed for the call */
     size_t n_text;
     /* DONE */
     shoal_finish finish;
@@ -76,32 +76,32 @@ typedef struct shoal_coop_request {
     shoal_mode mode;
     const int32_t *ids; /* prompt tokens, copied; at least one */
     size_t n_ids;
-    size_t n_tokens_max;     /* tokens to generate; at least 1 */
-    shoal_sampling sampling; /* biases copied */
+    size_t n_tokens_max;      /* tokens to generate; at least 1 */
+    shoal_sampling sampling;  /* biases copied */
     const char *const *stops; /* copied */
     size_t n_stops;
-    uint64_t deadline_ms; /* from now, 0: the configured one */
-    bool degrade;         /* exact, cloud: go on locally when the cloud is gone */
+    uint64_t deadline_ms;   /* from now, 0: the configured one */
+    bool degrade;           /* exact, cloud: go on locally when the cloud is gone */
     const char *request_id; /* for logs, copied, at most 64 bytes */
     void (*on_event)(void *ctx, const shoal_coop_event *event); /* engine thread, must not block */
     void *ctx;
 } shoal_coop_request;
 
 typedef struct shoal_coop_settings {
-    const char *cloud_target;     /* "host:port", NULL or "": no cloud */
+    const char *cloud_target; /* "host:port", NULL or "": no cloud */
     shoal_rpc_tls tls;
-    uint32_t n_threads;           /* compute threads */
-    uint32_t cpu_mask;            /* shoal_cpu_tier bits allowed */
-    size_t kv_bytes_max;          /* KV pool, default 64 MiB */
-    size_t n_ctx_max;             /* 0: the model's */
-    int kv_type;                  /* shoal_kv_type, -1: f32 for F32 models, else f16 */
-    size_t n_active_max;          /* requests generating at once */
-    size_t n_waiting_max;         /* requests waiting, more are refused SHOAL_BUSY */
-    size_t n_draft;               /* draft tokens per round, 1..32 */
-    size_t n_window;              /* unverified draft tokens in flight at most */
-    uint64_t reconnect_ms;        /* how long a cut stream is retried before the request fails */
-    double fault_flip_ratio;      /* testing: share of drafts replaced by a random id */
-    shoal_hash model_pin;         /* cloud model to insist on; all zero: whatever it describes */
+    uint32_t n_threads;      /* compute threads */
+    uint32_t cpu_mask;       /* shoal_cpu_tier bits allowed */
+    size_t kv_bytes_max;     /* KV pool, default 64 MiB */
+    size_t n_ctx_max;        /* 0: the model's */
+    int kv_type;             /* shoal_kv_type, -1: f32 for F32 models, else f16 */
+    size_t n_active_max;     /* requests generating at once */
+    size_t n_waiting_max;    /* requests waiting, more are refused SHOAL_BUSY */
+    size_t n_draft;          /* draft tokens per round, 1..32 */
+    size_t n_window;         /* unverified draft tokens in flight at most */
+    uint64_t reconnect_ms;   /* how long a cut stream is retried before the request fails */
+    double fault_flip_ratio; /* testing: share of drafts replaced by a random id */
+    shoal_hash model_pin;    /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
 

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The public face: making, submitting, stopping. The engine's loop is in loop.c.
+ */
+#include "edge/coop/loop.h"
+
+#include "common/base/mem.h"
+
+#include <string.h>
+
+shoal_coop_settings shoal_coop_settings_default(void)
+{
+    return (shoal_coop_settings){
+        .cloud_target = NULL,
+        .n_threads = 2,
+        .cpu_mask = SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512,
+        .kv_bytes_max = (size_t)64 << 20,
+        .n_ctx_max = 0,
+        .kv_type = -1,
+        .n_active_max = 8,
+        .n_waiting_max = 32,
+        .n_draft = 5,
+        .n_window = 15,
+        .reconnect_ms = 10000,
+        .fault_flip_ratio = 0,
+    };
+}
+
+static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
+{
+    const struct {
+        const char *name;
+        size_t value;
+        size_t min;
+        size_t max;
+    } rows[] = {
+        {"active requests", s->n_active_max, 1, 256},
+        {"waiting requests", s->n_waiting_max, 0, 65536},
+        {"draft tokens", s->n_draft, 1, COOP_DRAFT_MAX},
+        {"window tokens", s->n_window, s->n_draft, COOP_WINDOW_MAX},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        if (rows[i].value < rows[i].min || rows[i].value > rows[i].max) {
+            return shoal_err_set(err, SHOAL_E_INVALID, "%s: %zu is outside %zu to %zu",
+                                 rows[i].name, rows[i].value, rows[i].min, rows[i].max);
+        }
+    }
+    if (!(s->fault_flip_ratio >= 0 && s->fault_flip_ratio <= 1)) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "fault flip ratio must lie in 0 to 1");
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
+{
+    shoal_engine_settings es = shoal_engine_settings_default();
+    es.n_threads = coop->settings.n_threads;
+    es.cpu_mask = coop->settings.cpu_mask;
+    es.n_ctx = coop->settings.n_ctx_max;
+    es.kv_bytes = coop->settings.kv_bytes_max;
+    es.kv_type = coop->settings.kv_type;
+    es.n_rows_max = COOP_ROWS_MAX;
+    es.n_logits_max = coop->settings.n_active_max;
+    SHOAL_TRY(shoal_engine_new(coop->model, &es, &coop->engine, err));
+    if (shoal_sampler_new(coop->model->hp.n_vocab, shoal_engine_kernels(coop->engine),
+                          &coop->sampler) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the sampler");
+    }
+    coop->spans = shoal_calloc(coop->settings.n_active_max, sizeof *coop->spans);
+    coop->span_gens = shoal_calloc(coop->settings.n_active_max, sizeof(gen *));
+    if (!coop->spans || !coop->span_gens) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the batch");
+    }
+    return SHOAL_OK;
+}
+
+static void watch_link(void *ctx, shoal_rpc_link state)
+{
+    (void)state;
+    shoal_coop *coop = ctx;
+    mail *m = mail_new(MAIL_WAKE);
+    if (m) {
+        mailbox_push(&coop->box, m);
+    }
+}
+
+static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
+{
+    const shoal_coop_settings *s = &coop->settings;
+    if (!s->cloud_target || !s->cloud_target[0]) {
+        return SHOAL_OK;
+    }
+    const char *given[4] = {s->tls.ca, s->tls.cert, s->tls.key, s->tls.name_override};
+    for (size_t i = 0; i < SHOAL_COUNT(given); i++) {
+        if (given[i] && given[i][0]) {
+            coop->tls_paths[i] = shoal_strdup(given[i]);
+            if (!coop->tls_paths[i]) {
+                return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the link");
+            }
+        }
+    }
+    coop->target = shoal_strdup(s->cloud_target);
+    if (!coop->target) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the link");
+    }
+    shoal_rpc_limits limits = shoal_rpc_limits_default();
+    SHOAL_TRY(shoal_rpc_new(&limits, &coop->rpc, err));
+    shoal_rpc_tls tls = {
+        .ca = coop->tls_paths[0],
+        .cert = coop->tls_paths[1],
+        .key = coop->tls_paths[2],
+        .name_override = coop->tls_paths[3],
+    };
+    return shoal_rpc_channel_new(coop->rpc, coop->target, &tls, watch_link, coop, &coop->channel,
+                                 err);
+}
+
+static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoal_err *err)
+{
+    static const double first_token_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
+                                                0.25,  0.5,    1,     2.5,  5,     10};
+    const struct {
+        shoal_metric **slot;
+        shoal_metric_def def;
+    } rows[] = {
+        {&coop->metrics.tokens[SHOAL_TIER_EXIT],
+         {"shoal_tokens_total", "Generated tokens by the tier that produced them.",
+          "kind=\"generated\",place=\"exit\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.tokens[SHOAL_TIER_EDGE],
+         {"shoal_tokens_total", "Generated tokens by the tier that produced them.",
+          "kind=\"generated\",place=\"edge\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.tokens[SHOAL_TIER_CLOUD],
+         {"shoal_tokens_total", "Generated tokens by the tier that produced them.",
+          "kind=\"generated\",place=\"cloud\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.requests,
+         {"shoal_generations_total", "Generations begun.", "", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.running,
+         {"shoal_requests_running", "Generations under way.", "", SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&coop->metrics.waiting,
+         {"shoal_requests_waiting", "Generations waiting to begin.", "", SHOAL_METRIC_GAUGE, NULL,
+          0}},
+        {&coop->metrics.drafted,
+         {"shoal_draft_tokens_total", "Draft tokens the cloud judged.", "", SHOAL_METRIC_COUNTER,
+          NULL, 0}},
+        {&coop->metrics.accepted,
+         {"shoal_accepted_tokens_total", "Draft tokens the cloud accepted.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.reconnects,
+         {"shoal_link_reconnects_total", "Streams to the cloud that were cut and opened again.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.bytes_up,
+         {"shoal_link_bytes_total", "Message bytes over the link, above TLS.", "dir=\"up\"",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.bytes_down,
+         {"shoal_link_bytes_total", "Message bytes over the link, above TLS.", "dir=\"down\"",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.kv_usage,
+         {"shoal_kv_cache_usage_ratio", "Share of the KV pool in use.", "", SHOAL_METRIC_GAUGE,
+          NULL, 0}},
+        {&coop->metrics.first_token,
+         {"shoal_time_to_first_token_seconds", "From submission to the first token shown.", "",
+          SHOAL_METRIC_HISTOGRAM, first_token_bounds, SHOAL_COUNT(first_token_bounds)}},
+    };
+    for (size_t i = 0; registry && i < SHOAL_COUNT(rows); i++) {
+        if (shoal_metrics_add(registry, &rows[i].def, rows[i].slot) != SHOAL_OK) {
+            return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
+        }
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings *settings,
+                            shoal_metrics *metrics, shoal_coop **ret_coop, shoal_err *err)
+{
+    SHOAL_TRY(check_settings(settings, err));
+    shoal_coop *coop = shoal_calloc(1, sizeof *coop);
+    if (!coop) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the generation service");
+    }
+    coop->model = model;
+    coop->settings = *settings;
+    coop->clock = shoal_clock_real();
+    if (mailbox_init(&coop->box) != SHOAL_OK || pthread_mutex_init(&coop->state_mutex, NULL) != 0) {
+        shoal_free(coop);
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the mailbox");
+    }
+    shoal_status status = make_engine(coop, err);
+    if (status == SHOAL_OK) {
+        status = make_metrics(coop, metrics, err);
+    }
+    if (status == SHOAL_OK) {
+        status = make_channel(coop, err);
+    }
+    if (status == SHOAL_OK) {
+        coop->state.cloud_configured = coop->channel != NULL;
+        coop->state.kv_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
+        status =
+            shoal_thread_start(SHOAL_ROLE_ENGINE, "shoal-engine", coop_loop, coop, &coop->thread);
+        if (status != SHOAL_OK) {
+            (void)shoal_err_set(err, status, "cannot start the engine thread");
+        }
+    }
+    if (status != SHOAL_OK) {
+        shoal_coop_free(coop);
+        return status;
+    }
+    *ret_coop = coop;
+    return SHOAL_OK;
+}
+
+static void wake(shoal_coop *coop)
+{
+    mail *m = mail_new(MAIL_WAKE);
+    if (m) {
+        mailbox_push(&coop->box, m);
+    }
+}
+
+void shoal_coop_stop(shoal_coop *coop, uint64_t grace_ms)
+{
+    if (!coop->thread) {
+        return;
+    }
+    atomic_store(&coop->stop_at_ms, shoal_clock_now_ms(&coop->clock) + grace_ms);
+    atomic_store(&coop->stopping, true);
+    wake(coop);
+    shoal_thread_join(coop->thread);
+    coop->thread = NULL;
+}
+
+void shoal_coop_free(shoal_coop *coop)
+{
+    if (!coop) {
+        return;
+    }
+    shoal_coop_stop(coop, 0);
+    link_sweep(coop, 0, true);
+    if (coop->channel) {
+        shoal_rpc_channel_free(coop->channel);
+    }
+    if (coop->rpc) {
+        shoal_rpc_free(coop->rpc);
+    }
+    mailbox_fini(&coop->box);
+    shoal_sampler_free(coop->sampler);
+    shoal_engine_free(coop->engine);
+    shoal_free(coop->spans);
+    shoal_free(coop->span_gens);
+    shoal_free(coop->target);
+    for (size_t i = 0; i < SHOAL_COUNT(coop->tls_paths); i++) {
+        shoal_free(coop->tls_paths[i]);
+    }
+    (void)pthread_mutex_destroy(&coop->state_mutex);
+    shoal_free(coop);
+}
+
+size_t shoal_coop_n_ctx(const shoal_coop *coop)
+{
+    return shoal_engine_n_ctx(coop->engine);
+}
+
+static shoal_status check_request(const shoal_coop *coop, const shoal_coop_request *request,
+                                  shoal_err *err)
+{
+    if (request->mode == SHOAL_MODE_ASSIST) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "mode \"assist\" is not offered by this edge: use \"local\", "
+                             "\"exact\" or \"cloud\"");
+    }
+    if (request->mode != SHOAL_MODE_LOCAL && !coop->channel) {
+        return shoal_err_set(err, SHOAL_E_UNAVAILABLE,
+                             "mode \"%s\" needs a cloud and none is configured: set cloud.target, "
+                             "or use mode \"local\"",
+                             shoal_mode_name(request->mode));
+    }
+    SHOAL_TRY(shoal_sampling_check(&request->sampling, coop->model->hp.n_vocab, err));
+    if (request->n_ids < 1 || request->n_tokens_max < 1) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "a request needs a prompt and room for a token");
+    }
+    size_t n_ctx = shoal_engine_n_ctx(coop->engine);
+    size_t pool = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine)) * SHOAL_KV_BLOCK;
+    size_t most = SHOAL_MIN(n_ctx, pool);
+    if (request->n_ids >= most || request->n_tokens_max > most - request->n_ids) {
+        return shoal_err_set(
+            err, SHOAL_E_LIMIT,
+            "the prompt has %zu tokens and %zu are to be generated; %s takes %zu in "
+            "all. Shorten the prompt or ask for fewer tokens",
+            request->n_ids, request->n_tokens_max, coop->model->hp.name, most);
+    }
+    for (size_t i = 0; i < request->n_ids; i++) {
+        if (request->ids[i] < 0 || (size_t)request->ids[i] >= coop->model->hp.n_vocab) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "prompt token %zu: id %d is outside the vocabulary of %zu", i,
+                                 (int)request->ids[i], coop->model->hp.n_vocab);
+        }
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *request,
+                               uint64_t *ret_id, shoal_err *err)
+{
+    if (atomic_load(&coop->stopping)) {
+        return shoal_err_set(err, SHOAL_E_UNAVAILABLE, "the edge is shutting down");
+    }
+    SHOAL_TRY(check_request(coop, request, err));
+    size_t n_before = atomic_fetch_add(&coop->n_waiting, 1);
+    if (n_before >= coop->settings.n_waiting_max + coop->settings.n_active_max) {
+        atomic_fetch_sub(&coop->n_waiting, 1);
+        (void)shoal_err_set(err, SHOAL_BUSY, "%zu requests are waiting already: try again later",
+                            n_before);
+        return SHOAL_BUSY;
+    }
+    mail *m = mail_new(MAIL_SUBMIT);
+    shoal_status status = m ? gen_new(coop, request, &m->generation, err) : SHOAL_E_NOMEM;
+    if (status != SHOAL_OK) {
+        mail_free(m);
+        atomic_fetch_sub(&coop->n_waiting, 1);
+        return shoal_err_set(err, status, "no memory for a request");
+    }
+    *ret_id = m->generation->id;
+    mailbox_push(&coop->box, m);
+    return SHOAL_OK;
+}
+
+void shoal_coop_cancel(shoal_coop *coop, uint64_t id)
+{
+    mail *m = mail_new(MAIL_CANCEL);
+    if (m) {
+        m->id = id;
+        mailbox_push(&coop->box, m);
+    }
+}
+
+void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
+{
+    (void)pthread_mutex_lock(&coop->state_mutex);
+    *ret_state = coop->state;
+    (void)pthread_mutex_unlock(&coop->state_mutex);
+    if (coop->channel) {
+        ret_state->link = shoal_rpc_channel_state(coop->channel);
+    }
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to edge/coop: the mailbox, links to the cloud, and one generation.
+ */
+#ifndef SHOAL_COOP_COOP_INTERNAL_H
+#define SHOAL_COOP_COOP_INTERNAL_H
+
+#include "common/base/buf.h"
+#include "common/base/clock.h"
+#include "common/base/thread.h"
+#include "common/engine/engine.h"
+#include "edge/coop/coop.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    COOP_PREFILL_CHUNK = 128, /* prompt tokens of one generation in one step */
+    COOP_ROWS_MAX = 512,      /* rows of one step */
+    COOP_RETRY_MS_MIN = 20,   /* first pause before a cut stream is opened again */
+    COOP_RETRY_MS_MAX = 500,
+    COOP_LINK_MAILS_MAX = 4096, /* messages of one stream the engine has not yet seen */
+    COOP_GOODBYE_MS = 2000,     /* patience after Close */
+    COOP_DRAFT_MAX = 32,
+    COOP_WINDOW_MAX = 64,
+    COOP_FRAME_BYTES = 5 /* gRPC's length prefix, counted with every message */
+};
+
+typedef struct gen gen;
+typedef struct link link;
+
+/* --- mailbox: the only way into the engine thread ------------------------------------------- */
+
+typedef enum mail_kind {
+    MAIL_SUBMIT,    /* gen */
+    MAIL_CANCEL,    /* id */
+    MAIL_MESSAGE,   /* link, message, n_bytes */
+    MAIL_CLOSED,    /* link, status, text */
+    MAIL_DESCRIBED, /* describe or status, text */
+    MAIL_WAKE
+} mail_kind;
+
+typedef struct mail {
+    struct mail *next;
+    mail_kind kind;
+    uint64_t id;
+    gen *generation;
+    link *from; /* holds a reference */
+    shoal_cloud_msg *message;
+    size_t n_bytes;
+    shoal_rpc_status status;
+    shoal_describe describe;
+    char text[SHOAL_WIRE_TEXT_MAX];
+} mail;
+
+typedef struct mailbox {
+    pthread_mutex_t mutex;
+    pthread_cond_t ready;
+    mail *head; /* oldest */
+    mail *tail;
+} mailbox;
+
+shoal_status mailbox_init(mailbox *box) SHOAL_MUST_CHECK;
+void mailbox_fini(mailbox *box);
+mail *mail_new(mail_kind kind);
+void mail_free(mail *m);
+void mailbox_push(mailbox *box, mail *take_mail);
+/* All mails, oldest first; waits up to timeout_ms when there are none. */
+mail *mailbox_take(mailbox *box, uint64_t timeout_ms);
+
+/* --- link: one stream to the cloud ---------------------------------------------------------- */
+
+/* Shared by the engine thread and the rpc poller; the last reference frees it. */
+struct link {
+    atomic_int refs;
+    atomic_uint n_mails;
+    shoal_coop *coop;
+    shoal_rpc_call *call; /* set once by the engine thread before any mail is read */
+    size_t n_vocab;
+    link *next_closing;   /* engine-only: said goodbye, waiting for the cloud to end it */
+    uint64_t close_by_ms; /* then it is cancelled */
+};
+
+/* Opens a stream. The caller owns one reference. */
+shoal_status link_open(shoal_coop *coop, link **ret_link) SHOAL_MUST_CHECK;
+void link_unref(link *l);
+/* Sends; *inout_bytes grows by message and frame. SHOAL_E_CANCELLED when the stream is over. */
+shoal_status link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes,
+                       size_t *ret_bytes) SHOAL_MUST_CHECK;
+/* Says Close and lets the cloud end the stream, for a second or two. Takes the reference. */
+void link_goodbye(link *take_link);
+/* Drops links whose goodbye took too long, or all of them. */
+void link_sweep(shoal_coop *coop, uint64_t now_ms, bool all);
+/* The stream of a link that said goodbye has ended. */
+void link_closed(shoal_coop *coop, const link *l);
+/* Ends the stream from our side; mails of it are ignored from now on. Frees the reference. */
+void link_drop(link *take_link);
+void coop_describe_start(shoal_coop *coop);
+
+/* --- one generation -------------------------------------------------------------------------- */
+
+typedef enum cloud_state {
+    CLOUD_NONE,    /* not wanted, or waiting for the next attempt */
+    CLOUD_OPENING, /* Open and the confirmed tokens are sent */
+    CLOUD_OPEN     /* Opened has come */
+} cloud_state;
+
+/* tokens[0..n_confirmed) may be shown; tokens[n_confirmed..n_tokens) are drafts, of which those
+ * below n_sent are with the cloud. n_prompt <= n_confirmed <= n_sent <= n_tokens <= capacity. */
+struct gen {
+    gen *next;
+    uint64_t id;
+    shoal_mode mode;
+    bool degrade;
+    bool done;
+    bool cancelled;
+    shoal_sampling sampling;
+    shoal_logit_bias *biases;
+    void (*on_event)(void *ctx, const shoal_coop_event *event);
+    void *ctx;
+    char request_id[65];
+
+    int32_t *tokens;
+    float *confidences; /* of the tier that produced the token */
+    size_t capacity;
+    size_t n_prompt;
+    size_t n_end; /* n_prompt + tokens to generate */
+    size_t n_confirmed;
+    size_t n_tokens;
+    size_t n_sent;
+
+    shoal_kv_seq *seq; /* NULL in cloud mode */
+    size_t n_pages;    /* promised to it */
+
+    link *up;
+    cloud_state cloud;
+    uint32_t epoch;
+    uint32_t retry_ms;
+    uint64_t retry_at_ms;    /* next attempt */
+    uint64_t cut_at_ms;      /* when the stream was lost, 0: it stands */
+    uint64_t deadline_at_ms; /* 0: none */
+    uint64_t started_ns;
+
+    shoal_detok detok;
+    shoal_stop *stop; /* NULL: no stop strings */
+    shoal_buf text;   /* everything generated */
+    size_t n_shown;   /* bytes of text already handed out */
+    shoal_usage usage;
+    uint64_t fault_rng;
+};
+
+struct shoal_coop {
+    const shoal_model *model;
+    shoal_coop_settings settings;
+    char *target;
+    char *tls_paths[4];
+    shoal_engine *engine;
+    shoal_sampler *sampler;
+    shoal_clock clock;
+    mailbox box;
+    shoal_thread *thread;
+    atomic_uint_fast64_t next_id;
+    atomic_size_t n_waiting;
+    atomic_bool stopping;
+    atomic_uint_fast64_t stop_at_ms; /* when stopping: open requests are cancelled */
+
+    shoal_rpc *rpc;
+    shoal_rpc_channel *channel;
+    bool describing; /* a Describe call is under way */
+    bool described;
+    uint64_t describe_at_ms; /* not before */
+    shoal_describe cloud;
+
+    link *closing; /* streams that said goodbye */
+
+    gen *waiting_head;
+    gen *waiting_tail;
+    gen *active;
+    size_t n_active;
+    size_t n_pages_promised;
+    shoal_span *spans; /* (n_active_max) */
+    gen **span_gens;   /* (n_active_max) */
+
+    pthread_mutex_t state_mutex;
+    shoal_coop_state state;
+    struct {
+        shoal_metric *tokens[SHOAL_TIERS];
+        shoal_metric *requests;
+        shoal_metric *running;
+        shoal_metric *waiting;
+        shoal_metric *drafted;
+        shoal_metric *accepted;
+        shoal_metric *reconnects;
+        shoal_metric *bytes_up;
+        shoal_metric *bytes_down;
+        shoal_metric *kv_usage;
+        shoal_metric *first_token;
+    } metrics;
+};
+
+shoal_status gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **ret_gen,
+                     shoal_err *err) SHOAL_MUST_CHECK;
+void gen_free(gen *g);
+
+/* Appends an own sample: a draft in exact mode, a confirmed token otherwise. */
+void gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled);
+/* Confirms tokens[n_confirmed] as it stands and tells the app. */
+void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round);
+/* Puts the cloud's token at position n_confirmed, rolling drafts back where they differ. True when
+ * a draft already stood there and was right. */
+bool gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint32_t round);
+void gen_finish(shoal_coop *coop, gen *g, shoal_finish finish);
+void gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text);
+
+/* Whether the edge model should compute for it now, and the span to run. */
+bool gen_span(const gen *g, shoal_span *ret_span);
+/* True when another draft or token may be sampled at position n_tokens. */
+bool gen_may_draft(const shoal_coop *coop, const gen *g);
+
+/* --- the cloud's side of a generation (uplink.c) --------------------------------------------- */
+
+/* Opens the stream when one is wanted and due; sends what is ready. */
+void uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
+void uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes);
+/* The stream is gone: retry later, degrade or fail. */
+void uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
+/* Says goodbye and forgets the stream. */
+void uplink_close(gen *g);
+
+#endif

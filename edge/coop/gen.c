@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One generation: its tokens, what of them may be shown, and how they become text.
+ */
+#include "edge/coop/coop_internal.h"
+
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *shoal_tier_name(shoal_tier tier)
+{
+    static const char *const names[SHOAL_TIERS] = {"exit", "edge", "cloud"};
+    SHOAL_ASSERT(tier < SHOAL_TIERS);
+    return names[tier];
+}
+
+static shoal_status copy_request(gen *g, const shoal_coop_request *request, shoal_err *err)
+{
+    g->capacity = g->n_end + COOP_WINDOW_MAX + 1;
+    g->tokens = shoal_calloc(g->capacity, sizeof *g->tokens);
+    g->confidences = shoal_calloc(g->capacity, sizeof *g->confidences);
+    g->biases = shoal_calloc(request->sampling.n_biases, sizeof *g->biases);
+    if (!g->tokens || !g->confidences || !g->biases) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a request of %zu tokens", g->n_end);
+    }
+    memcpy(g->tokens, request->ids, request->n_ids * sizeof *g->tokens);
+    if (request->sampling.n_biases > 0) {
+        memcpy(g->biases, request->sampling.biases, request->sampling.n_biases * sizeof *g->biases);
+    }
+    g->sampling = request->sampling;
+    g->sampling.biases = g->biases;
+    if (request->n_stops > 0) {
+        SHOAL_TRY(shoal_stop_new(request->stops, request->n_stops, &g->stop, err));
+    }
+    return SHOAL_OK;
+}
+
+shoal_status gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **ret_gen,
+                     shoal_err *err)
+{
+    gen *g = shoal_calloc(1, sizeof *g);
+    if (!g) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a request");
+    }
+    g->id = atomic_fetch_add(&coop->next_id, 1) + 1;
+    g->mode = request->mode;
+    g->degrade = request->degrade;
+    g->on_event = request->on_event;
+    g->ctx = request->ctx;
+    g->n_prompt = request->n_ids;
+    g->n_end = request->n_ids + request->n_tokens_max;
+    g->n_confirmed = g->n_prompt;
+    g->n_tokens = g->n_prompt;
+    g->n_sent = g->n_prompt;
+    g->retry_ms = COOP_RETRY_MS_MIN;
+    g->started_ns = shoal_clock_now_ns(&coop->clock);
+    g->fault_rng = g->started_ns ^ g->id;
+    if (request->deadline_ms > 0) {
+        g->deadline_at_ms = g->started_ns / 1000000u + request->deadline_ms;
+    }
+    g->usage.n_prompt = g->n_prompt;
+    /* The whole text of the longest possible answer fits: a token's text is bounded. */
+    g->text.limit = (size_t)64 << 20;
+    (void)snprintf(g->request_id, sizeof g->request_id, "%s",
+                   request->request_id ? request->request_id : "");
+    shoal_status status = copy_request(g, request, err);
+    if (status != SHOAL_OK) {
+        gen_free(g);
+        return status;
+    }
+    *ret_gen = g;
+    return SHOAL_OK;
+}
+
+void gen_free(gen *g)
+{
+    if (!g) {
+        return;
+    }
+    uplink_close(g);
+    shoal_kv_seq_free(g->seq);
+    shoal_stop_free(g->stop);
+    shoal_buf_fini(&g->text);
+    shoal_free(g->tokens);
+    shoal_free(g->confidences);
+    shoal_free(g->biases);
+    shoal_free(g);
+}
+
+/* --- telling the app -------------------------------------------------------------------------- */
+
+static double elapsed_ms(const shoal_coop *coop, const gen *g)
+{
+    return (double)(shoal_clock_now_ns(&coop->clock) - g->started_ns) / 1e6;
+}
+
+static void close_books(shoal_coop *coop, gen *g)
+{
+    g->usage.total_ms = elapsed_ms(coop, g);
+    g->done = true;
+    shoal_metric_add(coop->metrics.drafted, (double)g->usage.n_drafted);
+    shoal_metric_add(coop->metrics.accepted, (double)g->usage.n_accepted);
+    shoal_metric_add(coop->metrics.reconnects, (double)g->usage.n_reconnects);
+    shoal_metric_add(coop->metrics.bytes_up, (double)g->usage.bytes_up);
+    shoal_metric_add(coop->metrics.bytes_down, (double)g->usage.bytes_down);
+    for (size_t t = 0; t < SHOAL_TIERS; t++) {
+        shoal_metric_add(coop->metrics.tokens[t], (double)g->usage.n_by_tier[t]);
+    }
+}
+
+void gen_finish(shoal_coop *coop, gen *g, shoal_finish finish)
+{
+    if (g->done) {
+        return;
+    }
+    close_books(coop, g);
+    shoal_coop_event event = {
+        .kind = SHOAL_COOP_DONE,
+        .request = g->id,
+        .finish = finish,
+        .usage = &g->usage,
+    };
+    g->on_event(g->ctx, &event);
+}
+
+void gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text)
+{
+    if (g->done) {
+        return;
+    }
+    close_books(coop, g);
+    shoal_err err = SHOAL_ERR_INIT;
+    (void)shoal_err_set(&err, code, "%s", text);
+    shoal_coop_event event = {
+        .kind = SHOAL_COOP_ERROR,
+        .request = g->id,
+        .usage = &g->usage,
+        .error = &err,
+    };
+    g->on_event(g->ctx, &event);
+}
+
+/* Adds the token's text; *ret_safe is how much of all text may be shown. SHOAL_EOF: a stop string
+ * is complete and *ret_safe ends before it. */
+static shoal_status grow_text(shoal_coop *coop, gen *g, int32_t id, bool last, size_t *ret_safe)
+{
+    size_t before = g->text.length;
+    SHOAL_TRY(shoal_detok_push(coop->model->tokenizer, &g->detok, id, &g->text));
+    if (last) {
+        SHOAL_TRY(shoal_detok_finish(&g->detok, &g->text));
+    }
+    *ret_safe = g->text.length;
+    if (!g->stop || g->text.length == before) {
+        *ret_safe = g->stop && !last ? g->n_shown : g->text.length;
+        return SHOAL_OK;
+    }
+    size_t safe = 0;
+    SHOAL_TRY(shoal_stop_push(g->stop, g->text.data + before, g->text.length - before, &safe));
+    *ret_safe = last ? g->text.length : safe;
+    return SHOAL_OK;
+}
+
+void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
+{
+    size_t position = g->n_confirmed++;
+    int32_t id = g->tokens[position];
+    g->usage.n_generated++;
+    g->usage.n_by_tier[tier]++;
+    if (g->usage.n_generated == 1) {
+        g->usage.first_token_ms = elapsed_ms(coop, g);
+        shoal_metric_observe(coop->metrics.first_token, g->usage.first_token_ms / 1e3);
+    }
+    bool end = shoal_tokenizer_is_end(coop->model->tokenizer, id);
+    bool last = end || g->n_confirmed == g->n_end;
+    size_t safe = 0;
+    shoal_status status = grow_text(coop, g, id, last, &safe);
+    bool stopped = status == SHOAL_EOF;
+    if (status != SHOAL_OK && !stopped) {
+        gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the text of the answer");
+        return;
+    }
+    if (stopped) {
+        SHOAL_ASSERT(safe <= g->text.length);
+    }
+    safe = SHOAL_MAX(safe, g->n_shown);
+    shoal_coop_event event = {
+        .kind = SHOAL_COOP_TOKEN,
+        .request = g->id,
+        .id = id,
+        .tier = tier,
+        .confidence = g->confidences[position],
+        .round = round,
+        .text = g->text.data ? g->text.data + g->n_shown : "",
+        .n_text = safe - g->n_shown,
+    };
+    g->n_shown = safe;
+    g->on_event(g->ctx, &event);
+    if (end || stopped) {
+        gen_finish(coop, g, SHOAL_FINISH_STOP);
+    } else if (last) {
+        gen_finish(coop, g, SHOAL_FINISH_LENGTH);
+    }
+}
+
+/* --- tokens ------------------------------------------------------------------------------------
+ */
+
+bool gen_may_draft(const shoal_coop *coop, const gen *g)
+{
+    if (g->done || g->n_tokens >= g->n_end) {
+        return false;
+    }
+    if (g->n_tokens > g->n_confirmed) {
+        if (g->n_tokens - g->n_confirmed >= coop->settings.n_window) {
+            return false;
+        }
+        return !shoal_tokenizer_is_end(coop->model->tokenizer, g->tokens[g->n_tokens - 1]);
+    }
+    return true;
+}
+
+bool gen_span(const gen *g, shoal_span *ret_span)
+{
+    if (!g->seq) {
+        return false;
+    }
+    size_t length = shoal_kv_seq_length(g->seq);
+    size_t n = g->n_tokens - length;
+    bool to_the_end = n <= COOP_PREFILL_CHUNK;
+    *ret_span = (shoal_span){
+        .seq = g->seq,
+        .ids = g->tokens + length,
+        .n_ids = to_the_end ? n : COOP_PREFILL_CHUNK,
+        .n_logits = to_the_end ? 1 : 0,
+        .logits_i = 0,
+    };
+    return true;
+}
+
+void gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled)
+{
+    int32_t id = sampled->id;
+    bool draft = g->mode == SHOAL_MODE_EXACT;
+    if (draft && coop->settings.fault_flip_ratio > 0) {
+        double u = (double)(shoal_rng_next(&g->fault_rng) >> 11) * 0x1p-53;
+        if (u < coop->settings.fault_flip_ratio) {
+            id = (int32_t)(shoal_rng_next(&g->fault_rng) % coop->model->hp.n_vocab);
+        }
+    }
+    g->tokens[g->n_tokens] = id;
+    g->confidences[g->n_tokens] = sampled->confidence;
+    g->n_tokens++;
+    if (!draft) {
+        gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
+        g->n_sent = g->n_confirmed;
+    }
+}
+
+bool gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint32_t round)
+{
+    size_t position = g->n_confirmed;
+    if (position < g->n_tokens && g->tokens[position] == id) {
+        gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
+        g->n_sent = SHOAL_MAX(g->n_sent, g->n_confirmed);
+        return true;
+    }
+    g->tokens[position] = id;
+    g->confidences[position] = confidence;
+    g->n_tokens = position + 1;
+    g->n_sent = position + 1;
+    if (g->seq) {
+        shoal_kv_seq_truncate(g->seq, position);
+        /* The pages stay promised: admission counted the whole answer. */
+    }
+    gen_confirm(coop, g, SHOAL_TIER_CLOUD, round);
+    return false;
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One stream to the cloud, seen from the rpc poller: bytes are checked and become mails.
+ */
+#include "edge/coop/coop_internal.h"
+
+#include "common/base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void link_unref(link *l)
+{
+    if (l && atomic_fetch_sub(&l->refs, 1) == 1) {
+        if (l->call) {
+            shoal_rpc_call_unref(l->call);
+        }
+        shoal_free(l);
+    }
+}
+
+static void post_closed(link *l, shoal_rpc_status status, const char *text)
+{
+    mail *m = mail_new(MAIL_CLOSED);
+    if (!m) {
+        return; /* the generation's deadline ends it */
+    }
+    atomic_fetch_add(&l->refs, 1);
+    atomic_fetch_add(&l->n_mails, 1);
+    m->from = l;
+    m->status = status;
+    (void)snprintf(m->text, sizeof m->text, "%s", text ? text : "");
+    mailbox_push(&l->coop->box, m);
+}
+
+static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    link *l = user;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_cloud_msg *message = NULL;
+    mail *m = NULL;
+    shoal_status status = shoal_cloud_msg_decode(data, n, l->n_vocab, &message, &err);
+    if (status == SHOAL_OK && atomic_load(&l->n_mails) < COOP_LINK_MAILS_MAX) {
+        m = mail_new(MAIL_MESSAGE);
+    }
+    if (!m) {
+        /* A peer that breaks the protocol or floods us loses the stream; the session resumes on a
+         * new one from what is confirmed. */
+        shoal_cloud_msg_free(message);
+        shoal_rpc_call_cancel(call);
+        return;
+    }
+    atomic_fetch_add(&l->refs, 1);
+    atomic_fetch_add(&l->n_mails, 1);
+    m->from = l;
+    m->message = message;
+    m->n_bytes = n + COOP_FRAME_BYTES;
+    mailbox_push(&l->coop->box, m);
+}
+
+static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details)
+{
+    (void)call;
+    link *l = user;
+    post_closed(l, status, details);
+    link_unref(l);
+}
+
+static const shoal_rpc_handlers stream_handlers = {
+    .on_message = on_message,
+    .on_close = on_close,
+};
+
+shoal_status link_open(shoal_coop *coop, link **ret_link)
+{
+    link *l = shoal_calloc(1, sizeof *l);
+    if (!l) {
+        return SHOAL_E_NOMEM;
+    }
+    atomic_init(&l->refs, 2); /* the engine's and the callbacks' */
+    l->coop = coop;
+    l->n_vocab = coop->model->hp.n_vocab;
+    shoal_status status = shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/Generate",
+                                              &stream_handlers, l, 0, false, &l->call);
+    if (status != SHOAL_OK) {
+        shoal_free(l);
+        return status;
+    }
+    *ret_link = l;
+    return SHOAL_OK;
+}
+
+shoal_status link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes, size_t *ret_bytes)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = SHOAL_WIRE_MESSAGE_MAX};
+    SHOAL_TRY(shoal_edge_msg_encode(msg, &buf));
+    shoal_status status = shoal_rpc_call_send(l->call, buf.data, buf.length);
+    if (status == SHOAL_BUSY) {
+        status = SHOAL_OK; /* what one generation may have in flight is bounded by its window */
+    }
+    if (status == SHOAL_OK) {
+        *inout_bytes += buf.length + COOP_FRAME_BYTES;
+        *ret_bytes = buf.length + COOP_FRAME_BYTES;
+    }
+    return status;
+}
+
+void link_drop(link *take_link)
+{
+    shoal_rpc_call_cancel(take_link->call);
+    link_unref(take_link);
+}
+
+void link_goodbye(link *take_link)
+{
+    shoal_edge_msg msg = {.kind = SHOAL_EDGE_CLOSE};
+    uint64_t bytes = 0;
+    size_t n = 0;
+    if (link_send(take_link, &msg, &bytes, &n) != SHOAL_OK) {
+        link_drop(take_link);
+        return;
+    }
+    shoal_rpc_call_half_close(take_link->call);
+    shoal_coop *coop = take_link->coop;
+    take_link->close_by_ms = shoal_clock_now_ms(&coop->clock) + COOP_GOODBYE_MS;
+    take_link->next_closing = coop->closing;
+    coop->closing = take_link;
+}
+
+void link_sweep(shoal_coop *coop, uint64_t now_ms, bool all)
+{
+    link **at = &coop->closing;
+    while (*at) {
+        link *l = *at;
+        if (all || now_ms >= l->close_by_ms) {
+            *at = l->next_closing;
+            link_drop(l);
+        } else {
+            at = &l->next_closing;
+        }
+    }
+}
+
+void link_closed(shoal_coop *coop, const link *l)
+{
+    for (link **at = &coop->closing; *at; at = &(*at)->next_closing) {
+        if (*at == l) {
+            link *gone = *at;
+            *at = gone->next_closing;
+            link_unref(gone);
+            return;
+        }
+    }
+}
+
+/* --- Describe --------------------------------------------------------------------------------- */
+
+typedef struct describe_call {
+    shoal_coop *coop;
+    bool answered;
+    shoal_describe describe;
+    char text[SHOAL_WIRE_TEXT_MAX];
+} describe_call;
+
+static void describe_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    (void)call;
+    describe_call *d = user;
+    shoal_err err = SHOAL_ERR_INIT;
+    d->answered = shoal_describe_decode(data, n, &d->describe, &err) == SHOAL_OK;
+    if (!d->answered) {
+        memcpy(d->text, err.text, sizeof d->text);
+    }
+}
+
+static void describe_close(shoal_rpc_call *call, void *user, shoal_rpc_status status,
+                           const char *details)
+{
+    (void)call;
+    describe_call *d = user;
+    mail *m = mail_new(MAIL_DESCRIBED);
+    if (m) {
+        m->status =
+            d->answered ? SHOAL_RPC_OK : (status == SHOAL_RPC_OK ? SHOAL_RPC_INTERNAL : status);
+        m->describe = d->describe;
+        (void)snprintf(m->text, sizeof m->text, "%s",
+                       d->text[0] ? d->text : (details ? details : ""));
+        mailbox_push(&d->coop->box, m);
+    }
+    shoal_free(d);
+}
+
+static const shoal_rpc_handlers describe_handlers = {
+    .on_message = describe_message,
+    .on_close = describe_close,
+};
+
+void coop_describe_start(shoal_coop *coop)
+{
+    describe_call *d = shoal_calloc(1, sizeof *d);
+    if (!d) {
+        return;
+    }
+    d->coop = coop;
+    shoal_rpc_call *call = NULL;
+    if (shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/Describe", &describe_handlers, d, 2000,
+                            false, &call) != SHOAL_OK) {
+        shoal_free(d);
+        return;
+    }
+    coop->describing = true;
+    /* An empty DescribeRequest is zero bytes. The call may be over already: then it says so. */
+    if (shoal_rpc_call_send(call, "", 0) == SHOAL_OK) {
+        shoal_rpc_call_half_close(call);
+    }
+    shoal_rpc_call_unref(call);
+}

@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine thread: read mails, admit, pump links, run one step, tell what came of it. External
+ * events only enqueue; everything happens here, at our own pace.
+ */
+#include "edge/coop/loop.h"
+
+#include "common/base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    IDLE_MS = 60000, /* nothing under way and nothing to ask */
+    DESCRIBE_RETRY_MS = 250
+};
+
+/* --- mails --------------------------------------------------------------------------------------
+ */
+
+static gen *find_by_link(shoal_coop *coop, const link *l)
+{
+    for (gen *g = coop->active; g; g = g->next) {
+        if (g->up == l) {
+            return g;
+        }
+    }
+    return NULL;
+}
+
+static void cancel(shoal_coop *coop, uint64_t id)
+{
+    for (gen *g = coop->active; g; g = g->next) {
+        if (g->id == id) {
+            gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+        }
+    }
+    for (gen *g = coop->waiting_head; g; g = g->next) {
+        if (g->id == id) {
+            g->cancelled = true;
+        }
+    }
+}
+
+static void fail_unanswered(shoal_coop *coop, const mail *m)
+{
+    for (gen *g = coop->active; g; g = g->next) {
+        if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !g->done) {
+            uplink_lost(coop, g, m->status, m->text);
+        }
+    }
+}
+
+static void take_described(shoal_coop *coop, const mail *m)
+{
+    coop->describing = false;
+    if (m->status == SHOAL_RPC_OK) {
+        coop->described = true;
+        coop->cloud = m->describe;
+        (void)pthread_mutex_lock(&coop->state_mutex);
+        coop->state.cloud_described = true;
+        coop->state.cloud = m->describe;
+        (void)pthread_mutex_unlock(&coop->state_mutex);
+        return;
+    }
+    coop->describe_at_ms = shoal_clock_now_ms(&coop->clock) + DESCRIBE_RETRY_MS;
+    fail_unanswered(coop, m);
+}
+
+static void take_mail(shoal_coop *coop, mail *m)
+{
+    gen *g = NULL;
+    switch (m->kind) {
+    case MAIL_SUBMIT:
+        g = SHOAL_STEAL(m->generation);
+        g->next = NULL;
+        if (coop->waiting_tail) {
+            coop->waiting_tail->next = g;
+        } else {
+            coop->waiting_head = g;
+        }
+        coop->waiting_tail = g;
+        break;
+    case MAIL_CANCEL:
+        cancel(coop, m->id);
+        break;
+    case MAIL_MESSAGE:
+        g = find_by_link(coop, m->from);
+        if (g && !g->done) {
+            uplink_message(coop, g, m->message, m->n_bytes);
+        }
+        break;
+    case MAIL_CLOSED:
+        g = find_by_link(coop, m->from);
+        if (g) {
+            uplink_lost(coop, g, m->status == SHOAL_RPC_OK ? SHOAL_RPC_ABORTED : m->status,
+                        m->text);
+        } else {
+            link_closed(coop, m->from);
+        }
+        break;
+    case MAIL_DESCRIBED:
+        take_described(coop, m);
+        break;
+    case MAIL_WAKE:
+        break;
+    }
+    mail_free(m);
+}
+
+/* --- admission ----------------------------------------------------------------------------------
+ */
+
+static size_t pages_needed(const shoal_coop *coop, const gen *g)
+{
+    if (g->mode == SHOAL_MODE_CLOUD && !g->degrade) {
+        return 0;
+    }
+    size_t n_tokens = SHOAL_MIN(g->n_end, shoal_engine_n_ctx(coop->engine));
+    return (n_tokens + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK;
+}
+
+static gen *pop_waiting(shoal_coop *coop)
+{
+    gen *g = coop->waiting_head;
+    coop->waiting_head = g->next;
+    if (!coop->waiting_head) {
+        coop->waiting_tail = NULL;
+    }
+    return g;
+}
+
+static void release(shoal_coop *coop, gen *g)
+{
+    coop->n_pages_promised -= g->n_pages;
+    atomic_fetch_sub(&coop->n_waiting, 1);
+    gen_free(g);
+}
+
+/* First come, first served; a request begins when the pages of its whole answer are free, so that
+ * nothing under way can run out of them. */
+static void admit(shoal_coop *coop, uint64_t now_ms)
+{
+    size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
+    while (coop->waiting_head) {
+        gen *g = coop->waiting_head;
+        bool late = g->deadline_at_ms && now_ms >= g->deadline_at_ms;
+        if (g->cancelled || late) {
+            (void)pop_waiting(coop);
+            if (late) {
+                gen_fail(coop, g, SHOAL_E_DEADLINE, "the deadline passed before the request began");
+            } else {
+                gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+            }
+            release(coop, g);
+            continue;
+        }
+        size_t need = pages_needed(coop, g);
+        if (coop->n_active >= coop->settings.n_active_max ||
+            need > n_pages - coop->n_pages_promised) {
+            return;
+        }
+        (void)pop_waiting(coop);
+        if (need > 0 && shoal_kv_seq_new(shoal_engine_kv(coop->engine), &g->seq) != SHOAL_OK) {
+            gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the sequence");
+            release(coop, g);
+            continue;
+        }
+        g->n_pages = need;
+        coop->n_pages_promised += need;
+        g->next = coop->active;
+        coop->active = g;
+        coop->n_active++;
+        shoal_metric_add(coop->metrics.requests, 1);
+    }
+}
+
+static void reap(shoal_coop *coop)
+{
+    gen **at = &coop->active;
+    while (*at) {
+        gen *g = *at;
+        if (g->done) {
+            *at = g->next;
+            coop->n_active--;
+            release(coop, g);
+        } else {
+            at = &g->next;
+        }
+    }
+}
+
+/* --- one step -----------------------------------------------------------------------------------
+ */
+
+/* Whether the edge model has work for this generation. */
+static bool wants_compute(const shoal_coop *coop, const gen *g)
+{
+    return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && gen_may_draft(coop, g);
+}
+
+/* Runs at most one batch; false when nobody wants to compute. */
+static bool step(shoal_coop *coop)
+{
+    size_t n = 0;
+    size_t n_rows = 0;
+    for (gen *g = coop->active; g && n < coop->settings.n_active_max; g = g->next) {
+        shoal_span span;
+        if (!wants_compute(coop, g) || !gen_span(g, &span) || n_rows + span.n_ids > COOP_ROWS_MAX) {
+            continue;
+        }
+        coop->spans[n] = span;
+        coop->span_gens[n] = g;
+        n_rows += span.n_ids;
+        n++;
+    }
+    if (n == 0) {
+        return false;
+    }
+    shoal_status status = shoal_engine_step(coop->engine, coop->spans, n);
+    SHOAL_ASSERT(status == SHOAL_OK); /* admission promised pages and rows */
+    for (size_t i = 0; i < n; i++) {
+        gen *g = coop->span_gens[i];
+        if (coop->spans[i].n_logits == 0) {
+            continue;
+        }
+        shoal_sampled sampled;
+        shoal_sample(coop->sampler, &g->sampling,
+                     shoal_engine_logits(coop->engine, coop->spans[i].logits_i), g->tokens,
+                     g->n_tokens, &sampled);
+        gen_take_sample(coop, g, &sampled);
+    }
+    return true;
+}
+
+/* --- the loop -----------------------------------------------------------------------------------
+ */
+
+static void check_deadlines(shoal_coop *coop, uint64_t now_ms)
+{
+    bool stop_now = atomic_load(&coop->stopping) && now_ms >= atomic_load(&coop->stop_at_ms);
+    for (gen *g = coop->active; g; g = g->next) {
+        if (stop_now) {
+            gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+        } else if (g->deadline_at_ms && now_ms >= g->deadline_at_ms) {
+            gen_fail(coop, g, SHOAL_E_DEADLINE, "the request's deadline has passed");
+        }
+    }
+    for (gen *g = coop->waiting_head; g; g = g->next) {
+        g->cancelled = g->cancelled || stop_now;
+    }
+}
+
+/* How long the loop may sleep when there is nothing to compute. */
+static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
+{
+    uint64_t until = now_ms + IDLE_MS;
+    for (const gen *g = coop->active; g; g = g->next) {
+        if (g->deadline_at_ms) {
+            until = SHOAL_MIN(until, g->deadline_at_ms);
+        }
+        if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !coop->describing) {
+            uint64_t next =
+                coop->described ? g->retry_at_ms : SHOAL_MAX(g->retry_at_ms, coop->describe_at_ms);
+            until = SHOAL_MIN(until, next);
+        }
+    }
+    for (const gen *g = coop->waiting_head; g; g = g->next) {
+        if (g->deadline_at_ms) {
+            until = SHOAL_MIN(until, g->deadline_at_ms);
+        }
+    }
+    for (const link *l = coop->closing; l; l = l->next_closing) {
+        until = SHOAL_MIN(until, l->close_by_ms);
+    }
+    if (atomic_load(&coop->stopping)) {
+        until = SHOAL_MIN(until, atomic_load(&coop->stop_at_ms));
+    }
+    return until > now_ms ? until - now_ms : 0;
+}
+
+static void publish(shoal_coop *coop)
+{
+    const shoal_kv_pool *kv = shoal_engine_kv(coop->engine);
+    size_t n_pages = shoal_kv_pool_n_pages(kv);
+    size_t n_used = n_pages - shoal_kv_pool_n_free(kv);
+    size_t n_all = atomic_load(&coop->n_waiting);
+    size_t n_waiting = n_all > coop->n_active ? n_all - coop->n_active : 0;
+    (void)pthread_mutex_lock(&coop->state_mutex);
+    coop->state.n_active = coop->n_active;
+    coop->state.n_waiting = n_waiting;
+    coop->state.kv_pages_used = n_used;
+    (void)pthread_mutex_unlock(&coop->state_mutex);
+    shoal_metric_set(coop->metrics.running, (double)coop->n_active);
+    shoal_metric_set(coop->metrics.waiting, (double)n_waiting);
+    shoal_metric_set(coop->metrics.kv_usage, (double)n_used / (double)n_pages);
+}
+
+void coop_loop(void *ctx)
+{
+    shoal_coop *coop = ctx;
+    bool computed = false;
+    if (coop->channel) {
+        coop_describe_start(coop); /* so that the first request need not wait for it */
+    }
+    for (;;) {
+        uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+        mail *m = mailbox_take(&coop->box, computed ? 0 : patience_ms(coop, now_ms));
+        while (m) {
+            mail *next = m->next;
+            take_mail(coop, m);
+            m = next;
+        }
+        now_ms = shoal_clock_now_ms(&coop->clock);
+        check_deadlines(coop, now_ms);
+        reap(coop);
+        admit(coop, now_ms);
+        for (gen *g = coop->active; g; g = g->next) {
+            uplink_pump(coop, g, now_ms);
+        }
+        computed = step(coop);
+        reap(coop);
+        link_sweep(coop, now_ms, false);
+        publish(coop);
+        if (atomic_load(&coop->stopping) && !coop->active && !coop->waiting_head) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The cloud's side of one generation: open, send, judge, lose, resume (protocol/SPEC.md).
+ */
+#include "edge/coop/coop_internal.h"
+
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    PROMPT_CHUNK = 8192 /* ids of one PROMPT message */
+};
+
+void uplink_close(gen *g)
+{
+    if (g->up) {
+        link_goodbye(SHOAL_STEAL(g->up));
+        g->cloud = CLOUD_NONE;
+    }
+}
+
+static shoal_status send(gen *g, const shoal_edge_msg *msg, size_t *ret_bytes)
+{
+    return link_send(g->up, msg, &g->usage.bytes_up, ret_bytes);
+}
+
+static shoal_status send_open(shoal_coop *coop, gen *g)
+{
+    shoal_edge_msg msg = {
+        .kind = SHOAL_EDGE_OPEN,
+        .body.open =
+            {
+                .protocol = SHOAL_WIRE_PROTOCOL,
+                .model = coop->cloud.model,
+                .tokenizer = *shoal_tokenizer_hash(coop->model->tokenizer),
+                .chat_template = *shoal_tokenizer_template_hash(coop->model->tokenizer),
+                .sampling = g->sampling,
+                .mode = g->mode,
+                .n_tokens_max = (uint32_t)g->n_end,
+            },
+    };
+    memcpy(msg.body.open.request_id, g->request_id, sizeof msg.body.open.request_id);
+    size_t n = 0;
+    return send(g, &msg, &n);
+}
+
+/* Everything confirmed, from the start: a cloud node knows nothing it was not told (R3). */
+static shoal_status send_confirmed(gen *g)
+{
+    for (size_t at = 0; at < g->n_confirmed; at += PROMPT_CHUNK) {
+        shoal_edge_msg msg = {
+            .kind = SHOAL_EDGE_TOKENS,
+            .body.tokens =
+                {
+                    .epoch = 0,
+                    .position = (uint32_t)at,
+                    .kind = SHOAL_TOKENS_PROMPT,
+                    .ids = g->tokens + at,
+                    .n_ids = SHOAL_MIN(g->n_confirmed - at, (size_t)PROMPT_CHUNK),
+                },
+        };
+        size_t n = 0;
+        SHOAL_TRY(send(g, &msg, &n));
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status send_continue(gen *g)
+{
+    shoal_edge_msg msg = {
+        .kind = SHOAL_EDGE_CONTINUE,
+        .body.cont =
+            {
+                .epoch = g->epoch,
+                .position = (uint32_t)g->n_confirmed,
+                .n_max = (uint32_t)(g->n_end - g->n_confirmed),
+            },
+    };
+    size_t n = 0;
+    return send(g, &msg, &n);
+}
+
+static shoal_status open_stream(shoal_coop *coop, gen *g)
+{
+    SHOAL_TRY(link_open(coop, &g->up));
+    g->cloud = CLOUD_OPENING;
+    g->epoch = 0;
+    g->n_sent = g->n_confirmed;
+    SHOAL_TRY(send_open(coop, g));
+    SHOAL_TRY(send_confirmed(g));
+    return g->mode == SHOAL_MODE_CLOUD ? send_continue(g) : SHOAL_OK;
+}
+
+/* Sends drafts in spans of n_draft; a shorter span when no more can be drafted for now. */
+static shoal_status send_drafts(shoal_coop *coop, gen *g)
+{
+    for (;;) {
+        size_t n_ready = g->n_tokens - g->n_sent;
+        bool full = n_ready >= coop->settings.n_draft;
+        if (n_ready == 0 || (!full && gen_may_draft(coop, g))) {
+            return SHOAL_OK;
+        }
+        size_t n_ids = SHOAL_MIN(n_ready, coop->settings.n_draft);
+        shoal_edge_msg msg = {
+            .kind = SHOAL_EDGE_TOKENS,
+            .body.tokens =
+                {
+                    .epoch = g->epoch,
+                    .position = (uint32_t)g->n_sent,
+                    .kind = SHOAL_TOKENS_DRAFT,
+                    .ids = g->tokens + g->n_sent,
+                    .n_ids = n_ids,
+                },
+        };
+        size_t n_bytes = 0;
+        SHOAL_TRY(send(g, &msg, &n_bytes));
+        g->n_sent += n_ids;
+        g->usage.round_up_max = SHOAL_MAX(g->usage.round_up_max, (uint32_t)n_bytes);
+    }
+}
+
+static bool hash_is_zero(const shoal_hash *hash)
+{
+    static const shoal_hash zero;
+    return memcmp(hash, &zero, sizeof zero) == 0;
+}
+
+/* R9 on our side: what the cloud describes must fit our tokenizer and the operator's pin. */
+static bool identity_ok(const shoal_coop *coop, char *text, size_t n_text)
+{
+    const shoal_tokenizer *tokenizer = coop->model->tokenizer;
+    const struct {
+        const char *what;
+        const shoal_hash *ours;
+        const shoal_hash *theirs;
+    } pairs[] = {
+        {"tokenizer", shoal_tokenizer_hash(tokenizer), &coop->cloud.tokenizer},
+        {"chat template", shoal_tokenizer_template_hash(tokenizer), &coop->cloud.chat_template},
+        {"pinned model", &coop->settings.model_pin, &coop->cloud.model},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(pairs); i++) {
+        bool free_choice = i == 2 && hash_is_zero(pairs[i].ours);
+        if (!free_choice && memcmp(pairs[i].ours, pairs[i].theirs, sizeof(shoal_hash)) != 0) {
+            char ours[SHOAL_HASH_HEX];
+            char theirs[SHOAL_HASH_HEX];
+            shoal_hash_hex(pairs[i].ours, ours);
+            shoal_hash_hex(pairs[i].theirs, theirs);
+            (void)snprintf(text, n_text,
+                           "the cloud's %s is %.12s, ours is %.12s: the two models are not of one "
+                           "family; see shoal-forge inspect",
+                           pairs[i].what, theirs, ours);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void schedule_retry(gen *g, uint64_t now_ms)
+{
+    uint64_t jitter = shoal_rng_next(&g->fault_rng) % (g->retry_ms + 1);
+    uint64_t at_ms = now_ms + g->retry_ms / 2 + jitter / 2;
+    g->retry_at_ms = SHOAL_MAX(g->retry_at_ms, at_ms); /* a Busy may have asked for more */
+    g->retry_ms = SHOAL_MIN(g->retry_ms * 2, (uint32_t)COOP_RETRY_MS_MAX);
+}
+
+void uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    if (g->done || g->mode == SHOAL_MODE_LOCAL) {
+        return;
+    }
+    if (g->cloud == CLOUD_NONE) {
+        if (now_ms < g->retry_at_ms) {
+            return;
+        }
+        if (!coop->described) {
+            if (!coop->describing && now_ms >= coop->describe_at_ms) {
+                coop_describe_start(coop);
+            }
+            return;
+        }
+        char text[SHOAL_WIRE_TEXT_MAX];
+        if (!identity_ok(coop, text, sizeof text)) {
+            gen_fail(coop, g, SHOAL_E_MISMATCH, text);
+            return;
+        }
+        if (open_stream(coop, g) != SHOAL_OK) {
+            uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream could not be opened");
+            return;
+        }
+    }
+    if (g->mode == SHOAL_MODE_EXACT && send_drafts(coop, g) != SHOAL_OK) {
+        uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream broke while sending");
+    }
+}
+
+static void broken_protocol(shoal_coop *coop, gen *g, const char *what)
+{
+    char text[SHOAL_WIRE_TEXT_MAX];
+    (void)snprintf(text, sizeof text, "the cloud broke the protocol: %s", what);
+    uplink_lost(coop, g, SHOAL_RPC_INTERNAL, text);
+}
+
+static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, size_t n_bytes)
+{
+    g->usage.n_rounds++;
+    g->usage.round_down_max = SHOAL_MAX(g->usage.round_down_max, (uint32_t)n_bytes);
+    uint32_t round = (uint32_t)g->usage.n_rounds;
+    if (v->accepted_to > g->n_sent) {
+        broken_protocol(coop, g, "a verdict about drafts that were never sent");
+        return;
+    }
+    while (!g->done && g->n_confirmed < v->accepted_to) {
+        g->usage.n_drafted++;
+        g->usage.n_accepted++;
+        gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
+    }
+    /* The cloud's own tokens: the correction after a mismatch, or the bonus after full acceptance.
+     */
+    size_t sent_before = g->n_sent;
+    bool rolled_back = false;
+    for (size_t i = 0; i < v->n_ids && !g->done; i++) {
+        size_t position = (size_t)v->accepted_to + i;
+        if (position < g->n_confirmed) {
+            if (g->tokens[position] != v->ids[i]) {
+                broken_protocol(coop, g, "a verdict that contradicts an earlier one");
+                return;
+            }
+            continue;
+        }
+        bool judged = position < sent_before && !rolled_back;
+        size_t confidence_i = v->n_confidences - v->n_ids + i;
+        float confidence =
+            v->n_confidences >= v->n_ids ? (float)v->confidences[confidence_i] / 255.0F : 0;
+        bool right = gen_take_cloud(coop, g, v->ids[i], confidence, round);
+        g->usage.n_drafted += judged;
+        g->usage.n_accepted += judged && right;
+        rolled_back = rolled_back || !right;
+    }
+    if (v->epoch > g->epoch) {
+        g->epoch = v->epoch;
+        g->n_sent = g->n_confirmed;
+    } else if (rolled_back && sent_before > g->n_confirmed - 1 && v->epoch == g->epoch) {
+        /* Drafts past the bonus are on their way and wrong: the cloud will raise the epoch when it
+         * meets them, so what we send from here on already carries the next one. */
+        g->epoch++;
+    }
+}
+
+static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
+{
+    for (size_t i = 0; i < t->n_ids && !g->done; i++) {
+        size_t position = (size_t)t->position + i;
+        if (position < g->n_confirmed) {
+            if (g->tokens[position] != t->ids[i]) {
+                broken_protocol(coop, g, "tokens that contradict earlier ones");
+                return;
+            }
+            continue;
+        }
+        if (position > g->n_confirmed) {
+            broken_protocol(coop, g, "a gap between tokens");
+            return;
+        }
+        (void)gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
+    }
+}
+
+void uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes)
+{
+    g->usage.bytes_down += n_bytes;
+    switch (msg->kind) {
+    case SHOAL_CLOUD_OPENED:
+        g->cloud = CLOUD_OPEN;
+        g->cut_at_ms = 0;
+        g->retry_ms = COOP_RETRY_MS_MIN;
+        break;
+    case SHOAL_CLOUD_VERDICT:
+        take_verdict(coop, g, &msg->body.verdict, n_bytes);
+        break;
+    case SHOAL_CLOUD_TOKENS:
+        take_tokens(coop, g, &msg->body.tokens);
+        break;
+    case SHOAL_CLOUD_BUSY:
+        g->retry_at_ms =
+            shoal_clock_now_ms(&coop->clock) + SHOAL_MIN(msg->body.busy_retry_after_ms, 10000u);
+        break;
+    case SHOAL_CLOUD_FINISHED:
+        break;
+    case SHOAL_CLOUD_ERROR:
+        uplink_lost(coop, g, (shoal_rpc_status)msg->body.error.code, msg->body.error.text);
+        break;
+    }
+}
+
+/* Whether another attempt could end otherwise. */
+static bool worth_retrying(shoal_rpc_status status)
+{
+    switch (status) {
+    case SHOAL_RPC_INVALID_ARGUMENT:
+    case SHOAL_RPC_PERMISSION_DENIED:
+    case SHOAL_RPC_FAILED_PRECONDITION:
+    case SHOAL_RPC_UNIMPLEMENTED:
+    case SHOAL_RPC_UNAUTHENTICATED:
+        return false;
+    case SHOAL_RPC_OK:
+    case SHOAL_RPC_CANCELLED:
+    case SHOAL_RPC_UNKNOWN:
+    case SHOAL_RPC_DEADLINE_EXCEEDED:
+    case SHOAL_RPC_NOT_FOUND:
+    case SHOAL_RPC_RESOURCE_EXHAUSTED:
+    case SHOAL_RPC_ABORTED:
+    case SHOAL_RPC_INTERNAL:
+    case SHOAL_RPC_UNAVAILABLE:
+        return true;
+    }
+    return true;
+}
+
+static shoal_status to_status(shoal_rpc_status status)
+{
+    switch (status) {
+    case SHOAL_RPC_FAILED_PRECONDITION:
+        return SHOAL_E_MISMATCH;
+    case SHOAL_RPC_RESOURCE_EXHAUSTED:
+        return SHOAL_E_EXHAUSTED;
+    case SHOAL_RPC_INVALID_ARGUMENT:
+    case SHOAL_RPC_UNIMPLEMENTED:
+        return SHOAL_E_PROTOCOL;
+    case SHOAL_RPC_PERMISSION_DENIED:
+    case SHOAL_RPC_UNAUTHENTICATED:
+        return SHOAL_E_AUTH;
+    case SHOAL_RPC_OK:
+    case SHOAL_RPC_CANCELLED:
+    case SHOAL_RPC_UNKNOWN:
+    case SHOAL_RPC_DEADLINE_EXCEEDED:
+    case SHOAL_RPC_NOT_FOUND:
+    case SHOAL_RPC_ABORTED:
+    case SHOAL_RPC_INTERNAL:
+    case SHOAL_RPC_UNAVAILABLE:
+        return SHOAL_E_UNAVAILABLE;
+    }
+    return SHOAL_E_UNAVAILABLE;
+}
+
+/* The request goes on with the edge alone: what was drafted stands, marked as the edge's. */
+static void degrade_to_local(shoal_coop *coop, gen *g)
+{
+    g->mode = SHOAL_MODE_LOCAL;
+    while (!g->done && g->n_confirmed < g->n_tokens) {
+        gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
+    }
+    g->n_sent = g->n_confirmed;
+}
+
+void uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
+{
+    if (g->up) {
+        link_drop(g->up);
+        g->up = NULL;
+    }
+    g->cloud = CLOUD_NONE;
+    if (g->done) {
+        return;
+    }
+    if (status == SHOAL_RPC_FAILED_PRECONDITION) {
+        coop->described = false; /* another model came up there: ask again before the next one */
+    }
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+    if (g->cut_at_ms == 0) {
+        g->cut_at_ms = now_ms;
+    }
+    if (worth_retrying(status) && now_ms - g->cut_at_ms < coop->settings.reconnect_ms) {
+        g->usage.n_reconnects++;
+        schedule_retry(g, now_ms);
+        return;
+    }
+    if (g->degrade && g->seq) {
+        degrade_to_local(coop, g);
+        return;
+    }
+    char message[SHOAL_ERR_TEXT_MAX];
+    (void)snprintf(message, sizeof message, "the cloud at %.64s: %.160s", coop->target,
+                   text[0] ? text : "no connection");
+    gen_fail(coop, g, to_status(status), message);
+}
