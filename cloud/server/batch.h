@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Continuous batching: which sessions take part in the next engine step, and who gives way when
+ * the KV pool is full. Decode and verification rows of all sessions go along in every step;
+ * prompts are computed in chunks beside them. Nothing here changes what a session's tokens are
+ * (R2). Engine-only.
+ *
+ * When pages run out, in this order: a session that has been silent for idle_hold_ms loses its KV;
+ * a silent one younger than all in the step does; the youngest in the step waits; the youngest
+ * that waits loses its KV. The oldest session with work therefore always gets on, and a short
+ * silence (a round trip to the edge) costs an older session nothing.
+ */
+#ifndef SHOAL_CLOUD_SERVER_BATCH_H
+#define SHOAL_CLOUD_SERVER_BATCH_H
+
+#include "cloud/server/metrics.h"
+#include "cloud/server/session.h"
+#include "common/base/clock.h"
+
+typedef struct shoal_batch_settings {
+    size_t n_sessions_max; /* at least 1 */
+    size_t prefill_chunk;  /* prompt rows of one step, at least 1; at most half the step's rows */
+    uint64_t idle_hold_ms; /* silence after which a KV may be dropped; default 1000 */
+} shoal_batch_settings;
+
+typedef struct shoal_batch shoal_batch;
+
+/* engine and metrics are borrowed for the batch's life. */
+shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *settings,
+                             const shoal_cloud_metrics *metrics,
+                             shoal_batch **ret_batch) SHOAL_MUST_CHECK;
+void shoal_batch_free(shoal_batch *batch);
+SHOAL_DEFINE_CLEANUP(shoal_batch, shoal_batch_free)
+
+/* Sessions are borrowed until removed; age counts from here. SHOAL_BUSY at n_sessions_max. */
+shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session,
+                             uint64_t now_ms) SHOAL_MUST_CHECK;
+void shoal_batch_remove(shoal_batch *batch, shoal_session *session);
+/* The session has heard from its edge. */
+void shoal_batch_touch(shoal_batch *batch, const shoal_session *session, uint64_t now_ms);
+/* A held session gets no work: its edge does not read fast enough. */
+void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hold);
+
+/* One engine step, then every session's result. SHOAL_OK: a step was run. SHOAL_EOF: no session
+ * has work. SHOAL_BUSY: there is work, but the pages are held by older sessions that are silent
+ * for less than idle_hold_ms; try again a little later. A step that fails otherwise ends its
+ * sessions and is SHOAL_OK. */
+shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock) SHOAL_MUST_CHECK;
+
+#endif

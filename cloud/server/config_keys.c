@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cloud/server/config_keys.h"
+
+#include <string.h>
+
+#define INT(name, fallback, min, max, help)                                                        \
+    {                                                                                              \
+        name, SHOAL_CONFIG_INT, fallback, min, max, NULL, false, help                              \
+    }
+#define STRING(name, fallback, help)                                                               \
+    {                                                                                              \
+        name, SHOAL_CONFIG_STRING, fallback, 0, 0, NULL, false, help                               \
+    }
+
+const shoal_config_key shoal_cloud_config_keys[] = {
+    STRING("listen.address", "127.0.0.1:7443",
+           "Address and port of the gRPC service; port 0 picks one."),
+    STRING("model.path", "", "GGUF file of the model to serve."),
+    STRING("model.name", "", "Name told to edges; empty: the one in the file."),
+    INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
+    STRING(
+        "cpu.mask", "native",
+        "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; never changes results."),
+    INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
+        "Most tokens of one session, prompt included; 0: what the model was trained for."),
+    INT("kv.max_mib", "1024", 1, 1 << 20, "Memory for the KV of all sessions, MiB."),
+    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32", false,
+     "Stored form of the KV; auto: f32 for an F32 model, else f16. Changes results: equal on all "
+     "nodes."},
+    INT("sessions.max", "256", 1, SHOAL_NODE_SESSIONS_MAX,
+        "Concurrent generations; more are refused with a retry time."),
+    INT("sessions.idle_ms", "300000", 1000, 86400000,
+        "A generation whose edge says nothing and that has no work ends after this many ms."),
+    INT("sessions.inbox_kib", "256", 4, 65536,
+        "Waiting messages of one generation, KiB, from which its edge is held back."),
+    INT("step.rows_max", "512", 16, 65536, "Tokens computed in one engine step."),
+    INT("step.logits_max", "64", 1, 4096, "Tokens sampled in one engine step."),
+    INT("prefill.chunk", "128", 1, 32768,
+        "Prompt tokens of one engine step, at most half of step.rows_max."),
+    INT("kv.hold_ms", "1000", 0, 600000,
+        "Silence in ms after which a generation's KV may be dropped when memory is short."),
+    STRING(
+        "tls.ca", "",
+        "PEM file of the authority that signs edges; empty with the next two: plaintext, loopback only."),
+    STRING("tls.cert", "", "PEM file of this node's certificate chain."),
+    STRING("tls.key", "", "PEM file of this node's private key."),
+    STRING("node.name", "", "Name of this node told to edges; empty: the host's."),
+    INT("drain.grace_ms", "30000", 0, 3600000,
+        "Time in ms that open generations get after SIGTERM."),
+    {"log.level", SHOAL_CONFIG_CHOICE, "info", 0, 0, "debug|info|warn|error", true,
+     "Least severe level that is logged."},
+    {"log.journald", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Begin log lines with <N> priorities for journald."},
+};
+const size_t shoal_cloud_n_config_keys = SHOAL_COUNT(shoal_cloud_config_keys);
+
+static const char *path_or_null(const shoal_config *config, const char *key)
+{
+    const char *value = shoal_config_string(config, key);
+    return value[0] == '\0' ? NULL : value;
+}
+
+static int kv_type_of(const char *name)
+{
+    if (strcmp(name, "f16") == 0) {
+        return SHOAL_KV_F16;
+    }
+    return strcmp(name, "f32") == 0 ? SHOAL_KV_F32 : -1;
+}
+
+static shoal_status tls_from(const shoal_config *config, shoal_rpc_tls *ret_tls, shoal_err *err)
+{
+    *ret_tls = (shoal_rpc_tls){.ca = path_or_null(config, "tls.ca"),
+                               .cert = path_or_null(config, "tls.cert"),
+                               .key = path_or_null(config, "tls.key")};
+    bool some = ret_tls->ca != NULL || ret_tls->cert != NULL || ret_tls->key != NULL;
+    bool all = ret_tls->ca != NULL && ret_tls->cert != NULL && ret_tls->key != NULL;
+    return some && !all ? shoal_err_set(err, SHOAL_E_INVALID,
+                                        "tls.ca, tls.cert and tls.key must be set together: edges "
+                                        "are always authenticated")
+                        : SHOAL_OK;
+}
+
+shoal_status shoal_cloud_settings_from(const shoal_config *config,
+                                       shoal_cloud_settings *ret_settings, shoal_err *err)
+{
+    shoal_cloud_settings s = {.node = shoal_node_settings_default(),
+                              .rpc = shoal_rpc_limits_default()};
+    SHOAL_TRY(tls_from(config, &s.service.tls, err));
+    const char *mask = shoal_config_string(config, "cpu.mask");
+    if (shoal_cpu_mask_parse(mask, &s.node.engine.cpu_mask) < 0) {
+        return shoal_err_set(
+            err, SHOAL_E_INVALID,
+            "cpu.mask \"%s\" is not native, scalar or a comma list of avx2, avx512", mask);
+    }
+    shoal_engine_settings *engine = &s.node.engine;
+    engine->n_threads = (size_t)shoal_config_int(config, "model.threads");
+    engine->n_ctx = (size_t)shoal_config_int(config, "context.max");
+    engine->kv_bytes = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
+    engine->kv_type = kv_type_of(shoal_config_string(config, "kv.type"));
+    engine->n_rows_max = (size_t)shoal_config_int(config, "step.rows_max");
+    engine->n_logits_max = (size_t)shoal_config_int(config, "step.logits_max");
+    if (engine->n_logits_max > engine->n_rows_max) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "step.logits_max (%zu) is above step.rows_max (%zu)",
+                             engine->n_logits_max, engine->n_rows_max);
+    }
+    s.node.model_name = shoal_config_string(config, "model.name");
+    s.node.node_name = shoal_config_string(config, "node.name");
+    s.node.n_sessions_max = (size_t)shoal_config_int(config, "sessions.max");
+    s.node.inbox_bytes_max = (size_t)shoal_config_int(config, "sessions.inbox_kib") << 10;
+    s.node.prefill_chunk = (size_t)shoal_config_int(config, "prefill.chunk");
+    s.node.idle_ms = (uint64_t)shoal_config_int(config, "sessions.idle_ms");
+    s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");
+    /* Health checks, Describe and refused calls need room beside the sessions. */
+    s.rpc.calls_max = (uint32_t)s.node.n_sessions_max + 64;
+    s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
+    s.service.address = shoal_config_string(config, "listen.address");
+    s.model_path = shoal_config_string(config, "model.path");
+    s.drain_grace_ms = (uint64_t)shoal_config_int(config, "drain.grace_ms");
+    *ret_settings = s;
+    return SHOAL_OK;
+}

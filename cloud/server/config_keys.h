@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The configuration of shoal-cloud: one table, and how it becomes the settings of node and
+ * service. Immutable, any thread.
+ */
+#ifndef SHOAL_CLOUD_SERVER_CONFIG_KEYS_H
+#define SHOAL_CLOUD_SERVER_CONFIG_KEYS_H
+
+#include "cloud/server/node.h"
+#include "cloud/server/service.h"
+#include "common/config/config.h"
+
+extern const shoal_config_key shoal_cloud_config_keys[];
+extern const size_t shoal_cloud_n_config_keys;
+
+typedef struct shoal_cloud_settings {
+    shoal_node_settings node;
+    shoal_service_settings service;
+    shoal_rpc_limits rpc;
+    const char *model_path;
+    uint64_t drain_grace_ms;
+} shoal_cloud_settings;
+
+/* Strings in the result point into config. SHOAL_E_INVALID names the keys that contradict each
+ * other. model.path may still be empty: --check-config and --dump-config need no model. */
+shoal_status shoal_cloud_settings_from(const shoal_config *config,
+                                       shoal_cloud_settings *ret_settings,
+                                       shoal_err *err) SHOAL_MUST_CHECK;
+
+#endif

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shoal-cloud: parses, wires, runs, unwinds.
+ */
+#include "cloud/server/config_keys.h"
+#include "common/obs/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    EXIT_USAGE = 2,
+    SETS_MAX = 64
+};
+
+typedef enum action {
+    ACTION_RUN,
+    ACTION_DUMP,
+    ACTION_CHECK,
+    ACTION_HELP,
+    ACTION_VERSION
+} action;
+
+typedef struct options {
+    action action;
+    const char *config_path;
+    const char *sets[SETS_MAX];
+    size_t n_sets;
+} options;
+
+static const char usage_text[] =
+    "usage: shoal-cloud [--config FILE] [--set KEY=VALUE]... [--check-config | --dump-config]\n"
+    "       shoal-cloud --help | --version\n";
+
+static int usage_error(const char *what, const char *argument)
+{
+    fprintf(stderr, "shoal-cloud: %s%s\n%s", what, argument, usage_text);
+    return EXIT_USAGE;
+}
+
+/* 0, or the exit status. */
+static int parse_options(int argc, char **argv, options *ret_options)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        bool is_config = strcmp(arg, "--config") == 0;
+        bool is_set = strcmp(arg, "--set") == 0;
+        if ((is_config || is_set) && i + 1 == argc) {
+            return usage_error("a value is missing after ", arg);
+        }
+        if (is_config) {
+            ret_options->config_path = argv[++i];
+        } else if (is_set) {
+            if (ret_options->n_sets == SETS_MAX) {
+                return usage_error("more than 64 times ", arg);
+            }
+            ret_options->sets[ret_options->n_sets++] = argv[++i];
+        } else if (strcmp(arg, "--dump-config") == 0) {
+            ret_options->action = ACTION_DUMP;
+        } else if (strcmp(arg, "--check-config") == 0) {
+            ret_options->action = ACTION_CHECK;
+        } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
+            ret_options->action = ACTION_HELP;
+        } else if (strcmp(arg, "--version") == 0) {
+            ret_options->action = ACTION_VERSION;
+        } else {
+            return usage_error("unknown argument ", arg);
+        }
+    }
+    return 0;
+}
+
+/* File, environment, --set: later ones win. */
+static shoal_status load_config(const options *opts, shoal_config **ret_config, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    SHOAL_TRY(shoal_config_new(shoal_cloud_config_keys, shoal_cloud_n_config_keys, &config, err));
+    if (opts->config_path != NULL) {
+        SHOAL_TRY(shoal_config_load_file(config, opts->config_path, err));
+    }
+    SHOAL_TRY(shoal_config_load_env(config, environ, err));
+    for (size_t i = 0; i < opts->n_sets; i++) {
+        SHOAL_TRY(shoal_config_set(config, opts->sets[i], err));
+    }
+    *ret_config = SHOAL_STEAL(config);
+    return SHOAL_OK;
+}
+
+static void apply_log(const shoal_config *config)
+{
+    shoal_log_level level = SHOAL_LOG_INFO;
+    if (shoal_log_level_parse(shoal_config_string(config, "log.level"), &level) == SHOAL_OK) {
+        shoal_log_set_level(level);
+    }
+    shoal_log_set_journald(shoal_config_bool(config, "log.journald"));
+}
+
+static shoal_status print_config(const shoal_config *config, action what)
+{
+    shoal_buf buf = {.limit = 1 << 20};
+    shoal_status status =
+        what == ACTION_HELP ? shoal_config_help(config, &buf) : shoal_config_dump(config, &buf);
+    if (status == SHOAL_OK) {
+        printf("%s%s%s", what == ACTION_HELP ? usage_text : "",
+               what == ACTION_HELP ? "\nServes a model to edges over gRPC. Every key can stand in "
+                                     "FILE (YAML), in the environment\n(SHOAL_KV_MAX_MIB for "
+                                     "kv.max_mib) or after --set.\n\n"
+                                   : "",
+               buf.data == NULL ? "" : buf.data);
+    }
+    shoal_buf_fini(&buf);
+    return fflush(stdout) == 0 ? status : SHOAL_E_IO;
+}
+
+/* --- running ---------------------------------------------------------------------------------- */
+
+static void exit_now(int signal_number)
+{
+    (void)signal_number;
+    _exit(EXIT_SUCCESS);
+}
+
+/* Every thread is started with these blocked, so that only wait_for_stop hears them. */
+static void block_signals(sigset_t *ret_set)
+{
+    sigemptyset(ret_set);
+    sigaddset(ret_set, SIGTERM);
+    sigaddset(ret_set, SIGINT);
+    sigaddset(ret_set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, ret_set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* A reload that cannot be read leaves everything as it was. */
+static void reload(const options *opts)
+{
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (load_config(opts, &config, &err) != SHOAL_OK) {
+        shoal_log(SHOAL_LOG_ERROR, "reload refused reason=\"%s\"", err.text);
+        return;
+    }
+    apply_log(config);
+    shoal_log(SHOAL_LOG_INFO, "reloaded log.level; other keys need a restart");
+}
+
+static int wait_for_stop(const sigset_t *set, const options *opts)
+{
+    for (;;) {
+        int signal_number = 0;
+        if (sigwait(set, &signal_number) != 0) {
+            continue;
+        }
+        if (signal_number != SIGHUP) {
+            return signal_number;
+        }
+        reload(opts);
+    }
+}
+
+/* The second TERM or INT ends the process at once, whatever the drain still waits for. */
+static void drain(shoal_service *service, const sigset_t *set, uint64_t grace_ms)
+{
+    struct sigaction now = {.sa_handler = exit_now};
+    sigaction(SIGTERM, &now, NULL);
+    sigaction(SIGINT, &now, NULL);
+    signal(SIGHUP, SIG_IGN);
+    pthread_sigmask(SIG_UNBLOCK, set, NULL);
+    shoal_service_drain(service, grace_ms);
+}
+
+static void announce(const shoal_node *node, const char *address, int port)
+{
+    const shoal_describe *describe = shoal_node_describe(node);
+    char hex[SHOAL_HASH_HEX];
+    char name[4 * SHOAL_WIRE_TEXT_MAX];
+    shoal_hash_hex(&describe->model, hex);
+    shoal_log(SHOAL_LOG_INFO, "ready model=%s hash=%.12s kv=%s context=%u port=%d",
+              shoal_log_escape(describe->name, name, sizeof(name)), hex, describe->kv_form,
+              describe->n_ctx, port);
+    const char *colon = strrchr(address, ':');
+    int n_host = colon == NULL ? 0 : (int)(colon - address);
+    printf("grpc: %.*s:%d\n", n_host, address, port);
+    fflush(stdout);
+}
+
+static shoal_status serve(const shoal_cloud_settings *settings, const shoal_model *model,
+                          const sigset_t *set, const options *opts, shoal_err *err)
+{
+    shoal_rpc *rpc = NULL;
+    shoal_metrics *metrics = NULL;
+    shoal_node *node = NULL;
+    shoal_service *service = NULL;
+    int port = 0;
+    shoal_status status = shoal_metrics_new(&metrics);
+    if (status == SHOAL_OK) {
+        status = shoal_rpc_new(&settings->rpc, &rpc, err);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_node_new(model, &settings->node, metrics, &node, err);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_service_new(rpc, node, &settings->service, &service, &port, err);
+    }
+    if (status == SHOAL_OK) {
+        shoal_service_set_serving(service, true);
+        announce(node, settings->service.address, port);
+        int signal_number = wait_for_stop(set, opts);
+        shoal_log(SHOAL_LOG_INFO, "draining signal=%d sessions=%zu grace_ms=%llu", signal_number,
+                  shoal_node_n_conns(node), (unsigned long long)settings->drain_grace_ms);
+        drain(service, set, settings->drain_grace_ms);
+    }
+    /* Calls end with the service, what they held with the node, the poller with rpc. */
+    shoal_service_free(service);
+    shoal_node_free(node);
+    if (rpc != NULL) {
+        shoal_rpc_free(rpc);
+    }
+    shoal_metrics_free(metrics);
+    return status;
+}
+
+static shoal_status run(const options *opts, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
+    shoal_cloud_settings settings;
+    SHOAL_TRY(load_config(opts, &config, err));
+    SHOAL_TRY(shoal_cloud_settings_from(config, &settings, err));
+    if (opts->action != ACTION_RUN) {
+        return opts->action == ACTION_DUMP ? print_config(config, ACTION_DUMP) : SHOAL_OK;
+    }
+    apply_log(config);
+    if (settings.model_path[0] == '\0') {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "model.path is empty; name a GGUF file with --set model.path=FILE");
+    }
+    sigset_t set;
+    block_signals(&set);
+    SHOAL_TRY(shoal_model_load(settings.model_path, &model, err));
+    return serve(&settings, model, &set, opts, err);
+}
+
+int main(int argc, char **argv)
+{
+    options opts = {.action = ACTION_RUN};
+    shoal_log_set_program("shoal-cloud");
+    int usage = parse_options(argc, argv, &opts);
+    if (usage != 0) {
+        return usage;
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = SHOAL_OK;
+    if (opts.action == ACTION_VERSION) {
+        printf("shoal-cloud %s\n", SHOAL_VERSION);
+    } else if (opts.action == ACTION_HELP) {
+        SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+        status =
+            shoal_config_new(shoal_cloud_config_keys, shoal_cloud_n_config_keys, &config, &err);
+        if (status == SHOAL_OK) {
+            status = print_config(config, ACTION_HELP);
+        }
+    } else {
+        status = run(&opts, &err);
+    }
+    if (status != SHOAL_OK) {
+        fprintf(stderr, "shoal-cloud: %s\n",
+                err.text[0] != '\0' ? err.text : shoal_status_text(status));
+        return EXIT_FAILURE;
+    }
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,582 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cloud/server/node.h"
+
+#include "cloud/server/batch.h"
+#include "cloud/server/session.h"
+#include "common/base/mem.h"
+#include "common/base/queue.h"
+#include "common/base/thread.h"
+#include "common/obs/log.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    FIXED_ITEMS = 4,      /* items embedded in a call: opened, half-closed, failed, gone */
+    DRAIN_AT_ONCE = 1024, /* inbox items handled between two steps */
+    BUSY_WAIT_MS = 5,     /* pause when pages are held by sessions that are briefly silent */
+    IDLE_WAIT_MS = 1000 /* longest sleep, so that a lost wake-up would cost a second, not a hang */
+};
+
+typedef enum item_kind {
+    ITEM_OPENED,
+    ITEM_MESSAGE,
+    ITEM_HALF_CLOSED,
+    ITEM_FAILED,
+    ITEM_GONE,
+    ITEM_POKE /* only wakes */
+} item_kind;
+
+typedef struct item {
+    item_kind kind;
+    shoal_conn *conn;
+    shoal_edge_msg *msg; /* MESSAGE: owned, as is the item itself */
+    size_t n_bytes;
+} item;
+
+struct shoal_conn {
+    shoal_node *node;
+    shoal_peer peer;
+    shoal_session *session; /* engine-only */
+    item opened;            /* embedded: what must not fail cannot need memory */
+    item half_closed;
+    item failed;
+    item gone;
+    shoal_rpc_status fail_status; /* written before the failed item is pushed */
+    char fail_text[SHOAL_WIRE_TEXT_MAX];
+    atomic_bool fail_set;
+    atomic_size_t n_queued;
+    atomic_size_t n_bytes;
+    atomic_bool paused;
+    atomic_bool blocked; /* the peer does not read */
+    /* engine-only */
+    bool held; /* what the batch was told of blocked */
+    bool finished;
+    bool cancelled;
+    shoal_rpc_status status;
+    uint64_t last_ms;
+    size_t i; /* in node->conns */
+};
+
+struct shoal_node {
+    shoal_node_settings settings;
+    shoal_engine *engine;
+    shoal_sampler *sampler;
+    shoal_batch *batch;
+    shoal_cloud_metrics metrics;
+    shoal_describe describe;
+    char node_name[SHOAL_WIRE_TEXT_MAX];
+    shoal_queue *inbox;
+    item poke;
+    atomic_bool poked;
+    atomic_bool stopping;
+    atomic_size_t n_conns;
+    shoal_conn **conns; /* [n_sessions_max], engine-only */
+    size_t n_registered;
+    shoal_thread *thread;
+};
+
+shoal_node_settings shoal_node_settings_default(void)
+{
+    return (shoal_node_settings){.engine = shoal_engine_settings_default(),
+                                 .model_name = "",
+                                 .node_name = "",
+                                 .n_sessions_max = 256,
+                                 .inbox_bytes_max = 256 << 10,
+                                 .prefill_chunk = 128,
+                                 .idle_ms = 300000,
+                                 .kv_hold_ms = 1000,
+                                 .clock = shoal_clock_real()};
+}
+
+/* --- any thread ------------------------------------------------------------------------------- */
+
+/* The inbox has room for every item that can exist, so a push fails only after a close. */
+static void push_fixed(shoal_node *node, item *it)
+{
+    shoal_status status = shoal_queue_push(node->inbox, it);
+    (void)status;
+}
+
+static void poke(shoal_node *node)
+{
+    if (!atomic_exchange(&node->poked, true)) {
+        push_fixed(node, &node->poke);
+    }
+}
+
+shoal_status shoal_node_accept(shoal_node *node, const shoal_peer *peer, shoal_conn **ret_conn)
+{
+    if (atomic_fetch_add(&node->n_conns, 1) >= node->settings.n_sessions_max) {
+        atomic_fetch_sub(&node->n_conns, 1);
+        return SHOAL_BUSY;
+    }
+    shoal_conn *conn = shoal_calloc(1, sizeof(*conn));
+    if (conn == NULL) {
+        atomic_fetch_sub(&node->n_conns, 1);
+        return SHOAL_E_NOMEM;
+    }
+    conn->node = node;
+    conn->peer = *peer;
+    conn->status = SHOAL_RPC_CANCELLED;
+    conn->opened = (item){.kind = ITEM_OPENED, .conn = conn};
+    conn->half_closed = (item){.kind = ITEM_HALF_CLOSED, .conn = conn};
+    conn->failed = (item){.kind = ITEM_FAILED, .conn = conn};
+    conn->gone = (item){.kind = ITEM_GONE, .conn = conn};
+    *ret_conn = conn;
+    push_fixed(node, &conn->opened);
+    return SHOAL_OK;
+}
+
+static bool below_low(const shoal_conn *conn)
+{
+    return atomic_load(&conn->n_queued) <= SHOAL_NODE_QUEUED_HIGH / 2 &&
+           atomic_load(&conn->n_bytes) <= conn->node->settings.inbox_bytes_max / 2;
+}
+
+/* Whoever sees the queue low after paused was set resumes, once. */
+static void resume_if_low(shoal_conn *conn)
+{
+    if (below_low(conn) && atomic_exchange(&conn->paused, false)) {
+        conn->peer.resume(conn->peer.ctx);
+    }
+}
+
+shoal_status shoal_conn_push(shoal_conn *conn, shoal_edge_msg *take_msg, size_t n_bytes)
+{
+    if (atomic_load(&conn->n_queued) >= SHOAL_NODE_QUEUED_MAX) {
+        shoal_edge_msg_free(take_msg);
+        return SHOAL_E_EXHAUSTED;
+    }
+    item *it = shoal_calloc(1, sizeof(*it));
+    if (it == NULL) {
+        shoal_edge_msg_free(take_msg);
+        return SHOAL_E_NOMEM;
+    }
+    *it = (item){.kind = ITEM_MESSAGE, .conn = conn, .msg = take_msg, .n_bytes = n_bytes};
+    size_t n_queued = atomic_fetch_add(&conn->n_queued, 1) + 1;
+    size_t n_waiting = atomic_fetch_add(&conn->n_bytes, n_bytes) + n_bytes;
+    if (shoal_queue_push(conn->node->inbox, it) != SHOAL_OK) {
+        shoal_edge_msg_free(take_msg);
+        shoal_free(it);
+        return SHOAL_E_CANCELLED;
+    }
+    if (n_queued >= SHOAL_NODE_QUEUED_HIGH || n_waiting >= conn->node->settings.inbox_bytes_max) {
+        conn->peer.pause(conn->peer.ctx);
+        atomic_store(&conn->paused, true);
+        /* The engine may have drained everything before it could see the flag. */
+        resume_if_low(conn);
+    }
+    return SHOAL_OK;
+}
+
+size_t shoal_conn_n_vocab(const shoal_conn *conn)
+{
+    return conn->node->describe.n_vocab;
+}
+
+void shoal_conn_half_close(shoal_conn *conn)
+{
+    push_fixed(conn->node, &conn->half_closed);
+}
+
+void shoal_conn_fail(shoal_conn *conn, shoal_rpc_status status, const char *text)
+{
+    if (!atomic_exchange(&conn->fail_set, true)) {
+        conn->fail_status = status;
+        snprintf(conn->fail_text, sizeof(conn->fail_text), "%s", text);
+        push_fixed(conn->node, &conn->failed);
+    }
+}
+
+void shoal_conn_drained(shoal_conn *conn)
+{
+    atomic_store(&conn->blocked, false);
+    poke(conn->node);
+}
+
+void shoal_conn_gone(shoal_conn *conn)
+{
+    push_fixed(conn->node, &conn->gone);
+}
+
+const shoal_describe *shoal_node_describe(const shoal_node *node)
+{
+    return &node->describe;
+}
+
+size_t shoal_node_n_conns(const shoal_node *node)
+{
+    return atomic_load(&node->n_conns);
+}
+
+/* --- the engine thread: a call's life --------------------------------------------------------- */
+
+static void on_emit(void *ctx, const shoal_cloud_msg *msg)
+{
+    shoal_conn *conn = ctx;
+    if (conn->cancelled) {
+        return;
+    }
+    /* An answer is a sign of life too: silence counts from the end of the work. */
+    conn->last_ms = shoal_clock_now_ms(&conn->node->settings.clock);
+    /* Set first: drained may come from another thread before send has returned. */
+    atomic_store(&conn->blocked, true);
+    shoal_status status = conn->peer.send(conn->peer.ctx, msg);
+    if (status == SHOAL_BUSY) {
+        return;
+    }
+    atomic_store(&conn->blocked, false);
+    if (status != SHOAL_OK) {
+        /* A stream with a hole in it must not go on. */
+        conn->cancelled = true;
+        conn->peer.cancel(conn->peer.ctx);
+    }
+}
+
+static void on_finish(void *ctx, shoal_rpc_status status, const char *text)
+{
+    shoal_conn *conn = ctx;
+    conn->finished = true;
+    conn->status = status;
+    conn->peer.finish(conn->peer.ctx, status, text);
+}
+
+static void count_end(shoal_node *node, const shoal_conn *conn)
+{
+    const shoal_cloud_metrics *m = &node->metrics;
+    shoal_metric *by_status = m->requests_other;
+    switch (conn->status) {
+    case SHOAL_RPC_OK:
+        by_status = m->requests_ok;
+        break;
+    case SHOAL_RPC_INVALID_ARGUMENT:
+        by_status = m->requests_invalid;
+        break;
+    case SHOAL_RPC_FAILED_PRECONDITION:
+        by_status = m->requests_mismatch;
+        break;
+    case SHOAL_RPC_RESOURCE_EXHAUSTED:
+        by_status = m->requests_exhausted;
+        break;
+    case SHOAL_RPC_DEADLINE_EXCEEDED:
+        by_status = m->requests_deadline;
+        break;
+    case SHOAL_RPC_CANCELLED:
+        by_status = m->requests_cancelled;
+        break;
+    case SHOAL_RPC_UNKNOWN:
+    case SHOAL_RPC_NOT_FOUND:
+    case SHOAL_RPC_PERMISSION_DENIED:
+    case SHOAL_RPC_ABORTED:
+    case SHOAL_RPC_UNIMPLEMENTED:
+    case SHOAL_RPC_INTERNAL:
+    case SHOAL_RPC_UNAVAILABLE:
+    case SHOAL_RPC_UNAUTHENTICATED:
+    default:
+        break;
+    }
+    shoal_metric_add(by_status, 1);
+    if (conn->session == NULL) {
+        return;
+    }
+    const shoal_session_stats *stats = shoal_session_stats_get(conn->session);
+    shoal_metric_add(m->tokens_prompt, stats->n_prompt);
+    shoal_metric_add(m->tokens_generated, stats->n_generated);
+    shoal_metric_add(m->tokens_verified, stats->n_verified);
+    shoal_metric_add(m->tokens_accepted, stats->n_accepted);
+    if (stats->first_token_ms != 0) {
+        shoal_metric_observe(m->first_token,
+                             (double)(stats->first_token_ms - stats->opened_ms) / 1e3);
+    }
+}
+
+/* One line per call, without any text of it. */
+static void log_end(const shoal_conn *conn, uint64_t now_ms)
+{
+    if (conn->session == NULL) {
+        return;
+    }
+    const shoal_session_stats *s = shoal_session_stats_get(conn->session);
+    char id[4 * sizeof(s->request_id)];
+    char identity[4 * sizeof(conn->peer.identity)];
+    shoal_log(SHOAL_LOG_INFO,
+              "session end id=%s peer=%s mode=%s status=%d prompt=%u generated=%u verified=%u "
+              "accepted=%u rounds=%u evictions=%u compute_ms=%.1f wall_ms=%llu",
+              shoal_log_escape(s->request_id, id, sizeof(id)),
+              shoal_log_escape(conn->peer.identity, identity, sizeof(identity)),
+              s->request_id[0] == '\0' && s->n_prompt == 0 ? "-" : shoal_mode_name(s->mode),
+              (int)conn->status, s->n_prompt, s->n_generated, s->n_verified, s->n_accepted,
+              s->n_rounds, s->n_evictions, (double)s->compute_us / 1e3,
+              (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
+}
+
+static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
+{
+    conn->last_ms = now_ms;
+    conn->i = node->n_registered;
+    node->conns[node->n_registered++] = conn;
+    shoal_metric_set(node->metrics.running, (double)node->n_registered);
+    shoal_session_env env = {.engine = node->engine,
+                             .sampler = node->sampler,
+                             .describe = &node->describe,
+                             .node = node->node_name};
+    shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = conn};
+    if (shoal_session_new(&env, &out, now_ms, &conn->session) != SHOAL_OK) {
+        on_finish(conn, SHOAL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory; try later");
+        return;
+    }
+    shoal_status status = shoal_batch_add(node->batch, conn->session, now_ms);
+    SHOAL_ASSERT(status == SHOAL_OK); /* as many places as calls */
+}
+
+static void unregister_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
+{
+    count_end(node, conn);
+    log_end(conn, now_ms);
+    if (conn->session != NULL) {
+        shoal_batch_remove(node->batch, conn->session);
+        shoal_session_free(conn->session);
+    }
+    shoal_conn *last = node->conns[--node->n_registered];
+    node->conns[conn->i] = last;
+    last->i = conn->i;
+    shoal_metric_set(node->metrics.running, (double)node->n_registered);
+    conn->peer.release(conn->peer.ctx);
+    shoal_free(conn);
+    atomic_fetch_sub(&node->n_conns, 1);
+}
+
+static void handle_message(shoal_node *node, item *it, uint64_t now_ms)
+{
+    shoal_conn *conn = it->conn;
+    conn->last_ms = now_ms;
+    if (!conn->finished) {
+        shoal_batch_touch(node->batch, conn->session, now_ms);
+        shoal_session_push(conn->session, it->msg, now_ms);
+    }
+    atomic_fetch_sub(&conn->n_queued, 1);
+    atomic_fetch_sub(&conn->n_bytes, it->n_bytes);
+    resume_if_low(conn);
+    shoal_edge_msg_free(it->msg);
+    shoal_free(it);
+}
+
+static void handle(shoal_node *node, item *it, uint64_t now_ms)
+{
+    shoal_conn *conn = it->conn;
+    switch (it->kind) {
+    case ITEM_OPENED:
+        register_conn(node, conn, now_ms);
+        break;
+    case ITEM_MESSAGE:
+        handle_message(node, it, now_ms);
+        break;
+    case ITEM_HALF_CLOSED:
+        if (!conn->finished) {
+            shoal_session_half_close(conn->session);
+        }
+        break;
+    case ITEM_FAILED:
+        if (!conn->finished) {
+            shoal_session_fail(conn->session, conn->fail_status, conn->fail_text);
+        }
+        break;
+    case ITEM_GONE:
+        unregister_conn(node, conn, now_ms);
+        break;
+    case ITEM_POKE:
+        atomic_store(&node->poked, false);
+        break;
+    default:
+        break;
+    }
+}
+
+/* --- the engine thread: its loop -------------------------------------------------------------- */
+
+/* Deadlines, silent calls, slow readers. */
+static void tick(shoal_node *node, uint64_t now_ms)
+{
+    for (size_t i = 0; i < node->n_registered; i++) {
+        shoal_conn *conn = node->conns[i];
+        bool silent = now_ms - SHOAL_MIN(conn->last_ms, now_ms) >= node->settings.idle_ms;
+        if (conn->finished) {
+            /* The peer neither reads its end nor closes: no courtesy left. */
+            if (silent && !conn->cancelled) {
+                conn->cancelled = true;
+                conn->peer.cancel(conn->peer.ctx);
+            }
+            continue;
+        }
+        bool blocked = atomic_load(&conn->blocked);
+        if (blocked != conn->held) {
+            conn->held = blocked;
+            shoal_batch_hold(node->batch, conn->session, blocked);
+        }
+        shoal_session_tick(conn->session, now_ms);
+        if (silent && !conn->finished &&
+            (blocked || shoal_session_wants(conn->session, 0) == SHOAL_WANT_NOTHING)) {
+            conn->last_ms = now_ms;
+            shoal_session_fail(conn->session, SHOAL_RPC_DEADLINE_EXCEEDED,
+                               "the session was silent for longer than sessions.idle_ms");
+        }
+    }
+}
+
+/* How long the thread may sleep when no session has work. */
+static uint64_t sleep_ms(const shoal_node *node, uint64_t now_ms)
+{
+    uint64_t wait = IDLE_WAIT_MS;
+    for (size_t i = 0; i < node->n_registered; i++) {
+        const shoal_conn *conn = node->conns[i];
+        uint64_t due = conn->last_ms + node->settings.idle_ms;
+        if (!conn->finished) {
+            due = SHOAL_MIN(due, shoal_session_deadline_ms(conn->session));
+        }
+        wait = SHOAL_MIN(wait, due > now_ms ? due - now_ms : 1);
+    }
+    return wait;
+}
+
+static void engine_main(void *ctx)
+{
+    shoal_node *node = ctx;
+    const shoal_clock *clock = &node->settings.clock;
+    while (!atomic_load(&node->stopping)) {
+        uint64_t now_ms = shoal_clock_now_ms(clock);
+        for (size_t i = 0; i < DRAIN_AT_ONCE; i++) {
+            item *it = shoal_queue_pop(node->inbox);
+            if (it == NULL) {
+                break;
+            }
+            handle(node, it, now_ms);
+        }
+        tick(node, now_ms);
+        shoal_status status = shoal_batch_step(node->batch, clock);
+        if (status == SHOAL_OK) {
+            continue;
+        }
+        uint64_t wait_ms = status == SHOAL_BUSY ? BUSY_WAIT_MS : sleep_ms(node, now_ms);
+        item *it = shoal_queue_pop_wait(node->inbox, wait_ms);
+        if (it != NULL) {
+            handle(node, it, shoal_clock_now_ms(clock));
+        }
+    }
+}
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+static void describe(shoal_node *node, const shoal_model *model)
+{
+    shoal_describe *d = &node->describe;
+    const char *name = node->settings.model_name;
+    size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(node->engine));
+    size_t n_ctx = SHOAL_MIN(shoal_engine_n_ctx(node->engine), n_pages * (size_t)SHOAL_KV_BLOCK);
+    snprintf(d->name, sizeof(d->name), "%s",
+             name != NULL && name[0] != '\0' ? name : model->hp.name);
+    snprintf(d->kv_form, sizeof(d->kv_form), "%s", shoal_engine_kv_form(node->engine));
+    d->model = model->hash;
+    d->tokenizer = *shoal_tokenizer_hash(model->tokenizer);
+    d->chat_template = *shoal_tokenizer_template_hash(model->tokenizer);
+    d->n_vocab = (uint32_t)model->hp.n_vocab;
+    d->n_ctx = (uint32_t)SHOAL_MIN(n_ctx, (size_t)SHOAL_WIRE_POSITION_MAX);
+    d->protocol = SHOAL_WIRE_PROTOCOL;
+    name = node->settings.node_name;
+    if (name != NULL && name[0] != '\0') {
+        snprintf(node->node_name, sizeof(node->node_name), "%s", name);
+    } else if (gethostname(node->node_name, sizeof(node->node_name) - 1) != 0) {
+        snprintf(node->node_name, sizeof(node->node_name), "cloud");
+    }
+}
+
+static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metrics *registry,
+                          shoal_err *err)
+{
+    const shoal_node_settings *settings = &node->settings;
+    if (settings->n_sessions_max < 1 || settings->n_sessions_max > SHOAL_NODE_SESSIONS_MAX) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "sessions.max is %zu, not in 1..%d",
+                             settings->n_sessions_max, (int)SHOAL_NODE_SESSIONS_MAX);
+    }
+    SHOAL_TRY(shoal_engine_new(model, &settings->engine, &node->engine, err));
+    describe(node, model);
+    shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
+                                  .prefill_chunk = settings->prefill_chunk,
+                                  .idle_hold_ms = settings->kv_hold_ms};
+    size_t per_call = SHOAL_NODE_QUEUED_MAX + FIXED_ITEMS;
+    node->conns = shoal_calloc(settings->n_sessions_max, sizeof(shoal_conn *));
+    shoal_status status = node->conns == NULL ? SHOAL_E_NOMEM : SHOAL_OK;
+    if (status == SHOAL_OK) {
+        status = shoal_cloud_metrics_init(registry, &node->metrics);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_sampler_new(model->hp.n_vocab, shoal_engine_kernels(node->engine),
+                                   &node->sampler);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_batch_new(node->engine, &batch, &node->metrics, &node->batch);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_queue_new(settings->n_sessions_max * per_call + 1, &node->inbox);
+    }
+    if (status == SHOAL_OK) {
+        status =
+            shoal_thread_start(SHOAL_ROLE_ENGINE, "shoal-engine", engine_main, node, &node->thread);
+    }
+    return status == SHOAL_OK
+               ? SHOAL_OK
+               : shoal_err_set(err, status, "cannot set up %zu sessions: %s; lower sessions.max",
+                               settings->n_sessions_max, shoal_status_text(status));
+}
+
+shoal_status shoal_node_new(const shoal_model *model, const shoal_node_settings *settings,
+                            shoal_metrics *registry, shoal_node **ret_node, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_node_freep) shoal_node *node = shoal_calloc(1, sizeof(*node));
+    if (node == NULL) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for the node");
+    }
+    node->settings = *settings;
+    node->poke = (item){.kind = ITEM_POKE};
+    SHOAL_TRY(build(node, model, registry, err));
+    *ret_node = SHOAL_STEAL(node);
+    return SHOAL_OK;
+}
+
+/* After the thread's end: items left in the inbox, then calls that nobody closed. */
+static void drain(shoal_node *node)
+{
+    uint64_t now_ms = shoal_clock_now_ms(&node->settings.clock);
+    item *it = NULL;
+    while ((it = shoal_queue_pop(node->inbox)) != NULL) {
+        handle(node, it, now_ms);
+    }
+    while (node->n_registered > 0) {
+        shoal_conn *conn = node->conns[node->n_registered - 1];
+        if (!conn->finished) {
+            shoal_session_fail(conn->session, SHOAL_RPC_UNAVAILABLE, "this node is shutting down");
+        }
+        unregister_conn(node, conn, now_ms);
+    }
+}
+
+void shoal_node_free(shoal_node *node)
+{
+    if (node == NULL) {
+        return;
+    }
+    if (node->thread != NULL) {
+        atomic_store(&node->stopping, true);
+        poke(node);
+        shoal_thread_join(node->thread);
+        drain(node);
+    }
+    shoal_queue_free(node->inbox);
+    shoal_batch_free(node->batch);
+    shoal_sampler_free(node->sampler);
+    shoal_engine_free(node->engine);
+    shoal_free(node->conns);
+    shoal_free(node);
+}

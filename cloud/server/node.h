@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The engine thread of a cloud node: it owns the engine, the sampler, every session and the batch.
+ * Calls reach it through one bounded inbox of owned items, from any thread; answers leave through
+ * each call's peer table, on the engine thread. It knows no gRPC, so a test can be the peer.
+ */
+#ifndef SHOAL_CLOUD_SERVER_NODE_H
+#define SHOAL_CLOUD_SERVER_NODE_H
+
+#include "cloud/server/metrics.h"
+#include "common/base/clock.h"
+#include "common/engine/engine.h"
+#include "protocol/rpc/rpc.h"
+#include "protocol/wire/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    SHOAL_NODE_SESSIONS_MAX = 4096,
+    SHOAL_NODE_QUEUED_MAX = 32, /* messages of one call waiting in the inbox at most */
+    SHOAL_NODE_QUEUED_HIGH = 16 /* reading pauses from here on, or from inbox_bytes_max */
+};
+
+typedef struct shoal_node_settings {
+    shoal_engine_settings engine;
+    const char *model_name; /* told in Describe; copied; "": the model's own */
+    const char *node_name;  /* told in Opened; copied; "": the host's */
+    size_t n_sessions_max;  /* 1..SHOAL_NODE_SESSIONS_MAX, default 256 */
+    size_t inbox_bytes_max; /* of one call's waiting messages before reading pauses; 256 KiB */
+    size_t prefill_chunk;   /* default 128 */
+    uint64_t idle_ms;       /* a call without messages and without work ends; default 300000 */
+    uint64_t kv_hold_ms;    /* see shoal_batch_settings, default 1000 */
+    shoal_clock clock;      /* default real */
+} shoal_node_settings;
+shoal_node_settings shoal_node_settings_default(void);
+
+typedef struct shoal_node shoal_node;
+typedef struct shoal_conn shoal_conn; /* one call */
+
+/* How a call is answered. None may block or call the node back, except that pause and resume come
+ * from the thread that pushes as well as from the engine thread. */
+typedef struct shoal_peer {
+    /* SHOAL_OK; SHOAL_BUSY: taken, but send no more until shoal_conn_drained; else not taken. */
+    shoal_status (*send)(void *ctx, const shoal_cloud_msg *msg);
+    void (*finish)(void *ctx, shoal_rpc_status status, const char *text); /* once */
+    void (*cancel)(void *ctx);
+    void (*pause)(void *ctx);
+    void (*resume)(void *ctx);
+    void (*release)(void *ctx); /* last: after it the node never uses ctx */
+    void *ctx;
+    char identity[128]; /* of the authenticated peer, for the log; "" otherwise */
+} shoal_peer;
+
+/* model is borrowed for the node's life. registry may be NULL. Makes engine and tables and starts
+ * the engine thread. */
+shoal_status shoal_node_new(const shoal_model *model, const shoal_node_settings *settings,
+                            shoal_metrics *registry, shoal_node **ret_node,
+                            shoal_err *err) SHOAL_MUST_CHECK;
+/* Calls that are left end UNAVAILABLE and are released; nobody may push any more. */
+void shoal_node_free(shoal_node *node);
+SHOAL_DEFINE_CLEANUP(shoal_node, shoal_node_free)
+
+/* What this node serves; immutable. */
+const shoal_describe *shoal_node_describe(const shoal_node *node);
+size_t shoal_node_n_conns(const shoal_node *node);
+
+/* A new call, any thread. SHOAL_BUSY at n_sessions_max, SHOAL_E_NOMEM; peer is copied. From here on
+ * the caller must end with shoal_conn_gone. */
+shoal_status shoal_node_accept(shoal_node *node, const shoal_peer *peer,
+                               shoal_conn **ret_conn) SHOAL_MUST_CHECK;
+/* One thread at a time per call. Takes msg in any case; n_bytes is its size on the wire.
+ * SHOAL_E_EXHAUSTED: over SHOAL_NODE_QUEUED_MAX although paused; SHOAL_E_NOMEM. */
+shoal_status shoal_conn_push(shoal_conn *conn, shoal_edge_msg *take_msg,
+                             size_t n_bytes) SHOAL_MUST_CHECK;
+size_t shoal_conn_n_vocab(const shoal_conn *conn); /* bounds ids: for decoding */
+void shoal_conn_half_close(shoal_conn *conn);      /* at most once */
+/* Ends the call with an Error message: bytes that are no message. The first one counts. */
+void shoal_conn_fail(shoal_conn *conn, shoal_rpc_status status, const char *text);
+/* The peer reads again after send said SHOAL_BUSY. */
+void shoal_conn_drained(shoal_conn *conn);
+/* The call is over, once, last: conn must not be used after it. */
+void shoal_conn_gone(shoal_conn *conn);
+
+#endif

@@ -1,0 +1,678 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cloud/server/session.h"
+
+#include "common/base/mem.h"
+#include "common/spec/spec.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Drafts judged in one span: with our own token the confidences of a verdict then fit
+ * SHOAL_WIRE_DRAFT_MAX entries. */
+enum {
+    VERIFY_MAX = SHOAL_WIRE_DRAFT_MAX - 1,
+    SHORT_HEX = 12,
+    EPOCH_MAX = 1 << 30 /* a peer's epoch at most: ours, raised by one a mismatch, cannot wrap */
+};
+_Static_assert((int)VERIFY_MAX <= (int)SHOAL_SPEC_SPAN_MAX, "a span must fit shoal_spec_verify");
+
+typedef enum state {
+    STATE_NEW, /* waits for Open */
+    STATE_OPEN,
+    STATE_DONE
+} state;
+
+struct shoal_session {
+    shoal_session_env env;
+    shoal_session_out out;
+    state state;
+    bool ended;       /* the last of H is an end token we sampled or accepted */
+    bool half_closed; /* the peer will send no more */
+    uint32_t epoch;
+    int32_t *ids;     /* [capacity]: H, then the queued drafts */
+    uint8_t *shares;  /* [capacity]: confidence of each own or accepted token of H, in 255ths */
+    size_t capacity;  /* n_tokens_max of Open */
+    size_t n_ids;     /* length of H */
+    size_t n_drafts;  /* drafts of this epoch at [n_ids, n_ids + n_drafts) */
+    size_t decode_to; /* decode until H is this long */
+    uint64_t deadline_ms;
+    shoal_kv_seq *seq; /* KV of H[0..length), length at most n_ids - 1 between steps */
+    shoal_sampling sampling;
+    shoal_logit_bias *biases;
+    shoal_session_stats stats;
+};
+
+/* --- life ------------------------------------------------------------------------------------- */
+
+shoal_status shoal_session_new(const shoal_session_env *env, const shoal_session_out *out,
+                               uint64_t now_ms, shoal_session **ret_session)
+{
+    shoal_session *session = shoal_calloc(1, sizeof(*session));
+    if (session == NULL) {
+        return SHOAL_E_NOMEM;
+    }
+    session->env = *env;
+    session->out = *out;
+    session->deadline_ms = UINT64_MAX;
+    session->stats.opened_ms = now_ms;
+    *ret_session = session;
+    return SHOAL_OK;
+}
+
+/* Gives back what the generation held; the statistics stay readable. */
+static void release(shoal_session *session)
+{
+    shoal_kv_seq_free(session->seq);
+    shoal_free(session->ids);
+    shoal_free(session->shares);
+    shoal_free(session->biases);
+    session->seq = NULL;
+    session->ids = NULL;
+    session->shares = NULL;
+    session->biases = NULL;
+    session->n_ids = 0;
+    session->n_drafts = 0;
+    session->decode_to = 0;
+}
+
+void shoal_session_free(shoal_session *session)
+{
+    if (session == NULL) {
+        return;
+    }
+    release(session);
+    shoal_free(session);
+}
+
+static void finish(shoal_session *session, shoal_rpc_status status, const char *text)
+{
+    session->state = STATE_DONE;
+    release(session);
+    session->out.finish(session->out.ctx, status, text);
+}
+
+void shoal_session_fail(shoal_session *session, shoal_rpc_status status, const char *text)
+{
+    if (session->state == STATE_DONE) {
+        return;
+    }
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_ERROR, .body.error.code = (int32_t)status};
+    snprintf(msg.body.error.text, sizeof(msg.body.error.text), "%s", text);
+    session->out.emit(session->out.ctx, &msg);
+    finish(session, status, msg.body.error.text);
+}
+
+__attribute__((format(printf, 3, 4))) static void
+fail(shoal_session *session, shoal_rpc_status status, const char *format, ...)
+{
+    char text[SHOAL_WIRE_TEXT_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    shoal_session_fail(session, status, text);
+}
+
+static void finish_close(shoal_session *session)
+{
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_FINISHED,
+                           .body.finished = {.n_prompt = session->stats.n_prompt,
+                                             .n_generated = session->stats.n_generated,
+                                             .n_verified = session->stats.n_verified,
+                                             .compute_us = session->stats.compute_us}};
+    session->out.emit(session->out.ctx, &msg);
+    finish(session, SHOAL_RPC_OK, "");
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+static uint8_t share_of(float confidence)
+{
+    /* Written so that NaN becomes 0. */
+    if (!(confidence > 0.0f)) {
+        return 0;
+    }
+    return confidence >= 1.0f ? 255 : (uint8_t)(confidence * 255.0f + 0.5f);
+}
+
+static void note_first_token(shoal_session *session, uint64_t now_ms)
+{
+    if (session->stats.first_token_ms == 0) {
+        session->stats.first_token_ms = now_ms;
+    }
+}
+
+/* H[from..to) as CloudTokens, in pieces the edge's decoder takes. */
+static void emit_tokens(shoal_session *session, size_t from, size_t to)
+{
+    while (from < to) {
+        size_t n = SHOAL_MIN(to - from, (size_t)SHOAL_WIRE_DRAFT_MAX);
+        shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_TOKENS,
+                               .body.tokens = {.epoch = session->epoch,
+                                               .position = (uint32_t)from,
+                                               .ids = session->ids + from,
+                                               .n_ids = n,
+                                               .confidences = session->shares + from}};
+        session->out.emit(session->out.ctx, &msg);
+        from += n;
+    }
+}
+
+/* Drafts below accepted_to stand; H goes on from there. share_from is where the confidences
+ * begin: at the first draft judged by this verdict. */
+static void emit_verdict(shoal_session *session, size_t share_from, size_t accepted_to)
+{
+    size_t n_ids = SHOAL_MIN(session->n_ids - accepted_to, (size_t)SHOAL_WIRE_DRAFT_MAX);
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_VERDICT,
+                           .body.verdict = {.epoch = session->epoch,
+                                            .accepted_to = (uint32_t)accepted_to,
+                                            .ids = session->ids + accepted_to,
+                                            .n_ids = n_ids,
+                                            .confidences = session->shares + share_from,
+                                            .n_confidences = accepted_to - share_from + n_ids}};
+    session->stats.n_rounds++;
+    session->out.emit(session->out.ctx, &msg);
+    emit_tokens(session, accepted_to + n_ids, session->n_ids);
+}
+
+/* --- Open ------------------------------------------------------------------------------------- */
+
+static bool same_hash(shoal_session *session, const char *what, const shoal_hash *edge,
+                      const shoal_hash *ours)
+{
+    if (memcmp(edge, ours, sizeof(*edge)) == 0) {
+        return true;
+    }
+    char edge_hex[SHOAL_HASH_HEX];
+    char our_hex[SHOAL_HASH_HEX];
+    shoal_hash_hex(edge, edge_hex);
+    shoal_hash_hex(ours, our_hex);
+    fail(session, SHOAL_RPC_FAILED_PRECONDITION,
+         "%s mismatch: the edge expects %.*s, this node serves %.*s; use the same file on both",
+         what, SHORT_HEX, edge_hex, SHORT_HEX, our_hex);
+    return false;
+}
+
+static bool open_fits(shoal_session *session, const shoal_msg_open *open)
+{
+    size_t n_ctx = shoal_engine_n_ctx(session->env.engine);
+    if (open->n_tokens_max == 0) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "open.n_tokens_max is 0; ask for 1 to %zu tokens, prompt included", n_ctx);
+        return false;
+    }
+    size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(session->env.engine));
+    size_t n_fit = SHOAL_MIN(n_ctx, n_pages * (size_t)SHOAL_KV_BLOCK);
+    if (open->n_tokens_max > n_fit) {
+        fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
+             "open.n_tokens_max is %" PRIu32 ", this node holds at most %zu tokens per session "
+             "(context.max %zu, kv.max_mib); ask for less",
+             open->n_tokens_max, n_fit, n_ctx);
+        return false;
+    }
+    return true;
+}
+
+static bool open_agrees(shoal_session *session, const shoal_msg_open *open)
+{
+    const shoal_describe *describe = session->env.describe;
+    if (open->protocol != SHOAL_WIRE_PROTOCOL) {
+        fail(session, SHOAL_RPC_FAILED_PRECONDITION,
+             "protocol mismatch: the edge speaks version %" PRIu32 ", this node version %d; "
+             "update the older side",
+             open->protocol, (int)SHOAL_WIRE_PROTOCOL);
+        return false;
+    }
+    return same_hash(session, "model", &open->model, &describe->model) &&
+           same_hash(session, "tokenizer", &open->tokenizer, &describe->tokenizer) &&
+           same_hash(session, "chat template", &open->chat_template, &describe->chat_template) &&
+           open_fits(session, open);
+}
+
+static shoal_status open_allocate(shoal_session *session, const shoal_msg_open *open)
+{
+    const shoal_sampling *sampling = &open->sampling;
+    session->ids = shoal_calloc(open->n_tokens_max, sizeof(*session->ids));
+    session->shares = shoal_calloc(open->n_tokens_max, sizeof(*session->shares));
+    session->biases = shoal_calloc(sampling->n_biases, sizeof(*session->biases));
+    if (session->ids == NULL || session->shares == NULL || session->biases == NULL) {
+        return SHOAL_E_NOMEM;
+    }
+    if (sampling->n_biases > 0) {
+        memcpy(session->biases, sampling->biases, sampling->n_biases * sizeof(*session->biases));
+    }
+    session->sampling = *sampling;
+    session->sampling.biases = session->biases;
+    session->capacity = open->n_tokens_max;
+    return shoal_kv_seq_new(shoal_engine_kv(session->env.engine), &session->seq);
+}
+
+static void push_open(shoal_session *session, const shoal_msg_open *open, uint64_t now_ms)
+{
+    if (session->state != STATE_NEW) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "a second open in one call; start a new call");
+        return;
+    }
+    snprintf(session->stats.request_id, sizeof(session->stats.request_id), "%s", open->request_id);
+    session->stats.mode = open->mode;
+    if (!open_agrees(session, open)) {
+        return;
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_sampling_check(&open->sampling, session->env.describe->n_vocab, &err) != SHOAL_OK) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "open.sampling: %s", err.text);
+        return;
+    }
+    if (open_allocate(session, open) != SHOAL_OK) {
+        fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
+             "this node is out of memory for a session of %" PRIu32 " tokens; try again later",
+             open->n_tokens_max);
+        return;
+    }
+    session->state = STATE_OPEN;
+    if (open->deadline_ms > 0) {
+        session->deadline_ms = now_ms + open->deadline_ms;
+    }
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_OPENED};
+    snprintf(msg.body.opened.node, sizeof(msg.body.opened.node), "%s", session->env.node);
+    session->out.emit(session->out.ctx, &msg);
+}
+
+/* --- tokens ----------------------------------------------------------------------------------- */
+
+/* Raises the epoch: drafts still on their way belong to a text that is not ours. */
+static void next_epoch(shoal_session *session)
+{
+    session->epoch++;
+    session->n_drafts = 0;
+}
+
+/* False when the message is to be ignored: its epoch is over, or the session now is. A newer epoch
+ * is the edge's own roll back: drafts queued before it are void. */
+static bool enter_epoch(shoal_session *session, uint32_t epoch)
+{
+    if (epoch > EPOCH_MAX) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "epoch %" PRIu32 " is above %d", epoch,
+             (int)EPOCH_MAX);
+        return false;
+    }
+    if (epoch < session->epoch) {
+        return false;
+    }
+    if (epoch > session->epoch) {
+        session->epoch = epoch;
+        session->n_drafts = 0;
+    }
+    return true;
+}
+
+/* Index of the first id that differs from H, from position on; n when none does. */
+static size_t first_difference(const shoal_session *session, const shoal_msg_tokens *tokens)
+{
+    size_t n = SHOAL_MIN(tokens->n_ids, session->n_ids - tokens->position);
+    for (size_t i = 0; i < n; i++) {
+        if (session->ids[tokens->position + i] != tokens->ids[i]) {
+            return i;
+        }
+    }
+    return n;
+}
+
+static void push_confirmed(shoal_session *session, const shoal_msg_tokens *tokens)
+{
+    size_t position = tokens->position;
+    if (position > session->n_ids) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "tokens.position is %zu, but only %zu tokens are known: a gap; resend from there",
+             position, session->n_ids);
+        return;
+    }
+    size_t n_known = SHOAL_MIN(tokens->n_ids, session->n_ids - position);
+    size_t same = first_difference(session, tokens);
+    if (same < n_known) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "tokens.ids differ from what this session holds at position %zu; open a new call",
+             position + same);
+        return;
+    }
+    size_t n_new = tokens->n_ids - n_known;
+    if (n_new == 0) {
+        return;
+    }
+    memcpy(session->ids + session->n_ids, tokens->ids + n_known, n_new * sizeof(*session->ids));
+    memset(session->shares + session->n_ids, 0, n_new);
+    session->n_ids += n_new;
+    session->n_drafts = 0;
+    session->ended = false;
+    session->stats.n_prompt += (uint32_t)n_new;
+}
+
+/* Queues what of the draft lies beyond H; answers at once where it lies within. */
+static void push_draft(shoal_session *session, const shoal_msg_tokens *tokens, uint64_t now_ms)
+{
+    size_t position = tokens->position;
+    size_t end = position + tokens->n_ids;
+    if (session->n_ids == 0) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "a draft before any prompt token; send the prompt first");
+        return;
+    }
+    if (position > session->n_ids + session->n_drafts) {
+        if (!session->ended) {
+            fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+                 "draft at position %zu, but only %zu tokens are known and %zu drafts wait: a gap",
+                 position, session->n_ids, session->n_drafts);
+        }
+        return;
+    }
+    if (position < session->n_ids) {
+        size_t n_known = SHOAL_MIN(tokens->n_ids, session->n_ids - position);
+        size_t same = first_difference(session, tokens);
+        session->stats.n_verified += (uint32_t)SHOAL_MIN(same + 1, n_known);
+        session->stats.n_accepted += (uint32_t)same;
+        if (same < n_known) {
+            next_epoch(session);
+        }
+        if (same < n_known || end <= session->n_ids) {
+            /* Nothing of it is left to run: the answer is in H already. */
+            note_first_token(session, now_ms);
+            emit_verdict(session, position + same, position + same);
+            return;
+        }
+    }
+    if (session->ended) {
+        /* A draft cannot go on after the end of the text. */
+        emit_verdict(session, session->n_ids, session->n_ids);
+        return;
+    }
+    size_t from = SHOAL_MAX(position, session->n_ids);
+    memcpy(session->ids + from, tokens->ids + (from - position), (end - from) * sizeof(int32_t));
+    session->n_drafts = end - session->n_ids;
+    /* The edge speaks again: a Continue that still runs is over once these are judged. */
+    session->decode_to = 0;
+}
+
+static void push_tokens(shoal_session *session, const shoal_msg_tokens *tokens, uint64_t now_ms)
+{
+    if (!enter_epoch(session, tokens->epoch) || tokens->n_ids == 0) {
+        return;
+    }
+    if (tokens->n_ids > session->capacity || tokens->position > session->capacity - tokens->n_ids) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "tokens end at position %" PRIu64 ", open.n_tokens_max was %zu",
+             (uint64_t)tokens->position + tokens->n_ids, session->capacity);
+        return;
+    }
+    switch (tokens->kind) {
+    case SHOAL_TOKENS_PROMPT:
+    case SHOAL_TOKENS_TRUSTED:
+        push_confirmed(session, tokens);
+        break;
+    case SHOAL_TOKENS_DRAFT:
+        push_draft(session, tokens, now_ms);
+        break;
+    default:
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "tokens.kind %d is not one of prompt, trusted, "
+             "draft",
+             (int)tokens->kind);
+        break;
+    }
+}
+
+static void push_continue(shoal_session *session, const shoal_msg_continue *cont, uint64_t now_ms)
+{
+    if (!enter_epoch(session, cont->epoch)) {
+        return;
+    }
+    if (cont->position > session->n_ids || session->n_ids == 0) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "continue.position is %" PRIu32 ", but only %zu tokens are known", cont->position,
+             session->n_ids);
+        return;
+    }
+    size_t left = session->capacity - cont->position;
+    session->decode_to = cont->position + SHOAL_MIN((size_t)cont->n_max, left);
+    if (cont->position < session->n_ids) {
+        note_first_token(session, now_ms);
+        emit_tokens(session, cont->position, session->n_ids);
+    }
+}
+
+static void push_opened(shoal_session *session, const shoal_edge_msg *msg, uint64_t now_ms)
+{
+    switch (msg->kind) {
+    case SHOAL_EDGE_TOKENS:
+        push_tokens(session, &msg->body.tokens, now_ms);
+        break;
+    case SHOAL_EDGE_CONTINUE:
+        push_continue(session, &msg->body.cont, now_ms);
+        break;
+    case SHOAL_EDGE_CANCEL:
+        session->n_drafts = 0;
+        session->decode_to = 0;
+        break;
+    case SHOAL_EDGE_CLOSE:
+    case SHOAL_EDGE_OPEN:
+    default:
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "message kind %d is not known", (int)msg->kind);
+        break;
+    }
+}
+
+void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint64_t now_ms)
+{
+    if (session->state == STATE_DONE) {
+        return;
+    }
+    shoal_session_tick(session, now_ms);
+    if (session->state == STATE_DONE) {
+        return;
+    }
+    if (msg->kind == SHOAL_EDGE_OPEN) {
+        push_open(session, &msg->body.open, now_ms);
+    } else if (msg->kind == SHOAL_EDGE_CLOSE) {
+        finish_close(session);
+    } else if (session->state == STATE_NEW) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "the first message must be open");
+    } else {
+        push_opened(session, msg, now_ms);
+    }
+}
+
+void shoal_session_half_close(shoal_session *session)
+{
+    session->half_closed = true;
+    if (session->state != STATE_DONE && shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
+        finish_close(session);
+    }
+}
+
+void shoal_session_tick(shoal_session *session, uint64_t now_ms)
+{
+    if (session->state != STATE_DONE && now_ms >= session->deadline_ms) {
+        fail(session, SHOAL_RPC_DEADLINE_EXCEEDED,
+             "open.deadline_ms has passed after %" PRIu32 " generated tokens",
+             session->stats.n_generated);
+    }
+}
+
+uint64_t shoal_session_deadline_ms(const shoal_session *session)
+{
+    return session->state == STATE_DONE ? UINT64_MAX : session->deadline_ms;
+}
+
+bool shoal_session_done(const shoal_session *session)
+{
+    return session->state == STATE_DONE;
+}
+
+/* --- work ------------------------------------------------------------------------------------- */
+
+/* A sample is due: drafts wait, or a Continue is not fulfilled. */
+static bool wants_tokens(const shoal_session *session)
+{
+    return session->n_drafts > 0 || (!session->ended && session->decode_to > session->n_ids);
+}
+
+/* Rows of H missing before the row of its last token, which is run only with a sample in mind
+ * because its logits are not kept. */
+static size_t n_missing(const shoal_session *session)
+{
+    return session->n_ids - 1 - shoal_kv_seq_length(session->seq);
+}
+
+shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_rows)
+{
+    if (session->state != STATE_OPEN || session->n_ids == 0) {
+        return SHOAL_WANT_NOTHING;
+    }
+    size_t missing = n_missing(session);
+    if (wants_tokens(session)) {
+        return missing <= max_rows ? SHOAL_WANT_TOKENS : SHOAL_WANT_PREFILL;
+    }
+    /* A prompt is computed as soon as it is here, the sample will be asked for soon; but a KV that
+     * was evicted while the edge is silent stays away until the session has something to do. */
+    return missing > 0 && session->stats.n_evictions == 0 && !session->half_closed
+               ? SHOAL_WANT_PREFILL
+               : SHOAL_WANT_NOTHING;
+}
+
+bool shoal_session_offer(const shoal_session *session, size_t n_rows, size_t n_logits,
+                         shoal_span *ret_span)
+{
+    if (n_rows == 0 || shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
+        return false;
+    }
+    size_t length = shoal_kv_seq_length(session->seq);
+    size_t missing = n_missing(session);
+    *ret_span = (shoal_span){.seq = session->seq, .ids = session->ids + length};
+    if (!wants_tokens(session) || missing >= n_rows || n_logits == 0) {
+        ret_span->n_ids = SHOAL_MIN(missing, n_rows);
+        return ret_span->n_ids > 0;
+    }
+    size_t n_drafts = SHOAL_MIN(session->n_drafts, (size_t)VERIFY_MAX);
+    n_drafts = SHOAL_MIN(n_drafts, n_logits - 1);
+    n_drafts = SHOAL_MIN(n_drafts, n_rows - missing - 1);
+    ret_span->n_ids = missing + 1 + n_drafts;
+    ret_span->n_logits = 1 + n_drafts;
+    return true;
+}
+
+static int is_end(const void *ctx, int32_t id)
+{
+    return shoal_tokenizer_is_end(ctx, id) ? 1 : 0;
+}
+
+static void append_own(shoal_session *session, const shoal_sampled *own)
+{
+    session->ids[session->n_ids] = own->id;
+    session->shares[session->n_ids] = share_of(own->confidence);
+    session->n_ids++;
+}
+
+/* Commits what the verifier confirmed, then its own token, which also judges the draft that stands
+ * at its place: the first refused one, or the next in the queue beyond the judged ones. Returns
+ * how far the drafts stand. */
+static size_t commit(shoal_session *session, const shoal_verdict *verdict)
+{
+    const shoal_tokenizer *tokenizer = shoal_engine_model(session->env.engine)->tokenizer;
+    const shoal_sampled *own = &verdict->next;
+    size_t n_queued = session->n_drafts - verdict->n_accepted;
+    for (size_t i = 0; i < verdict->n_accepted; i++) {
+        session->shares[session->n_ids + i] = share_of(verdict->confidences[i]);
+    }
+    session->n_ids += verdict->n_accepted;
+    session->n_drafts = 0;
+    session->stats.n_verified += (uint32_t)verdict->n_accepted;
+    session->stats.n_accepted += (uint32_t)verdict->n_accepted;
+    size_t accepted_to = session->n_ids;
+    if (own->id < 0) {
+        session->ended = true;
+    } else if (n_queued > 0) {
+        bool same = session->ids[session->n_ids] == own->id;
+        append_own(session, own);
+        session->stats.n_verified++;
+        if (same) {
+            session->stats.n_accepted++;
+            session->n_drafts = n_queued - 1;
+            accepted_to++;
+        } else {
+            session->stats.n_generated++;
+            next_epoch(session);
+        }
+    } else if (session->n_ids < session->capacity) {
+        append_own(session, own);
+        session->stats.n_generated++;
+    }
+    if (own->id >= 0 && shoal_tokenizer_is_end(tokenizer, own->id)) {
+        session->ended = true;
+    }
+    if (session->ended) {
+        session->n_drafts = 0;
+        session->decode_to = 0;
+    }
+    return accepted_to;
+}
+
+void shoal_session_result(shoal_session *session, const shoal_span *span, uint64_t compute_us,
+                          uint64_t now_ms)
+{
+    session->stats.compute_us += compute_us;
+    if (session->state != STATE_OPEN || span->n_logits == 0) {
+        return;
+    }
+    SHOAL_ASSERT(span->n_logits <= VERIFY_MAX + 1);
+    const float *logits[VERIFY_MAX + 1];
+    for (size_t i = 0; i < span->n_logits; i++) {
+        logits[i] = shoal_engine_logits(session->env.engine, span->logits_i + i);
+    }
+    size_t n_judged = span->n_logits - 1;
+    size_t n_before = session->n_ids;
+    bool drafted = session->n_drafts > 0;
+    shoal_verdict verdict;
+    shoal_spec_verify(session->env.sampler, &session->sampling, logits, session->ids, n_before,
+                      n_judged, is_end, shoal_engine_model(session->env.engine)->tokenizer,
+                      &verdict);
+    size_t accepted_to = commit(session, &verdict);
+    /* Rows of refused drafts go, and the row of the last token is run again with the next sample:
+     * its logits are gone with this step. */
+    shoal_kv_seq_truncate(session->seq, SHOAL_MIN(n_before + n_judged, session->n_ids - 1));
+    note_first_token(session, now_ms);
+    if (drafted) {
+        emit_verdict(session, n_before, accepted_to);
+    } else {
+        emit_tokens(session, n_before, session->n_ids);
+    }
+    if (session->half_closed && !wants_tokens(session)) {
+        finish_close(session);
+    }
+}
+
+/* --- KV and reports --------------------------------------------------------------------------- */
+
+size_t shoal_session_kv_length(const shoal_session *session)
+{
+    return session->seq == NULL ? 0 : shoal_kv_seq_length(session->seq);
+}
+
+void shoal_session_evict(shoal_session *session)
+{
+    if (session->seq != NULL) {
+        shoal_kv_seq_truncate(session->seq, 0);
+        session->stats.n_evictions++;
+    }
+}
+
+const shoal_session_stats *shoal_session_stats_get(const shoal_session *session)
+{
+    return &session->stats;
+}
+
+const int32_t *shoal_session_ids(const shoal_session *session, size_t *ret_n)
+{
+    *ret_n = session->n_ids;
+    return session->ids;
+}

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One generation on the cloud as a state machine without I/O: decoded messages and step results go
+ * in, work for the engine and messages for the edge come out. It holds the confirmed tokens H
+ * (prompt and generated), the drafts that wait behind them, and a KV sequence that is only a cache
+ * of H (R3): it may be dropped at any time between steps and is computed again. What the tokens
+ * are depends on H and the sampling parameters alone, never on drafts, batches or time (R1).
+ *
+ * The rules (protocol/SPEC.md): messages of an epoch below ours are dropped, a higher epoch is
+ * adopted, and a draft that contradicts H or our own sample raises the epoch by one. Engine-only.
+ */
+#ifndef SHOAL_CLOUD_SERVER_SESSION_H
+#define SHOAL_CLOUD_SERVER_SESSION_H
+
+#include "common/engine/engine.h"
+#include "common/sample/sample.h"
+#include "protocol/rpc/rpc.h"
+#include "protocol/wire/wire.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What all sessions of a node share; borrowed for their lives. */
+typedef struct shoal_session_env {
+    shoal_engine *engine;
+    shoal_sampler *sampler;
+    const shoal_describe *describe; /* what this node serves: Open is held against it */
+    const char *node;               /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */
+} shoal_session_env;
+
+/* Where a session's answers go; called from inside push, tick and result, and not re-entrantly:
+ * a callback must not call the session. */
+typedef struct shoal_session_out {
+    /* msg is borrowed for the call. */
+    void (*emit)(void *ctx, const shoal_cloud_msg *msg);
+    /* Exactly once, after it nothing is emitted. text is "" with SHOAL_RPC_OK. */
+    void (*finish)(void *ctx, shoal_rpc_status status, const char *text);
+    void *ctx;
+} shoal_session_out;
+
+typedef struct shoal_session_stats {
+    char request_id[65];     /* from Open, "" before */
+    shoal_mode mode;         /* from Open */
+    uint32_t n_prompt;       /* ids taken from PROMPT and TRUSTED messages */
+    uint32_t n_generated;    /* ids sampled here: decoded, corrections and bonuses */
+    uint32_t n_verified;     /* drafts judged */
+    uint32_t n_accepted;     /* of those, equal to our own sample */
+    uint32_t n_rounds;       /* verdicts sent */
+    uint32_t n_evictions;    /* times the KV was dropped */
+    uint64_t compute_us;     /* share of engine time */
+    uint64_t opened_ms;      /* when the session was made */
+    uint64_t first_token_ms; /* when the first own token or verdict left, 0: not yet */
+} shoal_session_stats;
+
+typedef struct shoal_session shoal_session;
+
+/* env and out are copied; what they point to is borrowed. */
+shoal_status shoal_session_new(const shoal_session_env *env, const shoal_session_out *out,
+                               uint64_t now_ms, shoal_session **ret_session) SHOAL_MUST_CHECK;
+void shoal_session_free(shoal_session *session);
+SHOAL_DEFINE_CLEANUP(shoal_session, shoal_session_free)
+
+/* Takes one message of the peer; anything wrong with it ends the session. After the end messages
+ * are ignored. */
+void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint64_t now_ms);
+/* The peer will say no more: once no work is left, the session ends as by Close. */
+void shoal_session_half_close(shoal_session *session);
+/* Ends the session when its deadline has passed. */
+void shoal_session_tick(shoal_session *session, uint64_t now_ms);
+/* When tick has to be called at the latest; UINT64_MAX: never. */
+uint64_t shoal_session_deadline_ms(const shoal_session *session);
+/* Ends the session from outside with an Error message. */
+void shoal_session_fail(shoal_session *session, shoal_rpc_status status, const char *text);
+bool shoal_session_done(const shoal_session *session);
+
+typedef enum shoal_session_want {
+    SHOAL_WANT_NOTHING,
+    SHOAL_WANT_PREFILL, /* more than max_rows rows are missing before anything can be sampled */
+    SHOAL_WANT_TOKENS   /* a verification or a decode step is due */
+} shoal_session_want;
+
+/* What the session could do now, were max_rows rows of context catch-up allowed in one span. */
+shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_rows);
+/* Fills span with at most n_rows rows and n_logits logits. False when there is nothing to do in
+ * that budget. A span that was offered is either run and given back by result, or forgotten; the
+ * session must not change in between. */
+bool shoal_session_offer(const shoal_session *session, size_t n_rows, size_t n_logits,
+                         shoal_span *ret_span);
+/* After the engine's step that held span. compute_us is the session's share of it. */
+void shoal_session_result(shoal_session *session, const shoal_span *span, uint64_t compute_us,
+                          uint64_t now_ms);
+
+/* Tokens whose KV is held. */
+size_t shoal_session_kv_length(const shoal_session *session);
+/* Drops the KV; it is computed again when needed. Not between offer and result. */
+void shoal_session_evict(shoal_session *session);
+
+const shoal_session_stats *shoal_session_stats_get(const shoal_session *session);
+/* The confirmed tokens, for tests. */
+const int32_t *shoal_session_ids(const shoal_session *session, size_t *ret_n);
+
+#endif
