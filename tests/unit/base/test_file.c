@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/base/file.h"
+#include "common/base/mem.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[256];
+static char path[300];
+
+static int setup(void **state)
+{
+    (void)state;
+    const char *base = getenv("TMPDIR");
+    (void)snprintf(folder, sizeof folder, "%s/shoal-file-XXXXXX", base ? base : P_tmpdir);
+    if (!mkdtemp(folder)) {
+        return -1;
+    }
+    (void)snprintf(path, sizeof path, "%s/thing", folder);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    (void)unlink(path);
+    return rmdir(folder);
+}
+
+static void put(const char *text)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_file_write(path, text, strlen(text), &err), SHOAL_OK);
+}
+
+static void test_write_then_read_gives_the_same_bytes(void **state)
+{
+    (void)state;
+    enum {
+        N = 100000
+    };
+    SHOAL_CLEANUP(shoal_free_cleanup) unsigned char *bytes = shoal_calloc(N, 1);
+    for (size_t i = 0; i < N; i++) {
+        bytes[i] = (unsigned char)(i * 31 >> 3);
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_file_write(path, bytes, N, &err), SHOAL_OK);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    assert_int_equal(shoal_buf_append(&buf, "+", 1), SHOAL_OK);
+    assert_int_equal(shoal_file_read(path, N, &buf, &err), SHOAL_OK);
+    assert_int_equal(buf.length, N + 1);
+    assert_memory_equal(buf.data + 1, bytes, N);
+}
+
+static void test_read_at_the_limit_passes_and_past_it_names_it(void **state)
+{
+    (void)state;
+    put("12345678");
+    for (size_t limit = 7; limit <= 9; limit++) {
+        shoal_err err = SHOAL_ERR_INIT;
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+        assert_int_equal(shoal_buf_append(&buf, "ab", 2), SHOAL_OK);
+        shoal_status status = shoal_file_read(path, limit, &buf, &err);
+        if (limit >= 8) {
+            assert_int_equal(status, SHOAL_OK);
+            assert_string_equal(buf.data, "ab12345678");
+        } else {
+            assert_int_equal(status, SHOAL_E_LIMIT);
+            assert_string_equal(buf.data, "ab");
+            assert_non_null(strstr(err.text, "limit of 7 bytes"));
+            assert_non_null(strstr(err.text, path));
+        }
+    }
+}
+
+static void test_read_into_a_full_buffer_restores_it(void **state)
+{
+    (void)state;
+    put("12345678");
+    shoal_err err = SHOAL_ERR_INIT;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = 8};
+    assert_int_equal(shoal_buf_append(&buf, "x", 1), SHOAL_OK);
+    assert_int_equal(shoal_file_read(path, 100, &buf, &err), SHOAL_E_LIMIT);
+    assert_string_equal(buf.data, "x");
+}
+
+static void test_read_of_missing_or_odd_files_names_path_and_reason(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    shoal_err err = SHOAL_ERR_INIT;
+    char missing[320];
+    (void)snprintf(missing, sizeof missing, "%s/no/such", folder);
+    assert_int_equal(shoal_file_read(missing, 10, &buf, &err), SHOAL_E_NOTFOUND);
+    assert_non_null(strstr(err.text, missing));
+    assert_non_null(strstr(err.text, "No such file"));
+    shoal_err_clear(&err);
+    assert_int_equal(shoal_file_read(folder, 10, &buf, &err), SHOAL_E_IO);
+    assert_non_null(strstr(err.text, "directory"));
+    shoal_err_clear(&err);
+    assert_int_equal(shoal_file_read("/dev/zero", 4096, &buf, &err), SHOAL_E_LIMIT);
+    assert_int_equal(shoal_file_read("/dev/null", 0, &buf, NULL), SHOAL_OK);
+    assert_string_equal(buf.data, "");
+}
+
+static void test_map_shows_the_bytes_of_a_regular_file(void **state)
+{
+    (void)state;
+    put("mapped");
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_map map = {0};
+    assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
+    assert_int_equal(map.size, 6);
+    assert_memory_equal(map.data, "mapped", 6);
+    shoal_map_close(&map);
+    assert_null(map.data);
+    shoal_map_close(&map);
+    put("");
+    assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
+    assert_int_equal(map.size, 0);
+    assert_non_null(map.data);
+    shoal_map_close(&map);
+}
+
+static void test_map_of_anything_else_is_refused(void **state)
+{
+    (void)state;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_map map = {0};
+    assert_int_equal(shoal_map_open(folder, &map, &err), SHOAL_E_INVALID);
+    shoal_err_clear(&err);
+    assert_int_equal(shoal_map_open("/dev/zero", &map, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "/dev/zero: not a regular file"));
+    shoal_err_clear(&err);
+    assert_int_equal(shoal_map_open("", &map, &err), SHOAL_E_NOTFOUND);
+    assert_null(map.data);
+}
+
+static void test_write_keeps_the_mode_and_leaves_no_tmp(void **state)
+{
+    (void)state;
+    put("one");
+    assert_int_equal(chmod(path, 0600), 0);
+    put("two");
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    char tmp[320];
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    assert_int_not_equal(access(tmp, F_OK), 0);
+}
+
+/* A link left under the temporary name must not be followed. */
+static void test_write_does_not_follow_a_planted_link(void **state)
+{
+    (void)state;
+    char tmp[320];
+    char victim[320];
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    (void)snprintf(victim, sizeof victim, "%s/victim", folder);
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_file_write(victim, "old", 3, &err), SHOAL_OK);
+    assert_int_equal(symlink(victim, tmp), 0);
+    put("new");
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    assert_int_equal(shoal_file_read(victim, 10, &buf, &err), SHOAL_OK);
+    assert_string_equal(buf.data, "old");
+    assert_int_equal(unlink(victim), 0);
+}
+
+static void test_write_into_a_missing_folder_fails_with_words(void **state)
+{
+    (void)state;
+    shoal_err err = SHOAL_ERR_INIT;
+    char missing[320];
+    (void)snprintf(missing, sizeof missing, "%s/no/such", folder);
+    assert_int_equal(shoal_file_write(missing, "x", 1, &err), SHOAL_E_NOTFOUND);
+    assert_non_null(strstr(err.text, "cannot create"));
+    shoal_err_clear(&err);
+}
+
+static void test_failing_allocations_leave_no_trace(void **state)
+{
+    (void)state;
+    put("kept");
+    for (uint64_t i = 0;; i++) {
+        assert_true(i < 10);
+        shoal_mem_fail_at(i);
+        shoal_status status = shoal_file_write(path, "done", 4, NULL);
+        shoal_mem_fail_at(UINT64_MAX);
+        if (status == SHOAL_OK) {
+            break;
+        }
+        assert_int_equal(status, SHOAL_E_NOMEM);
+    }
+    for (uint64_t i = 0;; i++) {
+        assert_true(i < 10);
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+        shoal_mem_fail_at(i);
+        shoal_status status = shoal_file_read(path, 100, &buf, NULL);
+        shoal_mem_fail_at(UINT64_MAX);
+        if (status == SHOAL_OK) {
+            assert_string_equal(buf.data, "done");
+            break;
+        }
+        assert_int_equal(status, SHOAL_E_NOMEM);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_write_then_read_gives_the_same_bytes),
+        cmocka_unit_test(test_read_at_the_limit_passes_and_past_it_names_it),
+        cmocka_unit_test(test_read_into_a_full_buffer_restores_it),
+        cmocka_unit_test(test_read_of_missing_or_odd_files_names_path_and_reason),
+        cmocka_unit_test(test_map_shows_the_bytes_of_a_regular_file),
+        cmocka_unit_test(test_map_of_anything_else_is_refused),
+        cmocka_unit_test(test_write_keeps_the_mode_and_leaves_no_tmp),
+        cmocka_unit_test(test_write_does_not_follow_a_planted_link),
+        cmocka_unit_test(test_write_into_a_missing_folder_fails_with_words),
+        cmocka_unit_test(test_failing_allocations_leave_no_trace),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}

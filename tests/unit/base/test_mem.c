@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/base/macros.h"
+#include "common/base/mem.h"
+
+#include <string.h>
+
+static void test_calloc_zeroes_and_gives_a_pointer_for_nothing(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n < 200; n += 13) {
+        unsigned char *p = shoal_calloc(n, 1);
+        unsigned char *q = shoal_calloc_aligned(n, 1);
+        assert_non_null(p);
+        assert_non_null(q);
+        assert_int_equal((uintptr_t)q % 64, 0);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(p[i] | q[i], 0);
+        }
+        shoal_free(p);
+        shoal_free(q);
+    }
+}
+
+static void test_overflowing_products_are_refused(void **state)
+{
+    (void)state;
+    /* Held in a variable, so that the compiler does not judge the size itself. */
+    volatile size_t half = SIZE_MAX / 2 + 1;
+    assert_null(shoal_calloc_aligned(half, 2));
+    assert_null(shoal_calloc_aligned(SIZE_MAX - (half - half), 1));
+    char *p = shoal_calloc(1, 8);
+    assert_null(shoal_realloc(p, half, 2));
+    shoal_free(p);
+}
+
+static void test_realloc_keeps_the_old_bytes(void **state)
+{
+    (void)state;
+    char *p = shoal_strdup("shoal");
+    assert_non_null(p);
+    char *q = shoal_realloc(p, 1000, 1);
+    assert_non_null(q);
+    assert_string_equal(q, "shoal");
+    shoal_free(q);
+}
+
+static void test_strndup_stops_at_the_count_or_the_end(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_free_cleanup) char *a = shoal_strndup("shoal", 3);
+    SHOAL_CLEANUP(shoal_free_cleanup) char *b = shoal_strndup("shoal", 99);
+    SHOAL_CLEANUP(shoal_free_cleanup) char *c = shoal_strndup("", 0);
+    assert_string_equal(a, "sho");
+    assert_string_equal(b, "shoal");
+    assert_string_equal(c, "");
+}
+
+static void test_fail_at_fails_the_nth_once(void **state)
+{
+    (void)state;
+    uint64_t before = shoal_mem_count();
+    shoal_mem_fail_at(2);
+    void *a = shoal_calloc(1, 1);
+    void *b = shoal_calloc_aligned(1, 1);
+    void *c = shoal_calloc(1, 1);
+    void *d = shoal_calloc(1, 1);
+    shoal_mem_fail_at(UINT64_MAX);
+    assert_non_null(a);
+    assert_non_null(b);
+    assert_null(c);
+    assert_non_null(d);
+    assert_int_equal(shoal_mem_count() - before, 4);
+    shoal_free(a);
+    shoal_free(b);
+    shoal_free(d);
+    shoal_free(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_calloc_zeroes_and_gives_a_pointer_for_nothing),
+        cmocka_unit_test(test_overflowing_products_are_refused),
+        cmocka_unit_test(test_realloc_keeps_the_old_bytes),
+        cmocka_unit_test(test_strndup_stops_at_the_count_or_the_end),
+        cmocka_unit_test(test_fail_at_fails_the_nth_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

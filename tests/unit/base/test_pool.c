@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/base/mem.h"
+#include "common/base/pool.h"
+#include "common/base/thread.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <time.h>
+
+enum {
+    N_MAX = 5000
+};
+
+typedef struct job {
+    unsigned counts[N_MAX]; /* a part owns its own: plain, so that TSan sees any sharing */
+    atomic_bool in_use[SHOAL_POOL_THREADS_MAX];
+    atomic_bool wrong;
+    size_t n_threads;
+} job;
+
+static void run_part(void *ctx, size_t part_i, size_t worker_i)
+{
+    job *j = ctx;
+    if (worker_i >= j->n_threads || atomic_exchange(&j->in_use[worker_i], true)) {
+        atomic_store(&j->wrong, true);
+    }
+    j->counts[part_i]++;
+    atomic_store(&j->in_use[worker_i], false);
+}
+
+static shoal_pool *make(size_t n_threads)
+{
+    shoal_pool *pool = NULL;
+    assert_int_equal(shoal_pool_new(n_threads, &pool), SHOAL_OK);
+    assert_int_equal(shoal_pool_n_threads(pool), n_threads);
+    return pool;
+}
+
+static void test_number_of_threads_outside_its_range_is_refused(void **state)
+{
+    (void)state;
+    shoal_pool *pool = NULL;
+    assert_int_equal(shoal_pool_new(0, &pool), SHOAL_E_INVALID);
+    assert_int_equal(shoal_pool_new(SHOAL_POOL_THREADS_MAX + 1, &pool), SHOAL_E_INVALID);
+    assert_null(pool);
+    shoal_pool_free(NULL);
+}
+
+static void test_most_threads_start_and_end(void **state)
+{
+    (void)state;
+    static job j;
+    j = (job){.n_threads = SHOAL_POOL_THREADS_MAX};
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(SHOAL_POOL_THREADS_MAX);
+    shoal_pool_run(pool, run_part, &j, N_MAX);
+    for (size_t i = 0; i < N_MAX; i++) {
+        assert_int_equal(j.counts[i], 1);
+    }
+    assert_false(atomic_load(&j.wrong));
+}
+
+static void test_every_part_runs_exactly_once(void **state)
+{
+    (void)state;
+    static const size_t parts[] = {0, 1, 2, 3, 7, 64, 1000, N_MAX};
+    static const size_t threads[] = {1, 2, 3, 8};
+    static job j;
+    for (size_t t = 0; t < SHOAL_COUNT(threads); t++) {
+        SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(threads[t]);
+        for (size_t p = 0; p < SHOAL_COUNT(parts); p++) {
+            j = (job){.n_threads = threads[t]};
+            shoal_pool_run(pool, run_part, &j, parts[p]);
+            for (size_t i = 0; i < N_MAX; i++) {
+                assert_int_equal(j.counts[i], i < parts[p]);
+            }
+            assert_false(atomic_load(&j.wrong));
+        }
+    }
+}
+
+/* Jobs follow each other at once: a late worker of one must never run a part of the next. The
+ * context changes every time and the old one is overwritten. */
+static void test_many_jobs_in_a_row_stay_apart(void **state)
+{
+    (void)state;
+    static job two[2];
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(4);
+    for (size_t round = 0; round < 3000; round++) {
+        job *j = &two[round % 2];
+        size_t n_parts = 1 + round % 9;
+        *j = (job){.n_threads = 4};
+        shoal_pool_run(pool, run_part, j, n_parts);
+        for (size_t i = 0; i < 10; i++) {
+            assert_int_equal(j->counts[i], i < n_parts);
+        }
+        assert_false(atomic_load(&j->wrong));
+    }
+}
+
+/* Long enough apart for every worker to park. */
+static void test_parked_workers_wake_for_the_next_job(void **state)
+{
+    (void)state;
+    static job j;
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(3);
+    for (int round = 0; round < 20; round++) {
+        struct timespec pause = {.tv_sec = 0, .tv_nsec = 1000000};
+        (void)nanosleep(&pause, NULL);
+        j = (job){.n_threads = 3};
+        shoal_pool_run(pool, run_part, &j, 50);
+        for (size_t i = 0; i < 50; i++) {
+            assert_int_equal(j.counts[i], 1);
+        }
+    }
+}
+
+/* A part that lasts while the caller has nothing left: the caller parks and is woken. */
+static void run_slow(void *ctx, size_t part_i, size_t worker_i)
+{
+    if (worker_i > 0) {
+        struct timespec pause = {.tv_sec = 0, .tv_nsec = 2000000};
+        (void)nanosleep(&pause, NULL);
+    }
+    run_part(ctx, part_i, worker_i);
+}
+
+static void test_caller_waits_for_slow_parts(void **state)
+{
+    (void)state;
+    static job j;
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(3);
+    for (int round = 0; round < 20; round++) {
+        j = (job){.n_threads = 3};
+        shoal_pool_run(pool, run_slow, &j, 40);
+        for (size_t i = 0; i < 40; i++) {
+            assert_int_equal(j.counts[i], 1);
+        }
+    }
+}
+
+static void note_role(void *ctx, size_t part_i, size_t worker_i)
+{
+    (void)part_i;
+    shoal_role expected = worker_i == 0 ? SHOAL_ROLE_NONE : SHOAL_ROLE_COMPUTE;
+    if (shoal_thread_role() != expected) {
+        atomic_store((atomic_bool *)ctx, true);
+    }
+}
+
+static void test_workers_have_the_compute_role(void **state)
+{
+    (void)state;
+    atomic_bool wrong = false;
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(3);
+    shoal_pool_run(pool, note_role, &wrong, 500);
+    assert_false(atomic_load(&wrong));
+}
+
+static void test_run_allocates_nothing(void **state)
+{
+    (void)state;
+    static job j;
+    j = (job){.n_threads = 2};
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(2);
+    uint64_t before = shoal_mem_count();
+    shoal_pool_run(pool, run_part, &j, 100);
+    assert_int_equal(shoal_mem_count(), before);
+}
+
+static void test_failing_allocations_stop_what_was_started(void **state)
+{
+    (void)state;
+    shoal_pool *pool = NULL;
+    uint64_t i = 0;
+    for (;; i++) {
+        shoal_mem_fail_at(i);
+        shoal_status status = shoal_pool_new(4, &pool);
+        shoal_mem_fail_at(UINT64_MAX);
+        if (status == SHOAL_OK) {
+            break;
+        }
+        assert_int_equal(status, SHOAL_E_NOMEM);
+        assert_null(pool);
+    }
+    assert_int_equal(i, 5); /* the pool, its table, three threads */
+    shoal_pool_free(pool);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_number_of_threads_outside_its_range_is_refused),
+        cmocka_unit_test(test_most_threads_start_and_end),
+        cmocka_unit_test(test_every_part_runs_exactly_once),
+        cmocka_unit_test(test_many_jobs_in_a_row_stay_apart),
+        cmocka_unit_test(test_parked_workers_wake_for_the_next_job),
+        cmocka_unit_test(test_caller_waits_for_slow_parts),
+        cmocka_unit_test(test_workers_have_the_compute_role),
+        cmocka_unit_test(test_run_allocates_nothing),
+        cmocka_unit_test(test_failing_allocations_stop_what_was_started),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
