@@ -22,6 +22,7 @@ enum {
     SHOAL_WIRE_DRAFT_MAX = 64,          /* ids in one DRAFT or Verdict */
     SHOAL_WIRE_TEXT_MAX = 256,          /* bytes of names and error texts */
     SHOAL_WIRE_POSITION_MAX = 1 << 24,  /* positions */
+    SHOAL_WIRE_EPOCH_MAX = INT32_MAX,   /* so that epoch + 1 never wraps */
     SHOAL_WIRE_ROUND_BYTES = 200        /* budget of one verification round, each way */
 };
 
@@ -65,7 +66,7 @@ typedef enum shoal_token_kind {
 typedef struct shoal_msg_tokens {
     uint32_t epoch;
     uint32_t position;
-    shoal_token_kind kind; /* only edge to cloud */
+    shoal_token_kind kind; /* edge to cloud; the cloud's own tokens decode as TRUSTED */
     const int32_t *ids;    /* in the message */
     size_t n_ids;
     const uint8_t *confidences; /* n_ids, cloud to edge only, else NULL */

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * DescribeReply: what a node serves.
+ */
+#include "common/base/mem.h"
+#include "protocol/wire/wire_internal.h"
+
+#include <shoal.pb-c.h>
+
+#include <string.h>
+
+static shoal_status check_reply(const shoal_wire_check *check, const Shoal__V1__DescribeReply *m)
+{
+    SHOAL_TRY(shoal_wire_check_text(check, "DescribeReply.name", m->name.data, m->name.len,
+                                    SHOAL_WIRE_TEXT_MAX - 1));
+    SHOAL_TRY(shoal_wire_check_word(check, "DescribeReply.kv_form", m->kv_form.data, m->kv_form.len,
+                                    sizeof(((shoal_describe *)0)->kv_form) - 1));
+    SHOAL_TRY(shoal_wire_check_range(check, "DescribeReply.n_vocab", m->n_vocab, 1, INT32_MAX));
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "DescribeReply.n_ctx", m->n_ctx, 1, SHOAL_WIRE_POSITION_MAX));
+    return shoal_wire_check_range(check, "DescribeReply.protocol", m->protocol, 1, UINT32_MAX);
+}
+
+shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *buf)
+{
+    Shoal__V1__DescribeReply m = SHOAL__V1__DESCRIBE_REPLY__INIT;
+    m.name = shoal_wire_bytes(describe->name, strnlen(describe->name, sizeof describe->name));
+    m.model_hash = shoal_wire_bytes(describe->model.bytes, SHOAL_HASH_BYTES);
+    m.tokenizer_hash = shoal_wire_bytes(describe->tokenizer.bytes, SHOAL_HASH_BYTES);
+    m.template_hash = shoal_wire_bytes(describe->chat_template.bytes, SHOAL_HASH_BYTES);
+    m.kv_form =
+        shoal_wire_bytes(describe->kv_form, strnlen(describe->kv_form, sizeof describe->kv_form));
+    m.n_vocab = describe->n_vocab;
+    m.n_ctx = describe->n_ctx;
+    m.protocol = describe->protocol;
+    shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
+    SHOAL_TRY(check_reply(&ours, &m));
+    return shoal_wire_pack(&m.base, buf);
+}
+
+static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__DescribeReply *m,
+                               shoal_describe *ret_describe)
+{
+    SHOAL_TRY(check_reply(check, m));
+    shoal_describe d = {.n_vocab = m->n_vocab, .n_ctx = m->n_ctx, .protocol = m->protocol};
+    SHOAL_TRY(shoal_wire_take_hash(check, "DescribeReply.model_hash", &m->model_hash, &d.model));
+    SHOAL_TRY(shoal_wire_take_hash(check, "DescribeReply.tokenizer_hash", &m->tokenizer_hash,
+                                   &d.tokenizer));
+    SHOAL_TRY(shoal_wire_take_hash(check, "DescribeReply.template_hash", &m->template_hash,
+                                   &d.chat_template));
+    shoal_wire_copy_text(d.name, &m->name);
+    shoal_wire_copy_text(d.kv_form, &m->kv_form);
+    *ret_describe = d;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_describe_decode(const uint8_t *data, size_t n, shoal_describe *ret_describe,
+                                   shoal_err *err)
+{
+    shoal_wire_check check = {.code = SHOAL_E_PROTOCOL, .n_vocab = 0, .err = err};
+    shoal_wire_budget budget;
+    shoal_wire_budget_init(&budget);
+    shoal_status status = SHOAL_OK;
+    ProtobufCMessage *message =
+        shoal_wire_unpack(&budget, &shoal__v1__describe_reply__descriptor, data, n, &status, err);
+    if (message) {
+        status = take_reply(&check, (const Shoal__V1__DescribeReply *)message, ret_describe);
+    }
+    shoal_wire_unpacked_free(&budget, message);
+    return status;
+}
