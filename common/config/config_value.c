@@ -89,8 +89,13 @@ static shoal_status parse_int(const shoal_config_key *key, const char *where, co
         return shoal_err_set(err, SHOAL_E_INVALID, "%s: %s: %s is not a whole number", where,
                              key->name, shown(text, n, show));
     }
-    /* Out of range saturates, which is beyond any bound a table can have (2^53). */
-    SHOAL_TRY(check_bounds(key, where, text, n, (double)value, err));
+    /* Bounds lie within 2^53, so one step beyond is enough to tell a value past them, and is still
+     * exact as a double where the value itself need not be. */
+    static const long long beyond = (1LL << 53) + 2;
+    long long judged = SHOAL_MAX(SHOAL_MIN(value, beyond), -beyond);
+    judged += judged == (1LL << 53) + 1;
+    judged -= judged == -(1LL << 53) - 1;
+    SHOAL_TRY(check_bounds(key, where, text, n, (double)judged, err));
     ret_value->integer = value;
     return SHOAL_OK;
 }
