@@ -57,11 +57,11 @@ shoal_rpc_limits shoal_rpc_limits_default(void);
 /* Callbacks of one kind of call. user is what the server's on_open returned through set_user, or
  * what the client gave to open. */
 typedef struct shoal_rpc_handlers {
-    /* Server only: a new call; identity through shoal_rpc_call_peer. Optional. */
+    /* Server only: a new call; identity through shoal_rpc_call_peer. Optional: user is then ctx. */
     void (*on_open)(shoal_rpc_call *call, void *ctx);
     /* data is borrowed for the call-back. Required. */
     void (*on_message)(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n);
-    /* Server: the client has half-closed. Optional. */
+    /* Server: the client has half-closed, or is gone (on_close then follows). Optional. */
     void (*on_half_close)(shoal_rpc_call *call, void *user);
     /* The send queue fell to send_low after a FULL. Optional. */
     void (*on_drain)(shoal_rpc_call *call, void *user);
@@ -79,7 +79,8 @@ typedef struct shoal_rpc_method {
 /* --- runtime ---------------------------------------------------------------------------------- */
 shoal_status shoal_rpc_new(const shoal_rpc_limits *limits, shoal_rpc **ret_rpc,
                            shoal_err *err) SHOAL_MUST_CHECK;
-/* Waits until every call is gone; servers and channels are freed before. */
+/* Waits until every call is gone; servers and channels are freed before. A reference to a call that
+ * is kept longer can only be dropped. */
 void shoal_rpc_free(shoal_rpc *rpc);
 
 /* --- server ----------------------------------------------------------------------------------- */
@@ -89,7 +90,8 @@ shoal_status shoal_rpc_server_new(shoal_rpc *rpc, const char *address, const sho
                                   const shoal_rpc_method *methods, size_t n_methods,
                                   shoal_rpc_server **ret_server, int *ret_port,
                                   shoal_err *err) SHOAL_MUST_CHECK;
-/* What grpc.health.v1 Check and Watch answer for "" and the service name. */
+/* What grpc.health.v1 Check and Watch answer for "" and the service names of methods; true at first,
+ * false from a drain on. Any thread. */
 void shoal_rpc_server_set_serving(shoal_rpc_server *server, bool serving);
 /* No new calls; waits for open ones up to grace_ms, cancels the rest; returns when all are gone. */
 void shoal_rpc_server_drain(shoal_rpc_server *server, uint64_t grace_ms);
@@ -104,7 +106,7 @@ typedef enum shoal_rpc_link {
     SHOAL_RPC_LINK_DOWN
 } shoal_rpc_link;
 
-/* target "host:port", or a comma list of addresses balanced round-robin. Reconnects with back-off
+/* target "host:port", or a comma list of numeric addresses balanced round-robin. Reconnects with back-off
  * between 100 ms and 2 s by itself. watch (may be NULL) runs on the poller at each change. */
 shoal_status shoal_rpc_channel_new(shoal_rpc *rpc, const char *target, const shoal_rpc_tls *tls,
                                    void (*watch)(void *ctx, shoal_rpc_link state), void *watch_ctx,
@@ -115,7 +117,7 @@ void shoal_rpc_channel_free(shoal_rpc_channel *channel);
 shoal_rpc_link shoal_rpc_channel_state(const shoal_rpc_channel *channel);
 
 /* Opens a call. deadline_ms from now, 0: none. wait: wait for the connection instead of failing
- * at once. The returned reference is the caller's. */
+ * at once. The returned reference is the caller's; callbacks may run before this returns. */
 shoal_status shoal_rpc_call_open(shoal_rpc_channel *channel, const char *path,
                                  const shoal_rpc_handlers *handlers, void *user,
                                  uint64_t deadline_ms, bool wait,
@@ -128,13 +130,16 @@ void shoal_rpc_call_ref(shoal_rpc_call *call);
 void shoal_rpc_call_unref(shoal_rpc_call *call);
 
 /* Queues a copy. SHOAL_OK; SHOAL_BUSY: taken, but stop until on_drain; SHOAL_E_CANCELLED: the call
- * is over, not taken; SHOAL_E_NOMEM. Any thread. */
+ * is over, not taken; SHOAL_E_LIMIT: n is over message_max, not taken; SHOAL_E_EXHAUSTED: not taken,
+ * since the sender went on after BUSY to twice send_high; SHOAL_E_NOMEM. Any thread. */
 shoal_status shoal_rpc_call_send(shoal_rpc_call *call, const void *data, size_t n) SHOAL_MUST_CHECK;
 void shoal_rpc_call_half_close(shoal_rpc_call *call); /* client, after the queue */
 /* Server: ends the call with a status after the queue was sent. Any thread; once. */
 void shoal_rpc_call_finish(shoal_rpc_call *call, shoal_rpc_status status, const char *details);
 void shoal_rpc_call_cancel(shoal_rpc_call *call); /* any thread */
-/* Stops and restarts reading: flow control then holds the peer. Any thread. */
+/* Stops and restarts reading: flow control then holds the peer. At most one message that was already
+ * on its way waits for the resume. A client's on_close waits for the resume too, unless the call was
+ * cancelled, ran into its deadline or lost its connection. Any thread. */
 void shoal_rpc_call_pause(shoal_rpc_call *call);
 void shoal_rpc_call_resume(shoal_rpc_call *call);
 

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Mutual TLS: certificates in, credentials out; and who the peer is. gRPC takes any bytes for a
+ * certificate and fails every handshake later, so the files are read with libcrypto first.
+ */
+#include "protocol/rpc/rpc_internal.h"
+
+#include "common/base/buf.h"
+#include "common/base/file.h"
+
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
+
+#include <limits.h>
+#include <string.h>
+
+enum {
+    PEM_BYTES_MAX = 1 << 20
+};
+
+typedef struct pem_files {
+    shoal_buf ca;
+    shoal_buf cert;
+    shoal_buf key;
+} pem_files;
+
+static void pem_files_fini(pem_files *files)
+{
+    if (files->key.data) {
+        explicit_bzero(files->key.data, files->key.capacity);
+    }
+    shoal_buf_fini(&files->ca);
+    shoal_buf_fini(&files->cert);
+    shoal_buf_fini(&files->key);
+}
+
+bool shoal_rpc_tls_absent(const shoal_rpc_tls *tls)
+{
+    return !tls || (!tls->ca && !tls->cert && !tls->key);
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+static void bio_freep(BIO **bio)
+{
+    BIO_free(*bio);
+}
+
+static void x509_freep(X509 **x509)
+{
+    X509_free(*x509);
+}
+
+static void pkey_freep(EVP_PKEY **pkey)
+{
+    EVP_PKEY_free(*pkey);
+}
+
+/* A key with a passphrase is refused instead of asked for on the terminal. */
+static int no_passphrase(char *buf, int size, int rwflag, void *ctx)
+{
+    (void)buf;
+    (void)size;
+    (void)rwflag;
+    (void)ctx;
+    return -1;
+}
+
+static BIO *bio_over(const shoal_buf *pem)
+{
+    SHOAL_ASSERT(pem->length <= INT_MAX);
+    return BIO_new_mem_buf(pem->data, (int)pem->length);
+}
+
+/* Every certificate in the file parses; the first is returned for the caller to free. */
+static shoal_status read_certificates(const char *path, const shoal_buf *pem, X509 **ret_first,
+                                      shoal_err *err)
+{
+    SHOAL_CLEANUP(bio_freep) BIO *bio = bio_over(pem);
+    SHOAL_CLEANUP(x509_freep)
+    X509 *first = bio ? PEM_read_bio_X509(bio, NULL, no_passphrase, NULL) : NULL;
+    if (!first) {
+        ERR_clear_error();
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "%s: holds no PEM certificate (-----BEGIN CERTIFICATE-----)", path);
+    }
+    for (;;) {
+        SHOAL_CLEANUP(x509_freep) X509 *next = PEM_read_bio_X509(bio, NULL, no_passphrase, NULL);
+        if (next) {
+            continue;
+        }
+        bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+        ERR_clear_error();
+        if (!at_end) {
+            return shoal_err_set(err, SHOAL_E_INVALID, "%s: a later certificate is malformed",
+                                 path);
+        }
+        break;
+    }
+    *ret_first = SHOAL_STEAL(first);
+    return SHOAL_OK;
+}
+
+static shoal_status check_dates(const char *path, const X509 *cert, shoal_err *err)
+{
+    if (X509_cmp_current_time(X509_get0_notBefore(cert)) > 0) {
+        return shoal_err_set(err, SHOAL_E_AUTH,
+                             "%s: the certificate is not valid yet; check this machine's clock",
+                             path);
+    }
+    if (X509_cmp_current_time(X509_get0_notAfter(cert)) < 0) {
+        return shoal_err_set(err, SHOAL_E_AUTH, "%s: the certificate has expired; issue a new one",
+                             path);
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status check_key(const shoal_rpc_tls *tls, const pem_files *files, const X509 *cert,
+                              shoal_err *err)
+{
+    SHOAL_CLEANUP(bio_freep) BIO *bio = bio_over(&files->key);
+    SHOAL_CLEANUP(pkey_freep)
+    EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL) : NULL;
+    ERR_clear_error();
+    if (!key) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "%s: holds no PEM private key without a passphrase", tls->key);
+    }
+    int match = X509_check_private_key(cert, key);
+    ERR_clear_error();
+    if (match != 1) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s: is not the key of the certificate in %s",
+                             tls->key, tls->cert);
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status require_path(const char *name, const char *path, shoal_err *err)
+{
+    if (path && path[0] != '\0') {
+        return SHOAL_OK;
+    }
+    return shoal_err_set(err, SHOAL_E_INVALID,
+                         "tls: %s is missing; ca, cert and key are given together or not at all",
+                         name);
+}
+
+static shoal_status load(const shoal_rpc_tls *tls, pem_files *files, shoal_err *err)
+{
+    SHOAL_TRY(require_path("ca", tls->ca, err));
+    SHOAL_TRY(require_path("cert", tls->cert, err));
+    SHOAL_TRY(require_path("key", tls->key, err));
+    SHOAL_TRY(shoal_file_read(tls->ca, PEM_BYTES_MAX, &files->ca, err));
+    SHOAL_TRY(shoal_file_read(tls->cert, PEM_BYTES_MAX, &files->cert, err));
+    SHOAL_TRY(shoal_file_read(tls->key, PEM_BYTES_MAX, &files->key, err));
+    SHOAL_CLEANUP(x509_freep) X509 *authority = NULL;
+    SHOAL_CLEANUP(x509_freep) X509 *own = NULL;
+    SHOAL_TRY(read_certificates(tls->ca, &files->ca, &authority, err));
+    SHOAL_TRY(read_certificates(tls->cert, &files->cert, &own, err));
+    SHOAL_TRY(check_dates(tls->ca, authority, err));
+    SHOAL_TRY(check_dates(tls->cert, own, err));
+    return check_key(tls, files, own, err);
+}
+
+/* --- credentials ------------------------------------------------------------------------------ */
+
+shoal_status shoal_rpc_tls_client(const shoal_rpc_tls *tls, grpc_channel_credentials **ret_creds,
+                                  shoal_err *err)
+{
+    SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};
+    SHOAL_TRY(load(tls, &files, err));
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = files.key.data,
+                                       .cert_chain = files.cert.data};
+    grpc_channel_credentials *creds =
+        grpc_ssl_credentials_create_ex(files.ca.data, &pair, NULL, NULL);
+    if (!creds) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s: gRPC does not take these credentials",
+                             tls->cert);
+    }
+    *ret_creds = creds;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_rpc_tls_server(const shoal_rpc_tls *tls, grpc_server_credentials **ret_creds,
+                                  shoal_err *err)
+{
+    SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};
+    SHOAL_TRY(load(tls, &files, err));
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = files.key.data,
+                                       .cert_chain = files.cert.data};
+    /* Each step takes what the one before made. */
+    grpc_ssl_server_certificate_config *config =
+        grpc_ssl_server_certificate_config_create(files.ca.data, &pair, 1);
+    grpc_ssl_server_credentials_options *options =
+        grpc_ssl_server_credentials_create_options_using_config(
+            GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, config);
+    grpc_server_credentials *creds = grpc_ssl_server_credentials_create_with_options(options);
+    if (!creds) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s: gRPC does not take these credentials",
+                             tls->cert);
+    }
+    *ret_creds = creds;
+    return SHOAL_OK;
+}
+
+/* --- the peer --------------------------------------------------------------------------------- */
+
+/* The one value of a property, when it is short text. A longer one is not cut: two peers must not
+ * become one. */
+static bool take_property(const grpc_auth_context *context, const char *name,
+                          char ret_value[SHOAL_RPC_IDENTITY_MAX])
+{
+    grpc_auth_property_iterator it = grpc_auth_context_find_properties_by_name(context, name);
+    const grpc_auth_property *property = grpc_auth_property_iterator_next(&it);
+    if (!property || property->value_length == 0 ||
+        property->value_length >= SHOAL_RPC_IDENTITY_MAX) {
+        return false;
+    }
+    for (size_t i = 0; i < property->value_length; i++) {
+        if (property->value[i] < 0x21 || property->value[i] > 0x7e) {
+            return false;
+        }
+    }
+    memcpy(ret_value, property->value, property->value_length);
+    ret_value[property->value_length] = '\0';
+    return true;
+}
+
+bool shoal_rpc_tls_identity(grpc_call *grpc, char ret_identity[SHOAL_RPC_IDENTITY_MAX])
+{
+    ret_identity[0] = '\0';
+    grpc_auth_context *context = grpc_call_auth_context(grpc);
+    if (!context) {
+        return false;
+    }
+    bool authenticated = grpc_auth_context_peer_is_authenticated(context) != 0;
+    if (authenticated && !take_property(context, GRPC_PEER_SPIFFE_ID_PROPERTY_NAME, ret_identity)) {
+        (void)take_property(context, GRPC_X509_CN_PROPERTY_NAME, ret_identity);
+    }
+    grpc_auth_context_release(context);
+    return authenticated;
+}
