@@ -22,7 +22,8 @@ typedef struct shoal_err {
 
 /* Records code and a printf-formatted text (cut at 255 bytes); returns code, so that
  * `return shoal_err_set(err, SHOAL_E_INVALID, "...", ...)` reads as one thought. */
-#define shoal_err_set(err, code, ...) shoal_err_set_at((err), (code), __FILE__, __LINE__, __VA_ARGS__)
+#define shoal_err_set(err, code, ...)                                                              \
+    shoal_err_set_at((err), (code), __FILE__, __LINE__, __VA_ARGS__)
 
 shoal_status shoal_err_set_at(shoal_err *err, shoal_status code, const char *file, int line,
                               const char *format, ...) __attribute__((format(printf, 5, 6)));

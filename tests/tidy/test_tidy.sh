@@ -1,0 +1,161 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Proves that each rule of tidy.sh fires where it should and nowhere else, on a small tree of its own.
+#   test_tidy.sh CC
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+cc=$1
+tree=$(mktemp -d) || exit 2
+trap 'rm -rf "$tree"' EXIT
+trap 'exit 2' HUP INT TERM
+failed=0
+spdx='/* SPDX-License-Identifier: Apache-2.0 */'
+
+put() { # path, then lines
+    mkdir -p "$tree/$(dirname "$1")"
+    file=$tree/$1
+    shift
+    printf '%s\n' "$@" >"$file"
+}
+
+empty() {
+    rm -rf "$tree"
+    mkdir -p "$tree"
+}
+
+# expect WHAT TEXT: tidy reports exactly the line TEXT, or nothing when TEXT is empty.
+expect() {
+    rule=$1
+    expected=$2
+    shift 2
+    said=$("$here/tidy.sh" "$rule" "$tree" "$@")
+    status=$?
+    if [ "$said" != "$expected" ] || { [ -z "$expected" ] && [ $status -ne 0 ]; } ||
+        { [ -n "$expected" ] && [ $status -eq 0 ]; }; then
+        printf 'test_tidy: expected <%s>\n           found    <%s> (status %d)\n' "$expected" "$said" $status
+        failed=1
+    fi
+}
+
+# one PATH LINE TEXT: a source of the licence and one line, judged alone.
+one() {
+    empty
+    put "$1" "$spdx" "$2"
+    put "$(dirname "$1")/CMakeLists.txt" '# SPDX-License-Identifier: Apache-2.0' "$(basename "$1")"
+    expect source "${3:+$1:2: $3}"
+}
+
+one common/kv/a.c '#include "common/base/buf.h"' ''
+one common/kv/a.c '#include "common/kv/kv.h"' ''
+one common/kv/a.c '#include "common/model/model.h"' \
+    'include direction: common/kv stands before common/model'
+one common/kv/a.c '#include "common/sample/sample.h"' \
+    'include direction: common/kv stands before common/sample'
+one common/base/a.c '#include "edge/coop/gen.h"' 'include direction: common knows no edge'
+one common/base/a.c '#include "protocol/wire/msg.h"' 'include direction: common knows no protocol'
+one protocol/rpc/a.c '#include "cloud/server/x.h"' 'include direction: protocol knows no cloud'
+one protocol/wire/a.c '#include "protocol/rpc/x.h"' \
+    'include direction: protocol/wire stands before protocol/rpc'
+one edge/coop/a.c '#include "cloud/server/x.h"' \
+    'include direction: edge and cloud never include each other'
+one cloud/server/a.c '#include "edge/coop/x.h"' \
+    'include direction: edge and cloud never include each other'
+one edge/client/a.c '#include "common/base/buf.h"' \
+    'include direction: the client library stands alone'
+one edge/http/a.c '#include <uv.h>' ''
+one edge/http/a.h '#include <uv.h>' \
+    'uv.h in a header: third-party headers belong in adapter .c files'
+one edge/http/a_internal.h '#include <uv.h>' ''
+one edge/http/a.c '#include "edge/http/a_internal.h"' ''
+one edge/coop/a.c '#include "edge/http/a_internal.h"' \
+    'include direction: edge/http/a_internal.h belongs to its folder alone'
+one protocol/rpc/a.h '#include <grpc/grpc.h>' \
+    'grpc/grpc.h in a header: third-party headers belong in adapter .c files'
+one common/base/a.c 'x = atoi (s);' \
+    'atoi is banned, use strtoll or strtod with a check of the end'
+one common/base/a.c 'strcpy(a, b);' \
+    'strcpy is banned, use memcpy with a checked length, or shoal_buf'
+one common/base/a.c 'x.gets(a); y->rand(); my_rand(); strand();' ''
+one common/base/a.c '/* atoi( */ "atoi(" // atoi(' ''
+one common/base/a.c 'x = "\"" + atof(s);' \
+    'atof is banned, use strtoll or strtod with a check of the end'
+one common/base/a.c 'exit(1);' \
+    'exit is banned, use a returned status; only the file with main may end the program'
+one edge/cli/a.c 'int main(void) { exit(1); }' ''
+one common/base/a.c 'abort();' 'abort is banned, use SHOAL_ASSERT'
+one common/base/assert.c 'abort();' ''
+one common/base/a.c 'free(p);' 'free is banned outside common/base/mem.c, use shoal_free'
+one common/base/a.c 'free(p); /* tidy-allow: made by the library */' ''
+one common/base/mem.c 'free(p);' ''
+one edge/client/a.c 'free(p);' ''
+one edge/cli/a.c 'free(p);' ''
+one tests/unit/a.c 'free(p);' ''
+one edge/coop/a.c 'p = malloc (3);' 'malloc is banned outside common/base/mem.c, use shoal_calloc'
+one common/base/a.c "$(printf 'a\tb')" 'tab: indent with 4 spaces'
+one common/base/a.c "$(printf '%0100d' 1)" ''
+one common/base/a.c "$(printf '%0101d' 1)" 'line longer than 100 columns'
+one common/base/a.c "$(printf '%099d\303\274' 1)" ''
+one common/base/a.c "/* FIX""ME */" 'fix it, or write what hurts and when'
+
+# A comment over lines hides what it holds.
+empty
+put tests/a.c "$spdx" '/* atoi(x)' 'atoi(x) */ atoi(x);'
+expect source 'tests/a.c:3: atoi is banned, use strtoll or strtod with a check of the end'
+
+empty
+put tests/a.c 'int x;'
+expect source 'tests/a.c:1: no SPDX-License-Identifier line'
+empty
+put tests/a.sh '#!/bin/sh' '# SPDX-License-Identifier: Apache-2.0'
+expect source ''
+
+for lines in 1000 1001; do
+    empty
+    put tests/a.c "$spdx"
+    awk -v n="$lines" 'BEGIN { for (i = 1; i < n; i++) print "int x;" }' >>"$tree/tests/a.c"
+    [ "$lines" = 1000 ] && expect source '' ||
+        expect source 'tests/a.c:1001: file longer than 1000 lines: look for a seam'
+done
+put tests/b.c "$spdx" '/* tidy-allow: table */'
+sed 1d "$tree/tests/a.c" >>"$tree/tests/b.c"
+rm "$tree/tests/a.c"
+expect source ''
+
+for bytes in 262144 262145; do
+    empty
+    put tests/blob x
+    mkdir -p "$tree/deploy/models"
+    head -c "$bytes" /dev/zero >"$tree/tests/blob"
+    head -c "$bytes" /dev/zero >"$tree/deploy/models/blob"
+    [ "$bytes" = 262144 ] && expect source '' ||
+        expect source 'tests/blob:1: 256 KiB, larger than 256 KiB: blobs stay out of git'
+done
+
+empty
+put common/base/README.md "$(awk 'BEGIN { for (i = 1; i < 61; i++) print i; printf "61" }')"
+expect source 'common/base/README.md:61: README longer than 60 lines'
+
+empty
+put common/base/a.c "$spdx"
+put common/base/b/c.c "$spdx"
+put common/base/CMakeLists.txt '# SPDX-License-Identifier: Apache-2.0' 'f(b/c.c aa.c)'
+expect source 'common/base/a.c:1: dead file: no CMakeLists.txt names it'
+
+empty
+put common/base/good.h "$spdx" '#include <stddef.h>' 'size_t f(void);'
+expect headers '' "$cc"
+put common/base/poor.h "$spdx" 'size_t f(void);'
+"$here/tidy.sh" headers "$tree" "$cc" | grep -q '^common/base/poor.h:1: does not compile alone$' || {
+    echo 'test_tidy: a header that needs another was not found'
+    failed=1
+}
+
+empty
+put a.c 'int shoal_x; static int y; int *shoal_p(void); int *shoal_p(void) { return &y; }'
+(cd "$tree" && "$cc" -c a.c && ar rc libshoal_a.a a.o) || failed=1
+expect symbols ''
+put b.c 'int loose;'
+(cd "$tree" && "$cc" -c b.c && ar rc libshoal_a.a b.o && ar rc libother.a b.o) || failed=1
+expect symbols 'libshoal_a.a:1: global symbol loose of b.o does not begin with shoal_'
+
+exit $failed
