@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The inside of a tokenizer: the token table, the map from text to id, the tree of special texts,
+ * the merge engine and the two ways of cutting text. Private to this folder. Immutable after
+ * shoal_tokenizer_new; everything that changes during a call lives in a shoal_encoder.
+ */
+#ifndef SHOAL_TOKENIZER_VOCAB_H
+#define SHOAL_TOKENIZER_VOCAB_H
+
+#include "common/tokenizer/tokenizer.h"
+
+enum {
+    SHOAL_VOCAB_BYTES_MAX = 256 << 20, /* bytes of all token texts together */
+    SHOAL_MERGES_MAX = 4 << 20,        /* merge rules */
+    SHOAL_PROBES_MAX = 1024,           /* steps of one hash look-up: more means a crafted file */
+    SHOAL_SPECIAL_TEXT_MAX = 256,      /* bytes of a token that is looked for in plain text */
+    SHOAL_SPECIAL_BYTES_MAX = 4 << 20, /* bytes of all of those */
+    SHOAL_CHAT_TEMPLATE_MAX = 1 << 20, /* bytes of the chat template */
+    SHOAL_SEGMENT_MAX = 1 << 18,       /* symbols merged in one go: longer stretches are cut */
+    SHOAL_END_TOKENS_MAX = 32          /* tokens that end a generation */
+};
+
+/* tokenizer.ggml.token_type */
+enum {
+    SHOAL_TOKEN_NORMAL = 1,
+    SHOAL_TOKEN_UNKNOWN = 2,
+    SHOAL_TOKEN_CONTROL = 3,
+    SHOAL_TOKEN_USER = 4,
+    SHOAL_TOKEN_UNUSED = 5,
+    SHOAL_TOKEN_BYTE = 6
+};
+
+typedef enum shoal_vocab_kind {
+    SHOAL_VOCAB_SPM,
+    SHOAL_VOCAB_BPE
+} shoal_vocab_kind;
+
+typedef struct shoal_token {
+    uint32_t offset; /* into the texts */
+    uint32_t length;
+    float score;   /* SPM: higher merges first */
+    uint32_t type; /* whole words: the table is hashed as it lies, so it has no padding */
+} shoal_token;
+
+/* --- text -> id (vocab_map.c) ---------------------------------------------------------------- */
+
+/* Open addressing over a polynomial hash modulo 2^61 - 1. The hash of two texts joined follows
+ * from theirs in constant time, so that merging never walks over the text again. */
+typedef struct shoal_vocab_map {
+    uint32_t *ids;    /* id + 1; 0: free */
+    uint32_t *tags;   /* bits of the hash, compared before the text */
+    size_t mask;      /* slots - 1 */
+    uint64_t *powers; /* powers[n]: what the hash of a text is multiplied by to append n bytes */
+} shoal_vocab_map;
+
+/* --- special texts (special.c) --------------------------------------------------------------- */
+
+/* A tree over the texts of control and user-defined tokens, children next to each other and
+ * sorted, so that finding the longest text at a place costs its length. */
+typedef struct shoal_special_node {
+    uint32_t first_child;
+    uint32_t n_children;
+    int32_t id; /* token that ends here, or -1 */
+    uint8_t byte;
+} shoal_special_node;
+
+typedef struct shoal_special {
+    shoal_special_node *nodes; /* NULL: no special texts */
+    size_t n_nodes;
+    uint32_t roots[256]; /* index of the node for a first byte, 0: none */
+    bool has_user;       /* any of them is user-defined */
+} shoal_special;
+
+/* --- merge rules of BPE (bpe.c) -------------------------------------------------------------- */
+
+typedef struct shoal_merge_slot {
+    uint64_t pair; /* left id << 32 | right id */
+    uint32_t rank; /* rank + 1; 0: free */
+    int32_t id;    /* what the pair becomes */
+} shoal_merge_slot;
+
+typedef struct shoal_bpe_split shoal_bpe_split;
+
+/* A chat template of the closed set; chat.c. */
+typedef struct shoal_chat_template shoal_chat_template;
+
+struct shoal_tokenizer {
+    shoal_vocab_kind kind;
+    shoal_token *tokens;
+    size_t n_vocab;
+    char *texts;
+    size_t texts_length;
+    size_t length_max; /* longest token text */
+    shoal_vocab_map map;
+    shoal_special special;
+    int32_t byte_ids[256]; /* -1: the unknown token stands for it */
+    int32_t bos;
+    int32_t eos;
+    int32_t eot;
+    int32_t unknown;
+    bool add_bos;
+    bool add_space_prefix;
+    int32_t end_ids[SHOAL_END_TOKENS_MAX];
+    size_t n_end_ids;
+
+    /* SPM: bit set of pairs of neighbouring characters that occur inside some token. */
+    uint64_t *neighbours;
+    uint64_t neighbours_mask; /* bits - 1 */
+
+    /* BPE */
+    shoal_merge_slot *merges;
+    size_t merges_mask; /* slots - 1 */
+    bool ignore_merges; /* a piece that is a token as a whole becomes that token */
+    const char *pre;    /* canonical name of the splitting rule, static */
+    shoal_bpe_split *split;
+
+    const shoal_chat_template *chat; /* NULL: a template that is not in the set */
+    shoal_hash hash;
+    shoal_hash template_hash;
+};
+
+static inline shoal_str shoal_vocab_text(const shoal_tokenizer *tokenizer, size_t id)
+{
+    const shoal_token *token = &tokenizer->tokens[id];
+    return (shoal_str){.data = tokenizer->texts + token->offset, .length = token->length};
+}
+
+/* True for tokens that plain text may become. */
+static inline bool shoal_vocab_is_plain(const shoal_tokenizer *tokenizer, int32_t id)
+{
+    uint32_t type = tokenizer->tokens[id].type;
+    return type == SHOAL_TOKEN_NORMAL || type == SHOAL_TOKEN_USER;
+}
+
+/* vocab.c: everything read from the file but merges and template. */
+shoal_status shoal_vocab_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err);
+/* Length of an array that may be absent (*ret_n = 0 and SHOAL_OK then). */
+shoal_status shoal_vocab_array(const shoal_gguf *gguf, const char *key,
+                               shoal_gguf_kind *ret_element, size_t *ret_n, bool *ret_present,
+                               shoal_err *err);
+
+/* vocab_map.c */
+shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err);
+void shoal_vocab_map_fini(shoal_vocab_map *map);
+uint64_t shoal_vocab_hash(const char *data, size_t n);
+uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64_t right,
+                               size_t right_length);
+/* The id of text a followed by b, or -1. hash is that of the whole. */
+int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str a, shoal_str b);
+
+/* special.c */
+shoal_status shoal_special_init(shoal_tokenizer *tokenizer, shoal_err *err);
+void shoal_special_fini(shoal_special *special);
+/* The longest special text at p, -1 when there is none. Control tokens only if with_control. */
+int32_t shoal_special_match(const shoal_tokenizer *tokenizer, const char *p, size_t n,
+                            bool with_control, size_t *ret_length);
+
+/* --- the merge engine (merge.c) -------------------------------------------------------------- */
+
+typedef struct shoal_symbol {
+    uint64_t hash;   /* SPM: hash of its text */
+    uint32_t begin;  /* SPM: into the segment's text */
+    uint32_t length; /* bytes; 0: swallowed by its left neighbour */
+    uint32_t prev;
+    uint32_t next;
+    int32_t id; /* -1: no token has this text */
+} shoal_symbol;
+
+/* A merge that is possible: key orders by priority, then from left to right. */
+typedef struct shoal_pair {
+    uint64_t key; /* priority << 32 | left symbol; lowest first; UINT64_MAX: cannot merge */
+    uint32_t length;
+    int32_t id;
+} shoal_pair;
+
+/* State of one shoal_tokenizer_encode call. */
+typedef struct shoal_encoder {
+    const shoal_tokenizer *tokenizer;
+    int32_t *ids;
+    size_t n_ids;
+    size_t ids_capacity;
+    shoal_symbol *symbols;
+    size_t n_symbols;
+    size_t symbols_capacity;
+    shoal_pair *heap;
+    size_t n_heap;
+    size_t heap_capacity;
+    char *text; /* SPM: the escaped segment the symbols lie in */
+    size_t text_length;
+    size_t text_capacity;
+    uint32_t last_char; /* SPM: bytes of the last character appended */
+    void *match;        /* BPE: match data of the splitter */
+} shoal_encoder;
+
+shoal_status shoal_encoder_push_id(shoal_encoder *encoder, int32_t id);
+shoal_status shoal_encoder_push_symbol(shoal_encoder *encoder, shoal_symbol symbol);
+/* Merges encoder->symbols as far as the vocabulary allows; what is left stands at the front. */
+shoal_status shoal_encoder_merge(shoal_encoder *encoder);
+/* The token for one byte, or the unknown token. */
+int32_t shoal_vocab_byte(const shoal_tokenizer *tokenizer, uint8_t byte);
+
+/* Whether two neighbouring symbols merge, how urgently (lowest first) and into what. */
+bool shoal_spm_pair(const shoal_encoder *encoder, const shoal_symbol *left,
+                    const shoal_symbol *right, uint32_t *ret_priority, int32_t *ret_id);
+bool shoal_bpe_pair(const shoal_tokenizer *tokenizer, int32_t left, int32_t right,
+                    uint32_t *ret_priority, int32_t *ret_id);
+
+/* spm.c */
+/* The byte of "<0xAB>", or -1. */
+int shoal_spm_byte_of_text(shoal_str text);
+shoal_status shoal_spm_init(shoal_tokenizer *tokenizer, shoal_err *err);
+shoal_status shoal_spm_encode(shoal_encoder *encoder, const char *text, size_t n,
+                              bool space_prefix);
+
+/* bpe.c */
+shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err);
+shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n, shoal_err *err);
+/* The character that stands for a byte in BPE texts: 1 or 2 bytes of UTF-8. */
+size_t shoal_bpe_char_of_byte(uint8_t byte, char ret_char[2]);
+/* The byte a code point of BPE texts stands for, or -1. */
+int shoal_bpe_byte_of_char(uint32_t code_point);
+
+/* bpe_split.c: the adapter to PCRE2 */
+shoal_status shoal_bpe_split_new(shoal_str pre, shoal_bpe_split **ret_split, const char **ret_pre,
+                                 bool *ret_ignore_merges, shoal_err *err);
+void shoal_bpe_split_free(shoal_bpe_split *split);
+SHOAL_DEFINE_CLEANUP(shoal_bpe_split, shoal_bpe_split_free)
+shoal_status shoal_bpe_match_new(const shoal_bpe_split *split, void **ret_match);
+void shoal_bpe_match_free(void *match);
+/* Length of the piece that begins at offset of the valid UTF-8 text; at least 1 for n > offset. */
+shoal_status shoal_bpe_split_next(const shoal_bpe_split *split, void *match, const char *text,
+                                  size_t n, size_t offset, size_t *ret_length, shoal_err *err);
+
+/* chat.c */
+shoal_status shoal_chat_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err);
+
+#endif
