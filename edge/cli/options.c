@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "edge/cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help_text[] =
+    "Usage: shoal ask [options] TEXT...     one answer; TEXT - reads standard input\n"
+    "       shoal chat [options]            a conversation; /help lists its commands\n"
+    "       shoal status [options]          is the edge there, and which models?\n"
+    "\n"
+    "Talks to a Shoal edge, which answers with its own small model and borrows the\n"
+    "cloud's large one where it must. Every token shows where it came from.\n"
+    "\n"
+    "Connection\n"
+    "  --url URL          http://host:port or unix:/path\n"
+    "                     (default $SHOAL_URL, else http://127.0.0.1:8088)\n"
+    "  --timeout SECONDS  give up on an answer after so long (default: never)\n"
+    "  $SHOAL_API_KEY     is sent as a bearer token when set\n"
+    "\n"
+    "Answer\n"
+    "  --mode MODE        local   nothing leaves the device\n"
+    "                     exact   the edge drafts, the cloud verifies every token\n"
+    "                     cloud   the cloud writes, the edge relays\n"
+    "                     (default: the edge's own setting)\n"
+    "  --max-tokens N     at most N tokens\n"
+    "  --temp T           temperature, 0 to 10; 0 always takes the likeliest token\n"
+    "  --top-p P          only the likeliest tokens that together hold P, 0 < P <= 1\n"
+    "  --top-k K          only the K likeliest tokens; 0 keeps all\n"
+    "  --seed N           same seed, same answer\n"
+    "  --stop TEXT        end before TEXT; up to 16 times\n"
+    "  --system TEXT      a system message before the conversation\n"
+    "  --raw              continue TEXT itself, without a chat template (ask only)\n"
+    "\n"
+    "Output\n"
+    "  --plain            text alone, as when the output is not a terminal\n"
+    "  --no-color         mark tiers by a line of ~ - = instead of colours; so does\n"
+    "                     $NO_COLOR\n"
+    "  --trace            afterwards list every token: tier, confidence, round, time\n"
+    "  --json             one JSON object with text, tokens and usage (ask, status)\n"
+    "  -h, --help         this text\n"
+    "  -V, --version      the version\n"
+    "\n"
+    "Ctrl-C ends an answer. Exit status: 0 done, 1 failed, 2 wrong usage.\n";
+
+/* "shoal: --mode deep is not ...": the option or command, its value if any, what is wrong. */
+static int usage_error(const char *what, const char *name, const char *value)
+{
+    (void)fprintf(stderr, "shoal: %s%s%s%s\n", name, value ? " " : "", value ? value : "", what);
+    (void)fprintf(stderr, "Try \"shoal --help\".\n");
+    return CLI_USAGE;
+}
+
+static bool read_int(const char *text, long long low, long long high, long long *ret_value)
+{
+    char *end = NULL;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    bool ok = end != text && *end == '\0' && errno == 0 && value >= low && value <= high;
+    if (ok) {
+        *ret_value = value;
+    }
+    return ok;
+}
+
+static bool read_double(const char *text, double low, double high, double *ret_value)
+{
+    char *end = NULL;
+    double value = strtod(text, &end);
+    bool ok = end != text && *end == '\0' && value >= low && value <= high;
+    if (ok) {
+        *ret_value = value;
+    }
+    return ok;
+}
+
+bool cli_mode_ok(const char *mode)
+{
+    return strcmp(mode, "local") == 0 || strcmp(mode, "exact") == 0 || strcmp(mode, "cloud") == 0;
+}
+
+enum {
+    OPT_URL = 256,
+    OPT_TIMEOUT,
+    OPT_MODE,
+    OPT_MAX_TOKENS,
+    OPT_TEMP,
+    OPT_TOP_P,
+    OPT_TOP_K,
+    OPT_SEED,
+    OPT_STOP,
+    OPT_SYSTEM,
+    OPT_RAW,
+    OPT_PLAIN,
+    OPT_NO_COLOR,
+    OPT_TRACE,
+    OPT_JSON
+};
+
+static const struct option long_options[] = {
+    {"url", required_argument, NULL, OPT_URL},
+    {"timeout", required_argument, NULL, OPT_TIMEOUT},
+    {"mode", required_argument, NULL, OPT_MODE},
+    {"max-tokens", required_argument, NULL, OPT_MAX_TOKENS},
+    {"temp", required_argument, NULL, OPT_TEMP},
+    {"top-p", required_argument, NULL, OPT_TOP_P},
+    {"top-k", required_argument, NULL, OPT_TOP_K},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"stop", required_argument, NULL, OPT_STOP},
+    {"system", required_argument, NULL, OPT_SYSTEM},
+    {"raw", no_argument, NULL, OPT_RAW},
+    {"plain", no_argument, NULL, OPT_PLAIN},
+    {"no-color", no_argument, NULL, OPT_NO_COLOR},
+    {"trace", no_argument, NULL, OPT_TRACE},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+/* Options with a number. */
+static int take_number(cli_options *o, int option, const char *value)
+{
+    long long n = 0;
+    double x = 0.0;
+    switch (option) {
+    case OPT_TIMEOUT:
+        if (!read_double(value, 0.001, 86400.0, &x)) {
+            return usage_error(" is not a number of seconds from 0.001 to 86400", "--timeout",
+                               value);
+        }
+        o->timeout_ms = (uint32_t)(x * 1000.0 + 0.5);
+        return CLI_GO_ON;
+    case OPT_MAX_TOKENS:
+        if (!read_int(value, 1, INT32_MAX, &n)) {
+            return usage_error(" is not a number from 1 to 2147483647", "--max-tokens", value);
+        }
+        o->max_tokens = (int32_t)n;
+        return CLI_GO_ON;
+    case OPT_TEMP:
+        return read_double(value, 0.0, 10.0, &o->temperature)
+                   ? CLI_GO_ON
+                   : usage_error(" is not a number from 0 to 10", "--temp", value);
+    case OPT_TOP_P:
+        return read_double(value, 1e-9, 1.0, &o->top_p)
+                   ? CLI_GO_ON
+                   : usage_error(" is not a number above 0 and up to 1", "--top-p", value);
+    case OPT_TOP_K:
+        if (!read_int(value, 0, INT32_MAX, &n)) {
+            return usage_error(" is not a number from 0 to 2147483647", "--top-k", value);
+        }
+        o->top_k = (int32_t)n;
+        return CLI_GO_ON;
+    default:
+        if (!read_int(value, 0, INT64_MAX, &n)) {
+            return usage_error(" is not a number from 0 to 9223372036854775807", "--seed", value);
+        }
+        o->seed = n;
+        return CLI_GO_ON;
+    }
+}
+
+static int take_stop(cli_options *o, const char *value)
+{
+    if (o->n_stops == SHOAL_CLIENT_STOPS_MAX) {
+        return usage_error(" is one stop text too many; at most 16", "--stop", value);
+    }
+    if (!value[0]) {
+        return usage_error(" needs a text that is not empty", "--stop", NULL);
+    }
+    o->stops[o->n_stops++] = value;
+    return CLI_GO_ON;
+}
+
+static int take_option(cli_options *o, int option, const char *value)
+{
+    switch (option) {
+    case OPT_URL:
+        o->url = value;
+        return CLI_GO_ON;
+    case OPT_MODE:
+        o->mode = value;
+        return cli_mode_ok(value) ? CLI_GO_ON
+                                  : usage_error(" is not local, exact or cloud", "--mode", value);
+    case OPT_STOP:
+        return take_stop(o, value);
+    case OPT_SYSTEM:
+        o->system = value;
+        return CLI_GO_ON;
+    case OPT_RAW:
+        o->raw = true;
+        return CLI_GO_ON;
+    case OPT_PLAIN:
+        o->plain = true;
+        return CLI_GO_ON;
+    case OPT_NO_COLOR:
+        o->no_color = true;
+        return CLI_GO_ON;
+    case OPT_TRACE:
+        o->trace = true;
+        return CLI_GO_ON;
+    case OPT_JSON:
+        o->json = true;
+        return CLI_GO_ON;
+    case 'h':
+        (void)fputs(help_text, stdout);
+        return CLI_OK;
+    case 'V':
+        (void)puts("shoal " SHOAL_CLI_VERSION);
+        return CLI_OK;
+    case '?':
+        (void)fprintf(stderr, "Try \"shoal --help\".\n");
+        return CLI_USAGE; /* getopt has said which */
+    default:
+        return take_number(o, option, value);
+    }
+}
+
+static int take_command(cli_options *o, char **words, int n_words)
+{
+    if (n_words == 0) {
+        return usage_error("a command is missing: ask, chat or status", "", NULL);
+    }
+    const char *name = words[0];
+    o->words = words + 1;
+    o->n_words = n_words - 1;
+    if (strcmp(name, "ask") == 0) {
+        o->command = CLI_ASK;
+        return o->n_words > 0 ? CLI_GO_ON
+                              : usage_error(": the text is missing; - reads it from standard input",
+                                            "ask", NULL);
+    }
+    if (strcmp(name, "chat") == 0) {
+        o->command = CLI_CHAT;
+    } else if (strcmp(name, "status") == 0) {
+        o->command = CLI_STATUS;
+    } else {
+        return usage_error(": no such command; there are ask, chat and status", name, NULL);
+    }
+    if (o->n_words > 0) {
+        return usage_error(" is one argument too many", name, o->words[0]);
+    }
+    if (o->raw) {
+        return usage_error(" goes with ask only", "--raw", NULL);
+    }
+    if (o->json && o->command == CLI_CHAT) {
+        return usage_error(" goes with ask and status only", "--json", NULL);
+    }
+    return CLI_GO_ON;
+}
+
+int cli_options_parse(int argc, char **argv, cli_options *ret_options)
+{
+    *ret_options = (cli_options){
+        .max_tokens = -1, .temperature = -1.0, .top_p = -1.0, .top_k = -1, .seed = -1};
+    for (;;) {
+        int option = getopt_long(argc, argv, "hV", long_options, NULL);
+        if (option == -1) {
+            break;
+        }
+        int status = take_option(ret_options, option, optarg);
+        if (status != CLI_GO_ON) {
+            return status;
+        }
+    }
+    if (ret_options->raw && ret_options->system) {
+        return usage_error(" has no place for --system", "--raw", NULL);
+    }
+    return take_command(ret_options, argv + optind, argc - optind);
+}

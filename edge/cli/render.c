@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a person sees: the text as it comes, each token in its tier's look. One hue from light to
+ * deep and an underline of its own shape per tier, so that neither colour vision nor a particular
+ * theme is needed; without colours, a line of marks below each line.
+ */
+#include "edge/cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <wchar.h>
+
+typedef struct look {
+    const char *name;
+    char mark;
+    const char *on; /* 256-colour blue, then underline: 3 curly, 5 dashed, 2 double */
+} look;
+
+static const look looks[SHOAL_CLIENT_TIERS] = {
+    {"edge, early exit", '~', "\x1b[38;5;117m\x1b[4:3m"},
+    {"edge, full depth", '-', "\x1b[38;5;75m\x1b[4:5m"},
+    {"cloud", '=', "\x1b[38;5;33m\x1b[4:2m"},
+};
+static const char off[] = "\x1b[0m";
+
+static bool wants_color(const cli_options *options)
+{
+    const char *no_color = getenv("NO_COLOR");
+    const char *term = getenv("TERM");
+    return !options->no_color && !(no_color && no_color[0]) && term && term[0] &&
+           strcmp(term, "dumb") != 0;
+}
+
+static size_t terminal_width(int fd)
+{
+    struct winsize size = {0};
+    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+        return size.ws_col < CLI_WIDTH_MAX ? size.ws_col : CLI_WIDTH_MAX;
+    }
+    return 80;
+}
+
+void cli_render_init(cli_render *render, FILE *out, const cli_options *options)
+{
+    memset(render, 0, sizeof *render);
+    render->out = out;
+    render->terminal = isatty(fileno(out)) == 1;
+    render->style = CLI_STYLE_PLAIN;
+    if (render->terminal && !options->plain && !options->json) {
+        render->style = wants_color(options) ? CLI_STYLE_COLOR : CLI_STYLE_MARKS;
+    }
+    render->tier = -1;
+    render->width = terminal_width(fileno(out));
+    render->at_line_start = true;
+}
+
+/* --- characters ------------------------------------------------------------------------------ */
+
+/* The character at s (valid UTF-8, n > 0): its bytes, and its code point. */
+static size_t character(const char *s, size_t n, uint32_t *ret_code)
+{
+    const unsigned char *b = (const unsigned char *)s;
+    size_t length = b[0] < 0x80 ? 1 : b[0] >= 0xF0 ? 4 : b[0] >= 0xE0 ? 3 : 2;
+    length = length < n ? length : n;
+    uint32_t code = b[0] < 0x80 ? b[0] : b[0] & (0x7Fu >> length);
+    for (size_t i = 1; i < length; i++) {
+        code = code << 6 | (b[i] & 0x3Fu);
+    }
+    *ret_code = code;
+    return length;
+}
+
+/* Control characters other than tab and line feed, C1 and the marks that turn text around: text
+ * from a model must not move the cursor or disguise itself. */
+static bool harmful(uint32_t code)
+{
+    return (code < 0x20 && code != '\t' && code != '\n') || (code >= 0x7F && code < 0xA0) ||
+           (code >= 0x202A && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069);
+}
+
+static const char replacement[] = "\xEF\xBF\xBD";
+
+void cli_print_safe(FILE *out, const char *text, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        uint32_t code = 0;
+        size_t length = character(text + i, n - i, &code);
+        if (harmful(code)) {
+            (void)fputs(replacement, out);
+        } else {
+            (void)fwrite(text + i, 1, length, out);
+        }
+        i += length;
+    }
+}
+
+/* --- marks ----------------------------------------------------------------------------------- */
+
+static void end_marked_line(cli_render *render)
+{
+    size_t n = render->column;
+    while (n > 0 && render->marks[n - 1] == ' ') {
+        n--;
+    }
+    (void)fputc('\n', render->out);
+    if (n > 0) {
+        (void)fprintf(render->out, "%.*s\n", (int)n, render->marks);
+    }
+    render->column = 0;
+}
+
+static void put_marked(cli_render *render, const char *text, size_t n, int tier)
+{
+    char mark = tier >= 0 && tier < SHOAL_CLIENT_TIERS ? looks[tier].mark : ' ';
+    for (size_t i = 0; i < n;) {
+        uint32_t code = 0;
+        size_t length = character(text + i, n - i, &code);
+        if (code == '\n') {
+            end_marked_line(render);
+            i += length;
+            continue;
+        }
+        int columns = code < 0x80 ? 1 : wcwidth((wchar_t)code);
+        size_t cells = columns < 0 ? 1 : (size_t)columns;
+        if (render->column + cells > render->width) {
+            end_marked_line(render);
+        }
+        if (code == '\t' || harmful(code)) {
+            (void)fputs(code == '\t' ? " " : replacement, render->out);
+        } else {
+            (void)fwrite(text + i, 1, length, render->out);
+        }
+        memset(render->marks + render->column, code == ' ' || code == '\t' ? ' ' : mark, cells);
+        render->column += cells;
+        i += length;
+    }
+}
+
+/* --- colours --------------------------------------------------------------------------------- */
+
+static void set_tier(cli_render *render, int tier)
+{
+    if (tier == render->tier) {
+        return;
+    }
+    if (render->tier >= 0) {
+        (void)fputs(off, render->out);
+    }
+    if (tier >= 0) {
+        (void)fputs(looks[tier].on, render->out);
+    }
+    render->tier = tier;
+}
+
+/* Spaces between words stay bare, so that token borders can be seen and lines end clean. */
+static void put_colored(cli_render *render, const char *text, size_t n, int tier)
+{
+    int known = tier >= 0 && tier < SHOAL_CLIENT_TIERS ? tier : -1;
+    for (size_t i = 0; i < n;) {
+        size_t blank = 0;
+        while (i + blank < n && strchr(" \t\n", text[i + blank]) && text[i + blank]) {
+            blank++;
+        }
+        if (blank > 0) {
+            set_tier(render, -1);
+            (void)fwrite(text + i, 1, blank, render->out);
+        }
+        i += blank;
+        size_t word = 0;
+        while (i + word < n && !(strchr(" \t\n", text[i + word]) && text[i + word])) {
+            word++;
+        }
+        if (word > 0) {
+            set_tier(render, known);
+            cli_print_safe(render->out, text + i, word);
+        }
+        i += word;
+    }
+}
+
+/* --- events ---------------------------------------------------------------------------------- */
+
+static void put(cli_render *render, const char *text, size_t n, int tier)
+{
+    if (n == 0) {
+        return;
+    }
+    render->at_line_start = text[n - 1] == '\n';
+    if (render->style == CLI_STYLE_COLOR) {
+        put_colored(render, text, n, tier);
+    } else if (render->style == CLI_STYLE_MARKS) {
+        put_marked(render, text, n, tier);
+    } else if (render->terminal) {
+        cli_print_safe(render->out, text, n);
+    } else {
+        (void)fwrite(text, 1, n, render->out);
+    }
+}
+
+void cli_render_event(cli_render *render, const shoal_client_event *event)
+{
+    /* The event's text is what to show. As long as the tokens' texts spell it, each part gets its
+     * token's look; the rest, if any, that of the last token. */
+    size_t at = 0;
+    int tier = event->n_tokens > 0 ? event->tokens[event->n_tokens - 1].tier : -1;
+    for (size_t i = 0; i < event->n_tokens; i++) {
+        const shoal_client_token *t = &event->tokens[i];
+        if (t->n_text > event->n_text - at || memcmp(event->text + at, t->text, t->n_text) != 0) {
+            break;
+        }
+        put(render, event->text + at, t->n_text, t->tier);
+        at += t->n_text;
+    }
+    put(render, event->text + at, event->n_text - at, tier);
+    (void)fflush(render->out);
+}
+
+void cli_render_end(cli_render *render)
+{
+    if (render->style == CLI_STYLE_COLOR) {
+        set_tier(render, -1);
+    }
+    if (render->style == CLI_STYLE_MARKS && render->column > 0) {
+        end_marked_line(render);
+    } else if (!render->at_line_start) {
+        (void)fputc('\n', render->out);
+    }
+    render->at_line_start = true;
+    (void)fflush(render->out);
+}
+
+/* --- account --------------------------------------------------------------------------------- */
+
+static void print_legend(cli_render *render)
+{
+    bool color = render->style == CLI_STYLE_COLOR;
+    (void)fputs("(", render->out);
+    for (int i = 0; i < SHOAL_CLIENT_TIERS; i++) {
+        (void)fputs(i > 0 ? "   " : "", render->out);
+        if (color) {
+            (void)fprintf(render->out, "%s%s%s", looks[i].on, looks[i].name, off);
+        } else {
+            (void)fprintf(render->out, "%c %s", looks[i].mark, looks[i].name);
+        }
+    }
+    (void)fputs(")\n", render->out);
+}
+
+static void print_tiers(FILE *out, const shoal_client_result *r)
+{
+    static const char *const names[] = {"early exit", "edge", "cloud"};
+    const char *before = ": ";
+    for (int i = 0; i < SHOAL_CLIENT_TIERS; i++) {
+        if (r->n_by_tier[i] > 0) {
+            (void)fprintf(out, "%s%llu %s", before, (unsigned long long)r->n_by_tier[i], names[i]);
+            before = ", ";
+        }
+    }
+    uint64_t cloud = r->n_by_tier[SHOAL_CLIENT_TIER_CLOUD];
+    if (cloud > 0 && r->n_generated > 0) {
+        (void)fprintf(out, " (%.0f%%)", 100.0 * (double)cloud / (double)r->n_generated);
+    }
+}
+
+void cli_render_summary(cli_render *render, const cli_answer *answer)
+{
+    const shoal_client_result *r = &answer->result;
+    if (render->style == CLI_STYLE_PLAIN || r->n_generated == 0) {
+        return;
+    }
+    FILE *out = render->out;
+    bool told = r->n_by_tier[0] + r->n_by_tier[1] + r->n_by_tier[2] > 0;
+    if (told && !render->legend_shown) {
+        print_legend(render);
+        render->legend_shown = true;
+    }
+    (void)fprintf(out, "\n%llu token%s", (unsigned long long)r->n_generated,
+                  r->n_generated == 1 ? "" : "s");
+    print_tiers(out, r);
+    if (r->first_token_ms >= 0.0) {
+        (void)fprintf(out, " · first token %.0f ms", r->first_token_ms);
+    }
+    if (r->tokens_per_s >= 0.0) {
+        (void)fprintf(out, " · %.0f tok/s", r->tokens_per_s);
+    }
+    if (r->n_drafted > 0) {
+        (void)fprintf(out, " · %.0f%% of drafts accepted",
+                      100.0 * (double)r->n_accepted / (double)r->n_drafted);
+    }
+    if (r->bytes_up + r->bytes_down > 0) {
+        (void)fprintf(out, " · %llu bytes up, %llu down", (unsigned long long)r->bytes_up,
+                      (unsigned long long)r->bytes_down);
+    } else if (told) {
+        (void)fputs(" · nothing left the device", out);
+    }
+    if (r->finish == SHOAL_CLIENT_FINISH_LENGTH) {
+        (void)fputs(" · cut at the token limit", out);
+    }
+    (void)fputc('\n', out);
+    (void)fflush(out);
+}
+
+void cli_render_trace(const cli_answer *answer, FILE *out, bool terminal)
+{
+    (void)fprintf(out, "%6s  %-6s %10s %6s %9s %8s  %s\n", "token", "tier", "confidence", "round",
+                  "ms", "id", "text");
+    for (size_t i = 0; i < answer->n_tokens; i++) {
+        const cli_token *t = &answer->tokens[i];
+        (void)fprintf(out, "%6zu  %-6s", i + 1, shoal_client_tier_name(t->tier));
+        (void)(t->confidence >= 0.0 ? fprintf(out, " %10.3f", t->confidence)
+                                    : fprintf(out, " %10s", "-"));
+        (void)fprintf(out, " %6u", t->round);
+        (void)(t->ms >= 0.0 ? fprintf(out, " %9.1f", t->ms) : fprintf(out, " %9s", "-"));
+        (void)fprintf(out, " %8d  ", t->id);
+        /* Escaped as in JSON: spaces and line feeds of a token are what one looks for. */
+        const char *text = answer->token_text.data + t->text_at;
+        if (terminal) {
+            (void)fputc('"', out);
+            for (size_t j = 0; j < t->n_text; j++) {
+                if (text[j] == '\n') {
+                    (void)fputs("\\n", out);
+                } else {
+                    uint32_t code = 0;
+                    size_t length = character(text + j, t->n_text - j, &code);
+                    cli_print_safe(out, text + j, length);
+                    j += length - 1;
+                }
+            }
+            (void)fputc('"', out);
+        } else {
+            cli_json_string(out, text, t->n_text);
+        }
+        (void)fputc('\n', out);
+    }
+}
