@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-/* A session this close behind its last token catches up within a decode step. */
+/* A session this close behind its last token, or a prefill chunk if that is less, catches up
+ * within a decode step. */
 enum {
     CATCH_UP_ROWS = 32
 };
@@ -116,9 +117,10 @@ void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hol
     }
 }
 
-static shoal_session_want wants(const entry *e)
+static shoal_session_want wants(const shoal_batch *batch, const entry *e)
 {
-    return e->held ? SHOAL_WANT_NOTHING : shoal_session_wants(e->session, CATCH_UP_ROWS);
+    size_t n_rows = SHOAL_MIN(batch->settings.prefill_chunk, (size_t)CATCH_UP_ROWS);
+    return e->held ? SHOAL_WANT_NOTHING : shoal_session_wants(e->session, n_rows);
 }
 
 /* --- choosing --------------------------------------------------------------------------------- */
@@ -149,13 +151,13 @@ static bool take(shoal_batch *batch, size_t i, size_t n_rows_max, budget *left)
  * beginning where the last step ran out of room. */
 static void choose_tokens(shoal_batch *batch, size_t oldest, budget *left)
 {
-    if (wants(&batch->entries[oldest]) == SHOAL_WANT_TOKENS) {
+    if (wants(batch, &batch->entries[oldest]) == SHOAL_WANT_TOKENS) {
         take(batch, oldest, left->n_rows, left);
     }
     size_t start = batch->cursor < batch->n_entries ? batch->cursor : 0;
     for (size_t k = 0; k < batch->n_entries; k++) {
         size_t i = (start + k) % batch->n_entries;
-        if (batch->entries[i].in_step || wants(&batch->entries[i]) != SHOAL_WANT_TOKENS) {
+        if (batch->entries[i].in_step || wants(batch, &batch->entries[i]) != SHOAL_WANT_TOKENS) {
             continue;
         }
         if (left->n_rows == 0 || left->n_logits == 0) {
@@ -172,7 +174,7 @@ static void choose_prefill(shoal_batch *batch, budget *left)
 {
     size_t chunk = batch->settings.prefill_chunk;
     for (size_t i = 0; i < batch->n_entries && chunk > 0 && left->n_rows > 0; i++) {
-        if (wants(&batch->entries[i]) != SHOAL_WANT_PREFILL) {
+        if (wants(batch, &batch->entries[i]) != SHOAL_WANT_PREFILL) {
             continue;
         }
         size_t before = left->n_rows;
@@ -190,7 +192,7 @@ static size_t choose(shoal_batch *batch)
     batch->n_spans = 0;
     for (size_t i = 0; i < batch->n_entries; i++) {
         entry *e = &batch->entries[i];
-        shoal_session_want want = wants(e);
+        shoal_session_want want = wants(batch, e);
         e->in_step = false;
         if (want == SHOAL_WANT_NOTHING) {
             continue;
@@ -235,7 +237,7 @@ static size_t find_idle(const shoal_batch *batch, size_t youngest_in_step, uint6
     size_t young = NO_ENTRY;
     for (size_t i = 0; i < batch->n_entries; i++) {
         const entry *e = &batch->entries[i];
-        if (!holds_pages(e) || wants(e) != SHOAL_WANT_NOTHING) {
+        if (!holds_pages(e) || wants(batch, e) != SHOAL_WANT_NOTHING) {
             continue;
         }
         if (now_ms - SHOAL_MIN(e->last_ms, now_ms) >= batch->settings.idle_hold_ms &&
@@ -252,7 +254,8 @@ static size_t find_idle(const shoal_batch *batch, size_t youngest_in_step, uint6
 static size_t find_waiting(const shoal_batch *batch)
 {
     for (size_t i = batch->n_entries; i-- > 0;) {
-        if (holds_pages(&batch->entries[i]) && wants(&batch->entries[i]) != SHOAL_WANT_NOTHING) {
+        if (holds_pages(&batch->entries[i]) &&
+            wants(batch, &batch->entries[i]) != SHOAL_WANT_NOTHING) {
             return i;
         }
     }

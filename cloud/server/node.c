@@ -416,6 +416,10 @@ static void tick(shoal_node *node, uint64_t now_ms)
             conn->held = blocked;
             shoal_batch_hold(node->batch, conn->session, blocked);
         }
+        if (conn->cancelled) {
+            shoal_session_fail(conn->session, SHOAL_RPC_CANCELLED, "an answer could not be sent");
+            continue;
+        }
         shoal_session_tick(conn->session, now_ms);
         if (silent && !conn->finished &&
             (blocked || shoal_session_wants(conn->session, 0) == SHOAL_WANT_NOTHING)) {
@@ -432,6 +436,9 @@ static uint64_t sleep_ms(const shoal_node *node, uint64_t now_ms)
     uint64_t wait = IDLE_WAIT_MS;
     for (size_t i = 0; i < node->n_registered; i++) {
         const shoal_conn *conn = node->conns[i];
+        if (conn->cancelled) {
+            continue; /* nothing is left to do but to hear that it is gone */
+        }
         uint64_t due = conn->last_ms + node->settings.idle_ms;
         if (!conn->finished) {
             due = SHOAL_MIN(due, shoal_session_deadline_ms(conn->session));
@@ -458,6 +465,9 @@ static void engine_main(void *ctx)
         shoal_status status = shoal_batch_step(node->batch, clock);
         if (status == SHOAL_OK) {
             continue;
+        }
+        if (atomic_load(&node->stopping)) {
+            break; /* its poke may have been taken above: this time sleep would not be cut short */
         }
         uint64_t wait_ms = status == SHOAL_BUSY ? BUSY_WAIT_MS : sleep_ms(node, now_ms);
         item *it = shoal_queue_pop_wait(node->inbox, wait_ms);

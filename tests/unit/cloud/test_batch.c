@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Many sessions in one batch: each gets the tokens it would get alone, prompts do not stop the
+ * others, and too little KV memory costs time, never tokens and never a standstill.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "rig.h"
+
+#include "common/base/rng.h"
+#include "tests/support/tiny_model.h"
+
+#include <string.h>
+
+enum {
+    N_EDGES = 8
+};
+
+typedef struct party {
+    edge edges[N_EDGES];
+    shoal_sampling sampling[N_EDGES];
+    int32_t truth[N_EDGES][RIG_TEXT_MAX];
+    size_t n_prompt[N_EDGES];
+    size_t n_truth[N_EDGES];
+    uint64_t rng;
+} party;
+
+static party shared_party;
+
+static uint64_t pick(party *p, uint64_t n)
+{
+    return shoal_rng_next(&p->rng) % n;
+}
+
+/* n generations with prompts between 5 and 40 tokens, each decoded alone on an empty rig. */
+static void party_init(party *p, rig *r, size_t n, size_t n_max, uint64_t seed)
+{
+    memset(p, 0, sizeof(*p));
+    p->rng = seed;
+    for (size_t i = 0; i < n; i++) {
+        p->n_prompt[i] = 5 + pick(p, 36);
+        for (size_t t = 0; t < p->n_prompt[i]; t++) {
+            p->truth[i][t] = (int32_t)(3 + pick(p, SHOAL_TINY_VOCAB - 3));
+        }
+        p->sampling[i] = shoal_sampling_default();
+        p->sampling[i].temperature = i % 3 == 0 ? 0.0f : 0.9f;
+        p->sampling[i].seed = seed * 100 + i;
+        p->n_truth[i] = rig_decode(r, &p->sampling[i], p->truth[i], p->n_prompt[i], n_max);
+    }
+    for (size_t i = 0; i < n; i++) {
+        edge_init(&p->edges[i], r);
+        edge_open(&p->edges[i], &p->sampling[i], n_max);
+        edge_prompt(&p->edges[i], p->truth[i], p->n_prompt[i]);
+    }
+}
+
+static void party_fini(party *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        edge_fini(&p->edges[i]);
+    }
+}
+
+/* A move of edge i: drafts with some wrong ids, or a Continue. */
+static void party_move(party *p, size_t i)
+{
+    edge *e = &p->edges[i];
+    if (e->done) {
+        fail_msg("edge %zu: %s", i, e->error);
+    }
+    if (e->n_confirmed >= p->n_truth[i]) {
+        return;
+    }
+    if (i % 4 == 3) {
+        edge_continue(e, e->n_confirmed, 1 + pick(p, 30));
+        return;
+    }
+    int32_t ids[8];
+    size_t n_wish = 1 + pick(p, 8);
+    size_t n = SHOAL_MIN(n_wish, p->n_truth[i] - e->n_sent);
+    for (size_t k = 0; k < n; k++) {
+        bool wrong = pick(p, 100) < 15;
+        ids[k] = wrong ? (int32_t)pick(p, SHOAL_TINY_VOCAB) : p->truth[i][e->n_sent + k];
+    }
+    if (n > 0) {
+        edge_draft(e, ids, n);
+    }
+}
+
+static bool party_done(const party *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (p->edges[i].n_confirmed < p->n_truth[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Moves and steps at random until all have their text. Returns the evictions. */
+static size_t party_run(party *p, rig *r, size_t n)
+{
+    for (size_t round = 0; !party_done(p, n); round++) {
+        if (round > 50000) {
+            fail_msg("no end after %zu rounds", round);
+        }
+        for (size_t i = 0; i < n; i++) {
+            if (pick(p, 3) == 0) {
+                party_move(p, i);
+            }
+        }
+        shoal_status status = shoal_batch_step(r->batch, &r->clock);
+        assert_true(status >= 0);
+        r->now_ns += 5000000;
+    }
+    rig_settle(r);
+    size_t n_evictions = 0;
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(p->edges[i].n_confirmed, p->n_truth[i]);
+        assert_memory_equal(p->edges[i].text, p->truth[i], p->n_truth[i] * sizeof(int32_t));
+        n_evictions += shoal_session_stats_get(p->edges[i].session)->n_evictions;
+    }
+    return n_evictions;
+}
+
+static void test_many_sessions_equal_alone(void **state)
+{
+    (void)state;
+    const rig_settings settings[] = {
+        {.seed = 7},
+        {.seed = 7, .n_threads = 2, .n_rows_max = 40, .n_logits_max = 5, .prefill_chunk = 3},
+        {.seed = 7, .n_rows_max = 16, .n_logits_max = 1, .prefill_chunk = 64},
+    };
+    for (size_t s = 0; s < SHOAL_COUNT(settings); s++) {
+        rig r;
+        rig_init(&r, &settings[s]);
+        party_init(&shared_party, &r, N_EDGES, 80, s + 1);
+        assert_int_equal(party_run(&shared_party, &r, N_EDGES), 0);
+        party_fini(&shared_party, N_EDGES);
+        assert_int_equal(shoal_kv_pool_n_free(shoal_engine_kv(r.engine)),
+                         shoal_kv_pool_n_pages(shoal_engine_kv(r.engine)));
+        rig_fini(&r);
+    }
+}
+
+static void test_pool_too_small_for_all_evicts_and_loses_nothing(void **state)
+{
+    (void)state;
+    /* A session of 80 tokens needs 3 pages; 8 of them 24. */
+    for (size_t n_pages = 3; n_pages <= 12; n_pages += 3) {
+        rig r;
+        rig_init(&r, &(rig_settings){.seed = 7, .n_pages = n_pages});
+        party_init(&shared_party, &r, N_EDGES, 80, n_pages);
+        assert_true(party_run(&shared_party, &r, N_EDGES) > 0);
+        party_fini(&shared_party, N_EDGES);
+        assert_int_equal(shoal_kv_pool_n_free(shoal_engine_kv(r.engine)), n_pages);
+        rig_fini(&r);
+    }
+}
+
+/* Brings a session to n tokens of KV. */
+static void fill(edge *e, rig *r, size_t n)
+{
+    int32_t ids[RIG_TEXT_MAX];
+    shoal_sampling sampling = shoal_sampling_default();
+    sampling.temperature = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = (int32_t)(10 + i % 200);
+    }
+    edge_init(e, r);
+    edge_open(e, &sampling, 96);
+    edge_prompt(e, ids, n);
+    rig_settle(r);
+}
+
+static void test_silent_older_session_keeps_kv_for_the_hold_time(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7, .n_pages = 4});
+    static edge older;
+    static edge younger;
+    fill(&older, &r, 90);
+    assert_int_equal(shoal_session_kv_length(older.session), 89);
+    edge_init(&younger, &r);
+    shoal_sampling sampling = shoal_sampling_default();
+    sampling.temperature = 0.0f;
+    edge_open(&younger, &sampling, 96);
+    edge_prompt(&younger, older.text, 60);
+    edge_continue(&younger, 60, 1);
+    shoal_status status = SHOAL_OK;
+    while ((status = shoal_batch_step(r.batch, &r.clock)) == SHOAL_OK) {
+    }
+    assert_int_equal(status, SHOAL_BUSY);
+    assert_int_equal(shoal_session_kv_length(older.session), 89);
+    r.now_ns += 990000000u;
+    assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_BUSY);
+    r.now_ns += 10000000u;
+    assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+    assert_int_equal(shoal_session_kv_length(older.session), 0);
+    rig_settle(&r);
+    assert_int_equal(younger.n_confirmed, 61);
+    /* The older one comes back: the younger is silent now and gives way at once. */
+    edge_continue(&older, 90, 1);
+    uint64_t before_ns = r.now_ns;
+    while ((status = shoal_batch_step(r.batch, &r.clock)) == SHOAL_OK) {
+    }
+    assert_int_equal(status, SHOAL_EOF);
+    assert_true(r.now_ns == before_ns);
+    assert_int_equal(older.n_confirmed, 91);
+    edge_fini(&older);
+    edge_fini(&younger);
+    rig_fini(&r);
+}
+
+static void test_long_prompt_does_not_stop_decoding(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7, .prefill_chunk = 4});
+    static edge talker;
+    static edge reader;
+    fill(&talker, &r, 8);
+    int32_t ids[60];
+    for (size_t i = 0; i < 60; i++) {
+        ids[i] = (int32_t)(20 + i);
+    }
+    shoal_sampling sampling = shoal_sampling_default();
+    sampling.temperature = 0.0f;
+    edge_init(&reader, &r);
+    edge_open(&reader, &sampling, 96);
+    edge_prompt(&reader, ids, 60);
+    edge_continue(&reader, 60, 1);
+    edge_continue(&talker, 8, 12);
+    for (size_t step = 1; step <= 12; step++) {
+        assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+        assert_int_equal(talker.n_confirmed, 8 + step);
+    }
+    assert_int_equal(shoal_session_kv_length(reader.session), 48);
+    rig_settle(&r);
+    assert_int_equal(reader.n_confirmed, 61);
+    edge_fini(&talker);
+    edge_fini(&reader);
+    rig_fini(&r);
+}
+
+static void test_scarce_logits_are_shared_in_turn(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7, .n_logits_max = 2});
+    for (size_t i = 0; i < N_EDGES; i++) {
+        fill(&shared_party.edges[i], &r, 8);
+    }
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_continue(&shared_party.edges[i], 8, 80);
+    }
+    for (size_t step = 0; step < 70; step++) {
+        assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+    }
+    /* The oldest gets one of the two places, the other one goes round. */
+    for (size_t i = 1; i < N_EDGES; i++) {
+        size_t n = shared_party.edges[i].n_confirmed - 8;
+        assert_true(n >= 9 && n <= 11);
+    }
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_fini(&shared_party.edges[i]);
+    }
+    rig_fini(&r);
+}
+
+static void test_held_session_gets_no_work(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7});
+    static edge e;
+    fill(&e, &r, 8);
+    edge_continue(&e, 8, 3);
+    shoal_batch_hold(r.batch, e.session, true);
+    assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_EOF);
+    shoal_batch_hold(r.batch, e.session, false);
+    assert_int_equal(rig_settle(&r), 3);
+    assert_int_equal(e.n_confirmed, 11);
+    edge_fini(&e);
+    rig_fini(&r);
+}
+
+static void test_add_past_limit_is_busy(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7});
+    static edge edges[64];
+    for (size_t i = 0; i < 64; i++) {
+        edge_init(&edges[i], &r);
+    }
+    assert_int_equal(shoal_batch_add(r.batch, edges[0].session, 0), SHOAL_BUSY);
+    edge_fini(&edges[63]);
+    edge_init(&edges[63], &r);
+    for (size_t i = 0; i < 64; i++) {
+        edge_fini(&edges[i]);
+    }
+    rig_fini(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_many_sessions_equal_alone),
+        cmocka_unit_test(test_pool_too_small_for_all_evicts_and_loses_nothing),
+        cmocka_unit_test(test_silent_older_session_keeps_kv_for_the_hold_time),
+        cmocka_unit_test(test_long_prompt_does_not_stop_decoding),
+        cmocka_unit_test(test_scarce_logits_are_shared_in_turn),
+        cmocka_unit_test(test_held_session_gets_no_work),
+        cmocka_unit_test(test_add_past_limit_is_busy),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

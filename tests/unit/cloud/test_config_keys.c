@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "cloud/server/config_keys.h"
+
+#include <string.h>
+
+static shoal_config *new_config(void)
+{
+    shoal_config *config = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_config_new(shoal_cloud_config_keys, shoal_cloud_n_config_keys, &config, &err) !=
+        SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    return config;
+}
+
+static void test_defaults_become_settings(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = new_config();
+    shoal_cloud_settings s;
+    assert_int_equal(shoal_cloud_settings_from(config, &s, NULL), SHOAL_OK);
+    assert_string_equal(s.service.address, "127.0.0.1:7443");
+    assert_null(s.service.tls.ca);
+    assert_int_equal(s.node.engine.kv_bytes, (size_t)1024 << 20);
+    assert_int_equal(s.node.engine.kv_type, -1);
+    assert_int_equal(s.node.n_sessions_max, 256);
+    assert_int_equal(s.rpc.calls_max, 320);
+    assert_int_equal(s.drain_grace_ms, 30000);
+}
+
+static void test_dump_loads_back(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = new_config();
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *again = new_config();
+    shoal_buf buf = {0};
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_config_set(config, "kv.type=f16", &err), SHOAL_OK);
+    assert_int_equal(shoal_config_dump(config, &buf), SHOAL_OK);
+    if (shoal_config_load_text(again, "dump", buf.data, buf.length, &err) != SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    shoal_cloud_settings s;
+    assert_int_equal(shoal_cloud_settings_from(again, &s, NULL), SHOAL_OK);
+    assert_int_equal(s.node.engine.kv_type, SHOAL_KV_F16);
+    shoal_buf_fini(&buf);
+}
+
+static void refused(const char *first, const char *second, const char *text)
+{
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = new_config();
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_cloud_settings s;
+    assert_int_equal(shoal_config_set(config, first, &err), SHOAL_OK);
+    if (second != NULL) {
+        assert_int_equal(shoal_config_set(config, second, &err), SHOAL_OK);
+    }
+    assert_int_equal(shoal_cloud_settings_from(config, &s, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, text));
+}
+
+static void test_contradictions_name_their_keys(void **state)
+{
+    (void)state;
+    refused("tls.ca=a.pem", NULL, "tls.key");
+    refused("tls.ca=a.pem", "tls.cert=b.pem", "tls.key");
+    refused("step.rows_max=16", "step.logits_max=17", "step.logits_max");
+    refused("cpu.mask=z80", NULL, "cpu.mask");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults_become_settings),
+        cmocka_unit_test(test_dump_loads_back),
+        cmocka_unit_test(test_contradictions_name_their_keys),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

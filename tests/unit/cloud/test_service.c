@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Server and clients in one process over a real connection: what a test peer cannot show, the
+ * bytes, the statuses and what happens when one side goes away.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "rig.h"
+
+#include "cloud/server/service.h"
+#include "common/base/buf.h"
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+#include "common/obs/log.h"
+#include "tests/support/tiny_model.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    N_CLIENTS = 16,
+    N_TEXT = 60,
+    N_PROMPT = 9,
+    N_INBOX = 512,
+    N_SESSIONS = 17
+};
+
+static rig shared;
+static shoal_rpc *rpc;
+static shoal_node *node;
+static shoal_service *service;
+static shoal_rpc_channel *channel;
+
+/* One call as a client sees it: messages in order, then the status. */
+typedef struct client {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    shoal_cloud_msg *messages[N_INBOX];
+    size_t n_messages;
+    size_t n_read;
+    shoal_describe describe;
+    bool described;
+    bool closed;
+    shoal_rpc_status status;
+    char details[SHOAL_WIRE_TEXT_MAX];
+    shoal_rpc_call *call;
+    uint64_t i;
+} client;
+
+static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    (void)call;
+    client *c = user;
+    shoal_cloud_msg *msg = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = shoal_cloud_msg_decode(data, n, SHOAL_TINY_VOCAB, &msg, &err);
+    pthread_mutex_lock(&c->lock);
+    if (status != SHOAL_OK || c->n_messages == N_INBOX) {
+        snprintf(c->details, sizeof(c->details), "bad message: %s", err.text);
+        shoal_cloud_msg_free(msg);
+    } else {
+        c->messages[c->n_messages++] = msg;
+    }
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void on_describe(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    (void)call;
+    client *c = user;
+    pthread_mutex_lock(&c->lock);
+    c->described = shoal_describe_decode(data, n, &c->describe, NULL) == SHOAL_OK;
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details)
+{
+    (void)call;
+    client *c = user;
+    pthread_mutex_lock(&c->lock);
+    c->closed = true;
+    c->status = status;
+    snprintf(c->details, sizeof(c->details), "%s", details == NULL ? "" : details);
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static const shoal_rpc_handlers generate_handlers = {.on_message = on_message,
+                                                     .on_close = on_close};
+static const shoal_rpc_handlers describe_handlers = {.on_message = on_describe,
+                                                     .on_close = on_close};
+
+static void client_init(client *c, const char *path, const shoal_rpc_handlers *handlers)
+{
+    memset(c, 0, sizeof(*c));
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    assert_int_equal(shoal_rpc_call_open(channel, path, handlers, c, 0, true, &c->call), SHOAL_OK);
+}
+
+static void wait_closed(client *c)
+{
+    pthread_mutex_lock(&c->lock);
+    while (!c->closed) {
+        pthread_cond_wait(&c->changed, &c->lock);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Ends the call if it is still open. */
+static void client_fini(client *c)
+{
+    shoal_rpc_call_cancel(c->call);
+    wait_closed(c);
+    shoal_rpc_call_unref(c->call);
+    for (size_t i = 0; i < c->n_messages; i++) {
+        shoal_cloud_msg_free(c->messages[i]);
+    }
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+}
+
+/* The next message, or NULL when the call ended. Stays owned by the client. */
+static const shoal_cloud_msg *next_message(client *c)
+{
+    pthread_mutex_lock(&c->lock);
+    while (c->n_read == c->n_messages && !c->closed) {
+        pthread_cond_wait(&c->changed, &c->lock);
+    }
+    const shoal_cloud_msg *msg = c->n_read < c->n_messages ? c->messages[c->n_read++] : NULL;
+    pthread_mutex_unlock(&c->lock);
+    return msg;
+}
+
+static void send_message(client *c, const shoal_edge_msg *msg)
+{
+    shoal_buf buf = {0};
+    assert_int_equal(shoal_edge_msg_encode(msg, &buf), SHOAL_OK);
+    shoal_status status = shoal_rpc_call_send(c->call, buf.data, buf.length);
+    assert_true(status == SHOAL_OK || status == SHOAL_BUSY || status == SHOAL_E_CANCELLED);
+    shoal_buf_fini(&buf);
+}
+
+static void send_open(client *c, const shoal_sampling *sampling)
+{
+    shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,
+                          .body.open = edge_open_message(&shared, sampling, N_TEXT)};
+    send_message(c, &msg);
+}
+
+static void send_tokens(client *c, uint32_t epoch, shoal_token_kind kind, size_t position,
+                        const int32_t *ids, size_t n)
+{
+    shoal_edge_msg msg = {
+        .kind = SHOAL_EDGE_TOKENS,
+        .body.tokens = {
+            .epoch = epoch, .position = (uint32_t)position, .kind = kind, .ids = ids, .n_ids = n}};
+    send_message(c, &msg);
+}
+
+static void send_simple(client *c, shoal_edge_msg_kind kind)
+{
+    send_message(c, &(shoal_edge_msg){.kind = kind});
+}
+
+static void make_prompt(uint64_t i, int32_t *ids)
+{
+    for (size_t k = 0; k < N_PROMPT; k++) {
+        ids[k] = (int32_t)(3 + (i * 13 + k * 5) % (SHOAL_TINY_VOCAB - 3));
+    }
+}
+
+/* --- tests ------------------------------------------------------------------------------------ */
+
+static void test_describe_tells_the_model(void **state)
+{
+    (void)state;
+    client c;
+    client_init(&c, "/shoal.v1.Cloud/Describe", &describe_handlers);
+    assert_int_equal(shoal_rpc_call_send(c.call, "", 0), SHOAL_OK);
+    shoal_rpc_call_half_close(c.call);
+    wait_closed(&c);
+    assert_int_equal(c.status, SHOAL_RPC_OK);
+    assert_true(c.described);
+    assert_memory_equal(&c.describe.model, &shared.model->hash, sizeof(shoal_hash));
+    assert_int_equal(c.describe.n_vocab, SHOAL_TINY_VOCAB);
+    assert_int_equal(c.describe.protocol, SHOAL_WIRE_PROTOCOL);
+    assert_string_equal(c.describe.name, "test model");
+    client_fini(&c);
+    client_init(&c, "/shoal.v1.Cloud/Describe", &describe_handlers);
+    shoal_rpc_call_half_close(c.call);
+    wait_closed(&c);
+    assert_int_equal(c.status, SHOAL_RPC_INVALID_ARGUMENT);
+    client_fini(&c);
+}
+
+static void test_open_mismatch_is_refused(void **state)
+{
+    (void)state;
+    client c;
+    client_init(&c, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    shoal_sampling sampling = shoal_sampling_default();
+    shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,
+                          .body.open = edge_open_message(&shared, &sampling, N_TEXT)};
+    memset(msg.body.open.model.bytes, 0xcd, SHOAL_HASH_BYTES);
+    send_message(&c, &msg);
+    const shoal_cloud_msg *answer = next_message(&c);
+    assert_non_null(answer);
+    assert_int_equal(answer->kind, SHOAL_CLOUD_ERROR);
+    assert_int_equal(answer->body.error.code, SHOAL_RPC_FAILED_PRECONDITION);
+    assert_non_null(strstr(answer->body.error.text, "cdcdcdcdcdcd"));
+    wait_closed(&c);
+    assert_int_equal(c.status, SHOAL_RPC_FAILED_PRECONDITION);
+    assert_non_null(strstr(c.details, "model mismatch"));
+    client_fini(&c);
+}
+
+static void test_bytes_that_are_no_message_end_the_call(void **state)
+{
+    (void)state;
+    const uint8_t garbage[] = {0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f, 1, 2, 3};
+    client c;
+    client_init(&c, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    assert_int_equal(shoal_rpc_call_send(c.call, garbage, sizeof(garbage)), SHOAL_OK);
+    wait_closed(&c);
+    assert_int_equal(c.status, SHOAL_RPC_INVALID_ARGUMENT);
+    client_fini(&c);
+}
+
+/* Drafts the truth with every seventh id wrong, two spans in flight, until the text is whole. */
+static void speculate(client *c, const int32_t *truth, size_t n)
+{
+    int32_t text[N_TEXT + 1];
+    uint32_t epoch = 0;
+    size_t n_confirmed = N_PROMPT;
+    size_t n_sent = N_PROMPT;
+    memcpy(text, truth, N_PROMPT * sizeof(*text));
+    while (n_confirmed < n) {
+        for (size_t span = 0; span < 2 && n_sent < n; span++) {
+            size_t n_ids = SHOAL_MIN((size_t)5, n - n_sent);
+            for (size_t k = n_sent; k < n_sent + n_ids; k++) {
+                text[k] = (k + c->i) % 7 == 0 ? (truth[k] + 1) % SHOAL_TINY_VOCAB : truth[k];
+            }
+            send_tokens(c, epoch, SHOAL_TOKENS_DRAFT, n_sent, text + n_sent, n_ids);
+            n_sent += n_ids;
+        }
+        const shoal_cloud_msg *msg = next_message(c);
+        if (msg == NULL || msg->kind != SHOAL_CLOUD_VERDICT) {
+            fail_msg("no verdict: %s", c->details);
+            return;
+        }
+        const shoal_msg_verdict *v = &msg->body.verdict;
+        bool void_drafts = v->epoch > epoch;
+        epoch = SHOAL_MAX(epoch, v->epoch);
+        n_confirmed = SHOAL_MAX(n_confirmed, (size_t)v->accepted_to);
+        for (size_t k = 0; k < v->n_ids; k++) {
+            size_t position = v->accepted_to + k;
+            bool wrong =
+                position >= n_confirmed && position < n_sent && text[position] != v->ids[k];
+            if (wrong && !void_drafts) {
+                void_drafts = true;
+                epoch++;
+            }
+            if (position >= n_confirmed) {
+                text[position] = v->ids[k];
+                n_confirmed = position + 1;
+            }
+        }
+        n_sent = void_drafts ? n_confirmed : SHOAL_MAX(n_sent, n_confirmed);
+    }
+    assert_memory_equal(text, truth, n * sizeof(*text));
+}
+
+typedef struct run {
+    client client;
+    pthread_t thread;
+    int32_t truth[N_TEXT];
+    size_t n_truth;
+    shoal_sampling sampling;
+} run;
+
+static void *run_main(void *ctx)
+{
+    run *r = ctx;
+    client *c = &r->client;
+    send_open(c, &r->sampling);
+    send_tokens(c, 0, SHOAL_TOKENS_PROMPT, 0, r->truth, N_PROMPT);
+    const shoal_cloud_msg *msg = next_message(c);
+    assert_true(msg != NULL && msg->kind == SHOAL_CLOUD_OPENED);
+    speculate(c, r->truth, r->n_truth);
+    send_simple(c, SHOAL_EDGE_CLOSE);
+    do {
+        msg = next_message(c);
+    } while (msg != NULL && msg->kind != SHOAL_CLOUD_FINISHED);
+    assert_non_null(msg);
+    assert_int_equal(msg->body.finished.n_prompt, N_PROMPT);
+    wait_closed(c);
+    return NULL;
+}
+
+static void test_concurrent_sessions_equal_alone(void **state)
+{
+    (void)state;
+    static run runs[N_CLIENTS];
+    for (size_t i = 0; i < N_CLIENTS; i++) {
+        run *r = &runs[i];
+        r->sampling = shoal_sampling_default();
+        r->sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
+        r->sampling.seed = i;
+        make_prompt(i, r->truth);
+        r->n_truth = rig_decode(&shared, &r->sampling, r->truth, N_PROMPT, N_TEXT);
+    }
+    for (size_t i = 0; i < N_CLIENTS; i++) {
+        client_init(&runs[i].client, "/shoal.v1.Cloud/Generate", &generate_handlers);
+        runs[i].client.i = i;
+        assert_int_equal(pthread_create(&runs[i].thread, NULL, run_main, &runs[i]), 0);
+    }
+    for (size_t i = 0; i < N_CLIENTS; i++) {
+        pthread_join(runs[i].thread, NULL);
+        assert_int_equal(runs[i].client.status, SHOAL_RPC_OK);
+        client_fini(&runs[i].client);
+    }
+}
+
+/* Sessions end on the engine thread, a moment after the call. */
+static void wait_empty(void)
+{
+    while (shoal_node_n_conns(node) > 0) {
+    }
+}
+
+static void test_client_that_vanishes_frees_its_session(void **state)
+{
+    (void)state;
+    wait_empty();
+    shoal_sampling sampling = shoal_sampling_default();
+    int32_t prompt[N_PROMPT];
+    make_prompt(3, prompt);
+    client c;
+    client_init(&c, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    send_open(&c, &sampling);
+    send_tokens(&c, 0, SHOAL_TOKENS_PROMPT, 0, prompt, N_PROMPT);
+    assert_non_null(next_message(&c));
+    assert_int_equal(shoal_node_n_conns(node), 1);
+    shoal_rpc_call_cancel(c.call);
+    wait_empty();
+    client_fini(&c);
+}
+
+static void test_sessions_past_the_limit_are_told_to_wait(void **state)
+{
+    (void)state;
+    wait_empty();
+    static client clients[N_SESSIONS + 1];
+    shoal_sampling sampling = shoal_sampling_default();
+    for (size_t i = 0; i < N_SESSIONS; i++) {
+        client_init(&clients[i], "/shoal.v1.Cloud/Generate", &generate_handlers);
+        send_open(&clients[i], &sampling);
+        const shoal_cloud_msg *msg = next_message(&clients[i]);
+        assert_true(msg != NULL && msg->kind == SHOAL_CLOUD_OPENED);
+    }
+    client *last = &clients[N_SESSIONS];
+    client_init(last, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    send_open(last, &sampling);
+    const shoal_cloud_msg *msg = next_message(last);
+    assert_true(msg != NULL && msg->kind == SHOAL_CLOUD_BUSY);
+    assert_true(msg->body.busy_retry_after_ms > 0);
+    wait_closed(last);
+    assert_int_equal(last->status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+    for (size_t i = 0; i <= N_SESSIONS; i++) {
+        client_fini(&clients[i]);
+    }
+}
+
+/* Last: the service is gone after it. */
+static void test_drain_cancels_what_stays_and_refuses_new_calls(void **state)
+{
+    (void)state;
+    client c;
+    client_init(&c, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    shoal_sampling sampling = shoal_sampling_default();
+    send_open(&c, &sampling);
+    assert_non_null(next_message(&c));
+    shoal_service_drain(service, 50);
+    wait_closed(&c);
+    assert_true(c.status != SHOAL_RPC_OK);
+    wait_empty();
+    client_fini(&c);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    shoal_log_set_level(SHOAL_LOG_ERROR);
+    rig_init(&shared, &(rig_settings){.seed = 7});
+    shoal_node_settings settings = shoal_node_settings_default();
+    settings.engine.n_threads = 1;
+    settings.engine.kv_bytes = 16 << 20;
+    settings.engine.n_rows_max = 64;
+    settings.engine.n_logits_max = 32;
+    settings.n_sessions_max = N_SESSIONS;
+    settings.model_name = "test model";
+    shoal_rpc_limits limits = shoal_rpc_limits_default();
+    shoal_service_settings address = {.address = "127.0.0.1:0"};
+    shoal_err err = SHOAL_ERR_INIT;
+    char target[32];
+    int port = 0;
+    if (shoal_rpc_new(&limits, &rpc, &err) != SHOAL_OK ||
+        shoal_node_new(shared.model, &settings, NULL, &node, &err) != SHOAL_OK ||
+        shoal_service_new(rpc, node, &address, &service, &port, &err) != SHOAL_OK) {
+        fprintf(stderr, "setup: %s\n", err.text);
+        return -1;
+    }
+    shoal_service_set_serving(service, true);
+    snprintf(target, sizeof(target), "127.0.0.1:%d", port);
+    return shoal_rpc_channel_new(rpc, target, NULL, NULL, NULL, &channel, &err);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    shoal_rpc_channel_free(channel);
+    shoal_service_free(service);
+    shoal_node_free(node);
+    shoal_rpc_free(rpc);
+    rig_fini(&shared);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_describe_tells_the_model),
+        cmocka_unit_test(test_open_mismatch_is_refused),
+        cmocka_unit_test(test_bytes_that_are_no_message_end_the_call),
+        cmocka_unit_test(test_concurrent_sessions_equal_alone),
+        cmocka_unit_test(test_client_that_vanishes_frees_its_session),
+        cmocka_unit_test(test_sessions_past_the_limit_are_told_to_wait),
+        cmocka_unit_test(test_drain_cancels_what_stays_and_refuses_new_calls),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
