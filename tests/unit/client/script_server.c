@@ -81,7 +81,9 @@ static void *run(void *ctx)
     script_server *server = ctx;
     for (size_t i = 0; i < server->n_answers; i++) {
         int fd = accept(server->listener, NULL, NULL);
-        must(fd >= 0, "accept");
+        if (fd < 0) {
+            break; /* shut down by script_server_stop */
+        }
         int one = 1;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         read_request(fd, server->requests[i], server->answers[i].deaf);
@@ -128,6 +130,11 @@ script_server *script_server_start(const char *unix_path, const script_answer *a
 const char *script_server_url(const script_server *server)
 {
     return server->url;
+}
+
+void script_server_stop(script_server *server)
+{
+    (void)shutdown(server->listener, SHUT_RDWR);
 }
 
 void script_server_join(script_server *server)

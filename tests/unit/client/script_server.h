@@ -24,6 +24,9 @@ typedef struct script_server script_server;
 script_server *script_server_start(const char *unix_path, const script_answer *answers, size_t n);
 /* "http://127.0.0.1:port" or "unix:path". */
 const char *script_server_url(const script_server *server);
+/* Answers that were not asked for are not waited for: call before join when a test cannot know how
+ * many connections there will be. */
+void script_server_stop(script_server *server);
 /* Waits until every answer was given and its connection closed, then ends the thread. */
 void script_server_join(script_server *server);
 /* What the i-th connection's client sent, after join. */

@@ -187,9 +187,11 @@ static void test_client_request_says_what_was_set(void **state)
     char *bytes =
         chunked(EVENT_STREAM, "data: {\"choices\":[{\"text\":\"ok\"}]}\n\ndata: [DONE]\n\n", 9);
     const script_answer answers[] = {{.bytes = bytes}, {.bytes = bytes}};
-    char path[] = "/tmp/shoal-client-XXXXXX";
+    const char *base = getenv("TMPDIR") ? getenv("TMPDIR") : P_tmpdir;
+    char path[80];
+    char socket_path[100];
+    (void)snprintf(path, sizeof path, "%s/shoal-client-XXXXXX", base);
     assert_non_null(mkdtemp(path));
-    char socket_path[64];
     (void)snprintf(socket_path, sizeof socket_path, "%s/s", path);
     script_server *server = script_server_start(socket_path, answers, 2);
 

@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The program from outside: what it prints where, and how it ends, against a scripted server.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "script_server.h"
+
+static const char answer_bytes[] =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    "data: {\"id\":\"i\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"one two\"}}],\"shoal\":"
+    "{\"tokens\":[{\"id\":1,\"text\":\"one\",\"tier\":\"exit\",\"confidence\":0.5,\"ms\":2},"
+    "{\"id\":2,\"text\":\" two\",\"tier\":\"edge\",\"confidence\":0.75}]}}\n\n"
+    "data: {\"choices\":[{\"delta\":{\"content\":\" \\u001bthree\"},\"finish_reason\":\"stop\"}],"
+    "\"shoal\":{\"tokens\":[{\"id\":3,\"text\":\" \\u001bthree\",\"tier\":\"cloud\",\"round\":2}]}}\n\n"
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":3,\"shoal\":"
+    "{\"tiers\":{\"exit\":1,\"edge\":1,\"cloud\":1},\"bytes_up\":61,\"bytes_down\":48,"
+    "\"first_token_ms\":4.1,\"tokens_per_s\":212.0}}}\n\n"
+    "data: [DONE]\n\n";
+
+typedef struct outcome {
+    int status;
+    char out[8192];
+    char err[2048];
+} outcome;
+
+static void read_all(int fd, char *text, size_t capacity)
+{
+    size_t n = 0;
+    while (n < capacity - 1) {
+        ssize_t got = read(fd, text + n, capacity - 1 - n);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got <= 0) {
+            break; /* a pseudo-terminal's end is EIO */
+        }
+        n += (size_t)got;
+    }
+    text[n] = '\0';
+    (void)close(fd);
+}
+
+/* The child's side: descriptors in place, a known environment, no way back. */
+_Noreturn static void become_shoal(const char *const *argv, int in, int out, int err,
+                                   const char *url)
+{
+    const char *bin = getenv("SHOAL_BIN_DIR");
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s/shoal", bin ? bin : ".");
+    (void)dup2(in, 0);
+    (void)dup2(out, 1);
+    (void)dup2(err, 2);
+    (void)setenv("SHOAL_URL", url, 1);
+    (void)setenv("TERM", "xterm-256color", 1);
+    (void)unsetenv("NO_COLOR");
+    (void)unsetenv("SHOAL_API_KEY");
+    (void)execv(path, (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+/* A terminal's two ends, 20 columns wide; output as written. */
+static void open_terminal(int *ret_master, int *ret_slave)
+{
+    *ret_master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_true(*ret_master >= 0);
+    assert_int_equal(grantpt(*ret_master), 0);
+    assert_int_equal(unlockpt(*ret_master), 0);
+    *ret_slave = open(ptsname(*ret_master), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_true(*ret_slave >= 0);
+    struct winsize size = {.ws_row = 10, .ws_col = 20};
+    assert_int_equal(ioctl(*ret_slave, TIOCSWINSZ, &size), 0);
+}
+
+typedef struct child {
+    pid_t pid;
+    int out;
+    int err;
+} child;
+
+static child start(const char *const *argv, const char *input, bool terminal, const char *url)
+{
+    int in[2];
+    int out[2];
+    int err[2];
+    assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(err, O_CLOEXEC), 0);
+    if (terminal) {
+        open_terminal(&out[0], &out[1]);
+    } else {
+        assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    }
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        become_shoal(argv, in[0], out[1], err[1], url);
+    }
+    (void)close(in[0]);
+    (void)close(out[1]);
+    (void)close(err[1]);
+    assert_int_equal(write(in[1], input, strlen(input)), strlen(input));
+    (void)close(in[1]);
+    return (child){.pid = pid, .out = out[0], .err = err[0]};
+}
+
+static void finish(const child *c, outcome *ret)
+{
+    read_all(c->out, ret->out, sizeof ret->out);
+    read_all(c->err, ret->err, sizeof ret->err);
+    int status = 0;
+    assert_int_equal(waitpid(c->pid, &status, 0), c->pid);
+    ret->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static void run(const char *const *argv, const char *input, bool terminal, const char *url,
+                outcome *ret)
+{
+    child c = start(argv, input, terminal, url);
+    finish(&c, ret);
+}
+
+/* n times the same answer; the first request comes back in *ret_request when it is not NULL. */
+static void run_answered(const char *const *argv, const char *input, bool terminal, size_t n,
+                         const char *bytes, outcome *ret, char *ret_request, size_t capacity)
+{
+    script_answer answers[4];
+    for (size_t i = 0; i < n; i++) {
+        answers[i] = (script_answer){.bytes = bytes};
+    }
+    script_server *server = script_server_start(NULL, answers, n);
+    run(argv, input, terminal, script_server_url(server), ret);
+    script_server_join(server);
+    if (ret_request) {
+        (void)snprintf(ret_request, capacity, "%s", script_server_request(server, n - 1));
+    }
+    script_server_free(server);
+}
+
+static void test_cli_pipe_gets_text_alone(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "ask", "--mode", "exact", "--seed", "7", "two", "words", NULL};
+    outcome o;
+    char request[4096];
+    run_answered(argv, "", false, 1, answer_bytes, &o, request, sizeof request);
+    assert_int_equal(o.status, 0);
+    assert_string_equal(o.out, "one two \x1bthree\n");
+    assert_string_equal(o.err, "");
+    assert_non_null(strstr(request, "\"content\":\"two words\""));
+    assert_non_null(strstr(request, "\"mode\":\"exact\",\"seed\":7,"));
+}
+
+static void test_cli_terminal_gets_tiers_legend_and_account(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "ask", "x", NULL};
+    outcome o;
+    run_answered(argv, "", true, 1, answer_bytes, &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(o.out, "\x1b[38;5;117m\x1b[4:3mone\x1b[0m "));
+    assert_non_null(strstr(o.out, "\x1b[38;5;75m\x1b[4:5mtwo\x1b[0m "));
+    /* The model's escape character does not reach the terminal. */
+    assert_non_null(strstr(o.out, "\x1b[38;5;33m\x1b[4:2m\xEF\xBF\xBDthree\x1b[0m"));
+    assert_non_null(strstr(o.out, "early exit"));
+    assert_non_null(strstr(o.out,
+                           "3 tokens: 1 early exit, 1 edge, 1 cloud (33%) · first token 4 ms · "
+                           "212 tok/s · 61 bytes up, 48 down"));
+}
+
+static void test_cli_no_color_marks_tiers_below(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "ask", "--no-color", "x", NULL};
+    outcome o;
+    run_answered(argv, "", true, 1, answer_bytes, &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    assert_null(strchr(o.out, '\x1b'));
+    assert_non_null(strstr(o.out, "one two \xEF\xBF\xBDthree\r\n~~~ --- ======\r\n"));
+    const char *plain[] = {"shoal", "ask", "--plain", "x", NULL};
+    run_answered(plain, "", true, 1, answer_bytes, &o, NULL, 0);
+    assert_string_equal(o.out, "one two \xEF\xBF\xBDthree\r\n");
+}
+
+static void test_cli_json_holds_text_tokens_and_usage(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "ask", "--json", "--raw", "-", NULL};
+    outcome o;
+    char request[4096];
+    run_answered(argv, "from \"stdin\"\n", true, 1, answer_bytes, &o, request, sizeof request);
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(o.out,
+                           "{\"text\":\"one two \\u001bthree\",\"finish\":\"stop\",\"id\":\"i\","
+                           "\"model\":\"m\",\"tokens\":[{\"id\":1,\"text\":\"one\",\"tier\":"
+                           "\"exit\",\"confidence\":0.5,\"round\":0,\"ms\":2},"));
+    assert_non_null(strstr(o.out, "\"usage\":{\"prompt_tokens\":4,"));
+    assert_non_null(strstr(request, "POST /v1/completions"));
+    assert_non_null(strstr(request, "\"prompt\":\"from \\\"stdin\\\"\\n\""));
+}
+
+static void test_cli_trace_lists_tokens_beside_the_text(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "--trace", "ask", "x", NULL};
+    outcome o;
+    run_answered(argv, "", false, 1, answer_bytes, &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    assert_string_equal(o.out, "one two \x1bthree\n");
+    assert_non_null(strstr(o.err, "exit        0.500      0       2.0        1  \"one\"\n"));
+    assert_non_null(
+        strstr(o.err, "cloud           -      2         -        3  \" \\u001bthree\"\n"));
+}
+
+static void test_cli_chat_sends_history_and_obeys_commands(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "chat", "--system", "be brief", NULL};
+    outcome o;
+    char request[4096];
+    run_answered(argv, "first\n/mode cloud\n\nsecond\n/quit\nnever\n", false, 2, answer_bytes, &o,
+                 request, sizeof request);
+    assert_int_equal(o.status, 0);
+    assert_string_equal(o.out, "one two \x1bthree\nmode: cloud\none two \x1bthree\n");
+    assert_non_null(strstr(
+        request,
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"be brief\"},{\"role\":\"user\","
+        "\"content\":\"first\"},{\"role\":\"assistant\",\"content\":\"one two \\u001bthree\"},"
+        "{\"role\":\"user\",\"content\":\"second\"}],\"mode\":\"cloud\","));
+}
+
+static void test_cli_failure_is_one_line_and_status_1(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "ask", "x", NULL};
+    outcome o;
+    run_answered(argv, "", false, 1,
+                 "HTTP/1.1 429 Full\r\nRetry-After: 3\r\nContent-Length: 33\r\n\r\n"
+                 "{\"error\":{\"message\":\"too busy\"}}  ",
+                 &o, NULL, 0);
+    assert_int_equal(o.status, 1);
+    assert_string_equal(o.out, "");
+    assert_string_equal(o.err, "shoal: too busy (try again in 3 s)\n");
+    run(argv, "", false, "http://127.0.0.1:1", &o);
+    assert_int_equal(o.status, 1);
+    assert_string_equal(
+        o.err, "shoal: http://127.0.0.1:1: Connection refused; is shoal-edge running there?\n");
+    run(argv, "", false, "gopher://x", &o);
+    assert_int_equal(o.status, 1);
+}
+
+static void test_cli_interrupt_ends_the_answer_cleanly(void **state)
+{
+    (void)state;
+    static const char half[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+                               "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
+    const script_answer answer = {.bytes = half, .hang = true};
+    script_server *server = script_server_start(NULL, &answer, 1);
+    const char *argv[] = {"shoal", "ask", "x", NULL};
+    child c = start(argv, "", false, script_server_url(server));
+    char first[5] = {0};
+    assert_int_equal(read(c.out, first, 4), 4);
+    assert_string_equal(first, "half");
+    assert_int_equal(kill(c.pid, SIGINT), 0);
+    outcome o;
+    finish(&c, &o);
+    assert_int_equal(o.status, 1);
+    assert_string_equal(o.out, "\n");
+    assert_string_equal(o.err, "shoal: cancelled\n");
+    script_server_join(server); /* the connection was closed */
+    script_server_free(server);
+}
+
+static void test_cli_status_tells_ready_and_models(void **state)
+{
+    (void)state;
+    const script_answer answers[] = {
+        {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+        {.bytes = "HTTP/1.1 503 No\r\nContent-Length: 14\r\n\r\nloading model\n"},
+        {.bytes = "HTTP/1.1 200 OK\r\n\r\n{\"data\":[{\"id\":\"minnow\"}]}"}};
+    script_server *server = script_server_start(NULL, answers, 3);
+    const char *argv[] = {"shoal", "status", NULL};
+    outcome o;
+    run(argv, "", false, script_server_url(server), &o);
+    script_server_join(server);
+    assert_int_equal(o.status, 1);
+    assert_non_null(strstr(o.out, "not ready\nmodel  minnow\n"));
+    assert_non_null(strstr(o.err, "is not ready: loading model\n"));
+    script_server_free(server);
+}
+
+static void test_cli_wrong_usage_is_status_2(void **state)
+{
+    (void)state;
+    static const char *const cases[][6] = {
+        {"shoal", NULL},
+        {"shoal", "dance", NULL},
+        {"shoal", "ask", NULL},
+        {"shoal", "status", "extra", NULL},
+        {"shoal", "chat", "--raw", NULL},
+        {"shoal", "chat", "--json", NULL},
+        {"shoal", "ask", "--mode", "deep", "x", NULL},
+        {"shoal", "ask", "--max-tokens", "0", "x", NULL},
+        {"shoal", "ask", "--max-tokens", "2147483648", "x", NULL},
+        {"shoal", "ask", "--temp", "10.1", "x", NULL},
+        {"shoal", "ask", "--temp", "nan", "x", NULL},
+        {"shoal", "ask", "--top-p", "0", "x", NULL},
+        {"shoal", "ask", "--top-k", "-1", "x", NULL},
+        {"shoal", "ask", "--seed", "1x", "x", NULL},
+        {"shoal", "ask", "--stop", "", "x", NULL},
+        {"shoal", "ask", "--timeout", "0", "x", NULL},
+        {"shoal", "ask", "--url", "https://x", "x", NULL},
+        {"shoal", "ask", "--unknown", "x", NULL},
+        {"shoal", "ask", "x", "--seed", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        outcome o;
+        run(cases[i], "", false, "http://127.0.0.1:1", &o);
+        assert_int_equal(o.status, 2);
+        assert_string_equal(o.out, "");
+        assert_true(o.err[0] != '\0');
+    }
+}
+
+static void test_cli_help_names_every_option(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "--help", NULL};
+    outcome o;
+    run(argv, "", false, "http://127.0.0.1:1", &o);
+    assert_int_equal(o.status, 0);
+    const char *const names[] = {"--url",   "--timeout", "--mode",     "--max-tokens", "--temp",
+                                 "--top-p", "--top-k",   "--seed",     "--stop",       "--system",
+                                 "--raw",   "--plain",   "--no-color", "--trace",      "--json",
+                                 "--help",  "--version", "SHOAL_URL",  "SHOAL_API_KEY"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        assert_non_null(strstr(o.out, names[i]));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cli_pipe_gets_text_alone),
+        cmocka_unit_test(test_cli_terminal_gets_tiers_legend_and_account),
+        cmocka_unit_test(test_cli_no_color_marks_tiers_below),
+        cmocka_unit_test(test_cli_json_holds_text_tokens_and_usage),
+        cmocka_unit_test(test_cli_trace_lists_tokens_beside_the_text),
+        cmocka_unit_test(test_cli_chat_sends_history_and_obeys_commands),
+        cmocka_unit_test(test_cli_failure_is_one_line_and_status_1),
+        cmocka_unit_test(test_cli_interrupt_ends_the_answer_cleanly),
+        cmocka_unit_test(test_cli_status_tells_ready_and_models),
+        cmocka_unit_test(test_cli_wrong_usage_is_status_2),
+        cmocka_unit_test(test_cli_help_names_every_option),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
