@@ -74,30 +74,29 @@ static int start_thread(lookup *l)
     return problem;
 }
 
-/* A lookup under way, held by the thread and by the caller. */
-static int lookup_start(const shoal_client_call *call, lookup **ret_lookup)
+/* A lookup under way, held by the thread and by the caller; NULL when it could not be started, the
+ * error is then set. */
+static lookup *lookup_start(const shoal_client_call *call)
 {
     lookup *l = calloc(1, sizeof *l);
     if (!l) {
-        return shoal_client_fail(call->error, SHOAL_CLIENT_E_NOMEM, "out of memory");
+        (void)shoal_client_fail(call->error, SHOAL_CLIENT_E_NOMEM, "out of memory");
+        return NULL;
     }
     memcpy(l->host, call->client->parts.host, sizeof l->host);
     memcpy(l->port, call->client->parts.port, sizeof l->port);
     atomic_init(&l->refs, 2);
     l->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (l->done_fd < 0) {
-        free(l);
-        return shoal_client_fail(call->error, SHOAL_CLIENT_E_IO, "no file descriptor left");
+    if (l->done_fd >= 0 && start_thread(l) == 0) {
+        return l;
     }
-    if (start_thread(l) != 0) {
+    (void)shoal_client_fail(call->error, SHOAL_CLIENT_E_IO,
+                            "no descriptor or no thread left to look up \"%s\"", l->host);
+    if (l->done_fd >= 0) {
         (void)close(l->done_fd);
-        free(l);
-        return shoal_client_fail(call->error, SHOAL_CLIENT_E_IO,
-                                 "cannot start a thread to look up \"%s\"",
-                                 call->client->parts.host);
     }
-    *ret_lookup = l;
-    return SHOAL_CLIENT_OK;
+    free(l);
+    return NULL;
 }
 
 int shoal_client_resolve(const shoal_client_call *call, int64_t phase_deadline_ms,
@@ -108,8 +107,10 @@ int shoal_client_resolve(const shoal_client_call *call, int64_t phase_deadline_m
     if (getaddrinfo(parts->host, parts->port, &wanted, ret_list) == 0) {
         return SHOAL_CLIENT_OK;
     }
-    lookup *l = NULL;
-    SHOAL_CLIENT_TRY(lookup_start(call, &l));
+    lookup *l = lookup_start(call);
+    if (!l) {
+        return call->error->code;
+    }
     short events = 0;
     int code = shoal_client_wait(call, l->done_fd, POLLIN, phase_deadline_ms, "looking up the name",
                                  &events);

@@ -157,10 +157,7 @@ static void test_json_lone_surrogates_become_replacement(void **state)
 {
     (void)state;
     char text[] = "[\"\\ud800\",\"\\udc00x\",\"\\ud800\\u0041\",\"a\\u0000b\"]";
-    const char wanted[][8] = {"\xEF\xBF\xBD", "\xEF\xBF\xBDx",
-                              "\xEF\xBF\xBD"
-                              "A",
-                              "a"};
+    const char wanted[][8] = {"\xEF\xBF\xBD", "\xEF\xBF\xBDx", "\xEF\xBF\xBD\x41", "a"};
     shoal_client_json json = {.nodes = NULL};
     assert_int_equal(shoal_client_json_parse(&json, text, strlen(text)), SHOAL_CLIENT_OK);
     for (size_t i = 0; i < 4; i++) {
