@@ -28,10 +28,10 @@
 
 enum {
     SHOAL_PANEL_ROWS = 16,
-    SHOAL_QBLOCK = 32,             /* elements per quantised block, weights and activations */
-    SHOAL_KV_BLOCK = 32,           /* tokens per KV block */
-    SHOAL_Q8_PANEL_BLOCK = 544,    /* bytes of one q8_0 panel block */
-    SHOAL_Q4_PANEL_BLOCK = 288,    /* bytes of one q4_0 panel block */
+    SHOAL_QBLOCK = 32,          /* elements per quantised block, weights and activations */
+    SHOAL_KV_BLOCK = 32,        /* tokens per KV block */
+    SHOAL_Q8_PANEL_BLOCK = 544, /* bytes of one q8_0 panel block */
+    SHOAL_Q4_PANEL_BLOCK = 288, /* bytes of one q4_0 panel block */
     SHOAL_HEAD_DIM_MAX = 512
 };
 
@@ -47,11 +47,11 @@ typedef struct shoal_gemm {
     size_t n_cols;      /* batch width */
     const float *x;     /* [n_cols][x_stride] */
     size_t x_stride;
-    const int8_t *xq;   /* [n_cols][k] codes in [-127, 127] */
-    const float *xs;    /* [n_cols][k/32] scales */
+    const int8_t *xq;    /* [n_cols][k] codes in [-127, 127] */
+    const float *xs;     /* [n_cols][k/32] scales */
     const int32_t *xsum; /* [n_cols][k/32] sum of the block's codes */
-    float *y;           /* [n_cols][y_stride] */
-    size_t y_stride;    /* at least n_rows */
+    float *y;            /* [n_cols][y_stride] */
+    size_t y_stride;     /* at least n_rows */
 } shoal_gemm;
 
 /* Attention of one token's group of query heads that share one KV head, over positions
@@ -116,8 +116,8 @@ typedef struct shoal_kernels {
 
 /* CPU tiers, as bits. */
 typedef enum shoal_cpu_tier {
-    SHOAL_CPU_AVX2 = 1,      /* AVX2, FMA, F16C */
-    SHOAL_CPU_AVX512 = 2     /* AVX-512 F, BW, DQ, VL and VNNI */
+    SHOAL_CPU_AVX2 = 1,  /* AVX2, FMA, F16C */
+    SHOAL_CPU_AVX512 = 2 /* AVX-512 F, BW, DQ, VL and VNNI */
 } shoal_cpu_tier;
 
 /* What this machine can run. */

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Products with AVX2: a panel's 16 rows are two vectors of eight outputs. Several panels at width 1
+ * and several columns otherwise keep enough independent sums in flight; no sum is ever split.
+ */
+#include "common/kernels/tiers_internal.h"
+
+#include "common/kernels/avx2_math.h"
+
+#include <string.h>
+
+enum {
+    ROWS = SHOAL_PANEL_ROWS,
+    COLS_MAX = 4,
+    PANELS_MAX = 4
+};
+
+/* Writes 16 outputs of panel p, fewer in the last panel. */
+SHOAL_INLINE void put(const shoal_gemm *g, size_t p, size_t c, __m256 low, __m256 high)
+{
+    float *y = g->y + c * g->y_stride + p * ROWS;
+    if ((p + 1) * ROWS <= g->n_rows) {
+        _mm256_storeu_ps(y, low);
+        _mm256_storeu_ps(y + 8, high);
+        return;
+    }
+    float rest[ROWS];
+    _mm256_storeu_ps(rest, low);
+    _mm256_storeu_ps(rest + 8, high);
+    memcpy(y, rest, (g->n_rows - p * ROWS) * sizeof *y);
+}
+
+typedef __m256 load_fn(const void *p);
+
+/* n_p panels by n_c columns, constants after inlining, n_p * n_c <= 4. */
+SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t element, load_fn *load,
+                             size_t n_p, size_t n_c)
+{
+    __m256 acc[PANELS_MAX][COLS_MAX][2];
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            acc[i][j][0] = _mm256_setzero_ps();
+            acc[i][j][1] = _mm256_setzero_ps();
+        }
+    }
+    const uint8_t *panel = (const uint8_t *)g->panels + p * ROWS * g->k * element;
+    for (size_t k = 0; k < g->k; k++) {
+        __m256 x[COLS_MAX];
+        for (size_t j = 0; j < n_c; j++) {
+            x[j] = _mm256_broadcast_ss(g->x + (c + j) * g->x_stride + k);
+        }
+        for (size_t i = 0; i < n_p; i++) {
+            const uint8_t *at = panel + (i * g->k + k) * ROWS * element;
+            __m256 low = load(at);
+            __m256 high = load(at + 8 * element);
+            for (size_t j = 0; j < n_c; j++) {
+                acc[i][j][0] = _mm256_fmadd_ps(low, x[j], acc[i][j][0]);
+                acc[i][j][1] = _mm256_fmadd_ps(high, x[j], acc[i][j][1]);
+            }
+        }
+    }
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            put(g, p + i, c + j, acc[i][j][0], acc[i][j][1]);
+        }
+    }
+}
+
+SHOAL_INLINE void float_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t element,
+                             load_fn *load)
+{
+    size_t c = 0;
+    for (; c + 4 <= g->n_cols; c += 4) {
+        for (size_t p = p0; p < p1; p++) {
+            float_tile(g, p, c, element, load, 1, 4);
+        }
+    }
+    for (; c + 2 <= g->n_cols; c += 2) {
+        size_t p = p0;
+        for (; p + 2 <= p1; p += 2) {
+            float_tile(g, p, c, element, load, 2, 2);
+        }
+        for (; p < p1; p++) {
+            float_tile(g, p, c, element, load, 1, 2);
+        }
+    }
+    if (c < g->n_cols) {
+        size_t p = p0;
+        for (; p + 4 <= p1; p += 4) {
+            float_tile(g, p, c, element, load, 4, 1);
+        }
+        for (; p < p1; p++) {
+            float_tile(g, p, c, element, load, 1, 1);
+        }
+    }
+}
+
+static void gemm_f32(const shoal_gemm *g, size_t p0, size_t p1)
+{
+    float_gemm(g, p0, p1, 4, avx2_load_f32);
+}
+
+static void gemm_f16(const shoal_gemm *g, size_t p0, size_t p1)
+{
+    float_gemm(g, p0, p1, 2, avx2_load_f16);
+}
+
+static void gemm_bf16(const shoal_gemm *g, size_t p0, size_t p1)
+{
+    float_gemm(g, p0, p1, 2, avx2_load_bf16);
+}
+
+/* --- quantised ----------------------------------------------------------------------------------
+ */
+
+SHOAL_INLINE __m256i broadcast4(const int8_t *x)
+{
+    int32_t four = 0;
+    memcpy(&four, x, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+/* acc += exact dot of unsigned |w| and x with w's sign moved onto it. |w| is at most 128 and |x| at
+ * most 127, so a pair is at most 32512 and the 16-bit add cannot saturate. */
+SHOAL_INLINE __m256i dot_signed(__m256i acc, __m256i w, __m256i magnitude, __m256i x)
+{
+    __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* acc = fma(d * xs, dot, acc) in both halves. */
+SHOAL_INLINE void scale_in(__m256 acc[2], __m256 d_low, __m256 d_high, float xs,
+                           const __m256i dot[2])
+{
+    __m256 s = _mm256_set1_ps(xs);
+    acc[0] = _mm256_fmadd_ps(_mm256_mul_ps(d_low, s), _mm256_cvtepi32_ps(dot[0]), acc[0]);
+    acc[1] = _mm256_fmadd_ps(_mm256_mul_ps(d_high, s), _mm256_cvtepi32_ps(dot[1]), acc[1]);
+}
+
+SHOAL_INLINE void q8_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_c)
+{
+    size_t n_blocks = g->k / SHOAL_QBLOCK;
+    const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * SHOAL_Q8_PANEL_BLOCK;
+    __m256 acc[COLS_MAX][2];
+    for (size_t j = 0; j < n_c; j++) {
+        acc[j][0] = _mm256_setzero_ps();
+        acc[j][1] = _mm256_setzero_ps();
+    }
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *block = panel + b * SHOAL_Q8_PANEL_BLOCK;
+        _mm_prefetch((const char *)block + 2 * SHOAL_Q8_PANEL_BLOCK, _MM_HINT_T0);
+        __m256i dot[COLS_MAX][2];
+        for (size_t j = 0; j < n_c; j++) {
+            dot[j][0] = _mm256_setzero_si256();
+            dot[j][1] = _mm256_setzero_si256();
+        }
+        for (size_t i = 0; i < 8; i++) {
+            const __m256i *w = (const __m256i *)(const void *)(block + 32 + i * 64);
+            __m256i low = _mm256_loadu_si256(w);
+            __m256i high = _mm256_loadu_si256(w + 1);
+            __m256i low_abs = _mm256_abs_epi8(low);
+            __m256i high_abs = _mm256_abs_epi8(high);
+            for (size_t j = 0; j < n_c; j++) {
+                __m256i x = broadcast4(g->xq + (c + j) * g->k + b * SHOAL_QBLOCK + 4 * i);
+                dot[j][0] = dot_signed(dot[j][0], low, low_abs, x);
+                dot[j][1] = dot_signed(dot[j][1], high, high_abs, x);
+            }
+        }
+        __m256 d_low = avx2_load_f16(block);
+        __m256 d_high = avx2_load_f16(block + 16);
+        for (size_t j = 0; j < n_c; j++) {
+            scale_in(acc[j], d_low, d_high, g->xs[(c + j) * n_blocks + b], dot[j]);
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        put(g, p, c + j, acc[j][0], acc[j][1]);
+    }
+}
+
+/* Nibbles are 0 to 15, so eight pairs sum to at most 8 * 2 * 15 * 127 = 30480: the whole block fits
+ * 16 bits and is widened once. Eight times the sum of x is taken away at the end. */
+SHOAL_INLINE void q4_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_c)
+{
+    size_t n_blocks = g->k / SHOAL_QBLOCK;
+    const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * SHOAL_Q4_PANEL_BLOCK;
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i one = _mm256_set1_epi16(1);
+    __m256 acc[COLS_MAX][2];
+    for (size_t j = 0; j < n_c; j++) {
+        acc[j][0] = _mm256_setzero_ps();
+        acc[j][1] = _mm256_setzero_ps();
+    }
+    for (size_t b = 0; b < n_blocks; b++) {
+        const uint8_t *block = panel + b * SHOAL_Q4_PANEL_BLOCK;
+        _mm_prefetch((const char *)block + 4 * SHOAL_Q4_PANEL_BLOCK, _MM_HINT_T0);
+        __m256i pairs[COLS_MAX][2];
+        for (size_t j = 0; j < n_c; j++) {
+            pairs[j][0] = _mm256_setzero_si256();
+            pairs[j][1] = _mm256_setzero_si256();
+        }
+        for (size_t i = 0; i < 4; i++) {
+            for (size_t half = 0; half < 2; half++) {
+                const __m256i *at =
+                    (const __m256i *)(const void *)(block + 32 + i * 64 + half * 32);
+                __m256i both = _mm256_loadu_si256(at);
+                __m256i first = _mm256_and_si256(both, mask);
+                __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+                for (size_t j = 0; j < n_c; j++) {
+                    const int8_t *x = g->xq + (c + j) * g->k + b * SHOAL_QBLOCK + 4 * i;
+                    pairs[j][half] = _mm256_add_epi16(pairs[j][half],
+                                                      _mm256_maddubs_epi16(first, broadcast4(x)));
+                    pairs[j][half] = _mm256_add_epi16(
+                        pairs[j][half], _mm256_maddubs_epi16(second, broadcast4(x + 16)));
+                }
+            }
+        }
+        __m256 d_low = avx2_load_f16(block);
+        __m256 d_high = avx2_load_f16(block + 16);
+        for (size_t j = 0; j < n_c; j++) {
+            __m256i offset = _mm256_set1_epi32(8 * g->xsum[(c + j) * n_blocks + b]);
+            __m256i dot[2] = {
+                _mm256_sub_epi32(_mm256_madd_epi16(pairs[j][0], one), offset),
+                _mm256_sub_epi32(_mm256_madd_epi16(pairs[j][1], one), offset),
+            };
+            scale_in(acc[j], d_low, d_high, g->xs[(c + j) * n_blocks + b], dot);
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        put(g, p, c + j, acc[j][0], acc[j][1]);
+    }
+}
+
+/* Columns outermost in tiles of four, so that a tile's activations stay in the first-level cache.
+ */
+#define DEFINE_BLOCK_GEMM(name, tile)                                                              \
+    static void name(const shoal_gemm *g, size_t p0, size_t p1)                                    \
+    {                                                                                              \
+        for (size_t p = p0; p < p1; p++) {                                                         \
+            size_t c = 0;                                                                          \
+            for (; c + 4 <= g->n_cols; c += 4) {                                                   \
+                tile(g, p, c, 4);                                                                  \
+            }                                                                                      \
+            for (; c + 2 <= g->n_cols; c += 2) {                                                   \
+                tile(g, p, c, 2);                                                                  \
+            }                                                                                      \
+            if (c < g->n_cols) {                                                                   \
+                tile(g, p, c, 1);                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+DEFINE_BLOCK_GEMM(gemm_q8_0, q8_tile)
+DEFINE_BLOCK_GEMM(gemm_q4_0, q4_tile)
+
+void shoal_kernels_avx2_gemm(shoal_kernels *kernels)
+{
+    kernels->gemm_f32 = gemm_f32;
+    kernels->gemm_f16 = gemm_f16;
+    kernels->gemm_bf16 = gemm_bf16;
+    kernels->gemm_q8_0 = gemm_q8_0;
+    kernels->gemm_q4_0 = gemm_q4_0;
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Elementwise work and reductions with AVX2; leftovers are done by the same steps in scalar.
+ */
+#include "common/kernels/tiers_internal.h"
+
+#include "common/kernels/avx2_math.h"
+#include "common/kernels/math.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+static void zero_block(int8_t *q, float *ret_scale, int32_t *ret_sum)
+{
+    memset(q, 0, SHOAL_QBLOCK);
+    *ret_scale = NAN;
+    *ret_sum = 0;
+}
+
+static void quantize_q8(size_t k, const float *x, int8_t *q, float *scales, int32_t *sums)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    const __m256 top = _mm256_set1_ps(127.0F);
+    const __m256 bottom = _mm256_set1_ps(-127.0F);
+    for (size_t b = 0; b < k / SHOAL_QBLOCK; b++, x += SHOAL_QBLOCK, q += SHOAL_QBLOCK) {
+        __m256 v[4];
+        __m256 max = _mm256_setzero_ps();
+        for (size_t i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_ps(x + 8 * i);
+            max = _mm256_max_ps(_mm256_andnot_ps(sign, v[i]), max);
+        }
+        float amax = avx2_max8(max);
+        if (!(amax < INFINITY)) {
+            zero_block(q, &scales[b], &sums[b]);
+            continue;
+        }
+        __m256 inv = _mm256_set1_ps(amax > 0 ? 127.0F / amax : 0.0F);
+        __m256i codes[4];
+        __m256i total = _mm256_setzero_si256();
+        for (size_t i = 0; i < 4; i++) {
+            __m256 t = _mm256_mul_ps(v[i], inv);
+            t = _mm256_max_ps(_mm256_min_ps(t, top), bottom);
+            codes[i] = _mm256_cvtps_epi32(t);
+            total = _mm256_add_epi32(total, codes[i]);
+        }
+        /* The packs interleave 128-bit halves; the permutation puts the bytes back in order. */
+        __m256i low = _mm256_packs_epi32(codes[0], codes[1]);
+        __m256i high = _mm256_packs_epi32(codes[2], codes[3]);
+        __m256i bytes = _mm256_packs_epi16(low, high);
+        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)(void *)q, bytes);
+        __m128i four =
+            _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1));
+        sums[b] = _mm_cvtsi128_si32(four);
+        scales[b] = amax / 127.0F;
+    }
+}
+
+static void rmsnorm(size_t n, const float *x, const float *w, float eps, float *y)
+{
+    float lanes[16];
+    __m256 a = _mm256_setzero_ps();
+    __m256 b = _mm256_setzero_ps();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256 x0 = _mm256_loadu_ps(x + i);
+        __m256 x1 = _mm256_loadu_ps(x + i + 8);
+        a = _mm256_fmadd_ps(x0, x0, a);
+        b = _mm256_fmadd_ps(x1, x1, b);
+    }
+    _mm256_storeu_ps(lanes, a);
+    _mm256_storeu_ps(lanes + 8, b);
+    for (; i < n; i++) {
+        lanes[i % 16] = fmaf(x[i], x[i], lanes[i % 16]);
+    }
+    float r =
+        1.0F /
+        sqrtf(avx2_tree16(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8)) / (float)n + eps);
+    __m256 rv = _mm256_set1_ps(r);
+    for (i = 0; i + 8 <= n; i += 8) {
+        __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + i), rv);
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(scaled, _mm256_loadu_ps(w + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = (x[i] * r) * w[i];
+    }
+}
+
+static void swiglu(size_t n, const float *gate, const float *up, float *y)
+{
+    const __m256 one = _mm256_set1_ps(1.0F);
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 g = _mm256_loadu_ps(gate + i);
+        __m256 e = avx2_exp(_mm256_xor_ps(g, sign));
+        __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = gate[i] / (1.0F + shoal_expf(-gate[i])) * up[i];
+    }
+}
+
+static void add(size_t n, const float *x, float *y)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = y[i] + x[i];
+    }
+}
+
+static size_t argmax(size_t n, const float *x, float *ret_max)
+{
+    __m256 max = _mm256_set1_ps(-INFINITY);
+    __m256i where = _mm256_setzero_si256();
+    __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        __m256 more = _mm256_cmp_ps(v, max, _CMP_GT_OQ);
+        max = _mm256_blendv_ps(max, v, more);
+        where = _mm256_blendv_epi8(where, index, _mm256_castps_si256(more));
+        index = _mm256_add_epi32(index, _mm256_set1_epi32(8));
+    }
+    float values[8];
+    int32_t places[8];
+    _mm256_storeu_ps(values, max);
+    _mm256_storeu_si256((__m256i *)(void *)places, where);
+    float best = -INFINITY;
+    size_t at = 0;
+    for (size_t lane = 0; lane < 8; lane++) {
+        bool wins = values[lane] > best ||
+                    (values[lane] == best && best > -INFINITY && (size_t)places[lane] < at);
+        if (wins) {
+            best = values[lane];
+            at = (size_t)places[lane];
+        }
+    }
+    for (; i < n; i++) {
+        if (x[i] > best) {
+            best = x[i];
+            at = i;
+        }
+    }
+    if (best == -INFINITY) {
+        /* Nothing but negative infinity and NaN: the first that is a number, else the first. */
+        for (at = 0; at < n && isnan(x[at]); at++) {
+        }
+        at = at < n ? at : 0;
+        best = x[at];
+    }
+    *ret_max = best;
+    return at;
+}
+
+static float sum_exp(size_t n, const float *x, float max, float inv_t)
+{
+    __m256 a = _mm256_setzero_ps();
+    __m256 b = _mm256_setzero_ps();
+    __m256 m = _mm256_set1_ps(max);
+    __m256 t = _mm256_set1_ps(inv_t);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m256 x0 = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), m), t);
+        __m256 x1 = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i + 8), m), t);
+        a = _mm256_add_ps(a, avx2_exp(x0));
+        b = _mm256_add_ps(b, avx2_exp(x1));
+    }
+    float lanes[16];
+    _mm256_storeu_ps(lanes, a);
+    _mm256_storeu_ps(lanes + 8, b);
+    for (; i < n; i++) {
+        lanes[i % 16] = lanes[i % 16] + shoal_expf((x[i] - max) * inv_t);
+    }
+    return avx2_tree16(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
+}
+
+void shoal_kernels_init_avx2(shoal_kernels *kernels)
+{
+    shoal_kernels_avx2_gemm(kernels);
+    shoal_kernels_avx2_attend(kernels);
+    kernels->tier = "avx2";
+    kernels->quantize_q8 = quantize_q8;
+    kernels->rmsnorm = rmsnorm;
+    kernels->swiglu = swiglu;
+    kernels->add = add;
+    kernels->argmax = argmax;
+    kernels->sum_exp = sum_exp;
+}
