@@ -5,7 +5,7 @@
  */
 #include "common/kernels/kernels.h"
 
-#include "common/kernels/scalar.h"
+#include "common/kernels/tiers_internal.h"
 #include "common/tensor/type.h"
 
 #include <math.h>

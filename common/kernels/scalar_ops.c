@@ -5,14 +5,14 @@
 #include "common/kernels/kernels.h"
 
 #include "common/kernels/math.h"
-#include "common/kernels/scalar.h"
+#include "common/kernels/tiers_internal.h"
 
 #include <math.h>
 
 enum { N_LANES = 16 };
 
 /* The one shape of every reduction: 16 -> 8 -> 4 -> 2 -> 1, lane j and lane j + half. */
-float shoal_kernels_tree16(float lane[N_LANES])
+static float tree(float lane[N_LANES])
 {
     for (size_t half = N_LANES / 2; half > 0; half /= 2) {
         for (size_t j = 0; j < half; j++) {
@@ -28,7 +28,7 @@ static void rmsnorm(size_t n, const float *x, const float *w, float eps, float *
     for (size_t i = 0; i < n; i++) {
         lane[i % N_LANES] = fmaf(x[i], x[i], lane[i % N_LANES]);
     }
-    float r = 1.0F / sqrtf(shoal_kernels_tree16(lane) / (float)n + eps);
+    float r = 1.0F / sqrtf(tree(lane) / (float)n + eps);
     for (size_t i = 0; i < n; i++) {
         y[i] = (x[i] * r) * w[i];
     }
@@ -80,7 +80,7 @@ static float sum_exp(size_t n, const float *x, float max, float inv_t)
     for (size_t i = 0; i < n; i++) {
         lane[i % N_LANES] = lane[i % N_LANES] + shoal_expf((x[i] - max) * inv_t);
     }
-    return shoal_kernels_tree16(lane);
+    return tree(lane);
 }
 
 void shoal_kernels_init_scalar(shoal_kernels *kernels)

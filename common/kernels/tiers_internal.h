@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The doors of the tiers. Each overrides the slots it has and names itself; the caller has checked
+ * that the CPU can run it. Pure, any thread.
+ */
+#ifndef SHOAL_KERNELS_TIERS_INTERNAL_H
+#define SHOAL_KERNELS_TIERS_INTERNAL_H
+
+#include "common/kernels/kernels.h"
+
+/* The tests build the AVX-512 sources a second time on emulated intrinsics, beside the real ones. */
+#ifdef SHOAL_SIMD_EMULATED
+#    define shoal_kernels_init_avx512 shoal_kernels_init_avx512_emulated
+#    define shoal_kernels_avx512_gemm shoal_kernels_avx512_gemm_emulated
+#    define shoal_kernels_avx512_attend shoal_kernels_avx512_attend_emulated
+#endif
+
+/* The specification: fills every slot. The two parts below it belong to its init. */
+void shoal_kernels_init_scalar(shoal_kernels *kernels);
+void shoal_kernels_scalar_gemm(shoal_kernels *kernels);
+void shoal_kernels_scalar_attend(shoal_kernels *kernels);
+
+#if defined(__x86_64__)
+void shoal_kernels_init_avx2(shoal_kernels *kernels);
+void shoal_kernels_avx2_gemm(shoal_kernels *kernels);
+void shoal_kernels_avx2_attend(shoal_kernels *kernels);
+#endif
+
+#if defined(__x86_64__) || defined(SHOAL_SIMD_EMULATED)
+void shoal_kernels_init_avx512(shoal_kernels *kernels);
+void shoal_kernels_avx512_gemm(shoal_kernels *kernels);
+void shoal_kernels_avx512_attend(shoal_kernels *kernels);
+#endif
+
+#endif
