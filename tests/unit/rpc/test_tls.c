@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Mutual TLS with the identities of deploy/certs/make-dev-certs, and everyone who must stay out.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/base/buf.h"
+#include "common/base/file.h"
+#include "common/base/mem.h"
+#include "peer.h"
+#include "protocol/rpc/rpc_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    PATH_BYTES = 256
+};
+
+/* Certificates of one authority in one folder. */
+typedef struct house {
+    char dir[PATH_BYTES / 2];
+    char ca[PATH_BYTES];
+    char cloud_cert[PATH_BYTES];
+    char cloud_key[PATH_BYTES];
+    char edge_cert[PATH_BYTES];
+    char edge_key[PATH_BYTES];
+    shoal_rpc_tls cloud;
+    shoal_rpc_tls edge;
+} house;
+
+static house ours;
+static house theirs;
+static bool have_certs;
+
+static bool run(const char *command)
+{
+    return system(command) ==
+           0; /* NOLINT(cert-env33-c): fixed words and our own temporary folder */
+}
+
+static bool make_house(house *h)
+{
+    const char *source = getenv("SHOAL_SOURCE_DIR");
+    const char *tmp = getenv("TMPDIR");
+    (void)snprintf(h->dir, sizeof h->dir, "%s/shoal-tls-XXXXXX", tmp ? tmp : "/tmp");
+    char command[2 * PATH_BYTES];
+    if (!source || !mkdtemp(h->dir)) {
+        return false;
+    }
+    (void)snprintf(command, sizeof command, "'%s/deploy/certs/make-dev-certs' '%s' >/dev/null",
+                   source, h->dir);
+    (void)snprintf(h->ca, PATH_BYTES, "%s/ca.pem", h->dir);
+    (void)snprintf(h->cloud_cert, PATH_BYTES, "%s/cloud.pem", h->dir);
+    (void)snprintf(h->cloud_key, PATH_BYTES, "%s/cloud.key", h->dir);
+    (void)snprintf(h->edge_cert, PATH_BYTES, "%s/edge.pem", h->dir);
+    (void)snprintf(h->edge_key, PATH_BYTES, "%s/edge.key", h->dir);
+    h->cloud = (shoal_rpc_tls){h->ca, h->cloud_cert, h->cloud_key, NULL};
+    h->edge = (shoal_rpc_tls){h->ca, h->edge_cert, h->edge_key, NULL};
+    return run(command);
+}
+
+static void remove_house(const house *h)
+{
+    char command[PATH_BYTES];
+    if (h->dir[0] != '\0') {
+        (void)snprintf(command, sizeof command, "rm -rf '%s'", h->dir);
+        assert_true(run(command));
+    }
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    have_certs =
+        run("command -v openssl >/dev/null 2>&1") && make_house(&ours) && make_house(&theirs);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    remove_house(&ours);
+    remove_house(&theirs);
+    return 0;
+}
+
+#define NEED_CERTS()                                                                               \
+    do {                                                                                           \
+        if (!have_certs) {                                                                         \
+            skip();                                                                                \
+        }                                                                                          \
+    } while (0)
+
+/* One echo over a channel of these credentials; the status it ended with. */
+static shoal_rpc_status try_echo(stand *s, shoal_rpc_channel *channel)
+{
+    peer p;
+    peer_init(&p);
+    shoal_rpc_call *call = NULL;
+    assert_int_equal(shoal_rpc_call_open(channel, "/test.T/Echo", &peer_client_handlers, &p, 15000,
+                                         false, &call),
+                     SHOAL_OK);
+    shoal_status status = shoal_rpc_call_send(call, "hello", 5);
+    assert_true(status == SHOAL_OK || status == SHOAL_E_CANCELLED);
+    shoal_rpc_call_half_close(call);
+    peer_wait(&p, &p.n_closes, 1);
+    shoal_rpc_status result = p.status;
+    if (result == SHOAL_RPC_OK) {
+        assert_int_equal(p.n_messages, 1);
+        assert_true(p.authenticated);
+        assert_string_equal(p.identity, "spiffe://shoal.dev/cloud/dev");
+        assert_true(s->host.authenticated);
+        assert_string_equal(s->host.identity, "spiffe://shoal.dev/edge/dev");
+    }
+    shoal_rpc_call_unref(call);
+    peer_fini(&p);
+    return result;
+}
+
+static shoal_rpc_status try_client(stand *s, const shoal_rpc_tls *tls)
+{
+    shoal_rpc_channel *channel = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_rpc_channel_new(s->rpc, s->target, tls, NULL, NULL, &channel, &err) != SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    shoal_rpc_status status = try_echo(s, channel);
+    shoal_rpc_channel_free(channel);
+    return status;
+}
+
+static void test_both_certificates_of_one_authority_are_taken(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    stand_down(&s);
+}
+
+static void test_name_override_is_what_the_certificate_must_hold(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    shoal_rpc_tls tls = ours.edge;
+    tls.name_override = "shoal-cloud";
+    assert_int_equal(try_client(&s, &tls), SHOAL_RPC_OK);
+    tls.name_override = "other-cloud";
+    assert_int_equal(try_client(&s, &tls), SHOAL_RPC_UNAVAILABLE);
+    stand_down(&s);
+}
+
+static void test_client_of_a_foreign_authority_is_refused(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    shoal_rpc_tls tls = {ours.ca, theirs.edge_cert, theirs.edge_key, NULL};
+    assert_int_equal(try_client(&s, &tls), SHOAL_RPC_UNAVAILABLE);
+    assert_int_equal(s.host.n_opened, 0);
+    stand_down(&s);
+}
+
+static void test_server_of_a_foreign_authority_is_refused(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &theirs.cloud, &theirs.edge);
+    assert_int_equal(try_client(&s, &ours.edge), SHOAL_RPC_UNAVAILABLE);
+    assert_int_equal(s.host.n_opened, 0);
+    stand_down(&s);
+}
+
+static void test_plaintext_client_is_refused(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    assert_int_equal(try_client(&s, NULL), SHOAL_RPC_UNAVAILABLE);
+    assert_int_equal(s.host.n_opened, 0);
+    stand_down(&s);
+}
+
+/* The edge's certificate is for clients: a gateway cannot stand in for its cloud. */
+static void test_client_certificate_cannot_serve(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.edge, &ours.edge);
+    shoal_rpc_tls tls = ours.edge;
+    tls.name_override = "localhost";
+    assert_int_equal(try_client(&s, &tls), SHOAL_RPC_UNAVAILABLE);
+    stand_down(&s);
+}
+
+/* Our channels cannot leave their certificate out, so one is put together by hand. */
+static void test_client_without_a_certificate_is_refused(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    shoal_buf ca = {0};
+    assert_int_equal(shoal_file_read(ours.ca, 1 << 20, &ca, NULL), SHOAL_OK);
+    grpc_channel_credentials *creds = grpc_ssl_credentials_create_ex(ca.data, NULL, NULL, NULL);
+    shoal_rpc_channel *bare = shoal_calloc(1, sizeof *bare);
+    assert_non_null(bare);
+    bare->rpc = s.rpc;
+    bare->grpc = grpc_channel_create(s.target, creds, NULL);
+    grpc_channel_credentials_release(creds);
+    assert_int_equal(try_echo(&s, bare), SHOAL_RPC_UNAVAILABLE);
+    assert_int_equal(s.host.n_opened, 0);
+    shoal_rpc_channel_free(bare);
+    shoal_buf_fini(&ca);
+    stand_down(&s);
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+static shoal_rpc *files_rpc;
+
+/* Neither side takes these files, and both say which one is wrong. */
+static void expect_refused(const shoal_rpc_tls *tls, shoal_status want, const char *word)
+{
+    shoal_rpc_channel *channel = NULL;
+    shoal_rpc_server *server = NULL;
+    int port = 0;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status =
+        shoal_rpc_channel_new(files_rpc, "127.0.0.1:1", tls, NULL, NULL, &channel, &err);
+    if (status != want || !strstr(err.text, word)) {
+        fail_msg("wanted %d and '%s', got %d '%s'", want, word, status, err.text);
+    }
+    shoal_err_clear(&err);
+    status = shoal_rpc_server_new(files_rpc, "127.0.0.1:0", tls, NULL, 0, &server, &port, &err);
+    if (status != want || !strstr(err.text, word)) {
+        fail_msg("server: wanted %d and '%s', got %d '%s'", want, word, status, err.text);
+    }
+    assert_null(channel);
+    assert_null(server);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    assert_int_equal(shoal_file_write(path, text, strlen(text), NULL), SHOAL_OK);
+}
+
+static void shell(const char *format, const char *a)
+{
+    char command[4 * PATH_BYTES];
+    char *out = command;
+    /* Every @ stands for the folder. */
+    for (const char *p = format; *p; p++) {
+        size_t n = *p == '@' ? strlen(a) : 1;
+        assert_true((size_t)(out - command) + n + 1 < sizeof command);
+        memcpy(out, *p == '@' ? a : p, n);
+        out += n;
+    }
+    *out = '\0';
+    if (!run(command)) {
+        fail_msg("failed: %s", command);
+    }
+}
+
+static void test_missing_and_malformed_files_are_named(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char bad[PATH_BYTES];
+    (void)snprintf(bad, sizeof bad, "%s/bad.pem", ours.dir);
+    shoal_rpc_tls tls = ours.edge;
+    tls.ca = NULL;
+    expect_refused(&tls, SHOAL_E_INVALID, "ca is missing");
+    tls = ours.edge;
+    tls.cert = "";
+    expect_refused(&tls, SHOAL_E_INVALID, "cert is missing");
+    tls = ours.edge;
+    tls.key = NULL;
+    expect_refused(&tls, SHOAL_E_INVALID, "key is missing");
+    tls = ours.edge;
+    tls.ca = "/nowhere/ca.pem";
+    expect_refused(&tls, SHOAL_E_NOTFOUND, "/nowhere/ca.pem");
+    tls = ours.edge;
+    tls.key = "/nowhere/edge.key";
+    expect_refused(&tls, SHOAL_E_NOTFOUND, "/nowhere/edge.key");
+    write_file(bad, "");
+    tls = ours.edge;
+    tls.ca = bad;
+    expect_refused(&tls, SHOAL_E_INVALID, "bad.pem: holds no PEM certificate");
+    write_file(bad, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    expect_refused(&tls, SHOAL_E_INVALID, "bad.pem: holds no PEM certificate");
+    tls = ours.edge;
+    tls.cert = bad;
+    expect_refused(&tls, SHOAL_E_INVALID, "bad.pem: holds no PEM certificate");
+    tls.cert = ours.edge_cert;
+    tls.key = bad;
+    expect_refused(&tls, SHOAL_E_INVALID, "bad.pem: holds no PEM private key");
+    tls.key = ours.cloud_key;
+    expect_refused(&tls, SHOAL_E_INVALID, "is not the key of the certificate in");
+    shell("cat @/edge.pem >@/bad.pem; printf '%s\\n' '-----BEGIN CERTIFICATE-----' AAAA "
+          "'-----END CERTIFICATE-----' >>@/bad.pem",
+          ours.dir);
+    tls = ours.edge;
+    tls.cert = bad;
+    expect_refused(&tls, SHOAL_E_INVALID, "a later certificate is malformed");
+}
+
+static void test_key_with_a_passphrase_is_refused_without_asking(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char locked[PATH_BYTES];
+    (void)snprintf(locked, sizeof locked, "%s/locked.key", ours.dir);
+    shell("openssl pkey -in @/edge.key -aes256 -passout pass:secret -out @/locked.key", ours.dir);
+    shoal_rpc_tls tls = ours.edge;
+    tls.key = locked;
+    expect_refused(&tls, SHOAL_E_INVALID, "without a passphrase");
+}
+
+static void test_expired_certificate_is_refused(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char expired[PATH_BYTES];
+    (void)snprintf(expired, sizeof expired, "%s/expired.pem", ours.dir);
+    shell("mkdir -p @/old && : >@/old/index && openssl req -new -key @/edge.key -subj /CN=old "
+          "-out @/old/csr && printf '[ca]\\ndefault_ca=d\\n[d]\\ndatabase=@/old/index\\n"
+          "new_certs_dir=@/old\\nrand_serial=yes\\ndefault_md=sha256\\npolicy=p\\n[p]\\n"
+          "commonName=supplied\\n' >@/old/conf && openssl ca -batch -notext -config @/old/conf "
+          "-cert @/ca.pem -keyfile @/ca.key -startdate 20200101000000Z -enddate 20210101000000Z "
+          "-in @/old/csr -out @/expired.pem 2>/dev/null",
+          ours.dir);
+    shoal_rpc_tls tls = ours.edge;
+    tls.cert = expired;
+    expect_refused(&tls, SHOAL_E_AUTH, "has expired");
+}
+
+static void test_failing_memory_while_loading_is_told(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    shoal_rpc_channel *channel = NULL;
+    shoal_status status = SHOAL_E_NOMEM;
+    for (uint64_t i = 0; status == SHOAL_E_NOMEM; i++) {
+        shoal_mem_fail_at(i);
+        status =
+            shoal_rpc_channel_new(files_rpc, "127.0.0.1:1", &ours.edge, NULL, NULL, &channel, NULL);
+        shoal_mem_fail_at(UINT64_MAX);
+    }
+    assert_int_equal(status, SHOAL_OK);
+    shoal_rpc_channel_free(channel);
+}
+
+static int make_rpc(void **state)
+{
+    (void)state;
+    shoal_rpc_limits limits = shoal_rpc_limits_default();
+    return shoal_rpc_new(&limits, &files_rpc, NULL);
+}
+
+static int free_rpc(void **state)
+{
+    (void)state;
+    shoal_rpc_free(files_rpc);
+    return 0;
+}
+
+/* --- the script ------------------------------------------------------------------------------- */
+
+static void copy_file(const char *from, const char *to)
+{
+    shoal_buf text = {0};
+    assert_int_equal(shoal_file_read(from, 1 << 20, &text, NULL), SHOAL_OK);
+    write_file(to, text.data);
+    shoal_buf_fini(&text);
+}
+
+static void test_script_keeps_what_is_valid(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char command[2 * PATH_BYTES];
+    (void)snprintf(command, sizeof command, "'%s/deploy/certs/make-dev-certs' '%s' >/dev/null",
+                   getenv("SHOAL_SOURCE_DIR"), ours.dir);
+    shell("cksum @/*.pem @/*.key >@/before", ours.dir);
+    assert_true(run(command));
+    shell("cksum @/*.pem @/*.key >@/after && cmp -s @/before @/after", ours.dir);
+    shell("test \"$(stat -c %a @/edge.key)\" = 600 && test \"$(stat -c %a @/ca.key)\" = 600",
+          ours.dir);
+    /* A certificate of another authority is made anew, the good one stays. */
+    shell("cp @/edge.pem @/kept.pem", theirs.dir);
+    copy_file(ours.cloud_cert, theirs.cloud_cert);
+    copy_file(ours.cloud_key, theirs.cloud_key);
+    (void)snprintf(command, sizeof command, "'%s/deploy/certs/make-dev-certs' '%s' >/dev/null",
+                   getenv("SHOAL_SOURCE_DIR"), theirs.dir);
+    assert_true(run(command));
+    shell("cmp -s @/edge.pem @/kept.pem && openssl verify -CAfile @/ca.pem @/cloud.pem >/dev/null",
+          theirs.dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_both_certificates_of_one_authority_are_taken),
+        cmocka_unit_test(test_name_override_is_what_the_certificate_must_hold),
+        cmocka_unit_test(test_client_of_a_foreign_authority_is_refused),
+        cmocka_unit_test(test_server_of_a_foreign_authority_is_refused),
+        cmocka_unit_test(test_plaintext_client_is_refused),
+        cmocka_unit_test(test_client_certificate_cannot_serve),
+        cmocka_unit_test(test_client_without_a_certificate_is_refused),
+        cmocka_unit_test_setup_teardown(test_missing_and_malformed_files_are_named, make_rpc,
+                                        free_rpc),
+        cmocka_unit_test_setup_teardown(test_key_with_a_passphrase_is_refused_without_asking,
+                                        make_rpc, free_rpc),
+        cmocka_unit_test_setup_teardown(test_expired_certificate_is_refused, make_rpc, free_rpc),
+        cmocka_unit_test_setup_teardown(test_failing_memory_while_loading_is_told, make_rpc,
+                                        free_rpc),
+        cmocka_unit_test(test_script_keeps_what_is_valid),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
