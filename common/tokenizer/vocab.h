@@ -46,9 +46,13 @@ typedef struct shoal_token {
 
 /* Open addressing over a polynomial hash modulo 2^61 - 1. The hash of two texts joined follows
  * from theirs in constant time, so that merging never walks over the text again. */
+typedef struct shoal_vocab_slot {
+    uint32_t id;  /* id + 1; 0: free */
+    uint32_t tag; /* bits of the hash, compared before the text */
+} shoal_vocab_slot;
+
 typedef struct shoal_vocab_map {
-    uint32_t *ids;    /* id + 1; 0: free */
-    uint32_t *tags;   /* bits of the hash, compared before the text */
+    shoal_vocab_slot *slots;
     size_t mask;      /* slots - 1 */
     uint64_t *powers; /* powers[n]: what the hash of a text is multiplied by to append n bytes */
 } shoal_vocab_map;

@@ -65,9 +65,9 @@ static size_t probe(const shoal_tokenizer *tokenizer, uint64_t mixed, shoal_str 
     uint32_t tag = (uint32_t)(mixed >> 32);
     size_t slot = (size_t)mixed & map->mask;
     for (size_t i = 0; i < SHOAL_PROBES_MAX; i++) {
-        uint32_t id = map->ids[slot];
-        if (id == 0 ||
-            (map->tags[slot] == tag && text_is(shoal_vocab_text(tokenizer, id - 1), a, b))) {
+        shoal_vocab_slot at = map->slots[slot];
+        if (at.id == 0 ||
+            (at.tag == tag && text_is(shoal_vocab_text(tokenizer, at.id - 1), a, b))) {
             return slot;
         }
         slot = (slot + 1) & map->mask;
@@ -78,7 +78,7 @@ static size_t probe(const shoal_tokenizer *tokenizer, uint64_t mixed, shoal_str 
 int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str a, shoal_str b)
 {
     size_t slot = probe(tokenizer, mix(hash), a, b);
-    return slot == SIZE_MAX ? -1 : (int32_t)tokenizer->map.ids[slot] - 1;
+    return slot == SIZE_MAX ? -1 : (int32_t)tokenizer->map.slots[slot].id - 1;
 }
 
 /* Of tokens with one text the lowest id stays. Empty texts can never be met. */
@@ -96,9 +96,9 @@ static shoal_status insert(shoal_tokenizer *tokenizer, size_t id, shoal_err *err
                              "damaged or crafted",
                              id, SHOAL_PROBES_MAX);
     }
-    if (tokenizer->map.ids[slot] == 0) {
-        tokenizer->map.ids[slot] = (uint32_t)id + 1;
-        tokenizer->map.tags[slot] = (uint32_t)(mixed >> 32);
+    if (tokenizer->map.slots[slot].id == 0) {
+        tokenizer->map.slots[slot] =
+            (shoal_vocab_slot){.id = (uint32_t)id + 1, .tag = (uint32_t)(mixed >> 32)};
     }
     return SHOAL_OK;
 }
@@ -111,10 +111,9 @@ shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err)
         n_slots *= 2;
     }
     map->mask = n_slots - 1;
-    map->ids = shoal_calloc(n_slots, sizeof(map->ids[0]));
-    map->tags = shoal_calloc(n_slots, sizeof(map->tags[0]));
+    map->slots = shoal_calloc(n_slots, sizeof(map->slots[0]));
     map->powers = shoal_calloc(tokenizer->length_max + 1, sizeof(map->powers[0]));
-    if (!map->ids || !map->tags || !map->powers) {
+    if (!map->slots || !map->powers) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu token texts",
                              tokenizer->n_vocab);
     }
@@ -136,8 +135,7 @@ shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err)
 
 void shoal_vocab_map_fini(shoal_vocab_map *map)
 {
-    shoal_free(map->ids);
-    shoal_free(map->tags);
+    shoal_free(map->slots);
     shoal_free(map->powers);
-    *map = (shoal_vocab_map){.ids = NULL, .tags = NULL, .powers = NULL, .mask = 0};
+    *map = (shoal_vocab_map){.slots = NULL, .powers = NULL, .mask = 0};
 }
