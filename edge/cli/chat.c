@@ -14,7 +14,8 @@ enum {
 };
 
 typedef struct history {
-    shoal_client_message messages[HISTORY_MAX + 2];
+    shoal_client_message messages[HISTORY_MAX];
+    char *contents[HISTORY_MAX]; /* what messages[i].content borrows */
     size_t n;
     size_t n_fixed; /* 1 with a system message, which stays */
 } history;
@@ -23,7 +24,7 @@ static void history_cut(history *h, size_t keep)
 {
     while (h->n > keep) {
         h->n--;
-        free((void *)(uintptr_t)h->messages[h->n].content);
+        free(h->contents[h->n]);
     }
 }
 
@@ -31,17 +32,20 @@ static bool history_add(history *h, const char *role, const char *content)
 {
     if (h->n == HISTORY_MAX) {
         for (size_t i = h->n_fixed; i < h->n_fixed + 2; i++) {
-            free((void *)(uintptr_t)h->messages[i].content);
+            free(h->contents[i]);
         }
-        memmove(&h->messages[h->n_fixed], &h->messages[h->n_fixed + 2],
-                (h->n - h->n_fixed - 2) * sizeof h->messages[0]);
         h->n -= 2;
+        for (size_t i = h->n_fixed; i < h->n; i++) {
+            h->messages[i] = h->messages[i + 2];
+            h->contents[i] = h->contents[i + 2];
+        }
     }
     char *copy = strdup(content);
     if (!copy) {
         (void)fprintf(stderr, "shoal: out of memory\n");
         return false;
     }
+    h->contents[h->n] = copy;
     h->messages[h->n++] = (shoal_client_message){.role = role, .content = copy};
     return true;
 }

@@ -302,33 +302,40 @@ void cli_render_summary(cli_render *render, const cli_answer *answer)
     (void)fflush(out);
 }
 
+/* Quoted, a line feed as in JSON: spaces and line feeds of a token are what one looks for. */
+static void print_quoted(FILE *out, const char *text, size_t n)
+{
+    (void)fputc('"', out);
+    for (size_t i = 0; i < n;) {
+        size_t line = 0;
+        while (i + line < n && text[i + line] != '\n') {
+            line++;
+        }
+        cli_print_safe(out, text + i, line);
+        i += line;
+        if (i < n) {
+            (void)fputs("\\n", out);
+            i++;
+        }
+    }
+    (void)fputc('"', out);
+}
+
 void cli_render_trace(const cli_answer *answer, FILE *out, bool terminal)
 {
     (void)fprintf(out, "%6s  %-6s %10s %6s %9s %8s  %s\n", "token", "tier", "confidence", "round",
                   "ms", "id", "text");
     for (size_t i = 0; i < answer->n_tokens; i++) {
         const cli_token *t = &answer->tokens[i];
+        const char *text = answer->token_text.data + t->text_at;
         (void)fprintf(out, "%6zu  %-6s", i + 1, shoal_client_tier_name(t->tier));
         (void)(t->confidence >= 0.0 ? fprintf(out, " %10.3f", t->confidence)
                                     : fprintf(out, " %10s", "-"));
         (void)fprintf(out, " %6u", t->round);
         (void)(t->ms >= 0.0 ? fprintf(out, " %9.1f", t->ms) : fprintf(out, " %9s", "-"));
         (void)fprintf(out, " %8d  ", t->id);
-        /* Escaped as in JSON: spaces and line feeds of a token are what one looks for. */
-        const char *text = answer->token_text.data + t->text_at;
         if (terminal) {
-            (void)fputc('"', out);
-            for (size_t j = 0; j < t->n_text; j++) {
-                if (text[j] == '\n') {
-                    (void)fputs("\\n", out);
-                } else {
-                    uint32_t code = 0;
-                    size_t length = character(text + j, t->n_text - j, &code);
-                    cli_print_safe(out, text + j, length);
-                    j += length - 1;
-                }
-            }
-            (void)fputc('"', out);
+            print_quoted(out, text, t->n_text);
         } else {
             cli_json_string(out, text, t->n_text);
         }
