@@ -19,7 +19,8 @@ typedef struct shoal_weight shoal_weight;
 /* One input batch, quantised once however many weights read it. Buffers have fixed capacity. */
 typedef struct shoal_acts shoal_acts;
 /* For at most n_cols_max columns of at most k_max elements. */
-shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max, shoal_acts **ret_acts) SHOAL_MUST_CHECK;
+shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max,
+                            shoal_acts **ret_acts) SHOAL_MUST_CHECK;
 void shoal_acts_free(shoal_acts *acts);
 /* Points acts at x, [n_cols][stride] of k used elements; borrowed until the next set. Marks the
  * quantised form stale. Allocates nothing. */

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to common/weight: how one tensor type is stored and multiplied. A format is one const
+ * struct at the end of its file and one row of formats.inc. Formats are pure.
+ */
+#ifndef SHOAL_WEIGHT_FORMAT_H
+#define SHOAL_WEIGHT_FORMAT_H
+
+#include "common/weight/weight.h"
+
+typedef struct shoal_format {
+    shoal_type type;
+    bool quantised_input; /* the product reads 8-bit activations: k is a multiple of 32 */
+    /* Bytes of one panel of 16 rows of length k. */
+    size_t (*panel_bytes)(size_t k);
+    /* Puts one row of GGUF blocks into row r (0..15) of a zeroed panel. */
+    void (*pack_row)(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel);
+    /* Row r of a panel as floats. */
+    void (*unpack_row)(const uint8_t *panel, size_t k, size_t r, float *ret_row);
+    /* n elements between floats and GGUF blocks; encoding rounds as the type's reference does. */
+    void (*encode)(const float *x, size_t n, uint8_t *ret_blocks);
+    void (*decode)(const uint8_t *blocks, size_t n, float *ret_x);
+    /* Whether every number in n elements' blocks is finite. */
+    bool (*finite)(const uint8_t *blocks, size_t n);
+    void (*gemm)(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1);
+} shoal_format;
+
+extern const shoal_format shoal_format_f32;
+extern const shoal_format shoal_format_f16;
+extern const shoal_format shoal_format_bf16;
+extern const shoal_format shoal_format_q8_0;
+extern const shoal_format shoal_format_q4_0;
+
+/* Little-endian 16 bits at p. */
+static inline uint16_t shoal_format_u16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static inline void shoal_format_put_u16(uint8_t *p, uint16_t value)
+{
+    p[0] = (uint8_t)value;
+    p[1] = (uint8_t)(value >> 8);
+}
+
+/* An IEEE half that is neither infinite nor NaN. */
+static inline bool shoal_format_half_finite(uint16_t half)
+{
+    return (half & 0x7C00u) != 0x7C00u;
+}
+
+#endif
