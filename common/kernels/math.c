@@ -100,7 +100,7 @@ float shoal_logf(float x)
 }
 
 /* Taylor series of e^r on |r| <= ln 2 / 2; degree 13 leaves less than 1e-17. */
-double shoal_exp(double x)
+double shoal_expd(double x)
 {
     if (!(x > -700.0)) {
         return x != x ? x : 0.0;
@@ -127,7 +127,7 @@ double shoal_exp(double x)
 
 /* log m by the series of atanh: s = (m - 1) / (m + 1), log m = 2 (s + s^3/3 + s^5/5 + ...); |s| is
  * at most 0.172, so s^23 / 23 ends it. */
-double shoal_log(double x)
+double shoal_logd(double x)
 {
     if (!(x > 0)) {
         return x == 0 ? (double)-INFINITY : (double)NAN;
@@ -160,7 +160,7 @@ double shoal_log(double x)
 
 /* Taylor series on |r| <= pi / 4 after taking away quarter turns in three pieces (Cody and Waite).
  */
-void shoal_sincos(double x, double *ret_sin, double *ret_cos)
+void shoal_sincosd(double x, double *ret_sin, double *ret_cos)
 {
     double shifted = fma(x, 0x1.45f306dc9c883p-1, 0x1.8p+52);
     double n = shifted - 0x1.8p+52;

@@ -14,8 +14,8 @@ float shoal_expf(float x);
  * -inf at 0. */
 float shoal_logf(float x);
 /* Double precision, at most 1e-15 relative (absolute for sin and cos, |x| <= 2^31): for tables. */
-double shoal_exp(double x);
-double shoal_log(double x);
-void shoal_sincos(double x, double *ret_sin, double *ret_cos);
+double shoal_expd(double x);
+double shoal_logd(double x);
+void shoal_sincosd(double x, double *ret_sin, double *ret_cos);
 
 #endif

@@ -99,9 +99,9 @@ shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *ke
         return status;
     }
     /* Pair i turns by base^(-2i / rope_dim) per position; channels past rope_dim stand still. */
-    double log_base = shoal_log((double)hp->rope_base);
+    double log_base = shoal_logd((double)hp->rope_base);
     for (size_t i = 0; i < hp->rope_dim / 2; i++) {
-        f->rope_freq[i] = shoal_exp(-log_base * (double)(2 * i) / (double)hp->rope_dim);
+        f->rope_freq[i] = shoal_expd(-log_base * (double)(2 * i) / (double)hp->rope_dim);
     }
     *ret_forward = f;
     return SHOAL_OK;
@@ -152,7 +152,7 @@ static void rope_table_row(void *ctx, size_t row, size_t worker)
     for (size_t i = 0; i < half; i++) {
         double sine = 0;
         double cosine = 1;
-        shoal_sincos((double)f->rows[row].position * f->rope_freq[i], &sine, &cosine);
+        shoal_sincosd((double)f->rows[row].position * f->rope_freq[i], &sine, &cosine);
         f->cos[row * half + i] = (float)cosine;
         f->sin[row * half + i] = (float)sine;
     }

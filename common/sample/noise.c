@@ -35,7 +35,7 @@ void shoal_noise_block(const shoal_noise *noise, uint32_t block, uint32_t ret_wo
 float shoal_noise_gumbel(uint32_t word)
 {
     double u = ((double)word + 0.5) * 0x1p-32;
-    return -shoal_logf((float)-shoal_log(u));
+    return -shoal_logf((float)-shoal_logd(u));
 }
 
 float shoal_noise_bound(uint32_t word)

@@ -58,6 +58,7 @@ shoal_status gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **
     g->retry_ms = COOP_RETRY_MS_MIN;
     g->started_ns = shoal_clock_now_ns(&coop->clock);
     g->fault_rng = g->started_ns ^ g->id;
+    g->detok.started = true; /* an answer goes on where the prompt ended: its first space counts */
     if (request->deadline_ms > 0) {
         g->deadline_at_ms = g->started_ns / 1000000u + request->deadline_ms;
     }

@@ -61,7 +61,7 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     shoal_status status = shoal_cloud_msg_decode(data, n, SHOAL_TINY_VOCAB, &msg, &err);
     pthread_mutex_lock(&c->lock);
     if (status != SHOAL_OK || c->n_messages == N_INBOX) {
-        snprintf(c->details, sizeof(c->details), "bad message: %s", err.text);
+        snprintf(c->details, sizeof(c->details), "bad message: %.200s", err.text);
         shoal_cloud_msg_free(msg);
     } else {
         c->messages[c->n_messages++] = msg;

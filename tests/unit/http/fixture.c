@@ -130,7 +130,7 @@ static int read_some(int fd, shoal_buf *buf, uint64_t until_ms)
         fail_msg("nothing came in time after %zu bytes: %.200s", buf->length,
                  buf->data ? buf->data : "");
     }
-    char chunk[16384];
+    char chunk[8192];
     ssize_t n = recv(fd, chunk, sizeof chunk, 0);
     if (n <= 0) {
         return 0;

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One table of options drives parsing and --help of every command.
+ */
+#include "cloud/forge/forge.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum option_kind {
+    OPTION_TEXT,
+    OPTION_INT,
+    OPTION_REAL,
+    OPTION_FLAG,
+    OPTION_SEED
+} option_kind;
+
+typedef struct option_row {
+    char letter; /* names it in forge_command.options */
+    const char *name;
+    char short_name; /* 0: none */
+    option_kind kind;
+    size_t offset; /* in forge_args */
+    double min;
+    double max;
+    const char *value;
+    const char *help;
+} option_row;
+
+#define AT(field) offsetof(forge_args, field)
+
+/* clang-format off */
+static const option_row rows[] = {
+    {'m', "model",    'm', OPTION_TEXT, AT(model),    0, 0,      "FILE",  "model, a GGUF file (required)"},
+    {'f', "file",     'f', OPTION_TEXT, AT(file),     0, 0,      "FILE",  "text file (required)"},
+    {'p', "prompt",   'p', OPTION_TEXT, AT(prompt),   0, 0,      "TEXT",  "text to continue (required)"},
+    {'o', "output",   'o', OPTION_TEXT, AT(output),   0, 0,      "FILE",  "file to write (required)"},
+    {'T', "tokens",    0,  OPTION_TEXT, AT(tokens),   0, 0,      "IDS",   "token ids, as 1,2,3 (required)"},
+    {'q', "type",      0,  OPTION_TEXT, AT(type),     0, 0,      "TYPE",  "F32, F16, BF16, Q8_0 or Q4_0 (default: as in the file)"},
+    {'l', "layers",    0,  OPTION_INT,  AT(layers),   1, 512,    "N",     "keep the first N layers (default: all)"},
+    {'n', "tokens-out",'n',OPTION_INT,  AT(n),        1, 1 << 20,"N",     "tokens to generate (default 128)"},
+    {'P', "prompt-tokens",'p',OPTION_INT,AT(p),       1, 1 << 20,"N",     "tokens to prefill (default 512)"},
+    {'c', "ctx",       0,  OPTION_INT,  AT(ctx),      2, 1 << 22,"N",     "context, tokens (default: the model's)"},
+    {'b', "batch",     0,  OPTION_TEXT, AT(batch),    0, 0,      "LIST",  "decode widths, as 1,4,8 (default 1)"},
+    {'d', "depth",     0,  OPTION_INT,  AT(depth),    0, 1 << 20,"N",     "tokens in the context before decoding (default 0)"},
+    {'k', "kv",        0,  OPTION_TEXT, AT(kv),       0, 0,      "TYPE",  "KV form: auto, f16 or f32 (default auto: f32 for F32 models)"},
+    {'x', "temp",      0,  OPTION_REAL, AT(temp),     0, 10,     "T",     "temperature, 0 is greedy (default 0)"},
+    {'y', "top-p",     0,  OPTION_REAL, AT(top_p),    1e-6, 1,   "P",     "nucleus, 1 keeps all (default 1)"},
+    {'z', "top-k",     0,  OPTION_INT,  AT(top_k),    0, 1 << 20,"K",     "most candidates, 0 keeps all (default 0)"},
+    {'s', "seed",      0,  OPTION_SEED, AT(seed),     0, 0,      "S",     "seed of the noise (default 0)"},
+    {'t', "threads",  't', OPTION_INT,  AT(threads),  1, 256,    "N",     "compute threads (default 2)"},
+    {'C', "cpu-mask",  0,  OPTION_TEXT, AT(cpu_mask), 0, 0,      "TIERS", "scalar, avx2, avx512 or native (default native)"},
+    {'a', "all",       0,  OPTION_FLAG, AT(all),      0, 0,      NULL,    "every row, or every tensor"},
+    {'D', "decode",    0,  OPTION_FLAG, AT(decode),   0, 0,      NULL,    "ids on stdin to text"},
+    {'B', "bos",       0,  OPTION_FLAG, AT(bos),      0, 0,      NULL,    "put the begin token first"},
+    {'j', "json",      0,  OPTION_FLAG, AT(json),     0, 0,      NULL,    "print JSON for programs"},
+};
+/* clang-format on */
+
+void forge_help(const forge_command *command)
+{
+    (void)printf("shoal-forge %s: %s\n\noptions:\n", command->name, command->summary);
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        if (!strchr(command->options, rows[i].letter)) {
+            continue;
+        }
+        char left[64];
+        (void)snprintf(left, sizeof left, "%s%c%s--%s%s%s", rows[i].short_name ? "-" : " ",
+                       rows[i].short_name ? rows[i].short_name : ' ',
+                       rows[i].short_name ? ", " : "  ", rows[i].name, rows[i].value ? " " : "",
+                       rows[i].value ? rows[i].value : "");
+        (void)printf("  %-26s %s\n", left, rows[i].help);
+    }
+    (void)printf("      %-22s %s\n", "--help", "this text");
+}
+
+static bool parse_number(const option_row *row, const char *text, forge_args *args)
+{
+    char *end = NULL;
+    char *field = (char *)args + row->offset;
+    errno = 0;
+    if (row->kind == OPTION_REAL) {
+        double value = strtod(text, &end);
+        if (end == text || *end || !(value >= row->min && value <= row->max)) {
+            return false;
+        }
+        memcpy(field, &value, sizeof value);
+        return true;
+    }
+    if (row->kind == OPTION_SEED) {
+        long long value = (long long)strtoull(text, &end, 10);
+        memcpy(field, &value, sizeof value);
+        return end != text && !*end && errno == 0;
+    }
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || errno != 0 || (double)value < row->min || (double)value > row->max) {
+        return false;
+    }
+    memcpy(field, &value, sizeof value);
+    return true;
+}
+
+static int bad_usage(const forge_command *command, const char *what, const char *value)
+{
+    (void)fprintf(stderr, "shoal-forge %s: %s%s; see shoal-forge %s --help\n", command->name, what,
+                  value, command->name);
+    return 3;
+}
+
+static int apply(const forge_command *command, const option_row *row, const char *value,
+                 forge_args *args)
+{
+    char *field = (char *)args + row->offset;
+    if (row->kind == OPTION_FLAG) {
+        bool on = true;
+        memcpy(field, &on, sizeof on);
+        return 0;
+    }
+    if (row->kind == OPTION_TEXT) {
+        memcpy(field, &value, sizeof value);
+        return 0;
+    }
+    if (parse_number(row, value, args)) {
+        return 0;
+    }
+    char what[128];
+    (void)snprintf(what, sizeof what, "--%s wants a number from %.10g to %.10g, not ", row->name,
+                   row->min, row->max);
+    return bad_usage(command, what, value);
+}
+
+int forge_args_parse(const forge_command *command, int argc, char **argv, forge_args *ret_args)
+{
+    forge_args args = {.n = 128, .p = 512, .threads = 2, .top_p = 1.0};
+    struct option longs[SHOAL_COUNT(rows) + 2];
+    char shorts[2 * SHOAL_COUNT(rows) + 4] = ":h";
+    size_t n = 0;
+    memset(longs, 0, sizeof longs);
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        if (!strchr(command->options, rows[i].letter)) {
+            continue;
+        }
+        longs[n].name = rows[i].name;
+        longs[n].has_arg = rows[i].kind == OPTION_FLAG ? no_argument : required_argument;
+        longs[n].val = 256 + (int)i;
+        n++;
+        if (rows[i].short_name) {
+            size_t at = strlen(shorts);
+            shorts[at] = rows[i].short_name;
+            shorts[at + 1] = ':';
+        }
+    }
+    longs[n].name = "help";
+    longs[n].val = 'h';
+    opterr = 0;
+    int c = 0;
+    while ((c = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
+        if (c == 'h') {
+            forge_help(command);
+            return 1;
+        }
+        if (c == '?' || c == ':') {
+            return bad_usage(command, c == ':' ? "a value is missing after " : "unknown option ",
+                             argv[optind - 1]);
+        }
+        for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+            bool mine = c == 256 + (int)i ||
+                        (c == rows[i].short_name && strchr(command->options, rows[i].letter));
+            int wrong = mine ? apply(command, &rows[i], optarg, &args) : 0;
+            if (wrong) {
+                return wrong;
+            }
+        }
+    }
+    if (optind < argc) {
+        return bad_usage(command, "too many words: ", argv[optind]);
+    }
+    if (!args.model) {
+        return bad_usage(command, "-m FILE is missing", "");
+    }
+    *ret_args = args;
+    return 0;
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cloud/forge/forge.h"
+
+#include "common/base/file.h"
+
+#include <stdio.h>
+
+/* Multiply-adds count as two operations; attention at depth 0. */
+static double flops_per_token(const shoal_hparams *hp)
+{
+    double q = (double)(hp->n_heads * hp->head_dim);
+    double kv = (double)(hp->n_kv_heads * hp->head_dim);
+    double dim = (double)hp->dim;
+    double layer = dim * q + 2 * dim * kv + q * dim + 3 * dim * (double)hp->ffn;
+    return 2 * ((double)hp->n_layers * layer + dim * (double)hp->n_vocab);
+}
+
+static double kv_bytes_per_token(const shoal_hparams *hp, double element)
+{
+    return 2 * (double)(hp->n_layers * hp->n_kv_heads * hp->head_dim) * element;
+}
+
+static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
+{
+    const shoal_hparams *hp = &m->hp;
+    char model[SHOAL_HASH_HEX];
+    char tokenizer[SHOAL_HASH_HEX];
+    shoal_hash_hex(&m->hash, model);
+    shoal_hash_hex(shoal_tokenizer_hash(m->tokenizer), tokenizer);
+    SHOAL_TRY(shoal_buf_appendf(out, "{\"name\": "));
+    SHOAL_TRY(forge_json_string(out, hp->name, __builtin_strlen(hp->name)));
+    return shoal_buf_appendf(
+        out,
+        ", \"arch\": \"%s\", \"params\": %llu, \"file_bytes\": %llu, \"type\": \"%s\", "
+        "\"n_vocab\": %zu, \"n_ctx\": %zu, \"dim\": %zu, \"n_layers\": %zu, \"n_heads\": %zu, "
+        "\"n_kv_heads\": %zu, \"head_dim\": %zu, \"ffn\": %zu, \"tied\": %s, "
+        "\"flops_per_token\": %.0f, \"weight_bytes_per_token\": %llu, "
+        "\"kv_bytes_per_token_f16\": %.0f, \"chat_template\": \"%s\", \"model_hash\": \"%s\", "
+        "\"tokenizer_hash\": \"%s\"}\n",
+        hp->arch, (unsigned long long)m->n_params, (unsigned long long)m->file_bytes,
+        shoal_type_find((uint32_t)m->main_type)->name, hp->n_vocab, hp->n_ctx, hp->dim,
+        hp->n_layers, hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->ffn,
+        hp->tied ? "true" : "false", flops_per_token(hp),
+        (unsigned long long)shoal_model_bytes_per_token(m), kv_bytes_per_token(hp, 2),
+        shoal_chat_template_name(m->tokenizer), model, tokenizer);
+}
+
+static shoal_status print_model(const shoal_model *m, shoal_buf *out)
+{
+    const shoal_hparams *hp = &m->hp;
+    char model[SHOAL_HASH_HEX];
+    char tokenizer[SHOAL_HASH_HEX];
+    shoal_hash_hex(&m->hash, model);
+    shoal_hash_hex(shoal_tokenizer_hash(m->tokenizer), tokenizer);
+    SHOAL_TRY(shoal_buf_appendf(
+        out,
+        "%s: %s, %.2f M parameters, %.1f MiB on disk, mostly %s\n"
+        "  shape      width %zu, %zu layers, %zu/%zu heads of %zu, "
+        "feed-forward %zu, vocabulary %zu%s, context %zu\n",
+        hp->name, hp->arch, (double)m->n_params / 1e6, (double)m->file_bytes / 1048576.0,
+        shoal_type_find((uint32_t)m->main_type)->name, hp->dim, hp->n_layers, hp->n_heads,
+        hp->n_kv_heads, hp->head_dim, hp->ffn, hp->n_vocab, hp->tied ? " (tied)" : "", hp->n_ctx));
+    return shoal_buf_appendf(
+        out,
+        "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"
+        "  template   %s\n  model      %s\n  tokenizer  %s\n",
+        flops_per_token(hp) / 1e6, (double)shoal_model_bytes_per_token(m) / 1048576.0,
+        kv_bytes_per_token(hp, 2) / 1024.0, shoal_chat_template_name(m->tokenizer), model,
+        tokenizer);
+}
+
+/* Metadata and tensors as the file has them, also for files that are no complete model. */
+static shoal_status print_contents(const shoal_gguf *gguf, shoal_buf *out)
+{
+    SHOAL_TRY(shoal_buf_appendf(out, "GGUF version %u, %zu metadata pairs, %zu tensors\n",
+                                shoal_gguf_version(gguf), shoal_gguf_n_kv(gguf),
+                                shoal_gguf_n_tensors(gguf)));
+    for (size_t i = 0; i < shoal_gguf_n_kv(gguf); i++) {
+        shoal_str key = shoal_gguf_key_at(gguf, i);
+        SHOAL_TRY(shoal_buf_appendf(out, "  %.*s = ", (int)key.length, key.data));
+        SHOAL_TRY(shoal_gguf_render_at(gguf, i, out));
+        SHOAL_TRY(shoal_buf_append(out, "\n", 1));
+    }
+    for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
+        const shoal_gguf_tensor *t = shoal_gguf_tensor_at(gguf, i);
+        SHOAL_TRY(shoal_buf_appendf(
+            out, "  %-32.*s %-5s %llu x %llu  %llu bytes\n", (int)t->name.length, t->name.data,
+            shoal_type_find((uint32_t)t->type)->name, (unsigned long long)t->dims[0],
+            (unsigned long long)t->dims[1], (unsigned long long)t->size_bytes));
+    }
+    return SHOAL_OK;
+}
+
+shoal_status forge_inspect(const forge_args *args, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
+    SHOAL_TRY(shoal_map_open(args->model, &map, err));
+    SHOAL_TRY(shoal_gguf_open(map.data, map.size, &gguf, err));
+    shoal_err why = SHOAL_ERR_INIT;
+    shoal_status status = shoal_model_new(gguf, &model, &why);
+    if (status != SHOAL_OK && (args->json || shoal_gguf_n_tensors(gguf) > 0)) {
+        return shoal_err_set(err, status, "%s", why.text);
+    }
+    if (model) {
+        model->file_bytes = map.size;
+        SHOAL_TRY(args->json ? print_model_json(model, &out) : print_model(model, &out));
+    }
+    if (!args->json && (args->all || !model)) {
+        SHOAL_TRY(print_contents(gguf, &out));
+    }
+    return forge_print(&out, err);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to shoal-forge: one command per file, one table of options for all of them.
+ * Exit status: 0 done; 1 the input was refused (one line on stderr names the cause); 2 usage.
+ */
+#ifndef SHOAL_FORGE_FORGE_H
+#define SHOAL_FORGE_FORGE_H
+
+#include "common/engine/engine.h"
+#include "common/sample/sample.h"
+
+#include <stdbool.h>
+
+typedef struct forge_args {
+    const char *model;
+    const char *file;
+    const char *prompt;
+    const char *output;
+    const char *tokens;
+    const char *type;
+    const char *batch;
+    const char *kv;
+    const char *cpu_mask;
+    long n;
+    long p;
+    long threads;
+    long ctx;
+    long depth;
+    long layers;
+    double temp;
+    double top_p;
+    long top_k;
+    long long seed;
+    bool all;
+    bool json;
+    bool decode;
+    bool bos;
+} forge_args;
+
+typedef struct forge_command {
+    const char *name;
+    const char *summary;
+    const char *options; /* the letters of its options, as in the table of args.c */
+    shoal_status (*run)(const forge_args *args, shoal_err *err);
+} forge_command;
+
+/* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
+int forge_args_parse(const forge_command *command, int argc, char **argv, forge_args *ret_args);
+void forge_help(const forge_command *command);
+
+shoal_status forge_inspect(const forge_args *args, shoal_err *err);
+shoal_status forge_tokenize(const forge_args *args, shoal_err *err);
+shoal_status forge_logits(const forge_args *args, shoal_err *err);
+shoal_status forge_generate(const forge_args *args, shoal_err *err);
+shoal_status forge_perplexity(const forge_args *args, shoal_err *err);
+shoal_status forge_convert(const forge_args *args, shoal_err *err);
+shoal_status forge_bench(const forge_args *args, shoal_err *err);
+
+/* --- shared by commands ------------------------------------------------------------------------
+ */
+
+/* A model with an engine of one sequence on it. Zeroed memory is a valid empty one. */
+typedef struct forge_session {
+    shoal_model *model;
+    shoal_engine *engine;
+    shoal_kv_seq *seq;
+} forge_session;
+
+/* n_rows: rows of a step and logits of a step. */
+shoal_status forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
+                                size_t kv_tokens, forge_session *ret_session, shoal_err *err);
+void forge_session_close(forge_session *session);
+
+/* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
+shoal_status forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids, size_t *ret_n,
+                             shoal_err *err);
+shoal_status forge_need(const char *value, const char *option, shoal_err *err);
+/* JSON string escaping of n bytes, with quotes. */
+shoal_status forge_json_string(shoal_buf *buf, const char *text, size_t n);
+/* Writes and flushes stdout; SHOAL_E_IO when it is gone. */
+shoal_status forge_print(const shoal_buf *buf, shoal_err *err);
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shoal-forge: the offline workshop. Parses, runs one command, reports.
+ */
+#include "cloud/forge/forge.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const forge_command commands[] = {
+    {"inspect", "what a model file holds: numbers, hashes, metadata, tensors", "maj",
+     forge_inspect},
+    {"tokenize", "text on stdin to ids on one line, or back with --decode", "mDBj", forge_tokenize},
+    {"logits", "logits after a list of token ids", "mTajtcCk", forge_logits},
+    {"generate", "continue a text", "mpnxyzsjtcCk", forge_generate},
+    {"perplexity", "perplexity of a text file", "mfcjtCk", forge_perplexity},
+    {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqlj",
+     forge_convert},
+    {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mPnbdktjC",
+     forge_bench},
+};
+
+static void usage(FILE *to)
+{
+    (void)fprintf(to, "shoal-forge: the offline workshop of Shoal\n\n"
+                      "usage: shoal-forge COMMAND [options]\n"
+                      "       shoal-forge COMMAND --help\n\ncommands:\n");
+    for (size_t i = 0; i < SHOAL_COUNT(commands); i++) {
+        (void)fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].summary);
+    }
+    (void)fprintf(to, "\nexit status: 0 done, 1 refused input (stderr says why), 2 usage\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        usage(stdout);
+        return 0;
+    }
+    for (size_t i = 0; i < SHOAL_COUNT(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) != 0) {
+            continue;
+        }
+        forge_args args;
+        int ended = forge_args_parse(&commands[i], argc - 1, argv + 1, &args);
+        if (ended != 0) {
+            return ended - 1;
+        }
+        shoal_err err = SHOAL_ERR_INIT;
+        shoal_status status = commands[i].run(&args, &err);
+        if (status == SHOAL_OK) {
+            return 0;
+        }
+        (void)fprintf(stderr, "shoal-forge: %s\n",
+                      err.text[0] ? err.text : shoal_status_text(status));
+        return 1;
+    }
+    (void)fprintf(stderr, "shoal-forge: there is no command \"%s\"; see shoal-forge --help\n",
+                  argv[1]);
+    return 2;
+}

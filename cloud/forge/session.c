@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the commands share: a model with one sequence, lists of ids, output.
+ */
+#include "cloud/forge/forge.h"
+
+#include "common/base/mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+shoal_status forge_need(const char *value, const char *option, shoal_err *err)
+{
+    return value ? SHOAL_OK : shoal_err_set(err, SHOAL_E_INVALID, "%s is missing", option);
+}
+
+static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
+{
+    if (!text || strcmp(text, "auto") == 0) {
+        *ret_type = -1;
+    } else if (strcmp(text, "f16") == 0) {
+        *ret_type = SHOAL_KV_F16;
+    } else if (strcmp(text, "f32") == 0) {
+        *ret_type = SHOAL_KV_F32;
+    } else {
+        return shoal_err_set(err, SHOAL_E_INVALID, "--kv %s: known are auto, f16, f32", text);
+    }
+    return SHOAL_OK;
+}
+
+shoal_status forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
+                                size_t kv_tokens, forge_session *ret_session, shoal_err *err)
+{
+    SHOAL_CLEANUP(forge_session_close) forge_session s = {0};
+    shoal_engine_settings settings = shoal_engine_settings_default();
+    settings.n_threads = (size_t)args->threads;
+    settings.n_rows_max = n_rows;
+    settings.n_logits_max = n_logits;
+    settings.n_ctx = (size_t)args->ctx;
+    SHOAL_TRY(parse_kv(args->kv, &settings.kv_type, err));
+    if (args->cpu_mask && shoal_cpu_mask_parse(args->cpu_mask, &settings.cpu_mask) < 0) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "--cpu-mask %s: known are scalar, avx2, avx512, native",
+                             args->cpu_mask);
+    }
+    SHOAL_TRY(shoal_model_load(args->model, &s.model, err));
+    const shoal_hparams *hp = &s.model->hp;
+    size_t n_ctx = settings.n_ctx ? settings.n_ctx : hp->n_ctx;
+    size_t n_tokens = kv_tokens ? kv_tokens : n_ctx;
+    shoal_kv_shape shape = {.n_layers = hp->n_layers,
+                            .n_kv_heads = hp->n_kv_heads,
+                            .head_dim = hp->head_dim,
+                            .type = SHOAL_KV_F32};
+    settings.kv_bytes = (n_tokens / SHOAL_KV_BLOCK + 1) * shoal_kv_page_bytes(&shape);
+    SHOAL_TRY(shoal_engine_new(s.model, &settings, &s.engine, err));
+    if (shoal_kv_seq_new(shoal_engine_kv(s.engine), &s.seq) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the sequence");
+    }
+    *ret_session = s;
+    memset(&s, 0, sizeof s);
+    return SHOAL_OK;
+}
+
+void forge_session_close(forge_session *session)
+{
+    shoal_kv_seq_free(session->seq);
+    shoal_engine_free(session->engine);
+    shoal_model_free(session->model);
+    memset(session, 0, sizeof *session);
+}
+
+shoal_status forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids, size_t *ret_n,
+                             shoal_err *err)
+{
+    size_t room = 1;
+    for (const char *c = text; *c; c++) {
+        room += *c == ',' || *c == ' ' || *c == '\n';
+    }
+    SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = shoal_calloc(room, sizeof *ids);
+    if (!ids) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu ids", room);
+    }
+    size_t n = 0;
+    const char *at = text + strspn(text, ", \t\r\n");
+    while (*at) {
+        char *end = NULL;
+        errno = 0;
+        long value = strtol(at, &end, 10);
+        if (end == at || errno != 0 || value < 0 || (size_t)value >= n_vocab) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "token %zu (\"%.20s\") is no id from 0 to %zu", n, at,
+                                 n_vocab - 1);
+        }
+        ids[n++] = (int32_t)value;
+        at = end + strspn(end, ", \t\r\n");
+        if (at == end && *at) {
+            return shoal_err_set(err, SHOAL_E_INVALID, "after token %zu: \"%.20s\" is not a comma",
+                                 n, at);
+        }
+    }
+    if (n == 0) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "the list of token ids is empty");
+    }
+    *ret_ids = SHOAL_STEAL(ids);
+    *ret_n = n;
+    return SHOAL_OK;
+}
+
+shoal_status forge_json_string(shoal_buf *buf, const char *text, size_t n)
+{
+    SHOAL_TRY(shoal_buf_append(buf, "\"", 1));
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c == '"' || c == '\\') {
+            SHOAL_TRY(shoal_buf_appendf(buf, "\\%c", c));
+        } else if (c < 0x20) {
+            SHOAL_TRY(shoal_buf_appendf(buf, "\\u%04x", c));
+        } else {
+            SHOAL_TRY(shoal_buf_append(buf, &text[i], 1));
+        }
+    }
+    return shoal_buf_append(buf, "\"", 1);
+}
+
+shoal_status forge_print(const shoal_buf *buf, shoal_err *err)
+{
+    size_t n = buf->length ? fwrite(buf->data, 1, buf->length, stdout) : 0;
+    if (n != buf->length || fflush(stdout) != 0) {
+        return shoal_err_set(err, SHOAL_E_IO, "cannot write to the standard output");
+    }
+    return SHOAL_OK;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/tensor/type.h"
+
+#include <string.h>
+#include <strings.h>
+
+static const shoal_type_info infos[] = {
+    {SHOAL_TYPE_F32, "F32", 1, 4},     {SHOAL_TYPE_F16, "F16", 1, 2},
+    {SHOAL_TYPE_Q4_0, "Q4_0", 32, 18}, {SHOAL_TYPE_Q8_0, "Q8_0", 32, 34},
+    {SHOAL_TYPE_BF16, "BF16", 1, 2},
+};
+
+const shoal_type_info *shoal_type_find(uint32_t type)
+{
+    for (size_t i = 0; i < sizeof infos / sizeof infos[0]; i++) {
+        if ((uint32_t)infos[i].type == type) {
+            return &infos[i];
+        }
+    }
+    return NULL;
+}
+
+const shoal_type_info *shoal_type_find_name(const char *name)
+{
+    for (size_t i = 0; i < sizeof infos / sizeof infos[0]; i++) {
+        if (strcasecmp(infos[i].name, name) == 0) {
+            return &infos[i];
+        }
+    }
+    return NULL;
+}
+
+static float float_of(uint32_t bits)
+{
+    float x = 0;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits = 0;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+float shoal_f16_to_f32(uint16_t half)
+{
+    uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    uint32_t exponent = (half >> 10) & 0x1Fu;
+    uint32_t mantissa = half & 0x3FFu;
+    if (exponent == 0x1F) {
+        /* Infinity, or NaN made quiet as the hardware conversion does. */
+        uint32_t quiet = mantissa ? 0x400000u : 0;
+        return float_of(sign | 0x7F800000u | quiet | mantissa << 13);
+    }
+    if (exponent == 0) {
+        /* Zero and subnormals: mantissa * 2^-24, exact in binary32. */
+        float magnitude = (float)mantissa * 0x1p-24F;
+        return float_of(sign | bits_of(magnitude));
+    }
+    return float_of(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+uint16_t shoal_f32_to_f16(float x)
+{
+    uint32_t bits = bits_of(x);
+    uint32_t sign = bits >> 16 & 0x8000u;
+    uint32_t magnitude = bits & 0x7FFFFFFFu;
+    if (magnitude > 0x7F800000u) {
+        return (uint16_t)(sign | 0x7E00u | (magnitude >> 13 & 0x3FFu));
+    }
+    if (magnitude >= 0x477FF000u) {
+        return (uint16_t)(sign | 0x7C00u); /* rounds to 65536 or more */
+    }
+    if (magnitude < 0x38800000u) {
+        /* Subnormal result: adding 0.5 puts the rounded multiple of 2^-24 into the low bits. */
+        float shifted = float_of(magnitude) + 0.5F;
+        return (uint16_t)(sign | (bits_of(shifted) - 0x3F000000u));
+    }
+    uint32_t rounded = magnitude + 0xFFFu + (magnitude >> 13 & 1u);
+    return (uint16_t)(sign | (rounded - 0x38000000u) >> 13);
+}
+
+float shoal_bf16_to_f32(uint16_t half)
+{
+    return float_of((uint32_t)half << 16);
+}
+
+uint16_t shoal_f32_to_bf16(float x)
+{
+    uint32_t bits = bits_of(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) {
+        return (uint16_t)(bits >> 16 | 0x40u);
+    }
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}

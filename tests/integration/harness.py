@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What integration tests share: real daemons on loopback with mTLS, and a plain HTTP client.
+
+Everything runs from the build's bin directory (SHOAL_BIN_DIR); models are made here from a seed, or
+taken from the files beside the checkout where they exist.
+"""
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+SOURCE = os.environ.get("SHOAL_SOURCE_DIR", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+BIN = os.environ.get("SHOAL_BIN_DIR", os.path.join(SOURCE, "build/release/bin"))
+SHARED = os.path.join(SOURCE, "..", "shared")
+SANITIZED = "asan" in BIN or "tsan" in BIN
+
+
+def binary(name):
+    return os.path.join(BIN, name)
+
+
+def run(*command, check=True, text=None, timeout=120):
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{command} ended with {done.returncode}: {done.stderr.strip()}")
+    return done
+
+
+def expect(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+class Daemon:
+    """One daemon: started, waited for by its ready line, stopped or killed."""
+
+    def __init__(self, name, ready, settings, log):
+        self.name, self.ready, self.log = name, ready, log
+        self.settings = dict(settings)
+        self.process = None
+        self.address = None
+
+    def start(self):
+        command = [binary(self.name)]
+        for key, value in self.settings.items():
+            command += ["--set", f"{key}={value}"]
+        self.stderr = open(self.log, "ab")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
+        line = self.process.stdout.readline()
+        if not line.startswith(self.ready):
+            self.process.wait(10)
+            raise AssertionError(f"{self.name} did not start: {self.tail()}")
+        self.address = line[len(self.ready):].strip()
+        return self
+
+    def tail(self):
+        with open(self.log, encoding="utf-8", errors="replace") as f:
+            return f.read()[-2000:]
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+        self.stderr.close()
+
+    def stop(self, seconds=30):
+        """SIGTERM, and the exit status must be 0: nothing leaked, nothing left behind."""
+        if self.process is None or self.process.poll() is not None:
+            status = self.process.returncode if self.process else 0
+        else:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                status = self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"{self.name} did not end {seconds} s after SIGTERM: {self.tail()}") from None
+        if self.process:
+            self.process.stdout.close()
+            self.stderr.close()
+        expect(status == 0, f"{self.name} ended with {status}: {self.tail()}")
+
+
+class Site:
+    """A folder with keys, models and daemons; everything ends with it."""
+
+    def __init__(self, seed=1):
+        self.folder = tempfile.TemporaryDirectory(prefix="shoal-test-")
+        self.path = self.folder.name
+        self.daemons = []
+        run(os.path.join(SOURCE, "deploy/certs/make-dev-certs"), self.file("certs"))
+        self.seed = seed
+
+    def file(self, name):
+        return os.path.join(self.path, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        failed = None
+        for daemon in reversed(self.daemons):
+            try:
+                daemon.stop()
+            except AssertionError as error:
+                failed = failed or error
+        if kind is not None:
+            for daemon in self.daemons:
+                print(f"--- {daemon.name}\n{daemon.tail()}", file=sys.stderr)
+        self.folder.cleanup()
+        if failed and kind is None:
+            raise failed
+
+    def models(self, edge_type="Q8_0"):
+        """A cloud model and the edge model made from it: real weights beside the checkout, else seeded."""
+        full = os.path.join(SHARED, "models/stories3M-f32.gguf")
+        if SANITIZED or not os.path.exists(full):
+            full = self.tiny_model(self.seed)
+        edge = self.file(f"edge-{edge_type}.gguf")
+        run(binary("shoal-forge"), "convert", "-m", full, "--type", edge_type, "-o", edge)
+        return full, edge
+
+    def tiny_model(self, seed):
+        path = self.file(f"tiny-{seed}.gguf")
+        run(os.path.join(os.path.dirname(BIN), "tests", "shoal-tiny-model"), str(seed), path)
+        return path
+
+    def cloud(self, model, port=0, **settings):
+        base = {
+            "listen.address": f"127.0.0.1:{port}", "model.path": model,
+            "tls.ca": self.file("certs/ca.pem"), "tls.cert": self.file("certs/cloud.pem"),
+            "tls.key": self.file("certs/cloud.key"),
+        }
+        base.update({k.replace("__", "."): v for k, v in settings.items()})
+        daemon = Daemon("shoal-cloud", "grpc: ", base, self.file(f"cloud-{len(self.daemons)}.log"))
+        self.daemons.append(daemon)
+        return daemon
+
+    def edge(self, model, cloud_address=None, **settings):
+        base = {"listen.address": "127.0.0.1:0", "model.path": model}
+        if cloud_address:
+            base.update({
+                "cloud.target": cloud_address, "cloud.ca": self.file("certs/ca.pem"),
+                "cloud.cert": self.file("certs/edge.pem"), "cloud.key": self.file("certs/edge.key"),
+                "cloud.name_override": "localhost",
+            })
+        base.update({k.replace("__", "."): v for k, v in settings.items()})
+        daemon = Daemon("shoal-edge", "http: ", base, self.file(f"edge-{len(self.daemons)}.log"))
+        self.daemons.append(daemon)
+        return daemon
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Answer:
+    def __init__(self):
+        self.status = 0
+        self.ids = []
+        self.tiers = []
+        self.text = ""
+        self.finish = None
+        self.usage = None
+        self.error = None
+
+
+def connect(url, timeout=60):
+    host, port = url.removeprefix("http://").rsplit(":", 1)
+    return http.client.HTTPConnection(host, int(port), timeout=timeout)
+
+
+def request(url, method, path, body=None, headers=None, timeout=60):
+    """(status, headers, body bytes) of one plain request."""
+    connection = connect(url, timeout)
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    finally:
+        connection.close()
+
+
+def complete(url, prompt, mode, n=24, timeout=120, on_event=None, **fields):
+    """One streamed completion; every event is checked for form on the way."""
+    body = {"prompt": prompt, "max_tokens": n, "stream": True,
+            "stream_options": {"include_usage": True}, "shoal": {"mode": mode}}
+    body.update(fields)
+    answer = Answer()
+    connection = connect(url, timeout)
+    try:
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer.status = response.status
+        if response.status != 200:
+            answer.error = json.loads(response.read())["error"]
+            return answer
+        done = False
+        event = None
+        for raw in response:
+            line = raw.decode("utf-8").rstrip("\r\n")
+            if line.startswith("event:"):
+                event = line[6:].strip()
+            if not line.startswith("data:"):
+                continue
+            data = line[5:].strip()
+            if data == "[DONE]":
+                done = True
+                break
+            chunk = json.loads(data)
+            if event == "error" or "error" in chunk:
+                answer.error = chunk.get("error", chunk)
+                return answer
+            for token in chunk.get("shoal", {}).get("tokens", []):
+                answer.ids.append(token["id"])
+                answer.tiers.append(token["tier"])
+            for choice in chunk["choices"]:
+                answer.text += choice.get("text") or ""
+                answer.finish = choice.get("finish_reason") or answer.finish
+            answer.usage = chunk.get("usage") or answer.usage
+            if on_event:
+                on_event(answer)
+        expect(done, "the stream ended without [DONE]")
+        return answer
+    finally:
+        connection.close()
+
+
+def parallel(jobs, width):
+    """Runs the callables on `width` threads; results in order, the first failure raised."""
+    results = [None] * len(jobs)
+    failures = []
+    lock = threading.Lock()
+    todo = list(range(len(jobs)))[::-1]
+
+    def work():
+        while True:
+            with lock:
+                if not todo or failures:
+                    return
+                i = todo.pop()
+            try:
+                results[i] = jobs[i]()
+            except BaseException as error:  # noqa: BLE001 - reported below
+                with lock:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(width)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if failures:
+        raise failures[0]
+    return results
+
+
+WORDS = ("once upon a time there was a little dog who liked to play in the big green park with his "
+         "friend the cat and they saw a red ball under tree mom said be careful it is very hot today").split()
+
+
+def prompts(n, seed):
+    rng = random.Random(seed)
+    return [" ".join(rng.choice(WORDS) for _ in range(rng.randint(2, 12))).capitalize() for _ in range(n)]
+
+
+def wait_until(check, seconds=20, what="condition"):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if check():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come true within {seconds} s")
+
+
+def main(tests):
+    """Runs the functions given, or those named on the command line; prints one line each."""
+    chosen = [t for t in tests if len(sys.argv) < 2 or t.__name__ in sys.argv[1:]]
+    failed = 0
+    for test in chosen:
+        started = time.monotonic()
+        try:
+            note = test() or ""
+            print(f"ok   {test.__name__} ({time.monotonic() - started:.1f} s) {note}", flush=True)
+        except Exception as error:  # noqa: BLE001 - the report of a test
+            failed += 1
+            import traceback
+            traceback.print_exc()
+            print(f"FAIL {test.__name__}: {error}", flush=True)
+    print(f"{len(chosen) - failed} passed, {failed} failed", flush=True)
+    sys.exit(1 if failed else 0)

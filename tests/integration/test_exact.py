@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""R1: `exact` equals `cloud`, token for token, whatever the drafts say, however the batch is
+composed, and across `kill -9` of the cloud. Real daemons, real gRPC over mTLS."""
+import os
+import random
+import threading
+import time
+
+from harness import Site, complete, expect, free_port, main, parallel, prompts, SANITIZED
+
+SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261123"))
+N_PROMPTS = int(os.environ.get("SHOAL_TEST_PROMPTS", "8" if SANITIZED else "200"))
+N_KILLS = int(os.environ.get("SHOAL_TEST_KILLS", "3" if SANITIZED else "50"))
+TEMPERATURES = (0.0, 0.8, 1.2)
+WIDTH = 6  # requests at once, so that sessions share batches
+
+
+def cases():
+    rng = random.Random(SEED)
+    return [(p, t, rng.getrandbits(48)) for t in TEMPERATURES for p in prompts(N_PROMPTS, SEED)]
+
+
+def ask_all(url, mode, some, n=24):
+    jobs = [lambda c=c: complete(url, c[0], mode, n=n, temperature=c[1], seed=c[2]) for c in some]
+    return parallel(jobs, WIDTH)
+
+
+def differing(some, left, right):
+    for case, a, b in zip(some, left, right):
+        expect(a.error is None and b.error is None, f"{case}: {a.error or b.error}")
+        if a.ids != b.ids or a.text != b.text or a.finish != b.finish:
+            yield case, a, b
+
+
+def check_round_bytes(answers):
+    worst_up = max(a.usage["shoal"]["round_up_max"] for a in answers)
+    worst_down = max(a.usage["shoal"]["round_down_max"] for a in answers)
+    expect(0 < worst_up <= 200 and 0 < worst_down <= 200, f"a round cost {worst_up} up, {worst_down} down")
+    return worst_up, worst_down
+
+
+def test_exact_batched_and_corrupted_equals_cloud():
+    some = cases()
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        cloud = site.cloud(full).start()
+        plain = site.edge(edge_model, cloud.address).start()
+        corrupt = site.edge(edge_model, cloud.address, fault__flip_ratio=0.3).start()
+        reference = ask_all(plain.address, "cloud", some)
+        drafted = ask_all(plain.address, "exact", some)
+        corrupted = ask_all(corrupt.address, "exact", some)
+        wrong = list(differing(some, reference, drafted)) + list(differing(some, reference, corrupted))
+        for case, a, b in wrong[:3]:
+            print(f"differs: {case}\n  cloud {a.ids}\n  exact {b.ids}")
+        expect(not wrong, f"{len(wrong)} of {2 * len(some)} generations differ (seed {SEED})")
+        up, down = check_round_bytes(drafted + corrupted)
+        judged = sum(a.usage["shoal"]["drafted"] for a in drafted)
+        accepted = sum(a.usage["shoal"]["accepted"] for a in drafted)
+        bad = sum(a.usage["shoal"]["accepted"] for a in corrupted) / max(1, sum(a.usage["shoal"]["drafted"] for a in corrupted))
+        return (f"{len(some)} generations twice, 0 differ; {accepted / max(1, judged):.2f} of drafts accepted "
+                f"({bad:.2f} corrupted); a round at most {up} bytes up, {down} down")
+
+
+def test_exact_one_at_a_time_equals_batched():
+    some = cases()[:: max(1, len(cases()) // 24)]
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        cloud = site.cloud(full).start()
+        edge = site.edge(edge_model, cloud.address).start()
+        together = ask_all(edge.address, "exact", some)
+        alone = [complete(edge.address, p, "cloud", temperature=t, seed=s) for p, t, s in some]
+        wrong = list(differing(some, alone, together))
+        expect(not wrong, f"{len(wrong)} of {len(some)} differ (seed {SEED})")
+
+
+def test_cloud_killed_at_random_moments_changes_nothing():
+    rng = random.Random(SEED + 1)
+    some = [c for c in cases() if c[1] != 1.2][: 4 * WIDTH]
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        port = free_port()
+        cloud = site.cloud(full, port).start()
+        edge = site.edge(edge_model, cloud.address, coop__reconnect_ms=60000).start()
+        n = 160
+        reference = ask_all(edge.address, "cloud", some, n)
+        kills = 0
+        lost_streams = 0
+        stop = threading.Event()
+        failure = []
+
+        def killer():
+            nonlocal kills
+            try:
+                while not stop.is_set() and kills < N_KILLS:
+                    time.sleep(rng.uniform(0.02, 0.35))
+                    cloud.kill()
+                    kills += 1
+                    time.sleep(rng.uniform(0, 0.05))
+                    cloud.start()
+            except BaseException as error:  # noqa: BLE001
+                failure.append(error)
+
+        thread = threading.Thread(target=killer)
+        thread.start()
+        try:
+            rounds = 0
+            while kills < N_KILLS and not failure:
+                for mode in ("exact", "cloud"):
+                    answers = ask_all(edge.address, mode, some, n)
+                    wrong = list(differing(some, reference, answers))
+                    for case, a, b in wrong[:3]:
+                        print(f"differs: {case}\n  cloud {a.ids}\n  {mode} {b.ids}")
+                    expect(not wrong, f"{len(wrong)} of {len(some)} differ after {kills} kills (seed {SEED})")
+                    lost_streams += sum(a.usage["shoal"]["reconnects"] for a in answers)
+                    rounds += 1
+        finally:
+            stop.set()
+            thread.join()
+        expect(not failure, f"the cloud did not come back: {failure}")
+        expect(lost_streams > 0, "no stream was ever cut: the kills missed")
+        return f"{kills} kills, {lost_streams} streams cut and resumed, {rounds * len(some)} answers, 0 differ"
+
+
+if __name__ == "__main__":
+    main([test_exact_batched_and_corrupted_equals_cloud, test_exact_one_at_a_time_equals_batched,
+          test_cloud_killed_at_random_moments_changes_nothing])

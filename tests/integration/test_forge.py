@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""shoal-forge from outside: the interfaces other programs rely on, and R2 through them."""
+import json
+import math
+import os
+
+from harness import SANITIZED, SHARED, Site, SOURCE, binary, expect, main, run
+
+FORGE = "shoal-forge"
+
+
+def forge(*args, text=None, check=True):
+    return run(binary(FORGE), *args, text=text, check=check)
+
+
+def logits(model, ids, *options):
+    return json.loads(forge("logits", "-m", model, "--tokens", ",".join(map(str, ids)), "--json", *options).stdout)["logits"]
+
+
+def golden():
+    """(model, ids, reference logits) of every golden file whose model is there."""
+    for name, model in (("stories260K", "stories260K.gguf"), ("stories3M", "stories3M-f32.gguf")):
+        path = os.path.join(SHARED, "models", model)
+        if os.path.exists(path):
+            with open(os.path.join(SOURCE, "tests/golden/data", name + ".txt"), encoding="ascii") as f:
+                lines = f.read().split("\n")
+            yield path, [int(i) for i in lines[2].split()], [float(v) for v in lines[3:] if v]
+
+
+def test_logits_golden_within_1e_5_on_every_tier():
+    worst = 0.0
+    found = list(golden())
+    if not found:
+        return "skipped: no models beside the checkout"
+    for path, ids, reference in found:
+        rows = {tier: logits(path, ids, "--cpu-mask", tier) for tier in ("scalar", "avx2", "native")}
+        for tier, row in rows.items():
+            error = math.sqrt(sum((a - b) ** 2 for a, b in zip(row, reference)) / sum(b * b for b in reference))
+            worst = max(worst, error)
+            expect(error <= 1e-5, f"{path} on {tier}: relative error {error}")
+            expect(row == rows["scalar"], f"{path}: {tier} differs from scalar")
+    return f"worst relative error {worst:.2e}"
+
+
+def test_logits_same_for_threads_and_rows():
+    with Site() as site:
+        model = site.tiny_model(3)
+        ids = [(i * 37 + 5) % 250 for i in range(70)]
+        every = logits(model, ids, "--all")
+        for threads in (1, 2, 3, 4):
+            expect(logits(model, ids, "-t", str(threads)) == every[-1], f"{threads} threads")
+        for n in (1, 31, 32, 33, 64, 65):
+            expect(logits(model, ids[:n]) == every[n - 1], f"prefix of {n}")
+
+
+def test_tokenize_round_trips():
+    with Site() as site:
+        model = site.tiny_model(4)
+        text = "Hello, world! \u00e4\u20ac\U0001f600 tabs\tand\nlines"
+        ids = forge("tokenize", "-m", model, text=text).stdout
+        expect(all(part.isdigit() for part in ids.split()) and ids.count("\n") == 1, f"ids on one line: {ids!r}")
+        expect(forge("tokenize", "-m", model, "--decode", text=ids).stdout == text, "decode gives the input back")
+
+
+def test_generate_is_reproducible_and_seeded():
+    with Site() as site:
+        model = site.tiny_model(5)
+
+        def generate(*options):
+            return json.loads(forge("generate", "-m", model, "-p", "Once", "-n", "16", "--json", *options).stdout)["ids"]
+        expect(generate() == generate(), "greedy twice")
+        one = generate("--temp", "1.0", "--seed", "1")
+        expect(one == generate("--temp", "1.0", "--seed", "1"), "one seed twice")
+        expect(one != generate("--temp", "1.0", "--seed", "2"), "another seed")
+
+
+def test_convert_perplexity_inspect_bench_speak_json():
+    with Site() as site:
+        model = site.tiny_model(6)
+        text = site.file("text.txt")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write("Once upon a time there was a dog. " * 20)
+        base = json.loads(forge("perplexity", "-m", model, "-f", text, "--ctx", "64", "--json").stdout)
+        expect(base["tokens"] > 100 and base["ppl"] > 1, base)
+        for kind, factor in (("F16", 1.01), ("BF16", 1.05), ("Q8_0", 1.05), ("Q4_0", 2.0)):
+            out = site.file(kind + ".gguf")
+            forge("convert", "-m", model, "--type", kind, "-o", out, "--json")
+            again = json.loads(forge("perplexity", "-m", out, "-f", text, "--ctx", "64", "--json").stdout)
+            ratio = again["ppl"] / base["ppl"]
+            expect(1 / factor < ratio < factor, f"{kind}: perplexity {ratio:.3f} of F32")
+            expect(json.loads(forge("inspect", "-m", out, "--json").stdout)["type"] == kind, kind)
+        cut = site.file("cut.gguf")
+        forge("convert", "-m", model, "--layers", "1", "-o", cut)
+        expect(json.loads(forge("inspect", "-m", cut, "--json").stdout)["n_layers"] == 1, "layers")
+        if not SANITIZED:
+            bench = json.loads(forge("bench", "-m", model, "-p", "32", "-n", "8", "-t", "2", "--batch", "1,4", "--json").stdout)
+            for key in ("prefill_tok_s", "decode_tok_s", "weight_bytes_per_token", "read_gb_s", "bandwidth_gb_s",
+                        "batch", "rss_mib", "first_token_s"):
+                expect(key in bench, key)
+
+
+def test_refusals_name_the_cause():
+    with Site() as site:
+        model = site.tiny_model(7)
+        for args, status, word in (
+                (("logits", "-m", model, "--tokens", "1,999999", "--json"), 1, "999999"),
+                (("logits", "-m", model, "--json"), 1, "--tokens"),
+                (("logits", "-m", "/nonexistent.gguf", "--tokens", "1"), 1, "nonexistent"),
+                (("generate", "-m", model, "-p", "x", "--temp", "-3"), 2, "--temp"),
+                (("convert", "-m", model, "--type", "Q9", "-o", site.file("x")), 1, "Q9"),
+                (("nothing",), 2, "nothing"), (("logits", "--frob"), 2, "--frob")):
+            done = forge(*args, check=False)
+            expect(done.returncode == status and word in done.stderr, f"{args}: {done.returncode} {done.stderr!r}")
+            expect(len(done.stderr.strip().splitlines()) == 1, f"{args}: more than one line: {done.stderr!r}")
+
+
+if __name__ == "__main__":
+    main([value for name, value in list(globals().items()) if name.startswith("test_")])
