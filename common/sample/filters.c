@@ -10,7 +10,7 @@
  * All three removing filters keep a prefix of that order, so the result is the shortest of the
  * three prefixes; nothing needs to be sorted beyond it.
  */
-#include "common/sample/sample_inner.h"
+#include "common/sample/sample_internal.h"
 
 #include "common/kernels/math.h"
 

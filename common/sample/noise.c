@@ -12,7 +12,7 @@
  * probability below about 1e-7 could not be drawn at its rate. The inner logarithm is therefore
  * the double one; the outer one needs no more than binary32. Both have the same bits everywhere.
  */
-#include "common/sample/sample_inner.h"
+#include "common/sample/sample_internal.h"
 
 #include "common/base/rng.h"
 #include "common/kernels/math.h"

@@ -2,7 +2,7 @@
  *
  * The sampler: clean the logits, measure confidence, change and filter, then let the noise decide.
  */
-#include "common/sample/sample_inner.h"
+#include "common/sample/sample_internal.h"
 
 #include "common/base/mem.h"
 #include "common/kernels/math.h"

@@ -2,7 +2,7 @@
  *
  * The public calls: check arguments, take the handle, run one or more exchanges, report.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <stdlib.h>
 #include <string.h>

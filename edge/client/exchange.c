@@ -3,7 +3,7 @@
  * One request, one answer, one connection. Connections are not kept: an answer takes far longer
  * than a local connect, and a closed socket is how the edge learns of a cancel.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <unistd.h>
 

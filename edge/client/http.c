@@ -3,7 +3,7 @@
  * An HTTP/1.1 response parser that is pushed bytes (RFC 9112). Strict where leniency lets two
  * readers see two messages: lines end in CRLF, no folding, one framing, plain decimal lengths.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <string.h>
 #include <strings.h>

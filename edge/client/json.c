@@ -3,7 +3,7 @@
  * A strict JSON reader over one buffer: nodes in document order, strings decoded in place (an
  * escape is never shorter than what it stands for), a fixed stack instead of recursion.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <stdlib.h>
 #include <string.h>

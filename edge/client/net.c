@@ -3,7 +3,7 @@
  * Sockets that can be left at any moment: every wait is a poll on the socket and on the client's
  * eventfd, with the nearer of two deadlines.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <errno.h>
 #include <netdb.h>

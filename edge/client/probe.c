@@ -2,7 +2,7 @@
  *
  * Plain GETs: health, readiness, models, anything else the edge serves.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  *
  * The JSON body of a request: what is set is sent, everything else stays the edge's choice.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <string.h>
 

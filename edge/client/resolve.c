@@ -4,7 +4,7 @@
  * thread runs getaddrinfo on a heap object that both sides hold; whoever lets go last frees it, so
  * the caller can leave at a cancel or a timeout while the thread finishes on its own.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <errno.h>
 #include <netdb.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <string.h>
 

@@ -4,7 +4,7 @@
  * edge's `shoal` object, and at the end `usage`. Everything but the framing is optional, so that an
  * OpenAI-compatible server that is not Shoal can be read as well.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <stdlib.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * Addresses: "http://host[:port][/prefix]", "http://[v6]:port", "unix:/path". Characters are
  * checked here because host and prefix go into a request head unchanged.
  */
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 #include <stdio.h>
 #include <string.h>

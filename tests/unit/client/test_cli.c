@@ -23,11 +23,13 @@
 
 static const char answer_bytes[] =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-    "data: {\"id\":\"i\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"one two\"}}],\"shoal\":"
-    "{\"tokens\":[{\"id\":1,\"text\":\"one\",\"tier\":\"exit\",\"confidence\":0.5,\"ms\":2},"
+    "data: {\"id\":\"i\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"one two\"}}],"
+    "\"shoal\":{\"tokens\":[{\"id\":1,\"text\":\"one\",\"tier\":\"exit\",\"confidence\":0.5,"
+    "\"ms\":2},"
     "{\"id\":2,\"text\":\" two\",\"tier\":\"edge\",\"confidence\":0.75}]}}\n\n"
     "data: {\"choices\":[{\"delta\":{\"content\":\" \\u001bthree\"},\"finish_reason\":\"stop\"}],"
-    "\"shoal\":{\"tokens\":[{\"id\":3,\"text\":\" \\u001bthree\",\"tier\":\"cloud\",\"round\":2}]}}\n\n"
+    "\"shoal\":{\"tokens\":[{\"id\":3,\"text\":\" \\u001bthree\",\"tier\":\"cloud\","
+    "\"round\":2}]}}\n\n"
     "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":3,\"shoal\":"
     "{\"tiers\":{\"exit\":1,\"edge\":1,\"cloud\":1},\"bytes_up\":61,\"bytes_down\":48,"
     "\"first_token_ms\":4.1,\"tokens_per_s\":212.0}}}\n\n"

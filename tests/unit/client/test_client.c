@@ -23,8 +23,9 @@ static const char chat_events[] =
     ": a comment keeps proxies awake\n\n"
     "data: {\"id\":\"chatcmpl-7\",\"model\":\"minnow-edge\",\"choices\":[{\"index\":0,\"delta\":"
     "{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n"
-    "data: {\"id\":\"chatcmpl-7\",\"choices\":[{\"delta\":{\"content\":\"E47 \\u20ac\"}}],\"shoal\":"
-    "{\"tokens\":[{\"id\":12,\"text\":\"E47\",\"tier\":\"exit\",\"confidence\":0.99,\"round\":0,"
+    "data: {\"id\":\"chatcmpl-7\",\"choices\":[{\"delta\":{\"content\":\"E47 \\u20ac\"}}],"
+    "\"shoal\":{\"tokens\":[{\"id\":12,\"text\":\"E47\",\"tier\":\"exit\",\"confidence\":0.99,"
+    "\"round\":0,"
     "\"ms\":4.1},{\"id\":7,\"text\":\" \\u20ac\",\"tier\":\"edge\",\"confidence\":0.93,\"round\":3,"
     "\"ms\":18.2}]}}\r\n\r\n"
     "data: {\"choices\":[{\"delta\":{\"content\":\"!\"},\"finish_reason\":\"stop\"}],\n"
@@ -257,7 +258,8 @@ static void test_client_error_answer_is_told_in_its_words(void **state)
         {"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 68\r\n\r\n"
          "{\"error\":{\"message\":\"This prompt has 5,210 tokens.\",\"type\":\"x\"}}     ",
          SHOAL_CLIENT_E_REFUSED, 400, -1, "This prompt has 5,210 tokens."},
-        {"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: 17\r\n\r\n{\"error\":\"full\"} ",
+        {"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: 17\r\n\r\n"
+         "{\"error\":\"full\"} ",
          SHOAL_CLIENT_E_BUSY, 429, 7, "full"},
         {"HTTP/1.1 503\r\nretry-after: 999999999\r\n\r\nnot json", SHOAL_CLIENT_E_BUSY, 503, 86400,
          "HTTP status 503"},
@@ -321,7 +323,8 @@ static void test_client_odd_but_valid_events_are_read(void **state)
         "\r\n"
         "data: {\"choices\":[{\"delta\":{\"content\":null}}],\"shoal\":{\"tokens\":[{\"id\":-4,"
         "\"tier\":\"abyss\",\"text\":7,\"round\":1e99},null,3]},\"usage\":null}\n\n"
-        "data: {\"choices\":{},\"shoal\":[],\"usage\":{\"prompt_tokens\":-1,\"shoal\":{\"tiers\":4}}}"
+        "data: {\"choices\":{},\"shoal\":[],\"usage\":{\"prompt_tokens\":-1,"
+        "\"shoal\":{\"tiers\":4}}}"
         "\n\ndata: [DONE]\n\ndata: behind the end\n\n"};
     seen s = {.n_events = 0};
     shoal_client_result result;

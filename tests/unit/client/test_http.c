@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 typedef struct sink {
     char text[256];

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 /* The text is copied so that ASan sees any step outside it. */
 static int parse_n(shoal_client_json *json, const char *text, size_t n, char **ret_copy)

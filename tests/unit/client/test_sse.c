@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 /* Every event's data, each followed by a bar. */
 typedef struct sink {

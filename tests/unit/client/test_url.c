@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "edge/client/client_inner.h"
+#include "edge/client/client_internal.h"
 
 static void test_url_good_ones_are_taken_apart(void **state)
 {

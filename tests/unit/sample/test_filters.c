@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "common/base/rng.h"
-#include "common/sample/sample_inner.h"
+#include "common/sample/sample_internal.h"
 
 enum {
     N_VOCAB = 301

@@ -8,7 +8,7 @@
 #include <math.h>
 
 #include "common/base/rng.h"
-#include "common/sample/sample_inner.h"
+#include "common/sample/sample_internal.h"
 
 /* Words that sit at the ends and at every power of two, then many random ones. */
 static uint32_t word_at(uint32_t i, uint64_t *rng)

@@ -3,8 +3,8 @@
  * What the files of this folder share: the noise before its logarithms, the candidate list and
  * the filters. Not for other folders. One thread per sampler.
  */
-#ifndef SHOAL_SAMPLE_SAMPLE_INNER_H
-#define SHOAL_SAMPLE_SAMPLE_INNER_H
+#ifndef SHOAL_SAMPLE_SAMPLE_INTERNAL_H
+#define SHOAL_SAMPLE_SAMPLE_INTERNAL_H
 
 #include "common/sample/sample.h"
 

@@ -3,8 +3,8 @@
  * What the files of libshoal share. Everything here is hidden in the shared library. Functions
  * answer a shoal_client_code unless they say otherwise; parsers never block and own no socket.
  */
-#ifndef SHOAL_CLIENT_CLIENT_INNER_H
-#define SHOAL_CLIENT_CLIENT_INNER_H
+#ifndef SHOAL_CLIENT_CLIENT_INTERNAL_H
+#define SHOAL_CLIENT_CLIENT_INTERNAL_H
 
 #include "edge/client/shoal.h"
 
