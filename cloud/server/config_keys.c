@@ -18,9 +18,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     STRING("model.path", "", "GGUF file of the model to serve."),
     STRING("model.name", "", "Name told to edges; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
-    STRING(
-        "cpu.mask", "native",
-        "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; never changes results."),
+    STRING("cpu.mask", "native",
+           "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; same results."),
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
         "Most tokens of one session, prompt included; 0: what the model was trained for."),
     INT("kv.max_mib", "1024", 1, 1 << 20, "Memory for the KV of all sessions, MiB."),
@@ -41,7 +40,7 @@ const shoal_config_key shoal_cloud_config_keys[] = {
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
     STRING(
         "tls.ca", "",
-        "PEM file of the authority that signs edges; empty with the next two: plaintext, loopback only."),
+        "PEM file of the authority that signs edges; all three empty: plaintext on loopback."),
     STRING("tls.cert", "", "PEM file of this node's certificate chain."),
     STRING("tls.key", "", "PEM file of this node's private key."),
     STRING("node.name", "", "Name of this node told to edges; empty: the host's."),
