@@ -110,7 +110,8 @@ static int put_body(const shoal_client_request *request, bool chat, shoal_client
         SHOAL_CLIENT_TRY(put_field(body, ",\"model\":", request->model, error));
     }
     if (request->mode) {
-        SHOAL_CLIENT_TRY(put_field(body, ",\"mode\":", request->mode, error));
+        SHOAL_CLIENT_TRY(put_field(body, ",\"shoal\":{\"mode\":", request->mode, error));
+        SHOAL_CLIENT_TRY(shoal_client_buf_text(body, "}"));
     }
     SHOAL_CLIENT_TRY(put_int(body, ",\"max_tokens\":", request->max_tokens));
     SHOAL_CLIENT_TRY(put_double(body, ",\"temperature\":", request->temperature));

@@ -7,6 +7,7 @@
 #include "common/base/mem.h"
 
 #include <string.h>
+#include <time.h>
 
 shoal_coop_settings shoal_coop_settings_default(void)
 {
@@ -235,6 +236,11 @@ void shoal_coop_free(shoal_coop *coop)
     }
     shoal_coop_stop(coop, 0);
     link_sweep(coop, 0, true);
+    coop_describe_end(coop);
+    while (atomic_load(&coop->n_calls) > 0) {
+        /* Cancelled calls close within moments. */
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
     if (coop->channel) {
         shoal_rpc_channel_free(coop->channel);
     }

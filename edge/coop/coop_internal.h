@@ -96,6 +96,7 @@ void link_closed(shoal_coop *coop, const link *l);
 /* Ends the stream from our side; mails of it are ignored from now on. Frees the reference. */
 void link_drop(link *take_link);
 void coop_describe_start(shoal_coop *coop);
+void coop_describe_end(shoal_coop *coop); /* forgets it, cancelling what still runs */
 
 /* --- one generation -------------------------------------------------------------------------- */
 
@@ -166,7 +167,8 @@ struct shoal_coop {
 
     shoal_rpc *rpc;
     shoal_rpc_channel *channel;
-    bool describing; /* a Describe call is under way */
+    shoal_rpc_call *describe_call; /* a Describe under way, else NULL; engine-only */
+    atomic_size_t n_calls;         /* streams and Describes that have not closed */
     bool described;
     uint64_t describe_at_ms; /* not before */
     shoal_describe cloud;

@@ -159,9 +159,11 @@ static shoal_status grow_text(shoal_coop *coop, gen *g, int32_t id, bool last, s
         return SHOAL_OK;
     }
     size_t safe = 0;
-    SHOAL_TRY(shoal_stop_push(g->stop, g->text.data + before, g->text.length - before, &safe));
-    *ret_safe = last ? g->text.length : safe;
-    return SHOAL_OK;
+    shoal_status status =
+        shoal_stop_push(g->stop, g->text.data + before, g->text.length - before, &safe);
+    /* What was held back for a stop string is shown when nothing more can come. */
+    *ret_safe = status == SHOAL_OK && last ? g->text.length : safe;
+    return status;
 }
 
 void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)

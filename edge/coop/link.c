@@ -62,8 +62,10 @@ static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, 
 {
     (void)call;
     link *l = user;
+    shoal_coop *coop = l->coop;
     post_closed(l, status, details);
     link_unref(l);
+    atomic_fetch_sub(&coop->n_calls, 1); /* last: coop may be freed from here on */
 }
 
 static const shoal_rpc_handlers stream_handlers = {
@@ -80,9 +82,11 @@ shoal_status link_open(shoal_coop *coop, link **ret_link)
     atomic_init(&l->refs, 2); /* the engine's and the callbacks' */
     l->coop = coop;
     l->n_vocab = coop->model->hp.n_vocab;
+    atomic_fetch_add(&coop->n_calls, 1);
     shoal_status status = shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/Generate",
                                               &stream_handlers, l, 0, false, &l->call);
     if (status != SHOAL_OK) {
+        atomic_fetch_sub(&coop->n_calls, 1);
         shoal_free(l);
         return status;
     }
@@ -187,6 +191,7 @@ static void describe_close(shoal_rpc_call *call, void *user, shoal_rpc_status st
                        d->text[0] ? d->text : (details ? details : ""));
         mailbox_push(&d->coop->box, m);
     }
+    atomic_fetch_sub(&d->coop->n_calls, 1);
     shoal_free(d);
 }
 
@@ -203,15 +208,24 @@ void coop_describe_start(shoal_coop *coop)
     }
     d->coop = coop;
     shoal_rpc_call *call = NULL;
+    atomic_fetch_add(&coop->n_calls, 1);
     if (shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/Describe", &describe_handlers, d, 2000,
                             false, &call) != SHOAL_OK) {
+        atomic_fetch_sub(&coop->n_calls, 1);
         shoal_free(d);
         return;
     }
-    coop->describing = true;
+    coop->describe_call = call;
     /* An empty DescribeRequest is zero bytes. The call may be over already: then it says so. */
     if (shoal_rpc_call_send(call, "", 0) == SHOAL_OK) {
         shoal_rpc_call_half_close(call);
     }
-    shoal_rpc_call_unref(call);
+}
+
+void coop_describe_end(shoal_coop *coop)
+{
+    if (coop->describe_call) {
+        shoal_rpc_call_cancel(coop->describe_call);
+        shoal_rpc_call_unref(SHOAL_STEAL(coop->describe_call));
+    }
 }

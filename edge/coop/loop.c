@@ -53,7 +53,7 @@ static void fail_unanswered(shoal_coop *coop, const mail *m)
 
 static void take_described(shoal_coop *coop, const mail *m)
 {
-    coop->describing = false;
+    coop_describe_end(coop);
     if (m->status == SHOAL_RPC_OK) {
         coop->described = true;
         coop->cloud = m->describe;
@@ -259,7 +259,7 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
         if (g->deadline_at_ms) {
             until = SHOAL_MIN(until, g->deadline_at_ms);
         }
-        if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !coop->describing) {
+        if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !coop->describe_call) {
             uint64_t next =
                 coop->described ? g->retry_at_ms : SHOAL_MAX(g->retry_at_ms, coop->describe_at_ms);
             until = SHOAL_MIN(until, next);

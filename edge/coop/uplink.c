@@ -176,7 +176,7 @@ void uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             return;
         }
         if (!coop->described) {
-            if (!coop->describing && now_ms >= coop->describe_at_ms) {
+            if (!coop->describe_call && now_ms >= coop->describe_at_ms) {
                 coop_describe_start(coop);
             }
             return;

@@ -164,7 +164,7 @@ static void test_cli_pipe_gets_text_alone(void **state)
     assert_string_equal(o.out, "one two \x1bthree\n");
     assert_string_equal(o.err, "");
     assert_non_null(strstr(request, "\"content\":\"two words\""));
-    assert_non_null(strstr(request, "\"mode\":\"exact\",\"seed\":7,"));
+    assert_non_null(strstr(request, "\"shoal\":{\"mode\":\"exact\"},\"seed\":7,"));
 }
 
 static void test_cli_terminal_gets_tiers_legend_and_account(void **state)
@@ -242,7 +242,7 @@ static void test_cli_chat_sends_history_and_obeys_commands(void **state)
         request,
         "{\"messages\":[{\"role\":\"system\",\"content\":\"be brief\"},{\"role\":\"user\","
         "\"content\":\"first\"},{\"role\":\"assistant\",\"content\":\"one two \\u001bthree\"},"
-        "{\"role\":\"user\",\"content\":\"second\"}],\"mode\":\"cloud\","));
+        "{\"role\":\"user\",\"content\":\"second\"}],\"shoal\":{\"mode\":\"cloud\"},"));
 }
 
 static void test_cli_failure_is_one_line_and_status_1(void **state)

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "edge/daemon/config_keys.h"
+
+#include "common/kv/kv.h"
+
+#include <string.h>
+
+#define INT(name, fallback, min, max, help)                                                        \
+    {                                                                                              \
+        name, SHOAL_CONFIG_INT, fallback, min, max, NULL, false, help                              \
+    }
+#define STRING(name, fallback, help)                                                               \
+    {                                                                                              \
+        name, SHOAL_CONFIG_STRING, fallback, 0, 0, NULL, false, help                               \
+    }
+
+const shoal_config_key shoal_edge_config_keys[] = {
+    STRING("listen.address", "127.0.0.1:8088",
+           "Address and port of the HTTP API; port 0 picks one; empty: no TCP."),
+    STRING("listen.unix", "", "Path of a Unix socket for the HTTP API; empty: none."),
+    STRING(
+        "listen.hosts", "",
+        "More names that the Host header may carry, comma-separated; loopback is always allowed."),
+    STRING("api.key", "", "Bearer token that every request needs; needed beyond loopback."),
+    STRING("model.path", "", "GGUF file of the edge model."),
+    STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
+    INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
+    STRING("cpu.mask", "native",
+           "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; same results."),
+    INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
+        "Most tokens of one request, prompt included; 0: what the model was trained for."),
+    INT("kv.max_mib", "64", 1, 1 << 20, "Memory for the KV of all requests, MiB."),
+    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32", false,
+     "Stored form of the KV; auto: f32 for an F32 model, else f16."},
+    STRING("cloud.target", "", "host:port of the cloud, or a comma list; empty: no cloud."),
+    STRING("cloud.ca", "", "PEM file of the authority that signs the cloud."),
+    STRING("cloud.cert", "", "PEM file of this edge's certificate chain."),
+    STRING("cloud.key", "", "PEM file of this edge's private key."),
+    STRING("cloud.name_override", "",
+           "Name expected in the cloud's certificate when the target is an address."),
+    STRING("cloud.model_hash", "",
+           "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
+    {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|exact|cloud", false,
+     "Mode of requests that name none; auto: exact with a cloud, else local."},
+    INT("coop.draft_tokens", "5", 1, 32, "Draft tokens of one verification round."),
+    INT("coop.window_tokens", "15", 1, 64, "Unverified draft tokens in flight at most."),
+    INT("coop.reconnect_ms", "10000", 0, 3600000,
+        "How long a cut stream is tried again, in ms, before the request fails or degrades."),
+    {"fault.flip_ratio", SHOAL_CONFIG_REAL, "0", 0, 1, NULL, false,
+     "For tests: share of drafts replaced by a random token; texts do not change."},
+    INT("requests.active_max", "8", 1, 256, "Requests generating at once."),
+    INT("requests.waiting_max", "32", 0, 65536, "Requests waiting; more get 429."),
+    INT("requests.deadline_ms", "600000", 0, 86400000,
+        "Time in ms one generation may take; 0: no limit."),
+    INT("requests.tokens_default", "512", 1, 1 << 20,
+        "Answer length in tokens of a chat that does not say."),
+    INT("http.connections_max", "1024", 1, 65536, "Open connections."),
+    INT("http.body_max_kib", "4096", 1, 1 << 20, "Largest request body, KiB."),
+    INT("http.header_ms", "10000", 100, 600000, "Time in ms for a request's headers to arrive."),
+    INT("http.body_ms", "30000", 100, 3600000, "Time in ms for a request's body to arrive."),
+    INT("http.idle_ms", "60000", 100, 3600000, "Time in ms between two requests of a connection."),
+    INT("http.stall_ms", "30000", 100, 3600000,
+        "Time in ms after which a reader that takes nothing is cut."),
+    INT("drain.grace_ms", "10000", 0, 3600000, "Time in ms that open requests get after SIGTERM."),
+    {"log.level", SHOAL_CONFIG_CHOICE, "info", 0, 0, "debug|info|warn|error", true,
+     "Least severe level that is logged."},
+    {"log.journald", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Begin log lines with <N> priorities for journald."},
+};
+const size_t shoal_edge_n_config_keys = SHOAL_COUNT(shoal_edge_config_keys);
+
+static const char *text_or_null(const shoal_config *config, const char *key)
+{
+    const char *value = shoal_config_string(config, key);
+    return value[0] ? value : NULL;
+}
+
+static shoal_status parse_hash(const char *text, shoal_hash *ret_hash, shoal_err *err)
+{
+    memset(ret_hash, 0, sizeof *ret_hash);
+    size_t n = strlen(text);
+    if (n == 0) {
+        return SHOAL_OK;
+    }
+    if (n != SHOAL_HASH_HEX - 1 || strspn(text, "0123456789abcdefABCDEF") != n) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "cloud.model_hash: 64 hexadecimal digits are expected; shoal-forge "
+                             "inspect prints them");
+    }
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        int digit = c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
+        ret_hash->bytes[i / 2] = (uint8_t)(ret_hash->bytes[i / 2] << 4 | digit);
+    }
+    return SHOAL_OK;
+}
+
+static int kv_type(const shoal_config *config)
+{
+    const char *type = shoal_config_string(config, "kv.type");
+    if (strcmp(type, "auto") == 0) {
+        return -1;
+    }
+    return strcmp(type, "f32") == 0 ? SHOAL_KV_F32 : SHOAL_KV_F16;
+}
+
+shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_settings *ret_settings,
+                                      shoal_err *err)
+{
+    shoal_coop_settings s = shoal_coop_settings_default();
+    const char *mask = shoal_config_string(config, "cpu.mask");
+    if (shoal_cpu_mask_parse(mask, &s.cpu_mask) < 0) {
+        return shoal_err_set(
+            err, SHOAL_E_INVALID,
+            "cpu.mask: \"%s\" is not known; known are native, scalar, avx2, avx512", mask);
+    }
+    SHOAL_TRY(parse_hash(shoal_config_string(config, "cloud.model_hash"), &s.model_pin, err));
+    s.cloud_target = text_or_null(config, "cloud.target");
+    s.tls = (shoal_rpc_tls){
+        .ca = text_or_null(config, "cloud.ca"),
+        .cert = text_or_null(config, "cloud.cert"),
+        .key = text_or_null(config, "cloud.key"),
+        .name_override = text_or_null(config, "cloud.name_override"),
+    };
+    s.n_threads = (uint32_t)shoal_config_int(config, "model.threads");
+    s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
+    s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
+    s.kv_type = kv_type(config);
+    s.n_active_max = (size_t)shoal_config_int(config, "requests.active_max");
+    s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
+    s.n_draft = (size_t)shoal_config_int(config, "coop.draft_tokens");
+    s.n_window = SHOAL_MAX((size_t)shoal_config_int(config, "coop.window_tokens"), s.n_draft);
+    s.reconnect_ms = (uint64_t)shoal_config_int(config, "coop.reconnect_ms");
+    s.fault_flip_ratio = shoal_config_real(config, "fault.flip_ratio");
+    *ret_settings = s;
+    return SHOAL_OK;
+}
+
+shoal_http_settings shoal_edge_http_settings(const shoal_config *config)
+{
+    shoal_http_settings s = shoal_http_settings_default();
+    s.address = shoal_config_string(config, "listen.address");
+    s.unix_path = shoal_config_string(config, "listen.unix");
+    s.hosts = shoal_config_string(config, "listen.hosts");
+    s.n_connections_max = (size_t)shoal_config_int(config, "http.connections_max");
+    s.body_bytes_max = (size_t)shoal_config_int(config, "http.body_max_kib") << 10;
+    s.body_bytes_total_max = SHOAL_MAX(s.body_bytes_total_max, s.body_bytes_max);
+    s.header_ms = (uint32_t)shoal_config_int(config, "http.header_ms");
+    s.body_ms = (uint32_t)shoal_config_int(config, "http.body_ms");
+    s.idle_ms = (uint32_t)shoal_config_int(config, "http.idle_ms");
+    s.stall_ms = (uint32_t)shoal_config_int(config, "http.stall_ms");
+    return s;
+}
+
+shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model)
+{
+    shoal_api_settings s = shoal_api_settings_default();
+    const char *name = text_or_null(config, "model.name");
+    s.model_id = name ? name : model->hp.name;
+    s.version = SHOAL_VERSION;
+    s.api_key = text_or_null(config, "api.key");
+    s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
+    s.n_tokens_default = (size_t)shoal_config_int(config, "requests.tokens_default");
+    s.deadline_ms = (uint64_t)shoal_config_int(config, "requests.deadline_ms");
+    const char *mode = shoal_config_string(config, "mode.default");
+    if (shoal_mode_parse(mode, &s.mode_default) != SHOAL_OK) {
+        s.mode_default =
+            shoal_config_string(config, "cloud.target")[0] ? SHOAL_MODE_EXACT : SHOAL_MODE_LOCAL;
+    }
+    return s;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every setting of shoal-edge in one table, and its translation into what the parts take.
+ */
+#ifndef SHOAL_EDGE_DAEMON_CONFIG_KEYS_H
+#define SHOAL_EDGE_DAEMON_CONFIG_KEYS_H
+
+#include "common/config/config.h"
+#include "edge/coop/coop.h"
+#include "edge/http/api.h"
+
+extern const shoal_config_key shoal_edge_config_keys[];
+extern const size_t shoal_edge_n_config_keys;
+
+/* Strings are borrowed from config. Errors name the key. */
+shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_settings *ret_settings,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
+shoal_http_settings shoal_edge_http_settings(const shoal_config *config);
+shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model);
+
+#endif

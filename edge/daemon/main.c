@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shoal-edge: parses, wires, runs, unwinds.
+ */
+#include "edge/daemon/config_keys.h"
+
+#include "common/base/thread.h"
+#include "common/obs/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    EXIT_REFUSED = 1,
+    EXIT_USAGE = 2,
+    SETS_MAX = 128
+};
+
+typedef enum action {
+    ACTION_RUN,
+    ACTION_DUMP,
+    ACTION_CHECK,
+    ACTION_HELP,
+    ACTION_VERSION
+} action;
+
+typedef struct options {
+    action action;
+    const char *config_path;
+    const char *sets[SETS_MAX];
+    size_t n_sets;
+} options;
+
+static const char usage_text[] =
+    "usage: shoal-edge [--config FILE] [--set KEY=VALUE]... [--check-config | --dump-config]\n"
+    "       shoal-edge --help | --version\n";
+
+static int usage_error(const char *what, const char *argument)
+{
+    (void)fprintf(stderr, "shoal-edge: %s%s\n%s", what, argument, usage_text);
+    return EXIT_USAGE;
+}
+
+/* 0, or the exit status. */
+static int parse_options(int argc, char **argv, options *ret_options)
+{
+    static const struct {
+        const char *name;
+        action action;
+    } actions[] = {{"--dump-config", ACTION_DUMP},
+                   {"--check-config", ACTION_CHECK},
+                   {"--help", ACTION_HELP},
+                   {"-h", ACTION_HELP},
+                   {"--version", ACTION_VERSION}};
+    for (int i = 1; i < argc; i++) {
+        bool is_config = strcmp(argv[i], "--config") == 0;
+        bool is_set = strcmp(argv[i], "--set") == 0;
+        if (is_config || is_set) {
+            if (i + 1 == argc) {
+                return usage_error("a value is missing after ", argv[i]);
+            }
+            if (is_set && ret_options->n_sets == SETS_MAX) {
+                return usage_error("too many times ", argv[i]);
+            }
+            i++;
+            if (is_config) {
+                ret_options->config_path = argv[i];
+            } else {
+                ret_options->sets[ret_options->n_sets++] = argv[i];
+            }
+            continue;
+        }
+        size_t a = 0;
+        while (a < SHOAL_COUNT(actions) && strcmp(argv[i], actions[a].name) != 0) {
+            a++;
+        }
+        if (a == SHOAL_COUNT(actions)) {
+            return usage_error("unknown argument ", argv[i]);
+        }
+        ret_options->action = actions[a].action;
+    }
+    return 0;
+}
+
+/* File, environment, --set: later ones win. */
+static shoal_status load_config(const options *opts, shoal_config **ret_config, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    SHOAL_TRY(shoal_config_new(shoal_edge_config_keys, shoal_edge_n_config_keys, &config, err));
+    if (opts->config_path) {
+        SHOAL_TRY(shoal_config_load_file(config, opts->config_path, err));
+    }
+    SHOAL_TRY(shoal_config_load_env(config, environ, err));
+    for (size_t i = 0; i < opts->n_sets; i++) {
+        SHOAL_TRY(shoal_config_set(config, opts->sets[i], err));
+    }
+    *ret_config = SHOAL_STEAL(config);
+    return SHOAL_OK;
+}
+
+static void apply_log(const shoal_config *config)
+{
+    shoal_log_level level = SHOAL_LOG_INFO;
+    if (shoal_log_level_parse(shoal_config_string(config, "log.level"), &level) == SHOAL_OK) {
+        shoal_log_set_level(level);
+    }
+    shoal_log_set_journald(shoal_config_bool(config, "log.journald"));
+}
+
+static shoal_status print_config(const shoal_config *config, bool help)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = 1 << 20};
+    if (help) {
+        SHOAL_TRY(shoal_buf_appendf(
+            &buf,
+            "%s\nRuns a small model at the edge behind an OpenAI-compatible HTTP API, and borrows "
+            "the cloud's\nwhere it must. Every key can stand in FILE (YAML), in the environment "
+            "(SHOAL_KV_MAX_MIB for\nkv.max_mib) or after --set.\n\n",
+            usage_text));
+        SHOAL_TRY(shoal_config_help(config, &buf));
+    } else {
+        SHOAL_TRY(shoal_config_dump(config, &buf));
+    }
+    (void)fwrite(buf.data, 1, buf.length, stdout);
+    return fflush(stdout) == 0 ? SHOAL_OK : SHOAL_E_IO;
+}
+
+/* --- running ------------------------------------------------------------------------------------
+ */
+
+typedef struct daemon_state {
+    const options *opts;
+    shoal_config *config;
+    shoal_model *model;
+    shoal_metrics *metrics;
+    shoal_loop *loop;
+    shoal_timer *grace;
+    shoal_coop *coop;
+    shoal_api *api;
+    shoal_http_handler handler;
+    shoal_http_server *server;
+    bool draining;
+} daemon_state;
+
+static void unwind(daemon_state *d)
+{
+    if (d->server) {
+        shoal_http_server_free(d->server);
+    }
+    if (d->coop) {
+        shoal_coop_stop(d->coop, 0);
+    }
+    if (d->api) {
+        shoal_api_free(d->api);
+    }
+    shoal_coop_free(d->coop);
+    if (d->grace) {
+        shoal_timer_free(d->grace);
+    }
+    if (d->loop) {
+        shoal_loop_free(d->loop);
+    }
+    shoal_metrics_free(d->metrics);
+    shoal_model_free(d->model);
+    shoal_config_free(d->config);
+}
+
+static void on_drained(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_loop_stop(d->loop);
+}
+
+static void on_grace_over(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_log(SHOAL_LOG_WARN, "drain time is over, %zu generations are cut",
+              shoal_api_n_calls(d->api));
+    shoal_loop_stop(d->loop);
+}
+
+/* The first one drains, the second ends at once. */
+static void on_terminate(void *ctx, int number)
+{
+    daemon_state *d = ctx;
+    if (d->draining) {
+        _exit(0);
+    }
+    d->draining = true;
+    shoal_log(SHOAL_LOG_INFO, "signal %d: draining, %zu generations are open", number,
+              shoal_api_n_calls(d->api));
+    shoal_timer_start(d->grace, (uint64_t)shoal_config_int(d->config, "drain.grace_ms"));
+    shoal_api_drain(d->api);
+    shoal_http_server_drain(d->server);
+}
+
+/* A reload that cannot be read leaves everything as it was. */
+static void on_hangup(void *ctx, int number)
+{
+    (void)number;
+    daemon_state *d = ctx;
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (load_config(d->opts, &config, &err) != SHOAL_OK) {
+        shoal_log(SHOAL_LOG_ERROR, "reload refused: %s", err.text);
+        return;
+    }
+    const char *conflict = shoal_config_reload_conflict(d->config, config);
+    if (conflict) {
+        shoal_log(SHOAL_LOG_ERROR, "reload refused: %s needs a restart", conflict);
+        return;
+    }
+    apply_log(config);
+    shoal_log(SHOAL_LOG_INFO, "reloaded");
+}
+
+static shoal_status wire_engine(daemon_state *d, shoal_err *err)
+{
+    const char *path = shoal_config_string(d->config, "model.path");
+    if (!path[0]) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "model.path: no model given; pass --set model.path=FILE.gguf");
+    }
+    shoal_coop_settings settings;
+    SHOAL_TRY(shoal_edge_coop_settings(d->config, &settings, err));
+    SHOAL_TRY(shoal_model_load(path, &d->model, err));
+    if (shoal_metrics_new(&d->metrics) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
+    }
+    return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
+}
+
+static shoal_status wire_http(daemon_state *d, shoal_err *err)
+{
+    SHOAL_TRY(shoal_loop_new(&d->loop, err));
+    bool ok = shoal_timer_new(d->loop, on_grace_over, d, &d->grace) == SHOAL_OK &&
+              shoal_loop_on_signal(d->loop, SIGTERM, on_terminate, d) == SHOAL_OK &&
+              shoal_loop_on_signal(d->loop, SIGINT, on_terminate, d) == SHOAL_OK &&
+              shoal_loop_on_signal(d->loop, SIGHUP, on_hangup, d) == SHOAL_OK;
+    if (!ok) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the event loop");
+    }
+    shoal_api_settings api = shoal_edge_api_settings(d->config, d->model);
+    shoal_http_settings http = shoal_edge_http_settings(d->config);
+    SHOAL_TRY(shoal_api_new(d->loop, d->coop, d->model, d->metrics, &api, &d->api, err));
+    shoal_api_set_on_drained(d->api, on_drained, d);
+    d->handler = shoal_api_handler(d->api);
+    return shoal_http_server_new(d->loop, &http, &d->handler, d->metrics, &d->server, err);
+}
+
+static shoal_status run(daemon_state *d, shoal_err *err)
+{
+    SHOAL_TRY(wire_engine(d, err));
+    SHOAL_TRY(wire_http(d, err));
+    const char *target = shoal_config_string(d->config, "cloud.target");
+    shoal_log(SHOAL_LOG_INFO, "model=\"%s\" params=%.1fM context=%zu cloud=%s", d->model->hp.name,
+              (double)d->model->n_params / 1e6, shoal_coop_n_ctx(d->coop),
+              target[0] ? target : "none");
+    (void)printf("http: http://%s\n", shoal_http_server_address(d->server));
+    (void)fflush(stdout);
+    shoal_loop_run(d->loop);
+    shoal_log(SHOAL_LOG_INFO, "stopped");
+    return SHOAL_OK;
+}
+
+int main(int argc, char **argv)
+{
+    options opts = {.action = ACTION_RUN};
+    int wrong = parse_options(argc, argv, &opts);
+    if (wrong) {
+        return wrong;
+    }
+    if (opts.action == ACTION_VERSION) {
+        (void)printf("shoal-edge %s\n", SHOAL_VERSION);
+        return 0;
+    }
+    shoal_log_set_program("shoal-edge");
+    (void)signal(SIGPIPE, SIG_IGN);
+    shoal_err err = SHOAL_ERR_INIT;
+    daemon_state d = {.opts = &opts};
+    shoal_status status = load_config(&opts, &d.config, &err);
+    if (status == SHOAL_OK && opts.action == ACTION_RUN) {
+        apply_log(d.config);
+        status = run(&d, &err);
+    } else if (status == SHOAL_OK && opts.action == ACTION_CHECK) {
+        shoal_coop_settings settings;
+        status = shoal_edge_coop_settings(d.config, &settings, &err);
+    } else if (status == SHOAL_OK) {
+        status = print_config(d.config, opts.action == ACTION_HELP);
+    }
+    unwind(&d);
+    if (status != SHOAL_OK) {
+        (void)fprintf(stderr, "shoal-edge: %s\n",
+                      err.text[0] ? err.text : shoal_status_text(status));
+        return EXIT_REFUSED;
+    }
+    return 0;
+}
