@@ -97,50 +97,95 @@ bool shoal_bpe_pair(const shoal_tokenizer *tokenizer, int32_t left, int32_t righ
     return true;
 }
 
-static shoal_status add_merge(shoal_tokenizer *tokenizer, size_t i, shoal_str rule, shoal_err *err)
+/* A rule cut in two, with the hashes of its left side, right side and whole. */
+typedef struct merge_rule {
+    shoal_str left;
+    shoal_str right;
+    uint64_t hashes[3];
+} merge_rule;
+
+/* Rules looked up together: enough that their cache misses overlap. */
+enum {
+    MERGE_BATCH = 32
+};
+
+static shoal_status read_merge(const shoal_tokenizer *tokenizer, size_t i, shoal_str text,
+                               merge_rule *ret_rule, shoal_err *err)
 {
-    const char *space = rule.length < 3 ? NULL : memchr(rule.data + 1, ' ', rule.length - 2);
+    const char *space = text.length < 3 ? NULL : memchr(text.data + 1, ' ', text.length - 2);
     if (!space) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "%s[%zu]: not two texts with a space between them", merges_key, i);
     }
-    shoal_str left = {.data = rule.data, .length = (size_t)(space - rule.data)};
-    shoal_str right = {.data = space + 1, .length = rule.length - left.length - 1};
-    shoal_str none = {.data = "", .length = 0};
+    shoal_str left = {.data = text.data, .length = (size_t)(space - text.data)};
+    shoal_str right = {.data = space + 1, .length = text.length - left.length - 1};
     if (left.length + right.length > tokenizer->length_max) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s[%zu]: what it makes is not a token",
                              merges_key, i);
     }
     uint64_t left_hash = shoal_vocab_hash(left.data, left.length);
     uint64_t right_hash = shoal_vocab_hash(right.data, right.length);
-    int32_t left_id = shoal_vocab_find(tokenizer, left_hash, left, none);
-    int32_t right_id = shoal_vocab_find(tokenizer, right_hash, right, none);
-    int32_t id = shoal_vocab_find(
-        tokenizer, shoal_vocab_hash_join(&tokenizer->map, left_hash, right_hash, right.length),
-        left, right);
-    if (left_id < 0 || right_id < 0 || id < 0) {
+    *ret_rule = (merge_rule){
+        .left = left,
+        .right = right,
+        .hashes = {left_hash, right_hash,
+                   shoal_vocab_hash_join(&tokenizer->map, left_hash, right_hash, right.length)}};
+    return SHOAL_OK;
+}
+
+static shoal_status add_merge(shoal_tokenizer *tokenizer, size_t i, const merge_rule *rule,
+                              shoal_err *err)
+{
+    shoal_str none = {.data = "", .length = 0};
+    int32_t left = shoal_vocab_find(tokenizer, rule->hashes[0], rule->left, none);
+    int32_t right = shoal_vocab_find(tokenizer, rule->hashes[1], rule->right, none);
+    int32_t id = shoal_vocab_find(tokenizer, rule->hashes[2], rule->left, rule->right);
+    if (left < 0 || right < 0 || id < 0) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s[%zu]: %s is not a token", merges_key, i,
-                             left_id < 0    ? "its left side"
-                             : right_id < 0 ? "its right side"
-                                            : "what it makes");
+                             left < 0    ? "its left side"
+                             : right < 0 ? "its right side"
+                                         : "what it makes");
     }
     if (!shoal_vocab_is_plain(tokenizer, id)) {
         return SHOAL_OK; /* plain text must never become a control token */
     }
-    shoal_merge_slot *slot = merge_probe(tokenizer, pair_of_ids(left_id, right_id));
+    shoal_merge_slot *slot = merge_probe(tokenizer, pair_of_ids(left, right));
     if (!slot) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
                              "%s[%zu]: more than %d rules collide; the file is damaged or crafted",
                              merges_key, i, SHOAL_PROBES_MAX);
     }
     if (slot->rank == 0) {
-        *slot = (shoal_merge_slot){
-            .pair = pair_of_ids(left_id, right_id), .rank = (uint32_t)i + 1, .id = id};
+        *slot =
+            (shoal_merge_slot){.pair = pair_of_ids(left, right), .rank = (uint32_t)i + 1, .id = id};
     }
     return SHOAL_OK;
 }
 
-static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err)
+/* Rules [begin, begin + n). */
+static shoal_status add_batch(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, size_t begin,
+                              size_t n, shoal_hasher *hasher, shoal_err *err)
+{
+    merge_rule batch[MERGE_BATCH];
+    for (size_t i = 0; i < n; i++) {
+        shoal_str text = shoal_gguf_array_str(gguf, merges_key, begin + i);
+        shoal_hasher_update_field(hasher, text.data, text.length);
+        SHOAL_TRY(read_merge(tokenizer, begin + i, text, &batch[i], err));
+        shoal_vocab_prefetch(tokenizer, batch[i].hashes, SHOAL_COUNT(batch[i].hashes), 0);
+    }
+    for (int depth = 1; depth < 3; depth++) {
+        for (size_t i = 0; i < n; i++) {
+            shoal_vocab_prefetch(tokenizer, batch[i].hashes, SHOAL_COUNT(batch[i].hashes), depth);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        SHOAL_TRY(add_merge(tokenizer, begin + i, &batch[i], err));
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                                shoal_hasher *hasher, shoal_err *err)
 {
     shoal_gguf_kind element = SHOAL_GGUF_STRING;
     size_t n = 0;
@@ -165,13 +210,15 @@ static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gg
     if (!tokenizer->merges) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu merge rules", n);
     }
-    for (size_t i = 0; i < n; i++) {
-        SHOAL_TRY(add_merge(tokenizer, i, shoal_gguf_array_str(gguf, merges_key, i), err));
+    for (size_t i = 0; i < n; i += MERGE_BATCH) {
+        size_t n_batch = SHOAL_MIN(n - i, (size_t)MERGE_BATCH);
+        SHOAL_TRY(add_batch(tokenizer, gguf, i, n_batch, hasher, err));
     }
     return SHOAL_OK;
 }
 
-shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err)
+shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                            shoal_hasher *hasher, shoal_err *err)
 {
     shoal_str pre = {.data = "default", .length = 7};
     shoal_status status = shoal_gguf_get_str(gguf, "tokenizer.ggml.pre", &pre, NULL);
@@ -180,7 +227,7 @@ shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, 
     }
     SHOAL_TRY(shoal_bpe_split_new(pre, &tokenizer->split, &tokenizer->pre,
                                   &tokenizer->ignore_merges, err));
-    return load_merges(tokenizer, gguf, err);
+    return load_merges(tokenizer, gguf, hasher, err);
 }
 
 /* The token whose text is the whole piece, or -1. */
@@ -248,17 +295,17 @@ shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n
     }
     size_t valid_from = 0;
     for (size_t at = 0; at < n;) {
-        shoal_utf8_step step = shoal_utf8_next(text + at, n - at);
-        if (step.state == SHOAL_UTF8_VALID) {
-            at += step.length;
+        shoal_utf8_part part = shoal_utf8_next(text + at, n - at);
+        if (part.state == SHOAL_UTF8_VALID) {
+            at += part.length;
             continue;
         }
         SHOAL_TRY(encode_valid(encoder, text + valid_from, at - valid_from, err));
-        for (size_t i = 0; i < step.length; i++) {
+        for (size_t i = 0; i < part.length; i++) {
             int32_t id = shoal_vocab_byte(encoder->tokenizer, (uint8_t)text[at + i]);
             SHOAL_TRY(shoal_encoder_push_id(encoder, id));
         }
-        at += step.length;
+        at += part.length;
         valid_from = at;
     }
     return encode_valid(encoder, text + valid_from, n - valid_from, err);

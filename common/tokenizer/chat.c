@@ -119,7 +119,8 @@ static size_t first_system_before(const rendering *turn, size_t i)
     return i;
 }
 
-static shoal_status put_systems(const rendering *turn, size_t begin, size_t end, const char *separator)
+static shoal_status put_systems(const rendering *turn, size_t begin, size_t end,
+                                const char *separator)
 {
     for (size_t i = begin; i < end; i++) {
         if (i > begin) {

@@ -20,17 +20,17 @@ static shoal_status push_byte(shoal_detok *state, char byte, shoal_buf *buf)
     while (state->n_pending > 0) {
         char bytes[sizeof(state->pending)];
         memcpy(bytes, state->pending, sizeof(bytes));
-        shoal_utf8_step step = shoal_utf8_next(bytes, state->n_pending);
-        if (step.state == SHOAL_UTF8_UNFINISHED) {
+        shoal_utf8_part part = shoal_utf8_next(bytes, state->n_pending);
+        if (part.state == SHOAL_UTF8_UNFINISHED) {
             return SHOAL_OK;
         }
-        if (step.state == SHOAL_UTF8_VALID) {
-            SHOAL_TRY(shoal_buf_append(buf, bytes, step.length));
+        if (part.state == SHOAL_UTF8_VALID) {
+            SHOAL_TRY(shoal_buf_append(buf, bytes, part.length));
         } else {
             SHOAL_TRY(shoal_buf_append(buf, replacement, 3));
         }
-        state->n_pending = (uint8_t)(state->n_pending - step.length);
-        memmove(state->pending, state->pending + step.length, state->n_pending);
+        state->n_pending = (uint8_t)(state->n_pending - part.length);
+        memmove(state->pending, state->pending + part.length, state->n_pending);
     }
     return SHOAL_OK;
 }
@@ -41,11 +41,11 @@ static shoal_status push_bytes(shoal_detok *state, const char *p, size_t n, shoa
         /* Whole characters go out as one run; only what is odd goes byte by byte. */
         size_t run = 0;
         while (state->n_pending == 0 && at + run < n) {
-            shoal_utf8_step step = shoal_utf8_next(p + at + run, n - at - run);
-            if (step.state != SHOAL_UTF8_VALID) {
+            shoal_utf8_part part = shoal_utf8_next(p + at + run, n - at - run);
+            if (part.state != SHOAL_UTF8_VALID) {
                 break;
             }
-            run += step.length;
+            run += part.length;
         }
         if (run > 0) {
             SHOAL_TRY(shoal_buf_append(buf, p + at, run));
@@ -89,12 +89,12 @@ static shoal_status push_bpe(shoal_detok *state, shoal_str text, shoal_buf *buf)
     char bytes[256];
     size_t n_bytes = 0;
     for (size_t at = 0; at < text.length;) {
-        shoal_utf8_step step = shoal_utf8_next(text.data + at, text.length - at);
+        shoal_utf8_part part = shoal_utf8_next(text.data + at, text.length - at);
         uint8_t first = (uint8_t)text.data[at];
         int byte = -1;
-        if (step.state == SHOAL_UTF8_VALID && step.length == 1) {
+        if (part.state == SHOAL_UTF8_VALID && part.length == 1) {
             byte = shoal_bpe_byte_of_char(first);
-        } else if (step.state == SHOAL_UTF8_VALID && step.length == 2) {
+        } else if (part.state == SHOAL_UTF8_VALID && part.length == 2) {
             byte = shoal_bpe_byte_of_char((uint32_t)(first & 0x1F) << 6 |
                                           ((uint8_t)text.data[at + 1] & 0x3F));
         }
@@ -105,10 +105,10 @@ static shoal_status push_bpe(shoal_detok *state, shoal_str text, shoal_buf *buf)
         if (byte >= 0) {
             bytes[n_bytes++] = (char)byte;
         } else {
-            memcpy(bytes + n_bytes, text.data + at, step.length);
-            n_bytes += step.length;
+            memcpy(bytes + n_bytes, text.data + at, part.length);
+            n_bytes += part.length;
         }
-        at += step.length;
+        at += part.length;
     }
     return push_bytes(state, bytes, n_bytes, buf);
 }

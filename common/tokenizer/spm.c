@@ -62,8 +62,8 @@ static bool may_be_neighbours(const shoal_tokenizer *tokenizer, uint32_t left, u
 /* A character, or one byte of what is none: the unit both texts and tokens are made of. */
 static size_t unit_length(const char *p, size_t n)
 {
-    shoal_utf8_step step = shoal_utf8_next(p, n);
-    return step.state == SHOAL_UTF8_VALID ? step.length : 1;
+    shoal_utf8_part part = shoal_utf8_next(p, n);
+    return part.state == SHOAL_UTF8_VALID ? part.length : 1;
 }
 
 shoal_status shoal_spm_init(shoal_tokenizer *tokenizer, shoal_err *err)

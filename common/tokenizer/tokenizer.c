@@ -61,34 +61,41 @@ int32_t shoal_vocab_byte(const shoal_tokenizer *tokenizer, uint8_t byte)
     return id >= 0 ? id : tokenizer->unknown;
 }
 
-/* What decides the ids of a text and the text of ids, nothing else. Little-endian, as every
- * machine Shoal runs on. */
-static shoal_status compute_hash(shoal_tokenizer *tokenizer, const shoal_gguf *gguf)
+/* What decides the ids of a text and the text of ids, nothing else; the merges of BPE follow as
+ * they are read. Little-endian, as every machine Shoal runs on. */
+static void hash_vocab(const shoal_tokenizer *tokenizer, shoal_hasher *hasher)
 {
-    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
-    SHOAL_TRY(shoal_hasher_new(&hasher));
     static const char domain[] = "shoal tokenizer 1";
+    const int32_t special[] = {(int32_t)tokenizer->kind,
+                               tokenizer->bos,
+                               tokenizer->eos,
+                               tokenizer->eot,
+                               tokenizer->unknown,
+                               tokenizer->add_bos,
+                               tokenizer->add_space_prefix};
     shoal_hasher_update_field(hasher, domain, sizeof(domain));
-    const char *pre = tokenizer->pre ? tokenizer->pre : "spm";
-    shoal_hasher_update_field(hasher, pre, strlen(pre));
+    shoal_hasher_update_field(hasher, special, sizeof(special));
     shoal_hasher_update_field(hasher, tokenizer->tokens,
                               tokenizer->n_vocab * sizeof(tokenizer->tokens[0]));
     shoal_hasher_update_field(hasher, tokenizer->texts, tokenizer->texts_length);
-    const int32_t special[] = {tokenizer->bos,     tokenizer->eos,     tokenizer->eot,
-                               tokenizer->unknown, tokenizer->add_bos, tokenizer->add_space_prefix};
-    shoal_hasher_update_field(hasher, special, sizeof(special));
-    if (tokenizer->kind == SHOAL_VOCAB_BPE) {
-        static const char key[] = "tokenizer.ggml.merges";
-        shoal_gguf_kind element = SHOAL_GGUF_STRING;
-        size_t n = 0;
-        SHOAL_TRY(shoal_gguf_get_array(gguf, key, &element, &n, NULL));
-        for (size_t i = 0; i < n; i++) {
-            shoal_str rule = shoal_gguf_array_str(gguf, key, i);
-            shoal_hasher_update_field(hasher, rule.data, rule.length);
-        }
+}
+
+static shoal_status load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_hasher *hasher,
+                         shoal_err *err)
+{
+    SHOAL_TRY(shoal_vocab_load(tokenizer, gguf, err));
+    hash_vocab(tokenizer, hasher);
+    SHOAL_TRY(shoal_vocab_map_init(tokenizer, err));
+    SHOAL_TRY(init_bytes(tokenizer, err));
+    SHOAL_TRY(shoal_special_init(tokenizer, err));
+    if (tokenizer->kind == SHOAL_VOCAB_SPM) {
+        SHOAL_TRY(shoal_spm_init(tokenizer, err));
+    } else {
+        SHOAL_TRY(shoal_bpe_init(tokenizer, gguf, hasher, err));
+        shoal_hasher_update_field(hasher, tokenizer->pre, strlen(tokenizer->pre));
     }
     shoal_hasher_finish(hasher, &tokenizer->hash);
-    return SHOAL_OK;
+    return shoal_chat_load(tokenizer, gguf, err);
 }
 
 shoal_status shoal_tokenizer_new(const shoal_gguf *gguf, shoal_tokenizer **ret_tokenizer,
@@ -96,24 +103,16 @@ shoal_status shoal_tokenizer_new(const shoal_gguf *gguf, shoal_tokenizer **ret_t
 {
     SHOAL_CLEANUP(shoal_tokenizer_freep)
     shoal_tokenizer *tokenizer = shoal_calloc(1, sizeof(*tokenizer));
+    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
     if (!tokenizer) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for a tokenizer");
     }
-    SHOAL_TRY(shoal_vocab_load(tokenizer, gguf, err));
-    SHOAL_TRY(shoal_vocab_map_init(tokenizer, err));
-    SHOAL_TRY(init_bytes(tokenizer, err));
-    SHOAL_TRY(shoal_special_init(tokenizer, err));
-    if (tokenizer->kind == SHOAL_VOCAB_SPM) {
-        SHOAL_TRY(shoal_spm_init(tokenizer, err));
-    } else {
-        SHOAL_TRY(shoal_bpe_init(tokenizer, gguf, err));
-    }
-    SHOAL_TRY(shoal_chat_load(tokenizer, gguf, err));
-    shoal_status status = compute_hash(tokenizer, gguf);
+    shoal_status status = shoal_hasher_new(&hasher);
     if (status != SHOAL_OK) {
         return shoal_err_set(err, status, "the hash of the tokenizer: %s",
                              shoal_status_text(status));
     }
+    SHOAL_TRY(load(tokenizer, gguf, hasher, err));
     *ret_tokenizer = SHOAL_STEAL(tokenizer);
     return SHOAL_OK;
 }

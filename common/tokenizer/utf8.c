@@ -26,22 +26,22 @@ static lead lead_of(uint8_t first)
         .length = 4, .low = first == 0xF0 ? 0x90 : 0x80, .high = first == 0xF4 ? 0x8F : 0xBF};
 }
 
-shoal_utf8_step shoal_utf8_next(const char *p, size_t n)
+shoal_utf8_part shoal_utf8_next(const char *p, size_t n)
 {
     lead want = lead_of((uint8_t)p[0]);
     if (want.length == 0) {
-        return (shoal_utf8_step){.state = SHOAL_UTF8_INVALID, .length = 1};
+        return (shoal_utf8_part){.state = SHOAL_UTF8_INVALID, .length = 1};
     }
     for (size_t i = 1; i < want.length; i++) {
         if (i == n) {
-            return (shoal_utf8_step){.state = SHOAL_UTF8_UNFINISHED, .length = n};
+            return (shoal_utf8_part){.state = SHOAL_UTF8_UNFINISHED, .length = n};
         }
         uint8_t byte = (uint8_t)p[i];
         uint8_t low = i == 1 ? want.low : 0x80;
         uint8_t high = i == 1 ? want.high : 0xBF;
         if (byte < low || byte > high) {
-            return (shoal_utf8_step){.state = SHOAL_UTF8_INVALID, .length = i};
+            return (shoal_utf8_part){.state = SHOAL_UTF8_INVALID, .length = i};
         }
     }
-    return (shoal_utf8_step){.state = SHOAL_UTF8_VALID, .length = want.length};
+    return (shoal_utf8_part){.state = SHOAL_UTF8_VALID, .length = want.length};
 }

@@ -40,9 +40,15 @@ static shoal_status load_texts(shoal_tokenizer *tokenizer, const shoal_gguf *ggu
         return shoal_err_set(err, SHOAL_E_LIMIT, "%s has %zu tokens, at most %d", tokens_key, n,
                              SHOAL_VOCAB_MAX);
     }
+    /* Kept for the second pass: every look-up in the file costs one of the key. */
+    SHOAL_CLEANUP(shoal_free_cleanup) shoal_str *texts = shoal_calloc(n, sizeof(texts[0]));
+    if (!texts) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu tokens", n);
+    }
     size_t total = 0;
     for (size_t id = 0; id < n; id++) {
-        size_t length = shoal_gguf_array_str(gguf, tokens_key, id).length;
+        texts[id] = shoal_gguf_array_str(gguf, tokens_key, id);
+        size_t length = texts[id].length;
         if (length > SHOAL_TOKEN_TEXT_MAX) {
             return shoal_err_set(err, SHOAL_E_LIMIT, "%s[%zu] has %zu bytes, at most %d",
                                  tokens_key, id, length, SHOAL_TOKEN_TEXT_MAX);
@@ -61,7 +67,7 @@ static shoal_status load_texts(shoal_tokenizer *tokenizer, const shoal_gguf *ggu
     }
     tokenizer->n_vocab = n;
     for (size_t id = 0; id < n; id++) {
-        shoal_str text = shoal_gguf_array_str(gguf, tokens_key, id);
+        shoal_str text = texts[id];
         tokenizer->tokens[id] = (shoal_token){.offset = (uint32_t)tokenizer->texts_length,
                                               .length = (uint32_t)text.length,
                                               .score = 0,

@@ -152,6 +152,11 @@ uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64
 /* The id of text a followed by b, or -1. hash is that of the whole. */
 int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str a, shoal_str b);
 
+/* Brings what looking up n hashes will read into the cache: depth 0 the slot, 1 the token there, 2
+ * its text. Each depth reads what the one before has brought, so many are asked for in between. */
+void shoal_vocab_prefetch(const shoal_tokenizer *tokenizer, const uint64_t *hashes, size_t n,
+                          int depth);
+
 /* special.c */
 shoal_status shoal_special_init(shoal_tokenizer *tokenizer, shoal_err *err);
 void shoal_special_fini(shoal_special *special);
@@ -217,7 +222,9 @@ shoal_status shoal_spm_encode(shoal_encoder *encoder, const char *text, size_t n
                               bool space_prefix);
 
 /* bpe.c */
-shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err);
+/* The merge rules go into hasher as they are read. */
+shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                            shoal_hasher *hasher, shoal_err *err);
 shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n, shoal_err *err);
 /* The character that stands for a byte in BPE texts: 1 or 2 bytes of UTF-8. */
 size_t shoal_bpe_char_of_byte(uint8_t byte, char ret_char[2]);

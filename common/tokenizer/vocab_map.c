@@ -81,6 +81,25 @@ int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_
     return slot == SIZE_MAX ? -1 : (int32_t)tokenizer->map.slots[slot].id - 1;
 }
 
+void shoal_vocab_prefetch(const shoal_tokenizer *tokenizer, const uint64_t *hashes, size_t n,
+                          int depth)
+{
+    for (size_t i = 0; i < n; i++) {
+        const shoal_vocab_slot *slot =
+            &tokenizer->map.slots[(size_t)mix(hashes[i]) & tokenizer->map.mask];
+        if (depth == 0) {
+            __builtin_prefetch(slot);
+        } else if (slot->id != 0) {
+            const shoal_token *token = &tokenizer->tokens[slot->id - 1];
+            if (depth == 1) {
+                __builtin_prefetch(token);
+            } else {
+                __builtin_prefetch(tokenizer->texts + token->offset);
+            }
+        }
+    }
+}
+
 /* Of tokens with one text the lowest id stays. Empty texts can never be met. */
 static shoal_status insert(shoal_tokenizer *tokenizer, size_t id, shoal_err *err)
 {

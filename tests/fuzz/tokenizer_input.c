@@ -143,11 +143,11 @@ static shoal_status write_file(const char *model, const vocab *v, shoal_buf *byt
 static shoal_status lossy(const char *text, size_t n, shoal_buf *buf)
 {
     for (size_t at = 0; at < n;) {
-        shoal_utf8_step step = shoal_utf8_next(text + at, n - at);
-        bool valid = step.state == SHOAL_UTF8_VALID;
+        shoal_utf8_part part = shoal_utf8_next(text + at, n - at);
+        bool valid = part.state == SHOAL_UTF8_VALID;
         SHOAL_TRY(
-            shoal_buf_append(buf, valid ? text + at : "\xEF\xBF\xBD", valid ? step.length : 3));
-        at += step.length;
+            shoal_buf_append(buf, valid ? text + at : "\xEF\xBF\xBD", valid ? part.length : 3));
+        at += part.length;
     }
     return SHOAL_OK;
 }

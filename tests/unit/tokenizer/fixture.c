@@ -319,11 +319,11 @@ void fixture_decode(const shoal_tokenizer *tokenizer, const int32_t *ids, size_t
 void fixture_lossy(const char *text, size_t n, shoal_buf *buf)
 {
     for (size_t at = 0; at < n;) {
-        shoal_utf8_step step = shoal_utf8_next(text + at, n - at);
-        bool valid = step.state == SHOAL_UTF8_VALID;
+        shoal_utf8_part part = shoal_utf8_next(text + at, n - at);
+        bool valid = part.state == SHOAL_UTF8_VALID;
         assert_int_equal(
-            shoal_buf_append(buf, valid ? text + at : "\xEF\xBF\xBD", valid ? step.length : 3), 0);
-        at += step.length;
+            shoal_buf_append(buf, valid ? text + at : "\xEF\xBF\xBD", valid ? part.length : 3), 0);
+        at += part.length;
     }
 }
 

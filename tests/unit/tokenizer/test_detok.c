@@ -32,13 +32,13 @@ static void test_utf8_next_takes_exactly_the_code_points(void **state)
         static const uint8_t marks[] = {0, 0, 0xC0, 0xE0, 0xF0};
         bytes[0] = (char)(marks[n] | c >> (6 * (n - 1)));
         bool valid = c <= 0x10FFFF && (c < 0xD800 || c > 0xDFFF);
-        shoal_utf8_step step = shoal_utf8_next(bytes, n);
-        assert_int_equal(step.state == SHOAL_UTF8_VALID, valid);
-        assert_int_equal(step.length, valid ? n : 1);
+        shoal_utf8_part part = shoal_utf8_next(bytes, n);
+        assert_int_equal(part.state == SHOAL_UTF8_VALID, valid);
+        assert_int_equal(part.length, valid ? n : 1);
         for (size_t cut = 1; valid && cut < n; cut++) {
-            step = shoal_utf8_next(bytes, cut);
-            assert_int_equal(step.state, SHOAL_UTF8_UNFINISHED);
-            assert_int_equal(step.length, cut);
+            part = shoal_utf8_next(bytes, cut);
+            assert_int_equal(part.state, SHOAL_UTF8_UNFINISHED);
+            assert_int_equal(part.length, cut);
         }
     }
 }
@@ -59,9 +59,9 @@ static void test_utf8_next_overlong_is_invalid(void **state)
                  {"\xE2\x82 ", 2},
                  {"\xF0\x9F\x98 ", 3}};
     for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
-        shoal_utf8_step step = shoal_utf8_next(cases[i].bytes, strlen(cases[i].bytes));
-        assert_int_equal(step.state, SHOAL_UTF8_INVALID);
-        assert_int_equal(step.length, cases[i].length);
+        shoal_utf8_part part = shoal_utf8_next(cases[i].bytes, strlen(cases[i].bytes));
+        assert_int_equal(part.state, SHOAL_UTF8_INVALID);
+        assert_int_equal(part.length, cases[i].length);
     }
 }
 
