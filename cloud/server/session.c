@@ -5,6 +5,7 @@
 #include "common/spec/spec.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -134,7 +135,7 @@ static uint8_t share_of(float confidence)
     if (!(confidence > 0.0f)) {
         return 0;
     }
-    return confidence >= 1.0f ? 255 : (uint8_t)(confidence * 255.0f + 0.5f);
+    return confidence >= 1.0f ? 255 : (uint8_t)lroundf(confidence * 255.0f);
 }
 
 static void note_first_token(shoal_session *session, uint64_t now_ms)

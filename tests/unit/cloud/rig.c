@@ -132,6 +132,7 @@ static void learn(edge *e, size_t position, const int32_t *ids, size_t n)
 static void on_verdict(edge *e, const shoal_msg_verdict *verdict)
 {
     e->n_verdicts++;
+    e->n_told += verdict->n_ids;
     if (e->careless) {
         e->epoch = SHOAL_MAX(e->epoch, verdict->epoch);
         return;

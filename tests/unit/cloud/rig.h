@@ -54,6 +54,7 @@ typedef struct edge {
     size_t n_sent; /* confirmed and drafts */
     uint32_t epoch;
     size_t n_verdicts;
+    size_t n_told; /* ids in verdicts */
     size_t n_messages;
     bool careless;    /* keeps no books: for peers that break the rules */
     bool rolled_back; /* a verdict contradicted what was sent, since the flag was cleared */

@@ -248,6 +248,39 @@ static void test_long_prompt_does_not_stop_decoding(void **state)
     rig_fini(&r);
 }
 
+static void test_verification_does_not_stop_a_prompt(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7, .n_rows_max = 16, .prefill_chunk = 64});
+    for (size_t i = 0; i < N_EDGES; i++) {
+        fill(&shared_party.edges[i], &r, 8);
+    }
+    static edge reader;
+    shoal_sampling sampling = shoal_sampling_default();
+    int32_t ids[60];
+    for (size_t i = 0; i < 60; i++) {
+        ids[i] = (int32_t)(20 + i);
+    }
+    edge_init(&reader, &r);
+    edge_open(&reader, &sampling, 96);
+    edge_prompt(&reader, ids, 60);
+    for (size_t step = 1; step <= 7; step++) {
+        for (size_t i = 0; i < N_EDGES; i++) {
+            /* More drafts than rows, every time; that they are wrong keeps them coming. */
+            edge_draft(&shared_party.edges[i], ids, 10);
+        }
+        assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+        assert_int_equal(shoal_session_kv_length(reader.session), 8 * step);
+    }
+    rig_settle(&r);
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_fini(&shared_party.edges[i]);
+    }
+    edge_fini(&reader);
+    rig_fini(&r);
+}
+
 static void test_scarce_logits_are_shared_in_turn(void **state)
 {
     (void)state;
@@ -315,6 +348,7 @@ int main(void)
         cmocka_unit_test(test_pool_too_small_for_all_evicts_and_loses_nothing),
         cmocka_unit_test(test_silent_older_session_keeps_kv_for_the_hold_time),
         cmocka_unit_test(test_long_prompt_does_not_stop_decoding),
+        cmocka_unit_test(test_verification_does_not_stop_a_prompt),
         cmocka_unit_test(test_scarce_logits_are_shared_in_turn),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),

@@ -293,6 +293,51 @@ static void test_draft_wrong_raises_epoch_and_drops_stale(void **state)
     edge_fini(&e);
 }
 
+static void test_draft_longer_than_a_step_is_judged_in_parts(void **state)
+{
+    (void)state;
+    int32_t truth[RIG_TEXT_MAX];
+    make_prompt(3, truth, N_PROMPT);
+    shoal_sampling sampling = sampling_of(0.0f, 0);
+    rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
+    edge e;
+    edge_init(&e, &shared);
+    edge_open(&e, &sampling, N_TEXT);
+    edge_prompt(&e, truth, N_PROMPT);
+    edge_draft(&e, truth + N_PROMPT, 20);
+    edge_draft(&e, truth + N_PROMPT + 20, 20);
+    rig_settle(&shared);
+    assert_text(&e, truth, N_PROMPT + 41);
+    /* A step has 16 rows of logits. What one part's own token confirms is a draft that stands, and
+     * only the last one is news. */
+    assert_int_equal(e.n_verdicts, 3);
+    assert_int_equal(e.n_told, 1);
+    assert_int_equal(shoal_session_stats_get(e.session)->n_accepted, 40);
+    edge_fini(&e);
+}
+
+static void test_trusted_replaces_queued_drafts(void **state)
+{
+    (void)state;
+    int32_t truth[RIG_TEXT_MAX];
+    int32_t wrong[6] = {9, 9, 9, 9, 9, 9};
+    make_prompt(3, truth, N_PROMPT);
+    shoal_sampling sampling = sampling_of(0.0f, 0);
+    rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
+    edge e;
+    edge_init(&e, &shared);
+    edge_open(&e, &sampling, N_TEXT);
+    edge_prompt(&e, truth, N_PROMPT);
+    edge_tokens(&e, SHOAL_TOKENS_DRAFT, N_PROMPT, wrong, 6);
+    edge_tokens(&e, SHOAL_TOKENS_TRUSTED, N_PROMPT, truth + N_PROMPT, 3);
+    rig_settle(&shared);
+    assert_int_equal(e.n_verdicts, 0);
+    edge_continue(&e, N_PROMPT, 10);
+    rig_settle(&shared);
+    assert_text(&e, truth, N_PROMPT + 10);
+    edge_fini(&e);
+}
+
 static void test_draft_up_to_last_position_gives_no_bonus(void **state)
 {
     (void)state;
@@ -701,6 +746,8 @@ int main(void)
         cmocka_unit_test(test_draft_any_grouping_equals_decode),
         cmocka_unit_test(test_draft_all_true_gives_bonus_and_confidences),
         cmocka_unit_test(test_draft_wrong_raises_epoch_and_drops_stale),
+        cmocka_unit_test(test_draft_longer_than_a_step_is_judged_in_parts),
+        cmocka_unit_test(test_trusted_replaces_queued_drafts),
         cmocka_unit_test(test_draft_up_to_last_position_gives_no_bonus),
         cmocka_unit_test(test_reopen_at_any_position_gives_same_tokens),
         cmocka_unit_test(test_evict_between_steps_changes_nothing),
