@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The OpenAI-compatible API over the generation service: routes, requests, streams, status. It is
+ * the handler of a shoal_http_server. Loop-only; events of the engine thread come in through a
+ * bounded queue, and large bodies are read by a worker of its own, so the loop never computes.
+ */
+#ifndef SHOAL_HTTP_API_H
+#define SHOAL_HTTP_API_H
+
+#include "edge/coop/coop.h"
+#include "edge/http/server.h"
+
+typedef struct shoal_api_settings {
+    const char *model_id;    /* what clients call the model, copied; at most 127 bytes */
+    const char *version;     /* of the program, static */
+    const char *api_key;     /* bearer token all but /health and /ready need; NULL or "": none */
+    shoal_mode mode_default; /* when a request does not say */
+    size_t n_tokens_default; /* answer length of a chat that does not say; default 512 */
+    size_t n_calls_max;      /* generations the API keeps books for; default 512 */
+    size_t n_waiting_max;    /* of the generation service: full means not ready; default 32 */
+    size_t inline_bytes_max; /* bodies up to this are read on the loop; default 64 KiB */
+    uint64_t deadline_ms;    /* of one generation, 0: none; default 600000 */
+} shoal_api_settings;
+shoal_api_settings shoal_api_settings_default(void);
+
+typedef struct shoal_api shoal_api;
+
+/* loop, coop, model and metrics are borrowed for the API's life; metrics may be NULL. on_drained
+ * (may be NULL) runs when the server has sent everything while draining. */
+shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model *model,
+                           shoal_metrics *metrics, const shoal_api_settings *settings,
+                           shoal_api **ret_api, shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_api_set_on_drained(shoal_api *api, void (*on_drained)(void *ctx), void *ctx);
+shoal_http_handler shoal_api_handler(shoal_api *api);
+/* Not ready, and no new generations, from now on. */
+void shoal_api_drain(shoal_api *api);
+/* Ends every generation; their clients are told why. */
+void shoal_api_cancel_all(shoal_api *api);
+/* Generations whose books are open. */
+size_t shoal_api_n_calls(const shoal_api *api);
+/* The server is freed and coop has stopped before: no event comes any more. */
+void shoal_api_free(shoal_api *api);
+
+#endif

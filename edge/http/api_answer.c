@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Answers as JSON, in OpenAI's shape, with what Shoal adds under "shoal".
+ */
+#include "edge/http/api_internal.h"
+#include "edge/http/json_out.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+static bool is_chat(const shoal_api_call *call)
+{
+    return call->kind == SHOAL_API_CHAT;
+}
+
+shoal_status shoal_api_put_envelope(shoal_api_call *call)
+{
+    uint64_t random[2] = {0, 0};
+    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
+        random[0] = call->started_ns; /* an id must differ, not be secret */
+    }
+    char hash[SHOAL_HASH_HEX];
+    shoal_hash_hex(&call->api->context.model->hash, hash);
+    SHOAL_TRY(shoal_buf_appendf(&call->envelope,
+                                "\"id\":\"%s-%016" PRIx64 "%08" PRIx64 "\",\"created\":%lld,"
+                                "\"system_fingerprint\":\"fp_%.10s\",\"model\":",
+                                is_chat(call) ? "chatcmpl" : "cmpl", random[0], random[1] >> 32,
+                                (long long)time(NULL), hash));
+    return shoal_json_put_text(&call->envelope, call->api->context.model_id);
+}
+
+static shoal_status put_start(shoal_buf *buf, const shoal_api_call *call)
+{
+    return shoal_buf_appendf(buf, "data: {%s,\"object\":\"%s\"", call->envelope.data,
+                             is_chat(call) ? "chat.completion.chunk" : "text_completion");
+}
+
+/* usage stays null until the chunk that carries it, for those who asked for it. */
+static shoal_status put_null_usage(shoal_buf *buf, const shoal_api_call *call)
+{
+    return call->request->include_usage ? shoal_buf_appendf(buf, ",\"usage\":null") : SHOAL_OK;
+}
+
+shoal_status shoal_api_put_role(shoal_buf *buf, const shoal_api_call *call)
+{
+    if (!is_chat(call)) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(put_start(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\","
+                                     "\"content\":\"\"},\"logprobs\":null,"
+                                     "\"finish_reason\":null}]"));
+    SHOAL_TRY(put_null_usage(buf, call));
+    return shoal_buf_appendf(buf, "}\n\n");
+}
+
+shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf, "{\"id\":%" PRId32 ",\"text\":", m->id));
+    SHOAL_TRY(shoal_json_put_string(buf, m->text, m->n_text));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"tier\":\"%s\",\"confidence\":", shoal_tier_name(m->tier)));
+    SHOAL_TRY(shoal_json_put_real(buf, (double)m->confidence, 4));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"round\":%" PRIu32 ",\"ms\":", m->round));
+    SHOAL_TRY(shoal_json_put_real(buf, round(m->ms * 100) / 100, 9));
+    return shoal_buf_appendf(buf, "}");
+}
+
+shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *m)
+{
+    const shoal_api_call *call = m->call;
+    SHOAL_TRY(put_start(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,%s",
+                                is_chat(call) ? "\"delta\":{\"content\":" : "\"text\":"));
+    SHOAL_TRY(shoal_json_put_string(buf, m->text, m->n_text));
+    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":null}]",
+                                is_chat(call) ? "}" : ""));
+    SHOAL_TRY(put_null_usage(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"shoal\":{\"tokens\":["));
+    SHOAL_TRY(shoal_api_put_token(buf, m));
+    return shoal_buf_appendf(buf, "]}}\n\n");
+}
+
+static const char *finish_name(const shoal_api_call *call)
+{
+    return call->finish == SHOAL_FINISH_LENGTH ? "length" : "stop";
+}
+
+/* Tokens after the first one per second; the first one waits for the prompt. */
+static double rate(const shoal_usage *u)
+{
+    double ms = u->total_ms - u->first_token_ms;
+    return u->n_generated > 1 && ms > 0 ? 1000.0 * (double)(u->n_generated - 1) / ms : 0;
+}
+
+static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
+{
+    SHOAL_TRY(shoal_buf_appendf(
+        buf, "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,", u->n_prompt,
+        u->n_generated, u->n_prompt + u->n_generated));
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                "\"shoal\":{\"tiers\":{\"exit\":%zu,\"edge\":%zu,\"cloud\":%zu},",
+                                u->n_by_tier[SHOAL_TIER_EXIT], u->n_by_tier[SHOAL_TIER_EDGE],
+                                u->n_by_tier[SHOAL_TIER_CLOUD]));
+    SHOAL_TRY(shoal_buf_appendf(
+        buf,
+        "\"drafted\":%zu,\"accepted\":%zu,\"rounds\":%zu,"
+        "\"bytes_up\":%" PRIu64 ",\"bytes_down\":%" PRIu64 ",\"round_up_max\":%" PRIu32
+        ",\"round_down_max\":%" PRIu32 ",\"reconnects\":%" PRIu32 ",\"first_token_ms\":",
+        u->n_drafted, u->n_accepted, u->n_rounds, u->bytes_up, u->bytes_down, u->round_up_max,
+        u->round_down_max, u->n_reconnects));
+    SHOAL_TRY(shoal_json_put_real(buf, round(u->first_token_ms * 100) / 100, 9));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"tokens_per_s\":"));
+    SHOAL_TRY(shoal_json_put_real(buf, rate(u), 5));
+    return shoal_buf_appendf(buf, "}}");
+}
+
+shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call)
+{
+    SHOAL_TRY(put_start(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                ",\"choices\":[{\"index\":0,%s,\"logprobs\":null,"
+                                "\"finish_reason\":\"%s\"}]",
+                                is_chat(call) ? "\"delta\":{}" : "\"text\":\"\"",
+                                finish_name(call)));
+    SHOAL_TRY(put_null_usage(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf, "}\n\n"));
+    if (call->request->include_usage) {
+        SHOAL_TRY(put_start(buf, call));
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[],\"usage\":"));
+        SHOAL_TRY(put_usage(buf, &call->usage));
+        SHOAL_TRY(shoal_buf_appendf(buf, "}\n\n"));
+    }
+    return shoal_buf_appendf(buf, "data: [DONE]\n\n");
+}
+
+shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call)
+{
+    const char *text = call->text.data ? call->text.data : "";
+    SHOAL_TRY(shoal_buf_appendf(
+        buf, "{%s,\"object\":\"%s\",\"choices\":[{\"index\":0,%s", call->envelope.data,
+        is_chat(call) ? "chat.completion" : "text_completion",
+        is_chat(call) ? "\"message\":{\"role\":\"assistant\",\"refusal\":null,"
+                        "\"content\":"
+                      : "\"text\":"));
+    SHOAL_TRY(shoal_json_put_string(buf, text, call->text.length));
+    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}],\"usage\":",
+                                is_chat(call) ? "}" : "", finish_name(call)));
+    SHOAL_TRY(put_usage(buf, &call->usage));
+    if (call->request->tell_tokens) {
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"shoal\":{\"tokens\":["));
+        SHOAL_TRY(
+            shoal_buf_append(buf, call->tokens.data ? call->tokens.data : "", call->tokens.length));
+        SHOAL_TRY(shoal_buf_appendf(buf, "]}"));
+    }
+    return shoal_buf_appendf(buf, "}");
+}

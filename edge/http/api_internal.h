@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to edge/http: a request as parsed, a call (one generation for one client), and the
+ * messages that reach the loop from the engine thread and the worker.
+ */
+#ifndef SHOAL_HTTP_API_INTERNAL_H
+#define SHOAL_HTTP_API_INTERNAL_H
+
+#include "common/base/queue.h"
+#include "common/base/thread.h"
+#include "edge/http/api.h"
+
+#include <stdatomic.h>
+
+enum {
+    SHOAL_API_MODEL_ID_MAX = 128,
+    SHOAL_API_MESSAGES_MAX = 4096,         /* chat messages of one request */
+    SHOAL_API_JSON_BUDGET = 48 << 20,      /* bytes one body may take as parsed JSON */
+    SHOAL_API_JOBS_MAX = 64,               /* bodies waiting for the worker */
+    SHOAL_API_TOKENS_QUEUED_MAX = 1 << 15, /* token messages the loop has not yet seen */
+    SHOAL_API_ANSWER_MAX = 64 << 20        /* bytes of an answer that is not streamed */
+};
+
+typedef enum shoal_api_kind {
+    SHOAL_API_COMPLETION = 1,
+    SHOAL_API_CHAT = 2
+} shoal_api_kind;
+
+/* What parsing needs to know; immutable, shared with the worker. */
+typedef struct shoal_api_context {
+    const shoal_model *model;
+    char model_id[SHOAL_API_MODEL_ID_MAX];
+    shoal_mode mode_default;
+    size_t n_tokens_default;
+    size_t n_room; /* tokens one request may hold, prompt included */
+} shoal_api_context;
+
+typedef struct shoal_api_request {
+    shoal_api_kind kind;
+    bool stream;
+    bool include_usage;
+    bool tell_tokens; /* origins also in an answer that is not streamed */
+    bool degrade;
+    shoal_mode mode;
+    shoal_sampling sampling; /* biases point to the next field */
+    shoal_logit_bias *biases;
+    char *stops[SHOAL_STOPS_MAX];
+    size_t n_stops;
+    int32_t *ids;
+    size_t n_ids;
+    size_t n_tokens_max;
+} shoal_api_request;
+
+/* api_parse.c: body to request, any thread. On SHOAL_E_INVALID error says what to answer. */
+shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind kind,
+                             const char *body, size_t n, shoal_api_request **ret_request,
+                             shoal_http_error *error) SHOAL_MUST_CHECK;
+void shoal_api_request_free(shoal_api_request *request);
+/* Makes JSON memory ours and bounded; once, before any thread parses. */
+void shoal_api_json_init(void);
+
+typedef struct shoal_api_call shoal_api_call;
+
+typedef enum shoal_api_message_kind {
+    SHOAL_API_PARSED,
+    SHOAL_API_TOKEN,
+    SHOAL_API_END
+} shoal_api_message_kind;
+
+/* TOKEN messages are on the heap, the others lie in their call: what must not fail needs no
+ * memory. */
+typedef struct shoal_api_message {
+    shoal_api_message_kind kind;
+    shoal_api_call *call;
+    int32_t id;
+    shoal_tier tier;
+    float confidence;
+    uint32_t round;
+    double ms; /* since the request's first byte */
+    size_t n_text;
+    char text[];
+} shoal_api_message;
+
+typedef struct shoal_api_fixed_message {
+    shoal_api_message_kind kind;
+    shoal_api_call *call;
+} shoal_api_fixed_message;
+
+struct shoal_api_call {
+    shoal_api *api;
+    shoal_api_call *next;
+    shoal_api_call *prev;
+    shoal_http_exchange *exchange; /* NULL: the client is gone */
+    shoal_api_kind kind;
+    uint64_t started_ns;
+    char request_id[SHOAL_HTTP_REQUEST_ID_MAX + 1];
+    shoal_buf body;             /* while it waits for the worker */
+    shoal_api_request *request; /* once parsed */
+    shoal_http_error error;     /* of parsing */
+    bool submitted;
+    uint64_t generation;
+    atomic_bool lost; /* the loop did not keep up */
+    shoal_api_fixed_message parsed;
+    shoal_api_fixed_message end;
+    /* written before the end message is pushed */
+    bool failed;
+    shoal_err failure;
+    shoal_finish finish;
+    shoal_usage usage;
+    /* the answer */
+    shoal_buf envelope; /* id, created, model: the same in every chunk */
+    shoal_buf text;     /* not streamed: all of it */
+    shoal_buf tokens;   /* origins, comma-separated objects */
+};
+
+typedef struct shoal_api_totals {
+    uint64_t n_requests;
+    uint64_t n_by_tier[SHOAL_TIERS];
+    uint64_t n_prompt;
+    uint64_t n_drafted;
+    uint64_t n_accepted;
+    uint64_t n_rounds;
+    uint64_t n_reconnects;
+    uint64_t bytes_up;
+    uint64_t bytes_down;
+} shoal_api_totals;
+
+struct shoal_api {
+    shoal_loop *loop;
+    shoal_coop *coop;
+    shoal_metrics *registry;
+    shoal_api_settings settings;
+    shoal_api_context context;
+    char *api_key;
+    uint64_t started_ns;
+    int64_t created; /* unix time of the start */
+    bool draining;
+    void (*on_drained)(void *ctx);
+    void *on_drained_ctx;
+    shoal_wake *wake;
+    shoal_queue *inbox; /* messages to the loop: has room for every fixed one */
+    atomic_size_t n_tokens_queued;
+    shoal_queue *jobs; /* calls to the worker */
+    shoal_thread *worker;
+    shoal_api_call *calls;
+    size_t n_calls;
+    shoal_buf scratch; /* the chunk being written */
+    shoal_api_totals totals;
+    shoal_metric *duration;
+    shoal_metric *per_token;
+    shoal_metric *prompt_tokens;
+    shoal_metric *link_up;
+};
+
+/* api_call.c */
+void shoal_api_call_begin(shoal_api *api, shoal_http_exchange *exchange, shoal_api_kind kind);
+void shoal_api_call_gone(shoal_api_call *call);
+void shoal_api_call_free(shoal_api_call *call);
+void shoal_api_drain_inbox(void *api); /* wake-up on the loop */
+void shoal_api_work(void *api);        /* the worker's thread */
+
+/* api_answer.c: appends JSON, or "data: {...}\n\n". */
+shoal_status shoal_api_put_envelope(shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_role(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
+/* The last chunks and [DONE]. */
+shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+
+/* api_status.c */
+void shoal_api_answer_health(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_ready(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_models(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_status(shoal_api *api, shoal_http_exchange *exchange);
+
+#endif

@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A body becomes a request: JSON, fields, chat template, token ids. Pure but for memory, so that
+ * small bodies are read on the loop and large ones by the worker.
+ */
+#include "edge/http/api_parse_internal.h"
+
+#include "common/base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+/* --- JSON memory ------------------------------------------------------------------------------ */
+
+/* "[0,0,0,...": two bytes of text are some eighty of memory, so a parse has a budget. */
+static _Thread_local bool budget_on;
+static _Thread_local size_t budget_left;
+static _Thread_local bool budget_spent;
+
+static void *json_allocate(size_t n)
+{
+    if (budget_on && n > budget_left) {
+        budget_spent = true;
+        return NULL;
+    }
+    budget_left -= budget_on ? n : 0;
+    return shoal_calloc(1, n);
+}
+
+void shoal_api_json_init(void)
+{
+    json_set_alloc_funcs(json_allocate, shoal_free);
+}
+
+static void free_json(json_t **json)
+{
+    json_decref(*json);
+}
+
+/* --- prompt ----------------------------------------------------------------------------------- */
+
+static shoal_status encode(shoal_api_reader *r, const char *param, const char *text, size_t n)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_encode_flags flags = {.add_bos = true, .parse_special = true};
+    shoal_status status = shoal_tokenizer_encode(r->context->model->tokenizer, text, n, flags,
+                                                 &r->request->ids, &r->request->n_ids, &err);
+    if (status == SHOAL_OK || status == SHOAL_E_NOMEM) {
+        return status;
+    }
+    shoal_http_error_from(r->error, &err, param);
+    return SHOAL_E_INVALID;
+}
+
+static shoal_status copy_ids(shoal_api_reader *r, const json_t *array)
+{
+    size_t n = json_array_size(array);
+    size_t n_vocab = r->context->model->hp.n_vocab;
+    r->request->ids = shoal_calloc(n, sizeof *r->request->ids);
+    if (!r->request->ids) {
+        return SHOAL_E_NOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(array, i);
+        json_int_t id = json_integer_value(v);
+        if (!json_is_integer(v) || id < 0 || (uint64_t)id >= n_vocab) {
+            return shoal_http_error_set(r->error, 400, "prompt", "invalid_value",
+                                        "prompt: entry %zu must be a token id from 0 to %zu", i,
+                                        n_vocab - 1);
+        }
+        r->request->ids[i] = (int32_t)id;
+    }
+    r->request->n_ids = n;
+    return SHOAL_OK;
+}
+
+/* A string, an array of one string, token ids, or an array of one array of them. */
+static shoal_status take_prompt(shoal_api_reader *r)
+{
+    const json_t *p = r->prompt;
+    if (!p) {
+        return shoal_http_error_set(r->error, 400, "prompt", "missing_required_parameter",
+                                    "prompt is missing: give a string or an array of token ids");
+    }
+    if (json_is_array(p) && json_array_size(p) >= 1) {
+        const json_t *first = json_array_get(p, 0);
+        if (json_is_integer(first)) {
+            return copy_ids(r, p);
+        }
+        if (json_array_size(p) > 1) {
+            return shoal_http_error_set(r->error, 400, "prompt", "unsupported_value",
+                                        "prompt: one prompt per request; send the others alone");
+        }
+        p = first;
+    }
+    if (json_is_array(p) && json_array_size(p) >= 1) {
+        return copy_ids(r, p);
+    }
+    if (!json_is_string(p)) {
+        return shoal_http_error_set(r->error, 400, "prompt", "invalid_value",
+                                    "prompt must be a string, an array of one string, or an array "
+                                    "of token ids");
+    }
+    return encode(r, "prompt", json_string_value(p), json_string_length(p));
+}
+
+/* --- messages --------------------------------------------------------------------------------- */
+
+static shoal_status bad_message(shoal_api_reader *r, size_t i, const char *field, const char *what)
+{
+    char param[64];
+    (void)snprintf(param, sizeof param, "messages[%zu]%s%s", i, field[0] ? "." : "", field);
+    return shoal_http_error_set(r->error, 400, param, "invalid_value", "%s: %s", param, what);
+}
+
+static shoal_status take_role(shoal_api_reader *r, size_t i, const json_t *value,
+                              const char **ret_role)
+{
+    static const char *const known[][2] = {{"system", "system"},
+                                           {"developer", "system"},
+                                           {"user", "user"},
+                                           {"assistant", "assistant"}};
+    const char *role = json_string_value(value);
+    for (size_t k = 0; role && k < SHOAL_COUNT(known); k++) {
+        if (strcmp(role, known[k][0]) == 0) {
+            *ret_role = known[k][1];
+            return SHOAL_OK;
+        }
+    }
+    return bad_message(r, i, "role", "must be system, developer, user or assistant");
+}
+
+/* Parts mean the same as their texts in a row. */
+static shoal_status join_parts(shoal_api_reader *r, size_t i, const json_t *parts,
+                               char **ret_content)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    SHOAL_TRY(shoal_buf_append(&text, "", 0));
+    for (size_t k = 0; k < json_array_size(parts); k++) {
+        const json_t *part = json_array_get(parts, k);
+        const char *type = json_string_value(json_object_get(part, "type"));
+        const json_t *words = json_object_get(part, "text");
+        if (!type || strcmp(type, "text") != 0 || !json_is_string(words)) {
+            return bad_message(r, i, "content",
+                               "each part must be {\"type\": \"text\", \"text\": \"...\"}");
+        }
+        SHOAL_TRY(shoal_buf_append(&text, json_string_value(words), json_string_length(words)));
+    }
+    *ret_content = SHOAL_STEAL(text.data);
+    return SHOAL_OK;
+}
+
+static shoal_status take_content(shoal_api_reader *r, size_t i, const json_t *value,
+                                 char **ret_content)
+{
+    if (json_is_array(value) && json_array_size(value) >= 1) {
+        return join_parts(r, i, value, ret_content);
+    }
+    if (!json_is_string(value)) {
+        return bad_message(r, i, "content", "must be a string or an array of text parts");
+    }
+    *ret_content = shoal_strdup(json_string_value(value));
+    return *ret_content ? SHOAL_OK : SHOAL_E_NOMEM;
+}
+
+/* Whole messages come back from clients with everything an answer may have: what is empty says
+ * nothing, what is not would be lost. */
+static shoal_status check_extras(shoal_api_reader *r, size_t i, const json_t *message)
+{
+    static const char *const harmless[] = {"role", "content", "name", "refusal", "annotations"};
+    json_t *object = (json_t *)(uintptr_t)message;
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
+        const json_t *v = json_object_iter_value(it);
+        bool empty = json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0);
+        bool known = empty;
+        for (size_t k = 0; k < SHOAL_COUNT(harmless); k++) {
+            known = known || strcmp(json_object_iter_key(it), harmless[k]) == 0;
+        }
+        if (!known) {
+            return bad_message(r, i, "", "only role, content and name are understood");
+        }
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status render(shoal_api_reader *r, const shoal_chat_message *messages, size_t n)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {.limit = SHOAL_TEXT_MAX};
+    shoal_err err = SHOAL_ERR_INIT;
+    const shoal_tokenizer *tokenizer = r->context->model->tokenizer;
+    shoal_status status = shoal_chat_render(tokenizer, messages, n, &text, &err);
+    if (status == SHOAL_E_NOMEM) {
+        return status;
+    }
+    if (status != SHOAL_OK) {
+        shoal_http_error_from(r->error, &err, "messages");
+        return SHOAL_E_INVALID;
+    }
+    SHOAL_TRY(encode(r, "messages", text.data ? text.data : "", text.length));
+    /* A template that writes the beginning of text itself would have it twice. */
+    shoal_api_request *q = r->request;
+    int32_t bos = shoal_tokenizer_bos(tokenizer);
+    if (q->n_ids >= 2 && bos >= 0 && q->ids[0] == bos && q->ids[1] == bos) {
+        q->n_ids--;
+        memmove(q->ids, q->ids + 1, q->n_ids * sizeof *q->ids);
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status fill_messages(shoal_api_reader *r, shoal_chat_message *messages,
+                                  char **contents, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const json_t *m = json_array_get(r->messages, i);
+        if (!json_is_object(m)) {
+            return bad_message(r, i, "", "must be an object with role and content");
+        }
+        SHOAL_TRY(check_extras(r, i, m));
+        SHOAL_TRY(take_role(r, i, json_object_get(m, "role"), &messages[i].role));
+        SHOAL_TRY(take_content(r, i, json_object_get(m, "content"), &contents[i]));
+        messages[i].content = contents[i];
+    }
+    return render(r, messages, n);
+}
+
+static shoal_status take_messages(shoal_api_reader *r)
+{
+    if (!r->messages) {
+        return shoal_http_error_set(r->error, 400, "messages", "missing_required_parameter",
+                                    "messages is missing: give an array of role and content");
+    }
+    size_t n = json_array_size(r->messages);
+    if (!json_is_array(r->messages) || n < 1 || n > SHOAL_API_MESSAGES_MAX) {
+        return shoal_http_error_set(r->error, 400, "messages", "invalid_value",
+                                    "messages must be an array of 1 to %d messages",
+                                    SHOAL_API_MESSAGES_MAX);
+    }
+    shoal_chat_message *messages = shoal_calloc(n, sizeof *messages);
+    char **contents = shoal_calloc(n, sizeof *contents);
+    shoal_status status = SHOAL_E_NOMEM;
+    if (messages && contents) {
+        status = fill_messages(r, messages, contents, n);
+    }
+    for (size_t i = 0; contents && i < n; i++) {
+        shoal_free(contents[i]);
+    }
+    shoal_free(contents);
+    shoal_free(messages);
+    return status;
+}
+
+/* --- the whole -------------------------------------------------------------------------------- */
+
+static shoal_status check_model(shoal_api_reader *r, const json_t *root)
+{
+    const json_t *model = json_object_get(root, "model");
+    if (!model || json_is_null(model)) {
+        return SHOAL_OK;
+    }
+    const char *name = json_string_value(model);
+    if (!name) {
+        return shoal_http_error_set(r->error, 400, "model", "invalid_value",
+                                    "model must be a string");
+    }
+    if (strcmp(name, r->context->model_id) != 0) {
+        return shoal_http_error_set(r->error, 404, "model", "model_not_found",
+                                    "there is no model \"%.100s\" here; this edge serves \"%s\"",
+                                    name, r->context->model_id);
+    }
+    return SHOAL_OK;
+}
+
+/* What may only be judged once all fields are known. */
+static shoal_status settle(shoal_api_reader *r)
+{
+    shoal_api_request *q = r->request;
+    if (r->stream_options && !q->stream) {
+        return shoal_http_error_set(r->error, 400, "stream_options", "invalid_value",
+                                    "stream_options may only be given with \"stream\": true");
+    }
+    if (r->local_only && r->has_mode && q->mode != SHOAL_MODE_LOCAL) {
+        return shoal_http_error_set(r->error, 400, "shoal.local_only", "invalid_value",
+                                    "shoal.local_only contradicts shoal.mode \"%s\"",
+                                    shoal_mode_name(q->mode));
+    }
+    if (r->local_only) {
+        q->mode = SHOAL_MODE_LOCAL;
+    }
+    if (!r->has_seed) {
+        if (getrandom(&q->sampling.seed, sizeof q->sampling.seed, 0) !=
+            (ssize_t)sizeof q->sampling.seed) {
+            return shoal_http_error_set(r->error, 503, NULL, "unavailable",
+                                        "no random numbers: give a seed");
+        }
+        q->sampling.seed >>= 1;
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_sampling_check(&q->sampling, r->context->model->hp.n_vocab, &err) != SHOAL_OK) {
+        shoal_http_error_from(r->error, &err, NULL);
+        return SHOAL_E_INVALID;
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status fit(shoal_api_reader *r)
+{
+    shoal_api_request *q = r->request;
+    const char *param = q->kind == SHOAL_API_CHAT ? "messages" : "prompt";
+    const shoal_api_context *c = r->context;
+    if (q->n_ids == 0) {
+        return shoal_http_error_set(r->error, 400, param, "invalid_value",
+                                    "%s has no tokens: there is nothing to continue", param);
+    }
+    if (q->n_ids >= c->n_room) {
+        return shoal_http_error_set(r->error, 400, param, "context_length_exceeded",
+                                    "This prompt has %zu tokens; %s takes %zu, answer included. "
+                                    "Shorten it.",
+                                    q->n_ids, c->model_id, c->n_room);
+    }
+    size_t room = c->n_room - q->n_ids;
+    if (r->n_max > room) {
+        return shoal_http_error_set(r->error, 400, r->n_field, "context_length_exceeded",
+                                    "This prompt has %zu tokens and %s asks for %zu more; %s takes "
+                                    "%zu in all. Ask for at most %zu, or shorten the prompt.",
+                                    q->n_ids, r->n_field, r->n_max, c->model_id, c->n_room, room);
+    }
+    size_t usual = q->kind == SHOAL_API_CHAT ? c->n_tokens_default : 16; /* OpenAI's 16 */
+    q->n_tokens_max = r->n_max > 0 ? r->n_max : SHOAL_MIN(usual, room);
+    return SHOAL_OK;
+}
+
+static shoal_status read_root(shoal_api_reader *r, const json_t *root)
+{
+    if (!json_is_object(root)) {
+        return shoal_http_error_set(r->error, 400, NULL, "invalid_json",
+                                    "the body must be a JSON object");
+    }
+    SHOAL_TRY(check_model(r, root));
+    SHOAL_TRY(shoal_api_read_fields(r, root));
+    SHOAL_TRY(settle(r));
+    SHOAL_TRY(r->request->kind == SHOAL_API_CHAT ? take_messages(r) : take_prompt(r));
+    return fit(r);
+}
+
+static shoal_status refuse_json(shoal_http_error *error, size_t n, const json_error_t *why)
+{
+    if (n == 0) {
+        return shoal_http_error_set(error, 400, NULL, "invalid_json",
+                                    "the body is empty; a JSON object is expected");
+    }
+    if (budget_spent) {
+        return shoal_http_error_set(error, 413, NULL, "body_too_large",
+                                    "the body has too many JSON values: %d MiB of memory are not "
+                                    "enough for it",
+                                    SHOAL_API_JSON_BUDGET >> 20);
+    }
+    return shoal_http_error_set(error, 400, NULL, "invalid_json",
+                                "the body is not valid JSON: line %d, column %d: %s", why->line,
+                                why->column, why->text);
+}
+
+shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind kind,
+                             const char *body, size_t n, shoal_api_request **ret_request,
+                             shoal_http_error *error)
+{
+    json_error_t why = {0};
+    budget_on = true;
+    budget_left = SHOAL_API_JSON_BUDGET;
+    budget_spent = false;
+    SHOAL_CLEANUP(free_json)
+    json_t *root = n > 0 ? json_loadb(body, n, JSON_REJECT_DUPLICATES, &why) : NULL;
+    budget_on = false;
+    if (!root) {
+        return refuse_json(error, n, &why);
+    }
+    shoal_api_request *q = shoal_calloc(1, sizeof *q);
+    if (!q) {
+        return shoal_http_error_set(error, 503, NULL, "out_of_memory", "no memory for a request");
+    }
+    q->kind = kind;
+    q->mode = context->mode_default;
+    q->sampling = shoal_sampling_default();
+    shoal_api_reader reader = {.context = context, .request = q, .error = error};
+    shoal_status status = read_root(&reader, root);
+    if (status != SHOAL_OK) {
+        shoal_api_request_free(q);
+        if (error->status == 0) {
+            return shoal_http_error_set(error, 503, NULL, "out_of_memory",
+                                        "no memory for a request");
+        }
+        return SHOAL_E_INVALID;
+    }
+    *ret_request = q;
+    return SHOAL_OK;
+}
+
+void shoal_api_request_free(shoal_api_request *request)
+{
+    if (!request) {
+        return;
+    }
+    for (size_t i = 0; i < request->n_stops; i++) {
+        shoal_free(request->stops[i]);
+    }
+    shoal_free(request->biases);
+    shoal_free(request->ids);
+    shoal_free(request);
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to edge/http: reading a body's JSON, shared by api_parse.c and api_fields.c.
+ */
+#ifndef SHOAL_HTTP_API_PARSE_INTERNAL_H
+#define SHOAL_HTTP_API_PARSE_INTERNAL_H
+
+#include "edge/http/api_internal.h"
+
+#include <jansson.h>
+
+typedef struct shoal_api_reader {
+    const shoal_api_context *context;
+    shoal_api_request *request;
+    shoal_http_error *error;
+    const json_t *prompt;
+    const json_t *messages;
+    const json_t *stream_options;
+    size_t n_max;        /* max_tokens, 0: not given */
+    const char *n_field; /* which field said so */
+    bool has_mode;
+    bool local_only;
+    bool has_seed;
+} shoal_api_reader;
+
+/* Every field of the root object, by the table of what is known. */
+shoal_status shoal_api_read_fields(shoal_api_reader *reader, const json_t *root) SHOAL_MUST_CHECK;
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The routes that generate nothing: all answer from copies, in constant time.
+ */
+#include "edge/http/api_internal.h"
+#include "edge/http/json_out.h"
+
+#include "common/base/clock.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static void respond_json(shoal_http_exchange *exchange, int status, const shoal_buf *body)
+{
+    shoal_http_respond(exchange, status, "application/json",
+                       status == 503 ? "Retry-After: 1\r\nCache-Control: no-store\r\n"
+                                     : "Cache-Control: no-store\r\n",
+                       body->data, body->length);
+}
+
+static void respond_or_fail(shoal_http_exchange *exchange, shoal_status status,
+                            const shoal_buf *body)
+{
+    if (status == SHOAL_OK) {
+        respond_json(exchange, 200, body);
+        return;
+    }
+    shoal_http_error error = {0};
+    (void)shoal_http_error_set(&error, 503, NULL, "out_of_memory", "no memory for the answer");
+    shoal_http_fail(exchange, &error);
+}
+
+void shoal_api_answer_health(shoal_api *api, shoal_http_exchange *exchange)
+{
+    (void)api;
+    static const char body[] = "{\"status\":\"ok\"}";
+    shoal_http_respond(exchange, 200, "application/json", "Cache-Control: no-store\r\n", body,
+                       sizeof body - 1);
+}
+
+/* The word for /ready and the status: ready, draining or full. */
+static const char *readiness(shoal_api *api, const shoal_coop_state *state)
+{
+    if (api->draining) {
+        return "draining";
+    }
+    bool full =
+        api->n_calls >= api->settings.n_calls_max ||
+        (api->settings.n_waiting_max > 0 && state->n_waiting >= api->settings.n_waiting_max);
+    return full ? "full" : "ready";
+}
+
+void shoal_api_answer_ready(shoal_api *api, shoal_http_exchange *exchange)
+{
+    shoal_coop_state state = {0};
+    shoal_coop_state_get(api->coop, &state);
+    const char *word = readiness(api, &state);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
+    if (shoal_buf_appendf(&body, "{\"status\":\"%s\"}", word) != SHOAL_OK) {
+        respond_or_fail(exchange, SHOAL_E_NOMEM, &body);
+        return;
+    }
+    respond_json(exchange, strcmp(word, "ready") == 0 ? 200 : 503, &body);
+}
+
+void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange)
+{
+    shoal_coop_state state = {0};
+    shoal_coop_state_get(api->coop, &state);
+    shoal_metric_set(api->link_up, state.link == SHOAL_RPC_LINK_READY ? 1 : 0);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
+    shoal_status status = api->registry ? shoal_metrics_render(api->registry, &body) : SHOAL_OK;
+    if (status != SHOAL_OK) {
+        respond_or_fail(exchange, status, &body);
+        return;
+    }
+    shoal_http_respond(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", NULL,
+                       body.data ? body.data : "", body.length);
+}
+
+static shoal_status put_model(shoal_buf *buf, const shoal_api *api)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf, "{\"id\":"));
+    SHOAL_TRY(shoal_json_put_text(buf, api->context.model_id));
+    return shoal_buf_appendf(buf,
+                             ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"shoal\","
+                             "\"context_length\":%zu}",
+                             (long long)api->created, api->context.n_room);
+}
+
+void shoal_api_answer_models(shoal_api *api, shoal_http_exchange *exchange)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
+    shoal_status status = shoal_buf_appendf(&body, "{\"object\":\"list\",\"data\":[");
+    if (status == SHOAL_OK) {
+        status = put_model(&body, api);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_buf_appendf(&body, "]}");
+    }
+    respond_or_fail(exchange, status, &body);
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Whether the %XX-encoded text means name. */
+static bool same_name(const char *encoded, const char *name)
+{
+    while (*encoded != '\0' && *name != '\0') {
+        char c = *encoded++;
+        if (c == '%') {
+            int high = hex_digit(encoded[0]);
+            int low = high >= 0 ? hex_digit(encoded[1]) : -1;
+            if (low < 0) {
+                return false;
+            }
+            c = (char)(high * 16 + low);
+            encoded += 2;
+        }
+        if (c != *name++) {
+            return false;
+        }
+    }
+    return *encoded == '\0' && *name == '\0';
+}
+
+void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange)
+{
+    const char *name = shoal_http_path(exchange) + strlen("/v1/models/");
+    if (!same_name(name, api->context.model_id)) {
+        shoal_http_error error = {0};
+        (void)shoal_http_error_set(&error, 404, "model", "model_not_found",
+                                   "there is no model \"%.100s\" here; this edge serves \"%s\"",
+                                   name, api->context.model_id);
+        shoal_http_fail(exchange, &error);
+        return;
+    }
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
+    respond_or_fail(exchange, put_model(&body, api), &body);
+}
+
+/* --- status ----------------------------------------------------------------------------------- */
+
+static const char *link_name(shoal_rpc_link link)
+{
+    switch (link) {
+    case SHOAL_RPC_LINK_IDLE:
+        return "idle";
+    case SHOAL_RPC_LINK_CONNECTING:
+        return "connecting";
+    case SHOAL_RPC_LINK_READY:
+        return "ready";
+    case SHOAL_RPC_LINK_DOWN:
+        return "down";
+    }
+    return "unknown";
+}
+
+static shoal_status put_hash(shoal_buf *buf, const char *name, const shoal_hash *hash)
+{
+    char hex[SHOAL_HASH_HEX];
+    shoal_hash_hex(hash, hex);
+    return shoal_buf_appendf(buf, ",\"%s\":\"%s\"", name, hex);
+}
+
+static shoal_status put_own_model(shoal_buf *buf, const shoal_api *api)
+{
+    const shoal_model *model = api->context.model;
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"model\":{\"id\":"));
+    SHOAL_TRY(shoal_json_put_text(buf, api->context.model_id));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"name\":"));
+    SHOAL_TRY(shoal_json_put_text(buf, model->hp.name));
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                ",\"arch\":\"%s\",\"params\":%" PRIu64 ",\"bytes\":%" PRIu64
+                                ",\"layers\":%zu,\"vocab\":%zu,\"context\":%zu,\"template\":",
+                                model->hp.arch, model->n_params, model->file_bytes,
+                                model->hp.n_layers, model->hp.n_vocab, api->context.n_room));
+    SHOAL_TRY(shoal_json_put_text(buf, shoal_chat_template_name(model->tokenizer)));
+    SHOAL_TRY(put_hash(buf, "hash", &model->hash));
+    SHOAL_TRY(put_hash(buf, "tokenizer", shoal_tokenizer_hash(model->tokenizer)));
+    return shoal_buf_appendf(buf, "}");
+}
+
+static shoal_status put_cloud(shoal_buf *buf, const shoal_coop_state *state)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"cloud\":{\"configured\":%s,\"link\":",
+                                state->cloud_configured ? "true" : "false"));
+    SHOAL_TRY(shoal_json_put_text(buf, state->cloud_configured ? link_name(state->link) : NULL));
+    if (state->cloud_described) {
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"name\":"));
+        SHOAL_TRY(shoal_json_put_text(buf, state->cloud.name));
+        SHOAL_TRY(put_hash(buf, "model", &state->cloud.model));
+        SHOAL_TRY(put_hash(buf, "tokenizer", &state->cloud.tokenizer));
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"vocab\":%" PRIu32 ",\"context\":%" PRIu32,
+                                    state->cloud.n_vocab, state->cloud.n_ctx));
+    }
+    return shoal_buf_appendf(buf, "}");
+}
+
+static shoal_status put_totals(shoal_buf *buf, const shoal_api_totals *t)
+{
+    return shoal_buf_appendf(
+        buf,
+        ",\"totals\":{\"requests\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64
+        ",\"tokens\":{\"exit\":%" PRIu64 ",\"edge\":%" PRIu64 ",\"cloud\":%" PRIu64
+        "},\"drafted\":%" PRIu64 ",\"accepted\":%" PRIu64 ",\"rounds\":%" PRIu64
+        ",\"reconnects\":%" PRIu64 ",\"bytes_up\":%" PRIu64 ",\"bytes_down\":%" PRIu64 "}",
+        t->n_requests, t->n_prompt, t->n_by_tier[SHOAL_TIER_EXIT], t->n_by_tier[SHOAL_TIER_EDGE],
+        t->n_by_tier[SHOAL_TIER_CLOUD], t->n_drafted, t->n_accepted, t->n_rounds, t->n_reconnects,
+        t->bytes_up, t->bytes_down);
+}
+
+static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_state *state)
+{
+    shoal_clock clock = shoal_clock_real();
+    uint64_t up_s = (shoal_clock_now_ns(&clock) - api->started_ns) / 1000000000u;
+    SHOAL_TRY(
+        shoal_buf_appendf(buf,
+                          "{\"program\":\"shoal-edge\",\"version\":\"%s\",\"uptime_s\":%" PRIu64
+                          ",\"status\":\"%s\",\"mode\":\"%s\"",
+                          api->settings.version, up_s, readiness(api, state),
+                          shoal_mode_name(api->context.mode_default)));
+    SHOAL_TRY(put_own_model(buf, api));
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                ",\"requests\":{\"active\":%zu,\"waiting\":%zu,\"open\":%zu},"
+                                "\"kv\":{\"pages_used\":%zu,\"pages\":%zu}",
+                                state->n_active, state->n_waiting, api->n_calls,
+                                state->kv_pages_used, state->kv_pages));
+    SHOAL_TRY(put_cloud(buf, state));
+    SHOAL_TRY(put_totals(buf, &api->totals));
+    return shoal_buf_appendf(buf, "}");
+}
+
+void shoal_api_answer_status(shoal_api *api, shoal_http_exchange *exchange)
+{
+    shoal_coop_state state = {0};
+    shoal_coop_state_get(api->coop, &state);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
+    respond_or_fail(exchange, put_status(&body, api, &state), &body);
+}

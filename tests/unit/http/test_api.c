@@ -1,0 +1,910 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The API over real sockets, with a scripted generation service in place of the real one.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "fake_coop.h"
+#include "fixture.h"
+
+#include "common/base/mem.h"
+#include "edge/http/api_internal.h"
+#include "tests/support/tiny_model.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MODEL "tiny"
+
+typedef struct api_fixture {
+    http_fixture f;
+    shoal_api *api;
+    shoal_coop *coop;
+    shoal_wake *drain;
+} api_fixture;
+
+static shoal_model *model;
+
+static int make_model(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_gguf *gguf = NULL;
+    if (shoal_tiny_model_gguf(7, SHOAL_TYPE_F32, &buf) != SHOAL_OK ||
+        shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, &err) != SHOAL_OK ||
+        shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
+        (void)fprintf(stderr, "%s\n", err.text);
+        return -1;
+    }
+    shoal_gguf_close(gguf);
+    return 0;
+}
+
+static int free_model(void **state)
+{
+    (void)state;
+    shoal_model_free(model);
+    return 0;
+}
+
+static void drain_api(void *ctx)
+{
+    api_fixture *a = ctx;
+    shoal_api_drain(a->api);
+    shoal_http_server_drain(a->f.server);
+}
+
+static shoal_api_settings api_settings(void)
+{
+    shoal_api_settings s = shoal_api_settings_default();
+    s.model_id = MODEL;
+    return s;
+}
+
+static void start_with(api_fixture *a, const shoal_api_settings *settings,
+                       const shoal_http_settings *http)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    *a = (api_fixture){0};
+    a->coop = fake_coop_new();
+    http_fixture_loop(&a->f);
+    assert_int_equal(shoal_metrics_new(&a->f.metrics), SHOAL_OK);
+    assert_int_equal(
+        shoal_api_new(a->f.loop, a->coop, model, a->f.metrics, settings, &a->api, &err), SHOAL_OK);
+    assert_int_equal(shoal_wake_new(a->f.loop, drain_api, a, &a->drain), SHOAL_OK);
+    const shoal_http_handler handler = shoal_api_handler(a->api);
+    http_fixture_start(&a->f, http, &handler);
+}
+
+static void start(api_fixture *a)
+{
+    shoal_api_settings s = api_settings();
+    shoal_http_settings h = http_fixture_settings();
+    start_with(a, &s, &h);
+}
+
+static void stop(api_fixture *a)
+{
+    http_fixture_stop_loop(&a->f);
+    shoal_http_server_free(a->f.server);
+    a->f.server = NULL;
+    fake_coop_free(a->coop);
+    shoal_api_free(a->api);
+    shoal_wake_free(a->drain);
+    http_fixture_free(&a->f);
+}
+
+static int post(api_fixture *a, const char *path, const char *body, shoal_buf *answer)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf q = {0};
+    assert_int_equal(shoal_buf_appendf(&q,
+                                       "POST %s HTTP/1.1\r\nHost: localhost\r\n"
+                                       "Content-Type: application/json\r\nConnection: close\r\n"
+                                       "Content-Length: %zu\r\n\r\n%s",
+                                       path, strlen(body), body),
+                     SHOAL_OK);
+    return http_ask(&a->f, q.data, answer);
+}
+
+static int get(api_fixture *a, const char *path, shoal_buf *answer)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf q = {0};
+    assert_int_equal(shoal_buf_appendf(&q,
+                                       "GET %s HTTP/1.1\r\nHost: localhost\r\n"
+                                       "Connection: close\r\n\r\n",
+                                       path),
+                     SHOAL_OK);
+    return http_ask(&a->f, q.data, answer);
+}
+
+/* The test's own JSON needs no budget of a parse. */
+static json_t *load(const char *text)
+{
+    json_error_t why;
+    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    if (!json) {
+        fail_msg("%s in %s", why.text, text);
+    }
+    return json;
+}
+
+static json_t *body_of(const shoal_buf *answer)
+{
+    const char *body = strstr(answer->data, "\r\n\r\n");
+    assert_non_null(body);
+    return load(body + 4);
+}
+
+static json_t *at(json_t *json, const char *path)
+{
+    char part[64];
+    while (json && *path) {
+        size_t n = strcspn(path, ".");
+        (void)snprintf(part, sizeof part, "%.*s", (int)n, path);
+        json = json_is_array(json) ? json_array_get(json, (size_t)strtol(part, NULL, 10))
+                                   : json_object_get(json, part);
+        path += n + (path[n] == '.');
+    }
+    return json;
+}
+
+static const char *text_at(json_t *json, const char *path)
+{
+    const char *text = json_string_value(at(json, path));
+    return text ? text : "";
+}
+
+static void wait_for(atomic_size_t *counter, size_t value)
+{
+    uint64_t until = http_now_ms() + 5000;
+    while (atomic_load(counter) < value) {
+        assert_true(http_now_ms() < until);
+        struct timespec pause = {.tv_nsec = 1000000};
+        (void)nanosleep(&pause, NULL);
+    }
+}
+
+/* --- answers ---------------------------------------------------------------------------------- */
+
+static void test_completion_answers_in_openai_form(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    fake_next.text = "a\"\xc3\xa9\n";
+    assert_int_equal(post(&a, "/v1/completions",
+                          "{\"model\":\"tiny\",\"prompt\":\"hello\",\"max_tokens\":3,"
+                          "\"shoal\":{\"tokens\":true}}",
+                          &r),
+                     200);
+    json_t *j = body_of(&r);
+    assert_string_equal(text_at(j, "object"), "text_completion");
+    assert_true(strncmp(text_at(j, "id"), "cmpl-", 5) == 0);
+    assert_string_equal(text_at(j, "model"), MODEL);
+    assert_string_equal(text_at(j, "choices.0.text"), "a\"\xc3\xa9\na\"\xc3\xa9\na\"\xc3\xa9\n");
+    assert_string_equal(text_at(j, "choices.0.finish_reason"), "length");
+    assert_int_equal(json_integer_value(at(j, "usage.completion_tokens")), 3);
+    assert_int_equal(json_integer_value(at(j, "usage.total_tokens")),
+                     json_integer_value(at(j, "usage.prompt_tokens")) + 3);
+    assert_int_equal(json_integer_value(at(j, "usage.shoal.tiers.edge")), 3);
+    assert_int_equal(json_integer_value(at(j, "usage.shoal.bytes_up")), 61);
+    assert_int_equal(json_integer_value(at(j, "usage.shoal.round_down_max")), 24);
+    assert_true(json_is_number(at(j, "usage.shoal.tokens_per_s")));
+    assert_int_equal(json_array_size(at(j, "shoal.tokens")), 3);
+    assert_int_equal(json_integer_value(at(j, "shoal.tokens.2.id")), 102);
+    assert_string_equal(text_at(j, "shoal.tokens.0.tier"), "edge");
+    json_decref(j);
+    assert_int_equal(post(&a, "/v1/chat/completions",
+                          "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", &r),
+                     200);
+    j = body_of(&r);
+    assert_string_equal(text_at(j, "object"), "chat.completion");
+    assert_true(strncmp(text_at(j, "id"), "chatcmpl-", 9) == 0);
+    assert_string_equal(text_at(j, "choices.0.message.role"), "assistant");
+    assert_null(at(j, "shoal"));
+    json_decref(j);
+    stop(&a);
+}
+
+/* Splits a chunked event stream into its JSON objects; checks the form of every line. */
+typedef struct stream {
+    json_t *events[64];
+    size_t n;
+    bool done;
+    bool error;
+} stream;
+
+static void free_stream(stream *s)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        json_decref(s->events[i]);
+    }
+}
+
+static void dechunk(const shoal_buf *answer, shoal_buf *out)
+{
+    const char *p = strstr(answer->data, "\r\n\r\n") + 4;
+    for (;;) {
+        char *end = NULL;
+        size_t n = strtoul(p, &end, 16);
+        assert_true(end > p && strncmp(end, "\r\n", 2) == 0);
+        p = end + 2;
+        if (n == 0) {
+            assert_string_equal(p, "\r\n");
+            return;
+        }
+        assert_int_equal(shoal_buf_append(out, p, n), SHOAL_OK);
+        p += n;
+        assert_true(strncmp(p, "\r\n", 2) == 0);
+        p += 2;
+    }
+}
+
+static void read_stream(const shoal_buf *answer, stream *s)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    assert_non_null(strstr(answer->data, "Content-Type: text/event-stream\r\n"));
+    *s = (stream){0};
+    dechunk(answer, &text);
+    char *save = NULL;
+    for (char *line = strtok_r(text.data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        assert_false(s->done);
+        if (strcmp(line, "data: [DONE]") == 0) {
+            s->done = true;
+        } else if (strcmp(line, "event: error") == 0) {
+            s->error = true;
+        } else {
+            assert_true(strncmp(line, "data: {", 7) == 0);
+            assert_true(s->n < 64);
+            s->events[s->n++] = load(line + 6);
+        }
+    }
+}
+
+static void test_chat_stream_has_the_promised_form(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    for (int usage = 0; usage < 2; usage++) {
+        assert_int_equal(
+            post(&a, "/v1/chat/completions",
+                 usage ? "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true,"
+                         "\"stream_options\":{\"include_usage\":true}}"
+                       : "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true}",
+                 &r),
+            200);
+        stream s;
+        read_stream(&r, &s);
+        assert_true(s.done && !s.error);
+        assert_int_equal(s.n, 1 + 5 + 1 + usage);
+        size_t n_finished = 0;
+        for (size_t i = 0; i < s.n; i++) {
+            json_t *e = s.events[i];
+            assert_string_equal(text_at(e, "id"), text_at(s.events[0], "id"));
+            assert_string_equal(text_at(e, "object"), "chat.completion.chunk");
+            n_finished += json_is_string(at(e, "choices.0.finish_reason")) ? 1 : 0;
+            bool last = i + 1 == s.n;
+            assert_true(usage ? last == json_is_object(at(e, "usage")) &&
+                                    last != json_is_null(at(e, "usage"))
+                              : at(e, "usage") == NULL);
+            if (i >= 1 && i <= 5) {
+                assert_string_equal(text_at(e, "choices.0.delta.content"), "w");
+                assert_int_equal(json_array_size(at(e, "shoal.tokens")), 1);
+                assert_int_equal(json_integer_value(at(e, "shoal.tokens.0.id")), 99 + (int)i);
+                assert_int_equal(json_integer_value(at(e, "shoal.tokens.0.round")), 3);
+                assert_true(json_real_value(at(e, "shoal.tokens.0.confidence")) > 0.92);
+                assert_true(json_number_value(at(e, "shoal.tokens.0.ms")) >= 0);
+            }
+        }
+        assert_int_equal(n_finished, 1);
+        assert_string_equal(text_at(s.events[0], "choices.0.delta.role"), "assistant");
+        assert_string_equal(text_at(s.events[6], "choices.0.finish_reason"), "length");
+        if (usage) {
+            assert_int_equal(json_array_size(at(s.events[7], "choices")), 0);
+            assert_int_equal(json_integer_value(at(s.events[7], "usage.completion_tokens")), 5);
+        }
+        free_stream(&s);
+    }
+    assert_int_equal(
+        post(&a, "/v1/completions", "{\"prompt\":\"x\",\"stream\":true,\"max_tokens\":2}", &r),
+        200);
+    stream s;
+    read_stream(&r, &s);
+    assert_true(s.done);
+    assert_int_equal(s.n, 3);
+    assert_string_equal(text_at(s.events[0], "object"), "text_completion");
+    assert_string_equal(text_at(s.events[0], "choices.0.text"), "w");
+    free_stream(&s);
+    stop(&a);
+}
+
+static void test_fields_reach_the_engine(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    assert_int_equal(
+        post(&a, "/v1/completions",
+             "{\"prompt\":[5,6,7],\"max_tokens\":9,\"temperature\":0.5,\"top_p\":0.9,\"top_k\":40,"
+             "\"min_p\":0.05,\"repetition_penalty\":1.1,\"presence_penalty\":-1,"
+             "\"frequency_penalty\":2,\"logit_bias\":{\"12\":-100},\"seed\":42,"
+             "\"stop\":[\"END\",\"\\n\"],\"user\":\"u\",\"n\":1,\"best_of\":1,\"echo\":false,"
+             "\"logprobs\":null,\"suffix\":\"\",\"response_format\":{\"type\":\"text\"},"
+             "\"shoal\":{\"mode\":\"exact\",\"degrade\":true}}",
+             &r),
+        200);
+    assert_int_equal(fake_last.n_ids, 3);
+    assert_int_equal(fake_last_ids[2], 7);
+    assert_int_equal(fake_last.n_tokens_max, 9);
+    assert_int_equal(fake_last.mode, SHOAL_MODE_EXACT);
+    assert_true(fake_last.degrade);
+    assert_true(fake_last.sampling.temperature > 0.49F && fake_last.sampling.temperature < 0.51F);
+    assert_int_equal(fake_last.sampling.top_k, 40);
+    assert_int_equal(fake_last.sampling.seed, 42);
+    assert_int_equal(fake_last_bias.id, 12);
+    assert_int_equal(fake_last.n_stops, 2);
+    assert_string_equal(fake_last_stops[0], "END");
+    /* One string in an array is that string; defaults are OpenAI's. */
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":[\"ab\"],\"stop\":\"x\"}", &r), 200);
+    assert_int_equal(fake_last.n_tokens_max, 16);
+    assert_int_equal(fake_last.mode, SHOAL_MODE_LOCAL);
+    size_t n_plain = fake_last.n_ids;
+    uint64_t seed = fake_last.sampling.seed;
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"ab\"}", &r), 200);
+    assert_int_equal(fake_last.n_ids, n_plain);
+    assert_true(fake_last.sampling.seed != seed && fake_last.sampling.seed < UINT64_MAX / 2);
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":[[5,6]],\"seed\":-1}", &r), 200);
+    assert_int_equal(fake_last.n_ids, 2);
+    /* Parts are their texts in a row, developer is system. */
+    assert_int_equal(
+        post(&a, "/v1/chat/completions",
+             "{\"max_completion_tokens\":4,\"max_tokens\":4,\"messages\":[{\"role\":\"system\","
+             "\"content\":\"be\"},{\"role\":\"user\",\"content\":\"hello\"}]}",
+             &r),
+        200);
+    size_t n_text = fake_last.n_ids;
+    int32_t ids[64];
+    memcpy(ids, fake_last_ids, sizeof ids);
+    assert_int_equal(
+        post(
+            &a, "/v1/chat/completions",
+            "{\"messages\":[{\"role\":\"developer\",\"content\":\"be\",\"name\":\"x\"},"
+            "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hel\"},"
+            "{\"type\":\"text\",\"text\":\"lo\"}]}],\"tools\":[],\"tool_choice\":\"none\","
+            "\"shoal\":{\"local_only\":true},\"logprobs\":false,\"top_logprobs\":0,\"store\":false}",
+            &r),
+        200);
+    assert_int_equal(fake_last.n_ids, n_text);
+    assert_memory_equal(ids, fake_last_ids, n_text * sizeof *ids);
+    assert_int_equal(fake_last.n_tokens_max, 512);
+    stop(&a);
+}
+
+/* --- refusals --------------------------------------------------------------------------------- */
+
+typedef struct bad_row {
+    const char *body;
+    int status;
+    const char *param; /* NULL: null */
+    const char *code;
+} bad_row;
+
+#define CHAT "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
+
+static const bad_row bad_completions[] = {
+    {"", 400, NULL, "invalid_json"},
+    {"{", 400, NULL, "invalid_json"},
+    {"nonsense", 400, NULL, "invalid_json"},
+    {"[]", 400, NULL, "invalid_json"},
+    {"\"text\"", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\",\"prompt\":\"b\"}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\"} trailing", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"\\u0000\"}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"\xff\"}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"\\ud800\"}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\",\"temperature\":NaN}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\",\"temperature\":1e999}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\",\"seed\":9223372036854775808}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\",\"max_tokens\":01}", 400, NULL, "invalid_json"},
+    {"{}", 400, "prompt", "missing_required_parameter"},
+    {"{\"prompt\":null}", 400, "prompt", "missing_required_parameter"},
+    {"{\"prompt\":7}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":{}}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[[]]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[\"a\",\"b\"]}", 400, "prompt", "unsupported_value"},
+    {"{\"prompt\":[1,-1]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[1,300]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[1,\"a\"]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[1,1.5]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":[1,9223372036854775807]}", 400, "prompt", "invalid_value"},
+    {"{\"prompt\":\"a\",\"model\":\"other\"}", 404, "model", "model_not_found"},
+    {"{\"prompt\":\"a\",\"model\":\"\"}", 404, "model", "model_not_found"},
+    {"{\"prompt\":\"a\",\"model\":3}", 400, "model", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":0}", 400, "max_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":-1}", 400, "max_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":2147483648}", 400, "max_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":9007199254740993}", 400, "max_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":1.5}", 400, "max_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":\"5\"}", 400, "max_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"max_tokens\":1000}", 400, "max_tokens", "context_length_exceeded"},
+    {"{\"prompt\":\"a\",\"temperature\":-0.1}", 400, "temperature", "invalid_value"},
+    {"{\"prompt\":\"a\",\"temperature\":2.1}", 400, "temperature", "invalid_value"},
+    {"{\"prompt\":\"a\",\"temperature\":\"1\"}", 400, "temperature", "invalid_value"},
+    {"{\"prompt\":\"a\",\"temperature\":true}", 400, "temperature", "invalid_value"},
+    {"{\"prompt\":\"a\",\"top_p\":0}", 400, "top_p", "invalid_value"},
+    {"{\"prompt\":\"a\",\"top_p\":1e-60}", 400, "top_p", "invalid_value"},
+    {"{\"prompt\":\"a\",\"top_p\":1.1}", 400, "top_p", "invalid_value"},
+    {"{\"prompt\":\"a\",\"top_p\":-1}", 400, "top_p", "invalid_value"},
+    {"{\"prompt\":\"a\",\"min_p\":1}", 400, "min_p", "invalid_value"},
+    {"{\"prompt\":\"a\",\"min_p\":-1e-9}", 400, "min_p", "invalid_value"},
+    {"{\"prompt\":\"a\",\"top_k\":-1}", 400, "top_k", "invalid_value"},
+    {"{\"prompt\":\"a\",\"top_k\":1.0}", 400, "top_k", "invalid_value"},
+    {"{\"prompt\":\"a\",\"repetition_penalty\":0}", 400, "repetition_penalty", "invalid_value"},
+    {"{\"prompt\":\"a\",\"presence_penalty\":2.01}", 400, "presence_penalty", "invalid_value"},
+    {"{\"prompt\":\"a\",\"frequency_penalty\":-3}", 400, "frequency_penalty", "invalid_value"},
+    {"{\"prompt\":\"a\",\"seed\":1.5}", 400, "seed", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stop\":{}}", 400, "stop", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stop\":\"\"}", 400, "stop", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stop\":[1]}", 400, "stop", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stop\":[\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\","
+     "\"1\",\"1\",\"1\",\"1\",\"1\",\"1\"]}",
+     400, "stop", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":[]}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"x\":1}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"01\":1}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"-1\":1}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"300\":1}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"99999999999\":1}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"1\":101}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logit_bias\":{\"1\":\"1\"}}", 400, "logit_bias", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stream\":1}", 400, "stream", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stream_options\":{}}", 400, "stream_options", "invalid_value"},
+    {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":true}", 400, "stream_options",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"x\":1}}", 400, "stream_options",
+     "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", 400,
+     "stream_options.include_usage", "invalid_value"},
+    {"{\"prompt\":\"a\",\"n\":2}", 400, "n", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"n\":0}", 400, "n", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"best_of\":2}", 400, "best_of", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"echo\":true}", 400, "echo", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"logprobs\":0}", 400, "logprobs", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"suffix\":\"b\"}", 400, "suffix", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"frobnicate\":1}", 400, "frobnicate", "unknown_parameter"},
+    {"{\"prompt\":\"a\",\"messages\":[]}", 400, "messages", "unknown_parameter"},
+    {"{\"prompt\":\"a\",\"shoal\":1}", 400, "shoal", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"turbo\"}}", 400, "shoal.mode", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":1}}", 400, "shoal.mode", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"degrade\":1}}", 400, "shoal.degrade", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"x\":1}}", 400, "shoal", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"local_only\":true}}", 400,
+     "shoal.local_only", "invalid_value"},
+};
+
+static const bad_row bad_chats[] = {
+    {"{}", 400, "messages", "missing_required_parameter"},
+    {"{\"messages\":[]}", 400, "messages", "invalid_value"},
+    {"{\"messages\":\"hi\"}", 400, "messages", "invalid_value"},
+    {"{\"messages\":[1]}", 400, "messages[0]", "invalid_value"},
+    {"{\"messages\":[{\"content\":\"hi\"}]}", 400, "messages[0].role", "invalid_value"},
+    {"{\"messages\":[{\"role\":\"root\",\"content\":\"hi\"}]}", 400, "messages[0].role",
+     "invalid_value"},
+    {"{\"messages\":[{\"role\":\"tool\",\"content\":\"hi\"}]}", 400, "messages[0].role",
+     "invalid_value"},
+    {"{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content", "invalid_value"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":null}]}", 400, "messages[0].content",
+     "invalid_value"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", 400, "messages[0].content",
+     "invalid_value"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400,
+     "messages[0].content", "invalid_value"},
+    {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"tool_calls\":[1]}]}", 400,
+     "messages[0]", "invalid_value"},
+    {"{" CHAT ",\"prompt\":\"a\"}", 400, "prompt", "unknown_parameter"},
+    {"{" CHAT ",\"tools\":[{}]}", 400, "tools", "unsupported_parameter"},
+    {"{" CHAT ",\"tool_choice\":\"required\"}", 400, "tool_choice", "unsupported_parameter"},
+    {"{" CHAT ",\"functions\":[{}]}", 400, "functions", "unsupported_parameter"},
+    {"{" CHAT ",\"logprobs\":true}", 400, "logprobs", "unsupported_parameter"},
+    {"{" CHAT ",\"top_logprobs\":1000}", 400, "top_logprobs", "unsupported_parameter"},
+    {"{" CHAT ",\"response_format\":{\"type\":\"json_object\"}}", 400, "response_format",
+     "unsupported_parameter"},
+    {"{" CHAT ",\"max_tokens\":4,\"max_completion_tokens\":5}", 400, "max_completion_tokens",
+     "invalid_value"},
+    {"{" CHAT ",\"modalities\":[\"audio\"]}", 400, "modalities", "unsupported_parameter"},
+};
+
+static void check_rows(api_fixture *a, const char *path, const bad_row *rows, size_t n)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    for (size_t i = 0; i < n; i++) {
+        int status = post(a, path, rows[i].body, &r);
+        json_t *j = body_of(&r);
+        json_t *param = at(j, "error.param");
+        bool same = rows[i].param ? strcmp(text_at(j, "error.param"), rows[i].param) == 0
+                                  : json_is_null(param);
+        if (status != rows[i].status || !same ||
+            strcmp(text_at(j, "error.code"), rows[i].code) != 0) {
+            fail_msg("row %zu: %s\ngave %s", i, rows[i].body, r.data);
+        }
+        assert_string_equal(text_at(j, "error.type"), "invalid_request_error");
+        assert_true(strlen(text_at(j, "error.message")) > 10);
+        json_decref(j);
+    }
+}
+
+static void test_bad_requests_name_the_field(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    check_rows(&a, "/v1/completions", bad_completions, SHOAL_COUNT(bad_completions));
+    check_rows(&a, "/v1/chat/completions", bad_chats, SHOAL_COUNT(bad_chats));
+    assert_int_equal(atomic_load(&fake_n_submitted), 0);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf q = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    /* Too long a prompt names the counts. */
+    assert_int_equal(shoal_buf_appendf(&q, "{\"prompt\":[1"), SHOAL_OK);
+    for (int i = 0; i < 999; i++) {
+        assert_int_equal(shoal_buf_append(&q, ",1", 2), SHOAL_OK);
+    }
+    assert_int_equal(shoal_buf_appendf(&q, "]}"), SHOAL_OK);
+    assert_int_equal(post(&a, "/v1/completions", q.data, &r), 400);
+    assert_non_null(strstr(r.data, "context_length_exceeded"));
+    assert_non_null(strstr(r.data, "1000 tokens"));
+    /* Depth and width of JSON are bounded. */
+    shoal_buf_reset(&q);
+    for (int i = 0; i < 100000; i++) {
+        assert_int_equal(shoal_buf_append(&q, "[", 1), SHOAL_OK);
+    }
+    assert_int_equal(post(&a, "/v1/completions", q.data, &r), 400);
+    shoal_buf_reset(&q);
+    assert_int_equal(shoal_buf_appendf(&q, "{\"prompt\":[0"), SHOAL_OK);
+    for (int i = 0; i < 1900000; i++) {
+        assert_int_equal(shoal_buf_append(&q, ",0", 2), SHOAL_OK);
+    }
+    assert_int_equal(shoal_buf_appendf(&q, "]}"), SHOAL_OK);
+    assert_int_equal(post(&a, "/v1/completions", q.data, &r), 413);
+    stop(&a);
+}
+
+static void test_failures_of_the_engine_have_their_status(void **state)
+{
+    (void)state;
+    static const struct {
+        shoal_status code;
+        int status;
+        const char *name;
+        bool retry;
+    } rows[] = {
+        {SHOAL_BUSY, 429, "rate_limit_exceeded", true},
+        {SHOAL_E_LIMIT, 400, "context_length_exceeded", false},
+        {SHOAL_E_UNAVAILABLE, 503, "unavailable", true},
+        {SHOAL_E_DEADLINE, 504, "deadline_exceeded", false},
+        {SHOAL_E_UNSUPPORTED, 400, "unsupported_value", false},
+        {SHOAL_E_INVALID, 400, "invalid_value", false},
+        {SHOAL_E_MISMATCH, 502, "model_mismatch", false},
+        {SHOAL_E_NOMEM, 503, "out_of_memory", true},
+        {SHOAL_E_INTERNAL, 500, "internal_error", false},
+    };
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        for (int late = 0; late < 3; late++) { /* at submit, before the first token, streamed */
+            fake_next.submit_code = late ? SHOAL_OK : rows[i].code;
+            fake_next.fail_at = late ? 0 : SIZE_MAX;
+            fake_next.fail_code = rows[i].code;
+            assert_int_equal(
+                post(&a, "/v1/completions",
+                     late == 2 ? "{\"prompt\":\"a\",\"stream\":true}" : "{\"prompt\":\"a\"}", &r),
+                rows[i].status);
+            json_t *j = body_of(&r);
+            assert_string_equal(text_at(j, "error.code"), rows[i].name);
+            json_decref(j);
+            assert_int_equal(strstr(r.data, "Retry-After: ") != NULL, rows[i].retry);
+        }
+    }
+    /* After the first byte the status is out: an error event, and no [DONE]. */
+    fake_next.submit_code = SHOAL_OK;
+    fake_next.fail_at = 2;
+    fake_next.fail_code = SHOAL_E_UNAVAILABLE;
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\",\"stream\":true}", &r), 200);
+    stream s;
+    read_stream(&r, &s);
+    assert_true(s.error && !s.done);
+    assert_int_equal(s.n, 3);
+    assert_string_equal(text_at(s.events[2], "error.code"), "unavailable");
+    free_stream(&s);
+    stop(&a);
+}
+
+/* --- clients that leave, lag or crowd ----------------------------------------------------------
+ */
+
+static int open_stream(api_fixture *a, const char *body, shoal_buf *answer)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf q = {0};
+    int fd = http_connect(&a->f);
+    assert_int_equal(shoal_buf_appendf(&q,
+                                       "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                                       "Content-Length: %zu\r\n\r\n%s",
+                                       strlen(body), body),
+                     SHOAL_OK);
+    http_send(fd, q.data);
+    if (answer) {
+        assert_true(http_read_until(fd, answer, "data: ", 1, 3000));
+    }
+    return fd;
+}
+
+static void test_gone_clients_cancel_their_generation(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    fake_next.n_tokens = 1000;
+    fake_next.pause_us = 2000;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    const char *streamed = "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":900}";
+    const char *plain = "{\"prompt\":\"a\",\"max_tokens\":900}";
+    int fd = open_stream(&a, streamed, &r);
+    (void)close(fd);
+    wait_for(&fake_n_cancelled, 1);
+    fd = open_stream(&a, plain, NULL);
+    wait_for(&fake_n_submitted, 2);
+    (void)close(fd);
+    wait_for(&fake_n_cancelled, 2);
+    /* Half a close is a close. */
+    shoal_buf_reset(&r);
+    fd = open_stream(&a, streamed, &r);
+    (void)shutdown(fd, SHUT_WR);
+    wait_for(&fake_n_cancelled, 3);
+    (void)close(fd);
+    stop(&a);
+}
+
+static void test_reader_that_lags_is_cut_and_cancelled(void **state)
+{
+    (void)state;
+    static char word[8192];
+    memset(word, 'x', sizeof word - 1);
+    api_fixture a;
+    shoal_api_settings s = api_settings();
+    shoal_http_settings h = http_fixture_settings();
+    h.write_bytes_max = 64 << 10;
+    start_with(&a, &s, &h);
+    fake_next.n_tokens = 990;
+    fake_next.pause_us = 100;
+    fake_next.text = word;
+    int fd = open_stream(&a, "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":990}", NULL);
+    wait_for(&fake_n_cancelled, 1);
+    (void)close(fd);
+    stop(&a);
+}
+
+static void test_loop_that_cannot_keep_up_says_so(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    api_fixture b;
+    shoal_api_settings s = api_settings();
+    shoal_http_settings h = http_fixture_settings();
+    start_with(&b, &s, &h);
+    fake_next.inside = true; /* within submit, on the loop itself: nothing is drained meanwhile */
+    fake_next.n_tokens = SHOAL_API_TOKENS_QUEUED_MAX + 10;
+    b.api->context.n_room = (size_t)SHOAL_API_TOKENS_QUEUED_MAX * 2;
+    assert_int_equal(post(&b, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":40000}", &r),
+                     503);
+    assert_non_null(strstr(r.data, "overloaded"));
+    fake_next.n_tokens = 5;
+    assert_int_equal(post(&b, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
+    stop(&b);
+}
+
+static void test_crowds_are_told_to_come_back(void **state)
+{
+    (void)state;
+    api_fixture a;
+    shoal_api_settings s = api_settings();
+    shoal_http_settings h = http_fixture_settings();
+    s.n_calls_max = 2;
+    start_with(&a, &s, &h);
+    fake_next.n_tokens = 1000;
+    fake_next.pause_us = 2000;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    int first = open_stream(&a, "{\"prompt\":\"a\",\"max_tokens\":900}", NULL);
+    int second = open_stream(&a, "{\"prompt\":\"a\",\"max_tokens\":900}", NULL);
+    wait_for(&fake_n_submitted, 2);
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 429);
+    assert_non_null(strstr(r.data, "Retry-After: "));
+    assert_int_equal(get(&a, "/ready", &r), 503);
+    assert_int_equal(get(&a, "/health", &r), 200);
+    (void)close(first);
+    (void)close(second);
+    wait_for(&fake_n_cancelled, 2);
+    stop(&a);
+}
+
+static void test_large_bodies_go_through_the_worker(void **state)
+{
+    (void)state;
+    api_fixture a;
+    shoal_api_settings s = api_settings();
+    shoal_http_settings h = http_fixture_settings();
+    s.inline_bytes_max = 16; /* everything */
+    start_with(&a, &s, &h);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\"}", &r), 200);
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\",\"n\":9}", &r), 400);
+    check_rows(&a, "/v1/completions", bad_completions + 20, SHOAL_COUNT(bad_completions) - 20);
+    for (int i = 0; i < 20; i++) { /* gone while the worker reads */
+        int fd = open_stream(&a, "{\"prompt\":\"a b c d e f g h i j k\",\"max_tokens\":900}", NULL);
+        (void)close(fd);
+    }
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\"}", &r), 200);
+    stop(&a);
+}
+
+/* --- the other routes --------------------------------------------------------------------------
+ */
+
+static void test_routes_answer_and_refuse(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    assert_int_equal(get(&a, "/v1/models", &r), 200);
+    json_t *j = body_of(&r);
+    assert_string_equal(text_at(j, "data.0.id"), MODEL);
+    assert_string_equal(text_at(j, "data.0.object"), "model");
+    json_decref(j);
+    assert_int_equal(get(&a, "/v1/models/t%69ny", &r), 200);
+    assert_int_equal(get(&a, "/v1/models/none", &r), 404);
+    assert_non_null(strstr(r.data, "model_not_found"));
+    assert_int_equal(get(&a, "/v1/models/t%6", &r), 404);
+    assert_int_equal(get(&a, "/v1/models/", &r), 404);
+    assert_int_equal(get(&a, "/nothing", &r), 404);
+    assert_int_equal(get(&a, "/v1/completions", &r), 405);
+    assert_non_null(strstr(r.data, "Allow: POST\r\n"));
+    assert_int_equal(post(&a, "/v1/models", "{}", &r), 405);
+    assert_int_equal(get(&a, "/health?x", &r), 200);
+    assert_int_equal(get(&a, "/ready", &r), 200);
+    assert_int_equal(get(&a, "/v1/shoal/status", &r), 200);
+    j = body_of(&r);
+    assert_string_equal(text_at(j, "model.id"), MODEL);
+    assert_string_equal(text_at(j, "cloud.link"), "ready");
+    assert_string_equal(text_at(j, "cloud.name"), "big");
+    assert_int_equal(json_integer_value(at(j, "kv.pages")), 64);
+    json_decref(j);
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
+    assert_int_equal(get(&a, "/metrics", &r), 200);
+    assert_non_null(strstr(r.data, "shoal_requests_total{code=\"200\"} "));
+    assert_non_null(strstr(r.data, "shoal_request_duration_seconds_count 1\n"));
+    stop(&a);
+}
+
+static void test_key_is_asked_before_anything_is_parsed(void **state)
+{
+    (void)state;
+    api_fixture a;
+    shoal_api_settings s = api_settings();
+    shoal_http_settings h = http_fixture_settings();
+    s.api_key = "sesame";
+    start_with(&a, &s, &h);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    assert_int_equal(post(&a, "/v1/completions", "{", &r), 401);
+    assert_non_null(strstr(r.data, "WWW-Authenticate: Bearer"));
+    assert_non_null(strstr(r.data, "authentication_error"));
+    assert_int_equal(get(&a, "/v1/models", &r), 401);
+    assert_int_equal(get(&a, "/nothing", &r), 401);
+    assert_int_equal(get(&a, "/health", &r), 200);
+    assert_int_equal(get(&a, "/ready", &r), 200);
+    static const char *const keys[] = {"Bearer sesam",  "Bearer sesamf", "Bearer sesame1",
+                                       "Basic sesame",  "sesame",        "Bearer ",
+                                       "Bearer sesame", "bearer sesame"};
+    for (size_t i = 0; i < SHOAL_COUNT(keys); i++) {
+        char q[256];
+        (void)snprintf(q, sizeof q,
+                       "GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: %s\r\n"
+                       "Connection: close\r\n\r\n",
+                       keys[i]);
+        assert_int_equal(http_ask(&a.f, q, &r), i < 6 ? 401 : 200);
+    }
+    stop(&a);
+}
+
+static void test_drain_refuses_new_and_finishes_old(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    fake_next.n_tokens = 40;
+    fake_next.pause_us = 10000;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf old = {0};
+    int fd = open_stream(&a, "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":40}", &old);
+    shoal_wake_send(a.drain);
+    uint64_t until = http_now_ms() + 3000;
+    while (get(&a, "/ready", &r) != 503) {
+        assert_true(http_now_ms() < until);
+    }
+    assert_non_null(strstr(r.data, "draining"));
+    assert_int_equal(get(&a, "/health", &r), 200);
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 503);
+    assert_non_null(strstr(r.data, "Retry-After"));
+    http_read_all(fd, &old, 5000);
+    assert_non_null(strstr(old.data, "data: [DONE]"));
+    (void)close(fd);
+    stop(&a);
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+static void test_parse_survives_every_failing_allocation(void **state)
+{
+    (void)state;
+    static const char *const bodies[] = {
+        "{\"prompt\":\"hello world\",\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"1\":2},\"seed\":1}",
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]},"
+        "{\"role\":\"assistant\",\"content\":\"yo\"}]}"};
+    const shoal_api_context context = {
+        .model = model, .model_id = MODEL, .n_tokens_default = 16, .n_room = 500};
+    shoal_api_json_init();
+    for (size_t k = 0; k < 2; k++) {
+        bool done = false;
+        for (uint64_t i = 0; i < 2000 && !done; i++) {
+            shoal_api_request *q = NULL;
+            shoal_http_error error = {0};
+            shoal_mem_fail_at(i);
+            shoal_status status =
+                shoal_api_parse(&context, k == 0 ? SHOAL_API_COMPLETION : SHOAL_API_CHAT, bodies[k],
+                                strlen(bodies[k]), &q, &error);
+            shoal_mem_fail_at(UINT64_MAX);
+            if (status == SHOAL_OK) {
+                done = true;
+                shoal_api_request_free(q);
+            } else {
+                assert_true(error.status == 503 || error.status == 400);
+            }
+        }
+        assert_true(done);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_completion_answers_in_openai_form),
+        cmocka_unit_test(test_chat_stream_has_the_promised_form),
+        cmocka_unit_test(test_fields_reach_the_engine),
+        cmocka_unit_test(test_bad_requests_name_the_field),
+        cmocka_unit_test(test_failures_of_the_engine_have_their_status),
+        cmocka_unit_test(test_gone_clients_cancel_their_generation),
+        cmocka_unit_test(test_reader_that_lags_is_cut_and_cancelled),
+        cmocka_unit_test(test_loop_that_cannot_keep_up_says_so),
+        cmocka_unit_test(test_crowds_are_told_to_come_back),
+        cmocka_unit_test(test_large_bodies_go_through_the_worker),
+        cmocka_unit_test(test_routes_answer_and_refuse),
+        cmocka_unit_test(test_key_is_asked_before_anything_is_parsed),
+        cmocka_unit_test(test_drain_refuses_new_and_finishes_old),
+        cmocka_unit_test(test_parse_survives_every_failing_allocation),
+    };
+    return cmocka_run_group_tests(tests, make_model, free_model);
+}
