@@ -86,7 +86,7 @@ static shoal_status take_str(cursor *c, const char *what, uint64_t limit, shoal_
         return shoal_err_set(err, SHOAL_E_LIMIT,
                              "%s at offset %zu has %" PRIu64 " bytes, at most %" PRIu64
                              " are allowed",
-                             what, c->at, length, limit);
+                             what, c->at - sizeof(uint64_t), length, limit);
     }
     if (length > left(c)) {
         return cut_short(c, what, length, err);
