@@ -33,35 +33,41 @@ typedef struct option_row {
 
 #define AT(field) offsetof(forge_args, field)
 
-/* clang-format off */
 static const option_row rows[] = {
-    {'m', "model",    'm', OPTION_TEXT, AT(model),    0, 0,      "FILE",  "model, a GGUF file (required)"},
-    {'f', "file",     'f', OPTION_TEXT, AT(file),     0, 0,      "FILE",  "text file (required)"},
-    {'p', "prompt",   'p', OPTION_TEXT, AT(prompt),   0, 0,      "TEXT",  "text to continue (required)"},
-    {'o', "output",   'o', OPTION_TEXT, AT(output),   0, 0,      "FILE",  "file to write (required)"},
-    {'T', "tokens",    0,  OPTION_TEXT, AT(tokens),   0, 0,      "IDS",   "token ids, as 1,2,3 (required)"},
-    {'q', "type",      0,  OPTION_TEXT, AT(type),     0, 0,      "TYPE",  "F32, F16, BF16, Q8_0 or Q4_0 (default: as in the file)"},
-    {'l', "layers",    0,  OPTION_INT,  AT(layers),   1, 512,    "N",     "keep the first N layers (default: all)"},
-    {'n', "tokens-out",'n',OPTION_INT,  AT(n),        1, 1 << 20,"N",     "tokens to generate (default 128)"},
-    {'P', "prompt-tokens",'p',OPTION_INT,AT(p),       1, 1 << 20,"N",     "tokens to prefill (default 512)"},
-    {'c', "ctx",       0,  OPTION_INT,  AT(ctx),      2, 1 << 22,"N",     "context, tokens (default: the model's)"},
-    {'b', "batch",     0,  OPTION_TEXT, AT(batch),    0, 0,      "LIST",  "decode widths, as 1,4,8 (default 1)"},
-    {'d', "depth",     0,  OPTION_INT,  AT(depth),    0, 1 << 20,"N",     "tokens in the context before decoding (default 0)"},
-    {'k', "kv",        0,  OPTION_TEXT, AT(kv),       0, 0,      "TYPE",  "KV form: auto, f16 or f32 (default auto: f32 for F32 models)"},
-    {'x', "temp",      0,  OPTION_REAL, AT(temp),     0, 10,     "T",     "temperature, 0 is greedy (default 0)"},
-    {'y', "top-p",     0,  OPTION_REAL, AT(top_p),    1e-6, 1,   "P",     "nucleus, 1 keeps all (default 1)"},
-    {'z', "top-k",     0,  OPTION_INT,  AT(top_k),    0, 1 << 20,"K",     "most candidates, 0 keeps all (default 0)"},
-    {'s', "seed",      0,  OPTION_SEED, AT(seed),     0, 0,      "S",     "seed of the noise (default 0)"},
-    {'t', "threads",  't', OPTION_INT,  AT(threads),  1, 256,    "N",     "compute threads (default 2)"},
-    {'C', "cpu-mask",  0,  OPTION_TEXT, AT(cpu_mask), 0, 0,      "TIERS", "scalar, avx2, avx512 or native (default native)"},
-    {'a', "all",       0,  OPTION_FLAG, AT(all),      0, 0,      NULL,    "every row, or every tensor"},
-    {'D', "decode",    0,  OPTION_FLAG, AT(decode),   0, 0,      NULL,    "ids on stdin to text"},
-    {'B', "bos",       0,  OPTION_FLAG, AT(bos),      0, 0,      NULL,    "put the begin token first"},
-    {'j', "json",      0,  OPTION_FLAG, AT(json),     0, 0,      NULL,    "print JSON for programs"},
+    {'m', "model", 'm', OPTION_TEXT, AT(model), 0, 0, "FILE", "model, a GGUF file (required)"},
+    {'f', "file", 'f', OPTION_TEXT, AT(file), 0, 0, "FILE", "text file (required)"},
+    {'p', "prompt", 'p', OPTION_TEXT, AT(prompt), 0, 0, "TEXT", "text to continue (required)"},
+    {'o', "output", 'o', OPTION_TEXT, AT(output), 0, 0, "FILE", "file to write (required)"},
+    {'T', "tokens", 0, OPTION_TEXT, AT(tokens), 0, 0, "IDS", "token ids, as 1,2,3 (required)"},
+    {'q', "type", 0, OPTION_TEXT, AT(type), 0, 0, "TYPE",
+     "F32, F16, BF16, Q8_0 or Q4_0 (default: as in the file)"},
+    {'l', "layers", 0, OPTION_INT, AT(layers), 1, 512, "N",
+     "keep the first N layers (default: all)"},
+    {'n', "tokens-out", 'n', OPTION_INT, AT(n), 1, 1 << 20, "N",
+     "tokens to generate (default 128)"},
+    {'P', "prompt-tokens", 'p', OPTION_INT, AT(p), 1, 1 << 20, "N",
+     "tokens to prefill (default 512)"},
+    {'c', "ctx", 0, OPTION_INT, AT(ctx), 2, 1 << 22, "N", "context, tokens (default: the model's)"},
+    {'b', "batch", 0, OPTION_TEXT, AT(batch), 0, 0, "LIST", "decode widths, as 1,4,8 (default 1)"},
+    {'d', "depth", 0, OPTION_INT, AT(depth), 0, 1 << 20, "N",
+     "tokens in the context before decoding (default 0)"},
+    {'k', "kv", 0, OPTION_TEXT, AT(kv), 0, 0, "TYPE",
+     "KV form: auto, f16 or f32 (default auto: f32 for F32 models)"},
+    {'x', "temp", 0, OPTION_REAL, AT(temp), 0, 10, "T", "temperature, 0 is greedy (default 0)"},
+    {'y', "top-p", 0, OPTION_REAL, AT(top_p), 1e-6, 1, "P", "nucleus, 1 keeps all (default 1)"},
+    {'z', "top-k", 0, OPTION_INT, AT(top_k), 0, 1 << 20, "K",
+     "most candidates, 0 keeps all (default 0)"},
+    {'s', "seed", 0, OPTION_SEED, AT(seed), 0, 0, "S", "seed of the noise (default 0)"},
+    {'t', "threads", 't', OPTION_INT, AT(threads), 1, 256, "N", "compute threads (default 2)"},
+    {'C', "cpu-mask", 0, OPTION_TEXT, AT(cpu_mask), 0, 0, "TIERS",
+     "scalar, avx2, avx512 or native (default native)"},
+    {'a', "all", 0, OPTION_FLAG, AT(all), 0, 0, NULL, "every row, or every tensor"},
+    {'D', "decode", 0, OPTION_FLAG, AT(decode), 0, 0, NULL, "ids on stdin to text"},
+    {'B', "bos", 0, OPTION_FLAG, AT(bos), 0, 0, NULL, "put the begin token first"},
+    {'j', "json", 0, OPTION_FLAG, AT(json), 0, 0, NULL, "print JSON for programs"},
 };
-/* clang-format on */
 
-void forge_help(const forge_command *command)
+void shoal_forge_help(const forge_command *command)
 {
     (void)printf("shoal-forge %s: %s\n\noptions:\n", command->name, command->summary);
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
@@ -133,7 +139,8 @@ static int apply(const forge_command *command, const option_row *row, const char
     return bad_usage(command, what, value);
 }
 
-int forge_args_parse(const forge_command *command, int argc, char **argv, forge_args *ret_args)
+int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
+                           forge_args *ret_args)
 {
     forge_args args = {.n = 128, .p = 512, .threads = 2, .top_p = 1.0};
     struct option longs[SHOAL_COUNT(rows) + 2];
@@ -160,7 +167,7 @@ int forge_args_parse(const forge_command *command, int argc, char **argv, forge_
     int c = 0;
     while ((c = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
         if (c == 'h') {
-            forge_help(command);
+            shoal_forge_help(command);
             return 1;
         }
         if (c == '?' || c == ':') {

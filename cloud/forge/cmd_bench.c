@@ -146,8 +146,8 @@ static shoal_status open_bench(bench *b, shoal_err *err)
     size_t n_rows = SHOAL_MAX((size_t)CHUNK, b->width_max);
     /* The KV must hold the widest batch. */
     forge_session s = {0};
-    SHOAL_TRY(forge_session_open(args, n_rows, b->width_max,
-                                 (n_tokens + 2 * SHOAL_KV_BLOCK) * b->width_max, &s, err));
+    SHOAL_TRY(shoal_forge_session_open(args, n_rows, b->width_max,
+                                       (n_tokens + 2 * SHOAL_KV_BLOCK) * b->width_max, &s, err));
     b->model = s.model;
     b->engine = s.engine;
     b->seqs[b->n_seqs++] = s.seq;
@@ -269,7 +269,7 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
                                     "\"tier\": \"%s\", \"kv\": \"%s\", \"threads\": %ld}\n",
                                     b->rss_mib, b->first_token_s, tier,
                                     shoal_engine_kv_form(b->engine), b->args->threads));
-        return forge_print(&out, err);
+        return shoal_forge_print(&out, err);
     }
     SHOAL_TRY(shoal_buf_appendf(&out, "%s  %s, %ld threads, KV %s\n", b->model->hp.name, tier,
                                 b->args->threads, shoal_engine_kv_form(b->engine)));
@@ -288,10 +288,10 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
                                 "  first token      %10.3f s       load and prefill %ld\n"
                                 "  resident         %10.1f MiB     peak\n",
                                 b->first_token_s, b->args->p, b->rss_mib));
-    return forge_print(&out, err);
+    return shoal_forge_print(&out, err);
 }
 
-shoal_status forge_bench(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(bench_close) bench b = {.args = args, .clock = shoal_clock_real()};
     SHOAL_TRY(open_bench(&b, err));

@@ -98,7 +98,7 @@ static shoal_status convert_all(conversion *c, const shoal_gguf *gguf, shoal_err
 static shoal_status check_args(const forge_args *args, const shoal_gguf *gguf, conversion *c,
                                shoal_err *err)
 {
-    SHOAL_TRY(forge_need(args->output, "-o FILE", err));
+    SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
     if (args->type) {
         c->type = shoal_type_find_name(args->type);
         if (!c->type) {
@@ -117,7 +117,7 @@ static shoal_status check_args(const forge_args *args, const shoal_gguf *gguf, c
     return SHOAL_OK;
 }
 
-shoal_status forge_convert(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;

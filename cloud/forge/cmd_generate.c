@@ -23,14 +23,14 @@ typedef struct generation {
 static void generation_close(generation *g)
 {
     shoal_sampler_free(g->sampler);
-    forge_session_close(&g->s);
+    shoal_forge_session_close(&g->s);
     shoal_free(g->tokens);
     shoal_buf_fini(&g->text);
 }
 
 static shoal_status open_generation(const forge_args *args, generation *g, shoal_err *err)
 {
-    SHOAL_TRY(forge_session_open(args, CHUNK, 1, 0, &g->s, err));
+    SHOAL_TRY(shoal_forge_session_open(args, CHUNK, 1, 0, &g->s, err));
     const shoal_tokenizer *tokenizer = g->s.model->tokenizer;
     SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = NULL;
     shoal_encode_flags flags = {.add_bos = true, .parse_special = true};
@@ -84,14 +84,14 @@ static shoal_status print_json(const generation *g, shoal_err *err)
         SHOAL_TRY(shoal_buf_appendf(&out, "%s%d", i > g->n_prompt ? ", " : "", (int)g->tokens[i]));
     }
     SHOAL_TRY(shoal_buf_appendf(&out, "], \"text\": "));
-    SHOAL_TRY(forge_json_string(&out, g->text.data ? g->text.data : "", g->text.length));
+    SHOAL_TRY(shoal_forge_json_string(&out, g->text.data ? g->text.data : "", g->text.length));
     SHOAL_TRY(shoal_buf_appendf(&out, "}\n"));
-    return forge_print(&out, err);
+    return shoal_forge_print(&out, err);
 }
 
-shoal_status forge_generate(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_generate(const forge_args *args, shoal_err *err)
 {
-    SHOAL_TRY(forge_need(args->prompt, "-p TEXT", err));
+    SHOAL_TRY(shoal_forge_need(args->prompt, "-p TEXT", err));
     SHOAL_CLEANUP(generation_close) generation g = {0};
     SHOAL_TRY(open_generation(args, &g, err));
     /* The answer goes on where the prompt ended, so its leading space is part of it. */

@@ -28,7 +28,7 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
     shoal_hash_hex(&m->hash, model);
     shoal_hash_hex(shoal_tokenizer_hash(m->tokenizer), tokenizer);
     SHOAL_TRY(shoal_buf_appendf(out, "{\"name\": "));
-    SHOAL_TRY(forge_json_string(out, hp->name, __builtin_strlen(hp->name)));
+    SHOAL_TRY(shoal_forge_json_string(out, hp->name, __builtin_strlen(hp->name)));
     return shoal_buf_appendf(
         out,
         ", \"arch\": \"%s\", \"params\": %llu, \"file_bytes\": %llu, \"type\": \"%s\", "
@@ -91,7 +91,7 @@ static shoal_status print_contents(const shoal_gguf *gguf, shoal_buf *out)
     return SHOAL_OK;
 }
 
-shoal_status forge_inspect(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_inspect(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
@@ -111,5 +111,5 @@ shoal_status forge_inspect(const forge_args *args, shoal_err *err)
     if (!args->json && (args->all || !model)) {
         SHOAL_TRY(print_contents(gguf, &out));
     }
-    return forge_print(&out, err);
+    return shoal_forge_print(&out, err);
 }

@@ -23,16 +23,16 @@ static shoal_status append_row(shoal_buf *buf, const float *row, size_t n)
     return shoal_buf_append(buf, "]", 1);
 }
 
-shoal_status forge_logits(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_logits(const forge_args *args, shoal_err *err)
 {
-    SHOAL_TRY(forge_need(args->tokens, "--tokens IDS", err));
-    SHOAL_CLEANUP(forge_session_close) forge_session s = {0};
+    SHOAL_TRY(shoal_forge_need(args->tokens, "--tokens IDS", err));
+    SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {0};
     SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = NULL;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
     size_t n = 0;
-    SHOAL_TRY(forge_session_open(args, CHUNK, args->all ? CHUNK : 1, 0, &s, err));
+    SHOAL_TRY(shoal_forge_session_open(args, CHUNK, args->all ? CHUNK : 1, 0, &s, err));
     size_t n_vocab = s.model->hp.n_vocab;
-    SHOAL_TRY(forge_parse_ids(args->tokens, n_vocab, &ids, &n, err));
+    SHOAL_TRY(shoal_forge_parse_ids(args->tokens, n_vocab, &ids, &n, err));
     if (n > shoal_engine_n_ctx(s.engine)) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "%zu tokens are more than the context of %zu", n,
                              shoal_engine_n_ctx(s.engine));
@@ -51,5 +51,5 @@ shoal_status forge_logits(const forge_args *args, shoal_err *err)
         }
     }
     SHOAL_TRY(shoal_buf_appendf(&out, "%s%s\n", args->all ? "]" : "", args->json ? "}" : ""));
-    return forge_print(&out, err);
+    return shoal_forge_print(&out, err);
 }

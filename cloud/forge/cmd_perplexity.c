@@ -46,14 +46,14 @@ static shoal_status window(forge_session *s, const int32_t *ids, size_t n, doubl
     return SHOAL_OK;
 }
 
-shoal_status forge_perplexity(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
 {
-    SHOAL_TRY(forge_need(args->file, "-f FILE", err));
-    SHOAL_CLEANUP(forge_session_close) forge_session s = {0};
+    SHOAL_TRY(shoal_forge_need(args->file, "-f FILE", err));
+    SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
     SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = NULL;
     size_t n = 0;
-    SHOAL_TRY(forge_session_open(args, CHUNK, CHUNK, 0, &s, err));
+    SHOAL_TRY(shoal_forge_session_open(args, CHUNK, CHUNK, 0, &s, err));
     SHOAL_TRY(shoal_file_read(args->file, SHOAL_TEXT_MAX, &text, err));
     shoal_encode_flags flags = {.add_bos = true, .parse_special = false};
     SHOAL_TRY(shoal_tokenizer_encode(s.model->tokenizer, text.data ? text.data : "", text.length,

@@ -26,8 +26,8 @@ static shoal_status decode(const shoal_tokenizer *tokenizer, const shoal_buf *in
 {
     SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = NULL;
     size_t n = 0;
-    SHOAL_TRY(forge_parse_ids(input->data ? input->data : "", shoal_tokenizer_n_vocab(tokenizer),
-                              &ids, &n, err));
+    SHOAL_TRY(shoal_forge_parse_ids(input->data ? input->data : "",
+                                    shoal_tokenizer_n_vocab(tokenizer), &ids, &n, err));
     shoal_detok state = {0};
     for (size_t i = 0; i < n; i++) {
         SHOAL_TRY(shoal_detok_push(tokenizer, &state, ids[i], out));
@@ -50,7 +50,7 @@ static shoal_status encode(const shoal_tokenizer *tokenizer, const forge_args *a
     return shoal_buf_appendf(out, "%s", args->json ? "]}\n" : "\n");
 }
 
-shoal_status forge_tokenize(const forge_args *args, shoal_err *err)
+shoal_status shoal_forge_tokenize(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
@@ -66,5 +66,5 @@ shoal_status forge_tokenize(const forge_args *args, shoal_err *err)
     } else {
         SHOAL_TRY(encode(tokenizer, args, &input, &out, err));
     }
-    return forge_print(&out, err);
+    return shoal_forge_print(&out, err);
 }

@@ -45,16 +45,17 @@ typedef struct forge_command {
 } forge_command;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
-int forge_args_parse(const forge_command *command, int argc, char **argv, forge_args *ret_args);
-void forge_help(const forge_command *command);
+int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
+                           forge_args *ret_args);
+void shoal_forge_help(const forge_command *command);
 
-shoal_status forge_inspect(const forge_args *args, shoal_err *err);
-shoal_status forge_tokenize(const forge_args *args, shoal_err *err);
-shoal_status forge_logits(const forge_args *args, shoal_err *err);
-shoal_status forge_generate(const forge_args *args, shoal_err *err);
-shoal_status forge_perplexity(const forge_args *args, shoal_err *err);
-shoal_status forge_convert(const forge_args *args, shoal_err *err);
-shoal_status forge_bench(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_inspect(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_tokenize(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_logits(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_generate(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------
  */
@@ -67,17 +68,17 @@ typedef struct forge_session {
 } forge_session;
 
 /* n_rows: rows of a step and logits of a step. */
-shoal_status forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
-                                size_t kv_tokens, forge_session *ret_session, shoal_err *err);
-void forge_session_close(forge_session *session);
+shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
+                                      size_t kv_tokens, forge_session *ret_session, shoal_err *err);
+void shoal_forge_session_close(forge_session *session);
 
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
-shoal_status forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids, size_t *ret_n,
-                             shoal_err *err);
-shoal_status forge_need(const char *value, const char *option, shoal_err *err);
+shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
+                                   size_t *ret_n, shoal_err *err);
+shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *err);
 /* JSON string escaping of n bytes, with quotes. */
-shoal_status forge_json_string(shoal_buf *buf, const char *text, size_t n);
+shoal_status shoal_forge_json_string(shoal_buf *buf, const char *text, size_t n);
 /* Writes and flushes stdout; SHOAL_E_IO when it is gone. */
-shoal_status forge_print(const shoal_buf *buf, shoal_err *err);
+shoal_status shoal_forge_print(const shoal_buf *buf, shoal_err *err);
 
 #endif

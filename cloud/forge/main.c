@@ -9,15 +9,16 @@
 
 static const forge_command commands[] = {
     {"inspect", "what a model file holds: numbers, hashes, metadata, tensors", "maj",
-     forge_inspect},
-    {"tokenize", "text on stdin to ids on one line, or back with --decode", "mDBj", forge_tokenize},
-    {"logits", "logits after a list of token ids", "mTajtcCk", forge_logits},
-    {"generate", "continue a text", "mpnxyzsjtcCk", forge_generate},
-    {"perplexity", "perplexity of a text file", "mfcjtCk", forge_perplexity},
+     shoal_forge_inspect},
+    {"tokenize", "text on stdin to ids on one line, or back with --decode", "mDBj",
+     shoal_forge_tokenize},
+    {"logits", "logits after a list of token ids", "mTajtcCk", shoal_forge_logits},
+    {"generate", "continue a text", "mpnxyzsjtcCk", shoal_forge_generate},
+    {"perplexity", "perplexity of a text file", "mfcjtCk", shoal_forge_perplexity},
     {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqlj",
-     forge_convert},
+     shoal_forge_convert},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mPnbdktjC",
-     forge_bench},
+     shoal_forge_bench},
 };
 
 static void usage(FILE *to)
@@ -47,7 +48,7 @@ int main(int argc, char **argv)
             continue;
         }
         forge_args args;
-        int ended = forge_args_parse(&commands[i], argc - 1, argv + 1, &args);
+        int ended = shoal_forge_args_parse(&commands[i], argc - 1, argv + 1, &args);
         if (ended != 0) {
             return ended - 1;
         }

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-shoal_status forge_need(const char *value, const char *option, shoal_err *err)
+shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *err)
 {
     return value ? SHOAL_OK : shoal_err_set(err, SHOAL_E_INVALID, "%s is missing", option);
 }
@@ -30,10 +30,10 @@ static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
     return SHOAL_OK;
 }
 
-shoal_status forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
-                                size_t kv_tokens, forge_session *ret_session, shoal_err *err)
+shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
+                                      size_t kv_tokens, forge_session *ret_session, shoal_err *err)
 {
-    SHOAL_CLEANUP(forge_session_close) forge_session s = {0};
+    SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {0};
     shoal_engine_settings settings = shoal_engine_settings_default();
     settings.n_threads = (size_t)args->threads;
     settings.n_rows_max = n_rows;
@@ -63,7 +63,7 @@ shoal_status forge_session_open(const forge_args *args, size_t n_rows, size_t n_
     return SHOAL_OK;
 }
 
-void forge_session_close(forge_session *session)
+void shoal_forge_session_close(forge_session *session)
 {
     shoal_kv_seq_free(session->seq);
     shoal_engine_free(session->engine);
@@ -71,8 +71,8 @@ void forge_session_close(forge_session *session)
     memset(session, 0, sizeof *session);
 }
 
-shoal_status forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids, size_t *ret_n,
-                             shoal_err *err)
+shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
+                                   size_t *ret_n, shoal_err *err)
 {
     size_t room = 1;
     for (const char *c = text; *c; c++) {
@@ -108,7 +108,7 @@ shoal_status forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids
     return SHOAL_OK;
 }
 
-shoal_status forge_json_string(shoal_buf *buf, const char *text, size_t n)
+shoal_status shoal_forge_json_string(shoal_buf *buf, const char *text, size_t n)
 {
     SHOAL_TRY(shoal_buf_append(buf, "\"", 1));
     for (size_t i = 0; i < n; i++) {
@@ -124,7 +124,7 @@ shoal_status forge_json_string(shoal_buf *buf, const char *text, size_t n)
     return shoal_buf_append(buf, "\"", 1);
 }
 
-shoal_status forge_print(const shoal_buf *buf, shoal_err *err)
+shoal_status shoal_forge_print(const shoal_buf *buf, shoal_err *err)
 {
     size_t n = buf->length ? fwrite(buf->data, 1, buf->length, stdout) : 0;
     if (n != buf->length || fflush(stdout) != 0) {

@@ -11,13 +11,13 @@
 #include "common/model/model.h"
 
 typedef struct shoal_engine_settings {
-    size_t n_threads;      /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
-    uint32_t cpu_mask;     /* shoal_cpu_tier bits allowed; default all */
-    size_t n_ctx;          /* tokens per sequence at most; 0: the model's */
-    size_t kv_bytes;       /* size of the KV pool; default 256 MiB */
-    int kv_type;           /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
-    size_t n_rows_max;     /* tokens of one step, default 512 */
-    size_t n_logits_max;   /* logits rows of one step, default 64 */
+    size_t n_threads;    /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
+    uint32_t cpu_mask;   /* shoal_cpu_tier bits allowed; default all */
+    size_t n_ctx;        /* tokens per sequence at most; 0: the model's */
+    size_t kv_bytes;     /* size of the KV pool; default 256 MiB */
+    int kv_type;         /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
+    size_t n_rows_max;   /* tokens of one step, default 512 */
+    size_t n_logits_max; /* logits rows of one step, default 64 */
 } shoal_engine_settings;
 shoal_engine_settings shoal_engine_settings_default(void);
 
@@ -49,7 +49,8 @@ typedef struct shoal_span {
 } shoal_span;
 
 /* Runs all spans (each of another sequence) and advances their lengths. SHOAL_BUSY: the pool lacks
- * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max, n_logits_max or n_ctx, nothing changed. */
+ * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max, n_logits_max or n_ctx, nothing changed.
+ */
 shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans,
                                size_t n_spans) SHOAL_MUST_CHECK;
 

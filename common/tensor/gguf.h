@@ -15,13 +15,13 @@
 
 enum {
     SHOAL_GGUF_DIMS_MAX = 4,
-    SHOAL_GGUF_NAME_MAX = 128,            /* bytes of a tensor name */
-    SHOAL_GGUF_KEY_MAX = 1024,            /* bytes of a metadata key */
-    SHOAL_GGUF_KV_MAX = 65536,            /* metadata pairs */
-    SHOAL_GGUF_TENSORS_MAX = 65536,       /* tensors */
-    SHOAL_GGUF_STRING_MAX = 16 << 20,     /* bytes of a string value */
-    SHOAL_GGUF_ARRAY_MAX = 16 << 20,      /* elements of an array */
-    SHOAL_GGUF_ALIGNMENT_MAX = 65536      /* general.alignment, a power of two, at least 8 */
+    SHOAL_GGUF_NAME_MAX = 128,        /* bytes of a tensor name */
+    SHOAL_GGUF_KEY_MAX = 1024,        /* bytes of a metadata key */
+    SHOAL_GGUF_KV_MAX = 65536,        /* metadata pairs */
+    SHOAL_GGUF_TENSORS_MAX = 65536,   /* tensors */
+    SHOAL_GGUF_STRING_MAX = 16 << 20, /* bytes of a string value */
+    SHOAL_GGUF_ARRAY_MAX = 16 << 20,  /* elements of an array */
+    SHOAL_GGUF_ALIGNMENT_MAX = 65536  /* general.alignment, a power of two, at least 8 */
 };
 
 typedef enum shoal_gguf_kind {
@@ -77,7 +77,8 @@ shoal_str shoal_gguf_key_at(const shoal_gguf *gguf, size_t i);
 shoal_gguf_kind shoal_gguf_kind_at(const shoal_gguf *gguf, size_t i, shoal_gguf_kind *ret_element,
                                    size_t *ret_n);
 /* Renders value i for people, arrays cut after eight elements. */
-shoal_status shoal_gguf_render_at(const shoal_gguf *gguf, size_t i, shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_gguf_render_at(const shoal_gguf *gguf, size_t i,
+                                  shoal_buf *buf) SHOAL_MUST_CHECK;
 /* The raw bytes of pair i (key and value) as in the file: for copying into a writer and hashing. */
 shoal_str shoal_gguf_raw_at(const shoal_gguf *gguf, size_t i);
 

@@ -79,9 +79,9 @@ static void watch_link(void *ctx, shoal_rpc_link state)
 {
     (void)state;
     shoal_coop *coop = ctx;
-    mail *m = mail_new(MAIL_WAKE);
+    mail *m = shoal_mail_new(MAIL_WAKE);
     if (m) {
-        mailbox_push(&coop->box, m);
+        shoal_mailbox_push(&coop->box, m);
     }
 }
 
@@ -181,7 +181,8 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     coop->model = model;
     coop->settings = *settings;
     coop->clock = shoal_clock_real();
-    if (mailbox_init(&coop->box) != SHOAL_OK || pthread_mutex_init(&coop->state_mutex, NULL) != 0) {
+    if (shoal_mailbox_init(&coop->box) != SHOAL_OK ||
+        pthread_mutex_init(&coop->state_mutex, NULL) != 0) {
         shoal_free(coop);
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the mailbox");
     }
@@ -195,8 +196,8 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     if (status == SHOAL_OK) {
         coop->state.cloud_configured = coop->channel != NULL;
         coop->state.kv_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
-        status =
-            shoal_thread_start(SHOAL_ROLE_ENGINE, "shoal-engine", coop_loop, coop, &coop->thread);
+        status = shoal_thread_start(SHOAL_ROLE_ENGINE, "shoal-engine", shoal_coop_loop, coop,
+                                    &coop->thread);
         if (status != SHOAL_OK) {
             (void)shoal_err_set(err, status, "cannot start the engine thread");
         }
@@ -211,9 +212,9 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
 
 static void wake(shoal_coop *coop)
 {
-    mail *m = mail_new(MAIL_WAKE);
+    mail *m = shoal_mail_new(MAIL_WAKE);
     if (m) {
-        mailbox_push(&coop->box, m);
+        shoal_mailbox_push(&coop->box, m);
     }
 }
 
@@ -235,8 +236,8 @@ void shoal_coop_free(shoal_coop *coop)
         return;
     }
     shoal_coop_stop(coop, 0);
-    link_sweep(coop, 0, true);
-    coop_describe_end(coop);
+    shoal_link_sweep(coop, 0, true);
+    shoal_coop_describe_end(coop);
     while (atomic_load(&coop->n_calls) > 0) {
         /* Cancelled calls close within moments. */
         (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
@@ -247,7 +248,7 @@ void shoal_coop_free(shoal_coop *coop)
     if (coop->rpc) {
         shoal_rpc_free(coop->rpc);
     }
-    mailbox_fini(&coop->box);
+    shoal_mailbox_fini(&coop->box);
     shoal_sampler_free(coop->sampler);
     shoal_engine_free(coop->engine);
     shoal_free(coop->spans);
@@ -317,24 +318,24 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
                             n_before);
         return SHOAL_BUSY;
     }
-    mail *m = mail_new(MAIL_SUBMIT);
-    shoal_status status = m ? gen_new(coop, request, &m->generation, err) : SHOAL_E_NOMEM;
+    mail *m = shoal_mail_new(MAIL_SUBMIT);
+    shoal_status status = m ? shoal_gen_new(coop, request, &m->generation, err) : SHOAL_E_NOMEM;
     if (status != SHOAL_OK) {
-        mail_free(m);
+        shoal_mail_free(m);
         atomic_fetch_sub(&coop->n_waiting, 1);
         return shoal_err_set(err, status, "no memory for a request");
     }
     *ret_id = m->generation->id;
-    mailbox_push(&coop->box, m);
+    shoal_mailbox_push(&coop->box, m);
     return SHOAL_OK;
 }
 
 void shoal_coop_cancel(shoal_coop *coop, uint64_t id)
 {
-    mail *m = mail_new(MAIL_CANCEL);
+    mail *m = shoal_mail_new(MAIL_CANCEL);
     if (m) {
         m->id = id;
-        mailbox_push(&coop->box, m);
+        shoal_mailbox_push(&coop->box, m);
     }
 }
 

@@ -60,13 +60,13 @@ typedef struct mailbox {
     mail *tail;
 } mailbox;
 
-shoal_status mailbox_init(mailbox *box) SHOAL_MUST_CHECK;
-void mailbox_fini(mailbox *box);
-mail *mail_new(mail_kind kind);
-void mail_free(mail *m);
-void mailbox_push(mailbox *box, mail *take_mail);
+shoal_status shoal_mailbox_init(mailbox *box) SHOAL_MUST_CHECK;
+void shoal_mailbox_fini(mailbox *box);
+mail *shoal_mail_new(mail_kind kind);
+void shoal_mail_free(mail *m);
+void shoal_mailbox_push(mailbox *box, mail *take_mail);
 /* All mails, oldest first; waits up to timeout_ms when there are none. */
-mail *mailbox_take(mailbox *box, uint64_t timeout_ms);
+mail *shoal_mailbox_take(mailbox *box, uint64_t timeout_ms);
 
 /* --- link: one stream to the cloud ---------------------------------------------------------- */
 
@@ -82,21 +82,21 @@ struct link {
 };
 
 /* Opens a stream. The caller owns one reference. */
-shoal_status link_open(shoal_coop *coop, link **ret_link) SHOAL_MUST_CHECK;
-void link_unref(link *l);
+shoal_status shoal_link_open(shoal_coop *coop, link **ret_link) SHOAL_MUST_CHECK;
+void shoal_link_unref(link *l);
 /* Sends; *inout_bytes grows by message and frame. SHOAL_E_CANCELLED when the stream is over. */
-shoal_status link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes,
-                       size_t *ret_bytes) SHOAL_MUST_CHECK;
+shoal_status shoal_link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes,
+                             size_t *ret_bytes) SHOAL_MUST_CHECK;
 /* Says Close and lets the cloud end the stream, for a second or two. Takes the reference. */
-void link_goodbye(link *take_link);
+void shoal_link_goodbye(link *take_link);
 /* Drops links whose goodbye took too long, or all of them. */
-void link_sweep(shoal_coop *coop, uint64_t now_ms, bool all);
+void shoal_link_sweep(shoal_coop *coop, uint64_t now_ms, bool all);
 /* The stream of a link that said goodbye has ended. */
-void link_closed(shoal_coop *coop, const link *l);
+void shoal_link_closed(shoal_coop *coop, const link *l);
 /* Ends the stream from our side; mails of it are ignored from now on. Frees the reference. */
-void link_drop(link *take_link);
-void coop_describe_start(shoal_coop *coop);
-void coop_describe_end(shoal_coop *coop); /* forgets it, cancelling what still runs */
+void shoal_link_drop(link *take_link);
+void shoal_coop_describe_start(shoal_coop *coop);
+void shoal_coop_describe_end(shoal_coop *coop); /* forgets it, cancelling what still runs */
 
 /* --- one generation -------------------------------------------------------------------------- */
 
@@ -200,33 +200,33 @@ struct shoal_coop {
     } metrics;
 };
 
-shoal_status gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **ret_gen,
-                     shoal_err *err) SHOAL_MUST_CHECK;
-void gen_free(gen *g);
+shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **ret_gen,
+                           shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_gen_free(gen *g);
 
 /* Appends an own sample: a draft in exact mode, a confirmed token otherwise. */
-void gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled);
+void shoal_gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled);
 /* Confirms tokens[n_confirmed] as it stands and tells the app. */
-void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round);
+void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round);
 /* Puts the cloud's token at position n_confirmed, rolling drafts back where they differ. True when
  * a draft already stood there and was right. */
-bool gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint32_t round);
-void gen_finish(shoal_coop *coop, gen *g, shoal_finish finish);
-void gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text);
+bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint32_t round);
+void shoal_gen_finish(shoal_coop *coop, gen *g, shoal_finish finish);
+void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text);
 
 /* Whether the edge model should compute for it now, and the span to run. */
-bool gen_span(const gen *g, shoal_span *ret_span);
+bool shoal_gen_span(const gen *g, shoal_span *ret_span);
 /* True when another draft or token may be sampled at position n_tokens. */
-bool gen_may_draft(const shoal_coop *coop, const gen *g);
+bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g);
 
 /* --- the cloud's side of a generation (uplink.c) --------------------------------------------- */
 
 /* Opens the stream when one is wanted and due; sends what is ready. */
-void uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
-void uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes);
+void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
+void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes);
 /* The stream is gone: retry later, degrade or fail. */
-void uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
+void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
 /* Says goodbye and forgets the stream. */
-void uplink_close(gen *g);
+void shoal_uplink_close(gen *g);
 
 #endif

@@ -38,8 +38,8 @@ static shoal_status copy_request(gen *g, const shoal_coop_request *request, shoa
     return SHOAL_OK;
 }
 
-shoal_status gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **ret_gen,
-                     shoal_err *err)
+shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **ret_gen,
+                           shoal_err *err)
 {
     gen *g = shoal_calloc(1, sizeof *g);
     if (!g) {
@@ -69,19 +69,19 @@ shoal_status gen_new(shoal_coop *coop, const shoal_coop_request *request, gen **
                    request->request_id ? request->request_id : "");
     shoal_status status = copy_request(g, request, err);
     if (status != SHOAL_OK) {
-        gen_free(g);
+        shoal_gen_free(g);
         return status;
     }
     *ret_gen = g;
     return SHOAL_OK;
 }
 
-void gen_free(gen *g)
+void shoal_gen_free(gen *g)
 {
     if (!g) {
         return;
     }
-    uplink_close(g);
+    shoal_uplink_close(g);
     shoal_kv_seq_free(g->seq);
     shoal_stop_free(g->stop);
     shoal_buf_fini(&g->text);
@@ -112,7 +112,7 @@ static void close_books(shoal_coop *coop, gen *g)
     }
 }
 
-void gen_finish(shoal_coop *coop, gen *g, shoal_finish finish)
+void shoal_gen_finish(shoal_coop *coop, gen *g, shoal_finish finish)
 {
     if (g->done) {
         return;
@@ -127,7 +127,7 @@ void gen_finish(shoal_coop *coop, gen *g, shoal_finish finish)
     g->on_event(g->ctx, &event);
 }
 
-void gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text)
+void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text)
 {
     if (g->done) {
         return;
@@ -166,7 +166,7 @@ static shoal_status grow_text(shoal_coop *coop, gen *g, int32_t id, bool last, s
     return status;
 }
 
-void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
+void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
 {
     size_t position = g->n_confirmed++;
     int32_t id = g->tokens[position];
@@ -182,7 +182,7 @@ void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
     shoal_status status = grow_text(coop, g, id, last, &safe);
     bool stopped = status == SHOAL_EOF;
     if (status != SHOAL_OK && !stopped) {
-        gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the text of the answer");
+        shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the text of the answer");
         return;
     }
     if (stopped) {
@@ -202,16 +202,16 @@ void gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
     g->n_shown = safe;
     g->on_event(g->ctx, &event);
     if (end || stopped) {
-        gen_finish(coop, g, SHOAL_FINISH_STOP);
+        shoal_gen_finish(coop, g, SHOAL_FINISH_STOP);
     } else if (last) {
-        gen_finish(coop, g, SHOAL_FINISH_LENGTH);
+        shoal_gen_finish(coop, g, SHOAL_FINISH_LENGTH);
     }
 }
 
 /* --- tokens ------------------------------------------------------------------------------------
  */
 
-bool gen_may_draft(const shoal_coop *coop, const gen *g)
+bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g)
 {
     if (g->done || g->n_tokens >= g->n_end) {
         return false;
@@ -225,7 +225,7 @@ bool gen_may_draft(const shoal_coop *coop, const gen *g)
     return true;
 }
 
-bool gen_span(const gen *g, shoal_span *ret_span)
+bool shoal_gen_span(const gen *g, shoal_span *ret_span)
 {
     if (!g->seq) {
         return false;
@@ -243,7 +243,7 @@ bool gen_span(const gen *g, shoal_span *ret_span)
     return true;
 }
 
-void gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled)
+void shoal_gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled)
 {
     int32_t id = sampled->id;
     bool draft = g->mode == SHOAL_MODE_EXACT;
@@ -257,16 +257,16 @@ void gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled)
     g->confidences[g->n_tokens] = sampled->confidence;
     g->n_tokens++;
     if (!draft) {
-        gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
+        shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
         g->n_sent = g->n_confirmed;
     }
 }
 
-bool gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint32_t round)
+bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint32_t round)
 {
     size_t position = g->n_confirmed;
     if (position < g->n_tokens && g->tokens[position] == id) {
-        gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
+        shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
         g->n_sent = SHOAL_MAX(g->n_sent, g->n_confirmed);
         return true;
     }
@@ -278,6 +278,6 @@ bool gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence, uint
         shoal_kv_seq_truncate(g->seq, position);
         /* The pages stay promised: admission counted the whole answer. */
     }
-    gen_confirm(coop, g, SHOAL_TIER_CLOUD, round);
+    shoal_gen_confirm(coop, g, SHOAL_TIER_CLOUD, round);
     return false;
 }

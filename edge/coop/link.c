@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-void link_unref(link *l)
+void shoal_link_unref(link *l)
 {
     if (l && atomic_fetch_sub(&l->refs, 1) == 1) {
         if (l->call) {
@@ -21,7 +21,7 @@ void link_unref(link *l)
 
 static void post_closed(link *l, shoal_rpc_status status, const char *text)
 {
-    mail *m = mail_new(MAIL_CLOSED);
+    mail *m = shoal_mail_new(MAIL_CLOSED);
     if (!m) {
         return; /* the generation's deadline ends it */
     }
@@ -30,7 +30,7 @@ static void post_closed(link *l, shoal_rpc_status status, const char *text)
     m->from = l;
     m->status = status;
     (void)snprintf(m->text, sizeof m->text, "%s", text ? text : "");
-    mailbox_push(&l->coop->box, m);
+    shoal_mailbox_push(&l->coop->box, m);
 }
 
 static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
@@ -41,7 +41,7 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     mail *m = NULL;
     shoal_status status = shoal_cloud_msg_decode(data, n, l->n_vocab, &message, &err);
     if (status == SHOAL_OK && atomic_load(&l->n_mails) < COOP_LINK_MAILS_MAX) {
-        m = mail_new(MAIL_MESSAGE);
+        m = shoal_mail_new(MAIL_MESSAGE);
     }
     if (!m) {
         /* A peer that breaks the protocol or floods us loses the stream; the session resumes on a
@@ -55,7 +55,7 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     m->from = l;
     m->message = message;
     m->n_bytes = n + COOP_FRAME_BYTES;
-    mailbox_push(&l->coop->box, m);
+    shoal_mailbox_push(&l->coop->box, m);
 }
 
 static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details)
@@ -64,7 +64,7 @@ static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, 
     link *l = user;
     shoal_coop *coop = l->coop;
     post_closed(l, status, details);
-    link_unref(l);
+    shoal_link_unref(l);
     atomic_fetch_sub(&coop->n_calls, 1); /* last: coop may be freed from here on */
 }
 
@@ -73,7 +73,7 @@ static const shoal_rpc_handlers stream_handlers = {
     .on_close = on_close,
 };
 
-shoal_status link_open(shoal_coop *coop, link **ret_link)
+shoal_status shoal_link_open(shoal_coop *coop, link **ret_link)
 {
     link *l = shoal_calloc(1, sizeof *l);
     if (!l) {
@@ -94,7 +94,8 @@ shoal_status link_open(shoal_coop *coop, link **ret_link)
     return SHOAL_OK;
 }
 
-shoal_status link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes, size_t *ret_bytes)
+shoal_status shoal_link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes,
+                             size_t *ret_bytes)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = SHOAL_WIRE_MESSAGE_MAX};
     SHOAL_TRY(shoal_edge_msg_encode(msg, &buf));
@@ -109,19 +110,19 @@ shoal_status link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes
     return status;
 }
 
-void link_drop(link *take_link)
+void shoal_link_drop(link *take_link)
 {
     shoal_rpc_call_cancel(take_link->call);
-    link_unref(take_link);
+    shoal_link_unref(take_link);
 }
 
-void link_goodbye(link *take_link)
+void shoal_link_goodbye(link *take_link)
 {
     shoal_edge_msg msg = {.kind = SHOAL_EDGE_CLOSE};
     uint64_t bytes = 0;
     size_t n = 0;
-    if (link_send(take_link, &msg, &bytes, &n) != SHOAL_OK) {
-        link_drop(take_link);
+    if (shoal_link_send(take_link, &msg, &bytes, &n) != SHOAL_OK) {
+        shoal_link_drop(take_link);
         return;
     }
     shoal_rpc_call_half_close(take_link->call);
@@ -131,27 +132,27 @@ void link_goodbye(link *take_link)
     coop->closing = take_link;
 }
 
-void link_sweep(shoal_coop *coop, uint64_t now_ms, bool all)
+void shoal_link_sweep(shoal_coop *coop, uint64_t now_ms, bool all)
 {
     link **at = &coop->closing;
     while (*at) {
         link *l = *at;
         if (all || now_ms >= l->close_by_ms) {
             *at = l->next_closing;
-            link_drop(l);
+            shoal_link_drop(l);
         } else {
             at = &l->next_closing;
         }
     }
 }
 
-void link_closed(shoal_coop *coop, const link *l)
+void shoal_link_closed(shoal_coop *coop, const link *l)
 {
     for (link **at = &coop->closing; *at; at = &(*at)->next_closing) {
         if (*at == l) {
             link *gone = *at;
             *at = gone->next_closing;
-            link_unref(gone);
+            shoal_link_unref(gone);
             return;
         }
     }
@@ -182,14 +183,14 @@ static void describe_close(shoal_rpc_call *call, void *user, shoal_rpc_status st
 {
     (void)call;
     describe_call *d = user;
-    mail *m = mail_new(MAIL_DESCRIBED);
+    mail *m = shoal_mail_new(MAIL_DESCRIBED);
     if (m) {
         m->status =
             d->answered ? SHOAL_RPC_OK : (status == SHOAL_RPC_OK ? SHOAL_RPC_INTERNAL : status);
         m->describe = d->describe;
         (void)snprintf(m->text, sizeof m->text, "%s",
                        d->text[0] ? d->text : (details ? details : ""));
-        mailbox_push(&d->coop->box, m);
+        shoal_mailbox_push(&d->coop->box, m);
     }
     atomic_fetch_sub(&d->coop->n_calls, 1);
     shoal_free(d);
@@ -200,7 +201,7 @@ static const shoal_rpc_handlers describe_handlers = {
     .on_close = describe_close,
 };
 
-void coop_describe_start(shoal_coop *coop)
+void shoal_coop_describe_start(shoal_coop *coop)
 {
     describe_call *d = shoal_calloc(1, sizeof *d);
     if (!d) {
@@ -222,7 +223,7 @@ void coop_describe_start(shoal_coop *coop)
     }
 }
 
-void coop_describe_end(shoal_coop *coop)
+void shoal_coop_describe_end(shoal_coop *coop)
 {
     if (coop->describe_call) {
         shoal_rpc_call_cancel(coop->describe_call);

@@ -32,7 +32,7 @@ static void cancel(shoal_coop *coop, uint64_t id)
 {
     for (gen *g = coop->active; g; g = g->next) {
         if (g->id == id) {
-            gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+            shoal_gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
         }
     }
     for (gen *g = coop->waiting_head; g; g = g->next) {
@@ -46,14 +46,14 @@ static void fail_unanswered(shoal_coop *coop, const mail *m)
 {
     for (gen *g = coop->active; g; g = g->next) {
         if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !g->done) {
-            uplink_lost(coop, g, m->status, m->text);
+            shoal_uplink_lost(coop, g, m->status, m->text);
         }
     }
 }
 
 static void take_described(shoal_coop *coop, const mail *m)
 {
-    coop_describe_end(coop);
+    shoal_coop_describe_end(coop);
     if (m->status == SHOAL_RPC_OK) {
         coop->described = true;
         coop->cloud = m->describe;
@@ -87,16 +87,16 @@ static void take_mail(shoal_coop *coop, mail *m)
     case MAIL_MESSAGE:
         g = find_by_link(coop, m->from);
         if (g && !g->done) {
-            uplink_message(coop, g, m->message, m->n_bytes);
+            shoal_uplink_message(coop, g, m->message, m->n_bytes);
         }
         break;
     case MAIL_CLOSED:
         g = find_by_link(coop, m->from);
         if (g) {
-            uplink_lost(coop, g, m->status == SHOAL_RPC_OK ? SHOAL_RPC_ABORTED : m->status,
-                        m->text);
+            shoal_uplink_lost(coop, g, m->status == SHOAL_RPC_OK ? SHOAL_RPC_ABORTED : m->status,
+                              m->text);
         } else {
-            link_closed(coop, m->from);
+            shoal_link_closed(coop, m->from);
         }
         break;
     case MAIL_DESCRIBED:
@@ -105,7 +105,7 @@ static void take_mail(shoal_coop *coop, mail *m)
     case MAIL_WAKE:
         break;
     }
-    mail_free(m);
+    shoal_mail_free(m);
 }
 
 /* --- admission ----------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ static void release(shoal_coop *coop, gen *g)
 {
     coop->n_pages_promised -= g->n_pages;
     atomic_fetch_sub(&coop->n_waiting, 1);
-    gen_free(g);
+    shoal_gen_free(g);
 }
 
 /* First come, first served; a request begins when the pages of its whole answer are free, so that
@@ -148,9 +148,10 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
         if (g->cancelled || late) {
             (void)pop_waiting(coop);
             if (late) {
-                gen_fail(coop, g, SHOAL_E_DEADLINE, "the deadline passed before the request began");
+                shoal_gen_fail(coop, g, SHOAL_E_DEADLINE,
+                               "the deadline passed before the request began");
             } else {
-                gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+                shoal_gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
             }
             release(coop, g);
             continue;
@@ -162,7 +163,7 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
         }
         (void)pop_waiting(coop);
         if (need > 0 && shoal_kv_seq_new(shoal_engine_kv(coop->engine), &g->seq) != SHOAL_OK) {
-            gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the sequence");
+            shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the sequence");
             release(coop, g);
             continue;
         }
@@ -196,7 +197,7 @@ static void reap(shoal_coop *coop)
 /* Whether the edge model has work for this generation. */
 static bool wants_compute(const shoal_coop *coop, const gen *g)
 {
-    return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && gen_may_draft(coop, g);
+    return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && shoal_gen_may_draft(coop, g);
 }
 
 /* Runs at most one batch; false when nobody wants to compute. */
@@ -206,7 +207,8 @@ static bool step(shoal_coop *coop)
     size_t n_rows = 0;
     for (gen *g = coop->active; g && n < coop->settings.n_active_max; g = g->next) {
         shoal_span span;
-        if (!wants_compute(coop, g) || !gen_span(g, &span) || n_rows + span.n_ids > COOP_ROWS_MAX) {
+        if (!wants_compute(coop, g) || !shoal_gen_span(g, &span) ||
+            n_rows + span.n_ids > COOP_ROWS_MAX) {
             continue;
         }
         coop->spans[n] = span;
@@ -228,7 +230,7 @@ static bool step(shoal_coop *coop)
         shoal_sample(coop->sampler, &g->sampling,
                      shoal_engine_logits(coop->engine, coop->spans[i].logits_i), g->tokens,
                      g->n_tokens, &sampled);
-        gen_take_sample(coop, g, &sampled);
+        shoal_gen_take_sample(coop, g, &sampled);
     }
     return true;
 }
@@ -241,9 +243,9 @@ static void check_deadlines(shoal_coop *coop, uint64_t now_ms)
     bool stop_now = atomic_load(&coop->stopping) && now_ms >= atomic_load(&coop->stop_at_ms);
     for (gen *g = coop->active; g; g = g->next) {
         if (stop_now) {
-            gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+            shoal_gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
         } else if (g->deadline_at_ms && now_ms >= g->deadline_at_ms) {
-            gen_fail(coop, g, SHOAL_E_DEADLINE, "the request's deadline has passed");
+            shoal_gen_fail(coop, g, SHOAL_E_DEADLINE, "the request's deadline has passed");
         }
     }
     for (gen *g = coop->waiting_head; g; g = g->next) {
@@ -296,16 +298,16 @@ static void publish(shoal_coop *coop)
     shoal_metric_set(coop->metrics.kv_usage, (double)n_used / (double)n_pages);
 }
 
-void coop_loop(void *ctx)
+void shoal_coop_loop(void *ctx)
 {
     shoal_coop *coop = ctx;
     bool computed = false;
     if (coop->channel) {
-        coop_describe_start(coop); /* so that the first request need not wait for it */
+        shoal_coop_describe_start(coop); /* so that the first request need not wait for it */
     }
     for (;;) {
         uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
-        mail *m = mailbox_take(&coop->box, computed ? 0 : patience_ms(coop, now_ms));
+        mail *m = shoal_mailbox_take(&coop->box, computed ? 0 : patience_ms(coop, now_ms));
         while (m) {
             mail *next = m->next;
             take_mail(coop, m);
@@ -316,11 +318,11 @@ void coop_loop(void *ctx)
         reap(coop);
         admit(coop, now_ms);
         for (gen *g = coop->active; g; g = g->next) {
-            uplink_pump(coop, g, now_ms);
+            shoal_uplink_pump(coop, g, now_ms);
         }
         computed = step(coop);
         reap(coop);
-        link_sweep(coop, now_ms, false);
+        shoal_link_sweep(coop, now_ms, false);
         publish(coop);
         if (atomic_load(&coop->stopping) && !coop->active && !coop->waiting_head) {
             return;

@@ -8,6 +8,6 @@
 #include "edge/coop/coop_internal.h"
 
 /* Runs until stopping is set and nothing is under way; ctx is the shoal_coop. */
-void coop_loop(void *ctx);
+void shoal_coop_loop(void *ctx);
 
 #endif

@@ -5,7 +5,7 @@
 
 #include <time.h>
 
-shoal_status mailbox_init(mailbox *box)
+shoal_status shoal_mailbox_init(mailbox *box)
 {
     box->head = NULL;
     box->tail = NULL;
@@ -20,18 +20,18 @@ shoal_status mailbox_init(mailbox *box)
     return SHOAL_OK;
 }
 
-void mailbox_fini(mailbox *box)
+void shoal_mailbox_fini(mailbox *box)
 {
     while (box->head) {
         mail *m = box->head;
         box->head = m->next;
-        mail_free(m);
+        shoal_mail_free(m);
     }
     (void)pthread_cond_destroy(&box->ready);
     (void)pthread_mutex_destroy(&box->mutex);
 }
 
-mail *mail_new(mail_kind kind)
+mail *shoal_mail_new(mail_kind kind)
 {
     mail *m = shoal_calloc(1, sizeof *m);
     if (m) {
@@ -40,21 +40,21 @@ mail *mail_new(mail_kind kind)
     return m;
 }
 
-void mail_free(mail *m)
+void shoal_mail_free(mail *m)
 {
     if (!m) {
         return;
     }
     if (m->from) {
         atomic_fetch_sub(&m->from->n_mails, 1);
-        link_unref(m->from);
+        shoal_link_unref(m->from);
     }
-    gen_free(m->generation);
+    shoal_gen_free(m->generation);
     shoal_cloud_msg_free(m->message);
     shoal_free(m);
 }
 
-void mailbox_push(mailbox *box, mail *take_mail)
+void shoal_mailbox_push(mailbox *box, mail *take_mail)
 {
     (void)pthread_mutex_lock(&box->mutex);
     take_mail->next = NULL;
@@ -68,7 +68,7 @@ void mailbox_push(mailbox *box, mail *take_mail)
     (void)pthread_mutex_unlock(&box->mutex);
 }
 
-mail *mailbox_take(mailbox *box, uint64_t timeout_ms)
+mail *shoal_mailbox_take(mailbox *box, uint64_t timeout_ms)
 {
     struct timespec until;
     (void)clock_gettime(CLOCK_MONOTONIC, &until);

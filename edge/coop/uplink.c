@@ -14,17 +14,17 @@ enum {
     PROMPT_CHUNK = 8192 /* ids of one PROMPT message */
 };
 
-void uplink_close(gen *g)
+void shoal_uplink_close(gen *g)
 {
     if (g->up) {
-        link_goodbye(SHOAL_STEAL(g->up));
+        shoal_link_goodbye(SHOAL_STEAL(g->up));
         g->cloud = CLOUD_NONE;
     }
 }
 
 static shoal_status send(gen *g, const shoal_edge_msg *msg, size_t *ret_bytes)
 {
-    return link_send(g->up, msg, &g->usage.bytes_up, ret_bytes);
+    return shoal_link_send(g->up, msg, &g->usage.bytes_up, ret_bytes);
 }
 
 static shoal_status send_open(shoal_coop *coop, gen *g)
@@ -85,7 +85,7 @@ static shoal_status send_continue(gen *g)
 
 static shoal_status open_stream(shoal_coop *coop, gen *g)
 {
-    SHOAL_TRY(link_open(coop, &g->up));
+    SHOAL_TRY(shoal_link_open(coop, &g->up));
     g->cloud = CLOUD_OPENING;
     g->epoch = 0;
     g->n_sent = g->n_confirmed;
@@ -100,7 +100,7 @@ static shoal_status send_drafts(shoal_coop *coop, gen *g)
     for (;;) {
         size_t n_ready = g->n_tokens - g->n_sent;
         bool full = n_ready >= coop->settings.n_draft;
-        if (n_ready == 0 || (!full && gen_may_draft(coop, g))) {
+        if (n_ready == 0 || (!full && shoal_gen_may_draft(coop, g))) {
             return SHOAL_OK;
         }
         size_t n_ids = SHOAL_MIN(n_ready, coop->settings.n_draft);
@@ -166,7 +166,7 @@ static void schedule_retry(gen *g, uint64_t now_ms)
     g->retry_ms = SHOAL_MIN(g->retry_ms * 2, (uint32_t)COOP_RETRY_MS_MAX);
 }
 
-void uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
+void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
     if (g->done || g->mode == SHOAL_MODE_LOCAL) {
         return;
@@ -177,22 +177,22 @@ void uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
         }
         if (!coop->described) {
             if (!coop->describe_call && now_ms >= coop->describe_at_ms) {
-                coop_describe_start(coop);
+                shoal_coop_describe_start(coop);
             }
             return;
         }
         char text[SHOAL_WIRE_TEXT_MAX];
         if (!identity_ok(coop, text, sizeof text)) {
-            gen_fail(coop, g, SHOAL_E_MISMATCH, text);
+            shoal_gen_fail(coop, g, SHOAL_E_MISMATCH, text);
             return;
         }
         if (open_stream(coop, g) != SHOAL_OK) {
-            uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream could not be opened");
+            shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream could not be opened");
             return;
         }
     }
     if (g->mode == SHOAL_MODE_EXACT && send_drafts(coop, g) != SHOAL_OK) {
-        uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream broke while sending");
+        shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream broke while sending");
     }
 }
 
@@ -200,7 +200,7 @@ static void broken_protocol(shoal_coop *coop, gen *g, const char *what)
 {
     char text[SHOAL_WIRE_TEXT_MAX];
     (void)snprintf(text, sizeof text, "the cloud broke the protocol: %s", what);
-    uplink_lost(coop, g, SHOAL_RPC_INTERNAL, text);
+    shoal_uplink_lost(coop, g, SHOAL_RPC_INTERNAL, text);
 }
 
 static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, size_t n_bytes)
@@ -215,7 +215,7 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
     while (!g->done && g->n_confirmed < v->accepted_to) {
         g->usage.n_drafted++;
         g->usage.n_accepted++;
-        gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
+        shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
     }
     /* The cloud's own tokens: the correction after a mismatch, or the bonus after full acceptance.
      */
@@ -234,7 +234,7 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
         size_t confidence_i = v->n_confidences - v->n_ids + i;
         float confidence =
             v->n_confidences >= v->n_ids ? (float)v->confidences[confidence_i] / 255.0F : 0;
-        bool right = gen_take_cloud(coop, g, v->ids[i], confidence, round);
+        bool right = shoal_gen_take_cloud(coop, g, v->ids[i], confidence, round);
         g->usage.n_drafted += judged;
         g->usage.n_accepted += judged && right;
         rolled_back = rolled_back || !right;
@@ -264,11 +264,11 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
             broken_protocol(coop, g, "a gap between tokens");
             return;
         }
-        (void)gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
+        (void)shoal_gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
     }
 }
 
-void uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes)
+void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes)
 {
     g->usage.bytes_down += n_bytes;
     switch (msg->kind) {
@@ -290,7 +290,7 @@ void uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t
     case SHOAL_CLOUD_FINISHED:
         break;
     case SHOAL_CLOUD_ERROR:
-        uplink_lost(coop, g, (shoal_rpc_status)msg->body.error.code, msg->body.error.text);
+        shoal_uplink_lost(coop, g, (shoal_rpc_status)msg->body.error.code, msg->body.error.text);
         break;
     }
 }
@@ -350,15 +350,15 @@ static void degrade_to_local(shoal_coop *coop, gen *g)
 {
     g->mode = SHOAL_MODE_LOCAL;
     while (!g->done && g->n_confirmed < g->n_tokens) {
-        gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
+        shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
     }
     g->n_sent = g->n_confirmed;
 }
 
-void uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
+void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
 {
     if (g->up) {
-        link_drop(g->up);
+        shoal_link_drop(g->up);
         g->up = NULL;
     }
     g->cloud = CLOUD_NONE;
@@ -384,5 +384,5 @@ void uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *
     char message[SHOAL_ERR_TEXT_MAX];
     (void)snprintf(message, sizeof message, "the cloud at %.64s: %.160s", coop->target,
                    text[0] ? text : "no connection");
-    gen_fail(coop, g, to_status(status), message);
+    shoal_gen_fail(coop, g, to_status(status), message);
 }

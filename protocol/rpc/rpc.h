@@ -32,10 +32,10 @@ typedef enum shoal_rpc_status {
     SHOAL_RPC_UNAUTHENTICATED = 16
 } shoal_rpc_status;
 
-typedef struct shoal_rpc shoal_rpc;                 /* runtime: queue and poller */
+typedef struct shoal_rpc shoal_rpc; /* runtime: queue and poller */
 typedef struct shoal_rpc_server shoal_rpc_server;
 typedef struct shoal_rpc_channel shoal_rpc_channel;
-typedef struct shoal_rpc_call shoal_rpc_call;       /* either side, reference-counted */
+typedef struct shoal_rpc_call shoal_rpc_call; /* either side, reference-counted */
 
 /* PEM file paths. All NULL: plaintext, allowed on loopback only. */
 typedef struct shoal_rpc_tls {
@@ -46,10 +46,10 @@ typedef struct shoal_rpc_tls {
 } shoal_rpc_tls;
 
 typedef struct shoal_rpc_limits {
-    size_t message_max;  /* bytes of one received message; default 1 MiB */
-    size_t send_high;    /* queued bytes per call beyond which send says FULL; default 256 KiB */
-    size_t send_low;     /* on_drain when the queue falls to this; default 64 KiB */
-    uint32_t calls_max;  /* server: concurrent calls; more are refused RESOURCE_EXHAUSTED; 1024 */
+    size_t message_max;    /* bytes of one received message; default 1 MiB */
+    size_t send_high;      /* queued bytes per call beyond which send says FULL; default 256 KiB */
+    size_t send_low;       /* on_drain when the queue falls to this; default 64 KiB */
+    uint32_t calls_max;    /* server: concurrent calls; more are refused RESOURCE_EXHAUSTED; 1024 */
     uint32_t keepalive_ms; /* ping interval, both sides; default 10000 */
 } shoal_rpc_limits;
 shoal_rpc_limits shoal_rpc_limits_default(void);
@@ -57,7 +57,8 @@ shoal_rpc_limits shoal_rpc_limits_default(void);
 /* Callbacks of one kind of call. user is what the server's on_open returned through set_user, or
  * what the client gave to open. */
 typedef struct shoal_rpc_handlers {
-    /* Server only: a new call; identity through shoal_rpc_call_peer. Optional: user is then ctx. */
+    /* Server only: a new call; identity through shoal_rpc_call_peer. Optional: without it user is
+     * ctx. */
     void (*on_open)(shoal_rpc_call *call, void *ctx);
     /* data is borrowed for the call-back. Required. */
     void (*on_message)(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n);
@@ -67,7 +68,8 @@ typedef struct shoal_rpc_handlers {
     void (*on_drain)(shoal_rpc_call *call, void *user);
     /* Exactly once, last. Client: the server's status. Server: OK when the call ended as finish
      * asked, CANCELLED otherwise. Required. */
-    void (*on_close)(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details);
+    void (*on_close)(shoal_rpc_call *call, void *user, shoal_rpc_status status,
+                     const char *details);
 } shoal_rpc_handlers;
 
 typedef struct shoal_rpc_method {
@@ -90,8 +92,8 @@ shoal_status shoal_rpc_server_new(shoal_rpc *rpc, const char *address, const sho
                                   const shoal_rpc_method *methods, size_t n_methods,
                                   shoal_rpc_server **ret_server, int *ret_port,
                                   shoal_err *err) SHOAL_MUST_CHECK;
-/* What grpc.health.v1 Check and Watch answer for "" and the service names of methods; true at first,
- * false from a drain on. Any thread. */
+/* What grpc.health.v1 Check and Watch answer for "" and the service names of methods; true at
+ * first, false from a drain on. Any thread. */
 void shoal_rpc_server_set_serving(shoal_rpc_server *server, bool serving);
 /* No new calls; waits for open ones up to grace_ms, cancels the rest; returns when all are gone. */
 void shoal_rpc_server_drain(shoal_rpc_server *server, uint64_t grace_ms);
@@ -106,8 +108,9 @@ typedef enum shoal_rpc_link {
     SHOAL_RPC_LINK_DOWN
 } shoal_rpc_link;
 
-/* target "host:port", or a comma list of numeric addresses balanced round-robin. Reconnects with back-off
- * between 100 ms and 2 s by itself. watch (may be NULL) runs on the poller at each change. */
+/* target "host:port", or a comma list of numeric addresses balanced round-robin. Reconnects with
+ * back-off between 100 ms and 2 s by itself. watch (may be NULL) runs on the poller at each change.
+ */
 shoal_status shoal_rpc_channel_new(shoal_rpc *rpc, const char *target, const shoal_rpc_tls *tls,
                                    void (*watch)(void *ctx, shoal_rpc_link state), void *watch_ctx,
                                    shoal_rpc_channel **ret_channel,
@@ -130,16 +133,16 @@ void shoal_rpc_call_ref(shoal_rpc_call *call);
 void shoal_rpc_call_unref(shoal_rpc_call *call);
 
 /* Queues a copy. SHOAL_OK; SHOAL_BUSY: taken, but stop until on_drain; SHOAL_E_CANCELLED: the call
- * is over, not taken; SHOAL_E_LIMIT: n is over message_max, not taken; SHOAL_E_EXHAUSTED: not taken,
- * since the sender went on after BUSY to twice send_high; SHOAL_E_NOMEM. Any thread. */
+ * is over, not taken; SHOAL_E_LIMIT: n is over message_max, not taken; SHOAL_E_EXHAUSTED: not
+ * taken, since the sender went on after BUSY to twice send_high; SHOAL_E_NOMEM. Any thread. */
 shoal_status shoal_rpc_call_send(shoal_rpc_call *call, const void *data, size_t n) SHOAL_MUST_CHECK;
 void shoal_rpc_call_half_close(shoal_rpc_call *call); /* client, after the queue */
 /* Server: ends the call with a status after the queue was sent. Any thread; once. */
 void shoal_rpc_call_finish(shoal_rpc_call *call, shoal_rpc_status status, const char *details);
 void shoal_rpc_call_cancel(shoal_rpc_call *call); /* any thread */
-/* Stops and restarts reading: flow control then holds the peer. At most one message that was already
- * on its way waits for the resume. A client's on_close waits for the resume too, unless the call was
- * cancelled, ran into its deadline or lost its connection. Any thread. */
+/* Stops and restarts reading: flow control then holds the peer. At most one message that was
+ * already on its way waits for the resume. A client's on_close waits for the resume too, unless the
+ * call was cancelled, ran into its deadline or lost its connection. Any thread. */
 void shoal_rpc_call_pause(shoal_rpc_call *call);
 void shoal_rpc_call_resume(shoal_rpc_call *call);
 

@@ -99,7 +99,14 @@ check_source() {
 check_headers() {
     list_files . | grep -E '^(common|protocol|edge|cloud|tests/support)/.*\.h$' | while IFS= read -r header; do
         printf '#include "%s"\n' "$header" >"$scratch/alone.c"
-        "$@" -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wno-unused -Werror -I. -fsyntax-only \
+        # Headers of a vector tier are included only by files built for it.
+        case $header in
+        */avx512_*) tier="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c" ;;
+        */avx2_*) tier="-mavx2 -mfma -mf16c" ;;
+        *) tier= ;;
+        esac
+        # shellcheck disable=SC2086  # one word per flag
+        "$@" $tier -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wpedantic -Wno-unused -Werror -I. -fsyntax-only \
             "$scratch/alone.c" >"$scratch/said" 2>&1 || {
             echo "$header:1: does not compile alone"
             sed 's/^/    /' "$scratch/said" | head -n 6
