@@ -22,6 +22,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "listen.hosts", "",
         "More names that the Host header may carry, comma-separated; loopback is always allowed."),
     STRING("api.key", "", "Bearer token that every request needs; needed beyond loopback."),
+    {"api.anonymous", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Answer without a key beyond loopback too: anyone who reaches the address may generate."},
     STRING("model.path", "", "GGUF file of the edge model."),
     STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
@@ -152,11 +154,45 @@ shoal_http_settings shoal_edge_http_settings(const shoal_config *config)
     return s;
 }
 
-shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model)
+shoal_status shoal_edge_check_exposure(const shoal_config *config, shoal_err *err)
+{
+    static const char *const loopback[] = {"127.", "[::1]:", "localhost:"};
+    const char *address = shoal_config_string(config, "listen.address");
+    bool inside = address[0] == '\0' || shoal_config_string(config, "api.key")[0] != '\0' ||
+                  shoal_config_bool(config, "api.anonymous");
+    for (size_t i = 0; i < SHOAL_COUNT(loopback); i++) {
+        inside = inside || strncmp(address, loopback[i], strlen(loopback[i])) == 0;
+    }
+    if (inside) {
+        return SHOAL_OK;
+    }
+    return shoal_err_set(err, SHOAL_E_INVALID,
+                         "listen.address: %.64s can be reached from other machines and api.key is "
+                         "not set. Set a key, listen on 127.0.0.1, or set api.anonymous: true",
+                         address);
+}
+
+/* "models/minnow.gguf" is "minnow". */
+static void name_from_path(const char *path, char name[128])
+{
+    const char *slash = strrchr(path, '/');
+    const char *base = slash ? slash + 1 : path;
+    size_t n = strlen(base);
+    if (n > 5 && strcmp(base + n - 5, ".gguf") == 0) {
+        n -= 5;
+    }
+    n = SHOAL_MIN(n, (size_t)127);
+    memcpy(name, base, n);
+    name[n] = '\0';
+}
+
+shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model,
+                                           char name[128])
 {
     shoal_api_settings s = shoal_api_settings_default();
-    const char *name = text_or_null(config, "model.name");
-    s.model_id = name ? name : model->hp.name;
+    const char *given = text_or_null(config, "model.name");
+    name_from_path(shoal_config_string(config, "model.path"), name);
+    s.model_id = given ? given : model->hp.name[0] ? model->hp.name : name;
     s.version = SHOAL_VERSION;
     s.api_key = text_or_null(config, "api.key");
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");

@@ -15,7 +15,11 @@ extern const size_t shoal_edge_n_config_keys;
 /* Strings are borrowed from config. Errors name the key. */
 shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_settings *ret_settings,
                                       shoal_err *err) SHOAL_MUST_CHECK;
+/* Beyond loopback the API needs a key, or the word that it shall have none. */
+shoal_status shoal_edge_check_exposure(const shoal_config *config, shoal_err *err) SHOAL_MUST_CHECK;
 shoal_http_settings shoal_edge_http_settings(const shoal_config *config);
-shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model);
+/* name is where a model's name is put when it is neither configured nor in the file. */
+shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model,
+                                           char name[128]);
 
 #endif

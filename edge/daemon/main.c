@@ -3,6 +3,7 @@
  * shoal-edge: parses, wires, runs, unwinds.
  */
 #include "edge/daemon/config_keys.h"
+#include "edge/daemon/notify.h"
 
 #include "common/base/thread.h"
 #include "common/obs/log.h"
@@ -15,7 +16,8 @@
 enum {
     EXIT_REFUSED = 1,
     EXIT_USAGE = 2,
-    SETS_MAX = 128
+    SETS_MAX = 128,
+    GOODBYE_MS = 1000 /* for cut answers to say so */
 };
 
 typedef enum action {
@@ -137,11 +139,16 @@ typedef struct daemon_state {
     shoal_metrics *metrics;
     shoal_loop *loop;
     shoal_timer *grace;
+    shoal_timer *watchdog;
+    uint64_t watchdog_ms; /* 0: nobody watches */
+    shoal_metric *reload_failures;
+    char model_name[128];
     shoal_coop *coop;
     shoal_api *api;
     shoal_http_handler handler;
     shoal_http_server *server;
     bool draining;
+    bool cutting;
 } daemon_state;
 
 static void unwind(daemon_state *d)
@@ -158,6 +165,9 @@ static void unwind(daemon_state *d)
     shoal_coop_free(d->coop);
     if (d->grace) {
         shoal_timer_free(d->grace);
+    }
+    if (d->watchdog) {
+        shoal_timer_free(d->watchdog);
     }
     if (d->loop) {
         shoal_loop_free(d->loop);
@@ -176,9 +186,23 @@ static void on_drained(void *ctx)
 static void on_grace_over(void *ctx)
 {
     daemon_state *d = ctx;
+    if (d->cutting) {
+        shoal_loop_stop(d->loop);
+        return;
+    }
+    d->cutting = true;
     shoal_log(SHOAL_LOG_WARN, "drain time is over, %zu generations are cut",
               shoal_api_n_calls(d->api));
-    shoal_loop_stop(d->loop);
+    shoal_api_cancel_all(d->api);
+    shoal_timer_start(d->grace, GOODBYE_MS);
+}
+
+/* From the loop, so that a loop that hangs is seen to. */
+static void on_watchdog(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_notify("WATCHDOG=1");
+    shoal_timer_start(d->watchdog, d->watchdog_ms);
 }
 
 /* The first one drains, the second ends at once. */
@@ -189,6 +213,7 @@ static void on_terminate(void *ctx, int number)
         _exit(0);
     }
     d->draining = true;
+    shoal_notify("STOPPING=1");
     shoal_log(SHOAL_LOG_INFO, "signal %d: draining, %zu generations are open", number,
               shoal_api_n_calls(d->api));
     shoal_timer_start(d->grace, (uint64_t)shoal_config_int(d->config, "drain.grace_ms"));
@@ -196,24 +221,56 @@ static void on_terminate(void *ctx, int number)
     shoal_http_server_drain(d->server);
 }
 
-/* A reload that cannot be read leaves everything as it was. */
+static shoal_status reload(daemon_state *d, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    SHOAL_TRY(load_config(d->opts, &config, err));
+    const char *conflict = shoal_config_reload_conflict(d->config, config);
+    if (conflict) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s needs a restart", conflict);
+    }
+    apply_log(config);
+    return SHOAL_OK;
+}
+
+/* A reload that is refused leaves everything as it was. */
 static void on_hangup(void *ctx, int number)
 {
     (void)number;
     daemon_state *d = ctx;
-    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
     shoal_err err = SHOAL_ERR_INIT;
-    if (load_config(d->opts, &config, &err) != SHOAL_OK) {
+    shoal_notify_reloading();
+    if (reload(d, &err) == SHOAL_OK) {
+        shoal_log(SHOAL_LOG_INFO, "reloaded log.level; every other key needs a restart");
+    } else {
         shoal_log(SHOAL_LOG_ERROR, "reload refused: %s", err.text);
-        return;
+        shoal_metric_add(d->reload_failures, 1);
     }
-    const char *conflict = shoal_config_reload_conflict(d->config, config);
-    if (conflict) {
-        shoal_log(SHOAL_LOG_ERROR, "reload refused: %s needs a restart", conflict);
-        return;
+    shoal_notify("READY=1");
+}
+
+static shoal_status make_metrics(daemon_state *d, shoal_err *err)
+{
+    static const shoal_metric_def build = {"shoal_build_info",
+                                           "Always 1; the labels say what runs.",
+                                           "program=\"shoal-edge\",version=\"" SHOAL_VERSION "\"",
+                                           SHOAL_METRIC_GAUGE,
+                                           NULL,
+                                           0};
+    static const shoal_metric_def failures = {"shoal_config_reload_failures_total",
+                                              "Reloads that were refused.",
+                                              "",
+                                              SHOAL_METRIC_COUNTER,
+                                              NULL,
+                                              0};
+    shoal_metric *info = NULL;
+    if (shoal_metrics_new(&d->metrics) != SHOAL_OK ||
+        shoal_metrics_add(d->metrics, &build, &info) != SHOAL_OK ||
+        shoal_metrics_add(d->metrics, &failures, &d->reload_failures) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
     }
-    apply_log(config);
-    shoal_log(SHOAL_LOG_INFO, "reloaded");
+    shoal_metric_set(info, 1);
+    return SHOAL_OK;
 }
 
 static shoal_status wire_engine(daemon_state *d, shoal_err *err)
@@ -225,10 +282,9 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     }
     shoal_coop_settings settings;
     SHOAL_TRY(shoal_edge_coop_settings(d->config, &settings, err));
+    SHOAL_TRY(shoal_edge_check_exposure(d->config, err));
     SHOAL_TRY(shoal_model_load(path, &d->model, err));
-    if (shoal_metrics_new(&d->metrics) != SHOAL_OK) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
-    }
+    SHOAL_TRY(make_metrics(d, err));
     return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
 }
 
@@ -236,13 +292,14 @@ static shoal_status wire_http(daemon_state *d, shoal_err *err)
 {
     SHOAL_TRY(shoal_loop_new(&d->loop, err));
     bool ok = shoal_timer_new(d->loop, on_grace_over, d, &d->grace) == SHOAL_OK &&
+              shoal_timer_new(d->loop, on_watchdog, d, &d->watchdog) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGTERM, on_terminate, d) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGINT, on_terminate, d) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGHUP, on_hangup, d) == SHOAL_OK;
     if (!ok) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the event loop");
     }
-    shoal_api_settings api = shoal_edge_api_settings(d->config, d->model);
+    shoal_api_settings api = shoal_edge_api_settings(d->config, d->model, d->model_name);
     shoal_http_settings http = shoal_edge_http_settings(d->config);
     SHOAL_TRY(shoal_api_new(d->loop, d->coop, d->model, d->metrics, &api, &d->api, err));
     shoal_api_set_on_drained(d->api, on_drained, d);
@@ -258,8 +315,18 @@ static shoal_status run(daemon_state *d, shoal_err *err)
     shoal_log(SHOAL_LOG_INFO, "model=\"%s\" params=%.1fM context=%zu cloud=%s", d->model->hp.name,
               (double)d->model->n_params / 1e6, shoal_coop_n_ctx(d->coop),
               target[0] ? target : "none");
-    (void)printf("http: http://%s\n", shoal_http_server_address(d->server));
+    const char *address = shoal_http_server_address(d->server);
+    if (address[0]) {
+        (void)printf("http: http://%s\n", address);
+    } else {
+        (void)printf("http: unix:%s\n", shoal_config_string(d->config, "listen.unix"));
+    }
     (void)fflush(stdout);
+    shoal_notify("READY=1");
+    d->watchdog_ms = shoal_notify_watchdog_ms();
+    if (d->watchdog_ms > 0) {
+        shoal_timer_start(d->watchdog, 0);
+    }
     shoal_loop_run(d->loop);
     shoal_log(SHOAL_LOG_INFO, "stopped");
     return SHOAL_OK;
@@ -287,6 +354,9 @@ int main(int argc, char **argv)
     } else if (status == SHOAL_OK && opts.action == ACTION_CHECK) {
         shoal_coop_settings settings;
         status = shoal_edge_coop_settings(d.config, &settings, &err);
+        if (status == SHOAL_OK) {
+            status = shoal_edge_check_exposure(d.config, &err);
+        }
     } else if (status == SHOAL_OK) {
         status = print_config(d.config, opts.action == ACTION_HELP);
     }

@@ -171,7 +171,8 @@ static void submit(shoal_api_call *call)
     }
     shoal_http_error error = {0};
     err.code = err.code != SHOAL_OK ? err.code : status;
-    shoal_http_error_from(&error, &err, q->kind == SHOAL_API_CHAT ? "messages" : "prompt");
+    const char *field = q->kind == SHOAL_API_CHAT ? "messages" : "prompt";
+    shoal_http_error_from(&error, &err, err.code == SHOAL_E_UNSUPPORTED ? "shoal.mode" : field);
     fail_call(call, &error);
     shoal_api_call_free(call);
 }

@@ -469,7 +469,7 @@ static void refuse_full(shoal_http_conn *conn)
 {
     shoal_http_error error = {0};
     (void)shoal_http_error_set(&error, 503, NULL, "too_many_connections",
-                               "%zu connections are open, which is all that limits.connections "
+                               "%zu connections are open, which is all that http.connections_max "
                                "allows: try again",
                                conn->server->s.n_connections_max);
     shoal_metric_add(conn->server->metrics.refused, 1);

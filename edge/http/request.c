@@ -111,7 +111,7 @@ static int check_framing(shoal_http_conn *conn)
     if ((conn->parser.flags & F_CONTENT_LENGTH) && conn->parser.content_length > max) {
         (void)shoal_http_error_set(&conn->refusal, 413, NULL, "body_too_large",
                                    "the body has %llu bytes, at most %zu are taken: send less, or "
-                                   "raise limits.body_bytes",
+                                   "raise http.body_max_kib",
                                    (unsigned long long)conn->parser.content_length, max);
         return -1;
     }
@@ -196,7 +196,7 @@ static int on_body(llhttp_t *parser, const char *at, size_t n)
     if (n > server->s.body_bytes_max - conn->body.length) {
         (void)shoal_http_error_set(&conn->refusal, 413, NULL, "body_too_large",
                                    "the body has more than %zu bytes: send less, or raise "
-                                   "limits.body_bytes",
+                                   "http.body_max_kib",
                                    server->s.body_bytes_max);
         return -1;
     }

@@ -377,10 +377,11 @@ static void fit_files(shoal_http_server *server)
     }
     if (limit.rlim_cur < wanted) {
         rlim_t left = limit.rlim_cur > 2 * SPARE_FILES ? limit.rlim_cur - 2 * SPARE_FILES : 1;
-        shoal_log(SHOAL_LOG_WARN,
-                  "only %llu file descriptors allowed: limits.connections lowered from %zu to %llu",
-                  (unsigned long long)limit.rlim_cur, server->s.n_connections_max,
-                  (unsigned long long)left);
+        shoal_log(
+            SHOAL_LOG_WARN,
+            "only %llu file descriptors allowed: http.connections_max lowered from %zu to %llu",
+            (unsigned long long)limit.rlim_cur, server->s.n_connections_max,
+            (unsigned long long)left);
         server->s.n_connections_max = (size_t)left;
     }
 }

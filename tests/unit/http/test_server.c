@@ -418,7 +418,7 @@ static void test_server_huge_body_is_refused_early(void **state)
     }
     http_read_all(fd, &a, 5000);
     assert_int_equal(http_status(a.data), 413);
-    assert_non_null(strstr(a.data, "limits.body_bytes"));
+    assert_non_null(strstr(a.data, "http.body_max_kib"));
     (void)close(fd);
     /* With 100-continue nothing needs to be sent at all. */
     assert_int_equal(http_ask(&e.f,
@@ -568,7 +568,7 @@ static void test_server_full_house_evicts_idle_then_refuses(void **state)
     assert_int_equal(a.length, 0);
     assert_int_equal(http_ask(&e.f, "GET / HTTP/1.1\r\n" HOST "\r\n", &a), 503);
     assert_non_null(strstr(a.data, "Retry-After: "));
-    assert_non_null(strstr(a.data, "limits.connections"));
+    assert_non_null(strstr(a.data, "http.connections_max"));
     (void)close(idle);
     (void)close(hang);
     (void)close(third);

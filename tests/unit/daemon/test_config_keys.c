@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "edge/daemon/config_keys.h"
+#include "edge/daemon/notify.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static shoal_config *make(void)
+{
+    shoal_config *config = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_config_new(shoal_edge_config_keys, shoal_edge_n_config_keys, &config, &err) !=
+        SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    return config;
+}
+
+static void set(shoal_config *config, const char *assignment)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_config_set(config, assignment, &err) != SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+}
+
+static void test_table_defaults_are_valid_and_dump_loads_back(void **state)
+{
+    (void)state;
+    shoal_config *config = make();
+    set(config, "model.threads=3");
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf dump = {0};
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_config_dump(config, &dump), SHOAL_OK);
+    shoal_config *again = make();
+    assert_int_equal(shoal_config_load_text(again, "dump", dump.data, dump.length, &err), SHOAL_OK);
+    assert_int_equal(shoal_config_int(again, "model.threads"), 3);
+    shoal_config_free(again);
+    shoal_config_free(config);
+}
+
+static void test_settings_reach_the_parts(void **state)
+{
+    (void)state;
+    shoal_config *config = make();
+    shoal_coop_settings coop;
+    shoal_err err = SHOAL_ERR_INIT;
+    set(config, "kv.max_mib=7");
+    set(config, "coop.draft_tokens=9");
+    set(config, "coop.window_tokens=4"); /* a window holds at least one draft */
+    set(config, "kv.type=f16");
+    set(config, "http.body_max_kib=100");
+    set(config, "model.path=some/where/minnow.gguf");
+    assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
+    assert_int_equal(coop.kv_bytes_max, 7 << 20);
+    assert_int_equal(coop.n_draft, 9);
+    assert_int_equal(coop.n_window, 9);
+    assert_int_equal(shoal_edge_http_settings(config).body_bytes_max, 100 << 10);
+    shoal_model model = {.hp = {.name = "named"}};
+    char name[128];
+    assert_string_equal(shoal_edge_api_settings(config, &model, name).model_id, "named");
+    model.hp.name[0] = '\0';
+    assert_string_equal(shoal_edge_api_settings(config, &model, name).model_id, "minnow");
+    assert_int_equal(shoal_edge_api_settings(config, &model, name).mode_default, SHOAL_MODE_LOCAL);
+    set(config, "cloud.target=127.0.0.1:7443");
+    assert_int_equal(shoal_edge_api_settings(config, &model, name).mode_default, SHOAL_MODE_EXACT);
+    set(config, "mode.default=cloud");
+    assert_int_equal(shoal_edge_api_settings(config, &model, name).mode_default, SHOAL_MODE_CLOUD);
+    set(config, "model.name=mine");
+    assert_string_equal(shoal_edge_api_settings(config, &model, name).model_id, "mine");
+    shoal_config_free(config);
+}
+
+static void test_bad_hash_and_mask_name_the_key(void **state)
+{
+    (void)state;
+    shoal_coop_settings coop;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_config *config = make();
+    set(config, "cloud.model_hash=abc");
+    assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "cloud.model_hash"));
+    set(config, "cloud.model_hash="
+                "00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00Fe");
+    shoal_err_clear(&err);
+    assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
+    assert_int_equal(coop.model_pin.bytes[1], 0xff);
+    assert_int_equal(coop.model_pin.bytes[31], 0xfe);
+    set(config, "cpu.mask=abacus");
+    assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "cpu.mask"));
+    shoal_config_free(config);
+}
+
+static void test_exposure_needs_a_key_beyond_loopback(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *address;
+        bool inside;
+    } rows[] = {{"127.0.0.1:1", true},
+                {"127.1.2.3:1", true},
+                {"[::1]:1", true},
+                {"localhost:1", true},
+                {"", true},
+                {"0.0.0.0:1", false},
+                {"[::]:1", false},
+                {"10.0.0.1:1", false},
+                {"localhost.example:1", false}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_config *config = make();
+        shoal_err err = SHOAL_ERR_INIT;
+        char text[64];
+        (void)snprintf(text, sizeof text, "listen.address=%s", rows[i].address);
+        set(config, text);
+        assert_int_equal(shoal_edge_check_exposure(config, &err) == SHOAL_OK, rows[i].inside);
+        set(config, i % 2 ? "api.anonymous=true" : "api.key=k");
+        assert_int_equal(shoal_edge_check_exposure(config, &err), SHOAL_OK);
+        shoal_config_free(config);
+    }
+}
+
+static void test_notify_speaks_to_the_socket_alone(void **state)
+{
+    (void)state;
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    char name[64];
+    int n = snprintf(name, sizeof name, "@shoal-notify-%ld", (long)getpid());
+    memcpy(at.sun_path + 1, name + 1, (size_t)n - 1);
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + (size_t)n);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&at, length), 0);
+    assert_int_equal(setenv("NOTIFY_SOCKET", name, 1), 0);
+    char got[128] = {0};
+    shoal_notify("READY=1");
+    assert_int_equal(recv(fd, got, sizeof got - 1, 0), 7);
+    assert_string_equal(got, "READY=1");
+    shoal_notify_reloading();
+    assert_true(recv(fd, got, sizeof got - 1, 0) > 26);
+    assert_true(strncmp(got, "RELOADING=1\nMONOTONIC_USEC=", 27) == 0);
+    static const char *const bad[] = {"", "x", "relative", "@", "/nowhere/at/all"};
+    for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {
+        assert_int_equal(setenv("NOTIFY_SOCKET", bad[i], 1), 0);
+        shoal_notify("READY=1");
+    }
+    assert_int_equal(unsetenv("NOTIFY_SOCKET"), 0);
+    shoal_notify("READY=1");
+    assert_true(recv(fd, got, sizeof got - 1, 0) < 0);
+    (void)close(fd);
+    assert_int_equal(shoal_notify_watchdog_ms(), 0);
+    assert_int_equal(setenv("WATCHDOG_USEC", "3000000", 1), 0);
+    assert_int_equal(shoal_notify_watchdog_ms(), 1500);
+    assert_int_equal(setenv("WATCHDOG_PID", "1", 1), 0);
+    assert_int_equal(shoal_notify_watchdog_ms(), 0);
+    assert_int_equal(unsetenv("WATCHDOG_PID") + unsetenv("WATCHDOG_USEC"), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_table_defaults_are_valid_and_dump_loads_back),
+        cmocka_unit_test(test_settings_reach_the_parts),
+        cmocka_unit_test(test_bad_hash_and_mask_name_the_key),
+        cmocka_unit_test(test_exposure_needs_a_key_beyond_loopback),
+        cmocka_unit_test(test_notify_speaks_to_the_socket_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
