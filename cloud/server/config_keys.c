@@ -38,9 +38,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
         "Prompt tokens of one engine step, at most half of step.rows_max."),
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
-    STRING(
-        "tls.ca", "",
-        "PEM file of the authority that signs edges; all three empty: plaintext on loopback."),
+    STRING("tls.ca", "",
+           "PEM file of the authority that signs edges; all three empty: plaintext on loopback."),
     STRING("tls.cert", "", "PEM file of this node's certificate chain."),
     STRING("tls.key", "", "PEM file of this node's private key."),
     STRING("node.name", "", "Name of this node told to edges; empty: the host's."),

@@ -3,9 +3,11 @@
  * shoal-cloud: parses, wires, runs, unwinds.
  */
 #include "cloud/server/config_keys.h"
+#include "common/base/thread.h"
 #include "common/obs/log.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,13 +119,7 @@ static shoal_status print_config(const shoal_config *config, action what)
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-static void exit_now(int signal_number)
-{
-    (void)signal_number;
-    _exit(EXIT_SUCCESS);
-}
-
-/* Every thread is started with these blocked, so that only wait_for_stop hears them. */
+/* Every thread is started with these blocked, so that only those who wait for them hear them. */
 static void block_signals(sigset_t *ret_set)
 {
     sigemptyset(ret_set);
@@ -161,15 +157,37 @@ static int wait_for_stop(const sigset_t *set, const options *opts)
     }
 }
 
+typedef struct second_signal {
+    const sigset_t *set;
+    atomic_bool drained;
+} second_signal;
+
 /* The second TERM or INT ends the process at once, whatever the drain still waits for. */
+static void watch_second_signal(void *ctx)
+{
+    second_signal *second = ctx;
+    while (!atomic_load(&second->drained)) {
+        int signal_number = 0;
+        if (sigwait(second->set, &signal_number) == 0 && signal_number != SIGHUP) {
+            shoal_log(SHOAL_LOG_WARN, "second signal: open sessions are cut");
+            _exit(EXIT_SUCCESS);
+        }
+    }
+}
+
+/* Draining blocks, so another thread listens; without one the drain is just not cut short. */
 static void drain(shoal_service *service, const sigset_t *set, uint64_t grace_ms)
 {
-    struct sigaction now = {.sa_handler = exit_now};
-    sigaction(SIGTERM, &now, NULL);
-    sigaction(SIGINT, &now, NULL);
-    signal(SIGHUP, SIG_IGN);
-    pthread_sigmask(SIG_UNBLOCK, set, NULL);
+    second_signal second = {.set = set};
+    shoal_thread *watcher = NULL;
+    shoal_status status =
+        shoal_thread_start(SHOAL_ROLE_NONE, "shoal-signal", watch_second_signal, &second, &watcher);
     shoal_service_drain(service, grace_ms);
+    if (status == SHOAL_OK) {
+        atomic_store(&second.drained, true);
+        kill(getpid(), SIGHUP); /* wakes the watcher, which alone waits for it */
+        shoal_thread_join(watcher);
+    }
 }
 
 static void announce(const shoal_node *node, const char *address, int port)

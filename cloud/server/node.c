@@ -46,6 +46,7 @@ struct shoal_conn {
     item gone;
     shoal_rpc_status fail_status; /* written before the failed item is pushed */
     char fail_text[SHOAL_WIRE_TEXT_MAX];
+    bool cut; /* written before the gone item is pushed */
     atomic_bool fail_set;
     atomic_size_t n_queued;
     atomic_size_t n_bytes;
@@ -197,8 +198,9 @@ void shoal_conn_drained(shoal_conn *conn)
     poke(conn->node);
 }
 
-void shoal_conn_gone(shoal_conn *conn)
+void shoal_conn_gone(shoal_conn *conn, bool delivered)
 {
+    conn->cut = !delivered; /* read after the item was popped */
     push_fixed(conn->node, &conn->gone);
 }
 
@@ -334,6 +336,9 @@ static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
 
 static void unregister_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
 {
+    if (conn->cut && conn->status == SHOAL_RPC_OK) {
+        conn->status = SHOAL_RPC_CANCELLED;
+    }
     count_end(node, conn);
     log_end(conn, now_ms);
     if (conn->session != NULL) {

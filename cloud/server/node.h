@@ -79,7 +79,8 @@ void shoal_conn_half_close(shoal_conn *conn);      /* at most once */
 void shoal_conn_fail(shoal_conn *conn, shoal_rpc_status status, const char *text);
 /* The peer reads again after send said SHOAL_BUSY. */
 void shoal_conn_drained(shoal_conn *conn);
-/* The call is over, once, last: conn must not be used after it. */
-void shoal_conn_gone(shoal_conn *conn);
+/* The call is over, once, last: conn must not be used after it. delivered: the peer has got the end
+ * that finish asked for; a connection that broke also looks half-closed at first. */
+void shoal_conn_gone(shoal_conn *conn, bool delivered);
 
 #endif

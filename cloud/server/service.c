@@ -132,10 +132,9 @@ static void generate_close(shoal_rpc_call *call, void *user, shoal_rpc_status st
                            const char *details)
 {
     (void)call;
-    (void)status;
     (void)details;
     if (user != NULL) {
-        shoal_conn_gone(user);
+        shoal_conn_gone(user, status == SHOAL_RPC_OK);
     }
 }
 

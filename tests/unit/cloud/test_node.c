@@ -12,6 +12,7 @@
 #include "rig.h"
 
 #include "cloud/server/node.h"
+#include "common/base/buf.h"
 #include "common/base/mem.h"
 #include "common/obs/log.h"
 #include "tests/support/tiny_model.h"
@@ -239,7 +240,7 @@ static void *generate(void *ctx)
     push_generate(c, prompt);
     shoal_conn_half_close(c->conn);
     wait_for(c, &c->n_finished, 1);
-    shoal_conn_gone(c->conn);
+    shoal_conn_gone(c->conn, true);
     wait_for(c, &c->n_released, 1);
     return NULL;
 }
@@ -281,7 +282,7 @@ static void test_accept_past_limit_is_busy_until_one_goes(void **state)
     assert_int_equal(shoal_node_n_conns(node), 2);
     assert_int_equal(caller_init(&callers[2], node), SHOAL_BUSY);
     caller_fini(&callers[2]);
-    shoal_conn_gone(callers[0].conn);
+    shoal_conn_gone(callers[0].conn, true);
     wait_for(&callers[0], &callers[0].n_released, 1);
     /* The place is free a moment after release. */
     while (shoal_node_n_conns(node) == 2) {
@@ -322,8 +323,8 @@ static void test_slow_reader_stops_its_own_generation_only(void **state)
     shoal_conn_half_close(slow.conn);
     wait_for(&slow, &slow.n_finished, 1);
     assert_memory_equal(slow.text, quick.text, sizeof(slow.text));
-    shoal_conn_gone(slow.conn);
-    shoal_conn_gone(quick.conn);
+    shoal_conn_gone(slow.conn, true);
+    shoal_conn_gone(quick.conn, true);
     shoal_node_free(node);
     caller_fini(&slow);
     caller_fini(&quick);
@@ -355,7 +356,7 @@ static void test_flood_is_paused_then_refused_and_resumed(void **state)
     wait_for(&c, &c.n_resumed, 1);
     wait_for(&c, &c.n_finished, 1);
     assert_int_equal(c.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
-    shoal_conn_gone(c.conn);
+    shoal_conn_gone(c.conn, true);
     shoal_node_free(node);
     assert_int_equal(c.n_finished, 1);
     assert_int_equal(c.n_released, 1);
@@ -372,7 +373,7 @@ static void test_stream_with_a_hole_is_cancelled(void **state)
     shoal_sampling sampling = shoal_sampling_default();
     push_open(&c, &sampling);
     wait_for(&c, &c.n_cancelled, 1);
-    shoal_conn_gone(c.conn);
+    shoal_conn_gone(c.conn, true);
     shoal_node_free(node);
     assert_int_equal(c.n_cancelled, 1);
     caller_fini(&c);
@@ -400,9 +401,51 @@ static void test_silence_ends_the_call_and_then_cancels(void **state)
     atomic_fetch_add(&clock_ns, 60000000000ull);
     shoal_conn_drained(c.conn);
     wait_for(&c, &c.n_cancelled, 1);
-    shoal_conn_gone(c.conn);
+    shoal_conn_gone(c.conn, true);
     shoal_node_free(node);
     caller_fini(&c);
+}
+
+static void test_outcomes_are_counted_by_code(void **state)
+{
+    (void)state;
+    static caller kept;
+    static caller cut;
+    shoal_metrics *registry = NULL;
+    shoal_buf buf = {0};
+    shoal_node *node = NULL;
+    shoal_node_settings settings = shoal_node_settings_default();
+    settings.engine.n_threads = 1;
+    settings.engine.kv_bytes = 4 << 20;
+    settings.n_sessions_max = 2;
+    assert_int_equal(shoal_metrics_new(&registry), SHOAL_OK);
+    assert_int_equal(shoal_node_new(shared.model, &settings, registry, &node, NULL), SHOAL_OK);
+    shoal_sampling sampling = shoal_sampling_default();
+    sampling.temperature = 0.0f;
+    int32_t prompt[N_PROMPT];
+    make_prompt(1, prompt);
+    assert_int_equal(caller_init(&kept, node), SHOAL_OK);
+    push_open(&kept, &sampling);
+    push_generate(&kept, prompt);
+    shoal_conn_half_close(kept.conn);
+    wait_for(&kept, &kept.n_finished, 1);
+    shoal_conn_gone(kept.conn, true);
+    /* A broken connection looks half-closed before it is gone: that is no good end. */
+    assert_int_equal(caller_init(&cut, node), SHOAL_OK);
+    shoal_conn_half_close(cut.conn);
+    shoal_conn_gone(cut.conn, false);
+    wait_for(&cut, &cut.n_released, 1);
+    shoal_node_free(node);
+    assert_int_equal(shoal_metrics_render(registry, &buf), SHOAL_OK);
+    assert_non_null(strstr(buf.data, "shoal_requests_total{code=\"ok\"} 1\n"));
+    assert_non_null(strstr(buf.data, "shoal_requests_total{code=\"cancelled\"} 1\n"));
+    assert_non_null(strstr(buf.data, "shoal_tokens_total{kind=\"prompt\",place=\"cloud\"} 6\n"));
+    assert_non_null(strstr(buf.data, "shoal_time_to_first_token_seconds_count 1\n"));
+    assert_non_null(strstr(buf.data, "shoal_requests_running 0\n"));
+    shoal_buf_fini(&buf);
+    shoal_metrics_free(registry);
+    caller_fini(&kept);
+    caller_fini(&cut);
 }
 
 static void test_node_new_out_of_memory_leaks_nothing(void **state)
@@ -467,6 +510,7 @@ int main(void)
         cmocka_unit_test(test_flood_is_paused_then_refused_and_resumed),
         cmocka_unit_test(test_stream_with_a_hole_is_cancelled),
         cmocka_unit_test(test_silence_ends_the_call_and_then_cancels),
+        cmocka_unit_test(test_outcomes_are_counted_by_code),
         cmocka_unit_test(test_node_new_out_of_memory_leaks_nothing),
         cmocka_unit_test(test_node_settings_out_of_range_are_refused),
     };
