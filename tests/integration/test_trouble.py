@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 
-from harness import (BIN, Site, binary, complete, connect, expect, free_port, main, request, run, wait_until)
+from harness import (SOURCE, Site, binary, complete, connect, expect, free_port, main, request, run, wait_until)
 
 
 def expect_serving(url):
@@ -222,6 +222,8 @@ def test_broken_models_and_usage_exit_with_reason():
             expect(run(binary(name), "--no-such-option", check=False).returncode == 2, f"{name} usage")
         for name in ("shoal-edge", "shoal-cloud"):
             dump = run(binary(name), "--dump-config").stdout
+            with open(os.path.join(SOURCE, "configs", name.removeprefix("shoal-") + ".yaml"), encoding="utf-8") as f:
+                expect(f.read() == dump, f"configs/ differs from {name} --dump-config: write it again")
             path = site.file(name + ".yaml")
             with open(path, "w", encoding="utf-8") as f:
                 f.write(dump)

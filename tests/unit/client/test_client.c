@@ -231,7 +231,8 @@ static void test_client_request_says_what_was_set(void **state)
     assert_non_null(strstr(
         first,
         "\r\n\r\n{\"messages\":[{\"role\":\"user\",\"content\":\"What does \\\"E47\\\" "
-        "mean?\\n\"}],\"model\":\"m\",\"shoal\":{\"mode\":\"exact\"},\"max_tokens\":5,\"temperature\":0.25,"
+        "mean?\\n\"}],\"model\":\"m\",\"shoal\":{\"mode\":\"exact\"},\"max_tokens\":5,"
+        "\"temperature\":0.25,"
         "\"top_p\":0.5,\"min_p\":0,\"top_k\":3,\"seed\":9223372036854775807,\"stop\":[\"\\n\\n\""
         ",\"</s>\"],\"stream\":true,\"stream_options\":{\"include_usage\":true}}"));
     const char *second = script_server_request(server, 1);
