@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/base/macros.h"
+#include "common/base/rng.h"
+#include "common/tensor/type.h"
+
+#include <math.h>
+#include <string.h>
+
+static float float_of(uint32_t bits)
+{
+    float x = 0.0f;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+static void test_find_known_types_have_their_blocks(void **state)
+{
+    (void)state;
+    const shoal_type_info want[] = {
+        {SHOAL_TYPE_F32, "F32", 1, 4},     {SHOAL_TYPE_F16, "F16", 1, 2},
+        {SHOAL_TYPE_Q4_0, "Q4_0", 32, 18}, {SHOAL_TYPE_Q8_0, "Q8_0", 32, 34},
+        {SHOAL_TYPE_BF16, "BF16", 1, 2},
+    };
+    size_t n_found = 0;
+    for (uint32_t t = 0; t < 300; t++) {
+        n_found += shoal_type_find(t) != NULL;
+    }
+    assert_int_equal(n_found, SHOAL_COUNT(want));
+    assert_null(shoal_type_find(UINT32_MAX));
+    for (size_t i = 0; i < SHOAL_COUNT(want); i++) {
+        const shoal_type_info *info = shoal_type_find((uint32_t)want[i].type);
+        assert_non_null(info);
+        assert_string_equal(info->name, want[i].name);
+        assert_int_equal(info->block, want[i].block);
+        assert_int_equal(info->block_bytes, want[i].block_bytes);
+        assert_ptr_equal(shoal_type_find_name(want[i].name), info);
+    }
+    assert_ptr_equal(shoal_type_find_name("q4_0"), shoal_type_find(SHOAL_TYPE_Q4_0));
+    assert_null(shoal_type_find_name("Q4_00"));
+    assert_null(shoal_type_find_name(""));
+}
+
+/* The value of a half by its definition, in double. */
+static double half_value(uint32_t half)
+{
+    double sign = half & 0x8000u ? -1.0 : 1.0;
+    int exponent = (int)(half >> 10 & 31u);
+    double mantissa = (double)(half & 0x3ffu);
+    if (exponent == 0) {
+        return sign * ldexp(mantissa, -24);
+    }
+    return sign * ldexp(1024.0 + mantissa, exponent - 25);
+}
+
+static void test_f16_all_halves_match_the_definition_and_come_back(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float x = shoal_f16_to_f32((uint16_t)h);
+        if ((h & 0x7c00u) != 0x7c00u) {
+            assert_true((double)x == half_value(h));
+            assert_int_equal(signbit(x) != 0, h >> 15);
+            assert_int_equal(shoal_f32_to_f16(x), h);
+        } else if ((h & 0x3ffu) == 0) {
+            assert_true(isinf(x) && (signbit(x) != 0) == (h >> 15 != 0));
+            assert_int_equal(shoal_f32_to_f16(x), h);
+        } else {
+            assert_true(isnan(x));
+            assert_true(isnan(shoal_f16_to_f32(shoal_f32_to_f16(x))));
+        }
+    }
+}
+
+/* Between two neighbours: below the middle down, above it up, at it to the even one. */
+static void test_f16_rounding_is_to_nearest_even_everywhere(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 0x7c00; h++) {
+        float low = shoal_f16_to_f32((uint16_t)h);
+        float high = h == 0x7bff ? 65536.0f : shoal_f16_to_f32((uint16_t)(h + 1));
+        float middle = low + (high - low) / 2.0f;
+        uint32_t even = h + (h & 1u);
+        assert_int_equal(shoal_f32_to_f16(middle), even);
+        assert_int_equal(shoal_f32_to_f16(-middle), even | 0x8000u);
+        assert_int_equal(shoal_f32_to_f16(nextafterf(middle, 0.0f)), h);
+        assert_int_equal(shoal_f32_to_f16(nextafterf(middle, INFINITY)), h + 1);
+    }
+    assert_int_equal(shoal_f32_to_f16(3.0e38f), 0x7c00);
+    assert_int_equal(shoal_f32_to_f16(-3.0e38f), 0xfc00);
+    assert_int_equal(shoal_f32_to_f16(float_of(1)), 0);
+}
+
+static void test_bf16_all_values_come_back_and_rounding_is_to_even(void **state)
+{
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float x = shoal_bf16_to_f32((uint16_t)h);
+        if (isnan(x)) {
+            assert_true(isnan(shoal_bf16_to_f32(shoal_f32_to_bf16(x))));
+            continue;
+        }
+        assert_int_equal(shoal_f32_to_bf16(x), h);
+        if (isinf(x)) {
+            continue;
+        }
+        uint32_t bits = h << 16;
+        assert_int_equal(shoal_f32_to_bf16(float_of(bits | 0x7fffu)), h);
+        assert_int_equal(shoal_f32_to_bf16(float_of(bits | 0x8000u)), h + (h & 1u));
+        assert_int_equal(shoal_f32_to_bf16(float_of(bits | 0x8001u)), h + 1);
+    }
+    /* A NaN whose payload lies only in the bits that go away stays a NaN. */
+    assert_true(isnan(shoal_bf16_to_f32(shoal_f32_to_bf16(float_of(0x7f800001u)))));
+    assert_true(isnan(shoal_f16_to_f32(shoal_f32_to_f16(float_of(0x7f800001u)))));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_find_known_types_have_their_blocks),
+        cmocka_unit_test(test_f16_all_halves_match_the_definition_and_come_back),
+        cmocka_unit_test(test_f16_rounding_is_to_nearest_even_everywhere),
+        cmocka_unit_test(test_bf16_all_values_come_back_and_rounding_is_to_even),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
