@@ -31,7 +31,7 @@ SHOAL_INLINE __m256 avx2_exp(__m256 x)
     __m256 a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
     __m256 b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
     __m256 y = _mm256_mul_ps(_mm256_mul_ps(p, a), b);
-    __m256 big = _mm256_cmp_ps(x, _mm256_set1_ps(88.72F), _CMP_GT_OQ);
+    __m256 big = _mm256_cmp_ps(x, _mm256_set1_ps(0x1.62e42ep+6F), _CMP_GT_OQ);
     __m256 low = _mm256_cmp_ps(x, _mm256_set1_ps(-87.3F), _CMP_NGT_UQ);
     __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
     y = _mm256_blendv_ps(y, _mm256_set1_ps(__builtin_inff()), big);

@@ -44,7 +44,7 @@ float shoal_expf(float x)
     if (!(x > -87.3F)) {
         return x != x ? x : 0.0F;
     }
-    if (x > 88.72F) {
+    if (x > 0x1.62e42ep+6F) {
         return INFINITY;
     }
     float shifted = fmaf(x, 0x1.715476p+0F, 0x1.8p+23F);

@@ -8,7 +8,8 @@
 #define SHOAL_KERNELS_MATH_H
 
 /* e^x in binary32, at most 2 ulp; 0 below about -103.97 with gradual underflow allowed to flush
- * to 0 below -87.3, +inf above 88.73, NaN for NaN. */
+ * to 0 below -87.3, +inf from the first x whose e^x is not finite (above 88.7228317), NaN for NaN.
+ */
 float shoal_expf(float x);
 /* Natural logarithm in binary32, at most 2 ulp, for normal x > 0 (Gumbel noise, confidences);
  * -inf at 0. */
