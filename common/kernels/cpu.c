@@ -102,11 +102,9 @@ void shoal_kernels_init(shoal_kernels *kernels, uint32_t mask)
     if (mask & SHOAL_CPU_AVX2) {
         shoal_kernels_init_avx2(kernels);
     }
-#    if defined(SHOAL_KERNELS_AVX512)
     if (mask & SHOAL_CPU_AVX512) {
         shoal_kernels_init_avx512(kernels);
     }
-#    endif
 #else
     (void)mask;
 #endif

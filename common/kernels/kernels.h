@@ -10,6 +10,9 @@
  * sixteen virtual lanes, lane j takes elements j, j+16, j+32, ... in order by fma or add, then the
  * tree 16 -> 8 -> 4 -> 2 -> 1 adding lane j and lane j + half.
  *
+ * The one freedom: where a result is NaN, it is NaN in every tier, but sign and payload may differ
+ * (processors pick them from either operand, compilers swap operands).
+ *
  * Panels: a weight matrix [n_rows][k] is stored as panels of 16 rows (the last one padded with
  * zeros). Byte layout per panel:
  *   f32           float    [k][16]

@@ -12,9 +12,9 @@
 #include <string.h>
 
 enum {
-    GROUP = 4,                            /* consecutive elements of a row inside a panel */
-    N_GROUPS = SHOAL_QBLOCK / GROUP,      /* groups of a block */
-    SCALES_BYTES = SHOAL_PANEL_ROWS * 2   /* the f16 scales in front of a panel block */
+    GROUP = 4,                          /* consecutive elements of a row inside a panel */
+    N_GROUPS = SHOAL_QBLOCK / GROUP,    /* groups of a block */
+    SCALES_BYTES = SHOAL_PANEL_ROWS * 2 /* the f16 scales in front of a panel block */
 };
 
 /* Adding and taking away 1.5 * 2^23 leaves the nearest integer, ties to even, for |t| < 2^22. */

@@ -9,7 +9,9 @@
 
 #include <math.h>
 
-enum { N_LANES = 16 };
+enum {
+    N_LANES = 16
+};
 
 /* The one shape of every reduction: 16 -> 8 -> 4 -> 2 -> 1, lane j and lane j + half. */
 static float tree(float lane[N_LANES])

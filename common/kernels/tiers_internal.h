@@ -8,10 +8,11 @@
 
 #include "common/kernels/kernels.h"
 
-/* The tests build the AVX-512 sources a second time on emulated intrinsics, beside the real ones. */
+/* The tests build the AVX-512 sources a second time on emulated intrinsics, beside the real ones;
+ * the macro is then the header that has them. */
 #ifdef SHOAL_SIMD_EMULATED
-#    define shoal_kernels_init_avx512 shoal_kernels_init_avx512_emulated
-#    define shoal_kernels_avx512_gemm shoal_kernels_avx512_gemm_emulated
+#    define shoal_kernels_init_avx512   shoal_kernels_init_avx512_emulated
+#    define shoal_kernels_avx512_gemm   shoal_kernels_avx512_gemm_emulated
 #    define shoal_kernels_avx512_attend shoal_kernels_avx512_attend_emulated
 #endif
 

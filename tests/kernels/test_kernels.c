@@ -15,6 +15,7 @@
 #include "common/tensor/type.h"
 #include "tests/support/tiers.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -303,6 +304,12 @@ static void test_quantize_equals_scalar_with_odd_values(void **state)
         if (round % 8 == 3) {
             x[100] = NAN;
         }
+        if (round % 8 == 4) {
+            x[40] = round % 16 == 4 ? FLT_MAX : -FLT_MAX;
+        }
+        for (size_t i = 160; i < 192 && round % 8 == 5; i++) {
+            x[i] = uniform() * 1e-39F;
+        }
         memset(q, POISON, sizeof q);
         memset(s, POISON, sizeof s);
         memset(sums, POISON, sizeof sums);
@@ -358,6 +365,40 @@ static void test_elementwise_and_reductions_equal_scalar(void **state)
                 sum[i] = both[i]->sum_exp(n, x, max[0], 0.7F);
             }
             assert_memory_equal(&sum[0], &sum[1], sizeof sum[0]);
+        }
+    }
+}
+
+/* Every float within 16 ulp of where exp changes its ways, in every lane. */
+static void test_exp_borders_equal_scalar(void **state)
+{
+    (void)state;
+    enum {
+        N = 33
+    };
+    static const float borders[] = {-87.3F, 0x1.62e42ep+6F, 0.0F, 0x1.62e43p-2F, 104.0F, 1e30F};
+    float x[N];
+    float up[N];
+    float y[2][N];
+    for (size_t b = 0; b < sizeof borders / sizeof borders[0]; b++) {
+        x[N / 2] = borders[b];
+        for (size_t i = 1; i <= N / 2; i++) {
+            x[N / 2 + i] = nextafterf(x[N / 2 + i - 1], INFINITY);
+            x[N / 2 - i] = nextafterf(x[N / 2 - i + 1], -INFINITY);
+        }
+        for (size_t sign = 0; sign < 2; sign++) {
+            for (size_t i = 0; i < N; i++) {
+                x[i] = -x[i];
+                up[i] = uniform();
+            }
+            scalar.swiglu(N, x, up, y[0]);
+            float sum = scalar.sum_exp(N, x, 0, 0.5F);
+            for (size_t t = 0; t < n_tiers; t++) {
+                tiers[t].swiglu(N, x, up, y[1]);
+                assert_memory_equal(y[0], y[1], sizeof y[0]);
+                float other = tiers[t].sum_exp(N, x, 0, 0.5F);
+                assert_memory_equal(&sum, &other, sizeof sum);
+            }
         }
     }
 }
@@ -446,7 +487,7 @@ static void check_attention_float64(const attention *m, const shoal_attend *a, d
 {
     for (size_t h = 0; h < a->n_heads; h++) {
         double scores[TOKENS_MAX];
-        double max = -INFINITY;
+        double max = (double)-INFINITY;
         for (size_t t = 0; t < a->n_tokens; t++) {
             scores[t] = 0;
             for (size_t d = 0; d < a->head_dim; d++) {
@@ -473,7 +514,8 @@ static void check_attention_float64(const attention *m, const shoal_attend *a, d
 static void check_attention(attention *m, size_t head_dim, size_t group, size_t n_tokens, bool half)
 {
     for (size_t b = 0; b < BLOCKS; b++) {
-        /* What was never written must not matter: all ones are NaN in both forms. */
+        /* What was never written must not matter, here and in the outputs: all ones are NaN in both
+         * forms. */
         memset(m->blocks[0][b], 0xFF, HEAD_DIM_MAX * 32 * 4);
         memset(m->blocks[1][b], 0xFF, HEAD_DIM_MAX * 32 * 4);
     }
@@ -498,11 +540,11 @@ static void check_attention(attention *m, size_t head_dim, size_t group, size_t 
         .v_blocks = m->v,
         .out = m->out[0],
     };
-    memset(m->out, POISON, sizeof m->out);
+    memset(m->out, 0xFF, sizeof m->out);
     (half ? scalar.attend_f16 : scalar.attend_f32)(&a);
     check_attention_float64(m, &a, half ? 3e-3 : 2e-6);
     for (size_t t = 0; t < n_tiers; t++) {
-        memset(m->out[1], POISON, sizeof m->out[1]);
+        memset(m->out[1], 0xFF, sizeof m->out[1]);
         a.out = m->out[1];
         (half ? tiers[t].attend_f16 : tiers[t].attend_f32)(&a);
         if (memcmp(m->out[0], m->out[1], sizeof m->out[0]) != 0) {
@@ -573,6 +615,7 @@ int main(void)
         cmocka_unit_test(test_products_equal_scalar_on_ragged_sizes),
         cmocka_unit_test(test_quantize_equals_scalar_with_odd_values),
         cmocka_unit_test(test_elementwise_and_reductions_equal_scalar),
+        cmocka_unit_test(test_exp_borders_equal_scalar),
         cmocka_unit_test(test_argmax_with_ties_and_nan_takes_the_lowest),
         cmocka_unit_test(test_rope_equals_scalar_and_keeps_length),
         cmocka_unit_test(test_attend_equals_scalar_around_block_borders),

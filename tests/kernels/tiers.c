@@ -1,11 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/tiers.h"
 
-#include <string.h>
+#ifdef SHOAL_TEST_EMULATED
+/* The door of common/kernels/avx512_*.c as tests/kernels builds them, on emulated intrinsics. */
+void shoal_kernels_init_avx512_emulated(shoal_kernels *kernels);
+
+/* What stands in for AVX-512 may itself be built with AVX2. */
+static size_t emulated(shoal_kernels *ret)
+{
+#    if defined(__x86_64__)
+    if (!(shoal_cpu_detect() & SHOAL_CPU_AVX2)) {
+        return 0;
+    }
+#    endif
+    shoal_kernels_init(ret, 0);
+    shoal_kernels_init_avx512_emulated(ret);
+    ret->tier = "avx512 (emulated)";
+    return 1;
+}
+#else
+static size_t emulated(shoal_kernels *ret)
+{
+    (void)ret;
+    return 0;
+}
+#endif
 
 size_t test_tiers(shoal_kernels ret[TIERS_MAX])
 {
-    size_t n = 0;
+    size_t n = emulated(&ret[0]);
     if (shoal_cpu_detect() & SHOAL_CPU_AVX2) {
         shoal_kernels_init(&ret[n++], SHOAL_CPU_AVX2);
     }
