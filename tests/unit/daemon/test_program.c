@@ -161,7 +161,8 @@ static int post(const child *c, const char *body)
 }
 
 #define LONG                                                                                       \
-    "{\"prompt\":\"a\",\"max_tokens\":900,\"stream\":true,\"temperature\":0,\"logit_bias\":{\"2\":-100}}"
+    "{\"prompt\":\"a\",\"max_tokens\":900,\"stream\":true,\"temperature\":0,"                      \
+    "\"logit_bias\":{\"2\":-100}}"
 
 static void test_program_answers_and_drains_on_term(void **state)
 {

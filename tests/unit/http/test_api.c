@@ -257,8 +257,14 @@ static void read_stream(const shoal_buf *answer, stream *s)
     assert_non_null(strstr(answer->data, "Content-Type: text/event-stream\r\n"));
     *s = (stream){0};
     dechunk(answer, &text);
-    char *save = NULL;
-    for (char *line = strtok_r(text.data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+    for (char *line = text.data; *line != '\0';) {
+        size_t n = strcspn(line, "\n");
+        char *next = line + n + (line[n] == '\n');
+        line[n] = '\0';
+        if (n == 0) {
+            line = next;
+            continue;
+        }
         assert_false(s->done);
         if (strcmp(line, "data: [DONE]") == 0) {
             s->done = true;
@@ -269,6 +275,7 @@ static void read_stream(const shoal_buf *answer, stream *s)
             assert_true(s->n < 64);
             s->events[s->n++] = load(line + 6);
         }
+        line = next;
     }
 }
 
@@ -380,13 +387,13 @@ static void test_fields_reach_the_engine(void **state)
     int32_t ids[64];
     memcpy(ids, fake_last_ids, sizeof ids);
     assert_int_equal(
-        post(
-            &a, "/v1/chat/completions",
-            "{\"messages\":[{\"role\":\"developer\",\"content\":\"be\",\"name\":\"x\"},"
-            "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hel\"},"
-            "{\"type\":\"text\",\"text\":\"lo\"}]}],\"tools\":[],\"tool_choice\":\"none\","
-            "\"shoal\":{\"local_only\":true},\"logprobs\":false,\"top_logprobs\":0,\"store\":false}",
-            &r),
+        post(&a, "/v1/chat/completions",
+             "{\"messages\":[{\"role\":\"developer\",\"content\":\"be\",\"name\":\"x\"},"
+             "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hel\"},"
+             "{\"type\":\"text\",\"text\":\"lo\"}]}],\"tools\":[],\"tool_choice\":\"none\","
+             "\"shoal\":{\"local_only\":true},\"logprobs\":false,\"top_logprobs\":0,"
+             "\"store\":false}",
+             &r),
         200);
     assert_int_equal(fake_last.n_ids, n_text);
     assert_memory_equal(ids, fake_last_ids, n_text * sizeof *ids);
@@ -461,7 +468,8 @@ static const bad_row bad_completions[] = {
     {"{\"prompt\":\"a\",\"stop\":{}}", 400, "stop", "invalid_value"},
     {"{\"prompt\":\"a\",\"stop\":\"\"}", 400, "stop", "invalid_value"},
     {"{\"prompt\":\"a\",\"stop\":[1]}", 400, "stop", "invalid_value"},
-    {"{\"prompt\":\"a\",\"stop\":[\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\","
+    {"{\"prompt\":\"a\",\"stop\":[\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\","
+     "\"1\","
      "\"1\",\"1\",\"1\",\"1\",\"1\",\"1\"]}",
      400, "stop", "invalid_value"},
     {"{\"prompt\":\"a\",\"logit_bias\":[]}", 400, "logit_bias", "invalid_value"},
