@@ -130,8 +130,7 @@ void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
                                ret_row);
 }
 
-/* --- product ------------------------------------------------------------------------------------
- */
+/* --- product --------------------------------------------------------------------------------- */
 
 typedef struct job {
     const shoal_weight *weight;
@@ -178,8 +177,7 @@ void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernel
     shoal_pool_run(pool, run_part, &j, (weight->n_panels + part_panels - 1) / part_panels);
 }
 
-/* --- codecs -------------------------------------------------------------------------------------
- */
+/* --- codecs ---------------------------------------------------------------------------------- */
 
 shoal_status shoal_weight_encode(shoal_type type, const float *x, size_t n, void *ret_blocks,
                                  shoal_err *err)
@@ -198,6 +196,11 @@ shoal_status shoal_weight_encode(shoal_type type, const float *x, size_t n, void
         return shoal_err_set(err, SHOAL_E_INVALID, "a number to be encoded is not finite");
     }
     format->encode(x, n, ret_blocks);
+    if (!format->finite(ret_blocks, n)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "a number to be encoded is too large for %s; keep this tensor in F32",
+                             info->name);
+    }
     return SHOAL_OK;
 }
 
