@@ -4,6 +4,7 @@
  */
 #include "cloud/server/config_keys.h"
 #include "common/base/thread.h"
+#include "common/config/program.h"
 #include "common/obs/log.h"
 
 #include <signal.h>
@@ -14,81 +15,20 @@
 #include <unistd.h>
 
 enum {
-    EXIT_USAGE = 2,
-    SETS_MAX = 64
+    EXIT_USAGE = 2
 };
 
-typedef enum action {
-    ACTION_RUN,
-    ACTION_DUMP,
-    ACTION_CHECK,
-    ACTION_HELP,
-    ACTION_VERSION
-} action;
+static const char purpose[] = "Serves a model to edges over gRPC.";
 
-typedef struct options {
-    action action;
-    const char *config_path;
-    const char *sets[SETS_MAX];
-    size_t n_sets;
-} options;
-
-static const char usage_text[] =
-    "usage: shoal-cloud [--config FILE] [--set KEY=VALUE]... [--check-config | --dump-config]\n"
-    "       shoal-cloud --help | --version\n";
-
-static int usage_error(const char *what, const char *argument)
+static shoal_program program(void)
 {
-    fprintf(stderr, "shoal-cloud: %s%s\n%s", what, argument, usage_text);
-    return EXIT_USAGE;
-}
-
-/* 0, or the exit status. */
-static int parse_options(int argc, char **argv, options *ret_options)
-{
-    for (int i = 1; i < argc; i++) {
-        const char *arg = argv[i];
-        bool is_config = strcmp(arg, "--config") == 0;
-        bool is_set = strcmp(arg, "--set") == 0;
-        if ((is_config || is_set) && i + 1 == argc) {
-            return usage_error("a value is missing after ", arg);
-        }
-        if (is_config) {
-            ret_options->config_path = argv[++i];
-        } else if (is_set) {
-            if (ret_options->n_sets == SETS_MAX) {
-                return usage_error("more than 64 times ", arg);
-            }
-            ret_options->sets[ret_options->n_sets++] = argv[++i];
-        } else if (strcmp(arg, "--dump-config") == 0) {
-            ret_options->action = ACTION_DUMP;
-        } else if (strcmp(arg, "--check-config") == 0) {
-            ret_options->action = ACTION_CHECK;
-        } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
-            ret_options->action = ACTION_HELP;
-        } else if (strcmp(arg, "--version") == 0) {
-            ret_options->action = ACTION_VERSION;
-        } else {
-            return usage_error("unknown argument ", arg);
-        }
-    }
-    return 0;
-}
-
-/* File, environment, --set: later ones win. */
-static shoal_status load_config(const options *opts, shoal_config **ret_config, shoal_err *err)
-{
-    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
-    SHOAL_TRY(shoal_config_new(shoal_cloud_config_keys, shoal_cloud_n_config_keys, &config, err));
-    if (opts->config_path != NULL) {
-        SHOAL_TRY(shoal_config_load_file(config, opts->config_path, err));
-    }
-    SHOAL_TRY(shoal_config_load_env(config, environ, err));
-    for (size_t i = 0; i < opts->n_sets; i++) {
-        SHOAL_TRY(shoal_config_set(config, opts->sets[i], err));
-    }
-    *ret_config = SHOAL_STEAL(config);
-    return SHOAL_OK;
+    return (shoal_program){
+        .name = "shoal-cloud",
+        .version = SHOAL_VERSION,
+        .purpose = purpose,
+        .keys = shoal_cloud_config_keys,
+        .n_keys = shoal_cloud_n_config_keys,
+    };
 }
 
 static void apply_log(const shoal_config *config)
@@ -100,21 +40,15 @@ static void apply_log(const shoal_config *config)
     shoal_log_set_journald(shoal_config_bool(config, "log.journald"));
 }
 
-static shoal_status print_config(const shoal_config *config, action what)
+static shoal_status print_text(shoal_program_action action, const shoal_config *config)
 {
-    shoal_buf buf = {.limit = 1 << 20};
-    shoal_status status =
-        what == ACTION_HELP ? shoal_config_help(config, &buf) : shoal_config_dump(config, &buf);
-    if (status == SHOAL_OK) {
-        printf("%s%s%s", what == ACTION_HELP ? usage_text : "",
-               what == ACTION_HELP ? "\nServes a model to edges over gRPC. Every key can stand in "
-                                     "FILE (YAML), in the environment\n(SHOAL_KV_MAX_MIB for "
-                                     "kv.max_mib) or after --set.\n\n"
-                                   : "",
-               buf.data == NULL ? "" : buf.data);
+    const shoal_program self = program();
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = 1 << 20};
+    SHOAL_TRY(shoal_program_text(&self, action, config, &buf));
+    if (buf.length > 0) {
+        (void)fwrite(buf.data, 1, buf.length, stdout);
     }
-    shoal_buf_fini(&buf);
-    return fflush(stdout) == 0 ? status : SHOAL_E_IO;
+    return fflush(stdout) == 0 ? SHOAL_OK : SHOAL_E_IO;
 }
 
 /* --- running ---------------------------------------------------------------------------------- */
@@ -131,11 +65,12 @@ static void block_signals(sigset_t *ret_set)
 }
 
 /* A reload that cannot be read leaves everything as it was. */
-static void reload(const options *opts)
+static void reload(const shoal_program_options *opts)
 {
     SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
     shoal_err err = SHOAL_ERR_INIT;
-    if (load_config(opts, &config, &err) != SHOAL_OK) {
+    const shoal_program self = program();
+    if (shoal_program_load(&self, opts, environ, &config, &err) != SHOAL_OK) {
         shoal_log(SHOAL_LOG_ERROR, "reload refused reason=\"%s\"", err.text);
         return;
     }
@@ -143,7 +78,7 @@ static void reload(const options *opts)
     shoal_log(SHOAL_LOG_INFO, "reloaded log.level; other keys need a restart");
 }
 
-static int wait_for_stop(const sigset_t *set, const options *opts)
+static int wait_for_stop(const sigset_t *set, const shoal_program_options *opts)
 {
     for (;;) {
         int signal_number = 0;
@@ -206,7 +141,7 @@ static void announce(const shoal_node *node, const char *address, int port)
 }
 
 static shoal_status serve(const shoal_cloud_settings *settings, const shoal_model *model,
-                          const sigset_t *set, const options *opts, shoal_err *err)
+                          const sigset_t *set, const shoal_program_options *opts, shoal_err *err)
 {
     shoal_rpc *rpc = NULL;
     shoal_metrics *metrics = NULL;
@@ -241,15 +176,14 @@ static shoal_status serve(const shoal_cloud_settings *settings, const shoal_mode
     return status;
 }
 
-static shoal_status run(const options *opts, shoal_err *err)
+static shoal_status run(const shoal_program_options *opts, const shoal_config *config,
+                        shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
     shoal_cloud_settings settings;
-    SHOAL_TRY(load_config(opts, &config, err));
     SHOAL_TRY(shoal_cloud_settings_from(config, &settings, err));
-    if (opts->action != ACTION_RUN) {
-        return opts->action == ACTION_DUMP ? print_config(config, ACTION_DUMP) : SHOAL_OK;
+    if (opts->action == SHOAL_PROGRAM_CHECK) {
+        return SHOAL_OK;
     }
     apply_log(config);
     if (settings.model_path[0] == '\0') {
@@ -264,29 +198,23 @@ static shoal_status run(const options *opts, shoal_err *err)
 
 int main(int argc, char **argv)
 {
-    options opts = {.action = ACTION_RUN};
-    shoal_log_set_program("shoal-cloud");
-    int usage = parse_options(argc, argv, &opts);
-    if (usage != 0) {
-        return usage;
-    }
+    const shoal_program self = program();
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
+    shoal_program_options opts;
     shoal_err err = SHOAL_ERR_INIT;
-    shoal_status status = SHOAL_OK;
-    if (opts.action == ACTION_VERSION) {
-        printf("shoal-cloud %s\n", SHOAL_VERSION);
-    } else if (opts.action == ACTION_HELP) {
-        SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
-        status =
-            shoal_config_new(shoal_cloud_config_keys, shoal_cloud_n_config_keys, &config, &err);
-        if (status == SHOAL_OK) {
-            status = print_config(config, ACTION_HELP);
-        }
-    } else {
-        status = run(&opts, &err);
+    shoal_log_set_program(self.name);
+    if (shoal_program_parse(&self, argc, argv, &opts, &err) != SHOAL_OK) {
+        (void)fprintf(stderr, "%s: %s\n", self.name, err.text);
+        return EXIT_USAGE;
+    }
+    shoal_status status = shoal_program_load(&self, &opts, environ, &config, &err);
+    if (status == SHOAL_OK) {
+        bool runs = opts.action == SHOAL_PROGRAM_RUN || opts.action == SHOAL_PROGRAM_CHECK;
+        status = runs ? run(&opts, config, &err) : print_text(opts.action, config);
     }
     if (status != SHOAL_OK) {
-        fprintf(stderr, "shoal-cloud: %s\n",
-                err.text[0] != '\0' ? err.text : shoal_status_text(status));
+        (void)fprintf(stderr, "%s: %s\n", self.name,
+                      err.text[0] != '\0' ? err.text : shoal_status_text(status));
         return EXIT_FAILURE;
     }
     return EXIT_SUCCESS;

