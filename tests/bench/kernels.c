@@ -1,0 +1,549 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shoal-bench-kernels: every slot of every tier of this machine, first compared with scalar bit by
+ * bit, then timed. Matrices are taken once larger than the caches (what decoding meets) and once
+ * inside them (what the arithmetic can do).
+ */
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+#include "common/kernels/kernels.h"
+#include "tests/bench/bench.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    TIERS_MAX = 3,
+    COLS_MAX = 32,
+    MIB_DEFAULT = 96,
+    MIB_MAX = 4096,
+    CACHED_BYTES = 256 * 1024,
+    N_ROW = 4096,     /* elements of a row operation: a hidden state */
+    N_VOCAB = 131072, /* elements of a reduction over the vocabulary */
+    N_TOKENS = 2048,
+    N_BLOCKS = N_TOKENS / SHOAL_KV_BLOCK,
+    HEADS_MAX = 8,
+    DIM_MAX = 128
+};
+
+typedef struct bench {
+    bench_settings settings;
+    bench_report report;
+    const char *slot; /* NULL: all */
+    const char *tier; /* NULL: all */
+    size_t matrix_bytes;
+    shoal_kernels scalar;
+    shoal_kernels tiers[TIERS_MAX];
+    size_t n_tiers;
+    size_t n_different;
+    uint64_t rng;
+} bench;
+
+/* One subject in one tier. */
+typedef struct job {
+    const shoal_kernels *kernels;
+    void *operands;
+} job;
+
+/* What all tiers of one subject share. */
+typedef struct work {
+    const char *slot;
+    const char *shape;
+    uint64_t bytes;
+    uint64_t flops;
+    bench_fn *run;
+    void *operands;
+    void *out; /* what the run writes, compared between tiers */
+    size_t out_bytes;
+} work;
+
+static bool is_wanted(const bench *b, const char *slot)
+{
+    return !b->slot || strstr(slot, b->slot);
+}
+
+/* A benchmark that finds no memory has nothing to unwind. */
+static void *allocate(size_t n, size_t size)
+{
+    void *p = shoal_calloc_aligned(n, size);
+    if (!p) {
+        fprintf(stderr, "shoal-bench-kernels: no memory for %zu bytes, see --mib\n", n * size);
+        exit(2);
+    }
+    return p;
+}
+
+static float *random_row(bench *b, size_t n)
+{
+    float *x = allocate(n, sizeof *x);
+    for (size_t i = 0; i < n; i++) {
+        x[i] = (float)((double)(shoal_rng_next(&b->rng) >> 11) * 0x1p-52 - 1.0);
+    }
+    return x;
+}
+
+/* Runs the work once in both tiers from the same start and compares every byte. */
+static bool is_same(const bench *b, const work *w, const shoal_kernels *tier)
+{
+    uint8_t *start = allocate(w->out_bytes, 1);
+    uint8_t *expected = allocate(w->out_bytes, 1);
+    memcpy(start, w->out, w->out_bytes);
+    w->run(&(job){&b->scalar, w->operands});
+    memcpy(expected, w->out, w->out_bytes);
+    memcpy(w->out, start, w->out_bytes);
+    w->run(&(job){tier, w->operands});
+    bool same = memcmp(expected, w->out, w->out_bytes) == 0;
+    memcpy(w->out, start, w->out_bytes);
+    shoal_free(start);
+    shoal_free(expected);
+    return same;
+}
+
+static void time_tier(bench *b, const work *w, const shoal_kernels *tier)
+{
+    bench_subject subject = {
+        .name = w->slot,
+        .shape = w->shape,
+        .variant = tier->tier,
+        .bytes = w->bytes,
+        .flops = w->flops,
+        .run = w->run,
+        .context = &(job){tier, w->operands},
+    };
+    bench_result result = bench_measure(&b->settings, &subject);
+    bench_report_row(&b->report, &subject, &result);
+}
+
+static void check_tier(bench *b, const work *w, const shoal_kernels *tier)
+{
+    if (!is_same(b, w, tier)) {
+        fprintf(stderr, "shoal-bench-kernels: %s of %s, %s: bits differ from scalar\n", w->slot,
+                tier->tier, w->shape);
+        b->n_different++;
+    }
+}
+
+static void bench_work(bench *b, const work *w)
+{
+    for (size_t i = 0; i < b->n_tiers; i++) {
+        check_tier(b, w, &b->tiers[i]);
+        time_tier(b, w, &b->tiers[i]);
+    }
+}
+
+/* --- products --------------------------------------------------------------------------------- */
+
+typedef void gemm_fn(const shoal_gemm *g, size_t p0, size_t p1);
+
+typedef struct product {
+    const char *slot;
+    size_t offset;
+    size_t block;         /* elements of k in a panel block */
+    size_t block_bytes;   /* of sixteen rows of them */
+    uint64_t keep, force; /* of random bits, so that floats are in +-[0.5, 1) */
+} product;
+
+static const product products[] = {
+    {"gemm_f32", offsetof(shoal_kernels, gemm_f32), 1, 64, 0x807FFFFF807FFFFF, 0x3F0000003F000000},
+    {"gemm_f16", offsetof(shoal_kernels, gemm_f16), 1, 32, 0x83FF83FF83FF83FF, 0x3800380038003800},
+    {"gemm_bf16", offsetof(shoal_kernels, gemm_bf16), 1, 32, 0x807F807F807F807F,
+     0x3F003F003F003F00},
+    {"gemm_q8_0", offsetof(shoal_kernels, gemm_q8_0), 32, SHOAL_Q8_PANEL_BLOCK, UINT64_MAX, 0},
+    {"gemm_q4_0", offsetof(shoal_kernels, gemm_q4_0), 32, SHOAL_Q4_PANEL_BLOCK, UINT64_MAX, 0},
+};
+
+typedef struct gemm_operands {
+    shoal_gemm g;
+    size_t n_panels; /* to run */
+    size_t offset;   /* of the slot */
+} gemm_operands;
+
+static void run_gemm(void *context)
+{
+    const job *j = context;
+    const gemm_operands *o = j->operands;
+    gemm_fn *fn = NULL;
+    memcpy(&fn, (const char *)j->kernels + o->offset, sizeof fn);
+    fn(&o->g, 0, o->n_panels);
+}
+
+static void fill_panels(bench *b, const product *p, uint8_t *panels, size_t bytes)
+{
+    for (size_t i = 0; i + 8 <= bytes; i += 8) {
+        uint64_t bits = (shoal_rng_next(&b->rng) & p->keep) | p->force;
+        memcpy(panels + i, &bits, sizeof bits);
+    }
+    for (size_t at = 0; p->block > 1 && at + p->block_bytes <= bytes; at += p->block_bytes) {
+        for (size_t r = 0; r < SHOAL_PANEL_ROWS; r++) {
+            uint16_t d = (uint16_t)((shoal_rng_next(&b->rng) & 0x83FF) | 0x2000);
+            memcpy(panels + at + 2 * r, &d, sizeof d);
+        }
+    }
+}
+
+/* Scalar is timed on a part, since it is compute-bound anyway; so is the comparison. */
+static void bench_columns(bench *b, const product *p, gemm_operands *o, size_t n_cols)
+{
+    shoal_gemm *g = &o->g;
+    g->n_cols = n_cols;
+    size_t all = g->n_rows / SHOAL_PANEL_ROWS;
+    size_t part = all < 4 ? all : 4;
+    char shape[48];
+    work w = {.slot = p->slot,
+              .shape = shape,
+              .run = run_gemm,
+              .operands = o,
+              .out = g->y,
+              .out_bytes = n_cols * g->y_stride * sizeof *g->y};
+    for (size_t i = 0; i < b->n_tiers; i++) {
+        o->n_panels = part;
+        check_tier(b, &w, &b->tiers[i]);
+        o->n_panels = strcmp(b->tiers[i].tier, "scalar") == 0 ? part : all;
+        size_t rows = o->n_panels * SHOAL_PANEL_ROWS;
+        snprintf(shape, sizeof shape, "%zux%zu width %zu", rows, g->k, n_cols);
+        size_t x_bytes = p->block > 1 ? g->k + g->k / 32 * 8 : g->k * 4;
+        w.bytes = o->n_panels * (g->k / p->block) * p->block_bytes + n_cols * (x_bytes + rows * 4);
+        w.flops = 2 * (uint64_t)rows * g->k * n_cols;
+        time_tier(b, &w, &b->tiers[i]);
+    }
+}
+
+/* One matrix of about that many bytes at several widths. */
+static void bench_matrix(bench *b, const product *p, size_t k, size_t bytes, const size_t *widths,
+                         size_t n_widths)
+{
+    size_t panel_bytes = k / p->block * p->block_bytes;
+    size_t n_panels = bytes / panel_bytes > 0 ? bytes / panel_bytes : 1;
+    size_t n_rows = n_panels * SHOAL_PANEL_ROWS;
+    uint8_t *panels = allocate(n_panels, panel_bytes);
+    fill_panels(b, p, panels, n_panels * panel_bytes);
+    float *x = random_row(b, COLS_MAX * k);
+    float *y = allocate(COLS_MAX, n_rows * sizeof *y);
+    int8_t *xq = allocate(COLS_MAX, k);
+    float *xs = allocate(COLS_MAX, k / SHOAL_QBLOCK * sizeof *xs);
+    int32_t *xsum = allocate(COLS_MAX, k / SHOAL_QBLOCK * sizeof *xsum);
+    b->scalar.quantize_q8(COLS_MAX * k, x, xq, xs, xsum);
+    gemm_operands o = {
+        .g = {.panels = panels,
+              .n_rows = n_rows,
+              .k = k,
+              .x = x,
+              .x_stride = k,
+              .xq = xq,
+              .xs = xs,
+              .xsum = xsum,
+              .y = y,
+              .y_stride = n_rows},
+        .offset = p->offset,
+    };
+    for (size_t i = 0; i < n_widths; i++) {
+        bench_columns(b, p, &o, widths[i]);
+    }
+    shoal_free(panels);
+    shoal_free(x);
+    shoal_free(y);
+    shoal_free(xq);
+    shoal_free(xs);
+    shoal_free(xsum);
+}
+
+static void bench_products(bench *b)
+{
+    static const size_t widths[] = {1, 2, 4, 8, COLS_MAX};
+    static const size_t cached_widths[] = {1, 8};
+    for (size_t i = 0; i < sizeof products / sizeof products[0]; i++) {
+        if (is_wanted(b, products[i].slot)) {
+            bench_matrix(b, &products[i], 2048, b->matrix_bytes, widths,
+                         sizeof widths / sizeof widths[0]);
+            bench_matrix(b, &products[i], 1024, CACHED_BYTES, cached_widths,
+                         sizeof cached_widths / sizeof cached_widths[0]);
+        }
+    }
+}
+
+/* --- rows ------------------------------------------------------------------------------------- */
+
+typedef struct row_operands {
+    const float *x;
+    const float *w;
+    float *y;
+    int8_t *q;
+    int32_t *sums;
+    uint16_t *blocks; /* K, then V */
+} row_operands;
+
+static void run_quantize(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->quantize_q8(N_ROW, o->x, o->q, o->y, o->sums);
+}
+
+static void run_rmsnorm(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->rmsnorm(N_ROW, o->x, o->w, 1e-5F, o->y);
+}
+
+/* Cosine and sine of an angle, so that turning again and again keeps the length. */
+static void run_rope(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->rope(N_ROW / DIM_MAX, DIM_MAX, o->w, o->w + DIM_MAX / 2, o->y);
+}
+
+static void run_swiglu(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->swiglu(N_ROW, o->x, o->w, o->y);
+}
+
+static void run_add(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->add(N_ROW, o->x, o->y);
+}
+
+static void run_argmax(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    size_t at = j->kernels->argmax(N_VOCAB, o->x, o->y);
+    o->y[1] = (float)at;
+}
+
+static void run_sum_exp(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    o->y[0] = j->kernels->sum_exp(N_VOCAB, o->x, 1.0F, 0.8F);
+}
+
+static void run_store_f32(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->kv_store_f32(DIM_MAX, o->x, o->w, 5, o->y, o->y + DIM_MAX * SHOAL_KV_BLOCK);
+}
+
+static void run_store_f16(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->kv_store_f16(DIM_MAX, o->x, o->w, 5, o->blocks,
+                             o->blocks + DIM_MAX * SHOAL_KV_BLOCK);
+}
+
+static void bench_rows(bench *b)
+{
+    enum {
+        N_BLOCK = 2 * DIM_MAX * SHOAL_KV_BLOCK
+    };
+    float *x = random_row(b, N_VOCAB);
+    float *w = random_row(b, N_ROW);
+    row_operands o = {
+        .x = x,
+        .w = w,
+        .y = random_row(b, N_BLOCK),
+        .q = allocate(N_ROW, 1),
+        .sums = allocate(N_ROW, sizeof(int32_t)),
+        .blocks = allocate(N_BLOCK, sizeof(uint16_t)),
+    };
+    float *turn = random_row(b, DIM_MAX);
+    for (size_t i = 0; i < DIM_MAX / 2; i++) {
+        turn[i] = 0.6F;
+        turn[i + DIM_MAX / 2] = 0.8F;
+    }
+    row_operands rope = o;
+    rope.w = turn;
+    size_t store = (size_t)DIM_MAX * 2;
+    const work works[] = {
+        {"quantize_q8", "4096", N_ROW * 5, N_ROW * 3, run_quantize, &o, o.q, N_ROW},
+        {"rmsnorm", "4096", N_ROW * 12, N_ROW * 4, run_rmsnorm, &o, o.y, N_ROW * 4},
+        {"rope", "32 heads of 128", N_ROW * 8, N_ROW * 3, run_rope, &rope, o.y, N_ROW * 4},
+        {"swiglu", "4096", N_ROW * 12, N_ROW * 22, run_swiglu, &o, o.y, N_ROW * 4},
+        {"add", "4096", N_ROW * 12, N_ROW, run_add, &o, o.y, N_ROW * 4},
+        {"argmax", "131072", N_VOCAB * 4, N_VOCAB, run_argmax, &o, o.y, 8},
+        {"sum_exp", "131072", N_VOCAB * 4, N_VOCAB * 22, run_sum_exp, &o, o.y, 4},
+        {"kv_store_f32", "128", store * 8, 0, run_store_f32, &o, o.y, N_BLOCK * 4},
+        {"kv_store_f16", "128", store * 6, 0, run_store_f16, &o, o.blocks, N_BLOCK * 2},
+    };
+    for (size_t i = 0; i < sizeof works / sizeof works[0]; i++) {
+        if (is_wanted(b, works[i].slot)) {
+            bench_work(b, &works[i]);
+        }
+    }
+    shoal_free(x);
+    shoal_free(w);
+    shoal_free(o.y);
+    shoal_free(o.q);
+    shoal_free(o.sums);
+    shoal_free(o.blocks);
+    shoal_free(turn);
+}
+
+/* --- attention -------------------------------------------------------------------------------- */
+
+static void run_attend_f32(void *context)
+{
+    const job *j = context;
+    j->kernels->attend_f32(j->operands);
+}
+
+static void run_attend_f16(void *context)
+{
+    const job *j = context;
+    j->kernels->attend_f16(j->operands);
+}
+
+static void bench_attention(bench *b, bool half, size_t n_heads, size_t head_dim)
+{
+    const char *slot = half ? "attend_f16" : "attend_f32";
+    if (!is_wanted(b, slot)) {
+        return;
+    }
+    size_t element = half ? 2 : 4;
+    size_t block = head_dim * SHOAL_KV_BLOCK * element;
+    uint8_t *keys = allocate(N_BLOCKS, block);
+    uint8_t *values = allocate(N_BLOCKS, block);
+    const void *k_blocks[N_BLOCKS];
+    const void *v_blocks[N_BLOCKS];
+    float *row = random_row(b, 2 * head_dim);
+    for (size_t t = 0; t < N_TOKENS; t++) {
+        size_t at = t / SHOAL_KV_BLOCK * block;
+        size_t slot_i = t % SHOAL_KV_BLOCK;
+        row[t % head_dim] += 0.125F;
+        (half ? b->scalar.kv_store_f16 : b->scalar.kv_store_f32)(head_dim, row, row + head_dim,
+                                                                 slot_i, keys + at, values + at);
+        k_blocks[t / SHOAL_KV_BLOCK] = keys + at;
+        v_blocks[t / SHOAL_KV_BLOCK] = values + at;
+    }
+    float *q = random_row(b, n_heads * head_dim);
+    float *out = random_row(b, n_heads * head_dim);
+    shoal_attend a = {
+        .n_heads = n_heads,
+        .head_dim = head_dim,
+        .n_tokens = N_TOKENS,
+        .scale = 0.0883883F,
+        .q = q,
+        .k_blocks = k_blocks,
+        .v_blocks = v_blocks,
+        .out = out,
+    };
+    char shape[48];
+    snprintf(shape, sizeof shape, "%zu heads of %zu, %d tokens", n_heads, head_dim, N_TOKENS);
+    work w = {slot,
+              shape,
+              2 * N_BLOCKS * (uint64_t)block,
+              4 * (uint64_t)(n_heads * head_dim * N_TOKENS),
+              half ? run_attend_f16 : run_attend_f32,
+              &a,
+              out,
+              n_heads * head_dim * sizeof *out};
+    bench_work(b, &w);
+    shoal_free(keys);
+    shoal_free(values);
+    shoal_free(row);
+    shoal_free(q);
+    shoal_free(out);
+}
+
+/* --- the program ------------------------------------------------------------------------------ */
+
+static void add_tier(bench *b, uint32_t mask, char *names, size_t size)
+{
+    shoal_kernels kernels;
+    shoal_kernels_init(&kernels, mask);
+    size_t length = strlen(names);
+    snprintf(names + length, size - length, "%s%s", length ? " " : "", kernels.tier);
+    if (!b->tier || strcmp(b->tier, kernels.tier) == 0) {
+        b->tiers[b->n_tiers++] = kernels;
+    }
+}
+
+/* A whole number of MiB within bounds, 0 for anything else. */
+static size_t parse_mib(const char *text)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    return errno || end == text || *end || text[0] == '-' || value > MIB_MAX ? 0 : value;
+}
+
+static int usage(FILE *out)
+{
+    fprintf(
+        out,
+        "usage: shoal-bench-kernels [--json] [--smoke] [--slot TEXT] [--tier NAME] [--mib N]\n"
+        "  --json       one JSON object instead of a table\n"
+        "  --smoke      one run of everything on small matrices: proves that it works\n"
+        "  --slot TEXT  only slots whose name holds TEXT (gemm, attend_f16)\n"
+        "  --tier NAME  only this tier (scalar, avx2, avx512)\n"
+        "  --mib N      size of the large matrices, 1 to %d MiB (%d); more than the last cache\n"
+        "Exit status: 0; 1 when a tier's bits differ from scalar; 2 for anything else.\n",
+        MIB_MAX, MIB_DEFAULT);
+    return out == stdout ? 0 : 2;
+}
+
+static int run_all(bench *b, bool json)
+{
+    char names[64] = "";
+    shoal_kernels_init(&b->scalar, 0);
+    add_tier(b, 0, names, sizeof names);
+    if (shoal_cpu_detect() & SHOAL_CPU_AVX2) {
+        add_tier(b, SHOAL_CPU_AVX2, names, sizeof names);
+    }
+    if (shoal_cpu_detect() & SHOAL_CPU_AVX512) {
+        add_tier(b, SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512, names, sizeof names);
+    }
+    if (b->n_tiers == 0) {
+        fprintf(stderr, "shoal-bench-kernels: no tier %s here, there are: %s\n", b->tier, names);
+        return 2;
+    }
+    bench_report_begin(&b->report, stdout, json, names);
+    bench_products(b);
+    bench_attention(b, false, 4, 64);
+    bench_attention(b, true, 4, 64);
+    bench_attention(b, false, HEADS_MAX, DIM_MAX);
+    bench_attention(b, true, HEADS_MAX, DIM_MAX);
+    bench_attention(b, true, 1, DIM_MAX);
+    bench_rows(b);
+    if (bench_report_end(&b->report) < 0) {
+        return 2;
+    }
+    return b->n_different ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    static bench b;
+    b.settings = bench_settings_default();
+    b.matrix_bytes = (size_t)MIB_DEFAULT << 20;
+    b.rng = 20261124;
+    bool json = false;
+    for (int i = 1; i < argc; i++) {
+        bool has_value = i + 1 < argc;
+        if (strcmp(argv[i], "--json") == 0) {
+            json = true;
+        } else if (strcmp(argv[i], "--smoke") == 0) {
+            b.settings = bench_settings_smoke();
+            b.matrix_bytes = CACHED_BYTES;
+        } else if (strcmp(argv[i], "--slot") == 0 && has_value) {
+            b.slot = argv[++i];
+        } else if (strcmp(argv[i], "--tier") == 0 && has_value) {
+            b.tier = argv[++i];
+        } else if (strcmp(argv[i], "--mib") == 0 && has_value) {
+            b.matrix_bytes = parse_mib(argv[++i]) << 20;
+        } else if (strcmp(argv[i], "--help") == 0) {
+            return usage(stdout);
+        } else {
+            return usage(stderr);
+        }
+    }
+    return b.matrix_bytes == 0 ? usage(stderr) : run_all(&b, json);
+}
