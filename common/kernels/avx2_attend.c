@@ -14,7 +14,8 @@
 
 enum {
     TOKENS = SHOAL_KV_BLOCK,
-    HEADS = 2
+    HEADS = 2,
+    CHANNELS = 4 /* registers of output channels at a time */
 };
 
 typedef __m256 load_fn(const void *p);
@@ -36,14 +37,15 @@ SHOAL_INLINE void score_block(const shoal_attend *a, const float *q, const uint8
             s[h][i] = _mm256_setzero_ps();
         }
     }
-    for (size_t d = 0; d < a->head_dim; d++) {
+    const size_t head_dim = a->head_dim;
+    for (size_t d = 0; d < head_dim; d++) {
         const uint8_t *row = k + d * TOKENS * element;
         __m256 keys[4];
         for (size_t i = 0; i < 4; i++) {
             keys[i] = load(row + i * 8 * element);
         }
         for (size_t h = 0; h < n_h; h++) {
-            __m256 qd = _mm256_broadcast_ss(q + h * a->head_dim + d);
+            __m256 qd = _mm256_broadcast_ss(q + h * head_dim + d);
             for (size_t i = 0; i < 4; i++) {
                 s[h][i] = _mm256_fmadd_ps(qd, keys[i], s[h][i]);
             }
@@ -77,45 +79,73 @@ static void softmax_block(head_state *state, __m256 s[4], size_t n, float scale,
     state->max = new_max;
 }
 
-/* out = out * correction, then out = fma(p_t, v_t, out) for t ascending, eight channels at a time.
- */
+/* out = out * correction, then out = fma(p_t, v_t, out) for t ascending, for n_v registers of
+ * channels from d: enough sums in flight to hide the latency of each. */
+SHOAL_INLINE void add_channels(const shoal_attend *a, float *out, const head_state *states,
+                               const uint8_t *v, size_t n, size_t d, size_t element, load_fn *load,
+                               size_t n_h, size_t n_v)
+{
+    const size_t head_dim = a->head_dim;
+    __m256 acc[HEADS][CHANNELS];
+    for (size_t h = 0; h < n_h; h++) {
+        __m256 correction = _mm256_set1_ps(states[h].correction);
+        for (size_t i = 0; i < n_v; i++) {
+            acc[h][i] = _mm256_mul_ps(_mm256_loadu_ps(out + h * head_dim + d + 8 * i), correction);
+        }
+    }
+    for (size_t t = 0; t < n; t++) {
+        const uint8_t *at = v + (t * head_dim + d) * element;
+        __m256 weights[HEADS];
+        for (size_t h = 0; h < n_h; h++) {
+            weights[h] = _mm256_broadcast_ss(&states[h].weights[t]);
+        }
+        for (size_t i = 0; i < n_v; i++) {
+            __m256 values = load(at + 8 * i * element);
+            for (size_t h = 0; h < n_h; h++) {
+                acc[h][i] = _mm256_fmadd_ps(weights[h], values, acc[h][i]);
+            }
+        }
+    }
+    for (size_t h = 0; h < n_h; h++) {
+        for (size_t i = 0; i < n_v; i++) {
+            _mm256_storeu_ps(out + h * head_dim + d + 8 * i, acc[h][i]);
+        }
+    }
+}
+
+/* The same for one channel past the last full register. */
+static void add_channel(const shoal_attend *a, float *out, const head_state *state,
+                        const uint8_t *v, size_t n, size_t d, size_t element)
+{
+    float acc = out[d] * state->correction;
+    for (size_t t = 0; t < n; t++) {
+        const uint8_t *at = v + (t * a->head_dim + d) * element;
+        float value = 0;
+        if (element == 4) {
+            memcpy(&value, at, sizeof value);
+        } else {
+            uint16_t half = 0;
+            memcpy(&half, at, sizeof half);
+            value = _cvtsh_ss(half);
+        }
+        acc = fmaf(state->weights[t], value, acc);
+    }
+    out[d] = acc;
+}
+
 SHOAL_INLINE void add_values(const shoal_attend *a, float *out, const head_state *states,
                              const uint8_t *v, size_t n, size_t element, load_fn *load, size_t n_h)
 {
     size_t d = 0;
+    for (; d + 8 * (size_t)CHANNELS <= a->head_dim; d += 8 * (size_t)CHANNELS) {
+        add_channels(a, out, states, v, n, d, element, load, n_h, CHANNELS);
+    }
     for (; d + 8 <= a->head_dim; d += 8) {
-        __m256 acc[HEADS];
-        for (size_t h = 0; h < n_h; h++) {
-            acc[h] = _mm256_mul_ps(_mm256_loadu_ps(out + h * a->head_dim + d),
-                                   _mm256_set1_ps(states[h].correction));
-        }
-        for (size_t t = 0; t < n; t++) {
-            __m256 values = load(v + (t * a->head_dim + d) * element);
-            for (size_t h = 0; h < n_h; h++) {
-                acc[h] =
-                    _mm256_fmadd_ps(_mm256_broadcast_ss(&states[h].weights[t]), values, acc[h]);
-            }
-        }
-        for (size_t h = 0; h < n_h; h++) {
-            _mm256_storeu_ps(out + h * a->head_dim + d, acc[h]);
-        }
+        add_channels(a, out, states, v, n, d, element, load, n_h, 1);
     }
     for (; d < a->head_dim; d++) {
         for (size_t h = 0; h < n_h; h++) {
-            float acc = out[h * a->head_dim + d] * states[h].correction;
-            for (size_t t = 0; t < n; t++) {
-                const uint8_t *at = v + (t * a->head_dim + d) * element;
-                float value = 0;
-                if (element == 4) {
-                    memcpy(&value, at, sizeof value);
-                } else {
-                    uint16_t half = 0;
-                    memcpy(&half, at, sizeof half);
-                    value = _cvtsh_ss(half);
-                }
-                acc = fmaf(states[h].weights[t], value, acc);
-            }
-            out[h * a->head_dim + d] = acc;
+            add_channel(a, out + h * a->head_dim, &states[h], v, n, d, element);
         }
     }
 }

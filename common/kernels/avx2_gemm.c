@@ -12,7 +12,9 @@
 enum {
     ROWS = SHOAL_PANEL_ROWS,
     COLS_MAX = 4,
-    PANELS_MAX = 4
+    PANELS_MAX = 4,
+    BLOCK_AHEAD = 1152,
+    AHEAD = 4096 /* bytes: how far in front a lone stream of weights is fetched */
 };
 
 /* Writes 16 outputs of panel p, fewer in the last panel. */
@@ -32,30 +34,37 @@ SHOAL_INLINE void put(const shoal_gemm *g, size_t p, size_t c, __m256 low, __m25
 
 typedef __m256 load_fn(const void *p);
 
-/* n_p panels by n_c columns, constants after inlining, n_p * n_c <= 4. */
+/* n_p panels by n_c columns, constants after inlining, n_p * n_c <= 4. What the inner loop reads of
+ * g is copied first: the compiler does not take it out of the loop by itself. */
 SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t element, load_fn *load,
                              size_t n_p, size_t n_c)
 {
+    const size_t n_k = g->k;
+    const float *x[COLS_MAX];
     __m256 acc[PANELS_MAX][COLS_MAX][2];
-    for (size_t i = 0; i < n_p; i++) {
-        for (size_t j = 0; j < n_c; j++) {
+    for (size_t j = 0; j < n_c; j++) {
+        x[j] = g->x + (c + j) * g->x_stride;
+        for (size_t i = 0; i < n_p; i++) {
             acc[i][j][0] = _mm256_setzero_ps();
             acc[i][j][1] = _mm256_setzero_ps();
         }
     }
-    const uint8_t *panel = (const uint8_t *)g->panels + p * ROWS * g->k * element;
-    for (size_t k = 0; k < g->k; k++) {
-        __m256 x[COLS_MAX];
+    const uint8_t *panel = (const uint8_t *)g->panels + p * ROWS * n_k * element;
+    for (size_t k = 0; k < n_k; k++) {
+        __m256 xk[COLS_MAX];
         for (size_t j = 0; j < n_c; j++) {
-            x[j] = _mm256_broadcast_ss(g->x + (c + j) * g->x_stride + k);
+            xk[j] = _mm256_broadcast_ss(x[j] + k);
         }
         for (size_t i = 0; i < n_p; i++) {
-            const uint8_t *at = panel + (i * g->k + k) * ROWS * element;
+            const uint8_t *at = panel + (i * n_k + k) * ROWS * element;
+            if (n_p == 1) {
+                _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
+            }
             __m256 low = load(at);
             __m256 high = load(at + 8 * element);
             for (size_t j = 0; j < n_c; j++) {
-                acc[i][j][0] = _mm256_fmadd_ps(low, x[j], acc[i][j][0]);
-                acc[i][j][1] = _mm256_fmadd_ps(high, x[j], acc[i][j][1]);
+                acc[i][j][0] = _mm256_fmadd_ps(low, xk[j], acc[i][j][0]);
+                acc[i][j][1] = _mm256_fmadd_ps(high, xk[j], acc[i][j][1]);
             }
         }
     }
@@ -66,30 +75,30 @@ SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t ele
     }
 }
 
+/* All columns of a panel or two before the next: memory is read once, whatever the width. */
 SHOAL_INLINE void float_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t element,
                              load_fn *load)
 {
-    size_t c = 0;
-    for (; c + 4 <= g->n_cols; c += 4) {
-        for (size_t p = p0; p < p1; p++) {
+    size_t p = p0;
+    if (g->n_cols == 1) {
+        for (; p + 4 <= p1; p += 4) {
+            float_tile(g, p, 0, element, load, 4, 1);
+        }
+    } else if (g->n_cols == 2) {
+        for (; p + 2 <= p1; p += 2) {
+            float_tile(g, p, 0, element, load, 2, 2);
+        }
+    }
+    for (; p < p1; p++) {
+        size_t c = 0;
+        for (; c + 4 <= g->n_cols; c += 4) {
             float_tile(g, p, c, element, load, 1, 4);
         }
-    }
-    for (; c + 2 <= g->n_cols; c += 2) {
-        size_t p = p0;
-        for (; p + 2 <= p1; p += 2) {
-            float_tile(g, p, c, element, load, 2, 2);
-        }
-        for (; p < p1; p++) {
+        if (c + 2 <= g->n_cols) {
             float_tile(g, p, c, element, load, 1, 2);
+            c += 2;
         }
-    }
-    if (c < g->n_cols) {
-        size_t p = p0;
-        for (; p + 4 <= p1; p += 4) {
-            float_tile(g, p, c, element, load, 4, 1);
-        }
-        for (; p < p1; p++) {
+        if (c < g->n_cols) {
             float_tile(g, p, c, element, load, 1, 1);
         }
     }
@@ -137,92 +146,101 @@ SHOAL_INLINE void scale_in(__m256 acc[2], __m256 d_low, __m256 d_high, float xs,
     acc[1] = _mm256_fmadd_ps(_mm256_mul_ps(d_high, s), _mm256_cvtepi32_ps(dot[1]), acc[1]);
 }
 
-SHOAL_INLINE void q8_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_c)
+/* One column of activations: its codes, and per block the scale and the sum of the codes. */
+typedef struct column {
+    const int8_t *q;
+    const float *scales;
+    const int32_t *sums;
+} column;
+
+/* Two halves of a panel's rows. */
+typedef struct rows {
+    __m256i half[2];
+} rows;
+
+/* The exact dots of one panel block with block b of n_c columns. */
+typedef void dots_fn(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
+                     rows dot[COLS_MAX]);
+
+SHOAL_INLINE __m256i load_half(const uint8_t *codes, size_t group, size_t half)
 {
-    size_t n_blocks = g->k / SHOAL_QBLOCK;
-    const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * SHOAL_Q8_PANEL_BLOCK;
-    __m256 acc[COLS_MAX][2];
+    return _mm256_loadu_si256((const __m256i *)(const void *)(codes + group * 64 + half * 32));
+}
+
+SHOAL_INLINE void dots_q8_0(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
+                            rows dot[COLS_MAX])
+{
     for (size_t j = 0; j < n_c; j++) {
-        acc[j][0] = _mm256_setzero_ps();
-        acc[j][1] = _mm256_setzero_ps();
+        dot[j] = (rows){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
     }
-    for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *block = panel + b * SHOAL_Q8_PANEL_BLOCK;
-        _mm_prefetch((const char *)block + 2 * SHOAL_Q8_PANEL_BLOCK, _MM_HINT_T0);
-        __m256i dot[COLS_MAX][2];
+    for (size_t i = 0; i < 8; i++) {
+        __m256i low = load_half(codes, i, 0);
+        __m256i high = load_half(codes, i, 1);
+        __m256i low_abs = _mm256_abs_epi8(low);
+        __m256i high_abs = _mm256_abs_epi8(high);
         for (size_t j = 0; j < n_c; j++) {
-            dot[j][0] = _mm256_setzero_si256();
-            dot[j][1] = _mm256_setzero_si256();
+            __m256i x = broadcast4(columns[j].q + b * SHOAL_QBLOCK + 4 * i);
+            dot[j].half[0] = dot_signed(dot[j].half[0], low, low_abs, x);
+            dot[j].half[1] = dot_signed(dot[j].half[1], high, high_abs, x);
         }
-        for (size_t i = 0; i < 8; i++) {
-            const __m256i *w = (const __m256i *)(const void *)(block + 32 + i * 64);
-            __m256i low = _mm256_loadu_si256(w);
-            __m256i high = _mm256_loadu_si256(w + 1);
-            __m256i low_abs = _mm256_abs_epi8(low);
-            __m256i high_abs = _mm256_abs_epi8(high);
-            for (size_t j = 0; j < n_c; j++) {
-                __m256i x = broadcast4(g->xq + (c + j) * g->k + b * SHOAL_QBLOCK + 4 * i);
-                dot[j][0] = dot_signed(dot[j][0], low, low_abs, x);
-                dot[j][1] = dot_signed(dot[j][1], high, high_abs, x);
-            }
-        }
-        __m256 d_low = avx2_load_f16(block);
-        __m256 d_high = avx2_load_f16(block + 16);
-        for (size_t j = 0; j < n_c; j++) {
-            scale_in(acc[j], d_low, d_high, g->xs[(c + j) * n_blocks + b], dot[j]);
-        }
-    }
-    for (size_t j = 0; j < n_c; j++) {
-        put(g, p, c + j, acc[j][0], acc[j][1]);
     }
 }
 
 /* Nibbles are 0 to 15, so eight pairs sum to at most 8 * 2 * 15 * 127 = 30480: the whole block fits
  * 16 bits and is widened once. Eight times the sum of x is taken away at the end. */
-SHOAL_INLINE void q4_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_c)
+SHOAL_INLINE void dots_q4_0(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
+                            rows dot[COLS_MAX])
 {
-    size_t n_blocks = g->k / SHOAL_QBLOCK;
-    const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * SHOAL_Q4_PANEL_BLOCK;
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i one = _mm256_set1_epi16(1);
+    for (size_t j = 0; j < n_c; j++) {
+        dot[j] = (rows){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+    }
+    for (size_t i = 0; i < 4; i++) {
+        for (size_t h = 0; h < 2; h++) {
+            __m256i both = load_half(codes, i, h);
+            __m256i first = _mm256_and_si256(both, mask);
+            __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+            for (size_t j = 0; j < n_c; j++) {
+                const int8_t *x = columns[j].q + b * SHOAL_QBLOCK + 4 * i;
+                __m256i pairs = _mm256_maddubs_epi16(first, broadcast4(x));
+                pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(second, broadcast4(x + 16)));
+                dot[j].half[h] = _mm256_add_epi16(dot[j].half[h], pairs);
+            }
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        __m256i offset = _mm256_set1_epi32(8 * columns[j].sums[b]);
+        for (size_t h = 0; h < 2; h++) {
+            dot[j].half[h] = _mm256_sub_epi32(_mm256_madd_epi16(dot[j].half[h], one), offset);
+        }
+    }
+}
+
+/* One panel by n_c columns. One line of a later block is fetched, which keeps the processor's own
+ * prefetcher on the stream; all its lines were slower by a fifth at widths 1 and 2. */
+SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, size_t block_bytes,
+                             dots_fn *dots, size_t n_c)
+{
+    const size_t n_blocks = g->k / SHOAL_QBLOCK;
+    const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * block_bytes;
+    column columns[COLS_MAX];
     __m256 acc[COLS_MAX][2];
     for (size_t j = 0; j < n_c; j++) {
+        columns[j] = (column){g->xq + (c + j) * g->k, g->xs + (c + j) * n_blocks,
+                              g->xsum + (c + j) * n_blocks};
         acc[j][0] = _mm256_setzero_ps();
         acc[j][1] = _mm256_setzero_ps();
     }
     for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *block = panel + b * SHOAL_Q4_PANEL_BLOCK;
-        _mm_prefetch((const char *)block + 4 * SHOAL_Q4_PANEL_BLOCK, _MM_HINT_T0);
-        __m256i pairs[COLS_MAX][2];
-        for (size_t j = 0; j < n_c; j++) {
-            pairs[j][0] = _mm256_setzero_si256();
-            pairs[j][1] = _mm256_setzero_si256();
-        }
-        for (size_t i = 0; i < 4; i++) {
-            for (size_t half = 0; half < 2; half++) {
-                const __m256i *at =
-                    (const __m256i *)(const void *)(block + 32 + i * 64 + half * 32);
-                __m256i both = _mm256_loadu_si256(at);
-                __m256i first = _mm256_and_si256(both, mask);
-                __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-                for (size_t j = 0; j < n_c; j++) {
-                    const int8_t *x = g->xq + (c + j) * g->k + b * SHOAL_QBLOCK + 4 * i;
-                    pairs[j][half] = _mm256_add_epi16(pairs[j][half],
-                                                      _mm256_maddubs_epi16(first, broadcast4(x)));
-                    pairs[j][half] = _mm256_add_epi16(
-                        pairs[j][half], _mm256_maddubs_epi16(second, broadcast4(x + 16)));
-                }
-            }
-        }
+        const uint8_t *block = panel + b * block_bytes;
+        _mm_prefetch((const char *)block + BLOCK_AHEAD, _MM_HINT_T0);
+        rows dot[COLS_MAX];
+        dots(block + 2 * (size_t)ROWS, columns, b, n_c, dot);
         __m256 d_low = avx2_load_f16(block);
         __m256 d_high = avx2_load_f16(block + 16);
         for (size_t j = 0; j < n_c; j++) {
-            __m256i offset = _mm256_set1_epi32(8 * g->xsum[(c + j) * n_blocks + b]);
-            __m256i dot[2] = {
-                _mm256_sub_epi32(_mm256_madd_epi16(pairs[j][0], one), offset),
-                _mm256_sub_epi32(_mm256_madd_epi16(pairs[j][1], one), offset),
-            };
-            scale_in(acc[j], d_low, d_high, g->xs[(c + j) * n_blocks + b], dot);
+            scale_in(acc[j], d_low, d_high, columns[j].scales[b], dot[j].half);
         }
     }
     for (size_t j = 0; j < n_c; j++) {
@@ -230,27 +248,34 @@ SHOAL_INLINE void q4_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_c)
     }
 }
 
-/* Columns outermost in tiles of four, so that a tile's activations stay in the first-level cache.
- */
-#define DEFINE_BLOCK_GEMM(name, tile)                                                              \
-    static void name(const shoal_gemm *g, size_t p0, size_t p1)                                    \
-    {                                                                                              \
-        for (size_t p = p0; p < p1; p++) {                                                         \
-            size_t c = 0;                                                                          \
-            for (; c + 4 <= g->n_cols; c += 4) {                                                   \
-                tile(g, p, c, 4);                                                                  \
-            }                                                                                      \
-            for (; c + 2 <= g->n_cols; c += 2) {                                                   \
-                tile(g, p, c, 2);                                                                  \
-            }                                                                                      \
-            if (c < g->n_cols) {                                                                   \
-                tile(g, p, c, 1);                                                                  \
-            }                                                                                      \
-        }                                                                                          \
+/* All columns of a panel before the next: memory is read once, whatever the width. */
+SHOAL_INLINE void block_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t block_bytes,
+                             dots_fn *dots)
+{
+    for (size_t p = p0; p < p1; p++) {
+        size_t c = 0;
+        for (; c + 4 <= g->n_cols; c += 4) {
+            block_tile(g, p, c, block_bytes, dots, 4);
+        }
+        if (c + 2 <= g->n_cols) {
+            block_tile(g, p, c, block_bytes, dots, 2);
+            c += 2;
+        }
+        if (c < g->n_cols) {
+            block_tile(g, p, c, block_bytes, dots, 1);
+        }
     }
+}
 
-DEFINE_BLOCK_GEMM(gemm_q8_0, q8_tile)
-DEFINE_BLOCK_GEMM(gemm_q4_0, q4_tile)
+static void gemm_q8_0(const shoal_gemm *g, size_t p0, size_t p1)
+{
+    block_gemm(g, p0, p1, SHOAL_Q8_PANEL_BLOCK, dots_q8_0);
+}
+
+static void gemm_q4_0(const shoal_gemm *g, size_t p0, size_t p1)
+{
+    block_gemm(g, p0, p1, SHOAL_Q4_PANEL_BLOCK, dots_q4_0);
+}
 
 void shoal_kernels_avx2_gemm(shoal_kernels *kernels)
 {

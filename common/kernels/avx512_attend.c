@@ -41,12 +41,13 @@ SHOAL_INLINE void score_block(const shoal_attend *a, const float *q, const uint8
         s[h][0] = _mm512_setzero_ps();
         s[h][1] = _mm512_setzero_ps();
     }
-    for (size_t d = 0; d < a->head_dim; d++) {
+    const size_t head_dim = a->head_dim;
+    for (size_t d = 0; d < head_dim; d++) {
         const uint8_t *row = k + d * TOKENS * e.size;
         __m512 low = e.load(row);
         __m512 high = e.load(row + LANES * e.size);
         for (size_t h = 0; h < n_h; h++) {
-            __m512 qd = _mm512_set1_ps(q[h * a->head_dim + d]);
+            __m512 qd = _mm512_set1_ps(q[h * head_dim + d]);
             s[h][0] = _mm512_fmadd_ps(qd, low, s[h][0]);
             s[h][1] = _mm512_fmadd_ps(qd, high, s[h][1]);
         }
@@ -83,11 +84,12 @@ SHOAL_INLINE void add_channels(const shoal_attend *a, float *out, const head_sta
                                const uint8_t *v, size_t n, size_t d, element e, size_t n_h,
                                size_t n_v, __mmask16 rest)
 {
-    size_t n_r = n_v ? n_v : 1;
+    const size_t n_r = n_v ? n_v : 1;
+    const size_t head_dim = a->head_dim;
     __m512 acc[HEADS][2];
     for (size_t h = 0; h < n_h; h++) {
         __m512 correction = _mm512_set1_ps(states[h].correction);
-        const float *from = out + h * a->head_dim + d;
+        const float *from = out + h * head_dim + d;
         for (size_t i = 0; i < n_r; i++) {
             __m512 old =
                 n_v ? _mm512_loadu_ps(from + LANES * i) : _mm512_maskz_loadu_ps(rest, from);
@@ -95,7 +97,7 @@ SHOAL_INLINE void add_channels(const shoal_attend *a, float *out, const head_sta
         }
     }
     for (size_t t = 0; t < n; t++) {
-        const uint8_t *at = v + (t * a->head_dim + d) * e.size;
+        const uint8_t *at = v + (t * head_dim + d) * e.size;
         for (size_t i = 0; i < n_r; i++) {
             __m512 values = n_v ? e.load(at + LANES * i * e.size) : e.load_some(at, rest);
             for (size_t h = 0; h < n_h; h++) {
@@ -105,7 +107,7 @@ SHOAL_INLINE void add_channels(const shoal_attend *a, float *out, const head_sta
         }
     }
     for (size_t h = 0; h < n_h; h++) {
-        float *to = out + h * a->head_dim + d;
+        float *to = out + h * head_dim + d;
         for (size_t i = 0; i < n_r; i++) {
             _mm512_mask_storeu_ps(to + LANES * i, n_v ? 0xFFFF : rest, acc[h][i]);
         }

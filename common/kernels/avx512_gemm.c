@@ -28,25 +28,28 @@ SHOAL_INLINE void put(const shoal_gemm *g, size_t p, size_t c, __m512 acc)
 
 typedef __m512 load_fn(const void *p);
 
-/* n_p panels by n_c columns, constants after inlining, n_p * n_c <= 16. */
+/* n_p panels by n_c columns, constants after inlining, n_p * n_c <= 16. What the inner loop reads
+ * of g is copied first: the compiler does not take it out of the loop by itself. */
 SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t element, load_fn *load,
                              size_t n_p, size_t n_c)
 {
+    const size_t n_k = g->k;
+    const float *x[COLS_MAX];
     __m512 acc[PANELS_MAX][COLS_MAX];
-    for (size_t i = 0; i < n_p; i++) {
-        for (size_t j = 0; j < n_c; j++) {
+    for (size_t j = 0; j < n_c; j++) {
+        x[j] = g->x + (c + j) * g->x_stride;
+        for (size_t i = 0; i < n_p; i++) {
             acc[i][j] = _mm512_setzero_ps();
         }
     }
-    const uint8_t *panel = (const uint8_t *)g->panels + p * ROWS * g->k * element;
-    const float *x = g->x + c * g->x_stride;
-    for (size_t k = 0; k < g->k; k++) {
+    const uint8_t *panel = (const uint8_t *)g->panels + p * ROWS * n_k * element;
+    for (size_t k = 0; k < n_k; k++) {
         __m512 w[PANELS_MAX];
         for (size_t i = 0; i < n_p; i++) {
-            w[i] = load(panel + (i * g->k + k) * ROWS * element);
+            w[i] = load(panel + (i * n_k + k) * ROWS * element);
         }
         for (size_t j = 0; j < n_c; j++) {
-            __m512 xk = _mm512_set1_ps(x[j * g->x_stride + k]);
+            __m512 xk = _mm512_set1_ps(x[j][k]);
             for (size_t i = 0; i < n_p; i++) {
                 acc[i][j] = _mm512_fmadd_ps(w[i], xk, acc[i][j]);
             }
@@ -121,66 +124,73 @@ SHOAL_INLINE __m512i broadcast4(const int8_t *x)
     return _mm512_set1_epi32(four);
 }
 
-/* vpdpbusd wants one operand unsigned: the weights, moved up by an offset. The sums of a block
- * start at minus that offset times the sum of the codes, so they end at the exact signed dots. The
- * largest is 255 * 127 * 32 plus as much again, far inside 32 bits. */
-SHOAL_INLINE __m512i dot_start(const shoal_gemm *g, size_t at, int32_t offset)
-{
-    return _mm512_set1_epi32(-offset * g->xsum[at]);
-}
+/* One column of activations: its codes, and per block the scale and the sum of the codes. */
+typedef struct column {
+    const int8_t *q;
+    const float *scales;
+    const int32_t *sums;
+} column;
 
-/* Exact dots of one panel block with one block of codes of each of n_c columns. */
-typedef void dots_fn(const uint8_t *block, const int8_t *x, size_t stride, size_t n_c,
+/* Adds to dot the products of one panel block's unsigned codes with block b of n_c columns. */
+typedef void dots_fn(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
                      __m512i dot[COLS_MAX]);
 
 /* Turning the top bit adds 128. */
-SHOAL_INLINE void dots_q8_0(const uint8_t *block, const int8_t *x, size_t stride, size_t n_c,
+SHOAL_INLINE void dots_q8_0(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
                             __m512i dot[COLS_MAX])
 {
     const __m512i top = _mm512_set1_epi8(-128);
     for (size_t i = 0; i < 8; i++) {
-        __m512i w = _mm512_xor_si512(_mm512_loadu_si512(block + SCALES_BYTES + i * 64), top);
+        __m512i w = _mm512_xor_si512(_mm512_loadu_si512(codes + i * 64), top);
         for (size_t j = 0; j < n_c; j++) {
-            dot[j] = _mm512_dpbusd_epi32(dot[j], w, broadcast4(x + j * stride + 4 * i));
+            __m512i x = broadcast4(columns[j].q + b * SHOAL_QBLOCK + 4 * i);
+            dot[j] = _mm512_dpbusd_epi32(dot[j], w, x);
         }
     }
 }
 
-SHOAL_INLINE void dots_q4_0(const uint8_t *block, const int8_t *x, size_t stride, size_t n_c,
+SHOAL_INLINE void dots_q4_0(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
                             __m512i dot[COLS_MAX])
 {
     const __m512i low = _mm512_set1_epi8(15);
     for (size_t i = 0; i < 4; i++) {
-        __m512i both = _mm512_loadu_si512(block + SCALES_BYTES + i * 64);
+        __m512i both = _mm512_loadu_si512(codes + i * 64);
         __m512i first = _mm512_and_si512(both, low);
         __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         for (size_t j = 0; j < n_c; j++) {
-            const int8_t *codes = x + j * stride + 4 * i;
-            dot[j] = _mm512_dpbusd_epi32(dot[j], first, broadcast4(codes));
-            dot[j] = _mm512_dpbusd_epi32(dot[j], second, broadcast4(codes + 16));
+            const int8_t *x = columns[j].q + b * SHOAL_QBLOCK + 4 * i;
+            dot[j] = _mm512_dpbusd_epi32(dot[j], first, broadcast4(x));
+            dot[j] = _mm512_dpbusd_epi32(dot[j], second, broadcast4(x + 16));
         }
     }
 }
 
+/* One panel by n_c columns. vpdpbusd wants one operand unsigned: the weights, moved up by an
+ * offset. The sums of a block start at minus that offset times the sum of the column's codes, so
+ * they end at the exact signed dots. The largest is 255 * 127 * 32 and as much again, far inside 32
+ * bits. */
 SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, size_t block_bytes,
                              int32_t offset, dots_fn *dots, size_t n_c)
 {
-    size_t n_blocks = g->k / SHOAL_QBLOCK;
+    const size_t n_blocks = g->k / SHOAL_QBLOCK;
     const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * block_bytes;
+    column columns[COLS_MAX];
     __m512 acc[COLS_MAX];
     for (size_t j = 0; j < n_c; j++) {
+        columns[j] = (column){g->xq + (c + j) * g->k, g->xs + (c + j) * n_blocks,
+                              g->xsum + (c + j) * n_blocks};
         acc[j] = _mm512_setzero_ps();
     }
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *block = panel + b * block_bytes;
         __m512i dot[COLS_MAX];
         for (size_t j = 0; j < n_c; j++) {
-            dot[j] = dot_start(g, (c + j) * n_blocks + b, offset);
+            dot[j] = _mm512_set1_epi32(-offset * columns[j].sums[b]);
         }
-        dots(block, g->xq + c * g->k + b * SHOAL_QBLOCK, g->k, n_c, dot);
+        dots(block + SCALES_BYTES, columns, b, n_c, dot);
         __m512 d = avx512_load_f16(block);
         for (size_t j = 0; j < n_c; j++) {
-            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(g->xs[(c + j) * n_blocks + b]));
+            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(columns[j].scales[b]));
             acc[j] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[j]), acc[j]);
         }
     }
