@@ -20,7 +20,7 @@ list_files() {
     if [ -e "$1/.git" ] && command -v git >/dev/null 2>&1; then
         git -C "$1" ls-files -co --exclude-standard
     else
-        (cd "$1" && find . -type f ! -path './.git/*' ! -path './build/*' | sed 's|^\./||')
+        (cd "$1" && find . -type f ! -path './.git/*' ! -path './build/*' ! -path './.run/*' ! -path '*/__pycache__/*' | sed 's|^\./||')
     fi | sort -u | while IFS= read -r file; do
         if [ -f "$1/$file" ] && [ ! -L "$1/$file" ]; then
             printf '%s\n' "$file"
