@@ -75,7 +75,9 @@ SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t ele
     }
 }
 
-/* All columns of a panel or two before the next: memory is read once, whatever the width. */
+/* All columns of a panel or two before the next: memory is read once, whatever the width. At width
+ * 2, two panels at a time pay for four-byte elements only: measured 5.6 ms against 7.6 for f32, but
+ * 9.1 against 5.5 for f16 (96 MiB). */
 SHOAL_INLINE void float_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t element,
                              load_fn *load)
 {
@@ -84,7 +86,7 @@ SHOAL_INLINE void float_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t e
         for (; p + 4 <= p1; p += 4) {
             float_tile(g, p, 0, element, load, 4, 1);
         }
-    } else if (g->n_cols == 2) {
+    } else if (g->n_cols == 2 && element == 4) {
         for (; p + 2 <= p1; p += 2) {
             float_tile(g, p, 0, element, load, 2, 2);
         }
@@ -153,6 +155,13 @@ typedef struct column {
     const int32_t *sums;
 } column;
 
+/* GCC would unroll the groups of a block whole, reorder the sums and spill most of them. */
+#if defined(__GNUC__) && !defined(__clang__)
+#    define ROLLED _Pragma("GCC unroll 1")
+#else
+#    define ROLLED
+#endif
+
 /* Two halves of a panel's rows. */
 typedef struct rows {
     __m256i half[2];
@@ -173,6 +182,7 @@ SHOAL_INLINE void dots_q8_0(const uint8_t *codes, const column *columns, size_t 
     for (size_t j = 0; j < n_c; j++) {
         dot[j] = (rows){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
     }
+    ROLLED
     for (size_t i = 0; i < 8; i++) {
         __m256i low = load_half(codes, i, 0);
         __m256i high = load_half(codes, i, 1);
@@ -196,6 +206,7 @@ SHOAL_INLINE void dots_q4_0(const uint8_t *codes, const column *columns, size_t 
     for (size_t j = 0; j < n_c; j++) {
         dot[j] = (rows){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
     }
+    ROLLED
     for (size_t i = 0; i < 4; i++) {
         for (size_t h = 0; h < 2; h++) {
             __m256i both = load_half(codes, i, h);
