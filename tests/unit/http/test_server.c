@@ -214,7 +214,7 @@ static void test_server_bytes_one_by_one_are_the_same(void **state)
     for (size_t i = 0; i < sizeof request - 1; i++) {
         http_send_bytes(fd, request + i, 1);
     }
-    http_read_all(fd, &a, 5000);
+    http_read_all(fd, &a, 20000);
     (void)close(fd);
     assert_int_equal(http_count(a.data, "HTTP/1.1 200 OK"), 3);
     assert_non_null(strstr(a.data, "\r\n\r\nhelloHTTP/1.1"));
@@ -416,7 +416,7 @@ static void test_server_huge_body_is_refused_early(void **state)
     for (int i = 0; i < 64; i++) { /* the client pushes on; the answer must survive that */
         http_send_bytes(fd, block, sizeof block);
     }
-    http_read_all(fd, &a, 5000);
+    http_read_all(fd, &a, 20000);
     assert_int_equal(http_status(a.data), 413);
     assert_non_null(strstr(a.data, "http.body_max_kib"));
     (void)close(fd);
@@ -442,7 +442,7 @@ static void test_server_expect_continue_is_answered(void **state)
                   "Connection: close\r\n\r\n");
     assert_true(http_read_until(fd, &a, "HTTP/1.1 100 Continue\r\n\r\n", 1, 2000));
     http_send(fd, "abc");
-    http_read_all(fd, &a, 2000);
+    http_read_all(fd, &a, 20000);
     (void)close(fd);
     assert_non_null(strstr(a.data, "HTTP/1.1 200 OK"));
     assert_non_null(strstr(a.data, "\r\n\r\nabc"));
@@ -559,10 +559,10 @@ static void test_server_full_house_evicts_idle_then_refuses(void **state)
     assert_true(http_read_until(idle, &a, "/idle", 1, 2000));
     int hang = http_connect(&e.f);
     http_send(hang, "GET /hang HTTP/1.1\r\n" HOST "\r\n");
-    wait_for(&e.n_requests, 2, 2000);
+    wait_for(&e.n_requests, 2, 20000);
     int third = http_connect(&e.f);
     http_send(third, "GET /hang HTTP/1.1\r\n" HOST "\r\n");
-    wait_for(&e.n_requests, 3, 2000);
+    wait_for(&e.n_requests, 3, 20000);
     shoal_buf_reset(&a);
     http_read_all(idle, &a, 2000); /* closed to make room */
     assert_int_equal(a.length, 0);
@@ -572,7 +572,7 @@ static void test_server_full_house_evicts_idle_then_refuses(void **state)
     (void)close(idle);
     (void)close(hang);
     (void)close(third);
-    wait_for(&e.n_gone, 2, 2000);
+    wait_for(&e.n_gone, 2, 20000);
     stop(&e);
 }
 
@@ -585,22 +585,22 @@ static void test_server_gone_client_is_told(void **state)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf a = {0};
     int fd = http_connect(&e.f);
     http_send(fd, "GET /hang HTTP/1.1\r\n" HOST "\r\n");
-    wait_for(&e.n_requests, 1, 2000);
+    wait_for(&e.n_requests, 1, 20000);
     (void)close(fd);
-    wait_for(&e.n_gone, 1, 2000);
+    wait_for(&e.n_gone, 1, 20000);
     fd = http_connect(&e.f);
     http_send(fd, "GET /stream HTTP/1.1\r\n" HOST "\r\n");
     assert_true(http_read_until(fd, &a, "tick", 1, 2000));
     (void)close(fd);
-    wait_for(&e.n_gone, 2, 2000);
+    wait_for(&e.n_gone, 2, 20000);
     /* Reset instead of an orderly end. */
     fd = http_connect(&e.f);
     http_send(fd, "GET /hang HTTP/1.1\r\n" HOST "\r\n");
-    wait_for(&e.n_requests, 3, 2000);
+    wait_for(&e.n_requests, 3, 20000);
     struct linger hard = {.l_onoff = 1, .l_linger = 0};
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
     (void)close(fd);
-    wait_for(&e.n_gone, 3, 2000);
+    wait_for(&e.n_gone, 3, 20000);
     stop(&e);
 }
 
@@ -614,14 +614,14 @@ static void test_server_readers_that_stall_are_cut(void **state)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf a = {0};
     int fd = http_connect(&e.f);
     http_send(fd, "GET /flood HTTP/1.1\r\n" HOST "\r\n");
-    wait_for(&e.n_flood_cut, 1, 5000);
+    wait_for(&e.n_flood_cut, 1, 20000);
     (void)close(fd);
     /* A whole answer that is never read ends with the stall timer. */
     fd = http_connect(&e.f);
     int small = 4096;
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     http_send(fd, "GET /big HTTP/1.1\r\n" HOST "\r\n");
-    wait_for(&e.n_requests, 2, 5000);
+    wait_for(&e.n_requests, 2, 20000);
     struct timespec pause = {.tv_nsec = 900000000};
     (void)nanosleep(&pause, NULL);
     http_read_all(fd, &a, 5000); /* reset, so nothing is owed */
@@ -662,11 +662,11 @@ static void test_server_drain_finishes_streams_and_closes_idle(void **state)
     http_send(stream, "GET /stream HTTP/1.1\r\n" HOST "\r\n");
     assert_true(http_read_until(stream, &b, "tick", 1, 2000));
     shoal_wake_send(drain);
-    http_read_all(idle, &a, 2000);
-    http_read_all(stream, &b, 2000);
+    http_read_all(idle, &a, 20000);
+    http_read_all(stream, &b, 20000);
     assert_int_equal(http_count(b.data, "tick "), 5);
     assert_non_null(strstr(b.data, "\r\n0\r\n\r\n"));
-    wait_for(&e.n_drained, 1, 2000);
+    wait_for(&e.n_drained, 1, 20000);
     (void)close(idle);
     (void)close(stream);
     http_fixture_stop_loop(&e.f);
@@ -693,7 +693,7 @@ static void test_server_unix_socket_serves_and_guards(void **state)
         assert_int_equal(connect(fd, (const struct sockaddr *)&u, sizeof u), 0);
         SHOAL_CLEANUP(shoal_buf_fini) shoal_buf a = {0};
         http_send(fd, "GET /u HTTP/1.1\r\nHost: anything\r\nConnection: close\r\n\r\n");
-        http_read_all(fd, &a, 2000);
+        http_read_all(fd, &a, 20000);
         assert_int_equal(http_status(a.data), 200);
         (void)close(fd);
         /* A second server finds the place taken. */
