@@ -75,20 +75,23 @@ SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t ele
     }
 }
 
-/* All columns of a panel or two before the next: memory is read once, whatever the width. At width
- * 2, two panels at a time pay for four-byte elements only: measured 5.6 ms against 7.6 for f32, but
- * 9.1 against 5.5 for f16 (96 MiB). */
+/* All columns of some panels before the next: memory is read once, whatever the width. Narrow
+ * widths are bound by memory and take several panels, each a stream of its own; at width 2 the
+ * converted types do better with four panels and a second pass over them from the cache than with
+ * two. */
 SHOAL_INLINE void float_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t element,
                              load_fn *load)
 {
     size_t p = p0;
-    if (g->n_cols == 1) {
-        for (; p + 4 <= p1; p += 4) {
-            float_tile(g, p, 0, element, load, 4, 1);
-        }
-    } else if (g->n_cols == 2 && element == 4) {
+    if (g->n_cols == 2 && element == 4) {
         for (; p + 2 <= p1; p += 2) {
             float_tile(g, p, 0, element, load, 2, 2);
+        }
+    } else if (g->n_cols <= 2) {
+        for (; p + 4 <= p1; p += 4) {
+            for (size_t c = 0; c < g->n_cols; c++) {
+                float_tile(g, p, c, element, load, 4, 1);
+            }
         }
     }
     for (; p < p1; p++) {
