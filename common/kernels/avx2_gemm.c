@@ -151,12 +151,16 @@ SHOAL_INLINE void scale_in(__m256 acc[2], __m256 d_low, __m256 d_high, float xs,
     acc[1] = _mm256_fmadd_ps(_mm256_mul_ps(d_high, s), _mm256_cvtepi32_ps(dot[1]), acc[1]);
 }
 
-/* One column of activations: its codes, and per block the scale and the sum of the codes. */
+/* One column of activations: its codes, and what is known of each block of them. */
 typedef struct column {
     const int8_t *q;
-    const float *scales;
-    const int32_t *sums;
+    const shoal_act_block *blocks;
 } column;
+
+SHOAL_INLINE int32_t block_sum(const shoal_act_block *block)
+{
+    return block->pairs[6] + block->pairs[7];
+}
 
 /* GCC would unroll the groups of a block whole, reorder the sums and spill most of them. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -224,7 +228,7 @@ SHOAL_INLINE void dots_q4_0(const uint8_t *codes, const column *columns, size_t 
         }
     }
     for (size_t j = 0; j < n_c; j++) {
-        __m256i offset = _mm256_set1_epi32(8 * columns[j].sums[b]);
+        __m256i offset = _mm256_set1_epi32(8 * block_sum(&columns[j].blocks[b]));
         for (size_t h = 0; h < 2; h++) {
             dot[j].half[h] = _mm256_sub_epi32(_mm256_madd_epi16(dot[j].half[h], one), offset);
         }
@@ -241,8 +245,7 @@ SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, size_t blo
     column columns[COLS_MAX];
     __m256 acc[COLS_MAX][2];
     for (size_t j = 0; j < n_c; j++) {
-        columns[j] = (column){g->xq + (c + j) * g->k, g->xs + (c + j) * n_blocks,
-                              g->xsum + (c + j) * n_blocks};
+        columns[j] = (column){g->xq + (c + j) * g->k, g->xb + (c + j) * n_blocks};
         acc[j][0] = _mm256_setzero_ps();
         acc[j][1] = _mm256_setzero_ps();
     }
@@ -254,7 +257,7 @@ SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, size_t blo
         __m256 d_low = avx2_load_f16(block);
         __m256 d_high = avx2_load_f16(block + 16);
         for (size_t j = 0; j < n_c; j++) {
-            scale_in(acc[j], d_low, d_high, columns[j].scales[b], dot[j].half);
+            scale_in(acc[j], d_low, d_high, columns[j].blocks[b].scale, dot[j].half);
         }
     }
     for (size_t j = 0; j < n_c; j++) {
@@ -283,19 +286,19 @@ SHOAL_INLINE void block_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t b
 
 static void gemm_q8_0(const shoal_gemm *g, size_t p0, size_t p1)
 {
-    block_gemm(g, p0, p1, SHOAL_Q8_PANEL_BLOCK, dots_q8_0);
+    block_gemm(g, p0, p1, 544, dots_q8_0);
 }
 
 static void gemm_q4_0(const shoal_gemm *g, size_t p0, size_t p1)
 {
-    block_gemm(g, p0, p1, SHOAL_Q4_PANEL_BLOCK, dots_q4_0);
+    block_gemm(g, p0, p1, 288, dots_q4_0);
 }
 
 void shoal_kernels_avx2_gemm(shoal_kernels *kernels)
 {
-    kernels->gemm_f32 = gemm_f32;
-    kernels->gemm_f16 = gemm_f16;
-    kernels->gemm_bf16 = gemm_bf16;
-    kernels->gemm_q8_0 = gemm_q8_0;
-    kernels->gemm_q4_0 = gemm_q4_0;
+    kernels->gemm[SHOAL_PANEL_F32] = gemm_f32;
+    kernels->gemm[SHOAL_PANEL_F16] = gemm_f16;
+    kernels->gemm[SHOAL_PANEL_BF16] = gemm_bf16;
+    kernels->gemm[SHOAL_PANEL_Q8_0] = gemm_q8_0;
+    kernels->gemm[SHOAL_PANEL_Q4_0] = gemm_q4_0;
 }

@@ -6,19 +6,19 @@
 
 #include "common/kernels/avx2_math.h"
 #include "common/kernels/math.h"
+#include "common/kernels/avx2_sums.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
 
-static void zero_block(int8_t *q, float *ret_scale, int32_t *ret_sum)
+static void zero_block(int8_t *q, shoal_act_block *block)
 {
     memset(q, 0, SHOAL_QBLOCK);
-    *ret_scale = NAN;
-    *ret_sum = 0;
+    *block = (shoal_act_block){.scale = NAN, .sum = NAN, .sum_low = NAN, .sum_high = NAN};
 }
 
-static void quantize_q8(size_t k, const float *x, int8_t *q, float *scales, int32_t *sums)
+static void quantize_q8(size_t k, const float *x, int8_t *q, shoal_act_block *blocks)
 {
     const __m256 sign = _mm256_set1_ps(-0.0F);
     const __m256 top = _mm256_set1_ps(127.0F);
@@ -32,17 +32,15 @@ static void quantize_q8(size_t k, const float *x, int8_t *q, float *scales, int3
         }
         float amax = avx2_max8(max);
         if (!(amax < INFINITY)) {
-            zero_block(q, &scales[b], &sums[b]);
+            zero_block(q, &blocks[b]);
             continue;
         }
         __m256 inv = _mm256_set1_ps(amax > 0 ? 127.0F / amax : 0.0F);
         __m256i codes[4];
-        __m256i total = _mm256_setzero_si256();
         for (size_t i = 0; i < 4; i++) {
             __m256 t = _mm256_mul_ps(v[i], inv);
             t = _mm256_max_ps(_mm256_min_ps(t, top), bottom);
             codes[i] = _mm256_cvtps_epi32(t);
-            total = _mm256_add_epi32(total, codes[i]);
         }
         /* The packs interleave 128-bit halves; the permutation puts the bytes back in order. */
         __m256i low = _mm256_packs_epi32(codes[0], codes[1]);
@@ -50,12 +48,8 @@ static void quantize_q8(size_t k, const float *x, int8_t *q, float *scales, int3
         __m256i bytes = _mm256_packs_epi16(low, high);
         bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         _mm256_storeu_si256((__m256i *)(void *)q, bytes);
-        __m128i four =
-            _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
-        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1));
-        sums[b] = _mm_cvtsi128_si32(four);
-        scales[b] = amax / 127.0F;
+        blocks[b].scale = amax / 127.0F;
+        avx2_sum_codes(bytes, &blocks[b]);
     }
 }
 

@@ -124,12 +124,16 @@ SHOAL_INLINE __m512i broadcast4(const int8_t *x)
     return _mm512_set1_epi32(four);
 }
 
-/* One column of activations: its codes, and per block the scale and the sum of the codes. */
+/* One column of activations: its codes, and what is known of each block of them. */
 typedef struct column {
     const int8_t *q;
-    const float *scales;
-    const int32_t *sums;
+    const shoal_act_block *blocks;
 } column;
+
+SHOAL_INLINE int32_t block_sum(const shoal_act_block *block)
+{
+    return block->pairs[6] + block->pairs[7];
+}
 
 /* Adds to dot the products of one panel block's unsigned codes with block b of n_c columns. */
 typedef void dots_fn(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
@@ -177,20 +181,19 @@ SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, size_t blo
     column columns[COLS_MAX];
     __m512 acc[COLS_MAX];
     for (size_t j = 0; j < n_c; j++) {
-        columns[j] = (column){g->xq + (c + j) * g->k, g->xs + (c + j) * n_blocks,
-                              g->xsum + (c + j) * n_blocks};
+        columns[j] = (column){g->xq + (c + j) * g->k, g->xb + (c + j) * n_blocks};
         acc[j] = _mm512_setzero_ps();
     }
     for (size_t b = 0; b < n_blocks; b++) {
         const uint8_t *block = panel + b * block_bytes;
         __m512i dot[COLS_MAX];
         for (size_t j = 0; j < n_c; j++) {
-            dot[j] = _mm512_set1_epi32(-offset * columns[j].sums[b]);
+            dot[j] = _mm512_set1_epi32(-offset * block_sum(&columns[j].blocks[b]));
         }
         dots(block + SCALES_BYTES, columns, b, n_c, dot);
         __m512 d = avx512_load_f16(block);
         for (size_t j = 0; j < n_c; j++) {
-            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(columns[j].scales[b]));
+            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(columns[j].blocks[b].scale));
             acc[j] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[j]), acc[j]);
         }
     }
@@ -224,19 +227,19 @@ SHOAL_INLINE void block_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t b
 
 static void gemm_q8_0(const shoal_gemm *g, size_t p0, size_t p1)
 {
-    block_gemm(g, p0, p1, SHOAL_Q8_PANEL_BLOCK, 128, dots_q8_0);
+    block_gemm(g, p0, p1, 544, 128, dots_q8_0);
 }
 
 static void gemm_q4_0(const shoal_gemm *g, size_t p0, size_t p1)
 {
-    block_gemm(g, p0, p1, SHOAL_Q4_PANEL_BLOCK, 8, dots_q4_0);
+    block_gemm(g, p0, p1, 288, 8, dots_q4_0);
 }
 
 void shoal_kernels_avx512_gemm(shoal_kernels *kernels)
 {
-    kernels->gemm_f32 = gemm_f32;
-    kernels->gemm_f16 = gemm_f16;
-    kernels->gemm_bf16 = gemm_bf16;
-    kernels->gemm_q8_0 = gemm_q8_0;
-    kernels->gemm_q4_0 = gemm_q4_0;
+    kernels->gemm[SHOAL_PANEL_F32] = gemm_f32;
+    kernels->gemm[SHOAL_PANEL_F16] = gemm_f16;
+    kernels->gemm[SHOAL_PANEL_BF16] = gemm_bf16;
+    kernels->gemm[SHOAL_PANEL_Q8_0] = gemm_q8_0;
+    kernels->gemm[SHOAL_PANEL_Q4_0] = gemm_q4_0;
 }

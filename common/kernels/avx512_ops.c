@@ -5,6 +5,7 @@
  */
 #include "common/kernels/tiers_internal.h"
 
+#include "common/kernels/avx2_sums.h"
 #include "common/kernels/avx512_math.h"
 
 #include <math.h>
@@ -15,7 +16,7 @@ enum {
     LANES = 16
 };
 
-static void quantize_q8(size_t k, const float *x, int8_t *q, float *scales, int32_t *sums)
+static void quantize_q8(size_t k, const float *x, int8_t *q, shoal_act_block *blocks)
 {
     const __m512 top = _mm512_set1_ps(127.0F);
     const __m512 bottom = _mm512_set1_ps(-127.0F);
@@ -27,19 +28,18 @@ static void quantize_q8(size_t k, const float *x, int8_t *q, float *scales, int3
         float amax = avx512_max16(max);
         if (!(amax < INFINITY)) {
             memset(q, 0, SHOAL_QBLOCK);
-            scales[b] = NAN;
-            sums[b] = 0;
+            blocks[b] =
+                (shoal_act_block){.scale = NAN, .sum = NAN, .sum_low = NAN, .sum_high = NAN};
             continue;
         }
         __m512 inv = _mm512_set1_ps(amax > 0 ? 127.0F / amax : 0.0F);
-        __m512i codes[2];
         for (size_t i = 0; i < 2; i++) {
             __m512 t = _mm512_mul_ps(v[i], inv);
-            codes[i] = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(t, top), bottom));
-            _mm_storeu_si128((__m128i *)(void *)(q + LANES * i), _mm512_cvtsepi32_epi8(codes[i]));
+            __m512i codes = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(t, top), bottom));
+            _mm_storeu_si128((__m128i *)(void *)(q + LANES * i), _mm512_cvtsepi32_epi8(codes));
         }
-        sums[b] = _mm512_reduce_add_epi32(_mm512_add_epi32(codes[0], codes[1]));
-        scales[b] = amax / 127.0F;
+        blocks[b].scale = amax / 127.0F;
+        avx2_sum_codes(_mm256_loadu_si256((const __m256i *)(const void *)q), &blocks[b]);
     }
 }
 

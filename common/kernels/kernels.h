@@ -13,49 +13,17 @@
  * The one freedom: where a result is NaN, it is NaN in every tier, but sign and payload may differ
  * (processors pick them from either operand, compilers swap operands).
  *
- * Panels: a weight matrix [n_rows][k] is stored as panels of 16 rows (the last one padded with
- * zeros). Byte layout per panel:
- *   f32           float    [k][16]
- *   f16, bf16     uint16_t [k][16]
- *   q8_0  [k/32] of { uint16_t d[16]; int8_t  q[8][16][4]; }   544 bytes
- *         q[g][r][j] is element 4g+j of row r's block; value = d * q
- *   q4_0  [k/32] of { uint16_t d[16]; uint8_t q[4][16][4]; }   288 bytes
- *         low nibble of q[g][r][j]: element 4g+j; high nibble: element 4(g+4)+j;
- *         value = d * (nibble - 8)
+ * Panels, activations and the law of products: panel.h.
  */
 #ifndef SHOAL_KERNELS_KERNELS_H
 #define SHOAL_KERNELS_KERNELS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "common/kernels/panel.h"
 
 enum {
-    SHOAL_PANEL_ROWS = 16,
-    SHOAL_QBLOCK = 32,          /* elements per quantised block, weights and activations */
-    SHOAL_KV_BLOCK = 32,        /* tokens per KV block */
-    SHOAL_Q8_PANEL_BLOCK = 544, /* bytes of one q8_0 panel block */
-    SHOAL_Q4_PANEL_BLOCK = 288, /* bytes of one q4_0 panel block */
+    SHOAL_KV_BLOCK = 32, /* tokens per KV block */
     SHOAL_HEAD_DIM_MAX = 512
 };
-
-/* y[c * y_stride + row] for the rows of panels [p0, p1) and columns c in [0, n_cols).
- * Quantised panels read xq, xs, xsum; float panels read x.
- *   float:     acc = fma(w, x, acc) for k ascending, acc starts at 0 (w widened exactly)
- *   quantised: per block b ascending: idot = exact integer dot of the block (for q4_0 with
- *              nibble - 8); acc = fma(f32(d) * xs[c][b], (float)idot, acc)                     */
-typedef struct shoal_gemm {
-    const void *panels; /* 64-byte aligned */
-    size_t n_rows;      /* true rows: outputs past it are not written */
-    size_t k;           /* inner length; a multiple of 32 for quantised panels */
-    size_t n_cols;      /* batch width */
-    const float *x;     /* [n_cols][x_stride] */
-    size_t x_stride;
-    const int8_t *xq;    /* [n_cols][k] codes in [-127, 127] */
-    const float *xs;     /* [n_cols][k/32] scales */
-    const int32_t *xsum; /* [n_cols][k/32] sum of the block's codes */
-    float *y;            /* [n_cols][y_stride] */
-    size_t y_stride;     /* at least n_rows */
-} shoal_gemm;
 
 /* Attention of one token's group of query heads that share one KV head, over positions
  * [0, n_tokens): online softmax over blocks of 32 tokens by absolute position.
@@ -84,13 +52,9 @@ typedef struct shoal_kernels {
      * amax is 0); q = round to nearest even of x * inv, clamped by t < 127 ? t : 127 and
      * t > -127 ? t : -127 (so NaN becomes 127). k is a multiple of 32. A non-finite amax (ignoring
      * NaN) makes scale NaN and codes 0. */
-    void (*quantize_q8)(size_t k, const float *x, int8_t *q, float *scales, int32_t *sums);
+    void (*quantize_q8)(size_t k, const float *x, int8_t *q, shoal_act_block *blocks);
 
-    void (*gemm_f32)(const shoal_gemm *g, size_t p0, size_t p1);
-    void (*gemm_f16)(const shoal_gemm *g, size_t p0, size_t p1);
-    void (*gemm_bf16)(const shoal_gemm *g, size_t p0, size_t p1);
-    void (*gemm_q8_0)(const shoal_gemm *g, size_t p0, size_t p1);
-    void (*gemm_q4_0)(const shoal_gemm *g, size_t p0, size_t p1);
+    shoal_gemm_fn *gemm[SHOAL_PANELS]; /* panel.h */
 
     /* y = x * w / sqrt(mean(x^2) + eps): ss by the 16-lane fma reduction; r = 1 / sqrtf(ss / n +
      * eps) (IEEE division and root); y[i] = (x[i] * r) * w[i]. y may be x. */

@@ -95,3 +95,36 @@ uint16_t shoal_f32_to_bf16(float x)
     }
     return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
+
+float shoal_e4m3_to_f32(uint8_t code)
+{
+    uint32_t sign = (code & 0x80u) << 24;
+    uint32_t magnitude = code & 0x7Fu;
+    if (magnitude == 0x7F) {
+        return float_of(sign | 0x7FC00000u);
+    }
+    if (magnitude < 8) {
+        return float_of(sign | bits_of((float)magnitude * 0x1p-9F));
+    }
+    return float_of(sign | ((magnitude << 20) + (120u << 23)));
+}
+
+uint8_t shoal_f32_to_e4m3(float x)
+{
+    uint32_t bits = bits_of(x);
+    uint32_t sign = bits >> 24 & 0x80u;
+    uint32_t magnitude = bits & 0x7FFFFFFFu;
+    if (magnitude > 0x7F800000u) {
+        return (uint8_t)(sign | 0x7Fu);
+    }
+    if (magnitude >= 0x43E00000u) {
+        return (uint8_t)(sign | 0x7Eu); /* 448 and more */
+    }
+    if (magnitude < 0x3C800000u) {
+        /* Below 2^-6: adding 2^14 leaves the multiple of 2^-9, ties to even, in the low bits. */
+        return (uint8_t)(sign | (bits_of(float_of(magnitude) + 0x1p+14F) - 0x46800000u));
+    }
+    uint32_t rounded = magnitude + 0x7FFFFu + (magnitude >> 20 & 1u);
+    uint32_t code = (rounded >> 20) - (120u << 3);
+    return (uint8_t)(sign | (code > 0x7Eu ? 0x7Eu : code));
+}

@@ -34,5 +34,9 @@ uint16_t shoal_f32_to_f16(float x);
 /* bfloat16, round to nearest even; NaN stays NaN. */
 float shoal_bf16_to_f32(uint16_t half);
 uint16_t shoal_f32_to_bf16(float x);
+/* FP8 E4M3 (Micikevicius et al., 2209.05433): no infinity, 0x7F and 0xFF are NaN, largest 448.
+ * Encoding rounds to nearest even and saturates; NaN stays NaN. */
+float shoal_e4m3_to_f32(uint8_t code);
+uint8_t shoal_f32_to_e4m3(float x);
 
 #endif

@@ -17,9 +17,8 @@ shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max, shoal_acts **ret_ac
     acts->n_cols_max = n_cols_max;
     acts->k_max = k_max;
     acts->codes = shoal_calloc_aligned(n_cols_max, n_blocks * SHOAL_QBLOCK);
-    acts->scales = shoal_calloc_aligned(n_cols_max, n_blocks * sizeof *acts->scales);
-    acts->sums = shoal_calloc_aligned(n_cols_max, n_blocks * sizeof *acts->sums);
-    if (!acts->codes || !acts->scales || !acts->sums) {
+    acts->blocks = shoal_calloc_aligned(n_cols_max, n_blocks * sizeof *acts->blocks);
+    if (!acts->codes || !acts->blocks) {
         shoal_acts_free(acts);
         return SHOAL_E_NOMEM;
     }
@@ -31,8 +30,7 @@ void shoal_acts_free(shoal_acts *acts)
 {
     if (acts) {
         shoal_free(acts->codes);
-        shoal_free(acts->scales);
-        shoal_free(acts->sums);
+        shoal_free(acts->blocks);
         shoal_free(acts);
     }
 }
@@ -59,7 +57,7 @@ static void quantise_column(void *ctx, size_t c, size_t worker)
     shoal_acts *a = j->acts;
     size_t n_blocks = a->k / SHOAL_QBLOCK;
     j->kernels->quantize_q8(a->k, a->x + c * a->stride, a->codes + c * a->k,
-                            a->scales + c * n_blocks, a->sums + c * n_blocks);
+                            a->blocks + c * n_blocks);
 }
 
 void shoal_acts_quantise(shoal_acts *acts, const shoal_kernels *kernels, shoal_pool *pool)

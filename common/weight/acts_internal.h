@@ -14,10 +14,9 @@ struct shoal_acts {
     size_t n_cols;
     size_t k;
     size_t stride;
-    bool quantised; /* codes, scales and sums are those of x */
-    int8_t *codes;  /* [n_cols][k] */
-    float *scales;  /* [n_cols][k / 32] */
-    int32_t *sums;  /* [n_cols][k / 32] */
+    bool quantised;          /* codes and blocks are those of x */
+    int8_t *codes;           /* [n_cols][k] */
+    shoal_act_block *blocks; /* [n_cols][k / 32] */
 };
 
 /* Makes the 8-bit form unless it is there: once per input, however many weights read it. */

@@ -10,11 +10,6 @@ enum {
     ROWS = SHOAL_PANEL_ROWS
 };
 
-static size_t panel_bytes(size_t k)
-{
-    return k * ROWS * sizeof(uint16_t);
-}
-
 static void pack_row(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)
 {
     for (size_t i = 0; i < k; i++) {
@@ -84,36 +79,22 @@ static bool finite_bf16(const uint8_t *blocks, size_t n)
     return true;
 }
 
-static void gemm_f16(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1)
-{
-    kernels->gemm_f16(g, p0, p1);
-}
-
-static void gemm_bf16(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1)
-{
-    kernels->gemm_bf16(g, p0, p1);
-}
-
 const shoal_format shoal_format_f16 = {
     .type = SHOAL_TYPE_F16,
-    .quantised_input = false,
-    .panel_bytes = panel_bytes,
     .pack_row = pack_row,
     .unpack_row = unpack_f16,
     .encode = encode_f16,
     .decode = decode_f16,
     .finite = finite_f16,
-    .gemm = gemm_f16,
+    .panel = SHOAL_PANEL_F16,
 };
 
 const shoal_format shoal_format_bf16 = {
     .type = SHOAL_TYPE_BF16,
-    .quantised_input = false,
-    .panel_bytes = panel_bytes,
     .pack_row = pack_row,
     .unpack_row = unpack_bf16,
     .encode = encode_bf16,
     .decode = decode_bf16,
     .finite = finite_bf16,
-    .gemm = gemm_bf16,
+    .panel = SHOAL_PANEL_BF16,
 };

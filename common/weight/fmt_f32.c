@@ -11,11 +11,6 @@ enum {
     ROWS = SHOAL_PANEL_ROWS
 };
 
-static size_t panel_bytes(size_t k)
-{
-    return k * ROWS * sizeof(float);
-}
-
 static void pack_row(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)
 {
     for (size_t i = 0; i < k; i++) {
@@ -52,19 +47,12 @@ static bool finite_all(const uint8_t *blocks, size_t n)
     return true;
 }
 
-static void gemm(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1)
-{
-    kernels->gemm_f32(g, p0, p1);
-}
-
 const shoal_format shoal_format_f32 = {
     .type = SHOAL_TYPE_F32,
-    .quantised_input = false,
-    .panel_bytes = panel_bytes,
     .pack_row = pack_row,
     .unpack_row = unpack_row,
     .encode = encode,
     .decode = decode,
     .finite = finite_all,
-    .gemm = gemm,
+    .panel = SHOAL_PANEL_F32,
 };

@@ -13,13 +13,8 @@ enum {
     ROWS = SHOAL_PANEL_ROWS,
     N = SHOAL_QBLOCK,
     BLOCK = 18,
-    PANEL_BLOCK = SHOAL_Q4_PANEL_BLOCK
+    PANEL_BLOCK = 288
 };
-
-static size_t panel_bytes(size_t k)
-{
-    return k / N * PANEL_BLOCK;
-}
 
 /* Where byte j (elements j and j + 16) of row r lies in a panel block. */
 static size_t place(size_t j, size_t r)
@@ -95,19 +90,12 @@ static bool finite_all(const uint8_t *blocks, size_t n)
     return true;
 }
 
-static void gemm(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1)
-{
-    kernels->gemm_q4_0(g, p0, p1);
-}
-
 const shoal_format shoal_format_q4_0 = {
     .type = SHOAL_TYPE_Q4_0,
-    .quantised_input = true,
-    .panel_bytes = panel_bytes,
     .pack_row = pack_row,
     .unpack_row = unpack_row,
     .encode = encode,
     .decode = decode,
     .finite = finite_all,
-    .gemm = gemm,
+    .panel = SHOAL_PANEL_Q4_0,
 };

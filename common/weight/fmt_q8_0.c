@@ -12,13 +12,8 @@ enum {
     ROWS = SHOAL_PANEL_ROWS,
     N = SHOAL_QBLOCK,
     BLOCK = 34,
-    PANEL_BLOCK = SHOAL_Q8_PANEL_BLOCK
+    PANEL_BLOCK = 544
 };
-
-static size_t panel_bytes(size_t k)
-{
-    return k / N * PANEL_BLOCK;
-}
 
 /* Where element i of row r lies in a panel block. */
 static size_t place(size_t i, size_t r)
@@ -82,19 +77,12 @@ static bool finite_all(const uint8_t *blocks, size_t n)
     return true;
 }
 
-static void gemm(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1)
-{
-    kernels->gemm_q8_0(g, p0, p1);
-}
-
 const shoal_format shoal_format_q8_0 = {
     .type = SHOAL_TYPE_Q8_0,
-    .quantised_input = true,
-    .panel_bytes = panel_bytes,
     .pack_row = pack_row,
     .unpack_row = unpack_row,
     .encode = encode,
     .decode = decode,
     .finite = finite_all,
-    .gemm = gemm,
+    .panel = SHOAL_PANEL_Q8_0,
 };

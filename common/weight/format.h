@@ -10,9 +10,7 @@
 
 typedef struct shoal_format {
     shoal_type type;
-    bool quantised_input; /* the product reads 8-bit activations: k is a multiple of 32 */
-    /* Bytes of one panel of 16 rows of length k. */
-    size_t (*panel_bytes)(size_t k);
+    shoal_panel panel; /* how its rows lie in memory, and which product reads them */
     /* Puts one row of GGUF blocks into row r (0..15) of a zeroed panel. */
     void (*pack_row)(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel);
     /* Row r of a panel as floats. */
@@ -22,7 +20,6 @@ typedef struct shoal_format {
     void (*decode)(const uint8_t *blocks, size_t n, float *ret_x);
     /* Whether every number in n elements' blocks is finite. */
     bool (*finite)(const uint8_t *blocks, size_t n);
-    void (*gemm)(const shoal_kernels *kernels, const shoal_gemm *g, size_t p0, size_t p1);
 } shoal_format;
 
 extern const shoal_format shoal_format_f32;

@@ -64,11 +64,12 @@ shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **re
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "tensor %.*s: type %d has no product",
                              NAME_ARGS(tensor), (int)tensor->type);
     }
+    const shoal_panel_info *info = shoal_panel_find(format->panel);
     if (tensor->dims[2] != 1 || tensor->dims[3] != 1 || tensor->dims[0] < 1 ||
-        tensor->dims[1] < 1 || (format->quantised_input && tensor->dims[0] % SHOAL_QBLOCK != 0)) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "tensor %.*s: a matrix is expected%s",
-                             NAME_ARGS(tensor),
-                             format->quantised_input ? ", with rows of whole blocks of 32" : "");
+        tensor->dims[1] < 1 || (info->quantised && tensor->dims[0] % info->step != 0)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "tensor %.*s: a matrix is expected, with rows of whole blocks of %zu",
+                             NAME_ARGS(tensor), info->step);
     }
     shoal_weight *w = shoal_calloc(1, sizeof *w);
     if (!w) {
@@ -78,7 +79,7 @@ shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **re
     w->k = (size_t)tensor->dims[0];
     w->n_rows = (size_t)tensor->dims[1];
     w->n_panels = (w->n_rows + ROWS - 1) / ROWS;
-    w->panel_bytes = format->panel_bytes(w->k);
+    w->panel_bytes = shoal_panel_bytes(format->panel, w->k);
     w->panels = shoal_calloc_aligned(w->n_panels, w->panel_bytes);
     shoal_status status = SHOAL_E_NOMEM;
     if (w->panels) {
@@ -145,14 +146,14 @@ static void run_part(void *ctx, size_t part, size_t worker)
     const job *j = ctx;
     size_t p0 = part * j->part_panels;
     size_t p1 = SHOAL_MIN(p0 + j->part_panels, j->weight->n_panels);
-    j->weight->format->gemm(j->kernels, &j->g, p0, p1);
+    j->kernels->gemm[j->weight->format->panel](&j->g, p0, p1);
 }
 
 void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernels, shoal_pool *pool,
                          shoal_acts *acts, float *y, size_t y_stride)
 {
     SHOAL_ASSERT(acts->k == weight->k && y_stride >= weight->n_rows);
-    if (weight->format->quantised_input) {
+    if (shoal_panel_find(weight->format->panel)->quantised) {
         shoal_acts_quantise(acts, kernels, pool);
     }
     size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
@@ -168,8 +169,7 @@ void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernel
               .x = acts->x,
               .x_stride = acts->stride,
               .xq = acts->codes,
-              .xs = acts->scales,
-              .xsum = acts->sums,
+              .xb = acts->blocks,
               .y = y,
               .y_stride = y_stride},
         .part_panels = part_panels,

@@ -134,48 +134,42 @@ static void bench_work(bench *b, const work *w)
 
 /* --- products --------------------------------------------------------------------------------- */
 
-typedef void gemm_fn(const shoal_gemm *g, size_t p0, size_t p1);
-
-typedef struct product {
-    const char *slot;
-    size_t offset;
-    size_t block;         /* elements of k in a panel block */
-    size_t block_bytes;   /* of sixteen rows of them */
-    uint64_t keep, force; /* of random bits, so that floats are in +-[0.5, 1) */
-} product;
-
-static const product products[] = {
-    {"gemm_f32", offsetof(shoal_kernels, gemm_f32), 1, 64, 0x807FFFFF807FFFFF, 0x3F0000003F000000},
-    {"gemm_f16", offsetof(shoal_kernels, gemm_f16), 1, 32, 0x83FF83FF83FF83FF, 0x3800380038003800},
-    {"gemm_bf16", offsetof(shoal_kernels, gemm_bf16), 1, 32, 0x807F807F807F807F,
-     0x3F003F003F003F00},
-    {"gemm_q8_0", offsetof(shoal_kernels, gemm_q8_0), 32, SHOAL_Q8_PANEL_BLOCK, UINT64_MAX, 0},
-    {"gemm_q4_0", offsetof(shoal_kernels, gemm_q4_0), 32, SHOAL_Q4_PANEL_BLOCK, UINT64_MAX, 0},
-};
-
 typedef struct gemm_operands {
     shoal_gemm g;
     size_t n_panels; /* to run */
-    size_t offset;   /* of the slot */
+    shoal_panel panel;
 } gemm_operands;
 
 static void run_gemm(void *context)
 {
     const job *j = context;
     const gemm_operands *o = j->operands;
-    gemm_fn *fn = NULL;
-    memcpy(&fn, (const char *)j->kernels + o->offset, sizeof fn);
-    fn(&o->g, 0, o->n_panels);
+    j->kernels->gemm[o->panel](&o->g, 0, o->n_panels);
 }
 
-static void fill_panels(bench *b, const product *p, uint8_t *panels, size_t bytes)
+/* Random bits with ordinary scales: halves and floats in +-[0.5, 1). */
+static void fill_panels(bench *b, shoal_panel panel, uint8_t *panels, size_t bytes)
 {
+    static const uint64_t keep[] = {[SHOAL_PANEL_F32] = 0x807FFFFF807FFFFF,
+                                    [SHOAL_PANEL_F16] = 0x83FF83FF83FF83FF,
+                                    [SHOAL_PANEL_BF16] = 0x807F807F807F807F,
+                                    [SHOAL_PANEL_FP8] = 0xBFBFBFBFBFBFBFBF};
+    static const uint64_t force[] = {[SHOAL_PANEL_F32] = 0x3F0000003F000000,
+                                     [SHOAL_PANEL_F16] = 0x3800380038003800,
+                                     [SHOAL_PANEL_BF16] = 0x3F003F003F003F00,
+                                     [SHOAL_PANEL_FP8] = 0};
+    const shoal_panel_info *info = shoal_panel_find(panel);
     for (size_t i = 0; i + 8 <= bytes; i += 8) {
-        uint64_t bits = (shoal_rng_next(&b->rng) & p->keep) | p->force;
+        uint64_t bits = shoal_rng_next(&b->rng);
+        if (!info->quantised) {
+            bits = (bits & keep[panel]) | force[panel];
+        }
         memcpy(panels + i, &bits, sizeof bits);
     }
-    for (size_t at = 0; p->block > 1 && at + p->block_bytes <= bytes; at += p->block_bytes) {
-        for (size_t r = 0; r < SHOAL_PANEL_ROWS; r++) {
+    for (size_t at = 0; info->quantised && at + info->block_bytes <= bytes;
+         at += info->block_bytes) {
+        /* d, and m or dmin where the kind has one: elsewhere these are codes, as good as any. */
+        for (size_t r = 0; r < 2 * (size_t)SHOAL_PANEL_ROWS; r++) {
             uint16_t d = (uint16_t)((shoal_rng_next(&b->rng) & 0x83FF) | 0x2000);
             memcpy(panels + at + 2 * r, &d, sizeof d);
         }
@@ -183,14 +177,17 @@ static void fill_panels(bench *b, const product *p, uint8_t *panels, size_t byte
 }
 
 /* Scalar is timed on a part, since it is compute-bound anyway; so is the comparison. */
-static void bench_columns(bench *b, const product *p, gemm_operands *o, size_t n_cols)
+static void bench_columns(bench *b, gemm_operands *o, size_t n_cols)
 {
+    const shoal_panel_info *info = shoal_panel_find(o->panel);
     shoal_gemm *g = &o->g;
     g->n_cols = n_cols;
     size_t all = g->n_rows / SHOAL_PANEL_ROWS;
     size_t part = all < 4 ? all : 4;
     char shape[48];
-    work w = {.slot = p->slot,
+    char slot[24];
+    snprintf(slot, sizeof slot, "gemm_%s", info->name);
+    work w = {.slot = slot,
               .shape = shape,
               .run = run_gemm,
               .operands = o,
@@ -202,28 +199,27 @@ static void bench_columns(bench *b, const product *p, gemm_operands *o, size_t n
         o->n_panels = strcmp(b->tiers[i].tier, "scalar") == 0 ? part : all;
         size_t rows = o->n_panels * SHOAL_PANEL_ROWS;
         snprintf(shape, sizeof shape, "%zux%zu width %zu", rows, g->k, n_cols);
-        size_t x_bytes = p->block > 1 ? g->k + g->k / 32 * 8 : g->k * 4;
-        w.bytes = o->n_panels * (g->k / p->block) * p->block_bytes + n_cols * (x_bytes + rows * 4);
+        size_t x_bytes = info->quantised ? g->k * 2 : g->k * 4;
+        w.bytes = o->n_panels * shoal_panel_bytes(o->panel, g->k) + n_cols * (x_bytes + rows * 4);
         w.flops = 2 * (uint64_t)rows * g->k * n_cols;
         time_tier(b, &w, &b->tiers[i]);
     }
 }
 
 /* One matrix of about that many bytes at several widths. */
-static void bench_matrix(bench *b, const product *p, size_t k, size_t bytes, const size_t *widths,
+static void bench_matrix(bench *b, shoal_panel panel, size_t k, size_t bytes, const size_t *widths,
                          size_t n_widths)
 {
-    size_t panel_bytes = k / p->block * p->block_bytes;
+    size_t panel_bytes = shoal_panel_bytes(panel, k);
     size_t n_panels = bytes / panel_bytes > 0 ? bytes / panel_bytes : 1;
     size_t n_rows = n_panels * SHOAL_PANEL_ROWS;
     uint8_t *panels = allocate(n_panels, panel_bytes);
-    fill_panels(b, p, panels, n_panels * panel_bytes);
+    fill_panels(b, panel, panels, n_panels * panel_bytes);
     float *x = random_row(b, COLS_MAX * k);
     float *y = allocate(COLS_MAX, n_rows * sizeof *y);
     int8_t *xq = allocate(COLS_MAX, k);
-    float *xs = allocate(COLS_MAX, k / SHOAL_QBLOCK * sizeof *xs);
-    int32_t *xsum = allocate(COLS_MAX, k / SHOAL_QBLOCK * sizeof *xsum);
-    b->scalar.quantize_q8(COLS_MAX * k, x, xq, xs, xsum);
+    shoal_act_block *xb = allocate(COLS_MAX, k / SHOAL_QBLOCK * sizeof *xb);
+    b->scalar.quantize_q8(COLS_MAX * k, x, xq, xb);
     gemm_operands o = {
         .g = {.panels = panels,
               .n_rows = n_rows,
@@ -231,32 +227,32 @@ static void bench_matrix(bench *b, const product *p, size_t k, size_t bytes, con
               .x = x,
               .x_stride = k,
               .xq = xq,
-              .xs = xs,
-              .xsum = xsum,
+              .xb = xb,
               .y = y,
               .y_stride = n_rows},
-        .offset = p->offset,
+        .panel = panel,
     };
     for (size_t i = 0; i < n_widths; i++) {
-        bench_columns(b, p, &o, widths[i]);
+        bench_columns(b, &o, widths[i]);
     }
     shoal_free(panels);
     shoal_free(x);
     shoal_free(y);
     shoal_free(xq);
-    shoal_free(xs);
-    shoal_free(xsum);
+    shoal_free(xb);
 }
 
 static void bench_products(bench *b)
 {
-    static const size_t widths[] = {1, 2, 4, 8, COLS_MAX};
+    static const size_t widths[] = {1, 2, 4, 5, 8, COLS_MAX};
     static const size_t cached_widths[] = {1, 8};
-    for (size_t i = 0; i < sizeof products / sizeof products[0]; i++) {
-        if (is_wanted(b, products[i].slot)) {
-            bench_matrix(b, &products[i], 2048, b->matrix_bytes, widths,
+    for (size_t i = 0; i < SHOAL_PANELS; i++) {
+        char slot[24];
+        snprintf(slot, sizeof slot, "gemm_%s", shoal_panel_find((shoal_panel)i)->name);
+        if (is_wanted(b, slot)) {
+            bench_matrix(b, (shoal_panel)i, 2048, b->matrix_bytes, widths,
                          sizeof widths / sizeof widths[0]);
-            bench_matrix(b, &products[i], 1024, CACHED_BYTES, cached_widths,
+            bench_matrix(b, (shoal_panel)i, 1024, CACHED_BYTES, cached_widths,
                          sizeof cached_widths / sizeof cached_widths[0]);
         }
     }
@@ -269,7 +265,7 @@ typedef struct row_operands {
     const float *w;
     float *y;
     int8_t *q;
-    int32_t *sums;
+    shoal_act_block *acts;
     uint16_t *blocks; /* K, then V */
 } row_operands;
 
@@ -277,7 +273,7 @@ static void run_quantize(void *context)
 {
     const job *j = context;
     const row_operands *o = j->operands;
-    j->kernels->quantize_q8(N_ROW, o->x, o->q, o->y, o->sums);
+    j->kernels->quantize_q8(N_ROW, o->x, o->q, o->acts);
 }
 
 static void run_rmsnorm(void *context)
@@ -351,7 +347,7 @@ static void bench_rows(bench *b)
         .w = w,
         .y = random_row(b, N_BLOCK),
         .q = allocate(N_ROW, 1),
-        .sums = allocate(N_ROW, sizeof(int32_t)),
+        .acts = allocate(N_ROW / SHOAL_QBLOCK, sizeof(shoal_act_block)),
         .blocks = allocate(N_BLOCK, sizeof(uint16_t)),
     };
     float *turn = random_row(b, DIM_MAX);
@@ -382,7 +378,7 @@ static void bench_rows(bench *b)
     shoal_free(w);
     shoal_free(o.y);
     shoal_free(o.q);
-    shoal_free(o.sums);
+    shoal_free(o.acts);
     shoal_free(o.blocks);
     shoal_free(turn);
 }

@@ -142,11 +142,10 @@ static double exact(const rig *r, const matrix *m, size_t row, size_t c, double 
     memcpy(x, r->x[c], k * sizeof(*x));
     if (is_quantised(m->tensor.type)) {
         int8_t codes[K_MAX];
-        float scales[K_MAX / SHOAL_QBLOCK];
-        int32_t sums[K_MAX / SHOAL_QBLOCK];
-        r->scalar.quantize_q8(k, r->x[c], codes, scales, sums);
+        shoal_act_block blocks[K_MAX / SHOAL_QBLOCK];
+        r->scalar.quantize_q8(k, r->x[c], codes, blocks);
         for (size_t i = 0; i < k; i++) {
-            x[i] = (float)codes[i] * scales[i / SHOAL_QBLOCK];
+            x[i] = (float)codes[i] * blocks[i / SHOAL_QBLOCK].scale;
         }
     }
     double sum = 0.0;
@@ -248,8 +247,9 @@ static void test_row_gives_what_the_file_says(void **state)
 static void test_bytes_are_those_of_whole_panels(void **state)
 {
     (void)state;
-    const size_t want[] = {2 * 64 * 64, 2 * 64 * 32, 2 * 64 * 32, 2 * 2 * SHOAL_Q8_PANEL_BLOCK,
-                           2 * 2 * SHOAL_Q4_PANEL_BLOCK};
+    const size_t want[] = {2 * 64 * 64, 2 * 64 * 32, 2 * 64 * 32,
+                           2 * 2 * shoal_panel_find(SHOAL_PANEL_Q8_0)->block_bytes,
+                           2 * 2 * shoal_panel_find(SHOAL_PANEL_Q4_0)->block_bytes};
     for (size_t t = 0; t < SHOAL_COUNT(types); t++) {
         matrix m;
         matrix_new(&m, types[t], 17, 64, 1);
@@ -263,12 +263,12 @@ static void test_bytes_are_those_of_whole_panels(void **state)
 /* --- input batches --------------------------------------------------------------------------- */
 
 static size_t n_quantised;
-static void (*real_quantize)(size_t, const float *, int8_t *, float *, int32_t *);
+static void (*real_quantize)(size_t, const float *, int8_t *, shoal_act_block *);
 
-static void counting_quantize(size_t k, const float *x, int8_t *q, float *scales, int32_t *sums)
+static void counting_quantize(size_t k, const float *x, int8_t *q, shoal_act_block *blocks)
 {
     n_quantised++;
-    real_quantize(k, x, q, scales, sums);
+    real_quantize(k, x, q, blocks);
 }
 
 static void test_acts_are_quantised_once_for_all_weights_and_again_when_set(void **state)

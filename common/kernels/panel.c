@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/kernels/panel.h"
+
+static const shoal_panel_info infos[SHOAL_PANELS] = {
+    [SHOAL_PANEL_F32] = {"f32", 1, 64, false},
+    [SHOAL_PANEL_F16] = {"f16", 1, 32, false},
+    [SHOAL_PANEL_BF16] = {"bf16", 1, 32, false},
+    [SHOAL_PANEL_FP8] = {"fp8", SHOAL_FP8_TILE, 2112, false},
+    [SHOAL_PANEL_Q8_0] = {"q8_0", SHOAL_QBLOCK, 544, true},
+    [SHOAL_PANEL_Q4_0] = {"q4_0", SHOAL_QBLOCK, 288, true},
+    [SHOAL_PANEL_Q4_1] = {"q4_1", SHOAL_QBLOCK, 320, true},
+    [SHOAL_PANEL_Q5_0] = {"q5_0", SHOAL_QBLOCK, 352, true},
+    [SHOAL_PANEL_Q5_1] = {"q5_1", SHOAL_QBLOCK, 384, true},
+    [SHOAL_PANEL_IQ4_NL] = {"iq4_nl", SHOAL_QBLOCK, 288, true},
+    [SHOAL_PANEL_Q2_K] = {"q2_K", SHOAL_QSUPER, 1344, true},
+    [SHOAL_PANEL_Q3_K] = {"q3_K", SHOAL_QSUPER, 1824, true},
+    [SHOAL_PANEL_Q4_K] = {"q4_K", SHOAL_QSUPER, 2368, true},
+    [SHOAL_PANEL_Q5_K] = {"q5_K", SHOAL_QSUPER, 2880, true},
+    [SHOAL_PANEL_Q6_K] = {"q6_K", SHOAL_QSUPER, 3360, true},
+};
+
+/* Quantiles of a normal distribution, as IQ4_NL is published. */
+const int8_t shoal_iq4_nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                 1,    13,   25,  38,  53,  69,  89,  113};
+
+const shoal_panel_info *shoal_panel_find(shoal_panel panel)
+{
+    return &infos[panel];
+}
+
+size_t shoal_panel_bytes(shoal_panel panel, size_t k)
+{
+    const shoal_panel_info *info = &infos[panel];
+    return (k + info->step - 1) / info->step * info->block_bytes;
+}
