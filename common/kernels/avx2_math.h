@@ -39,6 +39,25 @@ SHOAL_INLINE __m256 avx2_exp(__m256 x)
     return _mm256_blendv_ps(y, x, nan);
 }
 
+/* shoal_tanhf in eight lanes. */
+SHOAL_INLINE __m256 avx2_tanh(__m256 x)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    const __m256 one = _mm256_set1_ps(1.0F);
+    __m256 a = _mm256_andnot_ps(sign, x);
+    __m256 e = avx2_exp(_mm256_mul_ps(_mm256_set1_ps(-2.0F), a));
+    __m256 large = _mm256_div_ps(_mm256_sub_ps(one, e), _mm256_add_ps(one, e));
+    __m256 z = _mm256_mul_ps(a, a);
+    __m256 p = _mm256_fmadd_ps(z, _mm256_set1_ps(0x1.19414cp-9F), _mm256_set1_ps(-0x1.0c1102p-7F));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0x1.639184p-6F));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0x1.b9ef30p-5F));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0x1.11106ap-3F));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0x1.555554p-2F));
+    __m256 small = _mm256_fmadd_ps(_mm256_mul_ps(a, z), p, a);
+    __m256 near = _mm256_cmp_ps(a, _mm256_set1_ps(0.625F), _CMP_LT_OQ);
+    return _mm256_or_ps(_mm256_blendv_ps(large, small, near), _mm256_and_ps(sign, x));
+}
+
 /* The tree 16 -> 8 -> 4 -> 2 -> 1 of lanes 0..7 in a, 8..15 in b. */
 SHOAL_INLINE float avx2_tree16(__m256 a, __m256 b)
 {

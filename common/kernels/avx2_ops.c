@@ -83,6 +83,34 @@ static void rmsnorm(size_t n, const float *x, const float *w, float eps, float *
     }
 }
 
+/* Pairs lie half a rotation apart, so eight of them are two plain loads. */
+static void rope_halves(size_t n_heads, size_t stride, size_t n_rot, const float *cos,
+                        const float *sin, float *x)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    size_t half = n_rot / 2;
+    for (size_t head = 0; head < n_heads; head++) {
+        float *low = x + head * stride;
+        float *high = low + half;
+        size_t i = 0;
+        for (; i + 8 <= half; i += 8) {
+            __m256 c = _mm256_loadu_ps(cos + i);
+            __m256 s = _mm256_loadu_ps(sin + i);
+            __m256 x0 = _mm256_loadu_ps(low + i);
+            __m256 x1 = _mm256_loadu_ps(high + i);
+            __m256 minus = _mm256_xor_ps(_mm256_mul_ps(x1, s), sign);
+            _mm256_storeu_ps(low + i, _mm256_fmadd_ps(x0, c, minus));
+            _mm256_storeu_ps(high + i, _mm256_fmadd_ps(x0, s, _mm256_mul_ps(x1, c)));
+        }
+        for (; i < half; i++) {
+            float x0 = low[i];
+            float x1 = high[i];
+            low[i] = fmaf(x0, cos[i], -(x1 * sin[i]));
+            high[i] = fmaf(x0, sin[i], x1 * cos[i]);
+        }
+    }
+}
+
 static void swiglu(size_t n, const float *gate, const float *up, float *y)
 {
     const __m256 one = _mm256_set1_ps(1.0F);
@@ -99,6 +127,24 @@ static void swiglu(size_t n, const float *gate, const float *up, float *y)
     }
 }
 
+static void geglu(size_t n, const float *gate, const float *up, float *y)
+{
+    const __m256 one = _mm256_set1_ps(1.0F);
+    const __m256 linear = _mm256_set1_ps(SHOAL_GELU_LINEAR);
+    const __m256 cubic = _mm256_set1_ps(SHOAL_GELU_CUBIC);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 g = _mm256_loadu_ps(gate + i);
+        __m256 u = _mm256_mul_ps(g, _mm256_fmadd_ps(_mm256_mul_ps(g, g), cubic, linear));
+        __m256 e = avx2_exp(_mm256_mul_ps(_mm256_set1_ps(-2.0F), u));
+        __m256 gelu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(gelu, _mm256_loadu_ps(up + i)));
+    }
+    for (; i < n; i++) {
+        y[i] = shoal_geluf(gate[i]) * up[i];
+    }
+}
+
 static void add(size_t n, const float *x, float *y)
 {
     size_t i = 0;
@@ -107,6 +153,32 @@ static void add(size_t n, const float *x, float *y)
     }
     for (; i < n; i++) {
         y[i] = y[i] + x[i];
+    }
+}
+
+static void add_scaled(size_t n, float s, const float *x, float *y)
+{
+    const __m256 sv = _mm256_set1_ps(s);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 sum = _mm256_fmadd_ps(sv, _mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i));
+        _mm256_storeu_ps(y + i, sum);
+    }
+    for (; i < n; i++) {
+        y[i] = fmaf(s, x[i], y[i]);
+    }
+}
+
+static void softcap(size_t n, float cap, float *x)
+{
+    const __m256 c = _mm256_set1_ps(cap);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 t = avx2_tanh(_mm256_div_ps(_mm256_loadu_ps(x + i), c));
+        _mm256_storeu_ps(x + i, _mm256_mul_ps(c, t));
+    }
+    for (; i < n; i++) {
+        x[i] = cap * shoal_tanhf(x[i] / cap);
     }
 }
 
@@ -183,8 +255,12 @@ void shoal_kernels_init_avx2(shoal_kernels *kernels)
     kernels->tier = "avx2";
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;
+    kernels->rope_halves = rope_halves;
     kernels->swiglu = swiglu;
+    kernels->geglu = geglu;
     kernels->add = add;
+    kernels->add_scaled = add_scaled;
+    kernels->softcap = softcap;
     kernels->argmax = argmax;
     kernels->sum_exp = sum_exp;
 }

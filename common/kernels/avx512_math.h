@@ -55,6 +55,25 @@ SHOAL_INLINE __m512 avx512_exp(__m512 x)
     return _mm512_mask_mov_ps(y, nan, x);
 }
 
+/* shoal_tanhf in sixteen lanes. */
+SHOAL_INLINE __m512 avx512_tanh(__m512 x)
+{
+    const __m512 sign = _mm512_set1_ps(-0.0F);
+    const __m512 one = _mm512_set1_ps(1.0F);
+    __m512 a = _mm512_andnot_ps(sign, x);
+    __m512 e = avx512_exp(_mm512_mul_ps(_mm512_set1_ps(-2.0F), a));
+    __m512 large = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
+    __m512 z = _mm512_mul_ps(a, a);
+    __m512 p = _mm512_fmadd_ps(z, _mm512_set1_ps(0x1.19414cp-9F), _mm512_set1_ps(-0x1.0c1102p-7F));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0x1.639184p-6F));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0x1.b9ef30p-5F));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0x1.11106ap-3F));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0x1.555554p-2F));
+    __m512 small = _mm512_fmadd_ps(_mm512_mul_ps(a, z), p, a);
+    __mmask16 near = _mm512_cmp_ps_mask(a, _mm512_set1_ps(0.625F), _CMP_LT_OQ);
+    return _mm512_or_ps(_mm512_mask_mov_ps(large, near, small), _mm512_and_ps(sign, x));
+}
+
 /* The tree 16 -> 8 -> 4 -> 2 -> 1. */
 SHOAL_INLINE float avx512_tree16(__m512 x)
 {

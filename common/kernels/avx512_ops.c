@@ -7,6 +7,7 @@
 
 #include "common/kernels/avx2_sums.h"
 #include "common/kernels/avx512_math.h"
+#include "common/kernels/math.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -62,14 +63,15 @@ static void rmsnorm(size_t n, const float *x, const float *w, float eps, float *
 
 /* Eight pairs a register: with x0, x0 and x1, x1 side by side, an even lane is
  * fma(x0, c, -(x1 * s)) and an odd one fma(x0, s, x1 * c). */
-static void rope(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x)
+static void rope(size_t n_heads, size_t stride, size_t n_rot, const float *cos, const float *sin,
+                 float *x)
 {
     const __m512i interleave =
         _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512 minus_even = _mm512_castsi512_ps(
         _mm512_setr_epi32(INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0,
                           INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0));
-    size_t n_pairs = head_dim / 2;
+    size_t n_pairs = n_rot / 2;
     for (size_t i = 0; i < n_pairs; i += LANES / 2) {
         size_t left = n_pairs - i < LANES / 2 ? n_pairs - i : LANES / 2;
         __mmask16 some = avx512_first(left);
@@ -79,12 +81,33 @@ static void rope(size_t n_heads, size_t head_dim, const float *cos, const float 
         __m512 cs = _mm512_permutex2var_ps(c, interleave, s);
         __m512 sc = _mm512_permutex2var_ps(s, interleave, c);
         for (size_t head = 0; head < n_heads; head++) {
-            float *at = x + head * head_dim + 2 * i;
+            float *at = x + head * stride + 2 * i;
             __m512 v = _mm512_maskz_loadu_ps(pairs, at);
             __m512 x0 = _mm512_shuffle_ps(v, v, 0xA0);
             __m512 x1 = _mm512_shuffle_ps(v, v, 0xF5);
             __m512 addend = _mm512_xor_ps(_mm512_mul_ps(x1, sc), minus_even);
             _mm512_mask_storeu_ps(at, pairs, _mm512_fmadd_ps(x0, cs, addend));
+        }
+    }
+}
+
+/* Pairs lie half a rotation apart, so sixteen of them are two plain loads. */
+static void rope_halves(size_t n_heads, size_t stride, size_t n_rot, const float *cos,
+                        const float *sin, float *x)
+{
+    const __m512 sign = _mm512_set1_ps(-0.0F);
+    size_t half = n_rot / 2;
+    for (size_t i = 0; i < half; i += LANES) {
+        __mmask16 mask = avx512_first(half - i);
+        __m512 c = _mm512_maskz_loadu_ps(mask, cos + i);
+        __m512 s = _mm512_maskz_loadu_ps(mask, sin + i);
+        for (size_t head = 0; head < n_heads; head++) {
+            float *low = x + head * stride + i;
+            __m512 x0 = _mm512_maskz_loadu_ps(mask, low);
+            __m512 x1 = _mm512_maskz_loadu_ps(mask, low + half);
+            __m512 minus = _mm512_xor_ps(_mm512_mul_ps(x1, s), sign);
+            _mm512_mask_storeu_ps(low, mask, _mm512_fmadd_ps(x0, c, minus));
+            _mm512_mask_storeu_ps(low + half, mask, _mm512_fmadd_ps(x0, s, _mm512_mul_ps(x1, c)));
         }
     }
 }
@@ -103,6 +126,22 @@ static void swiglu(size_t n, const float *gate, const float *up, float *y)
     }
 }
 
+static void geglu(size_t n, const float *gate, const float *up, float *y)
+{
+    const __m512 one = _mm512_set1_ps(1.0F);
+    const __m512 linear = _mm512_set1_ps(SHOAL_GELU_LINEAR);
+    const __m512 cubic = _mm512_set1_ps(SHOAL_GELU_CUBIC);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = avx512_first(n - i);
+        __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+        __m512 u = _mm512_mul_ps(g, _mm512_fmadd_ps(_mm512_mul_ps(g, g), cubic, linear));
+        __m512 e = avx512_exp(_mm512_mul_ps(_mm512_set1_ps(-2.0F), u));
+        __m512 gelu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+        gelu = _mm512_mul_ps(gelu, _mm512_maskz_loadu_ps(mask, up + i));
+        _mm512_mask_storeu_ps(y + i, mask, gelu);
+    }
+}
+
 static void add(size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i += LANES) {
@@ -110,6 +149,27 @@ static void add(size_t n, const float *x, float *y)
         __m512 sum = _mm512_maskz_loadu_ps(mask, y + i);
         sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, x + i));
         _mm512_mask_storeu_ps(y + i, mask, sum);
+    }
+}
+
+static void add_scaled(size_t n, float s, const float *x, float *y)
+{
+    const __m512 sv = _mm512_set1_ps(s);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = avx512_first(n - i);
+        __m512 sum = _mm512_maskz_loadu_ps(mask, y + i);
+        sum = _mm512_fmadd_ps(sv, _mm512_maskz_loadu_ps(mask, x + i), sum);
+        _mm512_mask_storeu_ps(y + i, mask, sum);
+    }
+}
+
+static void softcap(size_t n, float cap, float *x)
+{
+    const __m512 c = _mm512_set1_ps(cap);
+    for (size_t i = 0; i < n; i += LANES) {
+        __mmask16 mask = avx512_first(n - i);
+        __m512 t = avx512_tanh(_mm512_div_ps(_mm512_maskz_loadu_ps(mask, x + i), c));
+        _mm512_mask_storeu_ps(x + i, mask, _mm512_mul_ps(c, t));
     }
 }
 
@@ -173,8 +233,12 @@ void shoal_kernels_init_avx512(shoal_kernels *kernels)
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;
+    kernels->rope_halves = rope_halves;
     kernels->swiglu = swiglu;
+    kernels->geglu = geglu;
     kernels->add = add;
+    kernels->add_scaled = add_scaled;
+    kernels->softcap = softcap;
     kernels->argmax = argmax;
     kernels->sum_exp = sum_exp;
 }

@@ -59,12 +59,22 @@ typedef struct shoal_kernels {
     /* y = x * w / sqrt(mean(x^2) + eps): ss by the 16-lane fma reduction; r = 1 / sqrtf(ss / n +
      * eps) (IEEE division and root); y[i] = (x[i] * r) * w[i]. y may be x. */
     void (*rmsnorm)(size_t n, const float *x, const float *w, float eps, float *y);
-    /* Rotates adjacent pairs (2i, 2i+1) of each head by cos[i], sin[i]:
-     * y0 = fma(x0, c, -(x1 * s)); y1 = fma(x0, s, x1 * c). In place. */
-    void (*rope)(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x);
+    /* Rotates the first n_rot channels of each head (head h starts at x + h * stride) by cos[i],
+     * sin[i], i < n_rot / 2: y0 = fma(x0, c, -(x1 * s)); y1 = fma(x0, s, x1 * c), in place. A pair
+     * is channels (2i, 2i + 1) in rope, (i, i + n_rot / 2) in rope_halves. */
+    void (*rope)(size_t n_heads, size_t stride, size_t n_rot, const float *cos, const float *sin,
+                 float *x);
+    void (*rope_halves)(size_t n_heads, size_t stride, size_t n_rot, const float *cos,
+                        const float *sin, float *x);
     /* y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). y may be gate or up. */
     void (*swiglu)(size_t n, const float *gate, const float *up, float *y);
-    void (*add)(size_t n, const float *x, float *y); /* y += x */
+    /* y = gelu(gate) * up in the tanh form, gelu(g) = g / (1 + exp(-2u)) with
+     * u = g * fma(g * g, 0.044715 * sqrt(2 / pi), sqrt(2 / pi)): the same function as
+     * g / 2 * (1 + tanh(u)), without its cancellation. y may be gate or up. */
+    void (*geglu)(size_t n, const float *gate, const float *up, float *y);
+    void (*add)(size_t n, const float *x, float *y);                 /* y += x */
+    void (*add_scaled)(size_t n, float s, const float *x, float *y); /* y = fma(s, x, y) */
+    void (*softcap)(size_t n, float cap, float *x); /* x = cap * tanh(x / cap), in place */
 
     /* One token's K and V of one KV head into slot (0..31) of its blocks; f16 rounds to nearest
      * even. */

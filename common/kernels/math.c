@@ -99,6 +99,29 @@ float shoal_logf(float x)
     return fmaf((float)e, 0.693359375F, f + tail);
 }
 
+/* Below 5/8 an odd polynomial (a least-squares fit of tanh x = x + x^3 P(x^2)), where the form with
+ * exponentials would cancel; above it (1 - e) / (1 + e) with e = exp(-2 |x|). */
+float shoal_tanhf(float x)
+{
+    float a = fabsf(x);
+    float e = shoal_expf(-2.0F * a);
+    float large = (1.0F - e) / (1.0F + e);
+    float z = a * a;
+    float p = fmaf(z, 0x1.19414cp-9F, -0x1.0c1102p-7F);
+    p = fmaf(p, z, 0x1.639184p-6F);
+    p = fmaf(p, z, -0x1.b9ef30p-5F);
+    p = fmaf(p, z, 0x1.11106ap-3F);
+    p = fmaf(p, z, -0x1.555554p-2F);
+    float small = fmaf(a * z, p, a);
+    return copysignf(a < 0.625F ? small : large, x);
+}
+
+float shoal_geluf(float x)
+{
+    float u = x * fmaf(x * x, SHOAL_GELU_CUBIC, SHOAL_GELU_LINEAR);
+    return x / (1.0F + shoal_expf(-2.0F * u));
+}
+
 /* Taylor series of e^r on |r| <= ln 2 / 2; degree 13 leaves less than 1e-17. */
 double shoal_expd(double x)
 {

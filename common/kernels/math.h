@@ -14,6 +14,12 @@ float shoal_expf(float x);
 /* Natural logarithm in binary32, at most 2 ulp, for normal x > 0 (Gumbel noise, confidences);
  * -inf at 0. */
 float shoal_logf(float x);
+/* Hyperbolic tangent in binary32, at most 2 ulp. */
+float shoal_tanhf(float x);
+/* gelu in the tanh form, as kernels.h states it; negative tails keep their relative accuracy. */
+float shoal_geluf(float x);
+#define SHOAL_GELU_LINEAR 0x1.988454p-1F /* sqrt(2 / pi) */
+#define SHOAL_GELU_CUBIC  0x1.2444f2p-5F /* 0.044715 * sqrt(2 / pi) */
 /* Double precision, at most 1e-15 relative (absolute for sin and cos, |x| <= 2^31): for tables. */
 double shoal_expd(double x);
 double shoal_logd(double x);

@@ -36,15 +36,31 @@ static void rmsnorm(size_t n, const float *x, const float *w, float eps, float *
     }
 }
 
-static void rope(size_t n_heads, size_t head_dim, const float *cos, const float *sin, float *x)
+static void rope(size_t n_heads, size_t stride, size_t n_rot, const float *cos, const float *sin,
+                 float *x)
 {
     for (size_t head = 0; head < n_heads; head++) {
-        for (size_t i = 0; i < head_dim / 2; i++) {
-            float *pair = x + head * head_dim + 2 * i;
+        for (size_t i = 0; i < n_rot / 2; i++) {
+            float *pair = x + head * stride + 2 * i;
             float x0 = pair[0];
             float x1 = pair[1];
             pair[0] = fmaf(x0, cos[i], -(x1 * sin[i]));
             pair[1] = fmaf(x0, sin[i], x1 * cos[i]);
+        }
+    }
+}
+
+static void rope_halves(size_t n_heads, size_t stride, size_t n_rot, const float *cos,
+                        const float *sin, float *x)
+{
+    size_t half = n_rot / 2;
+    for (size_t head = 0; head < n_heads; head++) {
+        float *low = x + head * stride;
+        for (size_t i = 0; i < half; i++) {
+            float x0 = low[i];
+            float x1 = low[half + i];
+            low[i] = fmaf(x0, cos[i], -(x1 * sin[i]));
+            low[half + i] = fmaf(x0, sin[i], x1 * cos[i]);
         }
     }
 }
@@ -57,10 +73,31 @@ static void swiglu(size_t n, const float *gate, const float *up, float *y)
     }
 }
 
+static void geglu(size_t n, const float *gate, const float *up, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = shoal_geluf(gate[i]) * up[i];
+    }
+}
+
 static void add(size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i++) {
         y[i] = y[i] + x[i];
+    }
+}
+
+static void add_scaled(size_t n, float s, const float *x, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = fmaf(s, x[i], y[i]);
+    }
+}
+
+static void softcap(size_t n, float cap, float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = cap * shoal_tanhf(x[i] / cap);
     }
 }
 
@@ -92,8 +129,12 @@ void shoal_kernels_init_scalar(shoal_kernels *kernels)
     shoal_kernels_scalar_attend(kernels);
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;
+    kernels->rope_halves = rope_halves;
     kernels->swiglu = swiglu;
+    kernels->geglu = geglu;
     kernels->add = add;
+    kernels->add_scaled = add_scaled;
+    kernels->softcap = softcap;
     kernels->argmax = argmax;
     kernels->sum_exp = sum_exp;
 }

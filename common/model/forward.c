@@ -188,8 +188,8 @@ static void rope_store_row(void *ctx, size_t row, size_t worker)
     float *q = f->q + row * hp->n_heads * hp->head_dim;
     float *k = f->k + row * hp->n_kv_heads * hp->head_dim;
     const float *v = f->v + row * hp->n_kv_heads * hp->head_dim;
-    f->kernels->rope(hp->n_heads, hp->head_dim, cosine, sine, q);
-    f->kernels->rope(hp->n_kv_heads, hp->head_dim, cosine, sine, k);
+    f->kernels->rope(hp->n_heads, hp->head_dim, hp->head_dim, cosine, sine, q);
+    f->kernels->rope(hp->n_kv_heads, hp->head_dim, hp->head_dim, cosine, sine, k);
     shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
 }
 

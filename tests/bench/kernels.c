@@ -288,7 +288,7 @@ static void run_rope(void *context)
 {
     const job *j = context;
     const row_operands *o = j->operands;
-    j->kernels->rope(N_ROW / DIM_MAX, DIM_MAX, o->w, o->w + DIM_MAX / 2, o->y);
+    j->kernels->rope(N_ROW / DIM_MAX, DIM_MAX, DIM_MAX, o->w, o->w + DIM_MAX / 2, o->y);
 }
 
 static void run_swiglu(void *context)
@@ -296,6 +296,34 @@ static void run_swiglu(void *context)
     const job *j = context;
     const row_operands *o = j->operands;
     j->kernels->swiglu(N_ROW, o->x, o->w, o->y);
+}
+
+static void run_rope_halves(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->rope_halves(N_ROW / DIM_MAX, DIM_MAX, DIM_MAX, o->w, o->w + DIM_MAX / 2, o->y);
+}
+
+static void run_geglu(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->geglu(N_ROW, o->x, o->w, o->y);
+}
+
+static void run_add_scaled(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->add_scaled(N_ROW, 0.5F, o->x, o->y);
+}
+
+static void run_softcap(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->softcap(N_ROW, 30.0F, o->y);
 }
 
 static void run_add(void *context)
@@ -362,6 +390,11 @@ static void bench_rows(bench *b)
         {"quantize_q8", "4096", N_ROW * 5, N_ROW * 3, run_quantize, &o, o.q, N_ROW},
         {"rmsnorm", "4096", N_ROW * 12, N_ROW * 4, run_rmsnorm, &o, o.y, N_ROW * 4},
         {"rope", "32 heads of 128", N_ROW * 8, N_ROW * 3, run_rope, &rope, o.y, N_ROW * 4},
+        {"rope_halves", "32 heads of 128", N_ROW * 8, N_ROW * 3, run_rope_halves, &rope, o.y,
+         N_ROW * 4},
+        {"geglu", "4096", N_ROW * 12, N_ROW * 26, run_geglu, &o, o.y, N_ROW * 4},
+        {"add_scaled", "4096", N_ROW * 12, N_ROW * 2, run_add_scaled, &o, o.y, N_ROW * 4},
+        {"softcap", "4096", N_ROW * 8, N_ROW * 34, run_softcap, &o, o.y, N_ROW * 4},
         {"swiglu", "4096", N_ROW * 12, N_ROW * 22, run_swiglu, &o, o.y, N_ROW * 4},
         {"add", "4096", N_ROW * 12, N_ROW, run_add, &o, o.y, N_ROW * 4},
         {"argmax", "131072", N_VOCAB * 4, N_VOCAB, run_argmax, &o, o.y, 8},

@@ -165,7 +165,13 @@ static void test_elementwise_and_reductions_equal_scalar(void **state)
             }
             assert_memory_equal(y[0], y[1], sizeof y[0]);
             for (size_t i = 0; i < 2; i++) {
+                both[i]->geglu(n, x, w, y[i]);
+            }
+            assert_memory_equal(y[0], y[1], sizeof y[0]);
+            for (size_t i = 0; i < 2; i++) {
                 both[i]->add(n, x, y[i]);
+                both[i]->add_scaled(n, w[0], x, y[i]);
+                both[i]->softcap(n, 3.0F, y[i]);
             }
             assert_memory_equal(y[0], y[1], sizeof y[0]);
             float max[2];
@@ -237,39 +243,95 @@ static void test_argmax_with_ties_and_nan_takes_the_lowest(void **state)
     }
 }
 
+/* Both kinds of pairs, whole and partial rotations, heads further apart than they are wide. */
+static void check_rope(const shoal_kernels *tier, size_t n_rot, size_t gap, bool halves)
+{
+    enum {
+        HEADS = 3,
+        N = HEADS * 80
+    };
+    float c[33];
+    float s[33];
+    float start[N];
+    float x[2][N];
+    for (size_t i = 0; i < n_rot / 2; i++) {
+        double angle = (double)uniform() * 100;
+        c[i] = (float)cos(angle);
+        s[i] = (float)sin(angle);
+    }
+    fill(start, N);
+    memcpy(x[0], start, sizeof start);
+    memcpy(x[1], start, sizeof start);
+    size_t stride = n_rot + gap;
+    (halves ? scalar.rope_halves : scalar.rope)(HEADS, stride, n_rot, c, s, x[0]);
+    (halves ? tier->rope_halves : tier->rope)(HEADS, stride, n_rot, c, s, x[1]);
+    assert_memory_equal(x[0], x[1], sizeof x[0]);
+    for (size_t head = 0; head < HEADS; head++) {
+        for (size_t i = 0; i < n_rot / 2; i++) {
+            size_t a = head * stride + (halves ? i : 2 * i);
+            size_t b = halves ? a + n_rot / 2 : a + 1;
+            double before = hypot((double)start[a], (double)start[b]);
+            double after = hypot((double)x[0][a], (double)x[0][b]);
+            assert_true(fabs(before - after) <= 1e-6 * (1 + before));
+        }
+        for (size_t i = head * stride + n_rot; i < (head + 1) * stride; i++) {
+            assert_memory_equal(&start[i], &x[0][i], sizeof start[i]);
+        }
+    }
+}
+
 static void test_rope_equals_scalar_and_keeps_length(void **state)
 {
     (void)state;
-    for (size_t head_dim = 2; head_dim <= 66; head_dim += 2) {
-        enum {
-            HEADS = 3
-        };
-        float c[33];
-        float s[33];
-        float x[2][HEADS * 66 + PAD];
-        for (size_t i = 0; i < head_dim / 2; i++) {
-            double angle = (double)uniform() * 100;
-            c[i] = (float)cos(angle);
-            s[i] = (float)sin(angle);
+    for (size_t n_rot = 2; n_rot <= 66; n_rot += 2) {
+        for (size_t t = 0; t < n_tiers; t++) {
+            check_rope(&tiers[t], n_rot, 0, false);
+            check_rope(&tiers[t], n_rot, n_rot % 14, false);
+            check_rope(&tiers[t], n_rot, 0, true);
+            check_rope(&tiers[t], n_rot, n_rot % 14, true);
         }
-        memset(x, POISON, sizeof x);
-        for (size_t i = 0; i < HEADS * head_dim; i++) {
-            x[0][i] = uniform();
+    }
+}
+
+/* Against the double functions over all sizes, and bit for bit in the tiers where branches meet. */
+static void test_tanh_and_gelu_are_close_and_equal_scalar(void **state)
+{
+    (void)state;
+    enum {
+        N = 67
+    };
+    for (size_t round = 0; round < 2000; round++) {
+        float x[N];
+        float one[N];
+        float y[2][N];
+        double size = exp(12.0 * (double)uniform() - 8.0);
+        for (size_t i = 0; i < N; i++) {
+            x[i] = round % 4 == 0 ? 0.625F + 1e-6F * uniform() : (float)size * uniform();
+            one[i] = 1;
+        }
+        x[0] = round % 3 == 0 ? -0.0F : round % 3 == 1 ? INFINITY : -1e30F;
+        memcpy(y[0], x, sizeof x);
+        scalar.softcap(N, 1.0F, y[0]);
+        for (size_t i = 0; i < N; i++) {
+            double want = tanh((double)x[i]);
+            assert_true(fabs((double)y[0][i] - want) <= 2.5e-7 * fabs(want));
+            assert_int_equal(signbit(y[0][i]) != 0, signbit(x[i]) != 0);
         }
         for (size_t t = 0; t < n_tiers; t++) {
-            float start[HEADS * 66 + PAD];
-            memcpy(start, x[0], sizeof start);
-            memcpy(x[1], x[0], sizeof x[0]);
-            float expected[HEADS * 66 + PAD];
-            memcpy(expected, x[0], sizeof expected);
-            scalar.rope(HEADS, head_dim, c, s, expected);
-            tiers[t].rope(HEADS, head_dim, c, s, x[1]);
-            assert_memory_equal(expected, x[1], sizeof expected);
-            for (size_t i = 0; i < HEADS * head_dim; i += 2) {
-                double before = hypot((double)start[i], (double)start[i + 1]);
-                double after = hypot((double)expected[i], (double)expected[i + 1]);
-                assert_true(fabs(before - after) < 1e-6);
-            }
+            memcpy(y[1], x, sizeof x);
+            tiers[t].softcap(N, 1.0F, y[1]);
+            assert_memory_equal(y[0], y[1], sizeof y[0]);
+        }
+        scalar.geglu(N, x, one, y[0]);
+        for (size_t i = 1; i < N; i++) {
+            double g = (double)x[i];
+            double u = 0.7978845608028654 * (g + 0.044715 * g * g * g);
+            double want = g / (1 + exp(-2 * u));
+            assert_true(fabs((double)y[0][i] - want) <= 2e-5 * fabs(want) + 1e-37);
+        }
+        for (size_t t = 0; t < n_tiers; t++) {
+            tiers[t].geglu(N, x, one, y[1]);
+            assert_memory_equal(y[0], y[1], sizeof y[0]);
         }
     }
 }
@@ -428,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_exp_borders_equal_scalar),
         cmocka_unit_test(test_argmax_with_ties_and_nan_takes_the_lowest),
         cmocka_unit_test(test_rope_equals_scalar_and_keeps_length),
+        cmocka_unit_test(test_tanh_and_gelu_are_close_and_equal_scalar),
         cmocka_unit_test(test_attend_equals_scalar_around_block_borders),
         cmocka_unit_test(test_kv_store_equals_scalar),
         cmocka_unit_test(test_cpu_mask_parse_knows_its_words),
