@@ -101,6 +101,15 @@ shoal_status shoal_gguf_get_array(const shoal_gguf *gguf, const char *key,
 shoal_str shoal_gguf_array_str(const shoal_gguf *gguf, const char *key, size_t i);
 double shoal_gguf_array_f64(const shoal_gguf *gguf, const char *key, size_t i);
 int64_t shoal_gguf_array_i64(const shoal_gguf *gguf, const char *key, size_t i);
+/* Elements [begin, begin + n) at the cost of one look-up of the key; asserts like those above. */
+void shoal_gguf_array_strs(const shoal_gguf *gguf, const char *key, size_t begin, size_t n,
+                           shoal_str *ret_values);
+void shoal_gguf_array_f64s(const shoal_gguf *gguf, const char *key, size_t begin, size_t n,
+                           double *ret_values);
+void shoal_gguf_array_i64s(const shoal_gguf *gguf, const char *key, size_t begin, size_t n,
+                           int64_t *ret_values);
+/* The elements' bytes as they lie in the file, for hashing. */
+shoal_str shoal_gguf_array_bytes(const shoal_gguf *gguf, const char *key);
 
 /* --- writer ------------------------------------------------------------------------------- */
 

@@ -227,37 +227,74 @@ shoal_status shoal_gguf_get_array(const shoal_gguf *gguf, const char *key,
 }
 
 /* The array that the caller has checked before. */
-static const shoal_gguf_pair *array(const shoal_gguf *gguf, const char *key, size_t i)
+static const shoal_gguf_pair *array(const shoal_gguf *gguf, const char *key, size_t begin, size_t n)
 {
     const shoal_gguf_pair *pair = shoal_gguf_find_pair(gguf, key);
-    SHOAL_ASSERT(pair != NULL && pair->kind == SHOAL_GGUF_ARRAY && i < pair->n);
+    SHOAL_ASSERT(pair != NULL && pair->kind == SHOAL_GGUF_ARRAY && begin <= pair->n &&
+                 n <= pair->n - begin);
     return pair;
+}
+
+void shoal_gguf_array_strs(const shoal_gguf *gguf, const char *key, size_t begin, size_t n,
+                           shoal_str *ret_values)
+{
+    const shoal_gguf_pair *pair = array(gguf, key, begin, n);
+    SHOAL_ASSERT(pair->element == SHOAL_GGUF_STRING);
+    for (size_t i = 0; i < n; i++) {
+        ret_values[i] = str_at(pair, begin + i);
+    }
+}
+
+void shoal_gguf_array_f64s(const shoal_gguf *gguf, const char *key, size_t begin, size_t n,
+                           double *ret_values)
+{
+    const shoal_gguf_pair *pair = array(gguf, key, begin, n);
+    SHOAL_ASSERT(pair->element == SHOAL_GGUF_F32 || pair->element == SHOAL_GGUF_F64);
+    for (size_t i = 0; i < n; i++) {
+        ret_values[i] = float_at(pair, begin + i);
+    }
+}
+
+void shoal_gguf_array_i64s(const shoal_gguf *gguf, const char *key, size_t begin, size_t n,
+                           int64_t *ret_values)
+{
+    const shoal_gguf_pair *pair = array(gguf, key, begin, n);
+    SHOAL_ASSERT(is_integer(pair->element) || pair->element == SHOAL_GGUF_BOOL);
+    for (size_t i = 0; i < n; i++) {
+        integer x = integer_at(pair, begin + i);
+        /* The one value range that i64 lacks is clamped: no array of ours holds it. */
+        int64_t positive = x.magnitude > INT64_MAX ? INT64_MAX : (int64_t)x.magnitude;
+        ret_values[i] = x.negative ? (int64_t)(~x.magnitude + 1) : positive;
+    }
 }
 
 shoal_str shoal_gguf_array_str(const shoal_gguf *gguf, const char *key, size_t i)
 {
-    const shoal_gguf_pair *pair = array(gguf, key, i);
-    SHOAL_ASSERT(pair->element == SHOAL_GGUF_STRING);
-    return str_at(pair, i);
+    shoal_str value = {.data = "", .length = 0};
+    shoal_gguf_array_strs(gguf, key, i, 1, &value);
+    return value;
 }
 
 double shoal_gguf_array_f64(const shoal_gguf *gguf, const char *key, size_t i)
 {
-    const shoal_gguf_pair *pair = array(gguf, key, i);
-    SHOAL_ASSERT(pair->element == SHOAL_GGUF_F32 || pair->element == SHOAL_GGUF_F64);
-    return float_at(pair, i);
+    double value = 0.0;
+    shoal_gguf_array_f64s(gguf, key, i, 1, &value);
+    return value;
 }
 
 int64_t shoal_gguf_array_i64(const shoal_gguf *gguf, const char *key, size_t i)
 {
-    const shoal_gguf_pair *pair = array(gguf, key, i);
-    SHOAL_ASSERT(is_integer(pair->element) || pair->element == SHOAL_GGUF_BOOL);
-    integer x = integer_at(pair, i);
-    if (x.negative) {
-        return (int64_t)(~x.magnitude + 1);
-    }
-    /* The one value range that i64 lacks is clamped: no array of ours holds it. */
-    return x.magnitude > INT64_MAX ? INT64_MAX : (int64_t)x.magnitude;
+    int64_t value = 0;
+    shoal_gguf_array_i64s(gguf, key, i, 1, &value);
+    return value;
+}
+
+shoal_str shoal_gguf_array_bytes(const shoal_gguf *gguf, const char *key)
+{
+    const shoal_gguf_pair *pair = array(gguf, key, 0, 0);
+    const char *begin = (const char *)pair->value;
+    return (shoal_str){.data = begin,
+                       .length = (size_t)(pair->raw.data + pair->raw.length - begin)};
 }
 
 /* --- rendering ------------------------------------------------------------------------------- */

@@ -58,18 +58,15 @@ int shoal_bpe_byte_of_char(uint32_t code_point)
     return shifted == 67 ? 173 : -1;
 }
 
-static uint64_t merge_hash(uint64_t pair)
+static size_t merge_slot(const shoal_tokenizer *tokenizer, uint64_t pair)
 {
-    uint64_t x = pair * UINT64_C(0x9E3779B97F4A7C15);
-    x ^= x >> 32;
-    x *= UINT64_C(0xBF58476D1CE4E5B9);
-    return x >> 29;
+    return (size_t)shoal_vocab_hash_u64(&tokenizer->map, pair) & tokenizer->merges_mask;
 }
 
 /* Walks to the rule or to the free slot where it belongs. NULL past the probe limit. */
 static shoal_merge_slot *merge_probe(const shoal_tokenizer *tokenizer, uint64_t pair)
 {
-    size_t slot = (size_t)merge_hash(pair) & tokenizer->merges_mask;
+    size_t slot = merge_slot(tokenizer, pair);
     for (size_t i = 0; i < SHOAL_PROBES_MAX; i++) {
         shoal_merge_slot *found = &tokenizer->merges[slot];
         if (found->rank == 0 || found->pair == pair) {
@@ -97,95 +94,144 @@ bool shoal_bpe_pair(const shoal_tokenizer *tokenizer, int32_t left, int32_t righ
     return true;
 }
 
-/* A rule cut in two, with the hashes of its left side, right side and whole. */
+/* A rule cut in two, with the hashes of its sides, and then with what it says. */
 typedef struct merge_rule {
     shoal_str left;
     shoal_str right;
-    uint64_t hashes[3];
+    uint64_t left_hash;
+    uint64_t right_hash;
+    uint64_t pair;
+    int32_t id;
 } merge_rule;
 
 /* Rules looked up together: enough that their cache misses overlap. */
 enum {
-    MERGE_BATCH = 32
+    MERGE_BATCH = 64
 };
 
-static shoal_status read_merge(const shoal_tokenizer *tokenizer, size_t i, shoal_str text,
-                               merge_rule *ret_rule, shoal_err *err)
+/* Reading the rules. */
+typedef struct merge_reader {
+    shoal_tokenizer *tokenizer;
+    char *joined;    /* room for the longest text */
+    int32_t last_id; /* what the rule before this one makes */
+    shoal_err *err;
+} merge_reader;
+
+static shoal_status read_merge(const merge_reader *reader, size_t i, shoal_str text,
+                               merge_rule *ret_rule)
 {
+    const shoal_tokenizer *tokenizer = reader->tokenizer;
     const char *space = text.length < 3 ? NULL : memchr(text.data + 1, ' ', text.length - 2);
     if (!space) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
+        return shoal_err_set(reader->err, SHOAL_E_INVALID,
                              "%s[%zu]: not two texts with a space between them", merges_key, i);
     }
     shoal_str left = {.data = text.data, .length = (size_t)(space - text.data)};
     shoal_str right = {.data = space + 1, .length = text.length - left.length - 1};
     if (left.length + right.length > tokenizer->length_max) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "%s[%zu]: what it makes is not a token",
+        return shoal_err_set(reader->err, SHOAL_E_INVALID, "%s[%zu]: what it makes is not a token",
                              merges_key, i);
     }
-    uint64_t left_hash = shoal_vocab_hash(left.data, left.length);
-    uint64_t right_hash = shoal_vocab_hash(right.data, right.length);
-    *ret_rule = (merge_rule){
-        .left = left,
-        .right = right,
-        .hashes = {left_hash, right_hash,
-                   shoal_vocab_hash_join(&tokenizer->map, left_hash, right_hash, right.length)}};
+    *ret_rule = (merge_rule){.left = left,
+                             .right = right,
+                             .left_hash = shoal_vocab_hash(tokenizer, left.data, left.length),
+                             .right_hash = shoal_vocab_hash(tokenizer, right.data, right.length)};
     return SHOAL_OK;
 }
 
-static shoal_status add_merge(shoal_tokenizer *tokenizer, size_t i, const merge_rule *rule,
-                              shoal_err *err)
+static bool makes(const shoal_tokenizer *tokenizer, const merge_rule *rule, int32_t id)
 {
-    shoal_str none = {.data = "", .length = 0};
-    int32_t left = shoal_vocab_find(tokenizer, rule->hashes[0], rule->left, none);
-    int32_t right = shoal_vocab_find(tokenizer, rule->hashes[1], rule->right, none);
-    int32_t id = shoal_vocab_find(tokenizer, rule->hashes[2], rule->left, rule->right);
-    if (left < 0 || right < 0 || id < 0) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "%s[%zu]: %s is not a token", merges_key, i,
+    if (id < 0 || (size_t)id >= tokenizer->n_vocab) {
+        return false;
+    }
+    shoal_str text = shoal_vocab_text(tokenizer, (size_t)id);
+    size_t left = rule->left.length;
+    return text.length == left + rule->right.length &&
+           memcmp(text.data, rule->left.data, left) == 0 &&
+           memcmp(text.data + left, rule->right.data, rule->right.length) == 0;
+}
+
+/* Vocabularies are written in the order of their rules, so what a rule makes is nearly always the
+ * token of the rule before or the one after that; only the rest is looked up. */
+static int32_t find_made(const merge_reader *reader, const merge_rule *rule)
+{
+    const shoal_tokenizer *tokenizer = reader->tokenizer;
+    if (!tokenizer->map.has_duplicates) {
+        for (int32_t id = reader->last_id; id <= reader->last_id + 1; id++) {
+            if (makes(tokenizer, rule, id)) {
+                return id;
+            }
+        }
+    }
+    size_t left = rule->left.length;
+    shoal_str joined = {.data = reader->joined, .length = left + rule->right.length};
+    memcpy(reader->joined, rule->left.data, left);
+    memcpy(reader->joined + left, rule->right.data, rule->right.length);
+    return shoal_vocab_find(tokenizer, shoal_vocab_hash(tokenizer, joined.data, joined.length),
+                            joined);
+}
+
+static shoal_status resolve(merge_reader *reader, size_t i, merge_rule *rule)
+{
+    const shoal_tokenizer *tokenizer = reader->tokenizer;
+    int32_t left = shoal_vocab_find(tokenizer, rule->left_hash, rule->left);
+    int32_t right = shoal_vocab_find(tokenizer, rule->right_hash, rule->right);
+    rule->id = find_made(reader, rule);
+    if (left < 0 || right < 0 || rule->id < 0) {
+        return shoal_err_set(reader->err, SHOAL_E_INVALID, "%s[%zu]: %s is not a token", merges_key,
+                             i,
                              left < 0    ? "its left side"
                              : right < 0 ? "its right side"
                                          : "what it makes");
     }
-    if (!shoal_vocab_is_plain(tokenizer, id)) {
+    reader->last_id = rule->id;
+    rule->pair = pair_of_ids(left, right);
+    __builtin_prefetch(&tokenizer->merges[merge_slot(tokenizer, rule->pair)]);
+    return SHOAL_OK;
+}
+
+static shoal_status add_merge(const merge_reader *reader, size_t i, const merge_rule *rule)
+{
+    if (!shoal_vocab_is_plain(reader->tokenizer, rule->id)) {
         return SHOAL_OK; /* plain text must never become a control token */
     }
-    shoal_merge_slot *slot = merge_probe(tokenizer, pair_of_ids(left, right));
+    shoal_merge_slot *slot = merge_probe(reader->tokenizer, rule->pair);
     if (!slot) {
-        return shoal_err_set(err, SHOAL_E_LIMIT,
-                             "%s[%zu]: more than %d rules collide; the file is damaged or crafted",
-                             merges_key, i, SHOAL_PROBES_MAX);
+        return shoal_err_set(reader->err, SHOAL_E_LIMIT,
+                             "%s[%zu]: more than %d rules collide; try again", merges_key, i,
+                             SHOAL_PROBES_MAX);
     }
     if (slot->rank == 0) {
-        *slot =
-            (shoal_merge_slot){.pair = pair_of_ids(left, right), .rank = (uint32_t)i + 1, .id = id};
+        *slot = (shoal_merge_slot){.pair = rule->pair, .rank = (uint32_t)i + 1, .id = rule->id};
     }
     return SHOAL_OK;
 }
 
 /* Rules [begin, begin + n). */
-static shoal_status add_batch(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, size_t begin,
-                              size_t n, shoal_hasher *hasher, shoal_err *err)
+static shoal_status add_batch(merge_reader *reader, const shoal_gguf *gguf, size_t begin, size_t n)
 {
     merge_rule batch[MERGE_BATCH];
+    shoal_str texts[MERGE_BATCH];
+    shoal_gguf_array_strs(gguf, merges_key, begin, n, texts);
     for (size_t i = 0; i < n; i++) {
-        shoal_str text = shoal_gguf_array_str(gguf, merges_key, begin + i);
-        shoal_hasher_update_field(hasher, text.data, text.length);
-        SHOAL_TRY(read_merge(tokenizer, begin + i, text, &batch[i], err));
-        shoal_vocab_prefetch(tokenizer, batch[i].hashes, SHOAL_COUNT(batch[i].hashes), 0);
-    }
-    for (int depth = 1; depth < 3; depth++) {
-        for (size_t i = 0; i < n; i++) {
-            shoal_vocab_prefetch(tokenizer, batch[i].hashes, SHOAL_COUNT(batch[i].hashes), depth);
-        }
+        SHOAL_TRY(read_merge(reader, begin + i, texts[i], &batch[i]));
+        shoal_vocab_prefetch_slot(reader->tokenizer, batch[i].left_hash);
+        shoal_vocab_prefetch_slot(reader->tokenizer, batch[i].right_hash);
     }
     for (size_t i = 0; i < n; i++) {
-        SHOAL_TRY(add_merge(tokenizer, begin + i, &batch[i], err));
+        shoal_vocab_prefetch_text(reader->tokenizer, batch[i].left_hash);
+        shoal_vocab_prefetch_text(reader->tokenizer, batch[i].right_hash);
+    }
+    for (size_t i = 0; i < n; i++) {
+        SHOAL_TRY(resolve(reader, begin + i, &batch[i]));
+    }
+    for (size_t i = 0; i < n; i++) {
+        SHOAL_TRY(add_merge(reader, begin + i, &batch[i]));
     }
     return SHOAL_OK;
 }
 
-static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
-                                shoal_hasher *hasher, shoal_err *err)
+static shoal_status check_merges(const shoal_gguf *gguf, size_t *ret_n, shoal_err *err)
 {
     shoal_gguf_kind element = SHOAL_GGUF_STRING;
     size_t n = 0;
@@ -201,19 +247,32 @@ static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gg
         return shoal_err_set(err, SHOAL_E_LIMIT, "%s has %zu rules, at most %d", merges_key, n,
                              SHOAL_MERGES_MAX);
     }
+    *ret_n = n;
+    return SHOAL_OK;
+}
+
+static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                                shoal_hasher *hasher, shoal_err *err)
+{
+    size_t n = 0;
+    SHOAL_TRY(check_merges(gguf, &n, err));
     size_t n_slots = 16;
-    while (n_slots < 2 * n) {
+    while (n_slots < n + n / 2) {
         n_slots *= 2;
     }
     tokenizer->merges_mask = n_slots - 1;
     tokenizer->merges = shoal_calloc(n_slots, sizeof(tokenizer->merges[0]));
-    if (!tokenizer->merges) {
+    SHOAL_CLEANUP(shoal_free_cleanup) char *joined = shoal_calloc(tokenizer->length_max + 1, 1);
+    if (!tokenizer->merges || !joined) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu merge rules", n);
     }
+    merge_reader reader = {.tokenizer = tokenizer, .joined = joined, .last_id = 0, .err = err};
     for (size_t i = 0; i < n; i += MERGE_BATCH) {
-        size_t n_batch = SHOAL_MIN(n - i, (size_t)MERGE_BATCH);
-        SHOAL_TRY(add_batch(tokenizer, gguf, i, n_batch, hasher, err));
+        SHOAL_TRY(add_batch(&reader, gguf, i, SHOAL_MIN(n - i, (size_t)MERGE_BATCH)));
     }
+    /* In one go: a call for each of some 300000 rules would cost more than hashing them. */
+    shoal_str bytes = shoal_gguf_array_bytes(gguf, merges_key);
+    shoal_hasher_update_field(hasher, bytes.data, bytes.length);
     return SHOAL_OK;
 }
 
@@ -244,10 +303,7 @@ static int32_t whole_piece(const shoal_tokenizer *tokenizer, const char *piece, 
     if (length > tokenizer->length_max) {
         return -1;
     }
-    int32_t id = shoal_vocab_find(tokenizer, shoal_vocab_hash(text, length),
-                                  (shoal_str){.data = text, .length = length},
-                                  (shoal_str){.data = "", .length = 0});
-    return id >= 0 && shoal_vocab_is_plain(tokenizer, id) ? id : -1;
+    return shoal_vocab_find_plain(tokenizer, text, length);
 }
 
 static shoal_status encode_piece(shoal_encoder *encoder, const char *piece, size_t n)

@@ -117,8 +117,7 @@ bool shoal_spm_pair(const shoal_encoder *encoder, const shoal_symbol *left,
     }
     uint64_t hash = shoal_vocab_hash_join(&tokenizer->map, left->hash, right->hash, right->length);
     int32_t id = shoal_vocab_find(
-        tokenizer, hash, (shoal_str){.data = encoder->text + left->begin, .length = length},
-        (shoal_str){.data = "", .length = 0});
+        tokenizer, hash, (shoal_str){.data = encoder->text + left->begin, .length = length});
     if (id < 0 || !shoal_vocab_is_plain(tokenizer, id)) {
         return false;
     }
@@ -177,11 +176,10 @@ static shoal_status append(shoal_encoder *encoder, const char *p, size_t n)
         encoder->text_capacity = capacity;
     }
     memcpy(encoder->text + encoder->text_length, p, n);
-    shoal_symbol symbol = {.hash = shoal_vocab_hash(p, n),
+    shoal_symbol symbol = {.hash = shoal_vocab_hash(tokenizer, p, n),
                            .begin = (uint32_t)encoder->text_length,
                            .length = (uint32_t)n};
-    symbol.id = shoal_vocab_find(tokenizer, symbol.hash, (shoal_str){.data = p, .length = n},
-                                 (shoal_str){.data = "", .length = 0});
+    symbol.id = shoal_vocab_find(tokenizer, symbol.hash, (shoal_str){.data = p, .length = n});
     if (symbol.id >= 0 && !shoal_vocab_is_plain(tokenizer, symbol.id)) {
         symbol.id = -1;
     }

@@ -9,15 +9,6 @@
 
 #include <string.h>
 
-/* The token whose text is exactly the n bytes at p and that plain text may become, or -1. */
-static int32_t plain_token(const shoal_tokenizer *tokenizer, const char *p, size_t n)
-{
-    int32_t id =
-        shoal_vocab_find(tokenizer, shoal_vocab_hash(p, n), (shoal_str){.data = p, .length = n},
-                         (shoal_str){.data = "", .length = 0});
-    return id >= 0 && shoal_vocab_is_plain(tokenizer, id) ? id : -1;
-}
-
 static void spm_bytes(shoal_tokenizer *tokenizer)
 {
     for (size_t id = tokenizer->n_vocab; id-- > 0;) {
@@ -41,7 +32,7 @@ static shoal_status init_bytes(shoal_tokenizer *tokenizer, shoal_err *err)
         for (size_t byte = 0; byte < 256; byte++) {
             char text[2];
             size_t n = shoal_bpe_char_of_byte((uint8_t)byte, text);
-            tokenizer->byte_ids[byte] = plain_token(tokenizer, text, n);
+            tokenizer->byte_ids[byte] = shoal_vocab_find_plain(tokenizer, text, n);
         }
     }
     for (size_t byte = 0; byte < 256; byte++) {

@@ -14,6 +14,10 @@ static const char tokens_key[] = "tokenizer.ggml.tokens";
 static const char scores_key[] = "tokenizer.ggml.scores";
 static const char types_key[] = "tokenizer.ggml.token_type";
 
+enum {
+    READ_BATCH = 256 /* elements of an array read at once: each call looks its key up */
+};
+
 shoal_status shoal_vocab_array(const shoal_gguf *gguf, const char *key,
                                shoal_gguf_kind *ret_element, size_t *ret_n, bool *ret_present,
                                shoal_err *err)
@@ -40,14 +44,13 @@ static shoal_status load_texts(shoal_tokenizer *tokenizer, const shoal_gguf *ggu
         return shoal_err_set(err, SHOAL_E_LIMIT, "%s has %zu tokens, at most %d", tokens_key, n,
                              SHOAL_VOCAB_MAX);
     }
-    /* Kept for the second pass: every look-up in the file costs one of the key. */
     SHOAL_CLEANUP(shoal_free_cleanup) shoal_str *texts = shoal_calloc(n, sizeof(texts[0]));
     if (!texts) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu tokens", n);
     }
+    shoal_gguf_array_strs(gguf, tokens_key, 0, n, texts);
     size_t total = 0;
     for (size_t id = 0; id < n; id++) {
-        texts[id] = shoal_gguf_array_str(gguf, tokens_key, id);
         size_t length = texts[id].length;
         if (length > SHOAL_TOKEN_TEXT_MAX) {
             return shoal_err_set(err, SHOAL_E_LIMIT, "%s[%zu] has %zu bytes, at most %d",
@@ -103,8 +106,13 @@ static shoal_status load_scores(shoal_tokenizer *tokenizer, const shoal_gguf *gg
         return shoal_err_set(err, SHOAL_E_INVALID, "%s must be an array of floats", scores_key);
     }
     SHOAL_TRY(check_length(tokenizer, scores_key, n, err));
+    double scores[READ_BATCH];
     for (size_t id = 0; id < n; id++) {
-        double score = shoal_gguf_array_f64(gguf, scores_key, id);
+        if (id % READ_BATCH == 0) {
+            size_t n_batch = SHOAL_MIN(n - id, (size_t)READ_BATCH);
+            shoal_gguf_array_f64s(gguf, scores_key, id, n_batch, scores);
+        }
+        double score = scores[id % READ_BATCH];
         if (isnan(score)) {
             return shoal_err_set(err, SHOAL_E_INVALID, "%s[%zu] is not a number", scores_key, id);
         }
@@ -131,8 +139,13 @@ static shoal_status load_types(shoal_tokenizer *tokenizer, const shoal_gguf *ggu
         return shoal_err_set(err, SHOAL_E_INVALID, "%s must be an array of integers", types_key);
     }
     SHOAL_TRY(check_length(tokenizer, types_key, n, err));
+    int64_t types[READ_BATCH];
     for (size_t id = 0; id < n; id++) {
-        int64_t type = shoal_gguf_array_i64(gguf, types_key, id);
+        if (id % READ_BATCH == 0) {
+            size_t n_batch = SHOAL_MIN(n - id, (size_t)READ_BATCH);
+            shoal_gguf_array_i64s(gguf, types_key, id, n_batch, types);
+        }
+        int64_t type = types[id % READ_BATCH];
         if (type < 0 || type > SHOAL_TOKEN_BYTE) {
             return shoal_err_set(err, SHOAL_E_INVALID,
                                  "%s[%zu] is %lld, known are 1 (normal) to 6 (byte)", types_key, id,

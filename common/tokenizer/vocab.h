@@ -44,17 +44,27 @@ typedef struct shoal_token {
 
 /* --- text -> id (vocab_map.c) ---------------------------------------------------------------- */
 
-/* Open addressing over a polynomial hash modulo 2^61 - 1. The hash of two texts joined follows
- * from theirs in constant time, so that merging never walks over the text again. */
+/* Open addressing, sized once. The hash is keyed with random numbers of this process, so that no
+ * file can be made of texts that collide. SPM has a polynomial modulo 2^61 - 1: the hash of two
+ * texts joined follows from theirs in constant time, so that merging never walks over the text
+ * again. BPE needs no joining and takes eight bytes at a time. */
 typedef struct shoal_vocab_slot {
-    uint32_t id;  /* id + 1; 0: free */
-    uint32_t tag; /* bits of the hash, compared before the text */
+    uint32_t id;     /* id + 1; 0: free */
+    uint32_t tag;    /* bits of the hash, compared before the text */
+    uint32_t offset; /* of the text: a copy, so that a look-up need not touch the token */
+    uint32_t length;
 } shoal_vocab_slot;
+
+enum {
+    SHOAL_VOCAB_KEYS = 4
+};
 
 typedef struct shoal_vocab_map {
     shoal_vocab_slot *slots;
-    size_t mask;      /* slots - 1 */
-    uint64_t *powers; /* powers[n]: what the hash of a text is multiplied by to append n bytes */
+    size_t mask;                     /* slots - 1 */
+    uint64_t keys[SHOAL_VOCAB_KEYS]; /* odd; keys[0] is the base of the polynomial */
+    uint64_t *powers;    /* SPM: powers[n]: what a hash is multiplied by to append n bytes */
+    bool has_duplicates; /* some text belongs to several tokens */
 } shoal_vocab_map;
 
 /* --- special texts (special.c) --------------------------------------------------------------- */
@@ -146,16 +156,21 @@ shoal_status shoal_vocab_array(const shoal_gguf *gguf, const char *key,
 /* vocab_map.c */
 shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err);
 void shoal_vocab_map_fini(shoal_vocab_map *map);
-uint64_t shoal_vocab_hash(const char *data, size_t n);
+uint64_t shoal_vocab_hash(const shoal_tokenizer *tokenizer, const char *data, size_t n);
+/* SPM: the hash of two texts one after the other. */
 uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64_t right,
                                size_t right_length);
-/* The id of text a followed by b, or -1. hash is that of the whole. */
-int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str a, shoal_str b);
+/* A keyed hash of one number. */
+uint64_t shoal_vocab_hash_u64(const shoal_vocab_map *map, uint64_t x);
+/* The id of the text with this hash, or -1. */
+int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str text);
+/* The id of the text, which plain text may become, or -1. */
+int32_t shoal_vocab_find_plain(const shoal_tokenizer *tokenizer, const char *data, size_t n);
 
-/* Brings what looking up n hashes will read into the cache: depth 0 the slot, 1 the token there, 2
- * its text. Each depth reads what the one before has brought, so many are asked for in between. */
-void shoal_vocab_prefetch(const shoal_tokenizer *tokenizer, const uint64_t *hashes, size_t n,
-                          int depth);
+/* Brings what looking up a hash will read into the cache: first the slot, then, when that has come,
+ * the text it names. Many are asked for in between. */
+void shoal_vocab_prefetch_slot(const shoal_tokenizer *tokenizer, uint64_t hash);
+void shoal_vocab_prefetch_text(const shoal_tokenizer *tokenizer, uint64_t hash);
 
 /* special.c */
 shoal_status shoal_special_init(shoal_tokenizer *tokenizer, shoal_err *err);
@@ -222,7 +237,7 @@ shoal_status shoal_spm_encode(shoal_encoder *encoder, const char *text, size_t n
                               bool space_prefix);
 
 /* bpe.c */
-/* The merge rules go into hasher as they are read. */
+/* The merge rules go into hasher. */
 shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
                             shoal_hasher *hasher, shoal_err *err);
 shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n, shoal_err *err);

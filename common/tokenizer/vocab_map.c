@@ -4,13 +4,17 @@
 #include "common/base/mem.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 __extension__ typedef unsigned __int128 u128;
 
 /* A Mersenne prime: reduction is a shift and an addition. */
 #define PRIME ((UINT64_C(1) << 61) - 1)
-/* Any odd residue without structure does: the fraction of the golden ratio, reduced. */
-#define BASE (UINT64_C(0x1E3779B97F4A7C15) % PRIME)
+
+/* Texts put into the map together: enough that their cache misses overlap. */
+enum {
+    INSERT_BATCH = 32
+};
 
 static uint64_t mul_mod(uint64_t a, uint64_t b)
 {
@@ -25,12 +29,70 @@ static uint64_t add_mod(uint64_t a, uint64_t b)
     return sum >= PRIME ? sum - PRIME : sum;
 }
 
-uint64_t shoal_vocab_hash(const char *data, size_t n)
+/* Both halves of the whole product: every bit of either side reaches every bit of the result. */
+static uint64_t fold(uint64_t a, uint64_t b)
 {
+    u128 product = (u128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static uint64_t load64(const char *p)
+{
+    uint64_t x = 0;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+static uint32_t load32(const char *p)
+{
+    uint32_t x = 0;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+/* The first and the last bytes of up to 16, which may overlap; with the length they are the text.
+ */
+static void load_short(const char *p, size_t n, uint64_t *ret_head, uint64_t *ret_tail)
+{
+    if (n >= 8) {
+        *ret_head = load64(p);
+        *ret_tail = load64(p + n - 8);
+    } else if (n >= 4) {
+        *ret_head = load32(p);
+        *ret_tail = load32(p + n - 4);
+    } else if (n > 0) {
+        *ret_head = (uint64_t)(uint8_t)p[0] << 8 | (uint8_t)p[n / 2];
+        *ret_tail = (uint8_t)p[n - 1];
+    } else {
+        *ret_head = 0;
+        *ret_tail = 0;
+    }
+}
+
+static uint64_t hash_bytes(const uint64_t *keys, const char *data, size_t n)
+{
+    uint64_t state = keys[0] ^ n;
+    while (n > 16) {
+        state = fold(load64(data) ^ keys[1], load64(data + 8) ^ state) + keys[2];
+        data += 16;
+        n -= 16;
+    }
+    uint64_t head = 0;
+    uint64_t tail = 0;
+    load_short(data, n, &head, &tail);
+    return fold(fold(head ^ keys[1], tail ^ state), keys[3]);
+}
+
+uint64_t shoal_vocab_hash(const shoal_tokenizer *tokenizer, const char *data, size_t n)
+{
+    if (tokenizer->kind == SHOAL_VOCAB_BPE) {
+        return hash_bytes(tokenizer->map.keys, data, n);
+    }
+    uint64_t base = tokenizer->map.keys[0];
     uint64_t hash = 0;
     for (size_t i = 0; i < n; i++) {
         /* One more than the byte, so that leading NULs count. */
-        hash = add_mod(mul_mod(hash, BASE), (uint64_t)(uint8_t)data[i] + 1);
+        hash = add_mod(mul_mod(hash, base), (uint64_t)(uint8_t)data[i] + 1);
     }
     return hash;
 }
@@ -41,83 +103,138 @@ uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64
     return add_mod(mul_mod(left, map->powers[right_length]), right);
 }
 
-/* Spreads the residue over all bits (the finalizer of MurmurHash3, public domain). */
-static uint64_t mix(uint64_t x)
+uint64_t shoal_vocab_hash_u64(const shoal_vocab_map *map, uint64_t x)
 {
-    x ^= x >> 33;
-    x *= UINT64_C(0xFF51AFD7ED558CCD);
-    x ^= x >> 33;
-    x *= UINT64_C(0xC4CEB9FE1A85EC53);
-    x ^= x >> 33;
-    return x;
+    return fold(x ^ map->keys[1], map->keys[2]);
 }
 
-static bool text_is(shoal_str text, shoal_str a, shoal_str b)
+/* A residue of the polynomial has its bits where they fell; this spreads them. */
+static uint64_t mix(const shoal_vocab_map *map, uint64_t hash)
 {
-    return text.length == a.length + b.length && memcmp(text.data, a.data, a.length) == 0 &&
-           (b.length == 0 || memcmp(text.data + a.length, b.data, b.length) == 0);
+    return fold(hash ^ map->keys[2], map->keys[3]);
 }
 
-/* Walks to the text or to the free slot where it belongs. SIZE_MAX past the probe limit. */
-static size_t probe(const shoal_tokenizer *tokenizer, uint64_t mixed, shoal_str a, shoal_str b)
+static bool slot_has(const shoal_tokenizer *tokenizer, const shoal_vocab_slot *slot, uint32_t tag,
+                     shoal_str text)
+{
+    return slot->tag == tag && slot->length == text.length &&
+           memcmp(tokenizer->texts + slot->offset, text.data, text.length) == 0;
+}
+
+/* Walks to the text or to the free slot where it belongs. NULL past the probe limit. */
+static shoal_vocab_slot *probe(const shoal_tokenizer *tokenizer, uint64_t mixed, shoal_str text)
 {
     const shoal_vocab_map *map = &tokenizer->map;
     uint32_t tag = (uint32_t)(mixed >> 32);
-    size_t slot = (size_t)mixed & map->mask;
+    size_t at = (size_t)mixed & map->mask;
     for (size_t i = 0; i < SHOAL_PROBES_MAX; i++) {
-        shoal_vocab_slot at = map->slots[slot];
-        if (at.id == 0 ||
-            (at.tag == tag && text_is(shoal_vocab_text(tokenizer, at.id - 1), a, b))) {
+        shoal_vocab_slot *slot = &map->slots[at];
+        if (slot->id == 0 || slot_has(tokenizer, slot, tag, text)) {
             return slot;
         }
-        slot = (slot + 1) & map->mask;
+        at = (at + 1) & map->mask;
     }
-    return SIZE_MAX;
+    return NULL;
 }
 
-int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str a, shoal_str b)
+int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str text)
 {
-    size_t slot = probe(tokenizer, mix(hash), a, b);
-    return slot == SIZE_MAX ? -1 : (int32_t)tokenizer->map.slots[slot].id - 1;
+    const shoal_vocab_slot *slot = probe(tokenizer, mix(&tokenizer->map, hash), text);
+    return slot ? (int32_t)slot->id - 1 : -1;
 }
 
-void shoal_vocab_prefetch(const shoal_tokenizer *tokenizer, const uint64_t *hashes, size_t n,
-                          int depth)
+int32_t shoal_vocab_find_plain(const shoal_tokenizer *tokenizer, const char *data, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        const shoal_vocab_slot *slot =
-            &tokenizer->map.slots[(size_t)mix(hashes[i]) & tokenizer->map.mask];
-        if (depth == 0) {
-            __builtin_prefetch(slot);
-        } else if (slot->id != 0) {
-            const shoal_token *token = &tokenizer->tokens[slot->id - 1];
-            if (depth == 1) {
-                __builtin_prefetch(token);
-            } else {
-                __builtin_prefetch(tokenizer->texts + token->offset);
-            }
-        }
-    }
+    int32_t id = shoal_vocab_find(tokenizer, shoal_vocab_hash(tokenizer, data, n),
+                                  (shoal_str){.data = data, .length = n});
+    return id >= 0 && shoal_vocab_is_plain(tokenizer, id) ? id : -1;
 }
 
-/* Of tokens with one text the lowest id stays. Empty texts can never be met. */
-static shoal_status insert(shoal_tokenizer *tokenizer, size_t id, shoal_err *err)
+static shoal_vocab_slot *first_slot(const shoal_tokenizer *tokenizer, uint64_t hash)
 {
-    shoal_str text = shoal_vocab_text(tokenizer, id);
-    if (text.length == 0) {
-        return SHOAL_OK;
-    }
-    uint64_t mixed = mix(shoal_vocab_hash(text.data, text.length));
-    size_t slot = probe(tokenizer, mixed, text, (shoal_str){.data = "", .length = 0});
-    if (slot == SIZE_MAX) {
+    const shoal_vocab_map *map = &tokenizer->map;
+    return &map->slots[(size_t)mix(map, hash) & map->mask];
+}
+
+void shoal_vocab_prefetch_slot(const shoal_tokenizer *tokenizer, uint64_t hash)
+{
+    __builtin_prefetch(first_slot(tokenizer, hash));
+}
+
+void shoal_vocab_prefetch_text(const shoal_tokenizer *tokenizer, uint64_t hash)
+{
+    __builtin_prefetch(tokenizer->texts + first_slot(tokenizer, hash)->offset);
+}
+
+/* Of tokens with one text the lowest id stays. */
+static shoal_status insert(shoal_tokenizer *tokenizer, size_t id, uint64_t hash, shoal_err *err)
+{
+    uint64_t mixed = mix(&tokenizer->map, hash);
+    shoal_vocab_slot *slot = probe(tokenizer, mixed, shoal_vocab_text(tokenizer, id));
+    if (!slot) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
-                             "tokenizer.ggml.tokens[%zu]: more than %d texts collide; the file is "
-                             "damaged or crafted",
+                             "tokenizer.ggml.tokens[%zu]: more than %d texts collide; try again",
                              id, SHOAL_PROBES_MAX);
     }
-    if (tokenizer->map.slots[slot].id == 0) {
-        tokenizer->map.slots[slot] =
-            (shoal_vocab_slot){.id = (uint32_t)id + 1, .tag = (uint32_t)(mixed >> 32)};
+    if (slot->id != 0) {
+        tokenizer->map.has_duplicates = true;
+        return SHOAL_OK;
+    }
+    *slot = (shoal_vocab_slot){.id = (uint32_t)id + 1,
+                               .tag = (uint32_t)(mixed >> 32),
+                               .offset = tokenizer->tokens[id].offset,
+                               .length = tokenizer->tokens[id].length};
+    return SHOAL_OK;
+}
+
+/* Those of tokens [begin, end) that plain text may become, or the others. Empty texts can never be
+ * met. */
+static shoal_status insert_batch(shoal_tokenizer *tokenizer, size_t begin, size_t end, bool plain,
+                                 shoal_err *err)
+{
+    size_t ids[INSERT_BATCH];
+    uint64_t hashes[INSERT_BATCH];
+    size_t n = 0;
+    for (size_t id = begin; id < end; id++) {
+        shoal_str text = shoal_vocab_text(tokenizer, id);
+        if (text.length > 0 && shoal_vocab_is_plain(tokenizer, (int32_t)id) == plain) {
+            ids[n] = id;
+            hashes[n] = shoal_vocab_hash(tokenizer, text.data, text.length);
+            shoal_vocab_prefetch_slot(tokenizer, hashes[n]);
+            n++;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        SHOAL_TRY(insert(tokenizer, ids[i], hashes[i], err));
+    }
+    return SHOAL_OK;
+}
+
+/* Without entropy the keys are what address randomisation gives. */
+static void choose_keys(shoal_vocab_map *map)
+{
+    size_t size = sizeof(map->keys);
+    if (getrandom(map->keys, size, GRND_NONBLOCK) != (ssize_t)size) {
+        for (size_t i = 0; i < SHOAL_VOCAB_KEYS; i++) {
+            map->keys[i] = ((uint64_t)(uintptr_t)map + i) * UINT64_C(0x9E3779B97F4A7C15);
+        }
+    }
+    for (size_t i = 0; i < SHOAL_VOCAB_KEYS; i++) {
+        map->keys[i] |= 1;
+    }
+}
+
+static shoal_status init_powers(shoal_tokenizer *tokenizer)
+{
+    shoal_vocab_map *map = &tokenizer->map;
+    map->keys[0] = map->keys[0] % (PRIME - 1) + 1;
+    map->powers = shoal_calloc(tokenizer->length_max + 1, sizeof(map->powers[0]));
+    if (!map->powers) {
+        return SHOAL_E_NOMEM;
+    }
+    map->powers[0] = 1;
+    for (size_t i = 1; i <= tokenizer->length_max; i++) {
+        map->powers[i] = mul_mod(map->powers[i - 1], map->keys[0]);
     }
     return SHOAL_OK;
 }
@@ -125,28 +242,23 @@ static shoal_status insert(shoal_tokenizer *tokenizer, size_t id, shoal_err *err
 shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err)
 {
     shoal_vocab_map *map = &tokenizer->map;
+    size_t n = tokenizer->n_vocab;
     size_t n_slots = 16;
-    while (n_slots < 2 * tokenizer->n_vocab) {
+    while (n_slots < n + n / 2) {
         n_slots *= 2;
     }
     map->mask = n_slots - 1;
     map->slots = shoal_calloc(n_slots, sizeof(map->slots[0]));
-    map->powers = shoal_calloc(tokenizer->length_max + 1, sizeof(map->powers[0]));
-    if (!map->slots || !map->powers) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu token texts",
-                             tokenizer->n_vocab);
-    }
-    map->powers[0] = 1;
-    for (size_t i = 1; i <= tokenizer->length_max; i++) {
-        map->powers[i] = mul_mod(map->powers[i - 1], BASE);
+    choose_keys(map);
+    if (!map->slots || (tokenizer->kind == SHOAL_VOCAB_SPM && init_powers(tokenizer) != SHOAL_OK)) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu token texts", n);
     }
     /* What plain text may become goes first, so that a control token of the same text does not
      * hide it. */
     for (int plain = 1; plain >= 0; plain--) {
-        for (size_t id = 0; id < tokenizer->n_vocab; id++) {
-            if (shoal_vocab_is_plain(tokenizer, (int32_t)id) == (plain == 1)) {
-                SHOAL_TRY(insert(tokenizer, id, err));
-            }
+        for (size_t id = 0; id < n; id += INSERT_BATCH) {
+            size_t end = SHOAL_MIN(id + INSERT_BATCH, n);
+            SHOAL_TRY(insert_batch(tokenizer, id, end, plain == 1, err));
         }
     }
     return SHOAL_OK;
@@ -156,5 +268,6 @@ void shoal_vocab_map_fini(shoal_vocab_map *map)
 {
     shoal_free(map->slots);
     shoal_free(map->powers);
-    *map = (shoal_vocab_map){.slots = NULL, .powers = NULL, .mask = 0};
+    map->slots = NULL;
+    map->powers = NULL;
 }

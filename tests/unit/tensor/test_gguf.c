@@ -149,6 +149,21 @@ static void test_arrays_give_their_elements(void **state)
     }
     assert_int_equal(shoal_gguf_array_i64(o.gguf, "t.bools", 1), 0);
     assert_int_equal(shoal_gguf_array_i64(o.gguf, "t.bools", 2), 1);
+    shoal_str two[2];
+    shoal_gguf_array_strs(o.gguf, "t.strings", 1, 2, two);
+    assert_int_equal(two[0].length, 0);
+    assert_ptr_equal(two[1].data, s.data);
+    shoal_gguf_array_strs(o.gguf, "t.strings", 3, 0, two); /* nothing, at the end */
+    double floats[4] = {0.0};
+    shoal_gguf_array_f64s(o.gguf, "t.floats", 6, 4, floats);
+    assert_true(floats[0] == 64.0 && floats[3] == 512.0);
+    int64_t bools[2] = {7, 7};
+    shoal_gguf_array_i64s(o.gguf, "t.bools", 1, 2, bools);
+    assert_true(bools[0] == 0 && bools[1] == 1);
+    shoal_str raw = shoal_gguf_array_bytes(o.gguf, "t.floats");
+    assert_int_equal(raw.length, 40);
+    raw = shoal_gguf_array_bytes(o.gguf, "t.strings");
+    assert_ptr_equal(raw.data + raw.length, s.data + s.length); /* the last one's end */
     assert_int_equal(shoal_gguf_get_array(o.gguf, "t.empty", &element, &n, NULL), SHOAL_OK);
     assert_int_equal(n, 0);
     assert_int_equal(shoal_gguf_get_array(o.gguf, "t.u8", &element, &n, NULL), SHOAL_E_INVALID);
