@@ -40,7 +40,7 @@ static const option_row rows[] = {
     {'o', "output", 'o', OPTION_TEXT, AT(output), 0, 0, "FILE", "file to write (required)"},
     {'T', "tokens", 0, OPTION_TEXT, AT(tokens), 0, 0, "IDS", "token ids, as 1,2,3 (required)"},
     {'q', "type", 0, OPTION_TEXT, AT(type), 0, 0, "TYPE",
-     "F32, F16, BF16, Q8_0 or Q4_0 (default: as in the file)"},
+     "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K..Q6_K or IQ4_NL (default: as it is)"},
     {'l', "layers", 0, OPTION_INT, AT(layers), 1, 512, "N",
      "keep the first N layers (default: all)"},
     {'n', "tokens-out", 'n', OPTION_INT, AT(n), 1, 1 << 20, "N",

@@ -50,7 +50,8 @@ static shoal_status convert_tensor(conversion *c, const shoal_gguf_tensor *t, sh
     char name[SHOAL_GGUF_NAME_MAX + 1];
     (void)snprintf(name, sizeof name, "%.*s", (int)t->name.length, t->name.data);
     bool matrix = t->dims[1] > 1;
-    bool keep = !c->type || !matrix || c->type->type == t->type || t->dims[0] % c->type->block != 0;
+    bool keep = !c->type || !matrix || c->type->type == t->type || t->type == SHOAL_TYPE_I8 ||
+                t->dims[0] % c->type->block != 0;
     if (keep) {
         return shoal_gguf_put_tensor(c->writer, name, t->type, t->dims, t->n_dims, t->data);
     }
@@ -101,9 +102,9 @@ static shoal_status check_args(const forge_args *args, const shoal_gguf *gguf, c
     SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
     if (args->type) {
         c->type = shoal_type_find_name(args->type);
-        if (!c->type) {
-            return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                                 "--type %s: known are F32, F16, BF16, Q8_0, Q4_0", args->type);
+        if (!c->type || c->type->type == SHOAL_TYPE_I8) {
+            return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "--type %s: known are %s", args->type,
+                                 shoal_type_names());
         }
     }
     /* A file that is no model is refused here, before anything is written. */

@@ -382,9 +382,8 @@ static shoal_status take_tensor(cursor *c, shoal_gguf_tensor *t, uint64_t alignm
     const shoal_type_info *info = shoal_type_find(type);
     if (info == NULL) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "tensor type %" PRIu32 " is not supported, only F32, F16, BF16, Q8_0 "
-                             "and Q4_0; convert the model",
-                             type);
+                             "tensor type %" PRIu32 " is not supported, only %s; convert the model",
+                             type, shoal_type_names());
     }
     t->type = info->type;
     if (!shoal_gguf_tensor_bytes(info, t->dims, t->n_dims, &t->size_bytes)) {

@@ -13,20 +13,32 @@ typedef enum shoal_type {
     SHOAL_TYPE_F32 = 0,
     SHOAL_TYPE_F16 = 1,
     SHOAL_TYPE_Q4_0 = 2,
+    SHOAL_TYPE_Q4_1 = 3,
+    SHOAL_TYPE_Q5_0 = 6,
+    SHOAL_TYPE_Q5_1 = 7,
     SHOAL_TYPE_Q8_0 = 8,
+    SHOAL_TYPE_Q2_K = 10,
+    SHOAL_TYPE_Q3_K = 11,
+    SHOAL_TYPE_Q4_K = 12,
+    SHOAL_TYPE_Q5_K = 13,
+    SHOAL_TYPE_Q6_K = 14,
+    SHOAL_TYPE_IQ4_NL = 20,
+    SHOAL_TYPE_I8 = 24, /* raw bytes: a matrix only with the scales beside it (weight.h, FP8) */
     SHOAL_TYPE_BF16 = 30
 } shoal_type;
 
 typedef struct shoal_type_info {
     shoal_type type;
-    const char *name;    /* "Q8_0" */
-    uint32_t block;      /* elements per block */
+    const char *name; /* "Q8_0" */
+    uint32_t block;   /* elements per block */
     uint32_t block_bytes;
 } shoal_type_info;
 
 /* NULL when the type is not one of ours. */
 const shoal_type_info *shoal_type_find(uint32_t type);
 const shoal_type_info *shoal_type_find_name(const char *name); /* case-insensitive */
+/* Every type by name, for error texts: "F32, F16, ...". */
+const char *shoal_type_names(void);
 
 /* IEEE 754 binary16, round to nearest even; NaN stays NaN, overflow becomes infinity. */
 float shoal_f16_to_f32(uint16_t half);

@@ -22,11 +22,9 @@ typedef struct shoal_format {
     bool (*finite)(const uint8_t *blocks, size_t n);
 } shoal_format;
 
-extern const shoal_format shoal_format_f32;
-extern const shoal_format shoal_format_f16;
-extern const shoal_format shoal_format_bf16;
-extern const shoal_format shoal_format_q8_0;
-extern const shoal_format shoal_format_q4_0;
+#define SHOAL_FORMAT(name) extern const shoal_format shoal_format_##name;
+#include "common/weight/formats.inc"
+#undef SHOAL_FORMAT
 
 /* Little-endian 16 bits at p. */
 static inline uint16_t shoal_format_u16(const uint8_t *p)

@@ -13,6 +13,8 @@ import sys
 
 import numpy as np
 
+import blocks as published
+
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
            11: "<q", 12: "<d"}
 
@@ -50,6 +52,8 @@ def decode(kind, raw, n):
     if kind == 30:
         bits = np.frombuffer(raw, "<u2", n).astype(np.uint32) << 16
         return bits.view(np.float32).astype(np.float64)
+    if kind in published.TYPES and kind not in (2, 8):
+        return np.array(published.decode(kind, raw, n), dtype=np.float64)
     if kind == 8:
         blocks = np.frombuffer(raw, np.dtype([("d", "<f2"), ("q", "i1", 32)]), n // 32)
         return (blocks["d"].astype(np.float64)[:, None] * blocks["q"]).reshape(-1)
@@ -61,7 +65,7 @@ def decode(kind, raw, n):
 
 
 def size_of(kind, n):
-    return {0: 4 * n, 1: 2 * n, 30: 2 * n, 8: n // 32 * 34, 2: n // 32 * 18}[kind]
+    return {0: 4 * n, 1: 2 * n, 30: 2 * n}[kind] if kind in (0, 1, 30) else published.size_of(kind, n)
 
 
 def load(path):

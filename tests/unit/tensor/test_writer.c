@@ -169,7 +169,7 @@ static void test_put_what_a_reader_would_refuse_is_refused(void **state)
                      SHOAL_E_INVALID);
     assert_int_equal(shoal_gguf_put_tensor(writer, "t", SHOAL_TYPE_F32, dims, 5, blocks),
                      SHOAL_E_LIMIT);
-    assert_int_equal(shoal_gguf_put_tensor(writer, "t", (shoal_type)3, dims, 1, blocks),
+    assert_int_equal(shoal_gguf_put_tensor(writer, "t", (shoal_type)4, dims, 1, blocks),
                      SHOAL_E_INVALID);
     const uint64_t bad[][2] = {{0, 1}, {32, 0}, {33, 1}, {UINT64_MAX, 32}, {1ull << 62, 4}};
     for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {

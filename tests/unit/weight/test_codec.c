@@ -204,7 +204,7 @@ static void test_encode_refuses_what_cannot_be_said(void **state)
         assert_int_equal(shoal_weight_encode(types[t], x, 33, blocks, NULL),
                          t < 3 ? SHOAL_OK : SHOAL_E_INVALID);
     }
-    assert_int_equal(shoal_weight_encode((shoal_type)3, x, 32, blocks, NULL), SHOAL_E_UNSUPPORTED);
+    assert_int_equal(shoal_weight_encode((shoal_type)4, x, 32, blocks, NULL), SHOAL_E_UNSUPPORTED);
 }
 
 int main(void)
