@@ -52,7 +52,7 @@ static const option_row rows[] = {
     {'d', "depth", 0, OPTION_INT, AT(depth), 0, 1 << 20, "N",
      "tokens in the context before decoding (default 0)"},
     {'k', "kv", 0, OPTION_TEXT, AT(kv), 0, 0, "TYPE",
-     "KV form: auto, f16 or f32 (default auto: f32 for F32 models)"},
+     "KV form: auto, f16, f32 or q8 (default auto: f32 for F32 models)"},
     {'x', "temp", 0, OPTION_REAL, AT(temp), 0, 10, "T", "temperature, 0 is greedy (default 0)"},
     {'y', "top-p", 0, OPTION_REAL, AT(top_p), 1e-6, 1, "P", "nucleus, 1 keeps all (default 1)"},
     {'z', "top-k", 0, OPTION_INT, AT(top_k), 0, 1 << 20, "K",

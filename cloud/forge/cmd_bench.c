@@ -188,7 +188,7 @@ static shoal_status measure_prefill(bench *b)
 {
     double rates[REPEATS];
     for (size_t r = 0; r <= REPEATS; r++) {
-        shoal_kv_seq_truncate(b->seqs[0], 0);
+        (void)shoal_kv_seq_truncate(b->seqs[0], 0);
         double start = seconds(b);
         SHOAL_TRY(feed(b, 0, (size_t)b->args->p));
         double took = seconds(b) - start;
@@ -207,7 +207,7 @@ static shoal_status decode(bench *b, size_t width, size_t n, double *ret_tok_s)
 {
     shoal_span spans[256];
     for (size_t i = 0; i < width; i++) {
-        shoal_kv_seq_truncate(b->seqs[i], 0);
+        (void)shoal_kv_seq_truncate(b->seqs[i], 0);
         SHOAL_TRY(feed(b, i, (size_t)b->args->depth));
     }
     double start = seconds(b);

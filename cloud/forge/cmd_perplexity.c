@@ -32,7 +32,7 @@ static double nll(const float *logits, size_t n, int32_t id)
 static shoal_status window(forge_session *s, const int32_t *ids, size_t n, double *inout_sum,
                            size_t *inout_n)
 {
-    shoal_kv_seq_truncate(s->seq, 0);
+    (void)shoal_kv_seq_truncate(s->seq, 0);
     for (size_t at = 0; at + 1 < n; at += CHUNK) {
         size_t n_now = SHOAL_MIN(n - 1 - at, (size_t)CHUNK);
         shoal_span span = {.seq = s->seq, .ids = ids + at, .n_ids = n_now, .n_logits = n_now};

@@ -18,14 +18,13 @@ shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *
 
 static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
 {
+    shoal_kv_type type = SHOAL_KV_F32;
     if (!text || strcmp(text, "auto") == 0) {
         *ret_type = -1;
-    } else if (strcmp(text, "f16") == 0) {
-        *ret_type = SHOAL_KV_F16;
-    } else if (strcmp(text, "f32") == 0) {
-        *ret_type = SHOAL_KV_F32;
+    } else if (shoal_kv_type_parse(text, &type) == 0) {
+        *ret_type = (int)type;
     } else {
-        return shoal_err_set(err, SHOAL_E_INVALID, "--kv %s: known are auto, f16, f32", text);
+        return shoal_err_set(err, SHOAL_E_INVALID, "--kv %s: known are auto, f16, f32, q8", text);
     }
     return SHOAL_OK;
 }
@@ -51,9 +50,11 @@ shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, siz
     size_t n_tokens = kv_tokens ? kv_tokens : n_ctx;
     shoal_kv_shape shape = {.n_layers = hp->n_layers,
                             .n_kv_heads = hp->n_kv_heads,
-                            .head_dim = hp->head_dim,
+                            .k_dim = hp->head_dim,
+                            .v_dim = hp->head_dim,
                             .type = SHOAL_KV_F32};
-    settings.kv_bytes = (n_tokens / SHOAL_KV_BLOCK + 1) * shoal_kv_page_bytes(&shape);
+    size_t n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
+    settings.kv_bytes = n_pages * shoal_kv_page_bytes(&shape);
     SHOAL_TRY(shoal_engine_new(s.model, &settings, &s.engine, err));
     if (shoal_kv_seq_new(shoal_engine_kv(s.engine), &s.seq) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the sequence");

@@ -23,7 +23,7 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
         "Most tokens of one session, prompt included; 0: what the model was trained for."),
     INT("kv.max_mib", "1024", 1, 1 << 20, "Memory for the KV of all sessions, MiB."),
-    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32", false,
+    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32|q8", false,
      "Stored form of the KV; auto: f32 for an F32 model, else f16. Changes results: equal on all "
      "nodes."},
     INT("sessions.max", "256", 1, SHOAL_NODE_SESSIONS_MAX,
@@ -60,10 +60,8 @@ static const char *path_or_null(const shoal_config *config, const char *key)
 
 static int kv_type_of(const char *name)
 {
-    if (strcmp(name, "f16") == 0) {
-        return SHOAL_KV_F16;
-    }
-    return strcmp(name, "f32") == 0 ? SHOAL_KV_F32 : -1;
+    shoal_kv_type type = SHOAL_KV_F32;
+    return shoal_kv_type_parse(name, &type) == 0 ? (int)type : -1;
 }
 
 static shoal_status tls_from(const shoal_config *config, shoal_rpc_tls *ret_tls, shoal_err *err)

@@ -488,8 +488,7 @@ static void describe(shoal_node *node, const shoal_model *model)
 {
     shoal_describe *d = &node->describe;
     const char *name = node->settings.model_name;
-    size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(node->engine));
-    size_t n_ctx = SHOAL_MIN(shoal_engine_n_ctx(node->engine), n_pages * (size_t)SHOAL_KV_BLOCK);
+    size_t n_ctx = shoal_kv_pool_tokens_max(shoal_engine_kv(node->engine));
     snprintf(d->name, sizeof(d->name), "%s",
              name != NULL && name[0] != '\0' ? name : model->hp.name);
     snprintf(d->kv_form, sizeof(d->kv_form), "%s", shoal_engine_kv_form(node->engine));

@@ -204,8 +204,7 @@ static bool open_fits(shoal_session *session, const shoal_msg_open *open)
              "open.n_tokens_max is 0; ask for 1 to %zu tokens, prompt included", n_ctx);
         return false;
     }
-    size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(session->env.engine));
-    size_t n_fit = SHOAL_MIN(n_ctx, n_pages * (size_t)SHOAL_KV_BLOCK);
+    size_t n_fit = shoal_kv_pool_tokens_max(shoal_engine_kv(session->env.engine));
     if (open->n_tokens_max > n_fit) {
         fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
              "open.n_tokens_max is %" PRIu32 ", this node holds at most %zu tokens per session "
@@ -639,8 +638,9 @@ void shoal_session_result(shoal_session *session, const shoal_span *span, uint64
                       &verdict);
     size_t accepted_to = commit(session, &verdict);
     /* Rows of refused drafts go, and the row of the last token is run again with the next sample:
-     * its logits are gone with this step. */
-    shoal_kv_seq_truncate(session->seq, SHOAL_MIN(n_before + n_judged, session->n_ids - 1));
+     * its logits are gone with this step. Should a windowed layer have forgotten too much, nothing
+     * is left and the next spans feed H again. */
+    (void)shoal_kv_seq_truncate(session->seq, SHOAL_MIN(n_before + n_judged, session->n_ids - 1));
     note_first_token(session, now_ms);
     if (drafted) {
         emit_verdict(session, n_before, accepted_to);
@@ -662,7 +662,7 @@ size_t shoal_session_kv_length(const shoal_session *session)
 void shoal_session_evict(shoal_session *session)
 {
     if (session->seq != NULL) {
-        shoal_kv_seq_truncate(session->seq, 0);
+        (void)shoal_kv_seq_truncate(session->seq, 0);
         session->stats.n_evictions++;
     }
 }

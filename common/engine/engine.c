@@ -47,6 +47,10 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
                              "most as many logits",
                              s->n_rows_max, s->n_logits_max);
     }
+    if (s->kv_type > SHOAL_KV_Q8) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "KV type %d is not one of %d to %d", s->kv_type,
+                             (int)SHOAL_KV_F32, (int)SHOAL_KV_Q8);
+    }
     if (s->kv_type < 0) {
         s->kv_type = model->main_type == SHOAL_TYPE_F32 ? SHOAL_KV_F32 : SHOAL_KV_F16;
     }
@@ -60,20 +64,22 @@ static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
     shoal_kv_shape shape = {
         .n_layers = hp->n_layers,
         .n_kv_heads = hp->n_kv_heads,
-        .head_dim = hp->head_dim,
+        .k_dim = hp->head_dim,
+        .v_dim = hp->head_dim,
         .type = (shoal_kv_type)s->kv_type,
     };
     size_t page = shoal_kv_page_bytes(&shape);
     size_t n_pages = s->kv_bytes / page;
-    if (n_pages < 1) {
+    size_t n_least = shoal_kv_pages_for(&shape, s->n_rows_max, 1);
+    if (n_pages < n_least) {
         return shoal_err_set(
             err, SHOAL_E_LIMIT,
-            "a KV pool of %zu KiB does not hold one page: this model needs %zu KiB "
-            "for 32 tokens",
-            s->kv_bytes >> 10, (page + 1023) >> 10);
+            "a KV pool of %zu KiB does not hold 32 tokens: this model needs %zu KiB for them",
+            s->kv_bytes >> 10, (n_least * page + 1023) >> 10);
     }
-    return shoal_kv_pool_new(&shape, SHOAL_MIN(n_pages, (size_t)1 << 24), s->n_ctx, &engine->kv,
-                             err);
+    /* The rows of one step are all stored before any attends. */
+    return shoal_kv_pool_new(&shape, SHOAL_MIN(n_pages, (size_t)1 << 24), s->n_ctx, s->n_rows_max,
+                             &engine->kv, err);
 }
 
 shoal_status shoal_engine_new(const shoal_model *model, const shoal_engine_settings *settings,
@@ -156,7 +162,7 @@ size_t shoal_engine_n_logits_max(const shoal_engine *engine)
 
 const char *shoal_engine_kv_form(const shoal_engine *engine)
 {
-    return engine->settings.kv_type == SHOAL_KV_F32 ? "f32" : "f16";
+    return shoal_kv_type_name((shoal_kv_type)engine->settings.kv_type);
 }
 
 /* Reserves pages for every span, or for none. */
@@ -167,7 +173,7 @@ static shoal_status reserve_all(shoal_span *spans, size_t n_spans)
         shoal_status status = shoal_kv_seq_reserve(seq, shoal_kv_seq_length(seq) + spans[i].n_ids);
         if (status != SHOAL_OK) {
             for (size_t j = 0; j < i; j++) {
-                shoal_kv_seq_truncate(spans[j].seq, shoal_kv_seq_length(spans[j].seq));
+                (void)shoal_kv_seq_truncate(spans[j].seq, shoal_kv_seq_length(spans[j].seq));
             }
             return status;
         }

@@ -21,28 +21,48 @@
 #include "common/kernels/panel.h"
 
 enum {
-    SHOAL_KV_BLOCK = 32, /* tokens per KV block */
-    SHOAL_HEAD_DIM_MAX = 512
+    SHOAL_KV_BLOCK = 32,     /* tokens per KV block */
+    SHOAL_KV_Q8_SCALES = 64, /* bytes of the scales in front of a q8 KV block */
+    SHOAL_HEAD_DIM_MAX = 576
 };
 
-/* Attention of one token's group of query heads that share one KV head, over positions
- * [0, n_tokens): online softmax over blocks of 32 tokens by absolute position.
- *   K block: [head_dim][32] (lanes are tokens), V block: [32][head_dim] (lanes are channels),
- *   elements f32 or f16 by slot.
- * Per head: s_t = scale * (fma over d ascending of q[d] * K[d][t]); per block: m' = max(m, max s),
- * c = exp(m - m') (0 for the first block), p_t = exp(s_t - m') for valid t and 0 past n_tokens,
- * l = fma(l, c, sum32(p)) where sum32 is the 16-lane reduction over the 32 entries,
- * out[d] = out[d] * c, then out[d] = fma(p_t, V[t][d], out[d]) for valid t ascending.
+/* Attention of consecutive positions of one sequence, each with the group of query heads that
+ * share one KV head: online softmax over blocks of 32 tokens by absolute position.
+ *
+ * Positions are counted from the first token of the first block given. Row r sees positions
+ * [first, end) with end = n_tokens + r, and first = end - window where there is a window shorter
+ * than that, else 0. A block without a position of [first, end) is not read for that row. What is
+ * written of a block is what was stored; the rest may be anything.
+ *
+ *   f32, f16: K block [k_dim][32] (lanes are tokens), V block [32][v_dim] (lanes are channels)
+ *   q8:       K block { uint16_t d[32]; int8_t q[k_dim][32]; },
+ *             V block { uint16_t d[32]; int8_t q[32][v_dim]; }: one f16 scale for each token
+ *
+ * Per row and head, over its blocks ascending, t over the block's tokens in [first, end):
+ *   dot_t = fma over d ascending of q[d] * K[d][t] (q8: the code as a float)
+ *   s_t = dot_t * scale (q8: (f32(dk_t) * dot_t) * scale)
+ *   s_t = softcap * tanh(s_t / softcap), tanh by shoal_tanhf, where softcap is not 0
+ *   m' = max(m, max s); c = exp(m - m') (0 for the row's first block); p_t = exp(s_t - m'), and 0
+ *   for every other t of the block
+ *   l = fma(l, c, sum32(p)) where sum32 is the 16-lane reduction over the 32 entries
+ *   out[d] = out[d] * c, then out[d] = fma(p_t, V[t][d], out[d]) for t ascending
+ *   (q8: fma(p_t * f32(dv_t), the code as a float, out[d]))
  * At the end out[d] = out[d] / l (division). */
 typedef struct shoal_attend {
+    size_t n_rows;   /* at least 1 */
     size_t n_heads;  /* query heads of the group */
-    size_t head_dim; /* at most SHOAL_HEAD_DIM_MAX */
-    size_t n_tokens; /* at least 1 */
+    size_t k_dim;    /* at most SHOAL_HEAD_DIM_MAX */
+    size_t v_dim;    /* at most SHOAL_HEAD_DIM_MAX */
+    size_t n_tokens; /* end of the first row, at least 1 */
+    size_t window;   /* positions a row sees, its own included; 0: all */
     float scale;
-    const float *q;              /* [n_heads][head_dim] */
-    const void *const *k_blocks; /* ceil(n_tokens / 32) blocks, 64-byte aligned */
+    float softcap;               /* 0: none */
+    const float *q;              /* [n_rows][q_stride], of which [n_heads][k_dim] are used */
+    size_t q_stride;             /* at least n_heads * k_dim */
+    const void *const *k_blocks; /* ceil((n_tokens + n_rows - 1) / 32) blocks, 64-byte aligned */
     const void *const *v_blocks;
-    float *out; /* [n_heads][head_dim] */
+    float *out;        /* [n_rows][out_stride], of which [n_heads][v_dim] are written */
+    size_t out_stride; /* at least n_heads * v_dim */
 } shoal_attend;
 
 typedef struct shoal_kernels {
@@ -76,14 +96,19 @@ typedef struct shoal_kernels {
     void (*add_scaled)(size_t n, float s, const float *x, float *y); /* y = fma(s, x, y) */
     void (*softcap)(size_t n, float cap, float *x); /* x = cap * tanh(x / cap), in place */
 
-    /* One token's K and V of one KV head into slot (0..31) of its blocks; f16 rounds to nearest
-     * even. */
-    void (*kv_store_f32)(size_t head_dim, const float *k, const float *v, size_t slot, void *kblock,
-                         void *vblock);
-    void (*kv_store_f16)(size_t head_dim, const float *k, const float *v, size_t slot, void *kblock,
-                         void *vblock);
+    /* One token's K (k_dim) and V (v_dim) of one KV head into slot (0..31) of its blocks; f16
+     * rounds to nearest even. q8, for K and for V alone: amax = max |x| (NaN ignored); d = amax /
+     * 127 rounded to f16; with inv = 1 / f32(d), 0 where d is 0, the code is x * inv as in
+     * quantize_q8. An amax / 127 that f16 does not hold makes d NaN (0x7E00) and the codes 0. */
+    void (*kv_store_f32)(size_t k_dim, size_t v_dim, const float *k, const float *v, size_t slot,
+                         void *kblock, void *vblock);
+    void (*kv_store_f16)(size_t k_dim, size_t v_dim, const float *k, const float *v, size_t slot,
+                         void *kblock, void *vblock);
+    void (*kv_store_q8)(size_t k_dim, size_t v_dim, const float *k, const float *v, size_t slot,
+                        void *kblock, void *vblock);
     void (*attend_f32)(const shoal_attend *a);
     void (*attend_f16)(const shoal_attend *a);
+    void (*attend_q8)(const shoal_attend *a);
 
     /* Largest value and its lowest index; NaN never wins (all NaN: index 0). n at least 1. */
     size_t (*argmax)(size_t n, const float *x, float *ret_max);

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * KV pages: what attention remembers, in blocks of 32 tokens. A page holds 32 positions of one
- * sequence for every layer and KV head, K transposed (lanes are tokens), V plain (lanes are
+ * sequence for one layer and all its KV heads, K transposed (lanes are tokens), V plain (lanes are
  * channels). The stored form is the canonical one (R4): attention reads nothing else. The pool is
  * sized once and never grows (R6). Engine-only.
+ *
+ * A layer that sees all positions keeps all pages. A layer with a window keeps a ring of pages,
+ * long enough for the longest window plus a slack: the tokens of one step, which are all stored
+ * before any of them attends, or the tokens that may be rolled back. All pages have one size, so
+ * full and windowed layers share one pool and a sequence takes what its layers need.
  */
 #ifndef SHOAL_KV_KV_H
 #define SHOAL_KV_KV_H
@@ -15,26 +20,44 @@
 
 typedef enum shoal_kv_type {
     SHOAL_KV_F32,
-    SHOAL_KV_F16
+    SHOAL_KV_F16,
+    SHOAL_KV_Q8 /* codes of 8 bits, one f16 scale for each token and head */
 } shoal_kv_type;
+
+/* "f32", "f16", "q8". */
+const char *shoal_kv_type_name(shoal_kv_type type);
+/* Negative for an unknown name. */
+int shoal_kv_type_parse(const char *name, shoal_kv_type *ret_type);
 
 typedef struct shoal_kv_shape {
     size_t n_layers;
     size_t n_kv_heads;
-    size_t head_dim;
+    size_t k_dim; /* channels of a key, even */
+    size_t v_dim; /* channels of a value, even */
     shoal_kv_type type;
+    /* (n_layers) positions a layer's attention sees, its own included; 0: all. NULL: every layer
+     * sees all. Borrowed for a call; a pool keeps a copy. */
+    const size_t *windows;
 } shoal_kv_shape;
 
 typedef struct shoal_kv_pool shoal_kv_pool;
 typedef struct shoal_kv_seq shoal_kv_seq; /* one sequence's page table */
 
-/* n_pages pages shared by all sequences; n_ctx_max tokens at most per sequence. */
+/* n_pages pages shared by all sequences; n_ctx_max tokens at most per sequence; slack as above, at
+ * least 1. */
 shoal_status shoal_kv_pool_new(const shoal_kv_shape *shape, size_t n_pages, size_t n_ctx_max,
-                               shoal_kv_pool **ret_pool, shoal_err *err) SHOAL_MUST_CHECK;
+                               size_t slack, shoal_kv_pool **ret_pool,
+                               shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_kv_pool_free(shoal_kv_pool *pool);
 size_t shoal_kv_page_bytes(const shoal_kv_shape *shape);
+/* Pages of one sequence of n_tokens, over all layers. */
+size_t shoal_kv_pages_for(const shoal_kv_shape *shape, size_t slack, size_t n_tokens);
 size_t shoal_kv_pool_n_pages(const shoal_kv_pool *pool);
 size_t shoal_kv_pool_n_free(const shoal_kv_pool *pool);
+/* shoal_kv_pages_for of this pool. */
+size_t shoal_kv_pool_pages_for(const shoal_kv_pool *pool, size_t n_tokens);
+/* The longest sequence the pool holds when nothing else is in it, at most n_ctx_max. */
+size_t shoal_kv_pool_tokens_max(const shoal_kv_pool *pool);
 const shoal_kv_shape *shoal_kv_pool_shape(const shoal_kv_pool *pool);
 
 /* The page table for n_ctx_max is allocated here, pages come from reserve. */
@@ -42,22 +65,35 @@ shoal_status shoal_kv_seq_new(shoal_kv_pool *pool, shoal_kv_seq **ret_seq) SHOAL
 void shoal_kv_seq_free(shoal_kv_seq *seq);
 
 const shoal_kv_shape *shoal_kv_seq_shape(const shoal_kv_seq *seq);
-/* Positions [0, length) are valid. */
+/* Positions [0, length) are valid; a windowed layer remembers the last of them. */
 size_t shoal_kv_seq_length(const shoal_kv_seq *seq);
 /* Makes room for positions [0, n_tokens). SHOAL_BUSY: the pool has not enough free pages, nothing
- * changed. SHOAL_E_LIMIT: past n_ctx_max. Does not change length. */
+ * changed. SHOAL_E_LIMIT: past n_ctx_max, or more than slack new tokens where a layer has a window,
+ * nothing changed. Does not change length. */
 shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens) SHOAL_MUST_CHECK;
-/* After a step wrote positions [length, n_tokens). */
+/* After a step wrote positions [length, n_tokens). Whoever stores must advance past it before the
+ * next truncation. */
 void shoal_kv_seq_advance(shoal_kv_seq *seq, size_t n_tokens);
-/* Forgets positions >= n_tokens and gives back whole pages. */
-void shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens);
+/* Forgets positions >= n_tokens and gives back whole pages. Returns the new length: that of before
+ * or n_tokens, whichever is less; but 0 where a windowed layer no longer has what a sequence of
+ * that length sees, so it has to be fed again from its first token. Going back by up to slack
+ * tokens from the greatest length since the sequence was empty never comes to that. */
+size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens);
+/* The lowest length above 0 that truncation can leave; 0 when it can leave any. */
+size_t shoal_kv_seq_floor(const shoal_kv_seq *seq);
 
-/* Writes one token's K and V, [n_kv_heads][head_dim] each (K already rotated), at a reserved
- * position. Different (layer, position) may be written by different compute threads at once. */
+/* Writes one token's K and V, [n_kv_heads][k_dim] and [n_kv_heads][v_dim] (K already rotated), at a
+ * reserved position. Different (layer, position) may be written by different compute threads at
+ * once. */
 void shoal_kv_store(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t position,
                     const float *k, const float *v);
-/* Block tables of one layer and KV head for shoal_attend: ceil(n_tokens / 32) pointers each. */
-void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size_t n_tokens,
-                     const void **ret_k_blocks, const void **ret_v_blocks);
+/* The first position that a token sees in this layer, when its own is the last of n_tokens. */
+size_t shoal_kv_first(const shoal_kv_seq *seq, size_t layer, size_t n_tokens);
+/* Block tables of one layer and KV head for shoal_attend: the blocks of positions [first,
+ * n_tokens), from the one that holds first; ceil(n_tokens / 32) - first / 32 pointers each. */
+void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size_t first,
+                     size_t n_tokens, const void **ret_k_blocks, const void **ret_v_blocks);
+/* Runs a in the stored form of the sequence. */
+void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, const shoal_attend *a);
 
 #endif

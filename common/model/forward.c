@@ -193,7 +193,7 @@ static void rope_store_row(void *ctx, size_t row, size_t worker)
     shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
 }
 
-/* One row's query heads of one KV head, over positions [0, position]. */
+/* One row's query heads of one KV head, over the positions this layer lets it see. */
 static void attend_part(void *ctx, size_t part, size_t worker)
 {
     shoal_forward *f = ctx;
@@ -203,25 +203,27 @@ static void attend_part(void *ctx, size_t part, size_t worker)
     size_t group = hp->n_heads / hp->n_kv_heads;
     const void **k_blocks = f->blocks + worker * 2 * blocks_per_table(f);
     const void **v_blocks = k_blocks + blocks_per_table(f);
+    const shoal_kv_seq *seq = f->rows[row].seq;
     size_t n_tokens = f->rows[row].position + 1;
-    shoal_kv_blocks(f->rows[row].seq, f->layer, kv_head, n_tokens, k_blocks, v_blocks);
+    size_t first = shoal_kv_first(seq, f->layer, n_tokens);
+    shoal_kv_blocks(seq, f->layer, kv_head, first, n_tokens, k_blocks, v_blocks);
     size_t offset = (row * hp->n_heads + kv_head * group) * hp->head_dim;
     shoal_attend a = {
+        .n_rows = 1,
         .n_heads = group,
-        .head_dim = hp->head_dim,
-        .n_tokens = n_tokens,
+        .k_dim = hp->head_dim,
+        .v_dim = hp->head_dim,
+        .n_tokens = n_tokens - first / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK,
+        .window = first > 0 ? n_tokens - first : 0,
         .scale = 1.0F / sqrtf((float)hp->head_dim),
         .q = f->q + offset,
+        .q_stride = hp->n_heads * hp->head_dim,
         .k_blocks = k_blocks,
         .v_blocks = v_blocks,
         .out = f->att + offset,
+        .out_stride = hp->n_heads * hp->head_dim,
     };
-    const shoal_kv_shape *shape = shoal_kv_seq_shape(f->rows[row].seq);
-    if (shape->type == SHOAL_KV_F32) {
-        f->kernels->attend_f32(&a);
-    } else {
-        f->kernels->attend_f16(&a);
-    }
+    shoal_kv_attend(f->kernels, seq, &a);
 }
 
 static void add_h_row(void *ctx, size_t row, size_t worker)

@@ -196,6 +196,7 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     if (status == SHOAL_OK) {
         coop->state.cloud_configured = coop->channel != NULL;
         coop->state.kv_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
+        coop->state.kv_tokens_max = shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine));
         status = shoal_thread_start(SHOAL_ROLE_ENGINE, "shoal-engine", shoal_coop_loop, coop,
                                     &coop->thread);
         if (status != SHOAL_OK) {
@@ -284,9 +285,7 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
     if (request->n_ids < 1 || request->n_tokens_max < 1) {
         return shoal_err_set(err, SHOAL_E_INVALID, "a request needs a prompt and room for a token");
     }
-    size_t n_ctx = shoal_engine_n_ctx(coop->engine);
-    size_t pool = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine)) * SHOAL_KV_BLOCK;
-    size_t most = SHOAL_MIN(n_ctx, pool);
+    size_t most = shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine));
     if (request->n_ids >= most || request->n_tokens_max > most - request->n_ids) {
         return shoal_err_set(
             err, SHOAL_E_LIMIT,

@@ -128,6 +128,7 @@ typedef struct shoal_coop_state {
     size_t n_waiting;
     size_t kv_pages_used;
     size_t kv_pages;
+    size_t kv_tokens_max; /* the longest text the pool holds; 0: unknown */
     bool cloud_configured;
     shoal_rpc_link link;
     bool cloud_described;

@@ -275,8 +275,9 @@ bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence
     g->n_tokens = position + 1;
     g->n_sent = position + 1;
     if (g->seq) {
-        shoal_kv_seq_truncate(g->seq, position);
-        /* The pages stay promised: admission counted the whole answer. */
+        /* The pages stay promised: admission counted the whole answer. Where a windowed layer has
+         * forgotten too much nothing is left, and the next spans feed the text again. */
+        (void)shoal_kv_seq_truncate(g->seq, position);
     }
     shoal_gen_confirm(coop, g, SHOAL_TIER_CLOUD, round);
     return false;

@@ -117,7 +117,7 @@ static size_t pages_needed(const shoal_coop *coop, const gen *g)
         return 0;
     }
     size_t n_tokens = SHOAL_MIN(g->n_end, shoal_engine_n_ctx(coop->engine));
-    return (n_tokens + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK;
+    return shoal_kv_pool_pages_for(shoal_engine_kv(coop->engine), n_tokens);
 }
 
 static gen *pop_waiting(shoal_coop *coop)

@@ -32,7 +32,7 @@ const shoal_config_key shoal_edge_config_keys[] = {
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
         "Most tokens of one request, prompt included; 0: what the model was trained for."),
     INT("kv.max_mib", "64", 1, 1 << 20, "Memory for the KV of all requests, MiB."),
-    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32", false,
+    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32|q8", false,
      "Stored form of the KV; auto: f32 for an F32 model, else f16."},
     STRING("cloud.target", "", "host:port of the cloud, or a comma list; empty: no cloud."),
     STRING("cloud.ca", "", "PEM file of the authority that signs the cloud."),
@@ -99,11 +99,8 @@ static shoal_status parse_hash(const char *text, shoal_hash *ret_hash, shoal_err
 
 static int kv_type(const shoal_config *config)
 {
-    const char *type = shoal_config_string(config, "kv.type");
-    if (strcmp(type, "auto") == 0) {
-        return -1;
-    }
-    return strcmp(type, "f32") == 0 ? SHOAL_KV_F32 : SHOAL_KV_F16;
+    shoal_kv_type type = SHOAL_KV_F32;
+    return shoal_kv_type_parse(shoal_config_string(config, "kv.type"), &type) == 0 ? (int)type : -1;
 }
 
 shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_settings *ret_settings,

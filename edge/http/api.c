@@ -207,8 +207,7 @@ static size_t room_of(shoal_coop *coop)
     shoal_coop_state state = {0};
     shoal_coop_state_get(coop, &state);
     size_t room = shoal_coop_n_ctx(coop);
-    size_t pool = state.kv_pages * SHOAL_KV_BLOCK;
-    return pool > 0 ? SHOAL_MIN(room, pool) : room;
+    return state.kv_tokens_max > 0 ? SHOAL_MIN(room, state.kv_tokens_max) : room;
 }
 
 shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model *model,

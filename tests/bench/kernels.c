@@ -23,7 +23,6 @@ enum {
     N_VOCAB = 131072, /* elements of a reduction over the vocabulary */
     N_TOKENS = 2048,
     N_BLOCKS = N_TOKENS / SHOAL_KV_BLOCK,
-    HEADS_MAX = 8,
     DIM_MAX = 128
 };
 
@@ -352,14 +351,24 @@ static void run_store_f32(void *context)
 {
     const job *j = context;
     const row_operands *o = j->operands;
-    j->kernels->kv_store_f32(DIM_MAX, o->x, o->w, 5, o->y, o->y + DIM_MAX * SHOAL_KV_BLOCK);
+    j->kernels->kv_store_f32(DIM_MAX, DIM_MAX, o->x, o->w, 5, o->y,
+                             o->y + DIM_MAX * SHOAL_KV_BLOCK);
+}
+
+static void run_store_q8(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    uint8_t *block = (uint8_t *)o->blocks;
+    j->kernels->kv_store_q8(DIM_MAX, DIM_MAX, o->x, o->w, 5, block,
+                            block + SHOAL_KV_Q8_SCALES + DIM_MAX * SHOAL_KV_BLOCK);
 }
 
 static void run_store_f16(void *context)
 {
     const job *j = context;
     const row_operands *o = j->operands;
-    j->kernels->kv_store_f16(DIM_MAX, o->x, o->w, 5, o->blocks,
+    j->kernels->kv_store_f16(DIM_MAX, DIM_MAX, o->x, o->w, 5, o->blocks,
                              o->blocks + DIM_MAX * SHOAL_KV_BLOCK);
 }
 
@@ -401,6 +410,7 @@ static void bench_rows(bench *b)
         {"sum_exp", "131072", N_VOCAB * 4, N_VOCAB * 22, run_sum_exp, &o, o.y, 4},
         {"kv_store_f32", "128", store * 8, 0, run_store_f32, &o, o.y, N_BLOCK * 4},
         {"kv_store_f16", "128", store * 6, 0, run_store_f16, &o, o.blocks, N_BLOCK * 2},
+        {"kv_store_q8", "128", store * 5, 0, run_store_q8, &o, o.blocks, N_BLOCK * 2},
     };
     for (size_t i = 0; i < sizeof works / sizeof works[0]; i++) {
         if (is_wanted(b, works[i].slot)) {
@@ -430,56 +440,96 @@ static void run_attend_f16(void *context)
     j->kernels->attend_f16(j->operands);
 }
 
-static void bench_attention(bench *b, bool half, size_t n_heads, size_t head_dim)
+static void run_attend_q8(void *context)
 {
-    const char *slot = half ? "attend_f16" : "attend_f32";
-    if (!is_wanted(b, slot)) {
+    const job *j = context;
+    j->kernels->attend_q8(j->operands);
+}
+
+/* One stored form. */
+typedef struct stored {
+    const char *slot;
+    size_t element; /* bytes */
+    size_t scales;  /* bytes in front of a block */
+    size_t store;   /* offset of the slot */
+    bench_fn *run;
+} stored;
+
+static const stored forms[] = {
+    {"attend_f32", 4, 0, offsetof(shoal_kernels, kv_store_f32), run_attend_f32},
+    {"attend_f16", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_f16},
+    {"attend_q8", 1, SHOAL_KV_Q8_SCALES, offsetof(shoal_kernels, kv_store_q8), run_attend_q8},
+};
+
+typedef void store_fn(size_t k_dim, size_t v_dim, const float *k, const float *v, size_t slot,
+                      void *kblock, void *vblock);
+
+static void bench_attention(bench *b, const stored *f, size_t n_rows, size_t n_heads,
+                            size_t head_dim)
+{
+    if (!is_wanted(b, f->slot)) {
         return;
     }
-    size_t element = half ? 2 : 4;
-    size_t block = head_dim * SHOAL_KV_BLOCK * element;
+    size_t block = f->scales + head_dim * SHOAL_KV_BLOCK * f->element;
     uint8_t *keys = allocate(N_BLOCKS, block);
     uint8_t *values = allocate(N_BLOCKS, block);
     const void *k_blocks[N_BLOCKS];
     const void *v_blocks[N_BLOCKS];
     float *row = random_row(b, 2 * head_dim);
+    store_fn *store = NULL;
+    memcpy(&store, (const char *)&b->scalar + f->store, sizeof store);
     for (size_t t = 0; t < N_TOKENS; t++) {
         size_t at = t / SHOAL_KV_BLOCK * block;
-        size_t slot_i = t % SHOAL_KV_BLOCK;
         row[t % head_dim] += 0.125F;
-        (half ? b->scalar.kv_store_f16 : b->scalar.kv_store_f32)(head_dim, row, row + head_dim,
-                                                                 slot_i, keys + at, values + at);
+        store(head_dim, head_dim, row, row + head_dim, t % SHOAL_KV_BLOCK, keys + at, values + at);
         k_blocks[t / SHOAL_KV_BLOCK] = keys + at;
         v_blocks[t / SHOAL_KV_BLOCK] = values + at;
     }
-    float *q = random_row(b, n_heads * head_dim);
-    float *out = random_row(b, n_heads * head_dim);
+    size_t n_lines = n_rows * n_heads;
+    float *q = random_row(b, n_lines * head_dim);
+    float *out = random_row(b, n_lines * head_dim);
     shoal_attend a = {
+        .n_rows = n_rows,
         .n_heads = n_heads,
-        .head_dim = head_dim,
-        .n_tokens = N_TOKENS,
+        .k_dim = head_dim,
+        .v_dim = head_dim,
+        .n_tokens = N_TOKENS - n_rows + 1,
         .scale = 0.0883883F,
         .q = q,
+        .q_stride = n_heads * head_dim,
         .k_blocks = k_blocks,
         .v_blocks = v_blocks,
         .out = out,
+        .out_stride = n_heads * head_dim,
     };
-    char shape[48];
-    snprintf(shape, sizeof shape, "%zu heads of %zu, %d tokens", n_heads, head_dim, N_TOKENS);
-    work w = {slot,
+    char shape[64];
+    snprintf(shape, sizeof shape, "%zu x %zu heads of %zu, %d tokens", n_rows, n_heads, head_dim,
+             N_TOKENS);
+    work w = {f->slot,
               shape,
               2 * N_BLOCKS * (uint64_t)block,
-              4 * (uint64_t)(n_heads * head_dim * N_TOKENS),
-              half ? run_attend_f16 : run_attend_f32,
+              4 * (uint64_t)(n_lines * head_dim * N_TOKENS),
+              f->run,
               &a,
               out,
-              n_heads * head_dim * sizeof *out};
+              n_lines * head_dim * sizeof *out};
     bench_work(b, &w);
     shoal_free(keys);
     shoal_free(values);
     shoal_free(row);
     shoal_free(q);
     shoal_free(out);
+}
+
+/* Decoding with a group, one head alone, and eight rows of a prompt. */
+static void bench_attentions(bench *b)
+{
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        bench_attention(b, &forms[i], 1, 4, 64);
+        bench_attention(b, &forms[i], 1, 4, DIM_MAX);
+        bench_attention(b, &forms[i], 1, 1, DIM_MAX);
+        bench_attention(b, &forms[i], 8, 4, 64);
+    }
 }
 
 /* --- the program ------------------------------------------------------------------------------ */
@@ -536,11 +586,7 @@ static int run_all(bench *b, bool json)
     }
     bench_report_begin(&b->report, stdout, json, names);
     bench_products(b);
-    bench_attention(b, false, 4, 64);
-    bench_attention(b, true, 4, 64);
-    bench_attention(b, false, HEADS_MAX, DIM_MAX);
-    bench_attention(b, true, HEADS_MAX, DIM_MAX);
-    bench_attention(b, true, 1, DIM_MAX);
+    bench_attentions(b);
     bench_rows(b);
     if (bench_report_end(&b->report) < 0) {
         return 2;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every slot but the products (test_products.c) of every tier against scalar by memcmp: ragged
- * sizes, poisoned padding, zeros, subnormals, huge values.
+ * Every slot but products (test_products.c) and attention (test_attend.c) of every tier against
+ * scalar by memcmp: ragged sizes, poisoned padding, zeros, subnormals, huge values.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -336,137 +336,6 @@ static void test_tanh_and_gelu_are_close_and_equal_scalar(void **state)
     }
 }
 
-/* --- attention ----------------------------------------------------------------------------------
- */
-
-enum {
-    HEAD_DIM_MAX = 80,
-    GROUP_MAX = 5,
-    TOKENS_MAX = 100,
-    BLOCKS = 4
-};
-
-typedef struct attention {
-    float q[GROUP_MAX * HEAD_DIM_MAX];
-    float keys[TOKENS_MAX][HEAD_DIM_MAX];
-    float values[TOKENS_MAX][HEAD_DIM_MAX];
-    uint8_t *blocks[2][BLOCKS]; /* K, V */
-    const void *k[BLOCKS];
-    const void *v[BLOCKS];
-    float out[2][GROUP_MAX * HEAD_DIM_MAX + PAD];
-} attention;
-
-static void check_attention_float64(const attention *m, const shoal_attend *a, double budget)
-{
-    for (size_t h = 0; h < a->n_heads; h++) {
-        double scores[TOKENS_MAX];
-        double max = (double)-INFINITY;
-        for (size_t t = 0; t < a->n_tokens; t++) {
-            scores[t] = 0;
-            for (size_t d = 0; d < a->head_dim; d++) {
-                scores[t] += (double)a->q[h * a->head_dim + d] * (double)m->keys[t][d];
-            }
-            scores[t] *= (double)a->scale;
-            max = fmax(max, scores[t]);
-        }
-        double sum = 0;
-        for (size_t t = 0; t < a->n_tokens; t++) {
-            scores[t] = exp(scores[t] - max);
-            sum += scores[t];
-        }
-        for (size_t d = 0; d < a->head_dim; d++) {
-            double want = 0;
-            for (size_t t = 0; t < a->n_tokens; t++) {
-                want += scores[t] / sum * (double)m->values[t][d];
-            }
-            assert_true(fabs(want - (double)a->out[h * a->head_dim + d]) < budget);
-        }
-    }
-}
-
-static void check_attention(attention *m, size_t head_dim, size_t group, size_t n_tokens, bool half)
-{
-    for (size_t b = 0; b < BLOCKS; b++) {
-        /* What was never written must not matter, here and in the outputs: all ones are NaN in both
-         * forms. */
-        memset(m->blocks[0][b], 0xFF, HEAD_DIM_MAX * 32 * 4);
-        memset(m->blocks[1][b], 0xFF, HEAD_DIM_MAX * 32 * 4);
-    }
-    for (size_t t = 0; t < n_tokens; t++) {
-        for (size_t d = 0; d < head_dim; d++) {
-            m->keys[t][d] = uniform();
-            m->values[t][d] = uniform();
-        }
-        (half ? scalar.kv_store_f16 : scalar.kv_store_f32)(
-            head_dim, m->keys[t], m->values[t], t % 32, m->blocks[0][t / 32], m->blocks[1][t / 32]);
-    }
-    for (size_t i = 0; i < group * head_dim; i++) {
-        m->q[i] = 3 * uniform();
-    }
-    shoal_attend a = {
-        .n_heads = group,
-        .head_dim = head_dim,
-        .n_tokens = n_tokens,
-        .scale = 1.0F / sqrtf((float)head_dim),
-        .q = m->q,
-        .k_blocks = m->k,
-        .v_blocks = m->v,
-        .out = m->out[0],
-    };
-    memset(m->out, 0xFF, sizeof m->out);
-    (half ? scalar.attend_f16 : scalar.attend_f32)(&a);
-    check_attention_float64(m, &a, half ? 3e-3 : 2e-6);
-    for (size_t t = 0; t < n_tiers; t++) {
-        memset(m->out[1], 0xFF, sizeof m->out[1]);
-        a.out = m->out[1];
-        (half ? tiers[t].attend_f16 : tiers[t].attend_f32)(&a);
-        if (memcmp(m->out[0], m->out[1], sizeof m->out[0]) != 0) {
-            fail_msg("attend_%s of %s differs: head %zu, group %zu, %zu tokens",
-                     half ? "f16" : "f32", tiers[t].tier, head_dim, group, n_tokens);
-        }
-    }
-}
-
-static void test_attend_equals_scalar_around_block_borders(void **state)
-{
-    (void)state;
-    attention *m = shoal_calloc_aligned(1, sizeof *m);
-    for (size_t b = 0; b < BLOCKS; b++) {
-        m->k[b] = m->blocks[0][b] = shoal_calloc_aligned(HEAD_DIM_MAX * 32, 4);
-        m->v[b] = m->blocks[1][b] = shoal_calloc_aligned(HEAD_DIM_MAX * 32, 4);
-    }
-    static const size_t dims[] = {2, 6, 8, 16, 18, 32, 64, 80};
-    for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
-        for (size_t n = 1; n <= TOKENS_MAX; n += n > 66 ? 7 : 1) {
-            check_attention(m, dims[i], 1 + n % GROUP_MAX, n, n % 2);
-            check_attention(m, dims[i], 1 + (n + 2) % GROUP_MAX, n, !(n % 2));
-        }
-    }
-    for (size_t b = 0; b < BLOCKS; b++) {
-        shoal_free(m->blocks[0][b]);
-        shoal_free(m->blocks[1][b]);
-    }
-    shoal_free(m);
-}
-
-static void test_kv_store_equals_scalar(void **state)
-{
-    (void)state;
-    float k[HEAD_DIM_MAX];
-    float v[HEAD_DIM_MAX];
-    static uint16_t blocks[2][2][HEAD_DIM_MAX * 32 + PAD];
-    for (size_t slot = 0; slot < 32; slot++) {
-        fill(k, HEAD_DIM_MAX);
-        fill(v, HEAD_DIM_MAX);
-        for (size_t t = 0; t < n_tiers; t++) {
-            memset(blocks, POISON, sizeof blocks);
-            scalar.kv_store_f16(66, k, v, slot, blocks[0][0], blocks[0][1]);
-            tiers[t].kv_store_f16(66, k, v, slot, blocks[1][0], blocks[1][1]);
-            assert_memory_equal(blocks[0], blocks[1], sizeof blocks[0]);
-        }
-    }
-}
-
 static void test_cpu_mask_parse_knows_its_words(void **state)
 {
     (void)state;
@@ -491,8 +360,6 @@ int main(void)
         cmocka_unit_test(test_argmax_with_ties_and_nan_takes_the_lowest),
         cmocka_unit_test(test_rope_equals_scalar_and_keeps_length),
         cmocka_unit_test(test_tanh_and_gelu_are_close_and_equal_scalar),
-        cmocka_unit_test(test_attend_equals_scalar_around_block_borders),
-        cmocka_unit_test(test_kv_store_equals_scalar),
         cmocka_unit_test(test_cpu_mask_parse_knows_its_words),
     };
     return cmocka_run_group_tests(tests, group_setup, NULL);

@@ -49,13 +49,14 @@ void rig_init(rig *r, const rig_settings *settings)
     const shoal_hparams *hp = &r->model->hp;
     shoal_kv_shape shape = {.n_layers = hp->n_layers,
                             .n_kv_heads = hp->n_kv_heads,
-                            .head_dim = hp->head_dim,
+                            .k_dim = hp->head_dim,
+                            .v_dim = hp->head_dim,
                             .type = SHOAL_KV_F32};
     size_t n_pages = settings->n_pages == 0 ? 512 : settings->n_pages;
     shoal_engine_settings es = shoal_engine_settings_default();
     es.n_threads = settings->n_threads == 0 ? 1 : settings->n_threads;
     es.n_ctx = RIG_TEXT_MAX;
-    es.kv_bytes = n_pages * shoal_kv_page_bytes(&shape);
+    es.kv_bytes = n_pages * shape.n_layers * shoal_kv_page_bytes(&shape);
     es.n_rows_max = settings->n_rows_max == 0 ? 64 : settings->n_rows_max;
     es.n_logits_max = settings->n_logits_max == 0 ? 16 : settings->n_logits_max;
     shoal_err err = SHOAL_ERR_INIT;

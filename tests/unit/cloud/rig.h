@@ -18,7 +18,7 @@ enum {
 
 typedef struct rig_settings {
     uint64_t seed;
-    size_t n_pages;       /* KV pages of 32 tokens, 0: plenty */
+    size_t n_pages;       /* room for 32 tokens each, 0: plenty */
     size_t n_rows_max;    /* 0: 64 */
     size_t n_logits_max;  /* 0: 16 */
     size_t prefill_chunk; /* 0: 8 */

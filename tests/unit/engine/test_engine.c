@@ -180,13 +180,13 @@ static void test_truncate_then_replay_gives_the_same_bits(void **state)
     uint64_t rng = 5;
     int32_t wrong[8];
     for (size_t at = 0; at + 8 <= N; at += 3) {
-        shoal_kv_seq_truncate(seq, at);
+        (void)shoal_kv_seq_truncate(seq, at);
         for (size_t i = 0; i < 8; i++) {
             wrong[i] = (int32_t)(shoal_rng_next(&rng) % SHOAL_TINY_VOCAB);
         }
         shoal_span draft = {.seq = seq, .ids = wrong, .n_ids = 8, .n_logits = 8};
         assert_int_equal(shoal_engine_step(engine, &draft, 1), SHOAL_OK);
-        shoal_kv_seq_truncate(seq, at);
+        (void)shoal_kv_seq_truncate(seq, at);
         shoal_span span = {.seq = seq, .ids = ids + at, .n_ids = 3, .n_logits = 3};
         assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
         for (size_t i = 0; i < 3; i++) {
@@ -229,9 +229,10 @@ static void test_step_over_its_limits_is_refused_and_changes_nothing(void **stat
     s.n_logits_max = 2;
     shoal_kv_shape shape = {.n_layers = model->hp.n_layers,
                             .n_kv_heads = model->hp.n_kv_heads,
-                            .head_dim = model->hp.head_dim,
+                            .k_dim = model->hp.head_dim,
+                            .v_dim = model->hp.head_dim,
                             .type = SHOAL_KV_F32};
-    s.kv_bytes = 2 * shoal_kv_page_bytes(&shape);
+    s.kv_bytes = 2 * shape.n_layers * shoal_kv_page_bytes(&shape);
     shoal_engine *engine = NULL;
     assert_int_equal(shoal_engine_new(model, &s, &engine, NULL), SHOAL_OK);
     shoal_kv_seq *a = sequence(engine);
@@ -246,7 +247,7 @@ static void test_step_over_its_limits_is_refused_and_changes_nothing(void **stat
                           {.seq = b, .ids = ids, .n_ids = 1, .n_logits = 0},
                           {.seq = c, .ids = ids, .n_ids = 1, .n_logits = 0}};
     assert_int_equal(shoal_engine_step(engine, three, 3), SHOAL_BUSY);
-    assert_int_equal(shoal_kv_pool_n_free(shoal_engine_kv(engine)), 2);
+    assert_int_equal(shoal_kv_pool_n_free(shoal_engine_kv(engine)), 2 * shape.n_layers);
     assert_int_equal(shoal_engine_step(engine, three, 2), SHOAL_OK);
     assert_int_equal(shoal_kv_seq_length(a), 1);
     assert_int_equal(shoal_kv_seq_length(c), 0);

@@ -164,6 +164,7 @@ void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
                                     .link = SHOAL_RPC_LINK_READY,
                                     .cloud_described = true,
                                     .kv_pages = 64,
+                                    .kv_tokens_max = 2048,
                                     .cloud = {.name = "big", .n_vocab = 300, .n_ctx = 4096}};
 }
 
