@@ -41,6 +41,10 @@ static const option_row rows[] = {
     {'T', "tokens", 0, OPTION_TEXT, AT(tokens), 0, 0, "IDS", "token ids, as 1,2,3 (required)"},
     {'q', "type", 0, OPTION_TEXT, AT(type), 0, 0, "TYPE",
      "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K..Q6_K or IQ4_NL (default: as it is)"},
+    {'Q', "type", 0, OPTION_TEXT, AT(type), 0, 0, "TYPE",
+     "tensor type of the matrices, as Q8_0 (default Q4_0)"},
+    {'S', "shape", 0, OPTION_TEXT, AT(shape), 0, 0, "NAME",
+     "llama-1b, llama-110m, llama-draft or qwen-0.5b (required)"},
     {'l', "layers", 0, OPTION_INT, AT(layers), 1, 512, "N",
      "keep the first N layers (default: all)"},
     {'n', "tokens-out", 'n', OPTION_INT, AT(n), 1, 1 << 20, "N",
@@ -186,7 +190,7 @@ int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
     if (optind < argc) {
         return bad_usage(command, "too many words: ", argv[optind]);
     }
-    if (!args.model) {
+    if (!args.model && strchr(command->options, 'm')) {
         return bad_usage(command, "-m FILE is missing", "");
     }
     *ret_args = args;

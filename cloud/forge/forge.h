@@ -18,6 +18,7 @@ typedef struct forge_args {
     const char *output;
     const char *tokens;
     const char *type;
+    const char *shape;
     const char *batch;
     const char *kv;
     const char *cpu_mask;
@@ -55,6 +56,7 @@ shoal_status shoal_forge_logits(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_generate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_make_random(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------

@@ -17,6 +17,8 @@ static const forge_command commands[] = {
     {"perplexity", "perplexity of a text file", "mfcjtCk", shoal_forge_perplexity},
     {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqlj",
      shoal_forge_convert},
+    {"make-random", "write a model of a real shape with random weights, to measure speed", "SQosj",
+     shoal_forge_make_random},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mPnbdktjC",
      shoal_forge_bench},
 };

@@ -173,45 +173,84 @@ static shoal_status sync_folder(const char *path, shoal_err *err)
     return SHOAL_OK;
 }
 
-static shoal_status write_tmp(const char *path, const char *tmp, const void *data, size_t n,
-                              shoal_err *err)
+struct shoal_file_out {
+    char *path;
+    char *tmp;
+    int fd;
+    bool made; /* tmp is there and ours */
+};
+
+static shoal_status create_tmp(shoal_file_out *out, shoal_err *err)
 {
     /* A leftover of a crash goes away first; O_EXCL then refuses a link planted in between. */
-    (void)unlink(tmp);
-    SHOAL_CLEANUP(close_fd)
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        return fail_errno(tmp, "create", err);
+    (void)unlink(out->tmp);
+    out->fd = open(out->tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (out->fd < 0) {
+        return fail_errno(out->tmp, "create", err);
     }
+    out->made = true;
     struct stat st;
-    if (stat(path, &st) == 0 && fchmod(fd, st.st_mode & 0777) != 0) {
-        return fail_errno(tmp, "set the mode of", err);
-    }
-    if (!write_all(fd, data, n)) {
-        return fail_errno(tmp, "write", err);
-    }
-    if (fsync(fd) != 0) {
-        return fail_errno(tmp, "sync", err);
+    if (stat(out->path, &st) == 0 && fchmod(out->fd, st.st_mode & 0777) != 0) {
+        return fail_errno(out->tmp, "set the mode of", err);
     }
     return SHOAL_OK;
 }
 
-shoal_status shoal_file_write(const char *path, const void *data, size_t n, shoal_err *err)
+shoal_status shoal_file_out_open(const char *path, shoal_file_out **ret_out, shoal_err *err)
 {
     size_t length = strlen(path);
-    SHOAL_CLEANUP(shoal_free_cleanup) char *tmp = shoal_calloc(length + sizeof ".tmp", 1);
-    if (!tmp) {
+    SHOAL_CLEANUP(shoal_file_out_closep) shoal_file_out *out = shoal_calloc(1, sizeof *out);
+    if (!out) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "%s: out of memory", path);
     }
-    memcpy(tmp, path, length);
-    memcpy(tmp + length, ".tmp", sizeof ".tmp");
-    shoal_status status = write_tmp(path, tmp, data, n, err);
-    if (status == SHOAL_OK && rename(tmp, path) != 0) {
-        status = fail_errno(path, "rename into", err);
+    out->fd = -1;
+    out->path = shoal_strdup(path);
+    out->tmp = shoal_calloc(length + sizeof ".tmp", 1);
+    if (!out->path || !out->tmp) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "%s: out of memory", path);
     }
-    if (status != SHOAL_OK) {
-        (void)unlink(tmp);
-        return status;
+    memcpy(out->tmp, path, length);
+    memcpy(out->tmp + length, ".tmp", sizeof ".tmp");
+    SHOAL_TRY(create_tmp(out, err));
+    *ret_out = SHOAL_STEAL(out);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_file_out_write(shoal_file_out *out, const void *data, size_t n, shoal_err *err)
+{
+    return write_all(out->fd, data, n) ? SHOAL_OK : fail_errno(out->tmp, "write", err);
+}
+
+shoal_status shoal_file_out_commit(shoal_file_out *out, shoal_err *err)
+{
+    if (fsync(out->fd) != 0) {
+        return fail_errno(out->tmp, "sync", err);
     }
-    return sync_folder(path, err);
+    if (rename(out->tmp, out->path) != 0) {
+        return fail_errno(out->path, "rename into", err);
+    }
+    out->made = false;
+    return sync_folder(out->path, err);
+}
+
+void shoal_file_out_close(shoal_file_out *out)
+{
+    if (!out) {
+        return;
+    }
+    close_fd(&out->fd);
+    if (out->made) {
+        (void)unlink(out->tmp);
+    }
+    shoal_free(out->path);
+    shoal_free(out->tmp);
+    shoal_free(out);
+}
+
+shoal_status shoal_file_write(const char *path, const void *data, size_t n, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_file_out_closep) shoal_file_out *out = NULL;
+    SHOAL_TRY(shoal_file_out_open(path, &out, err));
+    SHOAL_TRY(shoal_file_out_write(out, data, n, err));
+    return shoal_file_out_commit(out, err);
 }

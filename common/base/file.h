@@ -25,4 +25,16 @@ void shoal_map_close(shoal_map *map);
 shoal_status shoal_file_write(const char *path, const void *data, size_t n,
                               shoal_err *err) SHOAL_MUST_CHECK;
 
+/* The same in pieces, for what is too large for memory. Nothing is at path before commit. */
+typedef struct shoal_file_out shoal_file_out;
+shoal_status shoal_file_out_open(const char *path, shoal_file_out **ret_out,
+                                 shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_file_out_write(shoal_file_out *out, const void *data, size_t n,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
+/* Syncs and renames. */
+shoal_status shoal_file_out_commit(shoal_file_out *out, shoal_err *err) SHOAL_MUST_CHECK;
+/* Forgets what was not committed. Accepts NULL. */
+void shoal_file_out_close(shoal_file_out *out);
+SHOAL_DEFINE_CLEANUP(shoal_file_out, shoal_file_out_close)
+
 #endif

@@ -136,12 +136,22 @@ shoal_status shoal_gguf_put_f32_array(shoal_gguf_writer *writer, const char *key
                                       const float *values, size_t n) SHOAL_MUST_CHECK;
 shoal_status shoal_gguf_put_i32_array(shoal_gguf_writer *writer, const char *key,
                                       const int32_t *values, size_t n) SHOAL_MUST_CHECK;
-/* data is borrowed until finish; size follows from type and dims. */
+/* Where tensors begin, a power of two from 32 (the default) to SHOAL_GGUF_ALIGNMENT_MAX. */
+shoal_status shoal_gguf_writer_align(shoal_gguf_writer *writer,
+                                     uint32_t alignment) SHOAL_MUST_CHECK;
+/* data is borrowed until finish, and may be NULL for shoal_gguf_writer_head; size follows from type
+ * and dims. */
 shoal_status shoal_gguf_put_tensor(shoal_gguf_writer *writer, const char *name, shoal_type type,
                                    const uint64_t *dims, uint32_t n_dims,
                                    const void *data) SHOAL_MUST_CHECK;
-/* Version 3, alignment 32, appended to buf; reads back with shoal_gguf_open. */
+/* Version 3, appended to buf; reads back with shoal_gguf_open. */
 shoal_status shoal_gguf_writer_finish(shoal_gguf_writer *writer, shoal_buf *buf,
                                       shoal_err *err) SHOAL_MUST_CHECK;
+/* The same without the tensors' bytes, for files larger than memory: the caller writes those after
+ * it, in the order of put_tensor, each followed by its padding. */
+shoal_status shoal_gguf_writer_head(const shoal_gguf_writer *writer, shoal_buf *buf,
+                                    shoal_err *err) SHOAL_MUST_CHECK;
+/* Zero bytes that must follow n bytes of a tensor. */
+size_t shoal_gguf_writer_padding(const shoal_gguf_writer *writer, uint64_t n);
 
 #endif

@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum {
-    ALIGNMENT = 32,
+    ALIGNMENT_DEFAULT = 32,
     VERSION = 3,
     FIRST_CAPACITY = 32
 };
@@ -33,6 +33,7 @@ typedef struct tensor {
 } tensor;
 
 struct shoal_gguf_writer {
+    uint32_t alignment;
     pair *pairs;
     size_t n_pairs;
     size_t pairs_capacity;
@@ -49,6 +50,7 @@ shoal_status shoal_gguf_writer_new(shoal_gguf_writer **ret_writer)
     if (writer == NULL) {
         return SHOAL_E_NOMEM;
     }
+    writer->alignment = ALIGNMENT_DEFAULT;
     *ret_writer = writer;
     return SHOAL_OK;
 }
@@ -124,14 +126,17 @@ static shoal_status put_bytes(shoal_buf *buf, shoal_str s)
 
 static shoal_status put_zeros(shoal_buf *buf, size_t n)
 {
-    static const char zeros[ALIGNMENT];
-    SHOAL_ASSERT(n <= sizeof(zeros));
-    return n > 0 ? shoal_buf_append(buf, zeros, n) : SHOAL_OK;
+    static const char zeros[64];
+    for (size_t part = 0; n > 0; n -= part) {
+        part = SHOAL_MIN(n, sizeof(zeros));
+        SHOAL_TRY(shoal_buf_append(buf, zeros, part));
+    }
+    return SHOAL_OK;
 }
 
-static size_t padding(uint64_t n)
+size_t shoal_gguf_writer_padding(const shoal_gguf_writer *writer, uint64_t n)
 {
-    return (size_t)((ALIGNMENT - n % ALIGNMENT) % ALIGNMENT);
+    return (size_t)((writer->alignment - n % writer->alignment) % writer->alignment);
 }
 
 /* --- pairs ----------------------------------------------------------------------------------- */
@@ -277,6 +282,16 @@ shoal_status shoal_gguf_put_i32_array(shoal_gguf_writer *writer, const char *key
     return keep(writer, key_of(key), &raw);
 }
 
+shoal_status shoal_gguf_writer_align(shoal_gguf_writer *writer, uint32_t alignment)
+{
+    bool power = alignment != 0 && (alignment & (alignment - 1)) == 0;
+    if (!power || alignment < ALIGNMENT_DEFAULT || alignment > SHOAL_GGUF_ALIGNMENT_MAX) {
+        return SHOAL_E_INVALID;
+    }
+    writer->alignment = alignment;
+    return SHOAL_OK;
+}
+
 /* --- tensors --------------------------------------------------------------------------------- */
 
 shoal_status shoal_gguf_put_tensor(shoal_gguf_writer *writer, const char *name, shoal_type type,
@@ -319,7 +334,8 @@ static bool is_alignment(const pair *p)
 
 static shoal_status write_pairs(const shoal_gguf_writer *writer, shoal_buf *buf)
 {
-    size_t n = 0;
+    bool says_alignment = writer->alignment != ALIGNMENT_DEFAULT;
+    size_t n = says_alignment ? 1 : 0;
     for (size_t i = 0; i < writer->n_pairs; i++) {
         n += is_alignment(&writer->pairs[i]) ? 0 : 1;
     }
@@ -327,6 +343,10 @@ static shoal_status write_pairs(const shoal_gguf_writer *writer, shoal_buf *buf)
     SHOAL_TRY(put_u32(buf, VERSION));
     SHOAL_TRY(put_u64(buf, writer->n_tensors));
     SHOAL_TRY(put_u64(buf, n));
+    if (says_alignment) {
+        SHOAL_TRY(begin(buf, "general.alignment", SHOAL_GGUF_U32));
+        SHOAL_TRY(put_u32(buf, writer->alignment));
+    }
     for (size_t i = 0; i < writer->n_pairs; i++) {
         const shoal_buf *raw = &writer->pairs[i].raw;
         if (!is_alignment(&writer->pairs[i])) {
@@ -336,7 +356,7 @@ static shoal_status write_pairs(const shoal_gguf_writer *writer, shoal_buf *buf)
     return SHOAL_OK;
 }
 
-static shoal_status write_tensors(const shoal_gguf_writer *writer, size_t start, shoal_buf *buf)
+static shoal_status write_infos(const shoal_gguf_writer *writer, size_t start, shoal_buf *buf)
 {
     uint64_t offset = 0;
     for (size_t i = 0; i < writer->n_tensors; i++) {
@@ -350,25 +370,36 @@ static shoal_status write_tensors(const shoal_gguf_writer *writer, size_t start,
         SHOAL_TRY(put_u64(buf, offset));
         uint64_t end = 0;
         if (!shoal_add_u64(offset, t->size_bytes, &end) ||
-            !shoal_align_u64(end, ALIGNMENT, &offset)) {
+            !shoal_align_u64(end, writer->alignment, &offset)) {
             return SHOAL_E_LIMIT;
         }
     }
-    SHOAL_TRY(put_zeros(buf, padding(buf->length - start)));
+    return put_zeros(buf, shoal_gguf_writer_padding(writer, buf->length - start));
+}
+
+static shoal_status write_data(const shoal_gguf_writer *writer, shoal_buf *buf)
+{
     for (size_t i = 0; i < writer->n_tensors; i++) {
         const tensor *t = &writer->tensors[i];
+        if (t->data == NULL) {
+            return SHOAL_E_INVALID;
+        }
         SHOAL_TRY(shoal_buf_append(buf, t->data, (size_t)t->size_bytes));
-        SHOAL_TRY(put_zeros(buf, padding(t->size_bytes)));
+        SHOAL_TRY(put_zeros(buf, shoal_gguf_writer_padding(writer, t->size_bytes)));
     }
     return SHOAL_OK;
 }
 
-shoal_status shoal_gguf_writer_finish(shoal_gguf_writer *writer, shoal_buf *buf, shoal_err *err)
+static shoal_status finish(const shoal_gguf_writer *writer, bool with_data, shoal_buf *buf,
+                           shoal_err *err)
 {
     size_t start = buf->length;
     shoal_status status = write_pairs(writer, buf);
     if (status == SHOAL_OK) {
-        status = write_tensors(writer, start, buf);
+        status = write_infos(writer, start, buf);
+    }
+    if (status == SHOAL_OK && with_data) {
+        status = write_data(writer, buf);
     }
     if (status == SHOAL_OK) {
         return SHOAL_OK;
@@ -380,4 +411,14 @@ shoal_status shoal_gguf_writer_finish(shoal_gguf_writer *writer, shoal_buf *buf,
     }
     return shoal_err_set(err, status, "writing a GGUF of %zu pairs and %zu tensors: %s",
                          writer->n_pairs, writer->n_tensors, shoal_status_text(status));
+}
+
+shoal_status shoal_gguf_writer_finish(shoal_gguf_writer *writer, shoal_buf *buf, shoal_err *err)
+{
+    return finish(writer, true, buf, err);
+}
+
+shoal_status shoal_gguf_writer_head(const shoal_gguf_writer *writer, shoal_buf *buf, shoal_err *err)
+{
+    return finish(writer, false, buf, err);
 }

@@ -100,6 +100,28 @@ def test_convert_perplexity_inspect_bench_speak_json():
                 expect(key in bench, key)
 
 
+def test_make_random_models_load_and_speak_sanely():
+    with Site() as site:
+        for kind in ("Q4_0",) if SANITIZED else ("F16", "Q8_0", "Q4_K", "Q4_0"):
+            out = site.file(kind + ".gguf")
+            made = json.loads(forge("make-random", "--shape", "llama-110m", "--type", kind, "-o", out, "--json").stdout)
+            expect(made["bytes"] == os.path.getsize(out) and made["fallbacks"] == 0, made)
+            seen = json.loads(forge("inspect", "-m", out, "--json").stdout)
+            expect((seen["type"], seen["n_vocab"], seen["params"], seen["tied"]) == (kind, 32000, made["params"], True), seen)
+            row = logits(out, [31997, 5, 1000, 30000], "--ctx", "64")
+            spread = math.sqrt(sum(v * v for v in row) / len(row))
+            expect(1 < spread < 10, f"{kind}: logits spread by {spread}")
+            ids = forge("tokenize", "-m", out, text="hello \u00e4 42").stdout
+            expect(forge("tokenize", "-m", out, "--decode", text=ids).stdout == "hello \u00e4 42", "round trip")
+        again = site.file("again.gguf")
+        for seed, same in (("0", True), ("1", False)):
+            forge("make-random", "--shape", "llama-110m", "--type", "Q4_0", "--seed", seed, "-o", again)
+            with open(again, "rb") as a, open(site.file("Q4_0.gguf"), "rb") as b:
+                expect((a.read() == b.read()) == same, f"seed {seed}")
+        done = forge("make-random", "--shape", "llama-9b", "-o", again, check=False)
+        expect(done.returncode == 1 and "llama-110m" in done.stderr, done.stderr)
+
+
 def test_refusals_name_the_cause():
     with Site() as site:
         model = site.tiny_model(7)

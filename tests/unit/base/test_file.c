@@ -189,6 +189,30 @@ static void test_write_into_a_missing_folder_fails_with_words(void **state)
     shoal_err_clear(&err);
 }
 
+static void test_pieces_become_one_file_at_commit_only(void **state)
+{
+    (void)state;
+    put("old");
+    char tmp[320];
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    for (int commit = 0; commit < 2; commit++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+        shoal_file_out *out = NULL;
+        assert_int_equal(shoal_file_out_open(path, &out, NULL), SHOAL_OK);
+        assert_int_equal(shoal_file_out_write(out, "new", 3, NULL), SHOAL_OK);
+        assert_int_equal(shoal_file_out_write(out, "", 0, NULL), SHOAL_OK);
+        assert_int_equal(shoal_file_out_write(out, "er", 2, NULL), SHOAL_OK);
+        if (commit) {
+            assert_int_equal(shoal_file_out_commit(out, NULL), SHOAL_OK);
+        }
+        shoal_file_out_close(out);
+        assert_int_equal(shoal_file_read(path, 10, &buf, NULL), SHOAL_OK);
+        assert_string_equal(buf.data, commit ? "newer" : "old");
+        assert_int_not_equal(access(tmp, F_OK), 0);
+    }
+    shoal_file_out_close(NULL);
+}
+
 static void test_failing_allocations_leave_no_trace(void **state)
 {
     (void)state;
@@ -229,6 +253,7 @@ int main(void)
         cmocka_unit_test(test_write_keeps_the_mode_and_leaves_no_tmp),
         cmocka_unit_test(test_write_does_not_follow_a_planted_link),
         cmocka_unit_test(test_write_into_a_missing_folder_fails_with_words),
+        cmocka_unit_test(test_pieces_become_one_file_at_commit_only),
         cmocka_unit_test(test_failing_allocations_leave_no_trace),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -236,6 +236,62 @@ static void test_writing_survives_every_failing_allocation(void **state)
     shoal_gguf_writer_free(NULL);
 }
 
+/* The head with the tensors put after it by hand is the file that finish makes. */
+static void test_head_and_tensors_by_hand_make_the_same_file(void **state)
+{
+    (void)state;
+    const uint32_t alignments[] = {32, 64, 4096, SHOAL_GGUF_ALIGNMENT_MAX};
+    for (size_t i = 0; i < SHOAL_COUNT(alignments); i++) {
+        SHOAL_CLEANUP(shoal_gguf_writer_freep) shoal_gguf_writer *writer = NULL;
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf whole = {0};
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf parts = {0};
+        assert_int_equal(shoal_gguf_writer_new(&writer), SHOAL_OK);
+        assert_int_equal(put_all(writer), SHOAL_OK);
+        assert_int_equal(shoal_gguf_writer_align(writer, alignments[i]), SHOAL_OK);
+        assert_int_equal(shoal_gguf_writer_finish(writer, &whole, NULL), SHOAL_OK);
+        assert_int_equal(shoal_gguf_writer_head(writer, &parts, NULL), SHOAL_OK);
+        const struct {
+            const void *data;
+            size_t n;
+        } tensors[] = {{numbers, sizeof numbers}, {blocks, sizeof blocks}};
+        for (size_t t = 0; t < SHOAL_COUNT(tensors); t++) {
+            assert_int_equal(shoal_buf_append(&parts, tensors[t].data, tensors[t].n), SHOAL_OK);
+            for (size_t n = shoal_gguf_writer_padding(writer, tensors[t].n); n > 0; n--) {
+                assert_int_equal(shoal_buf_append(&parts, "\0", 1), SHOAL_OK);
+            }
+        }
+        assert_int_equal(parts.length, whole.length);
+        assert_memory_equal(parts.data, whole.data, whole.length);
+        opened o;
+        image_open(whole.data, whole.length, &o);
+        assert_string_equal(o.err.text, "");
+        for (size_t t = 0; t < SHOAL_COUNT(tensors); t++) {
+            const shoal_gguf_tensor *tensor = shoal_gguf_tensor_at(o.gguf, t);
+            assert_int_equal(tensor->offset % alignments[i], 0);
+            assert_memory_equal(tensor->data, tensors[t].data, tensors[t].n);
+        }
+        image_close(&o);
+    }
+}
+
+static void test_alignment_and_missing_bytes_are_refused(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_gguf_writer_freep) shoal_gguf_writer *writer = NULL;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    assert_int_equal(shoal_gguf_writer_new(&writer), SHOAL_OK);
+    const uint32_t wrong[] = {0, 16, 31, 33, 48, 2 * SHOAL_GGUF_ALIGNMENT_MAX};
+    for (size_t i = 0; i < SHOAL_COUNT(wrong); i++) {
+        assert_int_equal(shoal_gguf_writer_align(writer, wrong[i]), SHOAL_E_INVALID);
+    }
+    assert_int_equal(
+        shoal_gguf_put_tensor(writer, "a", SHOAL_TYPE_F32, (const uint64_t[]){4}, 1, NULL),
+        SHOAL_OK);
+    assert_int_equal(shoal_gguf_writer_finish(writer, &buf, NULL), SHOAL_E_INVALID);
+    assert_int_equal(buf.length, 0);
+    assert_int_equal(shoal_gguf_writer_head(writer, &buf, NULL), SHOAL_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +300,8 @@ int main(void)
         cmocka_unit_test(test_put_raw_keeps_every_byte_but_not_the_alignment),
         cmocka_unit_test(test_put_what_a_reader_would_refuse_is_refused),
         cmocka_unit_test(test_finish_into_a_full_buffer_leaves_it_as_it_was),
+        cmocka_unit_test(test_head_and_tensors_by_hand_make_the_same_file),
+        cmocka_unit_test(test_alignment_and_missing_bytes_are_refused),
         cmocka_unit_test(test_writing_survives_every_failing_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
