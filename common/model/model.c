@@ -43,7 +43,7 @@ static shoal_status load_matrix(shoal_model *model, const shoal_gguf *gguf, cons
 {
     const shoal_gguf_tensor *t = NULL;
     SHOAL_TRY(find(gguf, w, &t, err));
-    SHOAL_TRY(shoal_weight_new(t, ret_weight, err));
+    SHOAL_TRY(shoal_weight_load(gguf, t, ret_weight, err));
     model->n_params += (uint64_t)w->cols * w->rows;
     return SHOAL_OK;
 }

@@ -13,9 +13,12 @@ typedef struct shoal_format {
     shoal_panel panel; /* how its rows lie in memory, and which product reads them */
     /* Puts one row of GGUF blocks into row r (0..15) of a zeroed panel. */
     void (*pack_row)(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel);
+    /* Where scales are a tensor of their own, else NULL: puts those of row r's band of tiles. */
+    void (*pack_scales)(const uint8_t *scales, size_t k, size_t r, uint8_t *panel);
     /* Row r of a panel as floats. */
     void (*unpack_row)(const uint8_t *panel, size_t k, size_t r, float *ret_row);
-    /* n elements between floats and GGUF blocks; encoding rounds as the type's reference does. */
+    /* n elements between floats and GGUF blocks; encoding rounds as the type's reference does. NULL
+     * where scales are apart. */
     void (*encode)(const float *x, size_t n, uint8_t *ret_blocks);
     void (*decode)(const uint8_t *blocks, size_t n, float *ret_x);
     /* Whether every number in n elements' blocks is finite. */

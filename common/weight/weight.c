@@ -39,8 +39,10 @@ static const shoal_format *find_format(shoal_type type)
 /* Names in errors come from the file: cut, and bytes beyond ASCII are the log's affair. */
 #define NAME_ARGS(t) (int)SHOAL_MIN((t)->name.length, (size_t)64), (t)->name.data
 
-static shoal_status pack(shoal_weight *w, const shoal_gguf_tensor *t, shoal_err *err)
+static shoal_status pack(shoal_weight *w, const shoal_gguf_tensor *t,
+                         const shoal_gguf_tensor *scales, shoal_err *err)
 {
+    size_t band_bytes = (w->k + SHOAL_FP8_TILE - 1) / SHOAL_FP8_TILE * sizeof(float);
     const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
     size_t row_bytes = w->k / info->block * info->block_bytes;
     for (size_t row = 0; row < w->n_rows; row++) {
@@ -51,13 +53,35 @@ static shoal_status pack(shoal_weight *w, const shoal_gguf_tensor *t, shoal_err 
                                  "is damaged or was made wrong",
                                  NAME_ARGS(t), row);
         }
-        w->format->pack_row(blocks, w->k, row % ROWS, w->panels + row / ROWS * w->panel_bytes);
+        uint8_t *panel = w->panels + row / ROWS * w->panel_bytes;
+        w->format->pack_row(blocks, w->k, row % ROWS, panel);
+        if (scales) {
+            w->format->pack_scales(scales->data + row / SHOAL_FP8_TILE * band_bytes, w->k,
+                                   row % ROWS, panel);
+        }
     }
     return SHOAL_OK;
 }
 
 shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **ret_weight,
                               shoal_err *err)
+{
+    return shoal_weight_new_scaled(tensor, NULL, ret_weight, err);
+}
+
+shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor,
+                               shoal_weight **ret_weight, shoal_err *err)
+{
+    const shoal_gguf_tensor *scales = NULL;
+    if (tensor->type == SHOAL_TYPE_I8) {
+        SHOAL_TRY(shoal_fp8_scales(gguf, tensor, &scales, err));
+    }
+    return shoal_weight_new_scaled(tensor, scales, ret_weight, err);
+}
+
+shoal_status shoal_weight_new_scaled(const shoal_gguf_tensor *tensor,
+                                     const shoal_gguf_tensor *scales, shoal_weight **ret_weight,
+                                     shoal_err *err)
 {
     const shoal_format *format = find_format(tensor->type);
     if (!format) {
@@ -71,6 +95,12 @@ shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **re
                              "tensor %.*s: a matrix is expected, with rows of whole blocks of %zu",
                              NAME_ARGS(tensor), info->step);
     }
+    if (format->pack_scales && !scales) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "tensor %.*s: type %d has no product without scales",
+                             NAME_ARGS(tensor), (int)tensor->type);
+    }
+    SHOAL_ASSERT(format->pack_scales || !scales);
     shoal_weight *w = shoal_calloc(1, sizeof *w);
     if (!w) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s", NAME_ARGS(tensor));
@@ -83,7 +113,7 @@ shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **re
     w->panels = shoal_calloc_aligned(w->n_panels, w->panel_bytes);
     shoal_status status = SHOAL_E_NOMEM;
     if (w->panels) {
-        status = pack(w, tensor, err);
+        status = pack(w, tensor, scales, err);
     } else {
         (void)shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s (%zu bytes)",
                             NAME_ARGS(tensor), w->n_panels * w->panel_bytes);
@@ -184,7 +214,7 @@ shoal_status shoal_weight_encode(shoal_type type, const float *x, size_t n, void
 {
     const shoal_format *format = find_format(type);
     const shoal_type_info *info = shoal_type_find((uint32_t)type);
-    if (!format || !info) {
+    if (!format || !info || !format->encode) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "tensor type %d cannot be written",
                              (int)type);
     }
@@ -207,6 +237,6 @@ shoal_status shoal_weight_encode(shoal_type type, const float *x, size_t n, void
 void shoal_weight_decode(shoal_type type, const void *blocks, size_t n, float *ret_x)
 {
     const shoal_format *format = find_format(type);
-    SHOAL_ASSERT(format); /* the reader lets no other type in */
+    SHOAL_ASSERT(format && format->decode); /* the reader lets no type in but ours and I8 */
     format->decode(blocks, n, ret_x);
 }

@@ -30,6 +30,14 @@ void shoal_acts_set(shoal_acts *acts, const float *x, size_t n_cols, size_t k, s
  * the tensor. */
 shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **ret_weight,
                               shoal_err *err) SHOAL_MUST_CHECK;
+/* The same for a tensor whose scales are a tensor of their own (FP8, below); scales is NULL for
+ * every other type. */
+shoal_status shoal_weight_new_scaled(const shoal_gguf_tensor *tensor,
+                                     const shoal_gguf_tensor *scales, shoal_weight **ret_weight,
+                                     shoal_err *err) SHOAL_MUST_CHECK;
+/* The same for a tensor of gguf, which is asked for the scales where the type needs them. */
+shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor,
+                               shoal_weight **ret_weight, shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_weight_free(shoal_weight *weight);
 
 size_t shoal_weight_n_rows(const shoal_weight *weight);
@@ -52,5 +60,27 @@ void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row);
 shoal_status shoal_weight_encode(shoal_type type, const float *x, size_t n, void *ret_blocks,
                                  shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_weight_decode(shoal_type type, const void *blocks, size_t n, float *ret_x);
+
+/* --- FP8 E4M3 -------------------------------------------------------------------------------
+ * GGUF has no such type. A matrix "x.weight" [n_rows][k] is a tensor of type I8 and the same shape
+ * that holds codes, and "x.weight_scale", F32 [ceil(n_rows / 128)][ceil(k / 128)], one scale for
+ * each tile of 128 x 128; metadata SHOAL_FP8_KEY = SHOAL_FP8_FORMAT says so. value = scale * code.
+ * Codes 0x7F and 0xFF are NaN and refused. Matrices of more dimensions repeat both. */
+#define SHOAL_FP8_KEY    "shoal.fp8.format"
+#define SHOAL_FP8_FORMAT "e4m3"
+
+/* Where the scales of an I8 tensor lie; false when the name does not end in ".weight" or the
+ * other's would be too long. */
+bool shoal_fp8_scale_name(shoal_str name, char ret_name[SHOAL_GGUF_NAME_MAX + 1]);
+/* The scales of an I8 tensor, checked: the metadata, their type, shape and finiteness. */
+shoal_status shoal_fp8_scales(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor,
+                              const shoal_gguf_tensor **ret_scales,
+                              shoal_err *err) SHOAL_MUST_CHECK;
+/* At most 128 rows of one band of tiles: scales[ceil(k / 128)], each the tile's largest magnitude
+ * over 448, and codes rounded to nearest even. SHOAL_E_INVALID for what is not finite. */
+shoal_status shoal_fp8_encode(const float *x, size_t n_rows, size_t k, uint8_t *ret_codes,
+                              float *ret_scales) SHOAL_MUST_CHECK;
+/* One row back, scales those of its band. */
+void shoal_fp8_decode(const uint8_t *codes, const float *scales, size_t k, float *ret_x);
 
 #endif
