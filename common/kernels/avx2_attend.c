@@ -1,10 +1,482 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * KV blocks with AVX2.
+ * Attention with AVX2. A line is one head of one row: a query, an output, a running maximum and
+ * sum. A block's keys are read once for a tile of up to six lines (tokens are the lanes), then its
+ * values (channels are the lanes), so what a block costs to load and widen is shared by the group
+ * of heads and by the rows of a prompt. Read attend_lines first.
  */
 #include "common/kernels/tiers_internal.h"
 
 #include "common/kernels/avx2_math.h"
+
+#include <math.h>
+#include <stdalign.h>
+#include <stdbool.h>
+#include <string.h>
+
+enum {
+    TOKENS = SHOAL_KV_BLOCK,
+    CACHE_LINE = 64,
+    TILE = 6,  /* lines whose sums of two registers fit the register file */
+    WIDE = 4,  /* registers of lanes at a time where the lines are few */
+    LINES = 48 /* lines that walk through the blocks together: their state is on the stack */
+};
+
+/* One stored form. */
+typedef struct form {
+    size_t element; /* bytes */
+    size_t scales;  /* bytes in front of a block, 0: no scales */
+    __m256 (*load)(const void *p);
+    float (*load_one)(const void *p);
+} form;
+
+typedef struct line_state {
+    const float *q;
+    float *out;
+    float max;
+    float sum;
+    float correction;
+    bool begun;
+    uint8_t t0, t1;                    /* tokens of the block at hand that it sees */
+    alignas(32) float weights[TOKENS]; /* dots, then p_t times the scale of the value */
+} line_state;
+
+/* --- scores ---------------------------------------------------------------------------------- */
+
+/* Dots of n_l lines with the 32 keys, n_w registers of tokens at a time; lanes that a line does not
+ * see are masked later. Brings the next block's keys nearer on the way. */
+SHOAL_INLINE void score_tile(size_t k_dim, line_state *lines, const uint8_t *k, const uint8_t *next,
+                             form f, size_t n_l, size_t n_w)
+{
+    const float *q[TILE];
+    for (size_t l = 0; l < n_l; l++) {
+        q[l] = lines[l].q;
+    }
+    for (size_t t = 0; t < TOKENS; t += 8 * n_w) {
+        __m256 acc[TILE][WIDE];
+        for (size_t l = 0; l < n_l; l++) {
+            for (size_t w = 0; w < n_w; w++) {
+                acc[l][w] = _mm256_setzero_ps();
+            }
+        }
+        const uint8_t *row = k + t * f.element;
+        const uint8_t *ahead = next + 2 * t * f.element;
+        for (size_t d = 0; d < k_dim; d++) {
+            _mm_prefetch(ahead, _MM_HINT_T0);
+            __m256 keys[WIDE];
+            for (size_t w = 0; w < n_w; w++) {
+                keys[w] = f.load(row + 8 * w * f.element);
+            }
+            for (size_t l = 0; l < n_l; l++) {
+                __m256 qd = _mm256_broadcast_ss(q[l] + d);
+                for (size_t w = 0; w < n_w; w++) {
+                    acc[l][w] = _mm256_fmadd_ps(qd, keys[w], acc[l][w]);
+                }
+            }
+            row += TOKENS * f.element;
+            ahead += TOKENS * f.element;
+        }
+        for (size_t l = 0; l < n_l; l++) {
+            for (size_t w = 0; w < n_w; w++) {
+                _mm256_store_ps(lines[l].weights + t + 8 * w, acc[l][w]);
+            }
+        }
+    }
+}
+
+/* --- softmax --------------------------------------------------------------------------------- */
+
+/* shoal_expf for x that is not above 0: what is not flushed to 0 is a normal number, so one factor
+ * 2^n is as exact as two. */
+SHOAL_INLINE __m256 exp_of_negative(__m256 x)
+{
+    const __m256 magic = _mm256_set1_ps(0x1.8p+23F);
+    __m256 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(0x1.715476p+0F), magic);
+    __m256 n = _mm256_sub_ps(shifted, magic);
+    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0x1.62e400p-1F), x);
+    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0x1.7f7d1cp-20F), r);
+    __m256 p = _mm256_fmadd_ps(r, _mm256_set1_ps(0x1.6850e4p-10F), _mm256_set1_ps(0x1.123bccp-7F));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.555b98p-5F));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.55548ep-3F));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0x1.fffff8p-2F));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0F));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0F));
+    /* The low bits of shifted are n. */
+    __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+    power = _mm256_add_epi32(power, _mm256_set1_epi32(127 << 23));
+    __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-87.3F), _CMP_LE_OQ), y);
+}
+
+/* Lanes i * 8 to i * 8 + 7 of those from t0 to t1. */
+SHOAL_INLINE __m256 seen(const line_state *line, size_t i)
+{
+    __m256i t = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                 _mm256_set1_epi32((int)(8 * i)));
+    __m256i from = _mm256_cmpgt_epi32(t, _mm256_set1_epi32((int)line->t0 - 1));
+    __m256i to = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)line->t1), t);
+    return _mm256_castsi256_ps(_mm256_and_si256(from, to));
+}
+
+/* Dots become weights, and the line's maximum and sum go on. */
+SHOAL_INLINE void softmax_line(const shoal_attend *a, line_state *line, const uint8_t *k,
+                               const uint8_t *v, form f, bool all)
+{
+    __m256 s[4];
+    __m256 max = _mm256_set1_ps(-INFINITY);
+    for (size_t i = 0; i < 4; i++) {
+        s[i] = _mm256_load_ps(line->weights + 8 * i);
+        if (f.scales) {
+            s[i] = _mm256_mul_ps(avx2_load_f16(k + 16 * i), s[i]);
+        }
+        s[i] = _mm256_mul_ps(s[i], _mm256_set1_ps(a->scale));
+        if (a->softcap != 0) {
+            __m256 cap = _mm256_set1_ps(a->softcap);
+            s[i] = _mm256_mul_ps(cap, avx2_tanh(_mm256_div_ps(s[i], cap)));
+        }
+        __m256 sure = all ? s[i] : _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s[i], seen(line, i));
+        /* max(a, b) is a > b ? a : b, so a NaN score never becomes the maximum. */
+        max = _mm256_max_ps(sure, max);
+    }
+    float block_max = avx2_max8(max);
+    float new_max = block_max > line->max ? block_max : line->max;
+    __m256 by = _mm256_set1_ps(new_max);
+    __m256 carry = exp_of_negative(_mm256_sub_ps(_mm256_set1_ps(line->max), by));
+    line->correction = line->begun ? _mm256_cvtss_f32(carry) : 0.0F;
+    for (size_t i = 0; i < 4; i++) {
+        s[i] = exp_of_negative(_mm256_sub_ps(s[i], by));
+        s[i] = all ? s[i] : _mm256_and_ps(s[i], seen(line, i));
+        __m256 weight = f.scales ? _mm256_mul_ps(s[i], avx2_load_f16(v + 16 * i)) : s[i];
+        _mm256_store_ps(line->weights + 8 * i, weight);
+    }
+    float sum = avx2_tree16(_mm256_add_ps(s[0], s[2]), _mm256_add_ps(s[1], s[3]));
+    line->sum = fmaf(line->sum, line->correction, sum);
+    line->max = new_max;
+    line->begun = true;
+}
+
+/* --- values ---------------------------------------------------------------------------------- */
+
+/* Tokens [t0, t1) of a block of values for some lines, after the correction where it is due. */
+typedef struct token_span {
+    const uint8_t *v;
+    const uint8_t *next; /* the next block's, to bring nearer */
+    size_t v_dim;
+    size_t t0, t1;
+    bool correct;
+} token_span;
+
+/* out = out * correction, then out = fma(p_t, v_t, out) for t ascending, in n_w registers of
+ * channels from d. */
+SHOAL_INLINE void add_channels(const token_span *s, line_state *lines, size_t d, form f, size_t n_l,
+                               size_t n_w)
+{
+    __m256 acc[TILE][WIDE];
+    for (size_t l = 0; l < n_l; l++) {
+        __m256 correction = _mm256_set1_ps(s->correct ? lines[l].correction : 1.0F);
+        for (size_t w = 0; w < n_w; w++) {
+            acc[l][w] = _mm256_mul_ps(_mm256_loadu_ps(lines[l].out + d + 8 * w), correction);
+        }
+    }
+    const size_t stride = s->v_dim * f.element;
+    const uint8_t *row = s->v + s->t0 * stride + d * f.element;
+    /* Channels are read in pieces of a row; each piece brings one line of cache of the next rows.
+     */
+    const uint8_t *ahead = s->next + s->t0 * stride + d * f.element;
+    for (size_t t = s->t0; t < s->t1; t++) {
+        _mm_prefetch(ahead, _MM_HINT_T0);
+        __m256 values[WIDE];
+        for (size_t w = 0; w < n_w; w++) {
+            values[w] = f.load(row + 8 * w * f.element);
+        }
+        for (size_t l = 0; l < n_l; l++) {
+            __m256 weight = _mm256_broadcast_ss(&lines[l].weights[t]);
+            for (size_t w = 0; w < n_w; w++) {
+                acc[l][w] = _mm256_fmadd_ps(weight, values[w], acc[l][w]);
+            }
+        }
+        row += stride;
+        ahead += stride;
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        for (size_t w = 0; w < n_w; w++) {
+            _mm256_storeu_ps(lines[l].out + d + 8 * w, acc[l][w]);
+        }
+    }
+}
+
+/* The same for one channel past the last full register. */
+SHOAL_INLINE void add_channel(const token_span *s, line_state *line, size_t d, form f)
+{
+    float acc = line->out[d] * (s->correct ? line->correction : 1.0F);
+    for (size_t t = s->t0; t < s->t1; t++) {
+        acc = fmaf(line->weights[t], f.load_one(s->v + (t * s->v_dim + d) * f.element), acc);
+    }
+    line->out[d] = acc;
+}
+
+SHOAL_INLINE void add_tile(const token_span *s, line_state *lines, form f, size_t n_l, size_t n_w)
+{
+    size_t d = 0;
+    for (; d + 8 * n_w <= s->v_dim; d += 8 * n_w) {
+        add_channels(s, lines, d, f, n_l, n_w);
+    }
+    for (; d + 8 <= s->v_dim; d += 8) {
+        add_channels(s, lines, d, f, n_l, 1);
+    }
+    for (; d < s->v_dim; d++) {
+        for (size_t l = 0; l < n_l; l++) {
+            add_channel(s, &lines[l], d, f);
+        }
+    }
+}
+
+/* --- tiles ----------------------------------------------------------------------------------- */
+
+/* One block for all of its lines, the next one ahead. */
+typedef struct step {
+    const shoal_attend *a;
+    const uint8_t *k, *v;
+    const uint8_t *next_k, *next_v;
+} step;
+
+SHOAL_INLINE void score_lines(const step *s, line_state *lines, size_t n_l, form f)
+{
+    const uint8_t *k = s->k + f.scales;
+    switch (n_l) {
+    case 1:
+        score_tile(s->a->k_dim, lines, k, s->next_k, f, 1, 4);
+        break;
+    case 2:
+        score_tile(s->a->k_dim, lines, k, s->next_k, f, 2, 4);
+        break;
+    case 3:
+        score_tile(s->a->k_dim, lines, k, s->next_k, f, 3, 4);
+        break;
+    case 4:
+        score_tile(s->a->k_dim, lines, k, s->next_k, f, 4, 2);
+        break;
+    case 5:
+        score_tile(s->a->k_dim, lines, k, s->next_k, f, 5, 2);
+        break;
+    default:
+        score_tile(s->a->k_dim, lines, k, s->next_k, f, 6, 2);
+        break;
+    }
+}
+
+SHOAL_INLINE void add_lines(const token_span *s, line_state *lines, size_t n_l, form f)
+{
+    switch (n_l) {
+    case 1:
+        add_tile(s, lines, f, 1, 4);
+        break;
+    case 2:
+        add_tile(s, lines, f, 2, 4);
+        break;
+    case 3:
+        add_tile(s, lines, f, 3, 4);
+        break;
+    case 4:
+        add_tile(s, lines, f, 4, 2);
+        break;
+    case 5:
+        add_tile(s, lines, f, 5, 2);
+        break;
+    default:
+        add_tile(s, lines, f, 6, 2);
+        break;
+    }
+}
+
+/* Lines that see different tokens of a block share those they all see, and go on alone; where they
+ * do not even begin together, each goes alone. */
+SHOAL_INLINE void add_some(const step *s, line_state *lines, size_t n_l, form f)
+{
+    token_span span = {.v = s->v + f.scales,
+                       .next = s->next_v,
+                       .v_dim = s->a->v_dim,
+                       .t0 = lines[0].t0,
+                       .t1 = lines[0].t1,
+                       .correct = true};
+    bool together = true;
+    for (size_t l = 1; l < n_l; l++) {
+        together = together && lines[l].t0 == span.t0;
+        span.t1 = lines[l].t1 < span.t1 ? lines[l].t1 : span.t1;
+    }
+    if (together) {
+        add_lines(&span, lines, n_l, f);
+        span.correct = false;
+        span.t0 = span.t1;
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        span.t0 = together ? span.t0 : lines[l].t0;
+        span.t1 = lines[l].t1;
+        if (span.t0 < span.t1) {
+            add_lines(&span, &lines[l], 1, f);
+        }
+    }
+}
+
+/* Tiles of nearly equal size. */
+SHOAL_INLINE void attend_block(const step *s, line_state *lines, size_t n, form f)
+{
+    size_t n_tiles = (n + TILE - 1) / TILE;
+    for (size_t i = 0; i < n_tiles; i++) {
+        size_t at = n * i / n_tiles;
+        size_t n_l = n * (i + 1) / n_tiles - at;
+        score_lines(s, lines + at, n_l, f);
+        for (size_t l = at; l < at + n_l; l++) {
+            if (lines[l].t0 == 0 && lines[l].t1 == TOKENS) {
+                softmax_line(s->a, &lines[l], s->k, s->v, f, true);
+            } else {
+                softmax_line(s->a, &lines[l], s->k, s->v, f, false);
+            }
+        }
+        add_some(s, lines + at, n_l, f);
+    }
+}
+
+/* --- attention ------------------------------------------------------------------------------- */
+
+static void divide(size_t n, float *out, float by)
+{
+    size_t d = 0;
+    for (; d + 8 <= n; d += 8) {
+        __m256 x = _mm256_loadu_ps(out + d);
+        _mm256_storeu_ps(out + d, _mm256_div_ps(x, _mm256_set1_ps(by)));
+    }
+    for (; d < n; d++) {
+        out[d] = out[d] / by;
+    }
+}
+
+static size_t first_of(const shoal_attend *a, size_t row)
+{
+    size_t end = a->n_tokens + row;
+    return a->window > 0 && end > a->window ? end - a->window : 0;
+}
+
+/* Rows and heads that walk through the blocks together. */
+typedef struct part {
+    size_t row, n_rows;
+    size_t head, n_heads;
+} part;
+
+static void begin_lines(const shoal_attend *a, const part *p, line_state *lines)
+{
+    for (size_t i = 0; i < p->n_rows * p->n_heads; i++) {
+        size_t row = p->row + i / p->n_heads;
+        size_t head = p->head + i % p->n_heads;
+        lines[i].q = a->q + row * a->q_stride + head * a->k_dim;
+        lines[i].out = a->out + row * a->out_stride + head * a->v_dim;
+        lines[i].max = -INFINITY;
+        lines[i].sum = 0;
+        lines[i].begun = false;
+        memset(lines[i].out, 0, a->v_dim * sizeof(float));
+    }
+}
+
+/* The lines that see something of the block; rows see ever later tokens, so they are neighbours. */
+static size_t lines_of_block(const shoal_attend *a, const part *p, size_t block, line_state *lines,
+                             size_t *ret_n)
+{
+    size_t at = block * TOKENS;
+    size_t from = p->n_rows;
+    size_t to = 0;
+    for (size_t r = 0; r < p->n_rows; r++) {
+        size_t first = first_of(a, p->row + r);
+        size_t end = a->n_tokens + p->row + r;
+        if (end <= at || first >= at + TOKENS) {
+            continue;
+        }
+        from = r < from ? r : from;
+        to = r + 1;
+        for (size_t i = r * p->n_heads; i < (r + 1) * p->n_heads; i++) {
+            lines[i].t0 = (uint8_t)(first > at ? first - at : 0);
+            lines[i].t1 = (uint8_t)(end - at < TOKENS ? end - at : TOKENS);
+        }
+    }
+    *ret_n = (to - from) * p->n_heads;
+    return from * p->n_heads;
+}
+
+SHOAL_INLINE void attend_lines(const shoal_attend *a, const part *p, form f)
+{
+    line_state lines[LINES];
+    begin_lines(a, p, lines);
+    size_t end = (a->n_tokens + p->row + p->n_rows - 1 + TOKENS - 1) / TOKENS;
+    for (size_t b = first_of(a, p->row) / TOKENS; b < end; b++) {
+        size_t next = b + 1 < end ? b + 1 : b;
+        step s = {.a = a,
+                  .k = a->k_blocks[b],
+                  .v = a->v_blocks[b],
+                  .next_k = a->k_blocks[next],
+                  .next_v = a->v_blocks[next]};
+        size_t n = 0;
+        size_t from = lines_of_block(a, p, b, lines, &n);
+        attend_block(&s, lines + from, n, f);
+    }
+    for (size_t i = 0; i < p->n_rows * p->n_heads; i++) {
+        divide(a->v_dim, lines[i].out, lines[i].sum);
+    }
+}
+
+/* Whole rows where their heads fit, else some heads of one row. */
+SHOAL_INLINE void attend(const shoal_attend *a, form f)
+{
+    size_t most_heads = a->n_heads < LINES ? a->n_heads : LINES;
+    size_t most_rows = LINES / most_heads;
+    part p;
+    for (p.row = 0; p.row < a->n_rows; p.row += p.n_rows) {
+        size_t left = a->n_rows - p.row;
+        p.n_rows = left < most_rows ? left : most_rows;
+        for (p.head = 0; p.head < a->n_heads; p.head += p.n_heads) {
+            left = a->n_heads - p.head;
+            p.n_heads = left < most_heads ? left : most_heads;
+            attend_lines(a, &p, f);
+        }
+    }
+}
+
+SHOAL_INLINE float one_f32(const void *p)
+{
+    return *(const float *)p;
+}
+
+SHOAL_INLINE float one_f16(const void *p)
+{
+    uint16_t half = 0;
+    memcpy(&half, p, sizeof half);
+    return _cvtsh_ss(half);
+}
+
+SHOAL_INLINE float one_q8(const void *p)
+{
+    return (float)*(const int8_t *)p;
+}
+
+SHOAL_INLINE __m256 load_q8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+static void attend_f32(const shoal_attend *a)
+{
+    attend(a, (form){4, 0, avx2_load_f32, one_f32});
+}
+
+static void attend_f16(const shoal_attend *a)
+{
+    attend(a, (form){2, 0, avx2_load_f16, one_f16});
+}
+
+static void attend_q8(const shoal_attend *a)
+{
+    attend(a, (form){1, SHOAL_KV_Q8_SCALES, load_q8, one_q8});
+}
+
+/* --- storing --------------------------------------------------------------------------------- */
 
 static void kv_store_f16(size_t k_dim, size_t v_dim, const float *k, const float *v, size_t slot,
                          void *kblock, void *vblock)
@@ -22,4 +494,7 @@ static void kv_store_f16(size_t k_dim, size_t v_dim, const float *k, const float
 void shoal_kernels_avx2_attend(shoal_kernels *kernels)
 {
     kernels->kv_store_f16 = kv_store_f16;
+    kernels->attend_f32 = attend_f32;
+    kernels->attend_f16 = attend_f16;
+    kernels->attend_q8 = attend_q8;
 }
