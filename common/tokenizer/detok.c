@@ -123,6 +123,7 @@ static shoal_status push(const shoal_tokenizer *tokenizer, shoal_detok *state, i
         state->started = false;
         return SHOAL_OK;
     case SHOAL_TOKEN_USER:
+    case SHOAL_TOKEN_MARKUP:
         SHOAL_TRY(push_bytes(state, text.data, text.length, buf));
         state->started = false;
         return SHOAL_OK;

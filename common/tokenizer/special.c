@@ -39,7 +39,8 @@ static int compare(const void *left, const void *right)
 static bool is_special(const shoal_tokenizer *tokenizer, size_t id)
 {
     uint32_t type = tokenizer->tokens[id].type;
-    return (type == SHOAL_TOKEN_CONTROL || type == SHOAL_TOKEN_USER) &&
+    return (type == SHOAL_TOKEN_CONTROL || type == SHOAL_TOKEN_USER ||
+            type == SHOAL_TOKEN_MARKUP) &&
            tokenizer->tokens[id].length > 0;
 }
 
@@ -141,7 +142,7 @@ shoal_status shoal_special_init(shoal_tokenizer *tokenizer, shoal_err *err)
     for (size_t id = 0; id < tokenizer->n_vocab; id++) {
         if (is_special(tokenizer, id)) {
             entries[i++] = (entry){.text = shoal_vocab_text(tokenizer, id), .id = (int32_t)id};
-            special->has_user |= tokenizer->tokens[id].type == SHOAL_TOKEN_USER;
+            special->has_user |= tokenizer->tokens[id].type != SHOAL_TOKEN_CONTROL;
         }
     }
     qsort(entries, n, sizeof(entries[0]), compare);
@@ -173,15 +174,27 @@ static uint32_t find_child(const shoal_special *special, uint32_t node, uint8_t 
     return 0;
 }
 
+static bool is_wanted(const shoal_tokenizer *tokenizer, int32_t id, shoal_special_want want)
+{
+    switch (tokenizer->tokens[id].type) {
+    case SHOAL_TOKEN_CONTROL:
+        return want.control;
+    case SHOAL_TOKEN_MARKUP:
+        return want.markup;
+    default:
+        return true;
+    }
+}
+
 int32_t shoal_special_match(const shoal_tokenizer *tokenizer, const char *p, size_t n,
-                            bool with_control, size_t *ret_length)
+                            shoal_special_want want, size_t *ret_length)
 {
     const shoal_special *special = &tokenizer->special;
     int32_t best = -1;
     uint32_t node = special->roots[(uint8_t)p[0]];
     for (size_t length = 1; node != 0; length++) {
         int32_t id = special->nodes[node].id;
-        if (id >= 0 && (with_control || tokenizer->tokens[id].type == SHOAL_TOKEN_USER)) {
+        if (id >= 0 && is_wanted(tokenizer, id, want)) {
             best = id;
             *ret_length = length;
         }

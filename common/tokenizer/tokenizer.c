@@ -57,13 +57,10 @@ int32_t shoal_vocab_byte(const shoal_tokenizer *tokenizer, uint8_t byte)
 static void hash_vocab(const shoal_tokenizer *tokenizer, shoal_hasher *hasher)
 {
     static const char domain[] = "shoal tokenizer 1";
-    const int32_t special[] = {(int32_t)tokenizer->kind,
-                               tokenizer->bos,
-                               tokenizer->eos,
-                               tokenizer->eot,
-                               tokenizer->unknown,
-                               tokenizer->add_bos,
-                               tokenizer->add_space_prefix};
+    const int32_t special[] = {(int32_t)tokenizer->kind, tokenizer->bos,
+                               tokenizer->eos,           tokenizer->eot,
+                               tokenizer->unknown,       tokenizer->add_bos,
+                               tokenizer->add_eos,       tokenizer->add_space_prefix};
     shoal_hasher_update_field(hasher, domain, sizeof(domain));
     shoal_hasher_update_field(hasher, special, sizeof(special));
     shoal_hasher_update_field(hasher, tokenizer->tokens,
@@ -76,6 +73,7 @@ static shoal_status load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, sho
 {
     SHOAL_TRY(shoal_vocab_load(tokenizer, gguf, err));
     hash_vocab(tokenizer, hasher);
+    shoal_chat_guard(tokenizer);
     SHOAL_TRY(shoal_vocab_map_init(tokenizer, err));
     SHOAL_TRY(init_bytes(tokenizer, err));
     SHOAL_TRY(shoal_special_init(tokenizer, err));
@@ -113,6 +111,7 @@ void shoal_tokenizer_free(shoal_tokenizer *tokenizer)
     if (!tokenizer) {
         return;
     }
+    shoal_chat_fini(&tokenizer->chat);
     shoal_vocab_map_fini(&tokenizer->map);
     shoal_special_fini(&tokenizer->special);
     shoal_bpe_split_free(tokenizer->split);
@@ -141,6 +140,11 @@ int32_t shoal_tokenizer_eos(const shoal_tokenizer *tokenizer)
 bool shoal_tokenizer_adds_bos(const shoal_tokenizer *tokenizer)
 {
     return tokenizer->add_bos && tokenizer->bos >= 0;
+}
+
+bool shoal_tokenizer_adds_eos(const shoal_tokenizer *tokenizer)
+{
+    return tokenizer->add_eos && tokenizer->eos >= 0;
 }
 
 bool shoal_tokenizer_is_end(const shoal_tokenizer *tokenizer, int32_t id)
@@ -194,43 +198,65 @@ static shoal_status encode_plain(shoal_encoder *encoder, const char *text, size_
     return shoal_bpe_encode(encoder, text, n, err);
 }
 
-static shoal_status encode_all(shoal_encoder *encoder, const char *text, size_t n,
-                               shoal_encode_flags flags, shoal_err *err)
+/* Text that is all quoted or all not: special tokens cut it, and what is between them joins the
+ * plain text that *plain_from begins. */
+static shoal_status encode_region(shoal_encoder *encoder, shoal_str text, size_t begin, size_t end,
+                                  shoal_special_want want, size_t *plain_from, shoal_err *err)
 {
     const shoal_tokenizer *tokenizer = encoder->tokenizer;
-    if (flags.add_bos && shoal_tokenizer_adds_bos(tokenizer)) {
-        SHOAL_TRY(shoal_encoder_push_id(encoder, tokenizer->bos));
-    }
-    if (!tokenizer->special.nodes || (!flags.parse_special && !tokenizer->special.has_user)) {
-        return encode_plain(encoder, text, n, err);
-    }
-    size_t plain_from = 0;
-    for (size_t at = 0; at < n;) {
+    for (size_t at = begin; at < end;) {
         size_t length = 0;
-        int32_t id =
-            shoal_special_match(tokenizer, text + at, n - at, flags.parse_special, &length);
+        int32_t id = shoal_special_match(tokenizer, text.data + at, end - at, want, &length);
         if (id < 0) {
             at++;
             continue;
         }
-        SHOAL_TRY(encode_plain(encoder, text + plain_from, at - plain_from, err));
+        SHOAL_TRY(encode_plain(encoder, text.data + *plain_from, at - *plain_from, err));
         SHOAL_TRY(shoal_encoder_push_id(encoder, id));
         at += length;
-        plain_from = at;
+        *plain_from = at;
     }
-    return encode_plain(encoder, text + plain_from, n - plain_from, err);
+    return SHOAL_OK;
 }
 
-shoal_status shoal_tokenizer_encode(const shoal_tokenizer *tokenizer, const char *text, size_t n,
-                                    shoal_encode_flags flags, int32_t **ret_ids, size_t *ret_n,
-                                    shoal_err *err)
+static shoal_status encode_all(shoal_encoder *encoder, const shoal_quoted_text *quoted,
+                               shoal_special_want want, shoal_err *err)
 {
+    const shoal_special *special = &encoder->tokenizer->special;
+    const shoal_special_want nothing = {.control = false, .markup = false};
+    shoal_str text = quoted->text;
+    if (quoted->bos) {
+        SHOAL_TRY(shoal_encoder_push_id(encoder, encoder->tokenizer->bos));
+    }
+    size_t plain_from = 0;
+    if (special->nodes && (want.control || special->has_user)) {
+        size_t at = 0;
+        for (size_t i = 0; i < quoted->n_quotes; i++) {
+            shoal_quote quote = quoted->quotes[i];
+            SHOAL_TRY(encode_region(encoder, text, at, quote.begin, want, &plain_from, err));
+            SHOAL_TRY(
+                encode_region(encoder, text, quote.begin, quote.end, nothing, &plain_from, err));
+            at = quote.end;
+        }
+        SHOAL_TRY(encode_region(encoder, text, at, text.length, want, &plain_from, err));
+    }
+    return encode_plain(encoder, text.data + plain_from, text.length - plain_from, err);
+}
+
+static shoal_status encode(const shoal_tokenizer *tokenizer, const shoal_quoted_text *quoted,
+                           shoal_special_want want, bool eos, int32_t **ret_ids, size_t *ret_n,
+                           shoal_err *err)
+{
+    size_t n = quoted->text.length;
     if (n > SHOAL_TEXT_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "a text of %zu bytes, at most %d", n,
                              SHOAL_TEXT_MAX);
     }
     SHOAL_CLEANUP(encoder_fini) shoal_encoder encoder = {.tokenizer = tokenizer};
-    shoal_status status = encode_all(&encoder, text, n, flags, err);
+    shoal_status status = encode_all(&encoder, quoted, want, err);
+    if (status == SHOAL_OK && eos) {
+        status = shoal_encoder_push_id(&encoder, tokenizer->eos);
+    }
     if (status == SHOAL_OK && !encoder.ids) {
         encoder.ids = shoal_calloc(1, sizeof(encoder.ids[0]));
         status = encoder.ids ? SHOAL_OK : SHOAL_E_NOMEM;
@@ -242,4 +268,22 @@ shoal_status shoal_tokenizer_encode(const shoal_tokenizer *tokenizer, const char
     *ret_n = encoder.n_ids;
     *ret_ids = SHOAL_STEAL(encoder.ids);
     return SHOAL_OK;
+}
+
+shoal_status shoal_encode_quoted(const shoal_tokenizer *tokenizer, const shoal_quoted_text *text,
+                                 int32_t **ret_ids, size_t *ret_n, shoal_err *err)
+{
+    const shoal_special_want all = {.control = true, .markup = true};
+    return encode(tokenizer, text, all, false, ret_ids, ret_n, err);
+}
+
+shoal_status shoal_tokenizer_encode(const shoal_tokenizer *tokenizer, const char *text, size_t n,
+                                    shoal_encode_flags flags, int32_t **ret_ids, size_t *ret_n,
+                                    shoal_err *err)
+{
+    shoal_quoted_text whole = {.text = {.data = text, .length = n},
+                               .bos = flags.add_bos && shoal_tokenizer_adds_bos(tokenizer)};
+    shoal_special_want want = {.control = flags.parse_special, .markup = true};
+    bool eos = flags.add_eos && shoal_tokenizer_adds_eos(tokenizer);
+    return encode(tokenizer, &whole, want, eos, ret_ids, ret_n, err);
 }

@@ -15,9 +15,9 @@
 #include <stdint.h>
 
 enum {
-    SHOAL_VOCAB_MAX = 1 << 20,     /* tokens in a vocabulary */
-    SHOAL_TOKEN_TEXT_MAX = 65536,  /* bytes of one token's text */
-    SHOAL_TEXT_MAX = 16 << 20      /* bytes of one text to encode */
+    SHOAL_VOCAB_MAX = 1 << 20,    /* tokens in a vocabulary */
+    SHOAL_TOKEN_TEXT_MAX = 65536, /* bytes of one token's text */
+    SHOAL_TEXT_MAX = 16 << 20     /* bytes of one text to encode */
 };
 
 typedef struct shoal_tokenizer shoal_tokenizer;
@@ -33,6 +33,7 @@ size_t shoal_tokenizer_n_vocab(const shoal_tokenizer *tokenizer);
 int32_t shoal_tokenizer_bos(const shoal_tokenizer *tokenizer); /* -1: none */
 int32_t shoal_tokenizer_eos(const shoal_tokenizer *tokenizer); /* -1: none */
 bool shoal_tokenizer_adds_bos(const shoal_tokenizer *tokenizer);
+bool shoal_tokenizer_adds_eos(const shoal_tokenizer *tokenizer);
 /* End-of-generation: eos, eot and the known end-of-turn texts. False for ids out of range. */
 bool shoal_tokenizer_is_end(const shoal_tokenizer *tokenizer, int32_t id);
 /* SHA-256 over model, texts, scores, types, merges and special ids (R9). */
@@ -44,6 +45,7 @@ shoal_str shoal_tokenizer_text(const shoal_tokenizer *tokenizer, int32_t id);
 
 typedef struct shoal_encode_flags {
     bool add_bos;       /* put BOS first when the vocabulary wants it */
+    bool add_eos;       /* put EOS last when the vocabulary wants it; not for what goes on */
     bool parse_special; /* texts of control tokens become those tokens; else they are plain text */
 } shoal_encode_flags;
 
@@ -61,7 +63,9 @@ typedef struct shoal_detok {
     bool started; /* the leading space of SPM has been dropped */
 } shoal_detok;
 
-enum { SHOAL_DETOK_OUT_MAX = SHOAL_TOKEN_TEXT_MAX * 3 + 16 };
+enum {
+    SHOAL_DETOK_OUT_MAX = SHOAL_TOKEN_TEXT_MAX * 3 + 16
+};
 
 /* Appends the text that id completes (maybe nothing). Control tokens give nothing. With
  * `raw_start` in the first call semantics: set state->started = true beforehand to keep a leading
@@ -78,12 +82,18 @@ typedef struct shoal_chat_message {
     const char *content;
 } shoal_chat_message;
 
-/* Renders messages and the opening of the assistant's turn by the model's template, recognised
- * from a closed set; SHOAL_E_UNSUPPORTED lists the set. A model without a template gets the
- * contents joined by newlines. The text is to be encoded with parse_special. */
+/* Writes messages and the opening of the assistant's turn by the model's template, recognised from
+ * a closed set, and encodes them, BOS included; SHOAL_E_UNSUPPORTED lists the set. A model without
+ * a template gets the contents joined by newlines. The template's own markup becomes control
+ * tokens; what stands in a message never does, whatever it says. ids is for shoal_free. */
+shoal_status shoal_chat_encode(const shoal_tokenizer *tokenizer, const shoal_chat_message *messages,
+                               size_t n, int32_t **ret_ids, size_t *ret_n,
+                               shoal_err *err) SHOAL_MUST_CHECK;
+/* The text that shoal_chat_encode encodes, appended, without a first BOS: to be shown to people.
+ * Encoding it with parse_special would make control tokens of what messages contain. */
 shoal_status shoal_chat_render(const shoal_tokenizer *tokenizer, const shoal_chat_message *messages,
                                size_t n, shoal_buf *buf, shoal_err *err) SHOAL_MUST_CHECK;
-/* Name of the recognised template: "none", "chatml", "llama2", "llama3", "zephyr", ... */
+/* Name of the recognised template: "none", "chatml", "llama3", ..., or "unsupported". */
 const char *shoal_chat_template_name(const shoal_tokenizer *tokenizer);
 
 #endif

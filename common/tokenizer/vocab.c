@@ -270,6 +270,21 @@ static shoal_status load_kind(shoal_tokenizer *tokenizer, const shoal_gguf *gguf
     return SHOAL_OK;
 }
 
+static shoal_status load_spm_flags(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                                   shoal_err *err)
+{
+    static const char squeeze_key[] = "tokenizer.ggml.remove_extra_whitespaces";
+    bool squeeze = false;
+    SHOAL_TRY(load_bool(gguf, squeeze_key, &squeeze, err));
+    if (squeeze) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "%s is true: texts would lose spaces, which no model of a supported "
+                             "family wants; set it to false if the file is mistaken",
+                             squeeze_key);
+    }
+    return load_bool(gguf, "tokenizer.ggml.add_space_prefix", &tokenizer->add_space_prefix, err);
+}
+
 shoal_status shoal_vocab_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err)
 {
     bool has_types = false;
@@ -292,9 +307,6 @@ shoal_status shoal_vocab_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf
     tokenizer->add_bos = tokenizer->kind == SHOAL_VOCAB_SPM;
     tokenizer->add_space_prefix = tokenizer->kind == SHOAL_VOCAB_SPM;
     SHOAL_TRY(load_bool(gguf, "tokenizer.ggml.add_bos_token", &tokenizer->add_bos, err));
-    if (tokenizer->kind == SHOAL_VOCAB_SPM) {
-        SHOAL_TRY(
-            load_bool(gguf, "tokenizer.ggml.add_space_prefix", &tokenizer->add_space_prefix, err));
-    }
-    return SHOAL_OK;
+    SHOAL_TRY(load_bool(gguf, "tokenizer.ggml.add_eos_token", &tokenizer->add_eos, err));
+    return tokenizer->kind == SHOAL_VOCAB_SPM ? load_spm_flags(tokenizer, gguf, err) : SHOAL_OK;
 }

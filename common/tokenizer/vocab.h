@@ -27,7 +27,10 @@ enum {
     SHOAL_TOKEN_CONTROL = 3,
     SHOAL_TOKEN_USER = 4,
     SHOAL_TOKEN_UNUSED = 5,
-    SHOAL_TOKEN_BYTE = 6
+    SHOAL_TOKEN_BYTE = 6,
+    /* Of our own, never in a file: a user-defined token that chat templates are written with. It is
+     * one everywhere but in the contents of messages, where it is plain text. */
+    SHOAL_TOKEN_MARKUP = 7
 };
 
 typedef enum shoal_vocab_kind {
@@ -98,6 +101,16 @@ typedef struct shoal_bpe_split shoal_bpe_split;
 /* A chat template of the closed set; chat.c. */
 typedef struct shoal_chat_template shoal_chat_template;
 
+/* What a model's template says. */
+typedef struct shoal_chat {
+    const shoal_chat_template *family; /* NULL: a template that is not in the set */
+    shoal_str system;                  /* chatml: its own system message, owned; mostly empty */
+    bool writes_bos;
+    bool drops_thoughts; /* of earlier answers only what follows </think> is written */
+    bool opens_thought;  /* deepseek-v3: the answer begins with <think> */
+    bool by_lines;       /* vicuna: turns end with a new line, not with a space */
+} shoal_chat;
+
 struct shoal_tokenizer {
     shoal_vocab_kind kind;
     shoal_token *tokens;
@@ -113,6 +126,7 @@ struct shoal_tokenizer {
     int32_t eot;
     int32_t unknown;
     bool add_bos;
+    bool add_eos;
     bool add_space_prefix;
     int32_t end_ids[SHOAL_END_TOKENS_MAX];
     size_t n_end_ids;
@@ -128,7 +142,7 @@ struct shoal_tokenizer {
     const char *pre;    /* canonical name of the splitting rule, static */
     shoal_bpe_split *split;
 
-    const shoal_chat_template *chat; /* NULL: a template that is not in the set */
+    shoal_chat chat;
     shoal_hash hash;
     shoal_hash template_hash;
 };
@@ -175,9 +189,15 @@ void shoal_vocab_prefetch_text(const shoal_tokenizer *tokenizer, uint64_t hash);
 /* special.c */
 shoal_status shoal_special_init(shoal_tokenizer *tokenizer, shoal_err *err);
 void shoal_special_fini(shoal_special *special);
-/* The longest special text at p, -1 when there is none. Control tokens only if with_control. */
+/* Which special texts are looked for. */
+typedef struct shoal_special_want {
+    bool control;
+    bool markup;
+} shoal_special_want;
+
+/* The longest special text at p, -1 when there is none. */
 int32_t shoal_special_match(const shoal_tokenizer *tokenizer, const char *p, size_t n,
-                            bool with_control, size_t *ret_length);
+                            shoal_special_want want, size_t *ret_length);
 
 /* --- the merge engine (merge.c) -------------------------------------------------------------- */
 
@@ -257,7 +277,32 @@ void shoal_bpe_match_free(void *match);
 shoal_status shoal_bpe_split_next(const shoal_bpe_split *split, void *match, const char *text,
                                   size_t n, size_t offset, size_t *ret_length, shoal_err *err);
 
+/* tokenizer.c */
+
+/* Bytes [begin, end) of a text: quoted from a message, so no part of them is markup. */
+typedef struct shoal_quote {
+    size_t begin;
+    size_t end;
+} shoal_quote;
+
+typedef struct shoal_quoted_text {
+    shoal_str text;
+    const shoal_quote *quotes; /* in order, apart from each other */
+    size_t n_quotes;
+    bool bos; /* put BOS first */
+} shoal_quoted_text;
+
+/* Encodes as if it were one text, so that tokens of plain text cross the seams as the models have
+ * learnt, but control and markup tokens are recognised outside quotes only, and nothing special
+ * reaches over a seam. */
+shoal_status shoal_encode_quoted(const shoal_tokenizer *tokenizer, const shoal_quoted_text *text,
+                                 int32_t **ret_ids, size_t *ret_n, shoal_err *err);
+
 /* chat.c */
+/* User-defined tokens with the texts of chat markup, and those that end a generation, become
+ * SHOAL_TOKEN_MARKUP. */
+void shoal_chat_guard(shoal_tokenizer *tokenizer);
+void shoal_chat_fini(shoal_chat *chat);
 shoal_status shoal_chat_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err);
 
 #endif

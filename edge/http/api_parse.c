@@ -40,17 +40,24 @@ static void free_json(json_t **json)
 
 /* --- prompt ----------------------------------------------------------------------------------- */
 
-static shoal_status encode(shoal_api_reader *r, const char *param, const char *text, size_t n)
+/* What the tokenizer refuses is the request's fault, but for want of memory. */
+static shoal_status judge(shoal_api_reader *r, shoal_status status, const char *param,
+                          const shoal_err *err)
+{
+    if (status == SHOAL_OK || status == SHOAL_E_NOMEM) {
+        return status;
+    }
+    shoal_http_error_from(r->error, err, param);
+    return SHOAL_E_INVALID;
+}
+
+static shoal_status encode(shoal_api_reader *r, const char *text, size_t n)
 {
     shoal_err err = SHOAL_ERR_INIT;
     shoal_encode_flags flags = {.add_bos = true, .parse_special = true};
     shoal_status status = shoal_tokenizer_encode(r->context->model->tokenizer, text, n, flags,
                                                  &r->request->ids, &r->request->n_ids, &err);
-    if (status == SHOAL_OK || status == SHOAL_E_NOMEM) {
-        return status;
-    }
-    shoal_http_error_from(r->error, &err, param);
-    return SHOAL_E_INVALID;
+    return judge(r, status, "prompt", &err);
 }
 
 static shoal_status copy_ids(shoal_api_reader *r, const json_t *array)
@@ -102,7 +109,7 @@ static shoal_status take_prompt(shoal_api_reader *r)
                                     "prompt must be a string, an array of one string, or an array "
                                     "of token ids");
     }
-    return encode(r, "prompt", json_string_value(p), json_string_length(p));
+    return encode(r, json_string_value(p), json_string_length(p));
 }
 
 /* --- messages --------------------------------------------------------------------------------- */
@@ -184,30 +191,6 @@ static shoal_status check_extras(shoal_api_reader *r, size_t i, const json_t *me
     return SHOAL_OK;
 }
 
-static shoal_status render(shoal_api_reader *r, const shoal_chat_message *messages, size_t n)
-{
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {.limit = SHOAL_TEXT_MAX};
-    shoal_err err = SHOAL_ERR_INIT;
-    const shoal_tokenizer *tokenizer = r->context->model->tokenizer;
-    shoal_status status = shoal_chat_render(tokenizer, messages, n, &text, &err);
-    if (status == SHOAL_E_NOMEM) {
-        return status;
-    }
-    if (status != SHOAL_OK) {
-        shoal_http_error_from(r->error, &err, "messages");
-        return SHOAL_E_INVALID;
-    }
-    SHOAL_TRY(encode(r, "messages", text.data ? text.data : "", text.length));
-    /* A template that writes the beginning of text itself would have it twice. */
-    shoal_api_request *q = r->request;
-    int32_t bos = shoal_tokenizer_bos(tokenizer);
-    if (q->n_ids >= 2 && bos >= 0 && q->ids[0] == bos && q->ids[1] == bos) {
-        q->n_ids--;
-        memmove(q->ids, q->ids + 1, q->n_ids * sizeof *q->ids);
-    }
-    return SHOAL_OK;
-}
-
 static shoal_status fill_messages(shoal_api_reader *r, shoal_chat_message *messages,
                                   char **contents, size_t n)
 {
@@ -221,7 +204,10 @@ static shoal_status fill_messages(shoal_api_reader *r, shoal_chat_message *messa
         SHOAL_TRY(take_content(r, i, json_object_get(m, "content"), &contents[i]));
         messages[i].content = contents[i];
     }
-    return render(r, messages, n);
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = shoal_chat_encode(r->context->model->tokenizer, messages, n,
+                                            &r->request->ids, &r->request->n_ids, &err);
+    return judge(r, status, "messages", &err);
 }
 
 static shoal_status take_messages(shoal_api_reader *r)

@@ -217,6 +217,26 @@ static void test_completion_answers_in_openai_form(void **state)
     stop(&a);
 }
 
+/* What a message says never ends or opens a turn; a plain prompt is the caller's own markup. */
+static void test_control_texts_in_messages_stay_text(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    assert_int_equal(post(&a, "/v1/chat/completions",
+                          "{\"messages\":[{\"role\":\"user\",\"content\":\"a</s>\"}]}", &r),
+                     200);
+    assert_int_equal(fake_last_ids[0], SHOAL_TINY_BOS);
+    assert_true(fake_last.n_ids > 3);
+    for (size_t i = 1; i < fake_last.n_ids; i++) {
+        assert_int_not_equal(fake_last_ids[i], SHOAL_TINY_EOS);
+    }
+    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a</s>\"}", &r), 200);
+    assert_int_equal(fake_last_ids[fake_last.n_ids - 1], SHOAL_TINY_EOS);
+    stop(&a);
+}
+
 /* Splits a chunked event stream into its JSON objects; checks the form of every line. */
 typedef struct stream {
     json_t *events[64];
@@ -903,6 +923,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_completion_answers_in_openai_form),
+        cmocka_unit_test(test_control_texts_in_messages_stay_text),
         cmocka_unit_test(test_chat_stream_has_the_promised_form),
         cmocka_unit_test(test_fields_reach_the_engine),
         cmocka_unit_test(test_bad_requests_name_the_field),

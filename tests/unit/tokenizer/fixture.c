@@ -24,6 +24,8 @@ void fixture_init_empty(fixture *f, const char *model)
     f->unknown = -1;
     f->add_space_prefix = -1;
     f->add_bos = -1;
+    f->add_eos = -1;
+    f->squeeze = -1;
 }
 
 void fixture_truncate(fixture *f, size_t n)
@@ -218,14 +220,17 @@ static void write_ids(const fixture *f, shoal_gguf_writer *writer)
             assert_int_equal(shoal_gguf_put_u32(writer, ids[i].key, (uint32_t)ids[i].id), 0);
         }
     }
-    if (f->add_space_prefix >= 0) {
-        assert_int_equal(shoal_gguf_put_bool(writer, "tokenizer.ggml.add_space_prefix",
-                                             f->add_space_prefix != 0),
-                         0);
-    }
-    if (f->add_bos >= 0) {
-        assert_int_equal(
-            shoal_gguf_put_bool(writer, "tokenizer.ggml.add_bos_token", f->add_bos != 0), 0);
+    const struct {
+        const char *key;
+        int value;
+    } flags[] = {{"tokenizer.ggml.add_space_prefix", f->add_space_prefix},
+                 {"tokenizer.ggml.add_bos_token", f->add_bos},
+                 {"tokenizer.ggml.add_eos_token", f->add_eos},
+                 {"tokenizer.ggml.remove_extra_whitespaces", f->squeeze}};
+    for (size_t i = 0; i < SHOAL_COUNT(flags); i++) {
+        if (flags[i].value >= 0) {
+            assert_int_equal(shoal_gguf_put_bool(writer, flags[i].key, flags[i].value != 0), 0);
+        }
     }
 }
 

@@ -31,6 +31,8 @@ typedef struct fixture {
     int64_t unknown;
     int add_space_prefix; /* -1: absent */
     int add_bos;          /* -1: absent */
+    int add_eos;          /* -1: absent */
+    int squeeze;          /* remove_extra_whitespaces; -1: absent */
 } fixture;
 
 /* <unk> <s> </s>, 256 bytes, a space, letters and a few words: SPM. */

@@ -59,6 +59,32 @@ static void test_load_unknown_model_is_refused_with_the_list(void **state)
     fixture_fini(&f);
 }
 
+static void test_load_flags_of_spaces_and_ends(void **state)
+{
+    (void)state;
+    fixture f;
+    fixture_init_spm(&f);
+    f.squeeze = 1;
+    fixture_refused(&f, SHOAL_E_UNSUPPORTED, "tokenizer.ggml.remove_extra_whitespaces");
+    f.squeeze = 0;
+    for (f.add_eos = 0; f.add_eos < 2; f.add_eos++) {
+        shoal_tokenizer *tokenizer = fixture_load_ok(&f);
+        assert_true(shoal_tokenizer_adds_eos(tokenizer) == (f.add_eos == 1));
+        for (int wanted = 0; wanted < 2; wanted++) {
+            int32_t *ids = NULL;
+            size_t n = 0;
+            shoal_encode_flags flags = {.add_eos = wanted == 1};
+            assert_int_equal(shoal_tokenizer_encode(tokenizer, "hello", 5, flags, &ids, &n, NULL),
+                             0);
+            assert_int_equal(n, 1 + (wanted == 1 && f.add_eos == 1));
+            assert_true(n == 1 || ids[1] == f.eos);
+            shoal_free(ids);
+        }
+        shoal_tokenizer_free(tokenizer);
+    }
+    fixture_fini(&f);
+}
+
 static void test_load_no_tokens_is_refused(void **state)
 {
     (void)state;
@@ -461,6 +487,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_load_unknown_model_is_refused_with_the_list),
+        cmocka_unit_test(test_load_flags_of_spaces_and_ends),
         cmocka_unit_test(test_load_no_tokens_is_refused),
         cmocka_unit_test(test_load_short_arrays_are_refused),
         cmocka_unit_test(test_load_bad_numbers_are_refused),
