@@ -15,6 +15,7 @@
 typedef struct conversion {
     const shoal_type_info *type; /* NULL: keep */
     size_t n_layers;             /* 0: all */
+    char arch[32];
     shoal_gguf_writer *writer;
     void **owned; /* converted tensor data, borrowed by the writer until it finishes */
     size_t n_owned;
@@ -45,13 +46,21 @@ static long layer_of(shoal_str name)
     return layer;
 }
 
+/* The choice of experts hangs on small differences, so routers stay as they are. */
+static bool is_router(shoal_str name)
+{
+    static const char end[] = "ffn_gate_inp.weight";
+    size_t n = sizeof end - 1;
+    return name.length > n && memcmp(name.data + name.length - n, end, n) == 0;
+}
+
 static shoal_status convert_tensor(conversion *c, const shoal_gguf_tensor *t, shoal_err *err)
 {
     char name[SHOAL_GGUF_NAME_MAX + 1];
     (void)snprintf(name, sizeof name, "%.*s", (int)t->name.length, t->name.data);
     bool matrix = t->dims[1] > 1;
     bool keep = !c->type || !matrix || c->type->type == t->type || t->type == SHOAL_TYPE_I8 ||
-                t->dims[0] % c->type->block != 0;
+                t->dims[0] % c->type->block != 0 || is_router(t->name);
     if (keep) {
         return shoal_gguf_put_tensor(c->writer, name, t->type, t->dims, t->n_dims, t->data);
     }
@@ -84,7 +93,9 @@ static shoal_status convert_all(conversion *c, const shoal_gguf *gguf, shoal_err
             shoal_gguf_put_raw(c->writer, shoal_gguf_key_at(gguf, i), shoal_gguf_raw_at(gguf, i)));
     }
     if (c->n_layers > 0) {
-        SHOAL_TRY(shoal_gguf_put_u32(c->writer, "llama.block_count", (uint32_t)c->n_layers));
+        char key[64];
+        (void)snprintf(key, sizeof key, "%s.block_count", c->arch);
+        SHOAL_TRY(shoal_gguf_put_u32(c->writer, key, (uint32_t)c->n_layers));
     }
     for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
         const shoal_gguf_tensor *t = shoal_gguf_tensor_at(gguf, i);
@@ -111,6 +122,7 @@ static shoal_status check_args(const forge_args *args, const shoal_gguf *gguf, c
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
     SHOAL_TRY(shoal_model_new(gguf, &model, err));
     c->n_layers = (size_t)args->layers;
+    memcpy(c->arch, model->hp.arch, sizeof c->arch);
     if (c->n_layers > model->hp.n_layers) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "--layers %zu: the model has %zu", c->n_layers,
                              model->hp.n_layers);

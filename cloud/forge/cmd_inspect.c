@@ -5,19 +5,11 @@
 
 #include <stdio.h>
 
-/* Multiply-adds count as two operations; attention at depth 0. */
-static double flops_per_token(const shoal_hparams *hp)
-{
-    double q = (double)(hp->n_heads * hp->head_dim);
-    double kv = (double)(hp->n_kv_heads * hp->head_dim);
-    double dim = (double)hp->dim;
-    double layer = dim * q + 2 * dim * kv + q * dim + 3 * dim * (double)hp->ffn;
-    return 2 * ((double)hp->n_layers * layer + dim * (double)hp->n_vocab);
-}
-
+/* Of one token far from every window's edge. */
 static double kv_bytes_per_token(const shoal_hparams *hp, double element)
 {
-    return 2 * (double)(hp->n_layers * hp->n_kv_heads * hp->head_dim) * element;
+    shoal_kv_shape shape = shoal_model_kv_shape(hp, SHOAL_KV_F16);
+    return (double)(shape.n_layers * shape.n_kv_heads * (shape.k_dim + shape.v_dim)) * element;
 }
 
 static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
@@ -40,7 +32,7 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
         hp->arch, (unsigned long long)m->n_params, (unsigned long long)m->file_bytes,
         shoal_type_find((uint32_t)m->main_type)->name, hp->n_vocab, hp->n_ctx, hp->dim,
         hp->n_layers, hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->ffn,
-        hp->tied ? "true" : "false", flops_per_token(hp),
+        hp->tied ? "true" : "false", (double)shoal_model_flops_per_token(m),
         (unsigned long long)shoal_model_bytes_per_token(m), kv_bytes_per_token(hp, 2),
         shoal_chat_template_name(m->tokenizer), model, tokenizer);
 }
@@ -64,9 +56,9 @@ static shoal_status print_model(const shoal_model *m, shoal_buf *out)
         out,
         "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"
         "  template   %s\n  model      %s\n  tokenizer  %s\n",
-        flops_per_token(hp) / 1e6, (double)shoal_model_bytes_per_token(m) / 1048576.0,
-        kv_bytes_per_token(hp, 2) / 1024.0, shoal_chat_template_name(m->tokenizer), model,
-        tokenizer);
+        (double)shoal_model_flops_per_token(m) / 1e6,
+        (double)shoal_model_bytes_per_token(m) / 1048576.0, kv_bytes_per_token(hp, 2) / 1024.0,
+        shoal_chat_template_name(m->tokenizer), model, tokenizer);
 }
 
 /* Metadata and tensors as the file has them, also for files that are no complete model. */

@@ -48,11 +48,7 @@ shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, siz
     const shoal_hparams *hp = &s.model->hp;
     size_t n_ctx = settings.n_ctx ? settings.n_ctx : hp->n_ctx;
     size_t n_tokens = kv_tokens ? kv_tokens : n_ctx;
-    shoal_kv_shape shape = {.n_layers = hp->n_layers,
-                            .n_kv_heads = hp->n_kv_heads,
-                            .k_dim = hp->head_dim,
-                            .v_dim = hp->head_dim,
-                            .type = SHOAL_KV_F32};
+    shoal_kv_shape shape = shoal_model_kv_shape(hp, SHOAL_KV_F32);
     size_t n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
     settings.kv_bytes = n_pages * shoal_kv_page_bytes(&shape);
     SHOAL_TRY(shoal_engine_new(s.model, &settings, &s.engine, err));

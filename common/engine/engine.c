@@ -60,14 +60,7 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
 static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
 {
     const shoal_engine_settings *s = &engine->settings;
-    const shoal_hparams *hp = &engine->model->hp;
-    shoal_kv_shape shape = {
-        .n_layers = hp->n_layers,
-        .n_kv_heads = hp->n_kv_heads,
-        .k_dim = hp->head_dim,
-        .v_dim = hp->head_dim,
-        .type = (shoal_kv_type)s->kv_type,
-    };
+    shoal_kv_shape shape = shoal_model_kv_shape(&engine->model->hp, (shoal_kv_type)s->kv_type);
     size_t page = shoal_kv_page_bytes(&shape);
     size_t n_pages = s->kv_bytes / page;
     size_t n_least = shoal_kv_pages_for(&shape, s->n_rows_max, 1);
@@ -209,12 +202,18 @@ shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans, size_t n
                 (shoal_row){.seq = span->seq, .id = span->ids[j], .position = start + j};
         }
     }
-    shoal_forward_layers(engine->forward, engine->rows, n_rows, 0, engine->model->hp.n_layers);
-    shoal_forward_logits(engine->forward, engine->logits_rows, n_logits);
+    shoal_forward_layers(engine->forward, engine->rows, n_rows, 0, engine->model->hp.n_layers,
+                         engine->logits_rows, n_logits);
+    shoal_forward_logits(engine->forward);
     for (size_t i = 0; i < n_spans; i++) {
         shoal_kv_seq_advance(spans[i].seq, shoal_kv_seq_length(spans[i].seq) + spans[i].n_ids);
     }
     return SHOAL_OK;
+}
+
+uint64_t shoal_engine_bytes_read(const shoal_engine *engine)
+{
+    return shoal_forward_bytes_read(engine->forward);
 }
 
 const float *shoal_engine_logits(const shoal_engine *engine, size_t i)

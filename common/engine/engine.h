@@ -57,4 +57,7 @@ shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans,
 /* Row i of the last step, [n_vocab], valid until the next step. */
 const float *shoal_engine_logits(const shoal_engine *engine, size_t i);
 
+/* Bytes of weights all steps so far have read. */
+uint64_t shoal_engine_bytes_read(const shoal_engine *engine);
+
 #endif

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The llama architecture (Touvron et al., 2302.13971): pre-norm residual blocks of grouped-query
- * attention with rotary positions (Su et al., 2104.09864) and SwiGLU (Shazeer, 2002.05202).
- * Read shoal_forward_layers first.
+ * One forward pass for every architecture: pre-norm residual blocks of attention with rotary
+ * positions (Su et al., 2104.09864) and a gated feed-forward (Shazeer, 2002.05202). What a model
+ * does not have is a NULL weight or a zero number. Read shoal_forward_layers first.
  */
-#include "common/model/forward.h"
+#include "common/model/forward_internal.h"
 
 #include "common/base/mem.h"
 #include "common/kernels/math.h"
 
-#include <math.h>
 #include <string.h>
 
 /* Rows below which an elementwise job is not worth waking the pool for. */
@@ -17,33 +16,7 @@ enum {
     ROWS_SERIAL = 4
 };
 
-struct shoal_forward {
-    const shoal_model *model;
-    const shoal_kernels *kernels;
-    shoal_pool *pool;
-    shoal_forward_shape shape;
-
-    const shoal_row *rows; /* of the pass under way */
-    size_t n_rows;
-    size_t layer;
-
-    /* R is n_rows_max, L is n_logits_max. */
-    float *x;            /* (R, dim) residual stream */
-    float *h;            /* (R, dim) normed input of a block */
-    float *q;            /* (R, n_heads * head_dim) */
-    float *k;            /* (R, n_kv_heads * head_dim) */
-    float *v;            /* (R, n_kv_heads * head_dim) */
-    float *att;          /* (R, n_heads * head_dim) attention output */
-    float *gate;         /* (R, ffn) */
-    float *up;           /* (R, ffn) */
-    float *cos;          /* (R, head_dim / 2) */
-    float *sin;          /* (R, head_dim / 2) */
-    float *last;         /* (L, dim) normed rows whose logits are wanted */
-    float *logits;       /* (L, n_vocab) */
-    double *rope_freq;   /* (head_dim / 2) radians per position */
-    const void **blocks; /* (n_threads, 2, ceil(n_ctx_max / 32)) block tables */
-    shoal_acts *acts;
-};
+/* --- scratch memory -------------------------------------------------------------------------- */
 
 static size_t blocks_per_table(const shoal_forward *f)
 {
@@ -57,11 +30,48 @@ static float *floats(size_t rows, size_t width, bool *ok)
     return p;
 }
 
+static size_t widest_ffn(const shoal_hparams *hp)
+{
+    return SHOAL_MAX(hp->ffn, SHOAL_MAX(hp->moe.ffn, hp->moe.ffn_shared));
+}
+
+static shoal_status allocate(shoal_forward *f)
+{
+    const shoal_hparams *hp = &f->model->hp;
+    size_t rows = f->shape.n_rows_max;
+    size_t att_width = hp->n_heads * hp->value_dim;
+    bool ok = true;
+    f->x = floats(rows, hp->dim, &ok);
+    f->h = floats(rows, hp->dim, &ok);
+    f->q = floats(rows, hp->n_heads * hp->head_dim, &ok);
+    f->k = floats(rows, hp->n_kv_heads * hp->head_dim, &ok);
+    f->v = floats(rows, hp->n_kv_heads * hp->value_dim, &ok);
+    f->att = floats(rows, att_width, &ok);
+    f->gate = floats(rows, widest_ffn(hp), &ok);
+    f->up = floats(rows, widest_ffn(hp), &ok);
+    for (size_t r = 0; r < SHOAL_COUNT(f->cos); r++) {
+        f->cos[r] = floats(rows, hp->rope_dim / 2, &ok);
+        f->sin[r] = floats(rows, hp->rope_dim / 2, &ok);
+    }
+    f->last = floats(f->shape.n_logits_max, hp->dim, &ok);
+    f->logits = floats(f->shape.n_logits_max, hp->n_vocab, &ok);
+    f->kept = shoal_calloc(rows, sizeof *f->kept);
+    f->blocks =
+        shoal_calloc(shoal_pool_n_threads(f->pool) * 2 * blocks_per_table(f), sizeof *f->blocks);
+    if (!ok || !f->kept || !f->blocks) {
+        return SHOAL_E_NOMEM;
+    }
+    size_t widest = SHOAL_MAX(SHOAL_MAX(hp->dim, att_width),
+                              SHOAL_MAX(widest_ffn(hp), SHOAL_MAX(hp->mla.rank, hp->mla.q_rank)));
+    SHOAL_TRY(shoal_acts_new(SHOAL_MAX(rows, f->shape.n_logits_max), widest, &f->acts));
+    SHOAL_TRY(shoal_experts_init(f));
+    return shoal_latent_init(f);
+}
+
 shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *kernels,
                                shoal_pool *pool, const shoal_forward_shape *shape,
                                shoal_forward **ret_forward)
 {
-    const shoal_hparams *hp = &model->hp;
     shoal_forward *f = shoal_calloc(1, sizeof *f);
     if (!f) {
         return SHOAL_E_NOMEM;
@@ -70,38 +80,10 @@ shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *ke
     f->kernels = kernels;
     f->pool = pool;
     f->shape = *shape;
-    size_t rows = shape->n_rows_max;
-    size_t q_width = hp->n_heads * hp->head_dim;
-    size_t kv_width = hp->n_kv_heads * hp->head_dim;
-    bool ok = true;
-    f->x = floats(rows, hp->dim, &ok);
-    f->h = floats(rows, hp->dim, &ok);
-    f->q = floats(rows, q_width, &ok);
-    f->k = floats(rows, kv_width, &ok);
-    f->v = floats(rows, kv_width, &ok);
-    f->att = floats(rows, q_width, &ok);
-    f->gate = floats(rows, hp->ffn, &ok);
-    f->up = floats(rows, hp->ffn, &ok);
-    f->cos = floats(rows, hp->head_dim / 2, &ok);
-    f->sin = floats(rows, hp->head_dim / 2, &ok);
-    f->last = floats(shape->n_logits_max, hp->dim, &ok);
-    f->logits = floats(shape->n_logits_max, hp->n_vocab, &ok);
-    f->rope_freq = shoal_calloc(hp->head_dim / 2, sizeof *f->rope_freq);
-    f->blocks =
-        shoal_calloc(shoal_pool_n_threads(pool) * 2 * blocks_per_table(f), sizeof *f->blocks);
-    size_t widest = SHOAL_MAX(SHOAL_MAX(hp->dim, hp->ffn), q_width);
-    shoal_status status = SHOAL_E_NOMEM;
-    if (ok && f->rope_freq && f->blocks) {
-        status = shoal_acts_new(SHOAL_MAX(rows, shape->n_logits_max), widest, &f->acts);
-    }
+    shoal_status status = allocate(f);
     if (status != SHOAL_OK) {
         shoal_forward_free(f);
         return status;
-    }
-    /* Pair i turns by base^(-2i / rope_dim) per position; channels past rope_dim stand still. */
-    double log_base = shoal_logd((double)hp->rope_base);
-    for (size_t i = 0; i < hp->rope_dim / 2; i++) {
-        f->rope_freq[i] = shoal_expd(-log_base * (double)(2 * i) / (double)hp->rope_dim);
     }
     *ret_forward = f;
     return SHOAL_OK;
@@ -112,26 +94,28 @@ void shoal_forward_free(shoal_forward *f)
     if (!f) {
         return;
     }
-    float *all[] = {f->x,    f->h,  f->q,   f->k,   f->v,    f->att,
-                    f->gate, f->up, f->cos, f->sin, f->last, f->logits};
+    void *all[] = {f->x,      f->h,      f->q,    f->k,      f->v,      f->att,
+                   f->gate,   f->up,     f->last, f->logits, f->cos[0], f->cos[1],
+                   f->sin[0], f->sin[1], f->kept, f->blocks};
     for (size_t i = 0; i < SHOAL_COUNT(all); i++) {
         shoal_free(all[i]);
     }
-    shoal_free(f->rope_freq);
-    shoal_free(f->blocks);
+    shoal_experts_fini(f);
+    shoal_latent_fini(f);
     shoal_acts_free(f->acts);
     shoal_free(f);
 }
 
-/* Runs fn for every row: on the pool when there are enough of them. */
-static void for_rows(shoal_forward *f, shoal_pool_fn *fn)
+/* --- steps of a row -------------------------------------------------------------------------- */
+
+void shoal_forward_each(shoal_forward *f, size_t n, shoal_pool_fn *fn)
 {
-    if (f->n_rows >= ROWS_SERIAL) {
-        shoal_pool_run(f->pool, fn, f, f->n_rows);
+    if (n >= ROWS_SERIAL) {
+        shoal_pool_run(f->pool, fn, f, n);
         return;
     }
-    for (size_t row = 0; row < f->n_rows; row++) {
-        fn(f, row, 0);
+    for (size_t i = 0; i < n; i++) {
+        fn(f, i, 0);
     }
 }
 
@@ -140,7 +124,11 @@ static void embed_row(void *ctx, size_t row, size_t worker)
     (void)worker;
     shoal_forward *f = ctx;
     const shoal_hparams *hp = &f->model->hp;
-    shoal_weight_row(f->model->embed, (size_t)f->rows[row].id, f->x + row * hp->dim);
+    float *x = f->x + row * hp->dim;
+    shoal_weight_row(f->model->embed, (size_t)f->rows[row].id, x);
+    for (size_t i = 0; hp->embed_scale != 1.0F && i < hp->dim; i++) {
+        x[i] = x[i] * hp->embed_scale;
+    }
 }
 
 /* Angles are taken in double and rounded once, so every position has its own exact table. */
@@ -148,49 +136,111 @@ static void rope_table_row(void *ctx, size_t row, size_t worker)
 {
     (void)worker;
     shoal_forward *f = ctx;
-    size_t half = f->model->hp.head_dim / 2;
-    for (size_t i = 0; i < half; i++) {
-        double sine = 0;
-        double cosine = 1;
-        shoal_sincosd((double)f->rows[row].position * f->rope_freq[i], &sine, &cosine);
-        f->cos[row * half + i] = (float)cosine;
-        f->sin[row * half + i] = (float)sine;
+    size_t n = f->model->hp.rope_dim / 2;
+    for (size_t r = 0; r < SHOAL_COUNT(f->model->rope); r++) {
+        const shoal_rope *rope = &f->model->rope[r];
+        for (size_t i = 0; rope->freq && i < n; i++) {
+            double sine = 0;
+            double cosine = 1;
+            shoal_sincosd((double)f->rows[row].position * rope->freq[i], &sine, &cosine);
+            f->cos[r][row * n + i] = (float)(cosine * rope->magnitude);
+            f->sin[r][row * n + i] = (float)(sine * rope->magnitude);
+        }
     }
 }
 
-static void norm_attn_row(void *ctx, size_t row, size_t worker)
+void shoal_forward_rotate(const shoal_forward *f, size_t row, size_t n_heads, size_t stride,
+                          float *x)
 {
-    (void)worker;
-    shoal_forward *f = ctx;
     const shoal_hparams *hp = &f->model->hp;
-    f->kernels->rmsnorm(hp->dim, f->x + row * hp->dim, f->model->layers[f->layer].attn_norm,
-                        hp->norm_eps, f->h + row * hp->dim);
+    size_t r = hp->windows[f->layer] > 0 && f->model->rope[1].freq ? 1 : 0;
+    size_t n = hp->rope_dim / 2;
+    bool halves = hp->row->flags & SHOAL_ARCH_ROPE_HALVES;
+    (halves ? f->kernels->rope_halves : f->kernels->rope)(
+        n_heads, stride, hp->rope_dim, f->cos[r] + row * n, f->sin[r] + row * n, x);
 }
 
-static void norm_ffn_row(void *ctx, size_t row, size_t worker)
+/* h = norm(x) */
+static void norm_row(void *ctx, size_t row, size_t worker)
 {
     (void)worker;
     shoal_forward *f = ctx;
     const shoal_hparams *hp = &f->model->hp;
-    f->kernels->rmsnorm(hp->dim, f->x + row * hp->dim, f->model->layers[f->layer].ffn_norm,
-                        hp->norm_eps, f->h + row * hp->dim);
+    f->kernels->rmsnorm(hp->dim, f->x + row * hp->dim, f->norm, hp->norm_eps, f->h + row * hp->dim);
 }
 
-/* Rotates q and k by their position and writes k and v where attention will read them. */
-static void rope_store_row(void *ctx, size_t row, size_t worker)
+/* x += h, or x += norm(h) where the architecture norms a block's output. */
+static void add_row(void *ctx, size_t row, size_t worker)
 {
     (void)worker;
     shoal_forward *f = ctx;
     const shoal_hparams *hp = &f->model->hp;
-    size_t half = hp->head_dim / 2;
-    const float *cosine = f->cos + row * half;
-    const float *sine = f->sin + row * half;
-    float *q = f->q + row * hp->n_heads * hp->head_dim;
-    float *k = f->k + row * hp->n_kv_heads * hp->head_dim;
-    const float *v = f->v + row * hp->n_kv_heads * hp->head_dim;
-    f->kernels->rope(hp->n_heads, hp->head_dim, hp->head_dim, cosine, sine, q);
-    f->kernels->rope(hp->n_kv_heads, hp->head_dim, hp->head_dim, cosine, sine, k);
+    float *h = f->h + row * hp->dim;
+    if (f->norm) {
+        f->kernels->rmsnorm(hp->dim, h, f->norm, hp->norm_eps, h);
+    }
+    f->kernels->add(hp->dim, h, f->x + row * hp->dim);
+}
+
+static void gate_row(void *ctx, size_t row, size_t worker)
+{
+    (void)worker;
+    shoal_forward *f = ctx;
+    bool gelu = f->model->hp.row->flags & SHOAL_ARCH_GELU;
+    float *gate = f->gate + row * f->width;
+    (gelu ? f->kernels->geglu : f->kernels->swiglu)(f->width, gate, f->up + row * f->width, gate);
+}
+
+static void add_bias(const shoal_forward *f, const float *bias, size_t n, float *x)
+{
+    if (bias) {
+        f->kernels->add(n, bias, x);
+    }
+}
+
+static void norm_heads(const shoal_forward *f, const float *norm, size_t n_heads, float *x)
+{
+    const shoal_hparams *hp = &f->model->hp;
+    for (size_t head = 0; norm && head < n_heads; head++) {
+        float *at = x + head * hp->head_dim;
+        f->kernels->rmsnorm(hp->head_dim, at, norm, hp->norm_eps, at);
+    }
+}
+
+/* Finishes q, k and v of a row and writes k and v where attention will read them. */
+static void store_row(void *ctx, size_t row, size_t worker)
+{
+    (void)worker;
+    shoal_forward *f = ctx;
+    const shoal_hparams *hp = &f->model->hp;
+    const shoal_layer *layer = &f->model->layers[f->layer];
+    size_t q_width = hp->n_heads * hp->head_dim;
+    size_t k_width = hp->n_kv_heads * hp->head_dim;
+    size_t v_width = hp->n_kv_heads * hp->value_dim;
+    float *q = f->q + row * q_width;
+    float *k = f->k + row * k_width;
+    float *v = f->v + row * v_width;
+    add_bias(f, layer->q_bias, q_width, q);
+    add_bias(f, layer->k_bias, k_width, k);
+    add_bias(f, layer->v_bias, v_width, v);
+    norm_heads(f, layer->q_norm, hp->n_heads, q);
+    norm_heads(f, layer->k_norm, hp->n_kv_heads, k);
+    shoal_forward_rotate(f, row, hp->n_heads, hp->head_dim, q);
+    shoal_forward_rotate(f, row, hp->n_kv_heads, hp->head_dim, k);
     shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
+}
+
+/* --- attention ------------------------------------------------------------------------------- */
+
+static bool is_latent(const shoal_forward *f)
+{
+    return f->model->hp.mla.rank > 0;
+}
+
+/* Attention over the latent has queries and results of its own width. */
+static bool is_absorbed(const shoal_forward *f)
+{
+    return is_latent(f) && !f->model->hp.mla.expanded;
 }
 
 /* One row's query heads of one KV head, over the positions this layer lets it see. */
@@ -204,71 +254,107 @@ static void attend_part(void *ctx, size_t part, size_t worker)
     const void **k_blocks = f->blocks + worker * 2 * blocks_per_table(f);
     const void **v_blocks = k_blocks + blocks_per_table(f);
     const shoal_kv_seq *seq = f->rows[row].seq;
+    const shoal_kv_shape *kv = shoal_kv_seq_shape(seq);
     size_t n_tokens = f->rows[row].position + 1;
     size_t first = shoal_kv_first(seq, f->layer, n_tokens);
     shoal_kv_blocks(seq, f->layer, kv_head, first, n_tokens, k_blocks, v_blocks);
-    size_t offset = (row * hp->n_heads + kv_head * group) * hp->head_dim;
+    size_t head = row * hp->n_heads + kv_head * group;
     shoal_attend a = {
         .n_rows = 1,
         .n_heads = group,
-        .k_dim = hp->head_dim,
-        .v_dim = hp->head_dim,
+        .k_dim = kv->k_dim,
+        .v_dim = kv->v_dim,
         .n_tokens = n_tokens - first / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK,
         .window = first > 0 ? n_tokens - first : 0,
-        .scale = 1.0F / sqrtf((float)hp->head_dim),
-        .q = f->q + offset,
-        .q_stride = hp->n_heads * hp->head_dim,
+        .scale = hp->attn_scale,
+        .softcap = hp->attn_softcap,
+        .q = (is_absorbed(f) ? f->q_latent : f->q) + head * kv->k_dim,
+        .q_stride = hp->n_heads * kv->k_dim,
         .k_blocks = k_blocks,
         .v_blocks = v_blocks,
-        .out = f->att + offset,
-        .out_stride = hp->n_heads * hp->head_dim,
+        .out = (is_absorbed(f) ? f->att_latent : f->att) + head * kv->v_dim,
+        .out_stride = hp->n_heads * kv->v_dim,
     };
     shoal_kv_attend(f->kernels, seq, &a);
 }
 
-static void add_h_row(void *ctx, size_t row, size_t worker)
+/* Rows that nobody wants to hear of leave the pass: the others close up. */
+static void keep_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
 {
-    (void)worker;
-    shoal_forward *f = ctx;
-    size_t dim = f->model->hp.dim;
-    f->kernels->add(dim, f->h + row * dim, f->x + row * dim);
+    const shoal_hparams *hp = &f->model->hp;
+    bool absorbed = is_absorbed(f);
+    float *q = absorbed ? f->q_latent : f->q;
+    size_t width = hp->n_heads * (absorbed ? hp->mla.rank + hp->rope_dim : hp->head_dim);
+    for (size_t i = 0; i < n_wanted; i++) {
+        size_t row = wanted[i];
+        SHOAL_ASSERT(row >= i && row < f->n_rows);
+        f->kept[i] = f->rows[row];
+        if (row > i) {
+            memcpy(f->x + i * hp->dim, f->x + row * hp->dim, hp->dim * sizeof *f->x);
+            memcpy(q + i * width, q + row * width, width * sizeof *q);
+        }
+    }
+    f->rows = f->kept;
+    f->n_rows = n_wanted;
 }
 
-static void swiglu_row(void *ctx, size_t row, size_t worker)
-{
-    (void)worker;
-    shoal_forward *f = ctx;
-    size_t ffn = f->model->hp.ffn;
-    f->kernels->swiglu(ffn, f->gate + row * ffn, f->up + row * ffn, f->gate + row * ffn);
-}
-
-static void matmul(shoal_forward *f, const shoal_weight *w, float *y)
+void shoal_forward_matmul(shoal_forward *f, const shoal_weight *w, float *y)
 {
     shoal_weight_matmul(w, f->kernels, f->pool, f->acts, y, shoal_weight_n_rows(w));
+    f->bytes_read += shoal_weight_bytes(w);
 }
 
-static void attention_block(shoal_forward *f)
+static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wanted)
 {
     const shoal_hparams *hp = &f->model->hp;
     const shoal_layer *layer = &f->model->layers[f->layer];
-    size_t q_width = hp->n_heads * hp->head_dim;
 
-    /* h = norm(x); q, k, v = Wq h, Wk h, Wv h */
-    for_rows(f, norm_attn_row);
+    /* h = norm(x); q, k, v = Wq h, Wk h, Wv h. Every row's k and v are stored before any row
+     * attends: rows of one sequence see each other. */
+    f->norm = layer->attn_norm;
+    shoal_forward_each(f, f->n_rows, norm_row);
     shoal_acts_set(f->acts, f->h, f->n_rows, hp->dim, hp->dim);
-    matmul(f, layer->q, f->q);
-    matmul(f, layer->k, f->k);
-    matmul(f, layer->v, f->v);
-
-    /* Every row's k and v are stored before any row attends: rows of one sequence see each other.
-     */
-    for_rows(f, rope_store_row);
+    if (is_latent(f)) {
+        shoal_latent_project(f);
+    } else {
+        shoal_forward_matmul(f, layer->q, f->q);
+        shoal_forward_matmul(f, layer->k, f->k);
+        shoal_forward_matmul(f, layer->v, f->v);
+        shoal_forward_each(f, f->n_rows, store_row);
+    }
+    if (wanted) {
+        keep_rows(f, wanted, n_wanted);
+    }
+    if (f->n_rows == 0) {
+        return;
+    }
     shoal_pool_run(f->pool, attend_part, f, f->n_rows * hp->n_kv_heads);
+    if (is_absorbed(f)) {
+        shoal_latent_finish(f);
+    }
 
     /* x += Wo att */
-    shoal_acts_set(f->acts, f->att, f->n_rows, q_width, q_width);
-    matmul(f, layer->o, f->h);
-    for_rows(f, add_h_row);
+    size_t width = hp->n_heads * hp->value_dim;
+    shoal_acts_set(f->acts, f->att, f->n_rows, width, width);
+    shoal_forward_matmul(f, layer->o, f->h);
+    for (size_t row = 0; layer->o_bias && row < f->n_rows; row++) {
+        f->kernels->add(hp->dim, layer->o_bias, f->h + row * hp->dim);
+    }
+    f->norm = layer->attn_post;
+    shoal_forward_each(f, f->n_rows, add_row);
+}
+
+/* --- feed-forward ---------------------------------------------------------------------------- */
+
+void shoal_forward_gated(shoal_forward *f, size_t n, const shoal_weight *gate,
+                         const shoal_weight *up, const shoal_weight *down, float *y)
+{
+    shoal_forward_matmul(f, gate, f->gate);
+    shoal_forward_matmul(f, up, f->up);
+    f->width = shoal_weight_n_rows(gate);
+    shoal_forward_each(f, n, gate_row);
+    shoal_acts_set(f->acts, f->gate, n, f->width, f->width);
+    shoal_forward_matmul(f, down, y);
 }
 
 static void ffn_block(shoal_forward *f)
@@ -276,49 +362,66 @@ static void ffn_block(shoal_forward *f)
     const shoal_hparams *hp = &f->model->hp;
     const shoal_layer *layer = &f->model->layers[f->layer];
 
-    /* h = norm(x); x += Wdown (silu(Wgate h) * Wup h) */
-    for_rows(f, norm_ffn_row);
+    /* h = norm(x); x += Wdown (act(Wgate h) * Wup h), or the experts' sum of the same */
+    f->norm = layer->ffn_norm;
+    shoal_forward_each(f, f->n_rows, norm_row);
     shoal_acts_set(f->acts, f->h, f->n_rows, hp->dim, hp->dim);
-    matmul(f, layer->gate, f->gate);
-    matmul(f, layer->up, f->up);
-    for_rows(f, swiglu_row);
-    shoal_acts_set(f->acts, f->gate, f->n_rows, hp->ffn, hp->ffn);
-    matmul(f, layer->down, f->h);
-    for_rows(f, add_h_row);
+    if (layer->experts.router) {
+        shoal_experts_block(f);
+    } else {
+        shoal_forward_gated(f, f->n_rows, layer->gate, layer->up, layer->down, f->h);
+    }
+    f->norm = layer->ffn_post;
+    shoal_forward_each(f, f->n_rows, add_row);
 }
 
+/* --- the pass -------------------------------------------------------------------------------- */
+
 void shoal_forward_layers(shoal_forward *f, const shoal_row *rows, size_t n_rows, size_t layer_a,
-                          size_t layer_b)
+                          size_t layer_b, const size_t *wanted, size_t n_wanted)
 {
     SHOAL_ASSERT(n_rows <= f->shape.n_rows_max && layer_a <= layer_b &&
                  layer_b <= f->model->hp.n_layers);
     f->rows = rows;
     f->n_rows = n_rows;
     if (layer_a == 0) {
-        for_rows(f, embed_row);
+        shoal_forward_each(f, n_rows, embed_row);
     }
-    for_rows(f, rope_table_row);
+    shoal_forward_each(f, n_rows, rope_table_row);
     for (f->layer = layer_a; f->layer < layer_b; f->layer++) {
-        attention_block(f);
-        ffn_block(f);
+        bool last = f->layer + 1 == layer_b;
+        attention_block(f, last ? wanted : NULL, n_wanted);
+        if (f->n_rows > 0) {
+            ffn_block(f);
+        }
     }
 }
 
-void shoal_forward_logits(shoal_forward *f, const size_t *row_indices, size_t n)
+void shoal_forward_logits(shoal_forward *f)
 {
     const shoal_model *model = f->model;
-    SHOAL_ASSERT(n <= f->shape.n_logits_max);
-    for (size_t i = 0; i < n; i++) {
-        f->kernels->rmsnorm(model->hp.dim, f->x + row_indices[i] * model->hp.dim, model->out_norm,
-                            model->hp.norm_eps, f->last + i * model->hp.dim);
+    const shoal_hparams *hp = &model->hp;
+    SHOAL_ASSERT(f->n_rows <= f->shape.n_logits_max);
+    if (f->n_rows == 0) {
+        return;
     }
-    if (n > 0) {
-        shoal_acts_set(f->acts, f->last, n, model->hp.dim, model->hp.dim);
-        matmul(f, model->output ? model->output : model->embed, f->logits);
+    for (size_t i = 0; i < f->n_rows; i++) {
+        f->kernels->rmsnorm(hp->dim, f->x + i * hp->dim, model->out_norm, hp->norm_eps,
+                            f->last + i * hp->dim);
+    }
+    shoal_acts_set(f->acts, f->last, f->n_rows, hp->dim, hp->dim);
+    shoal_forward_matmul(f, model->output ? model->output : model->embed, f->logits);
+    for (size_t i = 0; hp->final_softcap > 0 && i < f->n_rows; i++) {
+        f->kernels->softcap(hp->n_vocab, hp->final_softcap, f->logits + i * hp->n_vocab);
     }
 }
 
 const float *shoal_forward_logits_at(const shoal_forward *f, size_t i)
 {
     return f->logits + i * f->model->hp.n_vocab;
+}
+
+uint64_t shoal_forward_bytes_read(const shoal_forward *f)
+{
+    return f->bytes_read;
 }

@@ -32,13 +32,20 @@ shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *ke
 void shoal_forward_free(shoal_forward *forward);
 
 /* Runs layers [layer_a, layer_b) on rows and writes their K and V. layer_a == 0 starts from the
- * embedding; otherwise the rows' hidden states of the previous call go on. */
+ * embedding; otherwise the rows' hidden states of the previous call go on.
+ *
+ * wanted names, ascending, the n_wanted rows whose hidden states are of use afterwards: the others
+ * leave the pass once layer_b - 1 has their K and V, and row i from then on is rows[wanted[i]].
+ * NULL: all rows. */
 void shoal_forward_layers(shoal_forward *forward, const shoal_row *rows, size_t n_rows,
-                          size_t layer_a, size_t layer_b);
+                          size_t layer_a, size_t layer_b, const size_t *wanted, size_t n_wanted);
 
-/* Logits of n rows, by index into the last call's rows: out_norm, then the output matrix. */
-void shoal_forward_logits(shoal_forward *forward, const size_t *row_indices, size_t n);
+/* Logits of all rows that are left: out_norm, then the output matrix. At most n_logits_max. */
+void shoal_forward_logits(shoal_forward *forward);
 /* Result i of the last shoal_forward_logits, (n_vocab). */
 const float *shoal_forward_logits_at(const shoal_forward *forward, size_t i);
+
+/* Bytes of weights that products have read since new. */
+uint64_t shoal_forward_bytes_read(const shoal_forward *forward);
 
 #endif

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""An independent float64 reference of the llama forward pass, and the maker of golden logits.
+"""An independent float64 reference of the forward pass of every architecture, and the maker of
+golden logits.
 
 It reads GGUF by itself and shares no code with the engine.
 
@@ -97,54 +98,212 @@ def rmsnorm(x, w, eps):
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * w
 
 
-def rope(x, n_heads, head_dim, rope_dim, base):
-    """Adjacent pairs of each head turn by position * base^(-2i / rope_dim)."""
-    t = x.shape[0]
-    x = x.reshape(t, n_heads, head_dim).copy()
-    freq = base ** (-np.arange(0, rope_dim, 2) / rope_dim)
-    angle = np.arange(t)[:, None] * freq[None, :]
-    c, s = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
-    even, odd = x[..., 0:rope_dim:2].copy(), x[..., 1:rope_dim:2].copy()
-    x[..., 0:rope_dim:2] = even * c - odd * s
-    x[..., 1:rope_dim:2] = even * s + odd * c
-    return x
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
 
 
-def forward(meta, w, ids):
-    p = "llama."
-    n_layers, n_heads = meta[p + "block_count"], meta[p + "attention.head_count"]
-    n_kv = meta.get(p + "attention.head_count_kv", n_heads)
-    dim, eps = meta[p + "embedding_length"], meta[p + "attention.layer_norm_rms_epsilon"]
-    head_dim = meta.get(p + "attention.key_length", dim // n_heads)
-    rope_dim = meta.get(p + "rope.dimension_count", head_dim)
-    base = meta.get(p + "rope.freq_base", 10000.0)
-    x = w["token_embd.weight"][ids]
-    t = len(ids)
-    mask = np.triu(np.full((t, t), -np.inf), 1)
-    for i in range(n_layers):
-        b = f"blk.{i}."
-        h = rmsnorm(x, w[b + "attn_norm.weight"], eps)
-        q = rope(h @ w[b + "attn_q.weight"].T, n_heads, head_dim, rope_dim, base)
-        k = rope(h @ w[b + "attn_k.weight"].T, n_kv, head_dim, rope_dim, base)
-        v = (h @ w[b + "attn_v.weight"].T).reshape(t, n_kv, head_dim)
-        out = np.empty((t, n_heads, head_dim))
-        for head in range(n_heads):
-            kv = head // (n_heads // n_kv)
-            s = q[:, head] @ k[:, kv].T / np.sqrt(head_dim) + mask
-            s = np.exp(s - s.max(axis=1, keepdims=True))
-            out[:, head] = s / s.sum(axis=1, keepdims=True) @ v[:, kv]
-        x = x + out.reshape(t, -1) @ w[b + "attn_output.weight"].T
-        h = rmsnorm(x, w[b + "ffn_norm.weight"], eps)
-        g = h @ w[b + "ffn_gate.weight"].T
-        x = x + (g / (1 + np.exp(-g)) * (h @ w[b + "ffn_up.weight"].T)) @ w[b + "ffn_down.weight"].T
-    x = rmsnorm(x, w["output_norm.weight"], eps)
-    return x @ w.get("output.weight", w["token_embd.weight"]).T
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+class Model:
+    """Metadata under the architecture's prefix, tensors, and the facts each family's paper or
+    published code states."""
+
+    def __init__(self, meta, tensors):
+        self.meta, self.w = meta, tensors
+        self.arch = meta["general.architecture"].decode()
+        self.halves = self.arch in ("qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma2", "gemma3", "phi3")
+        self.gemma = self.arch.startswith("gemma")
+        self.n_layers, self.n_heads = self.key("block_count"), self.key("attention.head_count")
+        self.n_kv = self.key("attention.head_count_kv", self.n_heads)
+        self.dim = self.key("embedding_length")
+        self.eps = self.key("attention.layer_norm_rms_epsilon")
+        head = self.key("attention.key_length", self.dim // self.n_heads)
+        self.head = self.key("attention.key_length_mla", head)
+        self.value = self.key("attention.value_length_mla", self.key("attention.value_length", self.head))
+        self.rot = self.key("rope.dimension_count", self.head)
+        self.base = self.key("rope.freq_base", 10000.0)
+        self.rank = self.key("attention.kv_lora_rank", 0)
+        self.scale = self.head ** -0.5
+        kind, factor = self.key("rope.scaling.type", b""), self.key("rope.scaling.factor", 1.0)
+        if kind == b"yarn" and "rope.scaling.yarn_log_multiplier" in self.keys():
+            self.scale *= (1 + self.key("rope.scaling.yarn_log_multiplier") * np.log(factor)) ** 2
+        self.local = self.rotation(10000.0, b"", 1.0)
+        self.full = self.rotation(self.base, kind, factor)
+
+    def keys(self):
+        return [k[len(self.arch) + 1:] for k in self.meta if k.startswith(self.arch + ".")]
+
+    def key(self, suffix, default=None):
+        value = self.meta.get(self.arch + "." + suffix, default)
+        assert value is not None, suffix
+        return value
+
+    def rotation(self, base, kind, factor):
+        """(radians per position of each pair, magnitude of cosine and sine)"""
+        n = self.rot
+        freq = base ** (-np.arange(0, n, 2) / n)
+        magnitude = self.key("rope.scaling.attn_factor", 1.0)
+        original = self.key("rope.scaling.original_context_length", self.key("context_length"))
+        for name in ("rope_freqs.weight",
+                     "rope_factors_long.weight" if self.key("context_length") > original
+                     else "rope_factors_short.weight"):
+            if name in self.w:
+                freq = freq / self.w[name]
+        if kind == b"linear":
+            freq = freq / factor
+        if kind == b"yarn":
+            def pair(turns):
+                return n * np.log(original / (turns * 2 * np.pi)) / (2 * np.log(base))
+            low, high = max(np.floor(pair(32)), 0), min(np.ceil(pair(1)), n - 1)
+            keep = 1 - np.clip((np.arange(n // 2) - low) / max(high - low, 0.001), 0, 1)
+            freq = freq / factor * (1 - keep) + freq * keep
+            if "rope.scaling.yarn_log_multiplier" not in self.keys():
+                magnitude *= 1 + 0.1 * np.log(factor)
+        return freq, magnitude
+
+    def rotate(self, x, rotation):
+        """x (t, heads, rot)"""
+        freq, magnitude = rotation
+        angle = np.arange(x.shape[0])[:, None] * freq[None, :]
+        z = magnitude * np.exp(1j * angle)[:, None, :]
+        n = self.rot
+        if self.halves:
+            y = (x[..., :n // 2] + 1j * x[..., n // 2:n]) * z
+            return np.concatenate([y.real, y.imag, x[..., n:]], axis=-1)
+        y = (x[..., 0:n:2] + 1j * x[..., 1:n:2]) * z
+        return np.concatenate([np.stack([y.real, y.imag], -1).reshape(*y.shape[:2], n), x[..., n:]], axis=-1)
+
+    def window(self, layer):
+        """Positions a layer sees, 0 for all."""
+        size = self.key("attention.sliding_window", 0)
+        period = {"gemma2": 2, "gemma3": 6}.get(self.arch, 0)
+        return 0 if period and (layer + 1) % period == 0 else size
+
+    def attend(self, q, k, v, window):
+        """q (t, heads, d), k (t, kv, d), v (t, kv, e)"""
+        t, group = q.shape[0], q.shape[1] // k.shape[1]
+        s = np.einsum("ihd,jhd->hij", q, np.repeat(k, group, axis=1)) * self.scale
+        cap = self.key("attn_logit_softcapping", 0.0) if self.gemma else 0
+        if cap:
+            s = cap * np.tanh(s / cap)
+        ago = np.arange(t)[:, None] - np.arange(t)[None, :]
+        s = np.where((ago < 0) | (ago >= window if window else False), -np.inf, s)
+        return np.einsum("hij,jhe->ihe", softmax(s), np.repeat(v, group, axis=1)).reshape(t, -1)
+
+    def plain_attention(self, b, h, layer):
+        t, w = h.shape[0], self.w
+        nq, nkv = self.n_heads * self.head, self.n_kv * self.head
+        if b + "attn_qkv.weight" in w:
+            q, k, v = np.split(h @ w[b + "attn_qkv.weight"].T, [nq, nq + nkv], axis=1)
+        else:
+            q, k, v = (h @ w[b + f"attn_{n}.weight"].T + w.get(b + f"attn_{n}.bias", 0) for n in "qkv")
+        q, k = q.reshape(t, self.n_heads, -1), k.reshape(t, self.n_kv, -1)
+        if b + "attn_q_norm.weight" in w:
+            q = rmsnorm(q, w[b + "attn_q_norm.weight"], self.eps)
+            k = rmsnorm(k, w[b + "attn_k_norm.weight"], self.eps)
+        window = self.window(layer)
+        rotation = self.local if self.arch == "gemma3" and window else self.full
+        return self.attend(self.rotate(q, rotation), self.rotate(k, rotation),
+                           v.reshape(t, self.n_kv, -1), window)
+
+    def latent_attention(self, b, h):
+        """As the paper writes it: every head's keys and values, nothing absorbed."""
+        t, w, plain = h.shape[0], self.w, self.head - self.rot
+        if b + "attn_q_a.weight" in w:
+            low = rmsnorm(h @ w[b + "attn_q_a.weight"].T, w[b + "attn_q_a_norm.weight"], self.eps)
+            q = low @ w[b + "attn_q_b.weight"].T
+        else:
+            q = h @ w[b + "attn_q.weight"].T
+        q = q.reshape(t, self.n_heads, self.head)
+        c, shared = np.split(h @ w[b + "attn_kv_a_mqa.weight"].T, [self.rank], axis=1)
+        c = rmsnorm(c, w[b + "attn_kv_a_norm.weight"], self.eps)
+        if b + "attn_kv_b.weight" in w:
+            kv = (c @ w[b + "attn_kv_b.weight"].T).reshape(t, self.n_heads, plain + self.value)
+            k, v = kv[..., :plain], kv[..., plain:]
+        else:
+            k = np.einsum("tr,hrp->thp", c, w[b + "attn_k_b.weight"])
+            v = np.einsum("tr,hvr->thv", c, w[b + "attn_v_b.weight"])
+        shared = np.repeat(self.rotate(shared[:, None, :], self.full), self.n_heads, axis=1)
+        q = np.concatenate([q[..., :plain], self.rotate(q[..., plain:], self.full)], axis=-1)
+        return self.attend(q, np.concatenate([k, shared], axis=-1), v, 0)
+
+    def gated(self, h, gate, up, down):
+        act = gelu_tanh if self.gemma else silu
+        return (act(h @ gate.T) * (h @ up.T)) @ down.T
+
+    def experts(self, b, h):
+        w, n = self.w, self.key("expert_count")
+        used = self.key("expert_used_count")
+        score = h @ w[b + "ffn_gate_inp.weight"].T
+        p = sigmoid(score) if self.key("expert_gating_func", 1) == 2 else softmax(score)
+        choice = p + w.get(b + "exp_probs_b.bias", 0)
+        groups = self.key("expert_group_count", 1)
+        if groups > 1:
+            by_group = np.sort(choice.reshape(-1, groups, n // groups), axis=-1)
+            worth = by_group[..., -2:].sum(-1) if self.key("expert_gating_func", 1) == 2 else by_group[..., -1]
+            best = np.argsort(-worth, axis=1, kind="stable")[:, :self.key("expert_group_used_count")]
+            allowed = np.zeros((len(h), groups), bool)
+            np.put_along_axis(allowed, best, True, axis=1)
+            choice = np.where(np.repeat(allowed, n // groups, axis=1), choice, -np.inf)
+        norm = self.key("expert_weights_norm", self.arch in ("llama", "qwen3moe"))
+        out = np.zeros_like(h)
+        for row in range(len(h)):
+            ids = np.argsort(-choice[row], kind="stable")[:used]
+            weights = p[row, ids] / (p[row, ids].sum() if norm else 1)
+            for weight, e in zip(weights * self.key("expert_weights_scale", 1.0), ids):
+                out[row] += weight * self.gated(h[row], *(w[b + f"ffn_{x}_exps.weight"][e]
+                                                          for x in ("gate", "up", "down")))
+        if b + "ffn_up_shexp.weight" in w:
+            y = self.gated(h, *(w[b + f"ffn_{x}_shexp.weight"] for x in ("gate", "up", "down")))
+            if b + "ffn_gate_inp_shexp.weight" in w:
+                y = y * sigmoid(h @ w[b + "ffn_gate_inp_shexp.weight"])[:, None]
+            out = out + y
+        return out
+
+    def feed_forward(self, b, h):
+        w = self.w
+        if b + "ffn_gate_inp.weight" in w:
+            return self.experts(b, h)
+        if b + "ffn_gate.weight" in w:
+            gate, up = w[b + "ffn_gate.weight"], w[b + "ffn_up.weight"]
+        else:
+            gate, up = np.split(w[b + "ffn_up.weight"], 2)
+        return self.gated(h, gate, up, w[b + "ffn_down.weight"])
+
+    def post(self, name, y):
+        return rmsnorm(y, self.w[name], self.eps) if name in self.w else y
+
+    def forward(self, ids):
+        w = self.w
+        x = w["token_embd.weight"][ids] * (np.sqrt(self.dim) if self.gemma else 1)
+        for i in range(self.n_layers):
+            b = f"blk.{i}."
+            h = rmsnorm(x, w[b + "attn_norm.weight"], self.eps)
+            y = self.latent_attention(b, h) if self.rank else self.plain_attention(b, h, i)
+            x = x + self.post(b + "post_attention_norm.weight", y @ w[b + "attn_output.weight"].T)
+            h = rmsnorm(x, w[b + "ffn_norm.weight"], self.eps)
+            x = x + self.post(b + "post_ffw_norm.weight", self.feed_forward(b, h))
+        x = rmsnorm(x, w["output_norm.weight"], self.eps)
+        logits = x @ w.get("output.weight", w["token_embd.weight"]).T
+        cap = self.key("final_logit_softcapping", 0.0) if self.gemma else 0
+        return cap * np.tanh(logits / cap) if cap else logits
 
 
 def main():
     command, model, ids = sys.argv[1], sys.argv[2], [int(i) for i in sys.argv[3].split(",")]
     meta, weights = load(model)
-    rows = forward(meta, weights, ids)
+    rows = Model(meta, weights).forward(ids)
     if command == "logits":
         print(json.dumps({"logits": rows.tolist()}))
     else:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * shoal-tiny-model SEED FILE [TYPE]: writes the seeded model of the tests, for those that need a
- * file.
+ * shoal-tiny-model SEED FILE [TYPE [VARIANT]]: writes the seeded model of the tests, or the one of
+ * an architecture's variant (tiny_arch.h), for those that need a file.
  */
+#include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
 
 #include "common/base/file.h"
@@ -12,15 +13,20 @@
 
 int main(int argc, char **argv)
 {
-    if (argc < 3 || argc > 4) {
-        (void)fprintf(stderr, "usage: shoal-tiny-model SEED FILE [TYPE]\n");
+    if (argc < 3 || argc > 5) {
+        (void)fprintf(stderr, "usage: shoal-tiny-model SEED FILE [TYPE [VARIANT]]\n");
         return 2;
     }
     const shoal_type_info *type = shoal_type_find_name(argc > 3 ? argv[3] : "F32");
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
     shoal_err err = SHOAL_ERR_INIT;
-    if (!type || shoal_tiny_model_gguf(strtoull(argv[1], NULL, 10), type->type, &buf) != SHOAL_OK ||
-        shoal_file_write(argv[2], buf.data, buf.length, &err) != SHOAL_OK) {
+    uint64_t seed = strtoull(argv[1], NULL, 10);
+    shoal_status status = SHOAL_E_UNSUPPORTED;
+    if (type) {
+        status = argc > 4 ? shoal_tiny_arch_gguf(argv[4], seed, type->type, &buf)
+                          : shoal_tiny_model_gguf(seed, type->type, &buf);
+    }
+    if (status != SHOAL_OK || shoal_file_write(argv[2], buf.data, buf.length, &err) != SHOAL_OK) {
         (void)fprintf(stderr, "shoal-tiny-model: %s\n", err.text[0] ? err.text : "refused");
         return 1;
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_internal.h"
 
 #include "common/base/mem.h"
 #include "common/base/rng.h"
@@ -10,20 +11,8 @@
 #include <string.h>
 
 enum {
-    LAYERS_MAX = 16,
-    LAYER_TENSORS = 9,
-    TENSORS_MAX = 3 + LAYERS_MAX * LAYER_TENSORS
+    LAYERS_MAX = 16
 };
-
-/* Everything the writer borrows until it has finished. */
-typedef struct tiny {
-    const shoal_tiny_settings *settings;
-    shoal_gguf_writer *writer;
-    void *data[TENSORS_MAX];
-    size_t n_data;
-    uint64_t rng;
-    uint64_t noise_rng;
-} tiny;
 
 /* Sentencepiece writes a space as U+2581. */
 #define SPACE "\xe2\x96\x81"
@@ -93,43 +82,50 @@ static void encode(shoal_type type, const float *x, size_t n, uint8_t *out)
     }
 }
 
-/* A random matrix [n_rows][k] whose products keep about the scale of their input, times gain. */
-static shoal_status put_matrix(tiny *t, const char *name, uint64_t k, uint64_t n_rows, float gain)
+shoal_status shoal_tiny_put_matrices(tiny *t, const char *name, uint64_t k, uint64_t n_rows,
+                                     uint64_t n, float gain)
 {
-    const shoal_type_info *info = shoal_type_find((uint32_t)t->settings->type);
-    size_t n = (size_t)(k * n_rows);
-    SHOAL_CLEANUP(shoal_free_cleanup) float *x = shoal_calloc(n, sizeof(*x));
-    uint8_t *data = shoal_calloc(n / info->block, info->block_bytes);
-    if (x == NULL || data == NULL) {
+    const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+    shoal_type type = k % info->block == 0 ? t->type : SHOAL_TYPE_F32;
+    info = shoal_type_find((uint32_t)type);
+    size_t count = (size_t)(k * n_rows * n);
+    SHOAL_CLEANUP(shoal_free_cleanup) float *x = shoal_calloc(count, sizeof(*x));
+    uint8_t *data = shoal_calloc(count / info->block, info->block_bytes);
+    if (x == NULL || data == NULL || t->n_data == TINY_TENSORS_MAX) {
         shoal_free(data);
         return SHOAL_E_NOMEM;
     }
     t->data[t->n_data++] = data;
     /* sqrt(3) makes the uniform's deviation one. */
     float scale = gain * sqrtf(3.0f / (float)k);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < count; i++) {
         x[i] = scale * uniform(&t->rng);
-        if (t->settings->noise_seed != 0) {
-            x[i] += scale * t->settings->noise * uniform(&t->noise_rng);
+        if (t->noise_rng != 0) {
+            x[i] += scale * t->noise * uniform(&t->noise_rng);
         }
     }
-    encode(t->settings->type, x, n, data);
-    const uint64_t dims[2] = {k, n_rows};
-    return shoal_gguf_put_tensor(t->writer, name, t->settings->type, dims, 2, data);
+    encode(type, x, count, data);
+    const uint64_t dims[3] = {k, n_rows, n};
+    return shoal_gguf_put_tensor(t->writer, name, type, dims, n > 1 ? 3 : 2, data);
+}
+
+shoal_status shoal_tiny_put_vector(tiny *t, const char *name, uint64_t n, float mean, float spread)
+{
+    float *data = shoal_calloc(n, sizeof(*data));
+    if (data == NULL || t->n_data == TINY_TENSORS_MAX) {
+        shoal_free(data);
+        return SHOAL_E_NOMEM;
+    }
+    t->data[t->n_data++] = data;
+    for (size_t i = 0; i < n; i++) {
+        data[i] = mean + spread * uniform(&t->rng);
+    }
+    return shoal_gguf_put_tensor(t->writer, name, SHOAL_TYPE_F32, &n, 1, data);
 }
 
 static shoal_status put_norm(tiny *t, const char *name)
 {
-    float *data = shoal_calloc(SHOAL_TINY_DIM, sizeof(*data));
-    if (data == NULL) {
-        return SHOAL_E_NOMEM;
-    }
-    t->data[t->n_data++] = data;
-    for (size_t i = 0; i < SHOAL_TINY_DIM; i++) {
-        data[i] = 1.0f + 0.25f * uniform(&t->rng);
-    }
-    const uint64_t dims[1] = {SHOAL_TINY_DIM};
-    return shoal_gguf_put_tensor(t->writer, name, SHOAL_TYPE_F32, dims, 1, data);
+    return shoal_tiny_put_vector(t, name, SHOAL_TINY_DIM, 1.0f, 0.25f);
 }
 
 static shoal_status put_layer(tiny *t, uint32_t layer)
@@ -157,7 +153,8 @@ static shoal_status put_layer(tiny *t, uint32_t layer)
     SHOAL_TRY(put_norm(t, name));
     for (size_t i = 0; i < SHOAL_COUNT(matrices); i++) {
         snprintf(name, sizeof(name), "blk.%u.%s.weight", layer, matrices[i].name);
-        SHOAL_TRY(put_matrix(t, name, matrices[i].k, matrices[i].n_rows, matrices[i].gain));
+        SHOAL_TRY(shoal_tiny_put_matrices(t, name, matrices[i].k, matrices[i].n_rows, 1,
+                                          matrices[i].gain));
     }
     return SHOAL_OK;
 }
@@ -176,9 +173,6 @@ static shoal_status put_hparams(tiny *t, uint32_t n_layers)
         {"llama.attention.head_count_kv", SHOAL_TINY_KV_HEADS},
         {"llama.rope.dimension_count", SHOAL_TINY_DIM / SHOAL_TINY_HEADS},
         {"llama.vocab_size", SHOAL_TINY_VOCAB},
-        {"tokenizer.ggml.bos_token_id", SHOAL_TINY_BOS},
-        {"tokenizer.ggml.eos_token_id", SHOAL_TINY_EOS},
-        {"tokenizer.ggml.unknown_token_id", 0},
     };
     SHOAL_TRY(shoal_gguf_put_str(t->writer, "general.architecture", "llama"));
     SHOAL_TRY(shoal_gguf_put_str(t->writer, "general.name", "tiny"));
@@ -190,7 +184,7 @@ static shoal_status put_hparams(tiny *t, uint32_t n_layers)
 }
 
 /* Sentencepiece's own layout: three specials, the 256 byte tokens, then pieces with scores. */
-static shoal_status put_vocabulary(tiny *t)
+shoal_status shoal_tiny_put_vocabulary(tiny *t, const char *template)
 {
     char texts[SHOAL_TINY_VOCAB][16];
     shoal_str tokens[SHOAL_TINY_VOCAB];
@@ -231,25 +225,48 @@ static shoal_status put_vocabulary(tiny *t)
         shoal_gguf_put_f32_array(t->writer, "tokenizer.ggml.scores", scores, SHOAL_TINY_VOCAB));
     SHOAL_TRY(
         shoal_gguf_put_i32_array(t->writer, "tokenizer.ggml.token_type", types, SHOAL_TINY_VOCAB));
-    if (t->settings->template != NULL) {
-        SHOAL_TRY(shoal_gguf_put_str(t->writer, "tokenizer.chat_template", t->settings->template));
+    const struct {
+        const char *key;
+        uint32_t value;
+    } ids[] = {{"tokenizer.ggml.bos_token_id", SHOAL_TINY_BOS},
+               {"tokenizer.ggml.eos_token_id", SHOAL_TINY_EOS},
+               {"tokenizer.ggml.unknown_token_id", 0}};
+    for (size_t i = 0; i < SHOAL_COUNT(ids); i++) {
+        SHOAL_TRY(shoal_gguf_put_u32(t->writer, ids[i].key, ids[i].value));
+    }
+    if (template != NULL) {
+        SHOAL_TRY(shoal_gguf_put_str(t->writer, "tokenizer.chat_template", template));
     }
     return SHOAL_OK;
 }
 
-static shoal_status put_all(tiny *t, uint32_t n_layers)
+static shoal_status put_all(tiny *t, uint32_t n_layers, const char *template)
 {
     SHOAL_TRY(put_hparams(t, n_layers));
-    SHOAL_TRY(put_vocabulary(t));
-    SHOAL_TRY(put_matrix(t, "token_embd.weight", SHOAL_TINY_DIM, SHOAL_TINY_VOCAB, 8.0f));
+    SHOAL_TRY(shoal_tiny_put_vocabulary(t, template));
+    SHOAL_TRY(
+        shoal_tiny_put_matrices(t, "token_embd.weight", SHOAL_TINY_DIM, SHOAL_TINY_VOCAB, 1, 8.0f));
     SHOAL_TRY(put_norm(t, "output_norm.weight"));
     /* A gain of three gives logits whose best candidates hold a few tenths of the mass: neither a
      * constant nor a uniform draw. */
-    SHOAL_TRY(put_matrix(t, "output.weight", SHOAL_TINY_DIM, SHOAL_TINY_VOCAB, 3.0f));
+    SHOAL_TRY(
+        shoal_tiny_put_matrices(t, "output.weight", SHOAL_TINY_DIM, SHOAL_TINY_VOCAB, 1, 3.0f));
     for (uint32_t i = 0; i < n_layers; i++) {
         SHOAL_TRY(put_layer(t, i));
     }
     return SHOAL_OK;
+}
+
+shoal_status shoal_tiny_finish(tiny *t, shoal_status status, shoal_buf *buf)
+{
+    if (status == SHOAL_OK) {
+        status = shoal_gguf_writer_finish(t->writer, buf, NULL);
+    }
+    shoal_gguf_writer_free(t->writer);
+    for (size_t i = 0; i < t->n_data; i++) {
+        shoal_free(t->data[i]);
+    }
+    return status;
 }
 
 shoal_status shoal_tiny_model_build(const shoal_tiny_settings *settings, shoal_buf *buf)
@@ -258,19 +275,15 @@ shoal_status shoal_tiny_model_build(const shoal_tiny_settings *settings, shoal_b
     if (n_layers > LAYERS_MAX || shoal_type_find((uint32_t)settings->type) == NULL) {
         return SHOAL_E_INVALID;
     }
-    tiny t = {.settings = settings, .rng = settings->seed, .noise_rng = settings->noise_seed};
+    tiny t = {.type = settings->type,
+              .rng = settings->seed,
+              .noise_rng = settings->noise_seed,
+              .noise = settings->noise};
     shoal_status status = shoal_gguf_writer_new(&t.writer);
     if (status == SHOAL_OK) {
-        status = put_all(&t, n_layers);
+        status = put_all(&t, n_layers, settings->template);
     }
-    if (status == SHOAL_OK) {
-        status = shoal_gguf_writer_finish(t.writer, buf, NULL);
-    }
-    shoal_gguf_writer_free(t.writer);
-    for (size_t i = 0; i < t.n_data; i++) {
-        shoal_free(t.data[i]);
-    }
-    return status;
+    return shoal_tiny_finish(&t, status, buf);
 }
 
 shoal_status shoal_tiny_model_gguf(uint64_t seed, shoal_type type, shoal_buf *buf)

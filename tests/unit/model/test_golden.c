@@ -12,6 +12,7 @@
 #include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/engine/engine.h"
+#include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
 
 #include <math.h>
@@ -29,18 +30,19 @@ enum {
 typedef struct golden {
     const char *file;  /* in tests/golden/data */
     const char *model; /* beside the checkout, or NULL: the tiny model */
+    const char *arch;  /* a variant of tiny_arch.h, or NULL */
     shoal_type type;
     double budget;
 } golden;
 
 static const golden goldens[] = {
-    {"tiny-F32.txt", NULL, SHOAL_TYPE_F32, 1e-5},
-    {"tiny-F16.txt", NULL, SHOAL_TYPE_F16, 1e-5},
-    {"tiny-BF16.txt", NULL, SHOAL_TYPE_BF16, 1e-5},
-    {"tiny-Q8_0.txt", NULL, SHOAL_TYPE_Q8_0, 3e-2},
-    {"tiny-Q4_0.txt", NULL, SHOAL_TYPE_Q4_0, 3e-2},
-    {"stories260K.txt", "stories260K.gguf", SHOAL_TYPE_F32, 1e-5},
-    {"stories3M.txt", "stories3M-f32.gguf", SHOAL_TYPE_F32, 1e-5},
+    {"tiny-F32.txt", NULL, NULL, SHOAL_TYPE_F32, 1e-5},
+    {"tiny-F16.txt", NULL, NULL, SHOAL_TYPE_F16, 1e-5},
+    {"tiny-BF16.txt", NULL, NULL, SHOAL_TYPE_BF16, 1e-5},
+    {"tiny-Q8_0.txt", NULL, NULL, SHOAL_TYPE_Q8_0, 3e-2},
+    {"tiny-Q4_0.txt", NULL, NULL, SHOAL_TYPE_Q4_0, 3e-2},
+    {"stories260K.txt", "stories260K.gguf", NULL, SHOAL_TYPE_F32, 1e-5},
+    {"stories3M.txt", "stories3M-f32.gguf", NULL, SHOAL_TYPE_F32, 1e-5},
 };
 
 static const char *source_dir(void)
@@ -59,9 +61,14 @@ static shoal_model *load_model(const golden *g)
         (void)snprintf(path, sizeof path, "%s/../shared/models/%s", source_dir(), g->model);
         return shoal_model_load(path, &model, NULL) == SHOAL_OK ? model : NULL;
     }
-    assert_int_equal(shoal_tiny_model_gguf(21, g->type, &buf), SHOAL_OK);
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(g->arch ? shoal_tiny_arch_gguf(g->arch, 31, g->type, &buf)
+                             : shoal_tiny_model_gguf(21, g->type, &buf),
+                     SHOAL_OK);
     assert_int_equal(shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, NULL), SHOAL_OK);
-    assert_int_equal(shoal_model_new(gguf, &model, NULL), SHOAL_OK);
+    if (shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
+        fail_msg("%s: %s", g->file, err.text);
+    }
     shoal_gguf_close(gguf);
     shoal_buf_fini(&buf);
     return model;
@@ -136,9 +143,25 @@ static void test_logits_match_the_reference_on_every_tier(void **state)
     }
 }
 
+static void test_logits_of_every_architecture_match_the_reference(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < shoal_tiny_archs_n; i++) {
+        char file[64];
+        (void)snprintf(file, sizeof file, "arch-%s.txt", shoal_tiny_archs[i]);
+        golden g = {file, NULL, shoal_tiny_archs[i], SHOAL_TYPE_F32, 1e-5};
+        shoal_model *model = load_model(&g);
+        check(&g, model, 0);
+        check(&g, model, SHOAL_CPU_AVX2);
+        check(&g, model, SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512);
+        shoal_model_free(model);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logits_of_every_architecture_match_the_reference),
         cmocka_unit_test(test_logits_match_the_reference_on_every_tier),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
