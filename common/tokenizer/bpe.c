@@ -276,17 +276,22 @@ static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gg
     return SHOAL_OK;
 }
 
-shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
-                            shoal_hasher *hasher, shoal_err *err)
+shoal_status shoal_bpe_load_rule(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_err *err)
 {
     shoal_str pre = {.data = "default", .length = 7};
     shoal_status status = shoal_gguf_get_str(gguf, "tokenizer.ggml.pre", &pre, NULL);
     if (status != SHOAL_OK && status != SHOAL_E_NOTFOUND) {
         return shoal_gguf_get_str(gguf, "tokenizer.ggml.pre", &pre, err);
     }
-    SHOAL_TRY(shoal_bpe_split_new(pre, &tokenizer->split, &tokenizer->pre,
-                                  &tokenizer->ignore_merges, err));
-    return load_merges(tokenizer, gguf, hasher, err);
+    return shoal_bpe_split_new(pre, &tokenizer->split, &tokenizer->traits, err);
+}
+
+shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                            shoal_hasher *hasher, shoal_err *err)
+{
+    SHOAL_TRY(load_merges(tokenizer, gguf, hasher, err));
+    shoal_hasher_update_field(hasher, tokenizer->traits.name.data, tokenizer->traits.name.length);
+    return SHOAL_OK;
 }
 
 /* The token whose text is the whole piece, or -1. */
@@ -309,7 +314,7 @@ static int32_t whole_piece(const shoal_tokenizer *tokenizer, const char *piece, 
 static shoal_status encode_piece(shoal_encoder *encoder, const char *piece, size_t n)
 {
     const shoal_tokenizer *tokenizer = encoder->tokenizer;
-    if (tokenizer->ignore_merges) {
+    if (tokenizer->traits.ignore_merges) {
         int32_t id = whole_piece(tokenizer, piece, n);
         if (id >= 0) {
             return shoal_encoder_push_id(encoder, id);
@@ -332,8 +337,8 @@ static shoal_status encode_valid(shoal_encoder *encoder, const char *text, size_
 {
     for (size_t at = 0; at < n;) {
         size_t length = 0;
-        SHOAL_TRY(shoal_bpe_split_next(encoder->tokenizer->split, encoder->match, text, n, at,
-                                       &length, err));
+        SHOAL_TRY(shoal_bpe_split_next(encoder->tokenizer->split, encoder->match,
+                                       (shoal_str){.data = text, .length = n}, at, &length, err));
         for (size_t done = 0; done < length;) {
             size_t part = SHOAL_MIN(length - done, (size_t)SHOAL_SEGMENT_MAX);
             SHOAL_TRY(encode_piece(encoder, text + at + done, part));

@@ -81,7 +81,6 @@ static shoal_status load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, sho
         SHOAL_TRY(shoal_spm_init(tokenizer, err));
     } else {
         SHOAL_TRY(shoal_bpe_init(tokenizer, gguf, hasher, err));
-        shoal_hasher_update_field(hasher, tokenizer->pre, strlen(tokenizer->pre));
     }
     shoal_hasher_finish(hasher, &tokenizer->hash);
     return shoal_chat_load(tokenizer, gguf, err);

@@ -289,6 +289,9 @@ shoal_status shoal_vocab_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf
 {
     bool has_types = false;
     SHOAL_TRY(load_kind(tokenizer, gguf, err));
+    if (tokenizer->kind == SHOAL_VOCAB_BPE) {
+        SHOAL_TRY(shoal_bpe_load_rule(tokenizer, gguf, err));
+    }
     SHOAL_TRY(load_texts(tokenizer, gguf, err));
     SHOAL_TRY(load_scores(tokenizer, gguf, err));
     SHOAL_TRY(load_types(tokenizer, gguf, &has_types, err));
@@ -304,7 +307,7 @@ shoal_status shoal_vocab_load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf
         }
     }
     find_ends(tokenizer);
-    tokenizer->add_bos = tokenizer->kind == SHOAL_VOCAB_SPM;
+    tokenizer->add_bos = tokenizer->kind == SHOAL_VOCAB_SPM || tokenizer->traits.add_bos;
     tokenizer->add_space_prefix = tokenizer->kind == SHOAL_VOCAB_SPM;
     SHOAL_TRY(load_bool(gguf, "tokenizer.ggml.add_bos_token", &tokenizer->add_bos, err));
     SHOAL_TRY(load_bool(gguf, "tokenizer.ggml.add_eos_token", &tokenizer->add_eos, err));

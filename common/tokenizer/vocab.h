@@ -97,6 +97,14 @@ typedef struct shoal_merge_slot {
 } shoal_merge_slot;
 
 typedef struct shoal_bpe_split shoal_bpe_split;
+typedef struct shoal_bpe_match shoal_bpe_match;
+
+/* What comes with a splitting rule. */
+typedef struct shoal_bpe_traits {
+    shoal_str name;     /* static */
+    bool ignore_merges; /* a piece that is a token as a whole becomes that token */
+    bool add_bos;       /* texts begin with BOS unless the file says otherwise */
+} shoal_bpe_traits;
 
 /* A chat template of the closed set; chat.c. */
 typedef struct shoal_chat_template shoal_chat_template;
@@ -138,8 +146,7 @@ struct shoal_tokenizer {
     /* BPE */
     shoal_merge_slot *merges;
     size_t merges_mask; /* slots - 1 */
-    bool ignore_merges; /* a piece that is a token as a whole becomes that token */
-    const char *pre;    /* canonical name of the splitting rule, static */
+    shoal_bpe_traits traits;
     shoal_bpe_split *split;
 
     shoal_chat chat;
@@ -232,8 +239,8 @@ typedef struct shoal_encoder {
     char *text; /* SPM: the escaped segment the symbols lie in */
     size_t text_length;
     size_t text_capacity;
-    uint32_t last_char; /* SPM: bytes of the last character appended */
-    void *match;        /* BPE: match data of the splitter */
+    uint32_t last_char;            /* SPM: bytes of the last character appended */
+    struct shoal_bpe_match *match; /* BPE: where the splitter is */
 } shoal_encoder;
 
 shoal_status shoal_encoder_push_id(shoal_encoder *encoder, int32_t id);
@@ -257,6 +264,9 @@ shoal_status shoal_spm_encode(shoal_encoder *encoder, const char *text, size_t n
                               bool space_prefix);
 
 /* bpe.c */
+/* The splitting rule, which also says what the file may leave out. */
+shoal_status shoal_bpe_load_rule(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
+                                 shoal_err *err);
 /* The merge rules go into hasher. */
 shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
                             shoal_hasher *hasher, shoal_err *err);
@@ -267,15 +277,19 @@ size_t shoal_bpe_char_of_byte(uint8_t byte, char ret_char[2]);
 int shoal_bpe_byte_of_char(uint32_t code_point);
 
 /* bpe_split.c: the adapter to PCRE2 */
-shoal_status shoal_bpe_split_new(shoal_str pre, shoal_bpe_split **ret_split, const char **ret_pre,
-                                 bool *ret_ignore_merges, shoal_err *err);
+
+shoal_status shoal_bpe_split_new(shoal_str pre, shoal_bpe_split **ret_split,
+                                 shoal_bpe_traits *ret_traits, shoal_err *err);
 void shoal_bpe_split_free(shoal_bpe_split *split);
 SHOAL_DEFINE_CLEANUP(shoal_bpe_split, shoal_bpe_split_free)
-shoal_status shoal_bpe_match_new(const shoal_bpe_split *split, void **ret_match);
-void shoal_bpe_match_free(void *match);
-/* Length of the piece that begins at offset of the valid UTF-8 text; at least 1 for n > offset. */
-shoal_status shoal_bpe_split_next(const shoal_bpe_split *split, void *match, const char *text,
-                                  size_t n, size_t offset, size_t *ret_length, shoal_err *err);
+shoal_status shoal_bpe_match_new(const shoal_bpe_split *split, shoal_bpe_match **ret_match);
+void shoal_bpe_match_free(shoal_bpe_match *match);
+SHOAL_DEFINE_CLEANUP(shoal_bpe_match, shoal_bpe_match_free)
+/* Length of the piece that begins at offset of the valid UTF-8 text, at least 1 before its end. A
+ * text is asked for from offset 0 on, each piece from where the one before it ends. */
+shoal_status shoal_bpe_split_next(const shoal_bpe_split *split, shoal_bpe_match *match,
+                                  shoal_str text, size_t offset, size_t *ret_length,
+                                  shoal_err *err);
 
 /* tokenizer.c */
 

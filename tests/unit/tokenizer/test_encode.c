@@ -386,7 +386,9 @@ static void random_text(uint64_t *seed, char *text, size_t n)
 static void test_any_text_comes_back(void **state)
 {
     (void)state;
-    static const char *const rules[] = {NULL, "gpt-2", "default", "smollm", "llama-bpe", "qwen2"};
+    static const char *const rules[] = {NULL,           "gpt-2",          "default",    "smollm",
+                                        "llama-bpe",    "qwen2",          "gpt-4o",     "tekken",
+                                        "deepseek-llm", "deepseek-coder", "deepseek-v3"};
     for (size_t i = 0; i < SHOAL_COUNT(rules); i++) {
         fixture f;
         uint64_t seed = 99 + i;

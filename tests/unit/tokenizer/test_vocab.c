@@ -46,10 +46,11 @@ static void test_load_unknown_model_is_refused_with_the_list(void **state)
     fixture_refused(&f, SHOAL_E_UNSUPPORTED, "\"llama\" (SPM) and \"gpt2\"");
     fixture_fini(&f);
     fixture_init_bpe(&f);
-    f.pre = "tekken";
-    fixture_refused(&f, SHOAL_E_UNSUPPORTED, "tokenizer.ggml.pre \"tekken\"");
+    f.pre = "tekken2";
+    fixture_refused(&f, SHOAL_E_UNSUPPORTED, "tokenizer.ggml.pre \"tekken2\"");
     f.pre = "gpt";
-    fixture_refused(&f, SHOAL_E_UNSUPPORTED, "gpt-2, default");
+    fixture_refused(&f, SHOAL_E_UNSUPPORTED, "known: gpt-2, phi-2, mpt, olmo, default, smollm, ");
+    fixture_refused(&f, SHOAL_E_UNSUPPORTED, ", deepseek-coder, deepseek-v3 are");
     f.pre = "gpt-2 ";
     fixture_refused(&f, SHOAL_E_UNSUPPORTED, "tokenizer.ggml.pre");
     f.pre = "";
