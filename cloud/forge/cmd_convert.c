@@ -1,153 +1,115 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Rewrites a GGUF: matrices to another type, or the first layers only (an edge model cut from a
- * full one). Vectors stay as they are. Everything else in the file is carried over.
+ * full one). Vectors stay as they are. Everything else in the file is carried over. The output is
+ * written in pieces: memory holds neither model.
  */
-#include "cloud/forge/forge.h"
+#include "cloud/forge/convert.h"
 
-#include "common/base/file.h"
 #include "common/base/mem.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-typedef struct conversion {
-    const shoal_type_info *type; /* NULL: keep */
-    size_t n_layers;             /* 0: all */
-    char arch[32];
-    shoal_gguf_writer *writer;
-    void **owned; /* converted tensor data, borrowed by the writer until it finishes */
-    size_t n_owned;
-} conversion;
+#include <strings.h>
 
 static void conversion_close(conversion *c)
 {
-    for (size_t i = 0; i < c->n_owned; i++) {
-        shoal_free(c->owned[i]);
-    }
-    shoal_free(c->owned);
+    shoal_free(c->items);
     shoal_gguf_writer_free(c->writer);
+    shoal_pool_free(c->pool);
+    shoal_file_out_close(c->out);
 }
 
-/* The layer a tensor belongs to, or -1. */
-static long layer_of(shoal_str name)
+static shoal_status parse_target(const char *option, const char *name, convert_target *ret,
+                                 shoal_err *err)
 {
-    if (name.length < 5 || memcmp(name.data, "blk.", 4) != 0) {
-        return -1;
+    if (!name) {
+        return SHOAL_OK;
     }
-    long layer = 0;
-    for (size_t i = 4; i < name.length && name.data[i] >= '0' && name.data[i] <= '9'; i++) {
-        layer = layer * 10 + (name.data[i] - '0');
-        if (layer > SHOAL_MODEL_LAYERS_MAX) {
-            return -1;
-        }
+    bool fp8 = strcasecmp(name, "FP8") == 0;
+    const shoal_type_info *info = fp8 ? shoal_type_find(SHOAL_TYPE_I8) : shoal_type_find_name(name);
+    if (!info || (info->type == SHOAL_TYPE_I8 && !fp8)) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "%s %s: known are FP8 and, but for I8, %s",
+                             option, name, shoal_type_names());
     }
-    return layer;
-}
-
-/* The choice of experts hangs on small differences, so routers stay as they are. */
-static bool is_router(shoal_str name)
-{
-    static const char end[] = "ffn_gate_inp.weight";
-    size_t n = sizeof end - 1;
-    return name.length > n && memcmp(name.data + name.length - n, end, n) == 0;
-}
-
-static shoal_status convert_tensor(conversion *c, const shoal_gguf_tensor *t, shoal_err *err)
-{
-    char name[SHOAL_GGUF_NAME_MAX + 1];
-    (void)snprintf(name, sizeof name, "%.*s", (int)t->name.length, t->name.data);
-    bool matrix = t->dims[1] > 1;
-    bool keep = !c->type || !matrix || c->type->type == t->type || t->type == SHOAL_TYPE_I8 ||
-                t->dims[0] % c->type->block != 0 || is_router(t->name);
-    if (keep) {
-        return shoal_gguf_put_tensor(c->writer, name, t->type, t->dims, t->n_dims, t->data);
-    }
-    size_t n = (size_t)(t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3]);
-    size_t bytes = n / c->type->block * c->type->block_bytes;
-    SHOAL_CLEANUP(shoal_free_cleanup) float *x = shoal_calloc(n, sizeof *x);
-    SHOAL_CLEANUP(shoal_free_cleanup) void *blocks = shoal_calloc(bytes, 1);
-    if (!x || !blocks) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to convert tensor %s", name);
-    }
-    shoal_weight_decode(t->type, t->data, n, x);
-    shoal_status status = shoal_weight_encode(c->type->type, x, n, blocks, err);
-    if (status != SHOAL_OK) {
-        shoal_err_prefix(err, "tensor %s", name);
-        return status;
-    }
-    SHOAL_TRY(shoal_gguf_put_tensor(c->writer, name, c->type->type, t->dims, t->n_dims, blocks));
-    c->owned[c->n_owned++] = SHOAL_STEAL(blocks);
+    *ret = (convert_target){.info = info, .fp8 = fp8};
     return SHOAL_OK;
 }
 
-static shoal_status convert_all(conversion *c, const shoal_gguf *gguf, shoal_err *err)
+/* A file that is no model is refused here, before anything is written. */
+static shoal_status check_model(conversion *c, shoal_err *err)
 {
-    c->owned = shoal_calloc(shoal_gguf_n_tensors(gguf), sizeof *c->owned);
-    if (!c->owned || shoal_gguf_writer_new(&c->writer) != SHOAL_OK) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the writer");
+    shoal_str arch = {0};
+    char key[96];
+    uint64_t n_layers = 0;
+    SHOAL_TRY(shoal_gguf_get_str(c->gguf, "general.architecture", &arch, err));
+    if (arch.length == 0 || arch.length >= sizeof c->arch) {
+        return shoal_err_set(err, SHOAL_E_LIMIT,
+                             "general.architecture: %zu bytes, 1 to %zu are expected", arch.length,
+                             sizeof c->arch - 1);
     }
-    for (size_t i = 0; i < shoal_gguf_n_kv(gguf); i++) {
-        SHOAL_TRY(
-            shoal_gguf_put_raw(c->writer, shoal_gguf_key_at(gguf, i), shoal_gguf_raw_at(gguf, i)));
+    memcpy(c->arch, arch.data, arch.length);
+    (void)snprintf(key, sizeof key, "%s.block_count", c->arch);
+    SHOAL_TRY(shoal_gguf_get_u64(c->gguf, key, &n_layers, err));
+    if (c->n_layers > n_layers) {
+        return shoal_err_set(err, SHOAL_E_LIMIT, "--layers %zu: the model has %llu", c->n_layers,
+                             (unsigned long long)n_layers);
     }
-    if (c->n_layers > 0) {
-        char key[64];
-        (void)snprintf(key, sizeof key, "%s.block_count", c->arch);
-        SHOAL_TRY(shoal_gguf_put_u32(c->writer, key, (uint32_t)c->n_layers));
-    }
-    for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
-        const shoal_gguf_tensor *t = shoal_gguf_tensor_at(gguf, i);
-        long layer = layer_of(t->name);
-        if (c->n_layers == 0 || layer < (long)c->n_layers) {
-            SHOAL_TRY(convert_tensor(c, t, err));
-        }
+    if (!shoal_gguf_find_tensor(c->gguf, "token_embd.weight")) {
+        return shoal_err_set(err, SHOAL_E_NOTFOUND,
+                             "tensor token_embd.weight is missing: the file is no complete model");
     }
     return SHOAL_OK;
 }
 
-static shoal_status check_args(const forge_args *args, const shoal_gguf *gguf, conversion *c,
-                               shoal_err *err)
+static shoal_status write_all(conversion *c, const char *path, shoal_err *err)
 {
-    SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
-    if (args->type) {
-        c->type = shoal_type_find_name(args->type);
-        if (!c->type || c->type->type == SHOAL_TYPE_I8) {
-            return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "--type %s: known are %s", args->type,
-                                 shoal_type_names());
-        }
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf head = {0};
+    SHOAL_TRY(shoal_gguf_writer_head(c->writer, &head, err));
+    SHOAL_TRY(shoal_file_out_open(path, &c->out, err));
+    SHOAL_TRY(shoal_file_out_write(c->out, head.data, head.length, err));
+    c->n_bytes = head.length;
+    for (size_t i = 0; i < c->n_items; i++) {
+        SHOAL_TRY(shoal_forge_convert_item(c, &c->items[i], err));
     }
-    /* A file that is no model is refused here, before anything is written. */
-    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
-    SHOAL_TRY(shoal_model_new(gguf, &model, err));
-    c->n_layers = (size_t)args->layers;
-    memcpy(c->arch, model->hp.arch, sizeof c->arch);
-    if (c->n_layers > model->hp.n_layers) {
-        return shoal_err_set(err, SHOAL_E_LIMIT, "--layers %zu: the model has %zu", c->n_layers,
-                             model->hp.n_layers);
+    return shoal_file_out_commit(c->out, err);
+}
+
+static void report(const conversion *c, const forge_args *args, size_t bytes_in)
+{
+    if (args->json) {
+        (void)printf("{\"bytes_in\": %zu, \"bytes_out\": %llu, \"converted\": %zu, "
+                     "\"fallbacks\": %zu}\n",
+                     bytes_in, (unsigned long long)c->n_bytes, c->n_converted,
+                     c->n_q8_0 + c->n_f16);
+        return;
     }
-    return SHOAL_OK;
+    (void)printf("%s: %.1f MiB, was %.1f MiB; %zu tensors converted\n", args->output,
+                 (double)c->n_bytes / 1048576.0, (double)bytes_in / 1048576.0, c->n_converted);
+    if (c->n_q8_0 + c->n_f16 > 0) {
+        (void)printf("  %zu are Q8_0 and %zu F16 instead: their rows are no whole blocks of the "
+                     "type asked for\n",
+                     c->n_q8_0, c->n_f16);
+    }
 }
 
 shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
-    SHOAL_CLEANUP(conversion_close) conversion c = {0};
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
+    SHOAL_CLEANUP(conversion_close) conversion c = {.n_layers = (size_t)args->layers};
+    SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
+    SHOAL_TRY(parse_target("--type", args->type, &c.type, err));
+    SHOAL_TRY(parse_target("--output-type", args->output_type, &c.output_type, err));
     SHOAL_TRY(shoal_map_open(args->model, &map, err));
     SHOAL_TRY(shoal_gguf_open(map.data, map.size, &gguf, err));
-    SHOAL_TRY(check_args(args, gguf, &c, err));
-    SHOAL_TRY(convert_all(&c, gguf, err));
-    SHOAL_TRY(shoal_gguf_writer_finish(c.writer, &out, err));
-    SHOAL_TRY(shoal_file_write(args->output, out.data, out.length, err));
-    if (args->json) {
-        (void)printf("{\"bytes_in\": %zu, \"bytes_out\": %zu, \"converted\": %zu}\n", map.size,
-                     out.length, c.n_owned);
-    } else {
-        (void)printf("%s: %.1f MiB, was %.1f MiB; %zu tensors converted\n", args->output,
-                     (double)out.length / 1048576.0, (double)map.size / 1048576.0, c.n_owned);
+    c.gguf = gguf;
+    SHOAL_TRY(check_model(&c, err));
+    if (shoal_pool_new((size_t)args->threads, &c.pool) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %ld threads", args->threads);
     }
+    SHOAL_TRY(shoal_forge_convert_plan(&c, err));
+    SHOAL_TRY(write_all(&c, args->output, err));
+    report(&c, args, map.size);
     return SHOAL_OK;
 }

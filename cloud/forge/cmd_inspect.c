@@ -12,6 +12,12 @@ static double kv_bytes_per_token(const shoal_hparams *hp, double element)
     return (double)(shape.n_layers * shape.n_kv_heads * (shape.k_dim + shape.v_dim)) * element;
 }
 
+/* A model whose matrices are I8 was only loaded because they are FP8. */
+static const char *main_type_name(const shoal_model *m)
+{
+    return m->main_type == SHOAL_TYPE_I8 ? "FP8" : shoal_type_find((uint32_t)m->main_type)->name;
+}
+
 static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
 {
     const shoal_hparams *hp = &m->hp;
@@ -30,11 +36,10 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
         "\"kv_bytes_per_token_f16\": %.0f, \"chat_template\": \"%s\", \"model_hash\": \"%s\", "
         "\"tokenizer_hash\": \"%s\"}\n",
         hp->arch, (unsigned long long)m->n_params, (unsigned long long)m->file_bytes,
-        shoal_type_find((uint32_t)m->main_type)->name, hp->n_vocab, hp->n_ctx, hp->dim,
-        hp->n_layers, hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->ffn,
-        hp->tied ? "true" : "false", (double)shoal_model_flops_per_token(m),
-        (unsigned long long)shoal_model_bytes_per_token(m), kv_bytes_per_token(hp, 2),
-        shoal_chat_template_name(m->tokenizer), model, tokenizer);
+        main_type_name(m), hp->n_vocab, hp->n_ctx, hp->dim, hp->n_layers, hp->n_heads,
+        hp->n_kv_heads, hp->head_dim, hp->ffn, hp->tied ? "true" : "false",
+        (double)shoal_model_flops_per_token(m), (unsigned long long)shoal_model_bytes_per_token(m),
+        kv_bytes_per_token(hp, 2), shoal_chat_template_name(m->tokenizer), model, tokenizer);
 }
 
 static shoal_status print_model(const shoal_model *m, shoal_buf *out)
@@ -44,14 +49,14 @@ static shoal_status print_model(const shoal_model *m, shoal_buf *out)
     char tokenizer[SHOAL_HASH_HEX];
     shoal_hash_hex(&m->hash, model);
     shoal_hash_hex(shoal_tokenizer_hash(m->tokenizer), tokenizer);
-    SHOAL_TRY(shoal_buf_appendf(
-        out,
-        "%s: %s, %.2f M parameters, %.1f MiB on disk, mostly %s\n"
-        "  shape      width %zu, %zu layers, %zu/%zu heads of %zu, "
-        "feed-forward %zu, vocabulary %zu%s, context %zu\n",
-        hp->name, hp->arch, (double)m->n_params / 1e6, (double)m->file_bytes / 1048576.0,
-        shoal_type_find((uint32_t)m->main_type)->name, hp->dim, hp->n_layers, hp->n_heads,
-        hp->n_kv_heads, hp->head_dim, hp->ffn, hp->n_vocab, hp->tied ? " (tied)" : "", hp->n_ctx));
+    SHOAL_TRY(shoal_buf_appendf(out,
+                                "%s: %s, %.2f M parameters, %.1f MiB on disk, mostly %s\n"
+                                "  shape      width %zu, %zu layers, %zu/%zu heads of %zu, "
+                                "feed-forward %zu, vocabulary %zu%s, context %zu\n",
+                                hp->name, hp->arch, (double)m->n_params / 1e6,
+                                (double)m->file_bytes / 1048576.0, main_type_name(m), hp->dim,
+                                hp->n_layers, hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->ffn,
+                                hp->n_vocab, hp->tied ? " (tied)" : "", hp->n_ctx));
     return shoal_buf_appendf(
         out,
         "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"

@@ -18,6 +18,7 @@ typedef struct forge_args {
     const char *output;
     const char *tokens;
     const char *type;
+    const char *output_type;
     const char *shape;
     const char *batch;
     const char *kv;

@@ -15,7 +15,7 @@ static const forge_command commands[] = {
     {"logits", "logits after a list of token ids", "mTajtcCk", shoal_forge_logits},
     {"generate", "continue a text", "mpnxyzsjtcCk", shoal_forge_generate},
     {"perplexity", "perplexity of a text file", "mfcjtCk", shoal_forge_perplexity},
-    {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqlj",
+    {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqOltj",
      shoal_forge_convert},
     {"make-random", "write a model of a real shape with random weights, to measure speed", "SQosj",
      shoal_forge_make_random},

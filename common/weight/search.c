@@ -7,7 +7,7 @@
 enum {
     SYMMETRIC_STEPS = 9, /* candidates on each side of the plain scale */
     AFFINE_STEPS = 20,
-    TABLE_STEPS = 7,
+    TABLE_STEPS = 4,
     N_VALUES = 16
 };
 
@@ -23,17 +23,20 @@ void shoal_search_weights(const float *x, size_t n, double *ret_w)
     }
 }
 
+/* Four sums side by side: one alone would wait for its own additions. */
 double shoal_search_error(const float *x, const double *w, size_t n, double s, double m, int low,
                           int high)
 {
     double inv = s != 0 ? 1 / s : 0;
-    double error = 0;
-    for (size_t i = 0; i < n; i++) {
-        double code = shoal_search_round(((double)x[i] + m) * inv, low, high);
-        double d = s * code - m - (double)x[i];
-        error += w[i] * d * d;
+    double error[4] = {0};
+    for (size_t i = 0; i < n; i += 4) {
+        for (size_t j = 0; j < 4; j++) {
+            double v = (double)x[i + j] + m;
+            double d = s * shoal_search_round(v * inv, low, high) - v;
+            error[j] += w[i + j] * d * d;
+        }
     }
-    return error;
+    return (error[0] + error[1]) + (error[2] + error[3]);
 }
 
 /* The element of largest magnitude. */
@@ -79,7 +82,7 @@ double shoal_search_table(const float *x, const double *w, size_t n, const int8_
     for (int side = 0; extreme != 0 && side < 2; side++) {
         double end = values[side == 0 ? 0 : N_VALUES - 1];
         for (int step = -TABLE_STEPS; step <= TABLE_STEPS; step++) {
-            double inv = end * (1 + 0.02 * step) / extreme;
+            double inv = end * (1 + 0.035 * step) / extreme;
             double xl = 0;
             double ll = 0;
             for (size_t i = 0; i < n; i++) {
@@ -96,12 +99,15 @@ double shoal_search_table(const float *x, const double *w, size_t n, const int8_
     return best;
 }
 
+/* Weighted sums over a sub-block for given codes l. */
 typedef struct sums {
-    double w, x, l, ll, xl;
+    double w, x, xx; /* do not depend on the codes */
+    double l, ll, xl;
 } sums;
 
-/* Least squares of x ~ s * l + c under s >= 0, c <= 0; false when the codes are all the same. */
-static bool fit(const sums *t, double *ret_s, double *ret_m)
+/* Least squares of x ~ s * l + c under s >= 0, c <= 0, and the error it leaves; false when the
+ * codes are all the same. */
+static bool fit(const sums *t, double *ret_s, double *ret_m, double *ret_error)
 {
     double det = t->w * t->ll - t->l * t->l;
     if (!(det > 0)) {
@@ -115,50 +121,52 @@ static bool fit(const sums *t, double *ret_s, double *ret_m)
     }
     *ret_s = s;
     *ret_m = -c;
+    *ret_error = t->xx - s * t->xl - c * t->x;
     return s > 0;
 }
 
-static bool fit_candidate(const float *x, const double *w, size_t n, double inv, double m, int high,
-                          double *ret_s, double *ret_m)
+static void sum_codes(const float *x, const double *w, size_t n, double inv, double m, int high,
+                      sums *t)
 {
-    sums t = {0};
+    t->l = 0;
+    t->ll = 0;
+    t->xl = 0;
     for (size_t i = 0; i < n; i++) {
         double code = shoal_search_round(((double)x[i] + m) * inv, 0, high);
-        t.w += w[i];
-        t.x += w[i] * (double)x[i];
-        t.l += w[i] * code;
-        t.ll += w[i] * code * code;
-        t.xl += w[i] * code * (double)x[i];
+        double wl = w[i] * code;
+        t->l += wl;
+        t->ll += wl * code;
+        t->xl += wl * (double)x[i];
     }
-    return fit(&t, ret_s, ret_m);
 }
 
 void shoal_search_affine(const float *x, const double *w, size_t n, int high, double *ret_s,
                          double *ret_m)
 {
     double least = 0;
-    double most = x[0];
+    double most = (double)x[0];
+    sums t = {0};
     for (size_t i = 0; i < n; i++) {
-        least = (double)x[i] < least ? (double)x[i] : least;
-        most = (double)x[i] > most ? (double)x[i] : most;
+        double v = (double)x[i];
+        least = v < least ? v : least;
+        most = v > most ? v : most;
+        t.w += w[i];
+        t.x += w[i] * v;
+        t.xx += w[i] * v * v;
     }
-    double best_s = most > least ? (most - least) / high : 0;
-    double best_m = -least;
-    double best = shoal_search_error(x, w, n, best_s, best_m, 0, high);
+    *ret_s = most > least ? (most - least) / high : 0;
+    *ret_m = -least;
+    double best = shoal_search_error(x, w, n, *ret_s, *ret_m, 0, high);
     for (int step = 0; best > 0 && most > least && step <= AFFINE_STEPS; step++) {
         double inv = ((double)high - 0.1 * AFFINE_STEPS / 2 + 0.1 * step) / (most - least);
         double s = 0;
         double m = 0;
-        if (!fit_candidate(x, w, n, inv, -least, high, &s, &m)) {
-            continue;
-        }
-        double error = shoal_search_error(x, w, n, s, m, 0, high);
-        if (error < best) {
+        double error = 0;
+        sum_codes(x, w, n, inv, -least, high, &t);
+        if (fit(&t, &s, &m, &error) && error < best) {
             best = error;
-            best_s = s;
-            best_m = m;
+            *ret_s = s;
+            *ret_m = m;
         }
     }
-    *ret_s = best_s;
-    *ret_m = best_m;
 }

@@ -32,7 +32,8 @@ static inline size_t shoal_search_nearest(double v, const int8_t *values)
 /* The same for x ~ values[i] * s, a rising table of 16 values. */
 double shoal_search_table(const float *x, const double *w, size_t n, const int8_t *values);
 
-/* Scale and floor for x ~ s * code - m, codes in [0, high], s and m not negative. */
+/* Scale and floor for x ~ s * code - m, codes in [0, high], s and m not negative; n is a multiple
+ * of 4. */
 void shoal_search_affine(const float *x, const double *w, size_t n, int high, double *ret_s,
                          double *ret_m);
 
@@ -45,7 +46,8 @@ static inline double shoal_search_round(double v, double low, double high)
     return (t + 0x1.8p52) - 0x1.8p52;
 }
 
-/* Weighted squared error of x ~ s * code - m with the best code in [low, high] for each element. */
+/* Weighted squared error of x ~ s * code - m with the best code in [low, high] for each element;
+ * n is a multiple of 4. */
 double shoal_search_error(const float *x, const double *w, size_t n, double s, double m, int low,
                           int high);
 

@@ -39,35 +39,40 @@ static double clamp(double v, double low, double high)
     return shoal_search_round(v, low, high);
 }
 
-/* The error of sub-block i with integers sc and mn under d and dmin. */
-static double sub_error(const work *k, size_t i, double d, double dmin, int sc, int mn)
-{
-    size_t n = (size_t)k->kind->sub;
-    return shoal_search_error(k->x + i * n, k->w + i * n, n, d * sc, dmin * mn, -k->kind->zero,
-                              k->high - k->kind->zero);
-}
+/* A choice of integers for a sub-block. */
+typedef struct pick {
+    double error;
+    int sc;
+    int mn;
+} pick;
 
-/* The best integers near the real scale and floor; the winner's error. */
-static double choose(const work *k, size_t i, double d, double dmin, int8_t *ret_sc,
-                     uint8_t *ret_mn)
+/* Takes sc and mn for sub-block i if they are in range and better than what was found. */
+static void consider(const work *k, size_t i, double d, double dmin, int sc, int mn, pick *best)
 {
     const shoal_super_kind *t = k->kind;
-    int sc0 = d != 0 ? (int)clamp(k->s[i] / d, t->sc_low, t->sc_high) : 0;
-    int mn0 = dmin != 0 ? (int)clamp(k->m[i] / dmin, 0, t->sc_high) : 0;
-    double best = INFINITY;
-    for (int sc = sc0 - 1; sc <= sc0 + 1; sc++) {
-        for (int mn = mn0 - 1; mn <= mn0 + 1; mn++) {
-            bool inside = sc >= t->sc_low && sc <= t->sc_high && mn >= 0 && mn <= t->sc_high;
-            if (!inside || (t->dmin_at == 0 && mn != mn0)) {
-                continue;
-            }
-            double error = sub_error(k, i, d, dmin, sc, mn);
-            if (error < best || (sc == sc0 && mn == mn0 && error <= best)) {
-                best = error;
-                *ret_sc = (int8_t)sc;
-                *ret_mn = (uint8_t)mn;
-            }
-        }
+    if (sc < t->sc_low || sc > t->sc_high || mn < 0 || mn > t->sc_high) {
+        return;
+    }
+    size_t n = (size_t)t->sub;
+    double error = shoal_search_error(k->x + i * n, k->w + i * n, n, d * sc, dmin * mn, -t->zero,
+                                      k->high - t->zero);
+    if (error < best->error) {
+        *best = (pick){error, sc, mn};
+    }
+}
+
+/* The best integers near the real scale and floor: the scale first, then the floor. */
+static pick choose(const work *k, size_t i, double d, double dmin)
+{
+    const shoal_super_kind *t = k->kind;
+    int sc = d != 0 ? (int)clamp(k->s[i] / d, t->sc_low, t->sc_high) : 0;
+    int mn = dmin != 0 ? (int)clamp(k->m[i] / dmin, 0, t->sc_high) : 0;
+    pick best = {INFINITY, sc, mn};
+    for (int step = 0; step <= 2; step++) {
+        consider(k, i, d, dmin, step == 0 ? sc : sc + 2 * step - 3, mn, &best);
+    }
+    for (int step = -1; t->dmin_at != 0 && step <= 1; step += 2) {
+        consider(k, i, d, dmin, best.sc, mn + step, &best);
     }
     return best;
 }
@@ -95,12 +100,11 @@ static double settle(const work *k, double d, double dmin, shoal_super *ret)
     d = half_of(d, &ret->d);
     dmin = half_of(dmin, &ret->dmin);
     for (size_t i = 0; i < k->n_subs; i++) {
-        int8_t sc = 0;
-        uint8_t mn = 0;
-        error += choose(k, i, d, dmin, &sc, &mn);
+        pick best = choose(k, i, d, dmin);
+        error += best.error;
         for (size_t j = 0; j < copies; j++) {
-            ret->sc[i * copies + j] = sc;
-            ret->mn[i * copies + j] = mn;
+            ret->sc[i * copies + j] = (int8_t)best.sc;
+            ret->mn[i * copies + j] = (uint8_t)best.mn;
         }
     }
     fill_codes(k, ret);
@@ -186,7 +190,11 @@ void shoal_super_search(const shoal_super_kind *kind, const float *x, shoal_supe
         if (!(error < best)) {
             break;
         }
+        bool little = error > 0.99 * best;
         best = error;
         *ret = s;
+        if (little) {
+            break;
+        }
     }
 }
