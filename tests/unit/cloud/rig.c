@@ -47,11 +47,7 @@ void rig_init(rig *r, const rig_settings *settings)
     memset(r, 0, sizeof(*r));
     r->model = rig_model_new(settings->seed);
     const shoal_hparams *hp = &r->model->hp;
-    shoal_kv_shape shape = {.n_layers = hp->n_layers,
-                            .n_kv_heads = hp->n_kv_heads,
-                            .k_dim = hp->head_dim,
-                            .v_dim = hp->head_dim,
-                            .type = SHOAL_KV_F32};
+    shoal_kv_shape shape = shoal_model_kv_shape(hp, SHOAL_KV_F32);
     size_t n_pages = settings->n_pages == 0 ? 512 : settings->n_pages;
     shoal_engine_settings es = shoal_engine_settings_default();
     es.n_threads = settings->n_threads == 0 ? 1 : settings->n_threads;

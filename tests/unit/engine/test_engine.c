@@ -12,6 +12,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/engine/engine.h"
+#include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
 
 #include <stdio.h>
@@ -40,13 +41,16 @@ static const shoal_type types[] = {SHOAL_TYPE_F32, SHOAL_TYPE_F16, SHOAL_TYPE_BF
 static int32_t ids[N];
 static float expected[N][SHOAL_TINY_VOCAB]; /* one token at a time, one thread, scalar */
 
-static shoal_model *load(uint64_t seed, shoal_type type)
+/* A variant of tiny_arch.h, or the tiny model when NULL. */
+static shoal_model *load_variant(const char *variant, uint64_t seed, shoal_type type)
 {
     shoal_buf buf = {0};
     shoal_gguf *gguf = NULL;
     shoal_model *model = NULL;
     shoal_err err = SHOAL_ERR_INIT;
-    assert_int_equal(shoal_tiny_model_gguf(seed, type, &buf), SHOAL_OK);
+    assert_int_equal(variant ? shoal_tiny_arch_gguf(variant, seed, type, &buf)
+                             : shoal_tiny_model_gguf(seed, type, &buf),
+                     SHOAL_OK);
     assert_int_equal(shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, &err), SHOAL_OK);
     if (shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
         fail_msg("%s", err.text);
@@ -56,18 +60,29 @@ static shoal_model *load(uint64_t seed, shoal_type type)
     return model;
 }
 
-static shoal_engine *make(const shoal_model *model, size_t n_threads, uint32_t mask)
+static shoal_model *load(uint64_t seed, shoal_type type)
+{
+    return load_variant(NULL, seed, type);
+}
+
+static shoal_engine *make_for(const shoal_model *model, size_t n_threads, uint32_t mask,
+                              size_t n_rows_max)
 {
     shoal_engine_settings s = shoal_engine_settings_default();
     s.n_threads = n_threads;
     s.cpu_mask = mask;
     s.n_ctx = 128;
     s.kv_bytes = (size_t)32 << 20;
-    s.n_rows_max = 256;
-    s.n_logits_max = 128;
+    s.n_rows_max = n_rows_max;
+    s.n_logits_max = n_rows_max / 2;
     shoal_engine *engine = NULL;
     assert_int_equal(shoal_engine_new(model, &s, &engine, NULL), SHOAL_OK);
     return engine;
+}
+
+static shoal_engine *make(const shoal_model *model, size_t n_threads, uint32_t mask)
+{
+    return make_for(model, n_threads, mask, 256);
 }
 
 static void fill_ids(void)
@@ -169,6 +184,71 @@ static void test_r2_logits_are_the_same_bits_however_computed(void **state)
     }
 }
 
+/* Windows, experts, latents: nothing a row does depends on the rows beside it. Steps of few rows
+ * keep short rings, which turn before the text ends. */
+static void test_r2_holds_for_every_architecture(void **state)
+{
+    (void)state;
+    fill_ids();
+    const uint32_t masks[] = {0, SHOAL_CPU_AVX2, SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512};
+    static const shoal_type some_types[] = {SHOAL_TYPE_F32, SHOAL_TYPE_Q8_0};
+    for (size_t a = 0; a < shoal_tiny_archs_n; a++) {
+        for (size_t t = 0; t < (INSTRUMENTED ? 1 : SHOAL_COUNT(some_types)); t++) {
+            shoal_model *model = load_variant(shoal_tiny_archs[a], 11, some_types[t]);
+            compute_expected(model);
+            for (size_t m = 0; m < SHOAL_COUNT(masks); m++) {
+                char what[96];
+                size_t threads = 1 + (a + m) % 3;
+                (void)snprintf(what, sizeof what, "%s %s, mask %u, %zu threads",
+                               shoal_tiny_archs[a], shoal_type_find((uint32_t)some_types[t])->name,
+                               masks[m], threads);
+                shoal_engine *engine = make(model, threads, masks[m]);
+                check_chunks(engine, 1 + (a + m) % 5, what);
+                check_chunks(engine, 33, what);
+                check_chunks(engine, N, what);
+                check_width(engine, 2 + a % 4, what);
+                check_width(engine, WIDTH_MAX, what);
+                shoal_engine_free(engine);
+                engine = make_for(model, threads, masks[m], 8);
+                check_chunks(engine, 4, what);
+                shoal_engine_free(engine);
+            }
+            shoal_model_free(model);
+        }
+    }
+}
+
+/* A step that wants few rows drops the others in the last layer, which may cost no bit. */
+static void test_wanted_rows_are_the_same_bits_whatever_else_is_wanted(void **state)
+{
+    (void)state;
+    fill_ids();
+    static const char *const variants[] = {NULL, "gemma3", "deepseek2", "qwen2moe"};
+    for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
+        shoal_model *model = load_variant(variants[v], 17, SHOAL_TYPE_F32);
+        compute_expected(model);
+        shoal_engine *engine = make(model, 2, SHOAL_CPU_AVX2);
+        for (size_t n_logits = 0; n_logits <= 9; n_logits += 3) {
+            shoal_kv_seq *a = sequence(engine);
+            shoal_kv_seq *b = sequence(engine);
+            shoal_span spans[] = {{.seq = a, .ids = ids, .n_ids = 20, .n_logits = n_logits},
+                                  {.seq = b, .ids = ids, .n_ids = 50, .n_logits = 1}};
+            assert_int_equal(shoal_engine_step(engine, spans, 2), SHOAL_OK);
+            for (size_t i = 0; i < n_logits; i++) {
+                check_row(engine, spans[0].logits_i + i, 20 - n_logits + i, "wanted rows");
+            }
+            check_row(engine, spans[1].logits_i, 49, "wanted rows");
+            shoal_span next = {.seq = a, .ids = ids + 20, .n_ids = 1, .n_logits = 1};
+            assert_int_equal(shoal_engine_step(engine, &next, 1), SHOAL_OK);
+            check_row(engine, next.logits_i, 20, "after unwanted rows");
+            shoal_kv_seq_free(a);
+            shoal_kv_seq_free(b);
+        }
+        shoal_engine_free(engine);
+        shoal_model_free(model);
+    }
+}
+
 static void test_truncate_then_replay_gives_the_same_bits(void **state)
 {
     (void)state;
@@ -198,11 +278,9 @@ static void test_truncate_then_replay_gives_the_same_bits(void **state)
     shoal_model_free(model);
 }
 
-static void test_step_after_warm_up_allocates_nothing(void **state)
+static void check_no_allocation(const char *variant)
 {
-    (void)state;
-    fill_ids();
-    shoal_model *model = load(13, SHOAL_TYPE_Q4_0);
+    shoal_model *model = load_variant(variant, 13, SHOAL_TYPE_Q4_0);
     shoal_engine *engine = make(model, 2, SHOAL_CPU_AVX2);
     shoal_kv_seq *seq = sequence(engine);
     shoal_span warm = {.seq = seq, .ids = ids, .n_ids = 4, .n_logits = 1};
@@ -218,6 +296,16 @@ static void test_step_after_warm_up_allocates_nothing(void **state)
     shoal_model_free(model);
 }
 
+static void test_step_after_warm_up_allocates_nothing(void **state)
+{
+    (void)state;
+    fill_ids();
+    static const char *const variants[] = {NULL, "gemma2", "qwen2moe", "deepseek2"};
+    for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
+        check_no_allocation(variants[v]);
+    }
+}
+
 static void test_step_over_its_limits_is_refused_and_changes_nothing(void **state)
 {
     (void)state;
@@ -227,11 +315,7 @@ static void test_step_over_its_limits_is_refused_and_changes_nothing(void **stat
     s.n_ctx = 64;
     s.n_rows_max = 32;
     s.n_logits_max = 2;
-    shoal_kv_shape shape = {.n_layers = model->hp.n_layers,
-                            .n_kv_heads = model->hp.n_kv_heads,
-                            .k_dim = model->hp.head_dim,
-                            .v_dim = model->hp.head_dim,
-                            .type = SHOAL_KV_F32};
+    shoal_kv_shape shape = shoal_model_kv_shape(&model->hp, SHOAL_KV_F32);
     s.kv_bytes = 2 * shape.n_layers * shoal_kv_page_bytes(&shape);
     shoal_engine *engine = NULL;
     assert_int_equal(shoal_engine_new(model, &s, &engine, NULL), SHOAL_OK);
@@ -303,6 +387,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_r2_logits_are_the_same_bits_however_computed),
+        cmocka_unit_test(test_r2_holds_for_every_architecture),
+        cmocka_unit_test(test_wanted_rows_are_the_same_bits_whatever_else_is_wanted),
         cmocka_unit_test(test_truncate_then_replay_gives_the_same_bits),
         cmocka_unit_test(test_step_after_warm_up_allocates_nothing),
         cmocka_unit_test(test_step_over_its_limits_is_refused_and_changes_nothing),
