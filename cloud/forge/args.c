@@ -69,6 +69,8 @@ static const option_row rows[] = {
      "scalar, avx2, avx512 or native (default native)"},
     {'a', "all", 0, OPTION_FLAG, AT(all), 0, 0, NULL, "every row, or every tensor"},
     {'D', "decode", 0, OPTION_FLAG, AT(decode), 0, 0, NULL, "ids on stdin to text"},
+    {'V', "verify", 0, OPTION_FLAG, AT(verify), 0, 0, NULL,
+     "restore a packed model's blocks and compare digests"},
     {'B', "bos", 0, OPTION_FLAG, AT(bos), 0, 0, NULL, "put the begin token first"},
     {'j', "json", 0, OPTION_FLAG, AT(json), 0, 0, NULL, "print JSON for programs"},
 };

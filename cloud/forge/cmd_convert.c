@@ -7,6 +7,7 @@
 #include "cloud/forge/convert.h"
 
 #include "common/base/mem.h"
+#include "common/weight/pack.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -102,12 +103,13 @@ shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err)
     SHOAL_TRY(parse_target("--type", args->type, &c.type, err));
     SHOAL_TRY(parse_target("--output-type", args->output_type, &c.output_type, err));
     SHOAL_TRY(shoal_map_open(args->model, &map, err));
-    SHOAL_TRY(shoal_gguf_open(map.data, map.size, &gguf, err));
+    SHOAL_TRY(shoal_pack_open(map.data, map.size, &gguf, err));
     c.gguf = gguf;
     SHOAL_TRY(check_model(&c, err));
     if (shoal_pool_new((size_t)args->threads, &c.pool) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %ld threads", args->threads);
     }
+    SHOAL_TRY(shoal_pack_check(gguf, c.pool, err));
     SHOAL_TRY(shoal_forge_convert_plan(&c, err));
     SHOAL_TRY(write_all(&c, args->output, err));
     report(&c, args, map.size);

@@ -2,6 +2,7 @@
 #include "cloud/forge/forge.h"
 
 #include "common/base/file.h"
+#include "common/weight/pack.h"
 
 #include <stdio.h>
 
@@ -33,13 +34,15 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
         "\"n_vocab\": %zu, \"n_ctx\": %zu, \"dim\": %zu, \"n_layers\": %zu, \"n_heads\": %zu, "
         "\"n_kv_heads\": %zu, \"head_dim\": %zu, \"ffn\": %zu, \"tied\": %s, "
         "\"flops_per_token\": %.0f, \"weight_bytes_per_token\": %llu, "
-        "\"kv_bytes_per_token_f16\": %.0f, \"chat_template\": \"%s\", \"model_hash\": \"%s\", "
+        "\"kv_bytes_per_token_f16\": %.0f, \"chat_template\": \"%s\", \"packed\": %s, "
+        "\"model_hash\": \"%s\", "
         "\"tokenizer_hash\": \"%s\"}\n",
         hp->arch, (unsigned long long)m->n_params, (unsigned long long)m->file_bytes,
         main_type_name(m), hp->n_vocab, hp->n_ctx, hp->dim, hp->n_layers, hp->n_heads,
         hp->n_kv_heads, hp->head_dim, hp->ffn, hp->tied ? "true" : "false",
         (double)shoal_model_flops_per_token(m), (unsigned long long)shoal_model_bytes_per_token(m),
-        kv_bytes_per_token(hp, 2), shoal_chat_template_name(m->tokenizer), model, tokenizer);
+        kv_bytes_per_token(hp, 2), shoal_chat_template_name(m->tokenizer),
+        m->packed ? "true" : "false", model, tokenizer);
 }
 
 static shoal_status print_model(const shoal_model *m, shoal_buf *out)
@@ -49,14 +52,14 @@ static shoal_status print_model(const shoal_model *m, shoal_buf *out)
     char tokenizer[SHOAL_HASH_HEX];
     shoal_hash_hex(&m->hash, model);
     shoal_hash_hex(shoal_tokenizer_hash(m->tokenizer), tokenizer);
-    SHOAL_TRY(shoal_buf_appendf(out,
-                                "%s: %s, %.2f M parameters, %.1f MiB on disk, mostly %s\n"
-                                "  shape      width %zu, %zu layers, %zu/%zu heads of %zu, "
-                                "feed-forward %zu, vocabulary %zu%s, context %zu\n",
-                                hp->name, hp->arch, (double)m->n_params / 1e6,
-                                (double)m->file_bytes / 1048576.0, main_type_name(m), hp->dim,
-                                hp->n_layers, hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->ffn,
-                                hp->n_vocab, hp->tied ? " (tied)" : "", hp->n_ctx));
+    SHOAL_TRY(shoal_buf_appendf(
+        out,
+        "%s: %s, %.2f M parameters, %.1f MiB on disk, mostly %s%s\n"
+        "  shape      width %zu, %zu layers, %zu/%zu heads of %zu, "
+        "feed-forward %zu, vocabulary %zu%s, context %zu\n",
+        hp->name, hp->arch, (double)m->n_params / 1e6, (double)m->file_bytes / 1048576.0,
+        main_type_name(m), m->packed ? ", packed" : "", hp->dim, hp->n_layers, hp->n_heads,
+        hp->n_kv_heads, hp->head_dim, hp->ffn, hp->n_vocab, hp->tied ? " (tied)" : "", hp->n_ctx));
     return shoal_buf_appendf(
         out,
         "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"
@@ -88,6 +91,20 @@ static shoal_status print_contents(const shoal_gguf *gguf, shoal_buf *out)
     return SHOAL_OK;
 }
 
+/* The whole of a packed file against what it says of itself. */
+static shoal_status verify(const shoal_gguf *gguf, shoal_err *err)
+{
+    if (!shoal_pack_is_packed(gguf)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "--verify: the model is not packed, its hash is made at every load");
+    }
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = NULL;
+    if (shoal_pool_new(shoal_pool_n_cpus(), &pool) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to verify the model");
+    }
+    return shoal_pack_verify(gguf, pool, err);
+}
+
 shoal_status shoal_forge_inspect(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
@@ -95,13 +112,17 @@ shoal_status shoal_forge_inspect(const forge_args *args, shoal_err *err)
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
     SHOAL_TRY(shoal_map_open(args->model, &map, err));
-    SHOAL_TRY(shoal_gguf_open(map.data, map.size, &gguf, err));
+    SHOAL_TRY(shoal_pack_open(map.data, map.size, &gguf, err));
     shoal_err why = SHOAL_ERR_INIT;
     shoal_status status = shoal_model_new(gguf, &model, &why);
     if (status != SHOAL_OK && (args->json || shoal_gguf_n_tensors(gguf) > 0)) {
         return shoal_err_set(err, status, "%s", why.text);
     }
+    if (args->verify) {
+        SHOAL_TRY(verify(gguf, err));
+    }
     if (model) {
+        model->packed = shoal_pack_is_packed(gguf);
         model->file_bytes = map.size;
         SHOAL_TRY(args->json ? print_model_json(model, &out) : print_model(model, &out));
     }

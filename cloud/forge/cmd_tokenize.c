@@ -3,6 +3,7 @@
 
 #include "common/base/file.h"
 #include "common/base/mem.h"
+#include "common/weight/pack.h"
 
 #include <stdio.h>
 
@@ -58,7 +59,7 @@ shoal_status shoal_forge_tokenize(const forge_args *args, shoal_err *err)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf input = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
     SHOAL_TRY(shoal_map_open(args->model, &map, err));
-    SHOAL_TRY(shoal_gguf_open(map.data, map.size, &gguf, err));
+    SHOAL_TRY(shoal_pack_open(map.data, map.size, &gguf, err));
     SHOAL_TRY(shoal_tokenizer_new(gguf, &tokenizer, err));
     SHOAL_TRY(read_stdin(&input, err));
     if (args->decode) {

@@ -131,11 +131,18 @@ static shoal_status put_file_type(conversion *c)
     return SHOAL_OK;
 }
 
+/* The output is plain, whatever the input was. */
+static bool is_of_packing(shoal_str key)
+{
+    static const char prefix[] = "shoal.pack.";
+    return key.length > sizeof prefix - 1 && memcmp(key.data, prefix, sizeof prefix - 1) == 0;
+}
+
 static shoal_status put_metadata(conversion *c)
 {
     for (size_t i = 0; i < shoal_gguf_n_kv(c->gguf); i++) {
         shoal_str key = shoal_gguf_key_at(c->gguf, i);
-        if (!is_named(key, SHOAL_FP8_KEY)) {
+        if (!is_named(key, SHOAL_FP8_KEY) && !is_of_packing(key)) {
             SHOAL_TRY(shoal_gguf_put_raw(c->writer, key, shoal_gguf_raw_at(c->gguf, i)));
         }
     }

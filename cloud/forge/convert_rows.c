@@ -127,12 +127,36 @@ static shoal_status check_finite(const convert_item *item, shoal_err *err)
     return SHOAL_OK;
 }
 
+/* A packed matrix's blocks; how its panels are was checked when the file was opened. */
+static shoal_status restore(conversion *c, const shoal_gguf_tensor *t, shoal_err *err)
+{
+    const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+    size_t k = (size_t)t->dims[0];
+    size_t row_bytes = k / info->block * info->block_bytes;
+    size_t n_rows = (size_t)(t->dims[1] * t->dims[2]);
+    size_t step = SHOAL_MAX(CHUNK_ELEMENTS / k, (size_t)1);
+    SHOAL_CLEANUP(shoal_free_cleanup) uint8_t *blocks = shoal_calloc(step, row_bytes);
+    if (!blocks) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu rows", step);
+    }
+    for (size_t row = 0; row < n_rows; row += step) {
+        size_t n = SHOAL_MIN(step, n_rows - row);
+        SHOAL_TRY(shoal_weight_blocks(t, row, n, blocks, err));
+        SHOAL_TRY(put_out(c, blocks, n * row_bytes, err));
+    }
+    return put_padding(c, n_rows * row_bytes, err);
+}
+
 static shoal_status copy(conversion *c, const convert_item *item, shoal_err *err)
 {
     const shoal_gguf_tensor *t = item->from;
-    SHOAL_TRY(check_finite(item, err));
-    SHOAL_TRY(put_out(c, t->data, (size_t)t->size_bytes, err));
-    SHOAL_TRY(put_padding(c, t->size_bytes, err));
+    if (t->packed) {
+        SHOAL_TRY(restore(c, t, err));
+    } else {
+        SHOAL_TRY(check_finite(item, err));
+        SHOAL_TRY(put_out(c, t->data, (size_t)t->size_bytes, err));
+        SHOAL_TRY(put_padding(c, t->size_bytes, err));
+    }
     if (item->scales) {
         SHOAL_TRY(put_out(c, item->scales->data, (size_t)item->scales->size_bytes, err));
         SHOAL_TRY(put_padding(c, item->scales->size_bytes, err));
@@ -143,6 +167,7 @@ static shoal_status copy(conversion *c, const convert_item *item, shoal_err *err
 /* --- converted ------------------------------------------------------------------------------- */
 
 typedef struct buffers {
+    uint8_t *from; /* blocks restored from a packed file */
     float *x;
     uint8_t *to;
     shoal_status *statuses;
@@ -152,6 +177,7 @@ typedef struct buffers {
 
 static void buffers_fini(buffers *b)
 {
+    shoal_free(b->from);
     shoal_free(b->x);
     shoal_free(b->to);
     shoal_free(b->statuses);
@@ -160,15 +186,17 @@ static void buffers_fini(buffers *b)
 }
 
 static shoal_status buffers_init(buffers *b, const convert_item *item, size_t chunk_rows,
-                                 size_t to_row_bytes, size_t n_scales)
+                                 size_t from_row_bytes, size_t to_row_bytes, size_t n_scales)
 {
     size_t k = (size_t)item->from->dims[0];
+    size_t from_bytes = item->from->packed ? chunk_rows * from_row_bytes : 0;
+    b->from = shoal_calloc(from_bytes, 1);
     b->x = shoal_calloc(chunk_rows * k, sizeof *b->x);
     b->to = shoal_calloc(chunk_rows, to_row_bytes);
     b->statuses = shoal_calloc((chunk_rows + BAND - 1) / BAND, sizeof *b->statuses);
     b->from_scales = shoal_calloc(n_scales, sizeof *b->from_scales);
     b->to_scales = shoal_calloc(n_scales, sizeof *b->to_scales);
-    if (!b->x || !b->to || !b->statuses || !b->from_scales || !b->to_scales) {
+    if (!b->from || !b->x || !b->to || !b->statuses || !b->from_scales || !b->to_scales) {
         return SHOAL_E_NOMEM;
     }
     if (item->scales) {
@@ -188,7 +216,12 @@ static shoal_status convert_matrices(conversion *c, const convert_item *item, ch
         for (size_t row = 0; row < rows; row += chunk_rows) {
             size_t at = m * matrix_scales + row / BAND * (size_t)shoal_forge_tiles(j->k);
             j->n_rows = SHOAL_MIN(rows - row, chunk_rows);
-            j->from = t->data + (m * rows + row) * j->from_row_bytes;
+            if (t->packed) {
+                SHOAL_TRY(shoal_weight_blocks(t, m * rows + row, j->n_rows, b->from, err));
+                j->from = b->from;
+            } else {
+                j->from = t->data + (m * rows + row) * j->from_row_bytes;
+            }
             j->from_scales = item->scales ? b->from_scales + at : NULL;
             j->to_scales = b->to_scales + at;
             SHOAL_TRY(convert_chunk(c, j, err));
@@ -210,12 +243,13 @@ static shoal_status convert(conversion *c, const convert_item *item, shoal_err *
     size_t bands = SHOAL_MAX(CHUNK_ELEMENTS / k / BAND, (size_t)1);
     size_t chunk_rows = SHOAL_MIN(bands * BAND, (size_t)t->dims[1]);
     size_t to_row_bytes = k / to->block * to->block_bytes;
-    if (buffers_init(&b, item, chunk_rows, to_row_bytes, n_scales) != SHOAL_OK) {
+    size_t from_row_bytes = k / from->block * from->block_bytes;
+    if (buffers_init(&b, item, chunk_rows, from_row_bytes, to_row_bytes, n_scales) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu rows", chunk_rows);
     }
     chunk j = {.item = item,
                .k = k,
-               .from_row_bytes = k / from->block * from->block_bytes,
+               .from_row_bytes = from_row_bytes,
                .to_row_bytes = to_row_bytes,
                .x = b.x,
                .to = b.to,

@@ -36,6 +36,7 @@ typedef struct forge_args {
     bool all;
     bool json;
     bool decode;
+    bool verify;
     bool bos;
 } forge_args;
 
@@ -58,6 +59,7 @@ shoal_status shoal_forge_generate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_random(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_pack(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------

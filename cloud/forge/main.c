@@ -8,7 +8,7 @@
 #include <string.h>
 
 static const forge_command commands[] = {
-    {"inspect", "what a model file holds: numbers, hashes, metadata, tensors", "maj",
+    {"inspect", "what a model file holds: numbers, hashes, metadata, tensors", "maVj",
      shoal_forge_inspect},
     {"tokenize", "text on stdin to ids on one line, or back with --decode", "mDBj",
      shoal_forge_tokenize},
@@ -17,6 +17,8 @@ static const forge_command commands[] = {
     {"perplexity", "perplexity of a text file", "mfcjtCk", shoal_forge_perplexity},
     {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqOltj",
      shoal_forge_convert},
+    {"pack", "rewrite a model as it lies in memory, so that it loads at once", "motj",
+     shoal_forge_pack},
     {"make-random", "write a model of a real shape with random weights, to measure speed", "SQosj",
      shoal_forge_make_random},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mPnbdktjC",

@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 enum {
-    READ_CHUNK_BYTES = 8192
+    READ_CHUNK_BYTES = 8192,
+    PAGE_BYTES = 4096
 };
 
 static void close_fd(int *fd)
@@ -129,6 +130,15 @@ void shoal_map_close(shoal_map *map)
     }
     map->data = NULL;
     map->size = 0;
+}
+
+void shoal_map_forget(const void *data, size_t n)
+{
+    uintptr_t start = ((uintptr_t)data + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+    uintptr_t end = ((uintptr_t)data + n) / PAGE_BYTES * PAGE_BYTES;
+    if (start < end) {
+        (void)madvise((void *)start, end - start, MADV_DONTNEED);
+    }
 }
 
 static bool write_all(int fd, const uint8_t *data, size_t n)

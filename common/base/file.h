@@ -20,6 +20,9 @@ typedef struct shoal_map {
 } shoal_map;
 shoal_status shoal_map_open(const char *path, shoal_map *ret_map, shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_map_close(shoal_map *map);
+/* Part of a mapping has been read and will not be for a while: its whole pages leave this process,
+ * and come back from the file when they are touched. */
+void shoal_map_forget(const void *data, size_t n);
 
 /* Writes path.tmp, syncs, renames: readers see the old content or the new, never a part. */
 shoal_status shoal_file_write(const char *path, const void *data, size_t n,

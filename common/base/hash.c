@@ -65,6 +65,15 @@ void shoal_hasher_finish(shoal_hasher *hasher, shoal_hash *ret_hash)
     SHOAL_ASSERT(rc == 1);
 }
 
+shoal_status shoal_hash_of(const void *data, size_t n, shoal_hash *ret_hash)
+{
+    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
+    SHOAL_TRY(shoal_hasher_new(&hasher));
+    shoal_hasher_update(hasher, data, n);
+    shoal_hasher_finish(hasher, ret_hash);
+    return SHOAL_OK;
+}
+
 void shoal_hash_hex(const shoal_hash *hash, char ret_hex[SHOAL_HASH_HEX])
 {
     static const char digits[] = "0123456789abcdef";

@@ -10,7 +10,10 @@
 
 #include <stdint.h>
 
-enum { SHOAL_HASH_BYTES = 32, SHOAL_HASH_HEX = 65 };
+enum {
+    SHOAL_HASH_BYTES = 32,
+    SHOAL_HASH_HEX = 65
+};
 
 typedef struct shoal_hash {
     uint8_t bytes[SHOAL_HASH_BYTES];
@@ -25,6 +28,9 @@ void shoal_hasher_update(shoal_hasher *hasher, const void *data, size_t n);
 /* Length-prefixed (8 bytes, little-endian), so that fields cannot run into each other. */
 void shoal_hasher_update_field(shoal_hasher *hasher, const void *data, size_t n);
 void shoal_hasher_finish(shoal_hasher *hasher, shoal_hash *ret_hash);
+
+/* Of one piece of memory. Any thread. */
+shoal_status shoal_hash_of(const void *data, size_t n, shoal_hash *ret_hash) SHOAL_MUST_CHECK;
 
 /* Lower-case hexadecimal with its NUL. */
 void shoal_hash_hex(const shoal_hash *hash, char ret_hex[SHOAL_HASH_HEX]);

@@ -5,6 +5,14 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+enum {
+    LINE_BYTES = 64,
+    PAGE_BYTES = 4096,
+    HUGE_BYTES = 2 << 20,
+    LAZY_BYTES = 256 << 10 /* from here on zeroing by the kernel beats writing zeros */
+};
 
 static atomic_uint_fast64_t n_allocations;
 static atomic_uint_fast64_t fail_at = UINT64_MAX;
@@ -28,19 +36,51 @@ void *shoal_calloc(size_t n, size_t size)
     return calloc(n ? n : 1, size ? size : 1);
 }
 
-void *shoal_calloc_aligned(size_t n, size_t size)
+/* Gives whole pages inside [p, p + bytes) back to the kernel, which hands out zeroed ones when they
+ * are touched, and zeroes the rest. */
+static void zero_lazily(uint8_t *p, size_t bytes)
+{
+    size_t head = (size_t)(-(uintptr_t)p % PAGE_BYTES);
+    if (bytes >= LAZY_BYTES) {
+        size_t pages = (bytes - head) / PAGE_BYTES * PAGE_BYTES;
+        if (madvise(p + head, pages, MADV_DONTNEED) == 0) {
+            memset(p, 0, head);
+            memset(p + head + pages, 0, bytes - head - pages);
+            return;
+        }
+    }
+    memset(p, 0, bytes);
+}
+
+static void *calloc_at(size_t align, size_t n, size_t size)
 {
     size_t bytes = 0;
-    if (must_fail() || __builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64) {
+    if (must_fail() || __builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - align) {
         return NULL;
     }
-    bytes = (bytes + 63) / 64 * 64;
-    bytes = bytes ? bytes : 64;
-    void *p = aligned_alloc(64, bytes);
-    if (p) {
-        memset(p, 0, bytes);
+    bytes = (bytes + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
+    bytes = bytes ? bytes : LINE_BYTES;
+    void *p = NULL;
+    if (posix_memalign(&p, align, bytes) != 0) {
+        return NULL;
     }
+    if (align == HUGE_BYTES) {
+        (void)madvise(p, bytes / PAGE_BYTES * PAGE_BYTES, MADV_HUGEPAGE);
+    }
+    zero_lazily(p, bytes);
     return p;
+}
+
+void *shoal_calloc_aligned(size_t n, size_t size)
+{
+    return calloc_at(LINE_BYTES, n, size);
+}
+
+void *shoal_calloc_huge(size_t n, size_t size)
+{
+    size_t bytes = 0;
+    bool small = __builtin_mul_overflow(n, size, &bytes) || bytes < HUGE_BYTES;
+    return calloc_at(small ? LINE_BYTES : HUGE_BYTES, n, size);
 }
 
 void *shoal_realloc(void *p, size_t n, size_t size)

@@ -13,8 +13,12 @@
  * valid pointer. Free with shoal_free. */
 void *shoal_calloc(size_t n, size_t size);
 
-/* Same, aligned to 64 bytes. Free with shoal_free. */
+/* Same, aligned to 64 bytes. Large blocks take up memory as they are touched. Free with shoal_free.
+ */
 void *shoal_calloc_aligned(size_t n, size_t size);
+
+/* Same, on huge pages where the kernel has them: for large blocks that are read over and over. */
+void *shoal_calloc_huge(size_t n, size_t size);
 
 /* Grows or shrinks to n * size bytes; new bytes are NOT zeroed. On NULL the old block is intact. */
 void *shoal_realloc(void *p, size_t n, size_t size);

@@ -174,8 +174,7 @@ static void ring(shoal_pool *pool, uint32_t n_wanted)
     }
 }
 
-/* CPUs this process may run on; 1 when that cannot be learnt. */
-static size_t count_cpus(void)
+size_t shoal_pool_n_cpus(void)
 {
     cpu_set_t set;
     CPU_ZERO(&set);
@@ -211,7 +210,7 @@ shoal_status shoal_pool_new(size_t n_threads, shoal_pool **ret_pool)
         return SHOAL_E_NOMEM;
     }
     pool->n_threads = n_threads;
-    pool->spin_ns = n_threads > count_cpus() || POOL_UNDER_TSAN ? 0 : SPIN_NS;
+    pool->spin_ns = n_threads > shoal_pool_n_cpus() || POOL_UNDER_TSAN ? 0 : SPIN_NS;
     pool->workers = shoal_calloc(n_threads, sizeof *pool->workers);
     if (!pool->workers) {
         return SHOAL_E_NOMEM;

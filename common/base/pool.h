@@ -10,7 +10,9 @@
 
 #include "common/base/macros.h"
 
-enum { SHOAL_POOL_THREADS_MAX = 256 };
+enum {
+    SHOAL_POOL_THREADS_MAX = 256
+};
 
 typedef struct shoal_pool shoal_pool;
 
@@ -23,6 +25,8 @@ shoal_status shoal_pool_new(size_t n_threads, shoal_pool **ret_pool) SHOAL_MUST_
 void shoal_pool_free(shoal_pool *pool);
 SHOAL_DEFINE_CLEANUP(shoal_pool, shoal_pool_free)
 
+/* CPUs this process may run on; 1 when that cannot be learnt. */
+size_t shoal_pool_n_cpus(void);
 size_t shoal_pool_n_threads(const shoal_pool *pool);
 
 /* Runs fn for every part; allocates nothing. n_parts = 0 returns at once. */

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/model/model_internal.h"
 
-#include "common/base/file.h"
 #include "common/base/mem.h"
+#include "common/weight/pack.h"
 
 #include <stdio.h>
 #include <string.h>
+
+enum {
+    LOAD_THREADS_MAX = 16
+};
 
 /* The numbers that shape results, as the reader resolved them. */
 static void hash_numbers(shoal_hasher *hasher, const shoal_model *model)
@@ -38,11 +42,13 @@ static void hash_numbers(shoal_hasher *hasher, const shoal_model *model)
 }
 
 /* The identity of the results (R9): the numbers that shape them and every tensor's name, type,
- * shape and bytes, in file order. The tokenizer has a hash of its own. */
-static shoal_status hash_model(shoal_model *model, const shoal_gguf *gguf)
+ * shape and digest, in file order. The tokenizer has a hash of its own. */
+static shoal_status hash_model(shoal_model *model, const shoal_gguf *gguf, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
-    SHOAL_TRY(shoal_hasher_new(&hasher));
+    if (shoal_hasher_new(&hasher) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to hash the model");
+    }
     hash_numbers(hasher, model);
     uint64_t bytes[32] = {0}; /* by tensor type, for main_type */
     for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
@@ -53,7 +59,9 @@ static shoal_status hash_model(shoal_model *model, const shoal_gguf *gguf)
                          (unsigned long long)t->dims[2], (unsigned long long)t->dims[3]);
         shoal_hasher_update_field(hasher, t->name.data, t->name.length);
         shoal_hasher_update_field(hasher, shape, (size_t)n);
-        shoal_hasher_update_field(hasher, t->data, t->size_bytes);
+        shoal_hash digest;
+        SHOAL_TRY(shoal_pack_digest(gguf, t, model->builders, &digest, err));
+        shoal_hasher_update_field(hasher, &digest, sizeof digest);
         bytes[(size_t)t->type % SHOAL_COUNT(bytes)] += t->size_bytes;
         if (bytes[(size_t)t->type % SHOAL_COUNT(bytes)] >
             bytes[(size_t)model->main_type % SHOAL_COUNT(bytes)]) {
@@ -75,21 +83,23 @@ static shoal_status build(shoal_model *model, const shoal_gguf *gguf, bool expan
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the model");
     }
     SHOAL_TRY(shoal_rope_read(model, gguf, used, err));
+    SHOAL_TRY(shoal_pack_check(gguf, model->builders, err));
     SHOAL_TRY(shoal_tensors_load(model, gguf, used, err));
-    if (hash_model(model, gguf) != SHOAL_OK) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to hash the model");
-    }
-    return SHOAL_OK;
+    return hash_model(model, gguf, err);
 }
 
 static shoal_status new_model(const shoal_gguf *gguf, bool expanded, shoal_model **ret_model,
                               shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = shoal_calloc(1, sizeof *model);
-    if (!model) {
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *builders = NULL;
+    size_t n_threads = SHOAL_MIN(shoal_pool_n_cpus(), (size_t)LOAD_THREADS_MAX);
+    if (!model || shoal_pool_new(n_threads, &builders) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the model");
     }
+    model->builders = builders;
     SHOAL_TRY(build(model, gguf, expanded, err));
+    model->builders = NULL;
     *ret_model = SHOAL_STEAL(model);
     return SHOAL_OK;
 }
@@ -105,21 +115,31 @@ shoal_status shoal_model_new_expanded(const shoal_gguf *gguf, shoal_model **ret_
     return new_model(gguf, true, ret_model, err);
 }
 
+static shoal_status load(const shoal_map *map, shoal_model **ret_model, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    SHOAL_TRY(shoal_pack_open(map->data, map->size, &gguf, err));
+    shoal_gguf_set_mapped(gguf);
+    SHOAL_TRY(shoal_model_new(gguf, ret_model, err));
+    (*ret_model)->packed = shoal_pack_is_packed(gguf);
+    return SHOAL_OK;
+}
+
 shoal_status shoal_model_load(const char *path, shoal_model **ret_model, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_TRY(shoal_map_open(path, &map, err));
-    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
-    shoal_status status = shoal_gguf_open(map.data, map.size, &gguf, err);
-    if (status == SHOAL_OK) {
-        status = shoal_model_new(gguf, ret_model, err);
-    }
+    shoal_status status = load(&map, ret_model, err);
     if (status != SHOAL_OK) {
         const char *base = strrchr(path, '/');
         shoal_err_prefix(err, "model %s", base ? base + 1 : path);
         return status;
     }
     (*ret_model)->file_bytes = map.size;
+    if ((*ret_model)->packed) {
+        (*ret_model)->map = map;
+        map = (shoal_map){0};
+    }
     return SHOAL_OK;
 }
 
@@ -139,6 +159,7 @@ void shoal_model_free(shoal_model *model)
         shoal_free(model->rope[r].freq);
     }
     shoal_tokenizer_free(model->tokenizer);
+    shoal_map_close(&model->map);
     shoal_free(model);
 }
 

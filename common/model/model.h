@@ -6,6 +6,7 @@
 #ifndef SHOAL_MODEL_MODEL_H
 #define SHOAL_MODEL_MODEL_H
 
+#include "common/base/file.h"
 #include "common/base/hash.h"
 #include "common/kv/kv.h"
 #include "common/model/arch.h"
@@ -142,12 +143,17 @@ typedef struct shoal_model {
     uint64_t file_bytes;
     uint64_t n_params;
     shoal_type main_type; /* type of most weight bytes */
+    bool packed;          /* from a packed file: weights lie in map */
+    shoal_map map;        /* empty unless packed */
+    shoal_pool *builders; /* threads of the load; NULL once it is done */
 } shoal_model;
 
-/* Loads path (memory-mapped for the load only). Errors name file, key or tensor, value, limit. */
+/* Loads path: a plain file is mapped for the load only, a packed one for the model's life. Errors
+ * name file, key or tensor, value, limit. */
 shoal_status shoal_model_load(const char *path, shoal_model **ret_model,
                               shoal_err *err) SHOAL_MUST_CHECK;
-/* From an open reader; its bytes are not needed afterwards. */
+/* From an open reader (shoal_pack_open, or shoal_gguf_open for plain files); the bytes of a plain
+ * file are not needed afterwards. The threads of the load are made and ended inside. */
 shoal_status shoal_model_new(const shoal_gguf *gguf, shoal_model **ret_model,
                              shoal_err *err) SHOAL_MUST_CHECK;
 /* The same with latent attention in the form that keeps every head's keys and values: for tests

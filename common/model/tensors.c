@@ -78,41 +78,19 @@ static shoal_status find(const loader *l, const char *suffix, size_t cols, size_
     return SHOAL_OK;
 }
 
+/* Rows [row, row + n) of a matrix or of a stack of them. */
+static shoal_status load_rows(const loader *l, const shoal_gguf_tensor *t, size_t row, size_t n,
+                              shoal_weight **ret_weight)
+{
+    return shoal_weight_load(l->gguf, t, row, n, l->model->builders, ret_weight, l->err);
+}
+
 static shoal_status load_matrix(const loader *l, const char *suffix, size_t cols, size_t rows,
                                 shoal_weight **ret_weight)
 {
     const shoal_gguf_tensor *t = NULL;
     SHOAL_TRY(find(l, suffix, cols, rows, 1, &t));
-    return shoal_weight_load(l->gguf, t, ret_weight, l->err);
-}
-
-/* Rows [row, row + n) of a matrix or of a stack of them: they lie one after the other. The scales
- * of FP8 lie in bands of 128 rows, which start anew with each matrix. */
-static shoal_status load_rows(const loader *l, const shoal_gguf_tensor *t, size_t row, size_t n,
-                              shoal_weight **ret_weight)
-{
-    size_t height = (size_t)t->dims[1];
-    uint64_t row_bytes = t->size_bytes / (t->dims[1] * t->dims[2]);
-    shoal_gguf_tensor view = *t;
-    view.n_dims = 2;
-    view.dims[1] = n;
-    view.dims[2] = 1;
-    view.data = t->data + row * row_bytes;
-    view.size_bytes = n * row_bytes;
-    if (t->type != SHOAL_TYPE_I8) {
-        return shoal_weight_new(&view, ret_weight, l->err);
-    }
-    const shoal_gguf_tensor *scales = NULL;
-    SHOAL_TRY(shoal_fp8_scales(l->gguf, t, &scales, l->err));
-    if (row % height % SHOAL_FP8_TILE != 0) {
-        return shoal_err_set(l->err, SHOAL_E_UNSUPPORTED,
-                             "tensor %.*s: row %zu starts a matrix within a tile of FP8",
-                             (int)SHOAL_MIN(t->name.length, (size_t)64), t->name.data, row);
-    }
-    size_t band = row / height * (size_t)scales->dims[1] + row % height / SHOAL_FP8_TILE;
-    shoal_gguf_tensor scale_view = *scales;
-    scale_view.data = scales->data + band * (size_t)scales->dims[0] * sizeof(float);
-    return shoal_weight_new_scaled(&view, &scale_view, ret_weight, l->err);
+    return load_rows(l, t, 0, rows, ret_weight);
 }
 
 /* A stack of n matrices as n weights. */
@@ -334,7 +312,7 @@ static shoal_status load_latent_values(const loader *l, shoal_latent *latent)
     if (joined && (hp->mla.expanded || !apart)) {
         const shoal_gguf_tensor *t = NULL;
         SHOAL_TRY(find(l, "attn_kv_b.weight", rank, hp->n_heads * (plain + value), 1, &t));
-        return hp->mla.expanded ? shoal_weight_load(l->gguf, t, &latent->kv_b, l->err)
+        return hp->mla.expanded ? load_rows(l, t, 0, (size_t)t->dims[1], &latent->kv_b)
                                 : absorb(l, t, latent);
     }
     (void)peek(l, "attn_v_b.weight");

@@ -518,6 +518,20 @@ shoal_status shoal_gguf_open(const uint8_t *data, size_t size, shoal_gguf **ret_
     return SHOAL_OK;
 }
 
+void shoal_gguf_set_mapped(shoal_gguf *gguf)
+{
+    for (size_t i = 0; i < gguf->n_tensors; i++) {
+        gguf->tensors[i].mapped = true;
+    }
+}
+
+void shoal_gguf_set_tensor(shoal_gguf *gguf, size_t i, const shoal_gguf_tensor *tensor)
+{
+    SHOAL_ASSERT(i < gguf->n_tensors && tensor->data == gguf->tensors[i].data &&
+                 tensor->name.data == gguf->tensors[i].name.data);
+    gguf->tensors[i] = *tensor;
+}
+
 void shoal_gguf_close(shoal_gguf *gguf)
 {
     if (gguf == NULL) {

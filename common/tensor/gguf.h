@@ -54,6 +54,9 @@ typedef struct shoal_gguf_tensor {
     const uint8_t *data;                /* inside the file's bytes, aligned as the file says */
     uint64_t size_bytes;
     uint64_t offset; /* from the start of the data section */
+    bool packed;     /* data is panels of a packed file (common/weight/pack.h): type and dims are */
+                     /* those of the matrix in them */
+    bool mapped;     /* data lies in a file mapping, see shoal_gguf_set_mapped */
 } shoal_gguf_tensor;
 
 typedef struct shoal_gguf shoal_gguf;
@@ -64,6 +67,12 @@ shoal_status shoal_gguf_open(const uint8_t *data, size_t size, shoal_gguf **ret_
                              shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_gguf_close(shoal_gguf *gguf);
 SHOAL_DEFINE_CLEANUP(shoal_gguf, shoal_gguf_close)
+
+/* Before the reader is shared. The bytes are a read-only mapping of a file (shoal_map): who has
+ * read a tensor may let its pages go. */
+void shoal_gguf_set_mapped(shoal_gguf *gguf);
+/* Before the reader is shared. Tensor i is to be seen as this one: same name and bytes. */
+void shoal_gguf_set_tensor(shoal_gguf *gguf, size_t i, const shoal_gguf_tensor *tensor);
 
 uint32_t shoal_gguf_version(const shoal_gguf *gguf);
 size_t shoal_gguf_n_tensors(const shoal_gguf *gguf);

@@ -17,6 +17,13 @@ static void pack_row(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)
     }
 }
 
+static void restore_row(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)
+{
+    for (size_t i = 0; i < k; i++) {
+        memcpy(ret_blocks + i * 2, panel + (i * ROWS + r) * 2, 2);
+    }
+}
+
 static void unpack_f16(const uint8_t *panel, size_t k, size_t r, float *ret_row)
 {
     for (size_t i = 0; i < k; i++) {
@@ -82,6 +89,7 @@ static bool finite_bf16(const uint8_t *blocks, size_t n)
 const shoal_format shoal_format_f16 = {
     .type = SHOAL_TYPE_F16,
     .pack_row = pack_row,
+    .restore_row = restore_row,
     .unpack_row = unpack_f16,
     .encode = encode_f16,
     .decode = decode_f16,
@@ -92,6 +100,7 @@ const shoal_format shoal_format_f16 = {
 const shoal_format shoal_format_bf16 = {
     .type = SHOAL_TYPE_BF16,
     .pack_row = pack_row,
+    .restore_row = restore_row,
     .unpack_row = unpack_bf16,
     .encode = encode_bf16,
     .decode = decode_bf16,

@@ -18,6 +18,14 @@ static void pack_row(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)
     }
 }
 
+static void restore_row(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)
+{
+    for (size_t i = 0; i < k; i++) {
+        memcpy(ret_blocks + i * sizeof(float), panel + (i * ROWS + r) * sizeof(float),
+               sizeof(float));
+    }
+}
+
 static void unpack_row(const uint8_t *panel, size_t k, size_t r, float *ret_row)
 {
     for (size_t i = 0; i < k; i++) {
@@ -50,6 +58,7 @@ static bool finite_all(const uint8_t *blocks, size_t n)
 const shoal_format shoal_format_f32 = {
     .type = SHOAL_TYPE_F32,
     .pack_row = pack_row,
+    .restore_row = restore_row,
     .unpack_row = unpack_row,
     .encode = encode,
     .decode = decode,

@@ -88,7 +88,7 @@ bool shoal_fp8_scale_name(shoal_str name, char ret_name[SHOAL_GGUF_NAME_MAX + 1]
 static shoal_status check_scales(const shoal_gguf_tensor *t, const shoal_gguf_tensor *s,
                                  shoal_err *err)
 {
-    if (s->type != SHOAL_TYPE_F32 || s->dims[0] != n_tiles((size_t)t->dims[0]) ||
+    if (s->type != SHOAL_TYPE_F32 || s->packed || s->dims[0] != n_tiles((size_t)t->dims[0]) ||
         s->dims[1] != n_tiles((size_t)t->dims[1]) || s->dims[2] != t->dims[2] ||
         s->dims[3] != t->dims[3]) {
         return shoal_err_set(err, SHOAL_E_INVALID,
@@ -147,6 +147,13 @@ static void pack_scales(const uint8_t *scales, size_t k, size_t r, uint8_t *pane
     }
 }
 
+static void restore_row(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)
+{
+    for (size_t i = 0; i < k; i++) {
+        ret_blocks[i] = panel[i / TILE * PANEL_BLOCK + 64 + i % TILE * ROWS + r];
+    }
+}
+
 static void unpack_row(const uint8_t *panel, size_t k, size_t r, float *ret_row)
 {
     for (size_t i = 0; i < k; i++) {
@@ -172,6 +179,7 @@ const shoal_format shoal_format_fp8 = {
     .panel = SHOAL_PANEL_FP8,
     .pack_row = pack_row,
     .pack_scales = pack_scales,
+    .restore_row = restore_row,
     .unpack_row = unpack_row,
     .finite = finite_all,
 };

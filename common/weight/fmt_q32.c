@@ -135,22 +135,38 @@ static void pack_blocks(const kind *k, const uint8_t *blocks, size_t n, size_t r
     }
 }
 
+static void get_coded(const kind *k, const uint8_t *from, size_t r, coded *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ret->d = shoal_format_u16(from + 2 * r);
+    from += 2 * ROWS;
+    if (k->floor) {
+        ret->m = shoal_format_u16(from + 2 * r);
+        from += 2 * ROWS;
+    }
+    shoal_panel_get_nib(from, r, ret->code);
+    if (k->fifth) {
+        shoal_panel_get_hi1(from + SHOAL_PART_NIB, r, ret->code, 4);
+    }
+}
+
+static void restore_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r,
+                           uint8_t *ret_blocks)
+{
+    size_t panel_block = shoal_panel_find(k->panel)->block_bytes;
+    for (size_t b = 0; b < n / N; b++) {
+        coded c;
+        get_coded(k, panel + b * panel_block, r, &c);
+        write_block(k, &c, ret_blocks + b * k->block);
+    }
+}
+
 static void unpack_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r, float *ret_row)
 {
     size_t panel_block = shoal_panel_find(k->panel)->block_bytes;
     for (size_t b = 0; b < n / N; b++) {
-        coded c = {0};
-        const uint8_t *from = panel + b * panel_block;
-        c.d = shoal_format_u16(from + 2 * r);
-        from += 2 * ROWS;
-        if (k->floor) {
-            c.m = shoal_format_u16(from + 2 * r);
-            from += 2 * ROWS;
-        }
-        shoal_panel_get_nib(from, r, c.code);
-        if (k->fifth) {
-            shoal_panel_get_hi1(from + SHOAL_PART_NIB, r, c.code, 4);
-        }
+        coded c;
+        get_coded(k, panel + b * panel_block, r, &c);
         values_of(k, &c, ret_row + b * N);
     }
 }
@@ -226,6 +242,10 @@ static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_
     {                                                                                              \
         pack_blocks(&name, blocks, k, r, panel);                                                   \
     }                                                                                              \
+    static void restore_##name(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)      \
+    {                                                                                              \
+        restore_blocks(&name, panel, k, r, ret_blocks);                                            \
+    }                                                                                              \
     static void unpack_##name(const uint8_t *panel, size_t k, size_t r, float *ret_row)            \
     {                                                                                              \
         unpack_blocks(&name, panel, k, r, ret_row);                                                \
@@ -246,6 +266,7 @@ static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_
         .type = SHOAL_TYPE_##NAME,                                                                 \
         .panel = SHOAL_PANEL_##NAME,                                                               \
         .pack_row = pack_##name,                                                                   \
+        .restore_row = restore_##name,                                                             \
         .unpack_row = unpack_##name,                                                               \
         .encode = encode_##name,                                                                   \
         .decode = decode_##name,                                                                   \

@@ -34,6 +34,18 @@ static void pack_row(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)
     }
 }
 
+static void restore_row(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)
+{
+    for (size_t b = 0; b < k / N; b++) {
+        const uint8_t *from = panel + b * PANEL_BLOCK;
+        uint8_t *to = ret_blocks + b * BLOCK;
+        memcpy(to, from + 2 * r, 2);
+        for (size_t j = 0; j < N / 2; j += 4) {
+            memcpy(to + 2 + j, from + place(j, r), 4);
+        }
+    }
+}
+
 static float value_of(uint8_t byte, bool high, float d)
 {
     return d * (float)((high ? byte >> 4 : byte & 15) - 8);
@@ -93,6 +105,7 @@ static bool finite_all(const uint8_t *blocks, size_t n)
 const shoal_format shoal_format_q4_0 = {
     .type = SHOAL_TYPE_Q4_0,
     .pack_row = pack_row,
+    .restore_row = restore_row,
     .unpack_row = unpack_row,
     .encode = encode,
     .decode = decode,

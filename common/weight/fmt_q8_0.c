@@ -33,6 +33,18 @@ static void pack_row(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)
     }
 }
 
+static void restore_row(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)
+{
+    for (size_t b = 0; b < k / N; b++) {
+        const uint8_t *from = panel + b * PANEL_BLOCK;
+        uint8_t *to = ret_blocks + b * BLOCK;
+        memcpy(to, from + 2 * r, 2);
+        for (size_t i = 0; i < N; i += 4) {
+            memcpy(to + 2 + i, from + place(i, r), 4);
+        }
+    }
+}
+
 static void unpack_row(const uint8_t *panel, size_t k, size_t r, float *ret_row)
 {
     for (size_t i = 0; i < k; i++) {
@@ -80,6 +92,7 @@ static bool finite_all(const uint8_t *blocks, size_t n)
 const shoal_format shoal_format_q8_0 = {
     .type = SHOAL_TYPE_Q8_0,
     .pack_row = pack_row,
+    .restore_row = restore_row,
     .unpack_row = unpack_row,
     .encode = encode,
     .decode = decode,

@@ -179,6 +179,18 @@ static void pack_blocks(const kind *k, const uint8_t *blocks, size_t n, size_t r
     }
 }
 
+static void restore_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r,
+                           uint8_t *ret_blocks)
+{
+    size_t panel_block = shoal_panel_find(k->panel)->block_bytes;
+    memset(ret_blocks, 0, n / N * k->block);
+    for (size_t b = 0; b < n / N; b++) {
+        shoal_super s;
+        get_super(k, panel + b * panel_block, r, &s);
+        k->write(&s, ret_blocks + b * k->block);
+    }
+}
+
 static void unpack_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r, float *ret_row)
 {
     size_t panel_block = shoal_panel_find(k->panel)->block_bytes;
@@ -196,6 +208,10 @@ static void unpack_blocks(const kind *k, const uint8_t *panel, size_t n, size_t 
     static void pack_##name(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)             \
     {                                                                                              \
         pack_blocks(&shoal_super_##name, blocks, k, r, panel);                                     \
+    }                                                                                              \
+    static void restore_##name(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)      \
+    {                                                                                              \
+        restore_blocks(&shoal_super_##name, panel, k, r, ret_blocks);                              \
     }                                                                                              \
     static void unpack_##name(const uint8_t *panel, size_t k, size_t r, float *ret_row)            \
     {                                                                                              \
@@ -217,6 +233,7 @@ static void unpack_blocks(const kind *k, const uint8_t *panel, size_t n, size_t 
         .type = SHOAL_TYPE_##NAME,                                                                 \
         .panel = SHOAL_PANEL_##NAME,                                                               \
         .pack_row = pack_##name,                                                                   \
+        .restore_row = restore_##name,                                                             \
         .unpack_row = unpack_##name,                                                               \
         .encode = encode_##name,                                                                   \
         .decode = decode_##name,                                                                   \

@@ -15,6 +15,8 @@ typedef struct shoal_format {
     void (*pack_row)(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel);
     /* Where scales are a tensor of their own, else NULL: puts those of row r's band of tiles. */
     void (*pack_scales)(const uint8_t *scales, size_t k, size_t r, uint8_t *panel);
+    /* Undoes pack_row: row r of a panel as GGUF blocks, bit for bit. */
+    void (*restore_row)(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks);
     /* Row r of a panel as floats. */
     void (*unpack_row)(const uint8_t *panel, size_t k, size_t r, float *ret_row);
     /* n elements between floats and GGUF blocks; encoding rounds as the type's reference does. NULL

@@ -79,8 +79,7 @@ static inline void shoal_panel_get_hi1(const uint8_t *from, size_t r, uint8_t co
                                        unsigned shift)
 {
     for (size_t i = 0; i < 32; i++) {
-        unsigned bit = (unsigned)from[r * 4 + i % 4] >> i / 4 & 1u;
-        code[i] = (uint8_t)((unsigned)code[i] | bit << shift);
+        code[i] |= (uint8_t)(((unsigned)from[r * 4 + i % 4] >> i / 4 & 1u) << shift);
     }
 }
 

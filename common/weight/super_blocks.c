@@ -21,7 +21,8 @@ enum {
 static void read_crumbs(const uint8_t *p, unsigned shift, uint8_t code[N])
 {
     for (size_t e = 0; e < N; e++) {
-        unsigned crumb = (unsigned)p[e / 128 * 32 + e % 32] >> e % 128 / 32 * 2 & 3u;
+        unsigned byte = p[e / 128 * 32 + e % 32];
+        unsigned crumb = byte >> e % 128 / 32 * 2 & 3u;
         code[e] |= (uint8_t)(crumb << shift);
     }
 }
@@ -95,8 +96,8 @@ static void read_q3_k(const uint8_t *p, shoal_super *ret)
     memset(ret, 0, sizeof *ret);
     ret->d = shoal_format_u16(p + 108);
     for (size_t s = 0; s < SUBS; s++) {
-        unsigned low = p[96 + s % 8] >> s / 8 * 4 & 15u;
-        unsigned high = p[104 + s % 4] >> s / 4 * 2 & 3u;
+        unsigned low = (unsigned)p[96 + s % 8] >> s / 8 * 4 & 15u;
+        unsigned high = (unsigned)p[104 + s % 4] >> s / 4 * 2 & 3u;
         ret->sc[s] = (int8_t)((int)(low | high << 4) - 32);
     }
     read_crumbs(p + 32, 0, ret->code);

@@ -35,16 +35,24 @@ shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **re
 shoal_status shoal_weight_new_scaled(const shoal_gguf_tensor *tensor,
                                      const shoal_gguf_tensor *scales, shoal_weight **ret_weight,
                                      shoal_err *err) SHOAL_MUST_CHECK;
-/* The same for a tensor of gguf, which is asked for the scales where the type needs them. */
-shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor,
-                               shoal_weight **ret_weight, shoal_err *err) SHOAL_MUST_CHECK;
+/* From rows [row, row + n_rows) of a tensor of gguf, which is asked for the scales where the type
+ * needs them; a stack of matrices is one run of rows. The work is split over the pool (NULL: none),
+ * and pages of a mapped file are let go as they have been read. Whole panels of a packed file
+ * (pack.h) are used in place: its bytes must outlive the weight. */
+shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor, size_t row,
+                               size_t n_rows, shoal_pool *pool, shoal_weight **ret_weight,
+                               shoal_err *err) SHOAL_MUST_CHECK;
+/* The same rows as GGUF blocks, from a plain file or a packed one. */
+shoal_status shoal_weight_blocks(const shoal_gguf_tensor *tensor, size_t row, size_t n_rows,
+                                 uint8_t *ret_blocks, shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_weight_free(shoal_weight *weight);
 
 size_t shoal_weight_n_rows(const shoal_weight *weight);
 size_t shoal_weight_k(const shoal_weight *weight);
 shoal_type shoal_weight_type(const shoal_weight *weight);
-/* Bytes read by one product (packed size). */
+/* Bytes read by one product (packed size), and where they lie. */
 size_t shoal_weight_bytes(const shoal_weight *weight);
+const void *shoal_weight_panels(const shoal_weight *weight);
 
 /* y[c][y_stride] = W x[c] for every column of acts; rows are split over the pool. */
 void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernels, shoal_pool *pool,

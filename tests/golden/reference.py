@@ -55,6 +55,8 @@ def decode(kind, raw, n):
         return bits.view(np.float32).astype(np.float64)
     if kind in published.TYPES and kind not in (2, 8):
         return np.array(published.decode(kind, raw, n), dtype=np.float64)
+    if kind == 24:
+        return np.array([published.e4m3(code) for code in range(256)])[np.frombuffer(raw, "u1", n)]
     if kind == 8:
         blocks = np.frombuffer(raw, np.dtype([("d", "<f2"), ("q", "i1", 32)]), n // 32)
         return (blocks["d"].astype(np.float64)[:, None] * blocks["q"]).reshape(-1)
@@ -66,7 +68,7 @@ def decode(kind, raw, n):
 
 
 def size_of(kind, n):
-    return {0: 4 * n, 1: 2 * n, 30: 2 * n}[kind] if kind in (0, 1, 30) else published.size_of(kind, n)
+    return {0: 4, 1: 2, 24: 1, 30: 2}[kind] * n if kind in (0, 1, 24, 30) else published.size_of(kind, n)
 
 
 def load(path):
@@ -91,6 +93,11 @@ def load(path):
         n = int(np.prod(dims))
         raw = data[base + offset:base + offset + size_of(kind, n)]
         tensors[name] = decode(kind, raw, n).reshape(dims[::-1])
+    for name, x in tensors.items():
+        if name + "_scale" in tensors:
+            # FP8: one scale for each tile of 128 x 128.
+            scale = tensors[name + "_scale"].repeat(128, axis=-1).repeat(128, axis=-2)
+            tensors[name] = x * scale[..., :x.shape[-2], :x.shape[-1]]
     return meta, tensors
 
 

@@ -9,7 +9,7 @@ import random
 import struct
 import sys
 
-from harness import Site, SOURCE, binary, expect, main, run
+from harness import SANITIZED, SHARED, Site, SOURCE, binary, expect, main, run
 
 sys.path.insert(0, os.path.join(SOURCE, "tests/golden"))
 import blocks  # noqa: E402
@@ -207,6 +207,27 @@ def test_fp8_is_half_of_f16_and_copies_as_it_is():
         convert("-m", site.file("FP8"), "-o", site.file("copy"))
         with open(site.file("FP8"), "rb") as a, open(site.file("copy"), "rb") as b:
             expect(a.read() == b.read(), "a copy differs")
+
+
+def test_logits_of_every_type_follow_the_float64_reference():
+    """The same file, its numbers exact in the reference. Products of integer types round activations to 8 bits."""
+    script, python = os.path.join(SOURCE, "tests/golden/reference.py"), "/usr/bin/python3"
+    models = [os.path.join(SHARED, "models", name) for name in ("stories260K.gguf", "stories3M-f32.gguf")]
+    if SANITIZED or not all(map(os.path.exists, models)) or run(python, "-c", "import numpy", check=False).returncode:
+        return "skipped: needs two models beside the checkout, numpy, and no sanitizer"
+    ids, worst = "1,403,407,261,378,284,286,263,372,271,411,260", {}
+    with Site() as site:
+        out = site.file("out.gguf")
+        for model, kinds, budget in ((models[0], [k for k in BUDGETS if not k.endswith("_K")], 0.01),
+                                     (models[1], ["FP8", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"], 0.06)):
+            for kind in kinds:
+                convert("-m", model, "--type", kind, "-o", out)
+                want = json.loads(run(python, script, "logits", out, ids).stdout)["logits"][-1]
+                got = json.loads(run(binary("shoal-forge"), "logits", "-m", out, "--tokens", ids, "--json").stdout)["logits"]
+                worst[kind] = error(got, want)
+                limit = budget if "Q" in kind else 1e-3 if kind != "F32" else 1e-5
+                expect(worst[kind] <= limit, f"{kind}: relative error {worst[kind]:.2e}")
+    return ", ".join(f"{kind} {found:.1e}" for kind, found in worst.items())
 
 
 def test_refusals_leave_no_file():

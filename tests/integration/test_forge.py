@@ -123,6 +123,52 @@ def test_make_random_models_load_and_speak_sanely():
         expect(done.returncode == 1 and "llama-110m" in done.stderr, done.stderr)
 
 
+def test_packed_model_is_the_same_model():
+    with Site() as site:
+        for kind in ("Q4_0",) if SANITIZED else ("F16", "Q8_0", "Q4_K", "Q4_0"):
+            plain, packed = site.file("plain.gguf"), site.file("packed.gguf")
+            forge("make-random", "--shape", "llama-110m", "--type", kind, "-o", plain)
+            made = json.loads(forge("pack", "-m", plain, "-o", packed, "--json").stdout)
+            expect(made["packed"] == 85 and made["bytes_out"] == os.path.getsize(packed), made)
+            a, b = (json.loads(forge("inspect", "-m", m, "--json").stdout) for m in (plain, packed))
+            expect((a.pop("packed"), b.pop("packed")) == (False, True), "packed")
+            del a["file_bytes"], b["file_bytes"]
+            expect(a == b, f"{kind}: {a} {b}")
+            ids = [31997, 5, 1000, 30000]
+            for options in (("-t", "1"), ("-t", "2"), ("--cpu-mask", "scalar")):
+                one, other = (logits(m, ids, "--ctx", "64", *options) for m in (plain, packed))
+                expect(one == other, f"{kind} {options}: logits differ")
+            forge("inspect", "-m", packed, "--verify")
+            again = site.file("again.gguf")
+            forge("convert", "-m", packed, "-o", again)
+            with open(plain, "rb") as f, open(again, "rb") as g:
+                expect(f.read() == g.read(), f"{kind}: unpacking gives the file that was packed")
+        done = forge("pack", "-m", packed, "-o", site.file("twice.gguf"), check=False)
+        expect(done.returncode == 1 and "packed already" in done.stderr, done.stderr)
+        with open(packed, "r+b") as f:
+            f.seek(-100000, os.SEEK_END)
+            byte = f.read(1)
+            f.seek(-100000, os.SEEK_END)
+            f.write(bytes([byte[0] ^ 1]))
+        done = forge("logits", "-m", packed, "--tokens", "1", check=False)
+        expect(done.returncode == 1 and "damaged" in done.stderr and "packed.gguf" in done.stderr, done.stderr)
+
+
+def test_a_loaded_model_is_in_memory_once():
+    if SANITIZED:
+        return "skipped: sanitizers take memory of their own"
+    with Site() as site:
+        plain, packed = site.file("plain.gguf"), site.file("packed.gguf")
+        forge("make-random", "--shape", "llama-110m", "--type", "Q8_0", "-o", plain)
+        forge("pack", "-m", plain, "-o", packed)
+        extra = []
+        for model in (plain, packed):
+            bench = json.loads(forge("bench", "-m", model, "-p", "1", "-n", "1", "--json").stdout)
+            extra.append(bench["rss_mib"] - os.path.getsize(model) / 2**20)
+            expect(extra[-1] < 40, f"{model}: {extra[-1]:.1f} MiB above the file's size")
+    return f"{extra[0]:.1f} and {extra[1]:.1f} MiB above the file's size"
+
+
 def test_refusals_name_the_cause():
     with Site() as site:
         model = site.tiny_model(7)

@@ -272,8 +272,8 @@ static shoal_status load(const matrix *m, const char *format, const char *scale_
     SHOAL_TRY(shoal_gguf_writer_finish(writer, &buf, NULL));
     SHOAL_TRY(shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, NULL));
     shoal_weight *w = NULL;
-    shoal_status status =
-        shoal_weight_load(gguf, shoal_gguf_find_tensor(gguf, "a.weight"), &w, err);
+    const shoal_gguf_tensor *t = shoal_gguf_find_tensor(gguf, "a.weight");
+    shoal_status status = shoal_weight_load(gguf, t, 0, (size_t)t->dims[1], NULL, &w, err);
     assert_true((status == SHOAL_OK) == (w != NULL));
     shoal_weight_free(w);
     return status;

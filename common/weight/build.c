@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Weights from tensors: rows are packed into panels leaf by leaf, on the pool where there is one,
+ * and each leaf's pages of the file are let go, so that a model is never held twice. Rows of a
+ * packed file that begin a panel are used where they lie.
+ */
+#include "common/weight/matrix_internal.h"
+
+#include "common/base/mem.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum {
+    ROWS = SHOAL_PANEL_ROWS
+};
+
+typedef struct build {
+    const shoal_matrix *m;
+    size_t row; /* the first */
+    size_t n_rows;
+    uint8_t *panels;
+    _Atomic size_t bad_row; /* the lowest that is not finite, or SIZE_MAX */
+    atomic_bool no_memory;
+} build;
+
+static void lower(_Atomic size_t *least, size_t value)
+{
+    size_t seen = atomic_load(least);
+    while (value < seen && !atomic_compare_exchange_weak(least, &seen, value)) {
+    }
+}
+
+static void pack_part(void *ctx, size_t part, size_t worker)
+{
+    (void)worker;
+    build *b = ctx;
+    size_t at = part * b->m->leaf_rows;
+    size_t n = SHOAL_MIN(b->m->leaf_rows, b->n_rows - at);
+    size_t bad_row = SIZE_MAX;
+    shoal_status status = shoal_matrix_pack(b->m, b->row + at, n,
+                                            b->panels + at / ROWS * b->m->panel_bytes, &bad_row);
+    if (status == SHOAL_E_NOMEM) {
+        atomic_store(&b->no_memory, true);
+    }
+    lower(&b->bad_row, bad_row);
+    shoal_matrix_forget(b->m, b->row + at, n);
+}
+
+static shoal_status pack_all(build *b, shoal_pool *pool, shoal_err *err)
+{
+    size_t n_parts = (b->n_rows + b->m->leaf_rows - 1) / b->m->leaf_rows;
+    if (pool) {
+        shoal_pool_run(pool, pack_part, b, n_parts);
+    } else {
+        for (size_t part = 0; part < n_parts; part++) {
+            pack_part(b, part, 0);
+        }
+    }
+    if (atomic_load(&b->no_memory)) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
+                             SHOAL_TENSOR_NAME(b->m->tensor));
+    }
+    size_t bad_row = atomic_load(&b->bad_row);
+    return bad_row == SIZE_MAX ? SHOAL_OK : shoal_matrix_not_finite(b->m, bad_row, err);
+}
+
+static shoal_status new_rows(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
+                             shoal_weight **ret_weight, shoal_err *err)
+{
+    if (m->format->pack_scales && !m->scales && !m->tensor->packed) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "tensor %.*s: type %d has no product without scales",
+                             SHOAL_TENSOR_NAME(m->tensor), (int)m->tensor->type);
+    }
+    shoal_weight *w = shoal_calloc(1, sizeof *w);
+    if (!w) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
+                             SHOAL_TENSOR_NAME(m->tensor));
+    }
+    w->format = m->format;
+    w->k = m->k;
+    w->n_rows = n_rows;
+    w->n_panels = (n_rows + ROWS - 1) / ROWS;
+    w->panel_bytes = m->panel_bytes;
+    if (m->tensor->packed && row % ROWS == 0) {
+        w->panels = m->tensor->data + row / ROWS * m->panel_bytes;
+        *ret_weight = w;
+        return SHOAL_OK;
+    }
+    w->owned = shoal_calloc_huge(w->n_panels, w->panel_bytes);
+    w->panels = w->owned;
+    shoal_status status = SHOAL_E_NOMEM;
+    if (w->owned) {
+        build b = {.m = m, .row = row, .n_rows = n_rows, .panels = w->owned, .bad_row = SIZE_MAX};
+        status = pack_all(&b, pool, err);
+    } else {
+        (void)shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s (%zu bytes)",
+                            SHOAL_TENSOR_NAME(m->tensor), w->n_panels * w->panel_bytes);
+    }
+    if (status != SHOAL_OK) {
+        shoal_weight_free(w);
+        return status;
+    }
+    *ret_weight = w;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_weight_new_scaled(const shoal_gguf_tensor *tensor,
+                                     const shoal_gguf_tensor *scales, shoal_weight **ret_weight,
+                                     shoal_err *err)
+{
+    shoal_matrix m;
+    SHOAL_TRY(shoal_matrix_of(NULL, tensor, &m, err));
+    SHOAL_ASSERT(m.format->pack_scales || !scales);
+    if (tensor->dims[2] != 1) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "tensor %.*s: a matrix is expected, not a stack",
+                             SHOAL_TENSOR_NAME(tensor));
+    }
+    m.scales = scales;
+    return new_rows(&m, 0, m.n_rows, NULL, ret_weight, err);
+}
+
+shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **ret_weight,
+                              shoal_err *err)
+{
+    return shoal_weight_new_scaled(tensor, NULL, ret_weight, err);
+}
+
+shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor, size_t row,
+                               size_t n_rows, shoal_pool *pool, shoal_weight **ret_weight,
+                               shoal_err *err)
+{
+    shoal_matrix m;
+    SHOAL_TRY(shoal_matrix_of(gguf, tensor, &m, err));
+    SHOAL_ASSERT(n_rows >= 1 && row < m.n_rows && n_rows <= m.n_rows - row);
+    return new_rows(&m, row, n_rows, pool, ret_weight, err);
+}
+
+void shoal_weight_free(shoal_weight *weight)
+{
+    if (weight) {
+        shoal_free(weight->owned);
+        shoal_free(weight);
+    }
+}
+
+shoal_status shoal_weight_blocks(const shoal_gguf_tensor *tensor, size_t row, size_t n_rows,
+                                 uint8_t *ret_blocks, shoal_err *err)
+{
+    shoal_matrix m;
+    SHOAL_TRY(shoal_matrix_of(NULL, tensor, &m, err));
+    SHOAL_ASSERT(row <= m.n_rows && n_rows <= m.n_rows - row);
+    for (size_t i = 0; i < n_rows; i++) {
+        uint8_t *to = ret_blocks + i * m.row_bytes;
+        const uint8_t *blocks = shoal_matrix_blocks(&m, row + i, to);
+        if (blocks != to) {
+            memcpy(to, blocks, m.row_bytes);
+        }
+    }
+    return SHOAL_OK;
+}

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to common/weight: a tensor seen as rows in panels. A stack of matrices is one run of
+ * rows. Rows are worked on in leaves, about a mebibyte of a file each and whole panels, the unit of
+ * parallel work and of hashing: how a tensor falls into leaves depends on its type and shape alone.
+ */
+#ifndef SHOAL_WEIGHT_MATRIX_INTERNAL_H
+#define SHOAL_WEIGHT_MATRIX_INTERNAL_H
+
+#include "common/weight/format.h"
+
+struct shoal_weight {
+    const shoal_format *format;
+    size_t n_rows;
+    size_t k;
+    size_t n_panels;
+    size_t panel_bytes;
+    const uint8_t *panels;
+    uint8_t *owned; /* NULL when panels lie in a packed file */
+};
+
+/* NULL when the type has no product. */
+const shoal_format *shoal_format_find(shoal_type type);
+
+/* Names in errors come from the file: cut, and bytes beyond ASCII are the log's affair. */
+#define SHOAL_TENSOR_NAME(t) (int)SHOAL_MIN((t)->name.length, (size_t)64), (t)->name.data
+
+typedef struct shoal_matrix {
+    const shoal_gguf_tensor *tensor;
+    const shoal_gguf_tensor *scales; /* NULL where the type has none apart */
+    const shoal_format *format;
+    size_t k;
+    size_t n_rows;    /* of the whole stack */
+    size_t row_bytes; /* of blocks */
+    size_t panel_bytes;
+    size_t leaf_rows; /* a multiple of 16 */
+    size_t n_leaves;
+} shoal_matrix;
+
+/* Checks that the tensor has a product, and whole blocks. scales is found in gguf where the type
+ * wants them; gguf may be NULL. Says why not. */
+shoal_status shoal_matrix_of(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor,
+                             shoal_matrix *ret_matrix, shoal_err *err) SHOAL_MUST_CHECK;
+/* Blocks of one row: where they lie in a plain file, or restored into space (row_bytes) from a
+ * packed one. */
+const uint8_t *shoal_matrix_blocks(const shoal_matrix *m, size_t row, uint8_t *space);
+/* Rows [row, row + n) into zeroed panels that begin with the first of them. SHOAL_E_INVALID when a
+ * number is not finite, with its row; SHOAL_E_NOMEM. */
+shoal_status shoal_matrix_pack(const shoal_matrix *m, size_t row, size_t n, uint8_t *panels,
+                               size_t *ret_bad_row) SHOAL_MUST_CHECK;
+/* Lets the pages of plain rows [row, row + n) go where the file is mapped. */
+void shoal_matrix_forget(const shoal_matrix *m, size_t row, size_t n);
+shoal_status shoal_matrix_not_finite(const shoal_matrix *m, size_t row, shoal_err *err);
+
+#endif
