@@ -251,6 +251,7 @@ static float sum_exp(size_t n, const float *x, float max, float inv_t)
 void shoal_kernels_init_avx2(shoal_kernels *kernels)
 {
     shoal_kernels_avx2_gemm(kernels);
+    shoal_kernels_avx2_quant(kernels);
     shoal_kernels_avx2_attend(kernels);
     kernels->tier = "avx2";
     kernels->quantize_q8 = quantize_q8;
