@@ -118,41 +118,85 @@ SHOAL_INLINE __m256 seen(const line_state *line, size_t i)
     return _mm256_castsi256_ps(_mm256_and_si256(from, to));
 }
 
-/* Dots become weights, and the line's maximum and sum go on. */
-SHOAL_INLINE void softmax_line(const shoal_attend *a, line_state *line, const uint8_t *k,
-                               const uint8_t *v, form f, bool all)
+/* Dots become scores. */
+SHOAL_INLINE void scale_line(const shoal_attend *a, line_state *line, const uint8_t *k, form f)
 {
-    __m256 s[4];
+    for (size_t i = 0; i < 4; i++) {
+        __m256 s = _mm256_load_ps(line->weights + 8 * i);
+        if (f.scales) {
+            s = _mm256_mul_ps(avx2_load_f16(k + 16 * i), s);
+        }
+        s = _mm256_mul_ps(s, _mm256_set1_ps(a->scale));
+        _mm256_store_ps(line->weights + 8 * i, s);
+    }
+}
+
+static void cap_line(const shoal_attend *a, line_state *line)
+{
+    __m256 cap = _mm256_set1_ps(a->softcap);
+    for (size_t i = 0; i < 4; i++) {
+        __m256 s = _mm256_load_ps(line->weights + 8 * i);
+        s = _mm256_mul_ps(cap, avx2_tanh(_mm256_div_ps(s, cap)));
+        _mm256_store_ps(line->weights + 8 * i, s);
+    }
+}
+
+/* Takes the scores into the line's maximum. Returns the step from the old one to the new one. */
+SHOAL_INLINE float raise_line(line_state *line, bool all)
+{
+    /* max(a, b) is a > b ? a : b, so a NaN score never becomes the maximum. */
     __m256 max = _mm256_set1_ps(-INFINITY);
     for (size_t i = 0; i < 4; i++) {
-        s[i] = _mm256_load_ps(line->weights + 8 * i);
-        if (f.scales) {
-            s[i] = _mm256_mul_ps(avx2_load_f16(k + 16 * i), s[i]);
-        }
-        s[i] = _mm256_mul_ps(s[i], _mm256_set1_ps(a->scale));
-        if (a->softcap != 0) {
-            __m256 cap = _mm256_set1_ps(a->softcap);
-            s[i] = _mm256_mul_ps(cap, avx2_tanh(_mm256_div_ps(s[i], cap)));
-        }
-        __m256 sure = all ? s[i] : _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s[i], seen(line, i));
-        /* max(a, b) is a > b ? a : b, so a NaN score never becomes the maximum. */
-        max = _mm256_max_ps(sure, max);
+        __m256 s = _mm256_load_ps(line->weights + 8 * i);
+        s = all ? s : _mm256_blendv_ps(_mm256_set1_ps(-INFINITY), s, seen(line, i));
+        max = _mm256_max_ps(s, max);
     }
-    float block_max = avx2_max8(max);
-    float new_max = block_max > line->max ? block_max : line->max;
-    __m256 by = _mm256_set1_ps(new_max);
-    __m256 carry = exp_of_negative(_mm256_sub_ps(_mm256_set1_ps(line->max), by));
-    line->correction = line->begun ? _mm256_cvtss_f32(carry) : 0.0F;
+    __m128 old_max = _mm_set_ss(line->max);
+    __m128 new_max = _mm_max_ss(_mm_set_ss(avx2_max8(max)), old_max);
+    line->max = _mm_cvtss_f32(new_max);
+    return _mm_cvtss_f32(_mm_sub_ss(old_max, new_max));
+}
+
+/* Scores become weights. Returns the sum of the line's p_t down to the tree's last four lanes. */
+SHOAL_INLINE __m128 weigh_line(line_state *line, const uint8_t *v, form f, bool all)
+{
+    __m256 max = _mm256_broadcast_ss(&line->max);
+    __m256 p[4];
     for (size_t i = 0; i < 4; i++) {
-        s[i] = exp_of_negative(_mm256_sub_ps(s[i], by));
-        s[i] = all ? s[i] : _mm256_and_ps(s[i], seen(line, i));
-        __m256 weight = f.scales ? _mm256_mul_ps(s[i], avx2_load_f16(v + 16 * i)) : s[i];
+        __m256 s = _mm256_load_ps(line->weights + 8 * i);
+        p[i] = exp_of_negative(_mm256_sub_ps(s, max));
+        p[i] = all ? p[i] : _mm256_and_ps(p[i], seen(line, i));
+        __m256 weight = f.scales ? _mm256_mul_ps(p[i], avx2_load_f16(v + 16 * i)) : p[i];
         _mm256_store_ps(line->weights + 8 * i, weight);
     }
-    float sum = avx2_tree16(_mm256_add_ps(s[0], s[2]), _mm256_add_ps(s[1], s[3]));
-    line->sum = fmaf(line->sum, line->correction, sum);
-    line->max = new_max;
-    line->begun = true;
+    __m256 eight = _mm256_add_ps(_mm256_add_ps(p[0], p[2]), _mm256_add_ps(p[1], p[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+
+/* All lines of a tile take each step together: a line alone would wait for its own results. */
+SHOAL_INLINE void softmax_tile(const shoal_attend *a, line_state *lines, size_t n_l,
+                               const uint8_t *k, const uint8_t *v, form f, bool all)
+{
+    alignas(32) float steps[8] = {0};
+    __m128 fours[8];
+    for (size_t l = 0; l < n_l; l++) {
+        scale_line(a, &lines[l], k, f);
+        if (a->softcap != 0) {
+            cap_line(a, &lines[l]);
+        }
+        steps[l] = raise_line(&lines[l], all);
+    }
+    _mm256_store_ps(steps, exp_of_negative(_mm256_load_ps(steps)));
+    for (size_t l = 0; l < n_l; l++) {
+        fours[l] = weigh_line(&lines[l], v, f, all);
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        __m128 two = _mm_add_ps(fours[l], _mm_movehl_ps(fours[l], fours[l]));
+        float sum = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+        lines[l].correction = lines[l].begun ? steps[l] : 0.0F;
+        lines[l].begun = true;
+        lines[l].sum = fmaf(lines[l].sum, lines[l].correction, sum);
+    }
 }
 
 /* --- values ---------------------------------------------------------------------------------- */
@@ -319,21 +363,24 @@ SHOAL_INLINE void add_some(const step *s, line_state *lines, size_t n_l, form f)
 }
 
 /* Tiles of nearly equal size. */
-SHOAL_INLINE void attend_block(const step *s, line_state *lines, size_t n, form f)
+SHOAL_INLINE void attend_block(const step *s, line_state *lines, size_t n, form f, bool all)
 {
     size_t n_tiles = (n + TILE - 1) / TILE;
     for (size_t i = 0; i < n_tiles; i++) {
         size_t at = n * i / n_tiles;
         size_t n_l = n * (i + 1) / n_tiles - at;
         score_lines(s, lines + at, n_l, f);
-        for (size_t l = at; l < at + n_l; l++) {
-            if (lines[l].t0 == 0 && lines[l].t1 == TOKENS) {
-                softmax_line(s->a, &lines[l], s->k, s->v, f, true);
-            } else {
-                softmax_line(s->a, &lines[l], s->k, s->v, f, false);
-            }
+        softmax_tile(s->a, lines + at, n_l, s->k, s->v, f, all);
+        if (all) {
+            token_span span = {.v = s->v + f.scales,
+                               .next = s->next_v,
+                               .v_dim = s->a->v_dim,
+                               .t1 = TOKENS,
+                               .correct = true};
+            add_lines(&span, lines + at, n_l, f);
+        } else {
+            add_some(s, lines + at, n_l, f);
         }
-        add_some(s, lines + at, n_l, f);
     }
 }
 
@@ -406,6 +453,7 @@ SHOAL_INLINE void attend_lines(const shoal_attend *a, const part *p, form f)
     line_state lines[LINES];
     begin_lines(a, p, lines);
     size_t end = (a->n_tokens + p->row + p->n_rows - 1 + TOKENS - 1) / TOKENS;
+    size_t seen_by_all = first_of(a, p->row + p->n_rows - 1);
     for (size_t b = first_of(a, p->row) / TOKENS; b < end; b++) {
         size_t next = b + 1 < end ? b + 1 : b;
         step s = {.a = a,
@@ -413,9 +461,13 @@ SHOAL_INLINE void attend_lines(const shoal_attend *a, const part *p, form f)
                   .v = a->v_blocks[b],
                   .next_k = a->k_blocks[next],
                   .next_v = a->v_blocks[next]};
-        size_t n = 0;
-        size_t from = lines_of_block(a, p, b, lines, &n);
-        attend_block(&s, lines + from, n, f);
+        if (b * TOKENS >= seen_by_all && (b + 1) * TOKENS <= a->n_tokens + p->row) {
+            attend_block(&s, lines, p->n_rows * p->n_heads, f, true);
+        } else {
+            size_t n = 0;
+            size_t from = lines_of_block(a, p, b, lines, &n);
+            attend_block(&s, lines + from, n, f, false);
+        }
     }
     for (size_t i = 0; i < p->n_rows * p->n_heads; i++) {
         divide(a->v_dim, lines[i].out, lines[i].sum);
