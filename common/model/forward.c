@@ -13,7 +13,8 @@
 
 /* Rows below which an elementwise job is not worth waking the pool for. */
 enum {
-    ROWS_SERIAL = 4
+    ROWS_SERIAL = 4,
+    ROWS_TOGETHER = 8 /* rows of a sequence that read the KV blocks together */
 };
 
 /* --- scratch memory -------------------------------------------------------------------------- */
@@ -243,13 +244,11 @@ static bool is_absorbed(const shoal_forward *f)
     return is_latent(f) && !f->model->hp.mla.expanded;
 }
 
-/* One row's query heads of one KV head, over the positions this layer lets it see. */
-static void attend_part(void *ctx, size_t part, size_t worker)
+/* Consecutive positions of one sequence with their query heads of one KV head, over the positions
+ * this layer lets them see. */
+static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_head, size_t worker)
 {
-    shoal_forward *f = ctx;
     const shoal_hparams *hp = &f->model->hp;
-    size_t row = part / hp->n_kv_heads;
-    size_t kv_head = part % hp->n_kv_heads;
     size_t group = hp->n_heads / hp->n_kv_heads;
     const void **k_blocks = f->blocks + worker * 2 * blocks_per_table(f);
     const void **v_blocks = k_blocks + blocks_per_table(f);
@@ -257,15 +256,15 @@ static void attend_part(void *ctx, size_t part, size_t worker)
     const shoal_kv_shape *kv = shoal_kv_seq_shape(seq);
     size_t n_tokens = f->rows[row].position + 1;
     size_t first = shoal_kv_first(seq, f->layer, n_tokens);
-    shoal_kv_blocks(seq, f->layer, kv_head, first, n_tokens, k_blocks, v_blocks);
+    shoal_kv_blocks(seq, f->layer, kv_head, first, n_tokens + n_rows - 1, k_blocks, v_blocks);
     size_t head = row * hp->n_heads + kv_head * group;
     shoal_attend a = {
-        .n_rows = 1,
+        .n_rows = n_rows,
         .n_heads = group,
         .k_dim = kv->k_dim,
         .v_dim = kv->v_dim,
         .n_tokens = n_tokens - first / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK,
-        .window = first > 0 ? n_tokens - first : 0,
+        .window = kv->windows ? kv->windows[f->layer] : 0,
         .scale = hp->attn_scale,
         .softcap = hp->attn_softcap,
         .q = (is_absorbed(f) ? f->q_latent : f->q) + head * kv->k_dim,
@@ -276,6 +275,31 @@ static void attend_part(void *ctx, size_t part, size_t worker)
         .out_stride = hp->n_heads * kv->v_dim,
     };
     shoal_kv_attend(f->kernels, seq, &a);
+}
+
+/* Rows of one part: a prompt's rows share the blocks they read, while every thread has work. */
+static size_t rows_per_part(const shoal_forward *f)
+{
+    size_t n = f->n_rows * f->model->hp.n_kv_heads / (4 * shoal_pool_n_threads(f->pool));
+    return n < 1 ? 1 : SHOAL_MIN(n, (size_t)ROWS_TOGETHER);
+}
+
+/* Some rows, run by run, and one KV head. */
+static void attend_part(void *ctx, size_t part, size_t worker)
+{
+    shoal_forward *f = ctx;
+    size_t kv_head = part % f->model->hp.n_kv_heads;
+    size_t row = part / f->model->hp.n_kv_heads * rows_per_part(f);
+    size_t end = SHOAL_MIN(row + rows_per_part(f), f->n_rows);
+    while (row < end) {
+        size_t n = 1;
+        while (row + n < end && f->rows[row + n].seq == f->rows[row].seq &&
+               f->rows[row + n].position == f->rows[row].position + n) {
+            n++;
+        }
+        attend_run(f, row, n, kv_head, worker);
+        row += n;
+    }
 }
 
 /* Rows that nobody wants to hear of leave the pass: the others close up. */
@@ -328,7 +352,8 @@ static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wan
     if (f->n_rows == 0) {
         return;
     }
-    shoal_pool_run(f->pool, attend_part, f, f->n_rows * hp->n_kv_heads);
+    size_t n_groups = (f->n_rows + rows_per_part(f) - 1) / rows_per_part(f);
+    shoal_pool_run(f->pool, attend_part, f, n_groups * hp->n_kv_heads);
     if (is_absorbed(f)) {
         shoal_latent_finish(f);
     }

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 #include "common/kv/kv.h"
 
 #include <string.h>
@@ -165,6 +166,203 @@ static void test_failing_allocations_leak_nothing(void **state)
     }
 }
 
+/* --- windows ---------------------------------------------------------------------------------- */
+
+enum {
+    WINDOW = 40,
+    RING = 3, /* ceil((WINDOW + SLACK) / 32) + 1 */
+    W_CTX = 700
+};
+
+static const size_t windows[] = {0, WINDOW, 10};
+static const shoal_kv_shape windowed = {.n_layers = 3,
+                                        .n_kv_heads = 1,
+                                        .k_dim = 2,
+                                        .v_dim = 4,
+                                        .type = SHOAL_KV_F32,
+                                        .windows = windows};
+
+static void test_windowed_layers_hold_a_ring_and_no_more(void **state)
+{
+    (void)state;
+    const struct {
+        size_t n_tokens;
+        size_t n_pages;
+    } rows[] = {{1, 3}, {32, 3}, {33, 6}, {96, 9}, {97, 4 + 2 * RING}, {W_CTX, 22 + 2 * RING}};
+    shoal_kv_pool *pool = NULL;
+    shoal_kv_seq *seq = NULL;
+    assert_int_equal(shoal_kv_pool_new(&windowed, 28, W_CTX, SLACK, &pool, NULL), SHOAL_OK);
+    assert_int_equal(shoal_kv_pool_tokens_max(pool), W_CTX);
+    assert_int_equal(shoal_kv_seq_new(pool, &seq), SHOAL_OK);
+    size_t n = 0;
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        while (n < rows[i].n_tokens) {
+            n = SHOAL_MIN(n + SLACK, rows[i].n_tokens);
+            assert_int_equal(shoal_kv_seq_reserve(seq, n), SHOAL_OK);
+            shoal_kv_seq_advance(seq, n);
+        }
+        assert_int_equal(28 - shoal_kv_pool_n_free(pool), rows[i].n_pages);
+        assert_int_equal(shoal_kv_pool_pages_for(pool, n), rows[i].n_pages);
+        assert_int_equal(shoal_kv_pages_for(&windowed, SLACK, n), rows[i].n_pages);
+    }
+    assert_int_equal(shoal_kv_seq_truncate(seq, 0), 0);
+    assert_int_equal(shoal_kv_pool_n_free(pool), 28);
+    shoal_kv_seq_free(seq);
+    shoal_kv_pool_free(pool);
+    assert_int_equal(shoal_kv_pool_new(&windowed, 27, W_CTX, SLACK, &pool, NULL), SHOAL_OK);
+    assert_int_equal(shoal_kv_pool_tokens_max(pool), 21 * 32);
+    shoal_kv_pool_free(pool);
+}
+
+static void test_reserve_of_more_than_the_slack_is_refused_with_a_window(void **state)
+{
+    (void)state;
+    shoal_kv_pool *pool = NULL;
+    shoal_kv_seq *seq = NULL;
+    assert_int_equal(shoal_kv_pool_new(&windowed, 64, W_CTX, SLACK, &pool, NULL), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_new(pool, &seq), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_reserve(seq, SLACK - 1), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_reserve(seq, SLACK), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_reserve(seq, SLACK + 1), SHOAL_E_LIMIT);
+    shoal_kv_seq_free(seq);
+    shoal_kv_pool_free(pool);
+}
+
+/* A sequence whose every position knows which text it belongs to. */
+typedef struct walker {
+    shoal_kernels kernels;
+    shoal_kv_seq *seq;
+    size_t length;
+    size_t high; /* greatest length since empty */
+    size_t version;
+    size_t versions[W_CTX];
+} walker;
+
+static void store_rows(walker *w, size_t n)
+{
+    assert_int_equal(shoal_kv_seq_reserve(w->seq, w->length + n), SHOAL_OK);
+    w->version++;
+    for (size_t p = w->length; p < w->length + n; p++) {
+        w->versions[p] = w->version;
+        for (size_t layer = 0; layer < windowed.n_layers; layer++) {
+            float k[2] = {(float)w->version, (float)p};
+            float v[4] = {(float)w->version, (float)layer, (float)p, 0};
+            shoal_kv_store(&w->kernels, w->seq, layer, p, k, v);
+        }
+    }
+}
+
+/* Every row of a step finds all it sees after all of them were stored. */
+static void check_rows(const walker *w, size_t n)
+{
+    const void *kb[W_CTX / 32 + 1];
+    const void *vb[W_CTX / 32 + 1];
+    for (size_t layer = 0; layer < windowed.n_layers; layer++) {
+        for (size_t end = w->length + 1; end <= w->length + n; end++) {
+            size_t first = shoal_kv_first(w->seq, layer, end);
+            assert_int_equal(end - first, windows[layer] ? SHOAL_MIN(end, windows[layer]) : end);
+            shoal_kv_blocks(w->seq, layer, 0, first, end, kb, vb);
+            for (size_t p = first; p < end; p++) {
+                const float *k = kb[p / 32 - first / 32];
+                const float *v = vb[p / 32 - first / 32];
+                assert_true(k[p % 32] == (float)w->versions[p] && k[32 + p % 32] == (float)p);
+                v += p % 32 * 4;
+                assert_true(v[0] == (float)w->versions[p] && v[1] == (float)layer);
+            }
+        }
+    }
+}
+
+/* Back to n tokens, which is exact within the slack, and else exact or nothing, as floor says. */
+static void walk_back(walker *w, size_t n)
+{
+    size_t floor = shoal_kv_seq_floor(w->seq);
+    size_t left = shoal_kv_seq_truncate(w->seq, n);
+    assert_int_equal(left, n >= floor ? n : 0);
+    assert_true(left == n || w->high - n > SLACK);
+    assert_int_equal(shoal_kv_seq_length(w->seq), left);
+    w->length = left;
+    w->high = left == 0 ? 0 : w->high;
+}
+
+static void test_ring_keeps_what_every_row_sees_on_a_random_walk(void **state)
+{
+    (void)state;
+    shoal_kv_pool *pool = NULL;
+    static walker w;
+    shoal_kernels_init(&w.kernels, 0);
+    assert_int_equal(shoal_kv_pool_new(&windowed, 28, W_CTX, SLACK, &pool, NULL), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_new(pool, &w.seq), SHOAL_OK);
+    uint64_t rng = 20261125;
+    size_t n_lost = 0;
+    for (size_t step = 0; step < 1500; step++) {
+        size_t n = 1 + shoal_rng_next(&rng) % SLACK;
+        if (w.length + n > W_CTX) {
+            walk_back(&w, 0);
+        }
+        store_rows(&w, n);
+        check_rows(&w, n);
+        w.length += n;
+        shoal_kv_seq_advance(w.seq, w.length);
+        w.high = SHOAL_MAX(w.high, w.length);
+        uint64_t kind = shoal_rng_next(&rng) % 16;
+        if (kind < 6) {
+            size_t least = w.high > SLACK ? w.high - SLACK : 0;
+            walk_back(&w, w.length -
+                              shoal_rng_next(&rng) % (w.length - SHOAL_MIN(least, w.length) + 1));
+        } else if (kind == 6) {
+            size_t to = shoal_rng_next(&rng) % (w.length + 1);
+            n_lost += to > 0;
+            walk_back(&w, to);
+            n_lost -= to > 0 && w.length > 0;
+        }
+    }
+    assert_true(n_lost > 10);
+    shoal_kv_seq_free(w.seq);
+    assert_int_equal(shoal_kv_pool_n_free(pool), 28);
+    shoal_kv_pool_free(pool);
+}
+
+static void test_truncate_at_the_floor_is_exact_and_below_it_leaves_nothing(void **state)
+{
+    (void)state;
+    for (size_t below = 0; below < 2; below++) {
+        shoal_kv_pool *pool = NULL;
+        shoal_kv_seq *seq = NULL;
+        assert_int_equal(shoal_kv_pool_new(&windowed, 28, W_CTX, SLACK, &pool, NULL), SHOAL_OK);
+        assert_int_equal(shoal_kv_seq_new(pool, &seq), SHOAL_OK);
+        for (size_t n = SLACK; n <= 200; n += SLACK) {
+            assert_true(n > 100 || shoal_kv_seq_floor(seq) == 0);
+            assert_int_equal(shoal_kv_seq_reserve(seq, n), SHOAL_OK);
+            shoal_kv_seq_advance(seq, n);
+        }
+        /* 200 tokens are 7 blocks, the ring has the last 3: from position 128 on. */
+        assert_int_equal(shoal_kv_seq_floor(seq), 128 + WINDOW - 1);
+        size_t to = shoal_kv_seq_floor(seq) - below;
+        assert_int_equal(shoal_kv_seq_truncate(seq, to), below ? 0 : to);
+        assert_int_equal(shoal_kv_pool_n_free(pool), below ? 28 : 28 - 6 - 2 * RING);
+        shoal_kv_seq_free(seq);
+        shoal_kv_pool_free(pool);
+    }
+}
+
+static void test_types_have_names_and_sizes(void **state)
+{
+    (void)state;
+    static const size_t bytes[] = {3 * 2 * 8 * 32 * 4, 3 * 2 * 8 * 32 * 2, 3 * 2 * (64 + 8 * 32)};
+    shoal_kv_shape s = shape;
+    for (size_t i = 0; i < SHOAL_COUNT(bytes); i++) {
+        shoal_kv_type type = SHOAL_KV_F32;
+        assert_int_equal(shoal_kv_type_parse(shoal_kv_type_name((shoal_kv_type)i), &type), 0);
+        assert_int_equal(type, i);
+        s.type = type;
+        assert_int_equal(shoal_kv_page_bytes(&s), bytes[i]);
+    }
+    shoal_kv_type type = SHOAL_KV_F16;
+    assert_true(shoal_kv_type_parse("q4", &type) < 0 && shoal_kv_type_parse("", &type) < 0);
+    assert_int_equal(type, SHOAL_KV_F16);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -176,6 +374,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_store_then_blocks_finds_each_value, setup, teardown),
         cmocka_unit_test(test_new_with_odd_shapes_or_no_pages_is_refused),
         cmocka_unit_test(test_failing_allocations_leak_nothing),
+        cmocka_unit_test(test_windowed_layers_hold_a_ring_and_no_more),
+        cmocka_unit_test(test_reserve_of_more_than_the_slack_is_refused_with_a_window),
+        cmocka_unit_test(test_ring_keeps_what_every_row_sees_on_a_random_walk),
+        cmocka_unit_test(test_truncate_at_the_floor_is_exact_and_below_it_leaves_nothing),
+        cmocka_unit_test(test_types_have_names_and_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
