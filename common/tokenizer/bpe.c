@@ -60,7 +60,7 @@ int shoal_bpe_byte_of_char(uint32_t code_point)
 
 static size_t merge_slot(const shoal_tokenizer *tokenizer, uint64_t pair)
 {
-    return (size_t)shoal_vocab_hash_u64(&tokenizer->map, pair) & tokenizer->merges_mask;
+    return (size_t)shoal_vocab_hash_u64(tokenizer->merges_keys, pair) & tokenizer->merges_mask;
 }
 
 /* Walks to the rule or to the free slot where it belongs. NULL past the probe limit. */
@@ -190,6 +190,7 @@ static shoal_status resolve(merge_reader *reader, size_t i, merge_rule *rule)
     return SHOAL_OK;
 }
 
+/* SHOAL_EOF: some look-up would take too long with these keys. */
 static shoal_status add_merge(const merge_reader *reader, size_t i, const merge_rule *rule)
 {
     if (!shoal_vocab_is_plain(reader->tokenizer, rule->id)) {
@@ -197,9 +198,7 @@ static shoal_status add_merge(const merge_reader *reader, size_t i, const merge_
     }
     shoal_merge_slot *slot = merge_probe(reader->tokenizer, rule->pair);
     if (!slot) {
-        return shoal_err_set(reader->err, SHOAL_E_LIMIT,
-                             "%s[%zu]: more than %d rules collide; try again", merges_key, i,
-                             SHOAL_PROBES_MAX);
+        return SHOAL_EOF;
     }
     if (slot->rank == 0) {
         *slot = (shoal_merge_slot){.pair = rule->pair, .rank = (uint32_t)i + 1, .id = rule->id};
@@ -227,6 +226,15 @@ static shoal_status add_batch(merge_reader *reader, const shoal_gguf *gguf, size
     }
     for (size_t i = 0; i < n; i++) {
         SHOAL_TRY(add_merge(reader, begin + i, &batch[i]));
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status add_all(merge_reader *reader, const shoal_gguf *gguf, size_t n)
+{
+    reader->last_id = 0;
+    for (size_t i = 0; i < n; i += MERGE_BATCH) {
+        SHOAL_TRY(add_batch(reader, gguf, i, SHOAL_MIN(n - i, (size_t)MERGE_BATCH)));
     }
     return SHOAL_OK;
 }
@@ -266,10 +274,19 @@ static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gg
     if (!tokenizer->merges || !joined) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu merge rules", n);
     }
-    merge_reader reader = {.tokenizer = tokenizer, .joined = joined, .last_id = 0, .err = err};
-    for (size_t i = 0; i < n; i += MERGE_BATCH) {
-        SHOAL_TRY(add_batch(&reader, gguf, i, SHOAL_MIN(n - i, (size_t)MERGE_BATCH)));
+    merge_reader reader = {.tokenizer = tokenizer, .joined = joined, .err = err};
+    shoal_status status = SHOAL_EOF;
+    for (int i = 0; i < SHOAL_VOCAB_REKEYS_MAX && status == SHOAL_EOF; i++) {
+        memset(tokenizer->merges, 0, n_slots * sizeof(tokenizer->merges[0]));
+        shoal_vocab_keys_choose(tokenizer->merges_keys);
+        status = add_all(&reader, gguf, n);
     }
+    if (status == SHOAL_EOF) {
+        return shoal_err_set(err, SHOAL_E_LIMIT,
+                             "%s: more than %d rules collide under each of %d keys", merges_key,
+                             SHOAL_PROBES_MAX, SHOAL_VOCAB_REKEYS_MAX);
+    }
+    SHOAL_TRY(status);
     /* In one go: a call for each of some 300000 rules would cost more than hashing them. */
     shoal_str bytes = shoal_gguf_array_bytes(gguf, merges_key);
     shoal_hasher_update_field(hasher, bytes.data, bytes.length);

@@ -12,7 +12,7 @@
 enum {
     SHOAL_VOCAB_BYTES_MAX = 256 << 20, /* bytes of all token texts together */
     SHOAL_MERGES_MAX = 4 << 20,        /* merge rules */
-    SHOAL_PROBES_MAX = 1024,           /* steps of one hash look-up: more means a crafted file */
+    SHOAL_PROBES_MAX = 1024,           /* steps of one hash look-up: more means unlucky keys */
     SHOAL_SPECIAL_TEXT_MAX = 256,      /* bytes of a token that is looked for in plain text */
     SHOAL_SPECIAL_BYTES_MAX = 4 << 20, /* bytes of all of those */
     SHOAL_CHAT_TEMPLATE_MAX = 1 << 20, /* bytes of the chat template */
@@ -59,7 +59,8 @@ typedef struct shoal_vocab_slot {
 } shoal_vocab_slot;
 
 enum {
-    SHOAL_VOCAB_KEYS = 4
+    SHOAL_VOCAB_KEYS = 4,
+    SHOAL_VOCAB_REKEYS_MAX = 8 /* tables filled anew with other keys before a file is refused */
 };
 
 typedef struct shoal_vocab_map {
@@ -146,6 +147,7 @@ struct shoal_tokenizer {
     /* BPE */
     shoal_merge_slot *merges;
     size_t merges_mask; /* slots - 1 */
+    uint64_t merges_keys[SHOAL_VOCAB_KEYS];
     shoal_bpe_traits traits;
     shoal_bpe_split *split;
 
@@ -182,7 +184,9 @@ uint64_t shoal_vocab_hash(const shoal_tokenizer *tokenizer, const char *data, si
 uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64_t right,
                                size_t right_length);
 /* A keyed hash of one number. */
-uint64_t shoal_vocab_hash_u64(const shoal_vocab_map *map, uint64_t x);
+uint64_t shoal_vocab_hash_u64(const uint64_t keys[SHOAL_VOCAB_KEYS], uint64_t x);
+/* Odd random numbers. */
+void shoal_vocab_keys_choose(uint64_t ret_keys[SHOAL_VOCAB_KEYS]);
 /* The id of the text with this hash, or -1. */
 int32_t shoal_vocab_find(const shoal_tokenizer *tokenizer, uint64_t hash, shoal_str text);
 /* The id of the text, which plain text may become, or -1. */

@@ -103,9 +103,10 @@ uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64
     return add_mod(mul_mod(left, map->powers[right_length]), right);
 }
 
-uint64_t shoal_vocab_hash_u64(const shoal_vocab_map *map, uint64_t x)
+/* Twice: numbers that follow each other leave one product side by side, in runs that meet. */
+uint64_t shoal_vocab_hash_u64(const uint64_t keys[SHOAL_VOCAB_KEYS], uint64_t x)
 {
-    return fold(x ^ map->keys[1], map->keys[2]);
+    return fold(fold(x ^ keys[0], keys[1]) ^ keys[2], keys[3]);
 }
 
 /* A residue of the polynomial has its bits where they fell; this spreads them. */
@@ -166,31 +167,28 @@ void shoal_vocab_prefetch_text(const shoal_tokenizer *tokenizer, uint64_t hash)
     __builtin_prefetch(tokenizer->texts + first_slot(tokenizer, hash)->offset);
 }
 
-/* Of tokens with one text the lowest id stays. */
-static shoal_status insert(shoal_tokenizer *tokenizer, size_t id, uint64_t hash, shoal_err *err)
+/* Of tokens with one text the lowest id stays. False past the probe limit. */
+static bool insert(shoal_tokenizer *tokenizer, size_t id, uint64_t hash)
 {
     uint64_t mixed = mix(&tokenizer->map, hash);
     shoal_vocab_slot *slot = probe(tokenizer, mixed, shoal_vocab_text(tokenizer, id));
     if (!slot) {
-        return shoal_err_set(err, SHOAL_E_LIMIT,
-                             "tokenizer.ggml.tokens[%zu]: more than %d texts collide; try again",
-                             id, SHOAL_PROBES_MAX);
+        return false;
     }
     if (slot->id != 0) {
         tokenizer->map.has_duplicates = true;
-        return SHOAL_OK;
+        return true;
     }
     *slot = (shoal_vocab_slot){.id = (uint32_t)id + 1,
                                .tag = (uint32_t)(mixed >> 32),
                                .offset = tokenizer->tokens[id].offset,
                                .length = tokenizer->tokens[id].length};
-    return SHOAL_OK;
+    return true;
 }
 
 /* Those of tokens [begin, end) that plain text may become, or the others. Empty texts can never be
  * met. */
-static shoal_status insert_batch(shoal_tokenizer *tokenizer, size_t begin, size_t end, bool plain,
-                                 shoal_err *err)
+static bool insert_batch(shoal_tokenizer *tokenizer, size_t begin, size_t end, bool plain)
 {
     size_t ids[INSERT_BATCH];
     uint64_t hashes[INSERT_BATCH];
@@ -205,43 +203,57 @@ static shoal_status insert_batch(shoal_tokenizer *tokenizer, size_t begin, size_
         }
     }
     for (size_t i = 0; i < n; i++) {
-        SHOAL_TRY(insert(tokenizer, ids[i], hashes[i], err));
+        if (!insert(tokenizer, ids[i], hashes[i])) {
+            return false;
+        }
     }
-    return SHOAL_OK;
+    return true;
 }
 
 /* Without entropy the keys are what address randomisation gives. */
-static void choose_keys(shoal_vocab_map *map)
+void shoal_vocab_keys_choose(uint64_t ret_keys[SHOAL_VOCAB_KEYS])
 {
-    size_t size = sizeof(map->keys);
-    if (getrandom(map->keys, size, GRND_NONBLOCK) != (ssize_t)size) {
+    size_t size = SHOAL_VOCAB_KEYS * sizeof(ret_keys[0]);
+    if (getrandom(ret_keys, size, GRND_NONBLOCK) != (ssize_t)size) {
         for (size_t i = 0; i < SHOAL_VOCAB_KEYS; i++) {
-            map->keys[i] = ((uint64_t)(uintptr_t)map + i) * UINT64_C(0x9E3779B97F4A7C15);
+            ret_keys[i] = ((uint64_t)(uintptr_t)ret_keys + i) * UINT64_C(0x9E3779B97F4A7C15);
         }
     }
     for (size_t i = 0; i < SHOAL_VOCAB_KEYS; i++) {
-        map->keys[i] |= 1;
+        ret_keys[i] |= 1;
     }
 }
 
-static shoal_status init_powers(shoal_tokenizer *tokenizer)
+static void fill_powers(shoal_tokenizer *tokenizer)
 {
     shoal_vocab_map *map = &tokenizer->map;
     map->keys[0] = map->keys[0] % (PRIME - 1) + 1;
-    map->powers = shoal_calloc(tokenizer->length_max + 1, sizeof(map->powers[0]));
-    if (!map->powers) {
-        return SHOAL_E_NOMEM;
-    }
     map->powers[0] = 1;
     for (size_t i = 1; i <= tokenizer->length_max; i++) {
         map->powers[i] = mul_mod(map->powers[i - 1], map->keys[0]);
     }
-    return SHOAL_OK;
+}
+
+/* False: some look-up would take too long with these keys. */
+static bool fill(shoal_tokenizer *tokenizer)
+{
+    /* What plain text may become goes first, so that a control token of the same text does not
+     * hide it. */
+    for (int plain = 1; plain >= 0; plain--) {
+        for (size_t id = 0; id < tokenizer->n_vocab; id += INSERT_BATCH) {
+            size_t end = SHOAL_MIN(id + INSERT_BATCH, tokenizer->n_vocab);
+            if (!insert_batch(tokenizer, id, end, plain == 1)) {
+                return false;
+            }
+        }
+    }
+    return true;
 }
 
 shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err)
 {
     shoal_vocab_map *map = &tokenizer->map;
+    bool spm = tokenizer->kind == SHOAL_VOCAB_SPM;
     size_t n = tokenizer->n_vocab;
     size_t n_slots = 16;
     while (n_slots < n + n / 2) {
@@ -249,19 +261,24 @@ shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err)
     }
     map->mask = n_slots - 1;
     map->slots = shoal_calloc(n_slots, sizeof(map->slots[0]));
-    choose_keys(map);
-    if (!map->slots || (tokenizer->kind == SHOAL_VOCAB_SPM && init_powers(tokenizer) != SHOAL_OK)) {
+    map->powers = spm ? shoal_calloc(tokenizer->length_max + 1, sizeof(map->powers[0])) : NULL;
+    if (!map->slots || (spm && !map->powers)) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu token texts", n);
     }
-    /* What plain text may become goes first, so that a control token of the same text does not
-     * hide it. */
-    for (int plain = 1; plain >= 0; plain--) {
-        for (size_t id = 0; id < n; id += INSERT_BATCH) {
-            size_t end = SHOAL_MIN(id + INSERT_BATCH, n);
-            SHOAL_TRY(insert_batch(tokenizer, id, end, plain == 1, err));
+    for (int i = 0; i < SHOAL_VOCAB_REKEYS_MAX; i++) {
+        shoal_vocab_keys_choose(map->keys);
+        if (spm) {
+            fill_powers(tokenizer);
         }
+        if (fill(tokenizer)) {
+            return SHOAL_OK;
+        }
+        memset(map->slots, 0, n_slots * sizeof(map->slots[0]));
+        map->has_duplicates = false;
     }
-    return SHOAL_OK;
+    return shoal_err_set(err, SHOAL_E_LIMIT,
+                         "tokenizer.ggml.tokens: more than %d texts collide under each of %d keys",
+                         SHOAL_PROBES_MAX, SHOAL_VOCAB_REKEYS_MAX);
 }
 
 void shoal_vocab_map_fini(shoal_vocab_map *map)

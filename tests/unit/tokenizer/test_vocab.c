@@ -484,6 +484,50 @@ static void test_load_failing_allocation_gives_nomem(void **state)
     shoal_tokenizer_free(NULL);
 }
 
+/* Rules name ids that follow each other, on both sides: the pairs are a lattice, which a hash that
+ * is one product maps to runs lying on each other. */
+static size_t longest_walk(const uint64_t *keys, uint64_t *slots, size_t n_slots, size_t n_pairs)
+{
+    size_t longest = 0;
+    memset(slots, 0, n_slots * sizeof(*slots));
+    for (uint64_t i = 0; i < n_pairs; i++) {
+        uint64_t left = i / 2 / 26;
+        uint64_t right = i / 2 % 26;
+        uint64_t pair = i % 2 == 0 ? left << 32 | right : right << 32 | (left + 26);
+        size_t at = (size_t)shoal_vocab_hash_u64(keys, pair) & (n_slots - 1);
+        size_t walk = 1;
+        for (; slots[at] != 0; walk++) {
+            at = (at + 1) & (n_slots - 1);
+        }
+        slots[at] = 1;
+        longest = SHOAL_MAX(longest, walk);
+    }
+    return longest;
+}
+
+static void test_merge_table_stays_far_from_its_limit_under_any_keys(void **state)
+{
+    (void)state;
+    enum {
+        SLOTS = 1 << 16,
+        TABLES = 200
+    };
+    uint64_t *slots = shoal_calloc(SLOTS, sizeof(*slots));
+    assert_non_null(slots);
+    for (size_t i = 0; i < TABLES; i++) {
+        uint64_t keys[SHOAL_VOCAB_KEYS];
+        shoal_vocab_keys_choose(keys);
+        /* As full as a table gets. */
+        size_t walk = longest_walk(keys, slots, SLOTS, SLOTS / 3 * 2);
+        if (walk > SHOAL_PROBES_MAX / 2) {
+            fail_msg("keys %llx %llx %llx %llx: a walk of %zu", (unsigned long long)keys[0],
+                     (unsigned long long)keys[1], (unsigned long long)keys[2],
+                     (unsigned long long)keys[3], walk);
+        }
+    }
+    shoal_free(slots);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -505,6 +549,7 @@ int main(void)
         cmocka_unit_test(test_end_tokens_are_found_by_text),
         cmocka_unit_test(test_hash_tells_vocabularies_apart),
         cmocka_unit_test(test_load_failing_allocation_gives_nomem),
+        cmocka_unit_test(test_merge_table_stays_far_from_its_limit_under_any_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
