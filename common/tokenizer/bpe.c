@@ -58,6 +58,19 @@ int shoal_bpe_byte_of_char(uint32_t code_point)
     return shifted == 67 ? 173 : -1;
 }
 
+int shoal_bpe_byte_of_text(shoal_str text)
+{
+    uint8_t first = (uint8_t)text.data[0];
+    if (text.length == 1) {
+        return first < 0x80 ? shoal_bpe_byte_of_char(first) : -1;
+    }
+    shoal_utf8_part part = shoal_utf8_next(text.data, text.length);
+    if (text.length != 2 || part.state != SHOAL_UTF8_VALID || part.length != 2) {
+        return -1;
+    }
+    return shoal_bpe_byte_of_char((uint32_t)(first & 0x1F) << 6 | ((uint8_t)text.data[1] & 0x3F));
+}
+
 static size_t merge_slot(const shoal_tokenizer *tokenizer, uint64_t pair)
 {
     return (size_t)shoal_vocab_hash_u64(tokenizer->merges_keys, pair) & tokenizer->merges_mask;

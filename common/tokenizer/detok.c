@@ -90,14 +90,8 @@ static shoal_status push_bpe(shoal_detok *state, shoal_str text, shoal_buf *buf)
     size_t n_bytes = 0;
     for (size_t at = 0; at < text.length;) {
         shoal_utf8_part part = shoal_utf8_next(text.data + at, text.length - at);
-        uint8_t first = (uint8_t)text.data[at];
-        int byte = -1;
-        if (part.state == SHOAL_UTF8_VALID && part.length == 1) {
-            byte = shoal_bpe_byte_of_char(first);
-        } else if (part.state == SHOAL_UTF8_VALID && part.length == 2) {
-            byte = shoal_bpe_byte_of_char((uint32_t)(first & 0x1F) << 6 |
-                                          ((uint8_t)text.data[at + 1] & 0x3F));
-        }
+        int byte =
+            shoal_bpe_byte_of_text((shoal_str){.data = text.data + at, .length = part.length});
         if (n_bytes + 4 > sizeof(bytes)) {
             SHOAL_TRY(push_bytes(state, bytes, n_bytes, buf));
             n_bytes = 0;

@@ -21,6 +21,20 @@ static void spm_bytes(shoal_tokenizer *tokenizer)
     }
 }
 
+static void bpe_bytes(shoal_tokenizer *tokenizer)
+{
+    for (size_t id = tokenizer->n_vocab; id-- > 0;) {
+        shoal_str text = shoal_vocab_text(tokenizer, id);
+        if (text.length == 0 || text.length > 2 || !shoal_vocab_is_plain(tokenizer, (int32_t)id)) {
+            continue;
+        }
+        int byte = shoal_bpe_byte_of_text(text);
+        if (byte >= 0) {
+            tokenizer->byte_ids[byte] = (int32_t)id;
+        }
+    }
+}
+
 static shoal_status init_bytes(shoal_tokenizer *tokenizer, shoal_err *err)
 {
     for (size_t byte = 0; byte < 256; byte++) {
@@ -29,11 +43,7 @@ static shoal_status init_bytes(shoal_tokenizer *tokenizer, shoal_err *err)
     if (tokenizer->kind == SHOAL_VOCAB_SPM) {
         spm_bytes(tokenizer);
     } else {
-        for (size_t byte = 0; byte < 256; byte++) {
-            char text[2];
-            size_t n = shoal_bpe_char_of_byte((uint8_t)byte, text);
-            tokenizer->byte_ids[byte] = shoal_vocab_find_plain(tokenizer, text, n);
-        }
+        bpe_bytes(tokenizer);
     }
     for (size_t byte = 0; byte < 256; byte++) {
         if (tokenizer->byte_ids[byte] < 0 && tokenizer->unknown < 0) {
@@ -68,11 +78,25 @@ static void hash_vocab(const shoal_tokenizer *tokenizer, shoal_hasher *hasher)
     shoal_hasher_update_field(hasher, tokenizer->texts, tokenizer->texts_length);
 }
 
+/* Texts that are to be encoded have spaces where SPM's tokens have U+2581, so a user-defined token
+ * with one cannot be looked for; it is reached by merging, as a normal one. */
+static void settle_user_tokens(shoal_tokenizer *tokenizer)
+{
+    for (size_t id = 0; id < tokenizer->n_vocab && tokenizer->kind == SHOAL_VOCAB_SPM; id++) {
+        shoal_str text = shoal_vocab_text(tokenizer, id);
+        if (tokenizer->tokens[id].type == SHOAL_TOKEN_USER && text.length >= 3 &&
+            memmem(text.data, text.length, "\xE2\x96\x81", 3) != NULL) {
+            tokenizer->tokens[id].type = SHOAL_TOKEN_NORMAL;
+        }
+    }
+}
+
 static shoal_status load(shoal_tokenizer *tokenizer, const shoal_gguf *gguf, shoal_hasher *hasher,
                          shoal_err *err)
 {
     SHOAL_TRY(shoal_vocab_load(tokenizer, gguf, err));
     hash_vocab(tokenizer, hasher);
+    settle_user_tokens(tokenizer);
     shoal_chat_guard(tokenizer);
     SHOAL_TRY(shoal_vocab_map_init(tokenizer, err));
     SHOAL_TRY(init_bytes(tokenizer, err));

@@ -279,6 +279,8 @@ shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n
 size_t shoal_bpe_char_of_byte(uint8_t byte, char ret_char[2]);
 /* The byte a code point of BPE texts stands for, or -1. */
 int shoal_bpe_byte_of_char(uint32_t code_point);
+/* The byte that a text of one character stands for, or -1; the text is not empty. */
+int shoal_bpe_byte_of_text(shoal_str text);
 
 /* bpe_split.c: the adapter to PCRE2 */
 

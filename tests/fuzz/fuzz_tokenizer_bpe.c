@@ -5,6 +5,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    fuzz_tokenizer("gpt2", data, size);
-    return 0;
+    return fuzz_tokenizer(false, data, size);
 }

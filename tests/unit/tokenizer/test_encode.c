@@ -221,6 +221,23 @@ static void test_special_longest_text_wins(void **state)
     fixture_fini(&f);
 }
 
+static void test_spm_user_token_with_spaces_comes_back(void **state)
+{
+    (void)state;
+    fixture f;
+    fixture_init_spm(&f);
+    int32_t spaces = fixture_add(&f, "\xE2\x96\x81\xE2\x96\x81\xE2\x96\x81", 9, 5, 4);
+    int32_t lines = fixture_add(&f, "\n\n\n", 3, 5, 4);
+    shoal_tokenizer *tokenizer = fixture_load_ok(&f);
+    int32_t hello = fixture_id(&f, "\xE2\x96\x81hello");
+    const int32_t want[] = {hello, spaces, hello, lines, -1};
+    expect(tokenizer, "hello    hello\n\n\n", 17, plain, want);
+    fixture_round_trip(tokenizer, "hello    hello\n\n\n he", 20);
+    fixture_round_trip(tokenizer, "   hello", 8);
+    shoal_tokenizer_free(tokenizer);
+    fixture_fini(&f);
+}
+
 /* A symbol of the plain engine: bytes [begin, end). */
 typedef struct span {
     size_t begin;
@@ -579,6 +596,7 @@ int main(void)
         cmocka_unit_test(test_bpe_numbers_split_as_the_rule_says),
         cmocka_unit_test(test_bpe_whole_word_token_needs_no_merges),
         cmocka_unit_test(test_special_longest_text_wins),
+        cmocka_unit_test(test_spm_user_token_with_spaces_comes_back),
         cmocka_unit_test(test_merge_engine_agrees_with_plain_one_spm),
         cmocka_unit_test(test_merge_engine_agrees_with_plain_one_bpe),
         cmocka_unit_test(test_any_text_comes_back),
