@@ -26,6 +26,7 @@ void shoal_kernels_init_avx2(shoal_kernels *kernels);
 void shoal_kernels_avx2_gemm(shoal_kernels *kernels);
 void shoal_kernels_avx2_quant(shoal_kernels *kernels);
 void shoal_kernels_avx2_attend(shoal_kernels *kernels);
+void shoal_kernels_avx2_kv(shoal_kernels *kernels);
 #endif
 
 #if defined(__x86_64__) || defined(SHOAL_SIMD_EMULATED)

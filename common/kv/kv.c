@@ -201,8 +201,14 @@ static bool map_pages(shoal_kv_pool *pool)
     }
     void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    pool->pages = map == MAP_FAILED ? NULL : map;
-    return pool->pages != NULL;
+    if (map == MAP_FAILED) {
+        return false;
+    }
+    /* Attention jumps from block to block: with small pages of memory each jump would miss the TLB.
+     * Advice only, a kernel without huge pages has refused it and nothing changes. */
+    (void)madvise(map, bytes, MADV_HUGEPAGE);
+    pool->pages = map;
+    return true;
 }
 
 shoal_status shoal_kv_pool_new(const shoal_kv_shape *shape, size_t n_pages, size_t n_ctx_max,
