@@ -132,6 +132,31 @@ static void test_map_shows_the_bytes_of_a_regular_file(void **state)
     shoal_map_close(&map);
 }
 
+/* Pages that were let go come back from the file; the bytes around them never left. */
+static void test_forgotten_pages_of_a_map_come_back(void **state)
+{
+    (void)state;
+    enum {
+        N = 5 * 4096 + 123
+    };
+    char *bytes = shoal_calloc(N, 1);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < N; i++) {
+        bytes[i] = (char)(i * 31 % 251);
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_map map = {0};
+    assert_int_equal(shoal_file_write(path, bytes, N, &err), SHOAL_OK);
+    assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
+    const size_t ranges[][2] = {{0, N}, {1, N - 1}, {100, 50}, {4095, 2}, {4096, 4096}, {N, 0}};
+    for (size_t i = 0; i < SHOAL_COUNT(ranges); i++) {
+        shoal_map_forget(map.data + ranges[i][0], ranges[i][1]);
+        assert_memory_equal(map.data, bytes, N);
+    }
+    shoal_map_close(&map);
+    shoal_free(bytes);
+}
+
 static void test_map_of_anything_else_is_refused(void **state)
 {
     (void)state;
@@ -249,6 +274,7 @@ int main(void)
         cmocka_unit_test(test_read_into_a_full_buffer_restores_it),
         cmocka_unit_test(test_read_of_missing_or_odd_files_names_path_and_reason),
         cmocka_unit_test(test_map_shows_the_bytes_of_a_regular_file),
+        cmocka_unit_test(test_forgotten_pages_of_a_map_come_back),
         cmocka_unit_test(test_map_of_anything_else_is_refused),
         cmocka_unit_test(test_write_keeps_the_mode_and_leaves_no_tmp),
         cmocka_unit_test(test_write_does_not_follow_a_planted_link),

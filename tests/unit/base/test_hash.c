@@ -67,6 +67,25 @@ static void test_pieces_give_the_digest_of_the_whole(void **state)
     }
 }
 
+static void test_hash_of_a_piece_is_that_of_an_object(void **state)
+{
+    (void)state;
+    shoal_hasher *hasher = NULL;
+    shoal_hash a;
+    shoal_hash b;
+    assert_int_equal(shoal_hasher_new(&hasher), SHOAL_OK);
+    shoal_hasher_update(hasher, "shoal", 5);
+    shoal_hasher_finish(hasher, &a);
+    assert_int_equal(shoal_hash_of("shoal", 5, &b), SHOAL_OK);
+    assert_memory_equal(&a, &b, sizeof a);
+    shoal_hasher_finish(hasher, &a);
+    assert_int_equal(shoal_hash_of("", 0, &b), SHOAL_OK);
+    assert_memory_equal(&a, &b, sizeof a);
+    shoal_hasher_free(hasher);
+    shoal_mem_fail_at(0);
+    assert_int_equal(shoal_hash_of("", 0, &b), SHOAL_E_NOMEM);
+}
+
 static void test_fields_cannot_run_into_each_other(void **state)
 {
     (void)state;
@@ -103,6 +122,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_known_messages_give_known_digests),
         cmocka_unit_test(test_pieces_give_the_digest_of_the_whole),
+        cmocka_unit_test(test_hash_of_a_piece_is_that_of_an_object),
         cmocka_unit_test(test_fields_cannot_run_into_each_other),
         cmocka_unit_test(test_failing_allocation_gives_nomem),
     };

@@ -27,6 +27,34 @@ static void test_calloc_zeroes_and_gives_a_pointer_for_nothing(void **state)
     }
 }
 
+/* Memory that was used and freed before comes back zeroed too, whatever way zeroes are made. */
+static void test_large_blocks_come_zeroed_and_aligned(void **state)
+{
+    (void)state;
+    const size_t edges[] = {(256 << 10), (2 << 20), (5 << 20)};
+    for (size_t i = 0; i < 3 * SHOAL_COUNT(edges); i++) {
+        size_t n = edges[i / 3] + i % 3 - 1;
+        for (int huge = 0; huge < 2; huge++) {
+            for (int again = 0; again < 2; again++) {
+                unsigned char *p = huge ? shoal_calloc_huge(n, 1) : shoal_calloc_aligned(n, 1);
+                assert_non_null(p);
+                assert_int_equal((uintptr_t)p % 64, 0);
+                unsigned sum = 0;
+                for (size_t j = 0; j < n; j++) {
+                    sum |= p[j];
+                }
+                assert_int_equal(sum, 0);
+                memset(p, 0xA5, n);
+                shoal_free(p);
+            }
+        }
+    }
+    volatile size_t half = SIZE_MAX / 2 + 1;
+    assert_null(shoal_calloc_huge(half, 2));
+    shoal_mem_fail_at(0);
+    assert_null(shoal_calloc_huge(3 << 20, 1));
+}
+
 static void test_overflowing_products_are_refused(void **state)
 {
     (void)state;
@@ -86,6 +114,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calloc_zeroes_and_gives_a_pointer_for_nothing),
+        cmocka_unit_test(test_large_blocks_come_zeroed_and_aligned),
         cmocka_unit_test(test_overflowing_products_are_refused),
         cmocka_unit_test(test_realloc_keeps_the_old_bytes),
         cmocka_unit_test(test_strndup_stops_at_the_count_or_the_end),

@@ -11,6 +11,7 @@
 
 #include "common/base/mem.h"
 #include "common/engine/engine.h"
+#include "common/weight/pack.h"
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
 
@@ -372,6 +373,69 @@ static void test_absorbed_and_expanded_latent_attention_agree(void **state)
     file_close(&f);
 }
 
+/* A file being written into memory at a multiple of 64 bytes. */
+typedef struct packed_file {
+    uint8_t *data;
+    size_t n;
+    size_t room;
+} packed_file;
+
+static shoal_status take_bytes(void *ctx, const void *data, size_t n, shoal_err *err)
+{
+    packed_file *f = ctx;
+    if (n > f->room - f->n) {
+        return shoal_err_set(err, SHOAL_E_LIMIT, "no room");
+    }
+    memcpy(f->data + f->n, data, n);
+    f->n += n;
+    return SHOAL_OK;
+}
+
+/* Fused tensors, stacks whose matrices end inside a panel and latents that are taken apart are the
+ * same weights from a packed file. */
+static void test_packed_files_of_every_architecture_are_the_same_model(void **state)
+{
+    (void)state;
+    const shoal_type types[] = {SHOAL_TYPE_F32, SHOAL_TYPE_Q8_0};
+    shoal_pool *pool = NULL;
+    assert_int_equal(shoal_pool_new(2, &pool), SHOAL_OK);
+    for (size_t i = 0; i < shoal_tiny_archs_n * SHOAL_COUNT(types); i++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+        const char *variant = shoal_tiny_archs[i / SHOAL_COUNT(types)];
+        shoal_type type = types[i % SHOAL_COUNT(types)];
+        assert_int_equal(shoal_tiny_arch_gguf(variant, 5, type, &buf), SHOAL_OK);
+        packed_file packed = {.room = 4 * buf.length + 65536};
+        packed.data = shoal_calloc_aligned(packed.room, 1);
+        assert_non_null(packed.data);
+        shoal_gguf *files[2] = {NULL, NULL};
+        shoal_model *models[2] = {NULL, NULL};
+        float rows[2][SHOAL_TINY_VOCAB];
+        size_t n_packed = 0;
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_int_equal(shoal_gguf_open((const uint8_t *)buf.data, buf.length, &files[0], &err),
+                         SHOAL_OK);
+        assert_int_equal(shoal_pack_write(files[0], pool, take_bytes, &packed, &n_packed, &err),
+                         SHOAL_OK);
+        assert_true(n_packed > 4);
+        assert_int_equal(shoal_pack_open(packed.data, packed.n, &files[1], &err), SHOAL_OK);
+        for (size_t m = 0; m < 2; m++) {
+            assert_int_equal(shoal_model_new(files[m], &models[m], &err), SHOAL_OK);
+            last_logits(models[m], rows[m]);
+        }
+        assert_memory_equal(&models[0]->hash, &models[1]->hash, sizeof models[0]->hash);
+        assert_int_equal(models[0]->main_type, models[1]->main_type);
+        if (memcmp(rows[0], rows[1], sizeof rows[0]) != 0) {
+            fail_msg("%s: logits of the packed file differ", variant);
+        }
+        for (size_t m = 0; m < 2; m++) {
+            shoal_model_free(models[m]);
+            shoal_gguf_close(files[m]);
+        }
+        shoal_free(packed.data);
+    }
+    shoal_pool_free(pool);
+}
+
 /* DeepSeek-V2: 60 layers, 128 heads of 128 + 64 and 128, a latent of 512 + 64. */
 static void test_latent_cache_is_a_fraction_of_every_heads_keys_and_values(void **state)
 {
@@ -550,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_tensors_too_many_or_too_few_are_refused_by_name),
         cmocka_unit_test(test_unknown_architecture_lists_the_known_ones),
         cmocka_unit_test(test_absorbed_and_expanded_latent_attention_agree),
+        cmocka_unit_test(test_packed_files_of_every_architecture_are_the_same_model),
         cmocka_unit_test(test_latent_cache_is_a_fraction_of_every_heads_keys_and_values),
         cmocka_unit_test(test_one_token_reads_shared_weights_and_its_experts_alone),
         cmocka_unit_test(test_router_ties_go_to_the_lower_ids),
