@@ -264,11 +264,12 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
             SHOAL_TRY(shoal_buf_appendf(&out, "%s{\"width\": %zu, \"tok_s\": %.2f}", i ? ", " : "",
                                         b->widths[i], b->decode_tok_s[i]));
         }
-        SHOAL_TRY(shoal_buf_appendf(&out,
-                                    "], \"rss_mib\": %.1f, \"first_token_s\": %.4f, "
-                                    "\"tier\": \"%s\", \"kv\": \"%s\", \"threads\": %ld}\n",
-                                    b->rss_mib, b->first_token_s, tier,
-                                    shoal_engine_kv_form(b->engine), b->args->threads));
+        SHOAL_TRY(
+            shoal_buf_appendf(&out,
+                              "], \"rss_mib\": %.1f, \"load_s\": %.4f, \"first_token_s\": %.4f, "
+                              "\"tier\": \"%s\", \"kv\": \"%s\", \"threads\": %ld}\n",
+                              b->rss_mib, b->load_s, b->first_token_s, tier,
+                              shoal_engine_kv_form(b->engine), b->args->threads));
         return shoal_forge_print(&out, err);
     }
     SHOAL_TRY(shoal_buf_appendf(&out, "%s  %s, %ld threads, KV %s\n", b->model->hp.name, tier,
@@ -285,9 +286,9 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
                                     b->widths[i], b->decode_tok_s[i], b->decode_tok_s[i] / rate));
     }
     SHOAL_TRY(shoal_buf_appendf(&out,
-                                "  first token      %10.3f s       load and prefill %ld\n"
+                                "  first token      %10.3f s       load %.3f s, and prefill %ld\n"
                                 "  resident         %10.1f MiB     peak\n",
-                                b->first_token_s, b->args->p, b->rss_mib));
+                                b->first_token_s, b->load_s, b->args->p, b->rss_mib));
     return shoal_forge_print(&out, err);
 }
 

@@ -19,7 +19,8 @@ typedef struct shoal_pool shoal_pool;
 /* part_i in [0, n_parts); worker_i in [0, n_threads) names the thread, for scratch memory. */
 typedef void shoal_pool_fn(void *ctx, size_t part_i, size_t worker_i);
 
-/* n_threads counts the caller: 1 makes no thread. Pinning is left to the caller's affinity mask.
+/* n_threads counts the caller: 1 makes no thread. Threads are not pinned: on a quiet machine
+ * the scheduler leaves them where they are, and where others work pinning makes them wait.
  * SHOAL_E_INVALID outside [1, SHOAL_POOL_THREADS_MAX]; SHOAL_E_NOMEM when threads cannot start. */
 shoal_status shoal_pool_new(size_t n_threads, shoal_pool **ret_pool) SHOAL_MUST_CHECK;
 void shoal_pool_free(shoal_pool *pool);

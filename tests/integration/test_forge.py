@@ -114,6 +114,11 @@ def test_make_random_models_load_and_speak_sanely():
             expect(1 < spread < 10, f"{kind}: logits spread by {spread}")
             ids = forge("tokenize", "-m", out, text="hello \u00e4 42").stdout
             expect(forge("tokenize", "-m", out, "--decode", text=ids).stdout == "hello \u00e4 42", "round trip")
+        if not SANITIZED:
+            out = site.file("qwen.gguf")
+            made = json.loads(forge("make-random", "--shape", "qwen-0.5b", "--type", "Q4_K", "-o", out, "--json").stdout)
+            expect(made["fallbacks"] == 24 * 6 + 1, f"rows of 896 are no whole blocks of 256: {made}")
+            expect(len(logits(out, [1, 2, 3], "--ctx", "64")) == 151936, "a row of logits")
         again = site.file("again.gguf")
         for seed, same in (("0", True), ("1", False)):
             forge("make-random", "--shape", "llama-110m", "--type", "Q4_0", "--seed", seed, "-o", again)
