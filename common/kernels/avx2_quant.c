@@ -87,12 +87,19 @@ SHOAL_INLINE unpacked unpack_3bit(const uint8_t *codes, size_t i, size_t h)
     return join(unpack_two(codes, i, h), top);
 }
 
+/* Bits 2i and 2i + 1 of each byte as bits 4 and 5. */
+SHOAL_INLINE __m256i bits45(const uint8_t *two, size_t i)
+{
+    __m256i bits = load(two);
+    bits = i < 2 ? _mm256_slli_epi16(bits, (int)(4 - 2 * i))
+                 : _mm256_srli_epi16(bits, (int)(2 * i - 4));
+    return _mm256_and_si256(bits, _mm256_set1_epi8(0x30));
+}
+
 SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, size_t i, size_t h)
 {
-    unpacked top = unpack_two(codes + 256, i, h);
-    top.low = _mm256_slli_epi16(top.low, 4);
-    top.high = _mm256_slli_epi16(top.high, 4);
-    return join(unpack_nib(codes, i, h), top);
+    const uint8_t *two = codes + 256 + h * 32;
+    return join(unpack_nib(codes, i, h), (unpacked){bits45(two, i), bits45(two + 64, i)});
 }
 
 SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, size_t i, size_t h)
