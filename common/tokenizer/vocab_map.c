@@ -109,10 +109,11 @@ uint64_t shoal_vocab_hash_u64(const uint64_t keys[SHOAL_VOCAB_KEYS], uint64_t x)
     return fold(fold(x ^ keys[0], keys[1]) ^ keys[2], keys[3]);
 }
 
-/* A residue of the polynomial has its bits where they fell; this spreads them. */
+/* Residues of neighbouring texts are a lattice, which a single product would map to rows lying on
+ * each other; BPE's hash has been through two already. */
 static uint64_t mix(const shoal_vocab_map *map, uint64_t hash)
 {
-    return fold(hash ^ map->keys[2], map->keys[3]);
+    return map->powers ? fold(fold(hash ^ map->keys[1], map->keys[2]), map->keys[3]) : hash;
 }
 
 static bool slot_has(const shoal_tokenizer *tokenizer, const shoal_vocab_slot *slot, uint32_t tag,

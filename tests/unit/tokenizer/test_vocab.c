@@ -357,6 +357,48 @@ static void test_load_malformed_merges_are_refused(void **state)
     fixture_fini(&f);
 }
 
+/* Texts next to each other in order, as East Asian characters are, must not lie next to each other
+ * in the table. A row of taken slots is at least as long as any walk in it. */
+static void test_text_table_stays_far_from_its_limit_under_any_keys(void **state)
+{
+    (void)state;
+    enum {
+        TABLES = 40
+    };
+    for (int kind = 0; kind < 2; kind++) {
+        fixture f;
+        if (kind == 0) {
+            fixture_init_spm(&f);
+        } else {
+            fixture_init_bpe(&f);
+        }
+        for (unsigned c = 0x4E00; c < 0x9E00; c++) {
+            char text[] = {(char)(0xE0 | c >> 12), (char)(0x80 | (c >> 6 & 63)),
+                           (char)(0x80 | (c & 63))};
+            (void)fixture_add(&f, text, sizeof(text), 0, 1);
+        }
+        shoal_buf bytes = {.data = NULL};
+        shoal_gguf *gguf = fixture_open(&f, &bytes);
+        for (size_t i = 0; i < TABLES; i++) {
+            shoal_tokenizer *tokenizer = NULL;
+            assert_int_equal(shoal_tokenizer_new(gguf, &tokenizer, NULL), 0);
+            size_t longest = 0;
+            size_t row = 0;
+            for (size_t slot = 0; slot <= tokenizer->map.mask; slot++) {
+                row = tokenizer->map.slots[slot].id != 0 ? row + 1 : 0;
+                longest = SHOAL_MAX(longest, row);
+            }
+            if (longest > SHOAL_PROBES_MAX / 2) {
+                fail_msg("kind %d: a row of %zu", kind, longest);
+            }
+            shoal_tokenizer_free(tokenizer);
+        }
+        shoal_gguf_close(gguf);
+        shoal_buf_fini(&bytes);
+        fixture_fini(&f);
+    }
+}
+
 static void test_load_missing_byte_characters(void **state)
 {
     (void)state;
@@ -544,6 +586,7 @@ int main(void)
         cmocka_unit_test(test_load_merge_count_limit),
         cmocka_unit_test(test_load_special_bytes_limit),
         cmocka_unit_test(test_load_malformed_merges_are_refused),
+        cmocka_unit_test(test_text_table_stays_far_from_its_limit_under_any_keys),
         cmocka_unit_test(test_load_missing_byte_characters),
         cmocka_unit_test(test_load_spm_without_types_knows_its_bytes),
         cmocka_unit_test(test_end_tokens_are_found_by_text),
