@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/bench/peak.h"
+
+#include "common/base/clock.h"
+#include "common/base/macros.h"
+#include "common/base/mem.h"
+#include "common/kernels/kernels.h"
+#include "tests/bench/peak_internal.h"
+
+#include <stdint.h>
+
+enum {
+    READ_BYTES = 256 << 20, /* larger than any last cache */
+    PART_BYTES = 4 << 20,
+    N_PARTS = READ_BYTES / PART_BYTES,
+    STREAMS = 4,
+    ROUNDS = 20000 /* of the register loops, in each thread */
+};
+
+struct bench_peak {
+    shoal_pool *pool;
+    uint64_t *data;
+    uint64_t sums[N_PARTS]; /* so that nothing is optimised away */
+    double ops[SHOAL_POOL_THREADS_MAX];
+    double (*loop)(size_t n);
+};
+
+bench_peak *bench_peak_new(shoal_pool *pool)
+{
+    bench_peak *p = shoal_calloc(1, sizeof *p);
+    if (!p) {
+        return NULL;
+    }
+    p->pool = pool;
+    p->data = shoal_calloc_aligned(READ_BYTES, 1);
+    if (!p->data) {
+        shoal_free(p);
+        return NULL;
+    }
+    for (size_t i = 0; i < READ_BYTES / sizeof *p->data; i++) {
+        p->data[i] = i * 0x9E3779B97F4A7C15U;
+    }
+    return p;
+}
+
+void bench_peak_free(bench_peak *peak)
+{
+    if (peak) {
+        shoal_free(peak->data);
+        shoal_free(peak);
+    }
+}
+
+static double seconds(void)
+{
+    const shoal_clock clock = shoal_clock_real();
+    return (double)shoal_clock_now_ns(&clock) / 1e9;
+}
+
+/* --- memory ------------------------------------------------------------------------------------
+ */
+
+static void read_part(void *ctx, size_t part, size_t worker)
+{
+    (void)worker;
+    bench_peak *p = ctx;
+    const size_t n = PART_BYTES / sizeof(uint64_t) / STREAMS;
+    const uint64_t *at = p->data + part * n * STREAMS;
+    uint64_t sums[STREAMS][8] = {{0}};
+    for (size_t i = 0; i < n; i += 8) {
+        for (size_t s = 0; s < STREAMS; s++) {
+            for (size_t lane = 0; lane < 8; lane++) {
+                sums[s][lane] ^= at[s * n + i + lane];
+            }
+        }
+    }
+    for (size_t lane = 0; lane < STREAMS * (size_t)8; lane++) {
+        p->sums[part] ^= sums[lane / 8][lane % 8];
+    }
+}
+
+double bench_peak_read(bench_peak *peak)
+{
+    double start = seconds();
+    shoal_pool_run(peak->pool, read_part, peak, N_PARTS);
+    return READ_BYTES / 1e9 / (seconds() - start);
+}
+
+/* --- registers ---------------------------------------------------------------------------------
+ */
+
+static void run_loop(void *ctx, size_t part, size_t worker)
+{
+    (void)worker;
+    bench_peak *p = ctx;
+    p->ops[part] = p->loop(ROUNDS);
+}
+
+static double run_loops(bench_peak *peak, double (*loop)(size_t n))
+{
+    size_t n = shoal_pool_n_threads(peak->pool);
+    peak->loop = loop;
+    double start = seconds();
+    shoal_pool_run(peak->pool, run_loop, peak, n);
+    double took = seconds() - start;
+    double ops = 0;
+    for (size_t i = 0; i < n; i++) {
+        ops += peak->ops[i];
+    }
+    return ops / 1e9 / took;
+}
+
+#if defined(__x86_64__)
+double bench_peak_int8(bench_peak *peak)
+{
+    uint32_t cpu = shoal_cpu_detect();
+    if (cpu & SHOAL_CPU_AVX512) {
+        return run_loops(peak, bench_peak_avx512_int8);
+    }
+    return cpu & SHOAL_CPU_AVX2 ? run_loops(peak, bench_peak_avx2_int8) : 0;
+}
+
+double bench_peak_float(bench_peak *peak)
+{
+    uint32_t cpu = shoal_cpu_detect();
+    if (cpu & SHOAL_CPU_AVX512) {
+        return run_loops(peak, bench_peak_avx512_float);
+    }
+    return cpu & SHOAL_CPU_AVX2 ? run_loops(peak, bench_peak_avx2_float) : 0;
+}
+#else
+double bench_peak_int8(bench_peak *peak)
+{
+    (void)peak;
+    return 0;
+}
+
+double bench_peak_float(bench_peak *peak)
+{
+    (void)peak;
+    return 0;
+}
+#endif
