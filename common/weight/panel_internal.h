@@ -13,6 +13,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum {
     SHOAL_PART_NIB = 256,
@@ -22,9 +23,12 @@ enum {
 
 static inline void shoal_panel_put_nib(uint8_t *to, size_t r, const uint8_t code[32])
 {
+    uint8_t pairs[16];
     for (size_t i = 0; i < 16; i++) {
-        uint8_t pair = (uint8_t)((code[i] & 15) | (code[i + 16] & 15) << 4);
-        to[(i / 4 * 16 + r) * 4 + i % 4] = pair;
+        pairs[i] = (uint8_t)((code[i] & 15) | (code[i + 16] & 15) << 4);
+    }
+    for (size_t g = 0; g < 4; g++) {
+        memcpy(to + (g * 16 + r) * 4, pairs + 4 * g, 4);
     }
 }
 

@@ -14,16 +14,19 @@
 
 enum {
     N = SHOAL_SUPER,
-    SUBS = SHOAL_SUPER_SUBS
+    SUBS = SHOAL_SUPER_SUBS,
+    RUN = 32 /* elements that lie in a row everywhere: loops over them are done in vectors */
 };
 
 /* Two bits a code: 32 bytes for each 128 elements, bit pair q of byte l is element 32q + l. */
 static void read_crumbs(const uint8_t *p, unsigned shift, uint8_t code[N])
 {
-    for (size_t e = 0; e < N; e++) {
-        unsigned byte = p[e / 128 * 32 + e % 32];
-        unsigned crumb = byte >> e % 128 / 32 * 2 & 3u;
-        code[e] |= (uint8_t)(crumb << shift);
+    for (size_t part = 0; part < N / RUN; part++) {
+        for (size_t l = 0; l < RUN; l++) {
+            unsigned byte = p[part / 4 * RUN + l];
+            unsigned crumb = byte >> part % 4 * 2 & 3u;
+            code[part * RUN + l] |= (uint8_t)(crumb << shift);
+        }
     }
 }
 
@@ -38,8 +41,10 @@ static void write_crumbs(const uint8_t code[N], unsigned shift, uint8_t *p)
 /* One bit a code: bit e / 32 of byte e % 32. */
 static void read_bits(const uint8_t *p, unsigned shift, uint8_t code[N])
 {
-    for (size_t e = 0; e < N; e++) {
-        code[e] |= (uint8_t)(((unsigned)p[e % 32] >> e / 32 & 1u) << shift);
+    for (size_t part = 0; part < N / RUN; part++) {
+        for (size_t l = 0; l < RUN; l++) {
+            code[part * RUN + l] |= (uint8_t)(((unsigned)p[l] >> part & 1u) << shift);
+        }
     }
 }
 
@@ -53,9 +58,16 @@ static void write_bits(const uint8_t code[N], unsigned shift, uint8_t *p)
 /* Four bits a code: `half` bytes for each 2 * half elements, the first half of them low. */
 static void read_nibbles(const uint8_t *p, size_t half, uint8_t code[N])
 {
-    for (size_t e = 0; e < N; e++) {
-        unsigned byte = p[e / (2 * half) * half + e % half];
-        code[e] = (uint8_t)(byte >> (e / half % 2 * 4) & 15u);
+    for (size_t at = 0; at < N; at += 2 * half) {
+        for (size_t run = 0; run < half; run += RUN) {
+            const uint8_t *from = p + at / 2 + run;
+            uint8_t *low = code + at + run;
+            uint8_t *high = low + half;
+            for (size_t l = 0; l < RUN; l++) {
+                low[l] = from[l] & 15;
+                high[l] = from[l] >> 4;
+            }
+        }
     }
 }
 
