@@ -33,16 +33,17 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
         ", \"arch\": \"%s\", \"params\": %llu, \"file_bytes\": %llu, \"type\": \"%s\", "
         "\"n_vocab\": %zu, \"n_ctx\": %zu, \"dim\": %zu, \"n_layers\": %zu, \"n_heads\": %zu, "
         "\"n_kv_heads\": %zu, \"head_dim\": %zu, \"ffn\": %zu, \"tied\": %s, "
+        "\"n_experts\": %zu, \"n_experts_used\": %zu, \"window\": %zu, \"latent_rank\": %zu, "
         "\"flops_per_token\": %.0f, \"weight_bytes_per_token\": %llu, "
         "\"kv_bytes_per_token_f16\": %.0f, \"chat_template\": \"%s\", \"packed\": %s, "
         "\"model_hash\": \"%s\", "
         "\"tokenizer_hash\": \"%s\"}\n",
         hp->arch, (unsigned long long)m->n_params, (unsigned long long)m->file_bytes,
         main_type_name(m), hp->n_vocab, hp->n_ctx, hp->dim, hp->n_layers, hp->n_heads,
-        hp->n_kv_heads, hp->head_dim, hp->ffn, hp->tied ? "true" : "false",
-        (double)shoal_model_flops_per_token(m), (unsigned long long)shoal_model_bytes_per_token(m),
-        kv_bytes_per_token(hp, 2), shoal_chat_template_name(m->tokenizer),
-        m->packed ? "true" : "false", model, tokenizer);
+        hp->n_kv_heads, hp->head_dim, hp->ffn, hp->tied ? "true" : "false", hp->moe.n_experts,
+        hp->moe.n_used, hp->windows[0], hp->mla.rank, (double)shoal_model_flops_per_token(m),
+        (unsigned long long)shoal_model_bytes_per_token(m), kv_bytes_per_token(hp, 2),
+        shoal_chat_template_name(m->tokenizer), m->packed ? "true" : "false", model, tokenizer);
 }
 
 static shoal_status print_model(const shoal_model *m, shoal_buf *out)
@@ -60,6 +61,16 @@ static shoal_status print_model(const shoal_model *m, shoal_buf *out)
         hp->name, hp->arch, (double)m->n_params / 1e6, (double)m->file_bytes / 1048576.0,
         main_type_name(m), m->packed ? ", packed" : "", hp->dim, hp->n_layers, hp->n_heads,
         hp->n_kv_heads, hp->head_dim, hp->ffn, hp->n_vocab, hp->tied ? " (tied)" : "", hp->n_ctx));
+    if (hp->moe.n_experts > 0) {
+        SHOAL_TRY(shoal_buf_appendf(
+            out,
+            "  experts    %zu of %zu for a token, feed-forward %zu, %zu shared, %zu dense layers\n",
+            hp->moe.n_used, hp->moe.n_experts, hp->moe.ffn, hp->moe.ffn_shared, hp->moe.n_dense));
+    }
+    if (hp->windows[0] > 0 || hp->mla.rank > 0) {
+        SHOAL_TRY(shoal_buf_appendf(out, "  attention  window %zu, latent rank %zu (0: none)\n",
+                                    hp->windows[0], hp->mla.rank));
+    }
     return shoal_buf_appendf(
         out,
         "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"

@@ -126,9 +126,10 @@ class Site:
         run(binary("shoal-forge"), "convert", "-m", full, "--type", edge_type, "-o", edge)
         return full, edge
 
-    def tiny_model(self, seed):
-        path = self.file(f"tiny-{seed}.gguf")
-        run(os.path.join(os.path.dirname(BIN), "tests", "shoal-tiny-model"), str(seed), path)
+    def tiny_model(self, seed, kind="F32", variant=None):
+        path = self.file(f"tiny-{seed}-{kind}-{variant}.gguf")
+        run(os.path.join(os.path.dirname(BIN), "tests", "shoal-tiny-model"), str(seed), path, kind,
+            *([variant] if variant else []))
         return path
 
     def cloud(self, model, port=0, **settings):

@@ -174,6 +174,21 @@ def test_a_loaded_model_is_in_memory_once():
     return f"{extra[0]:.1f} and {extra[1]:.1f} MiB above the file's size"
 
 
+def test_every_architecture_is_inspected_packed_and_converted():
+    variants = ("mistral", "mixtral", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma2", "gemma3", "phi3", "deepseek2")
+    ids = [(i * 37 + 5) % 250 for i in range(40)]
+    with Site() as site:
+        for variant in variants[::4] if SANITIZED else variants:
+            model, packed, small = site.tiny_model(8, "Q8_0", variant), site.file("packed.gguf"), site.file("small.gguf")
+            seen = json.loads(forge("inspect", "-m", model, "--json").stdout)
+            expect(seen["name"] == variant and variant in forge("inspect", "-m", model).stdout, seen)
+            forge("pack", "-m", model, "-o", packed)
+            expect(logits(packed, ids) == logits(model, ids), f"{variant}: packed differs")
+            forge("convert", "-m", packed, "--type", "Q4_0", "--layers", "1", "-o", small)
+            small = json.loads(forge("inspect", "-m", small, "--json").stdout)
+            expect((small["n_layers"], small["type"]) == (1, "Q4_0"), f"{variant}: {small}")
+
+
 def test_refusals_name_the_cause():
     with Site() as site:
         model = site.tiny_model(7)
