@@ -328,6 +328,17 @@ void shoal_forward_matmul(shoal_forward *f, const shoal_weight *w, float *y)
     f->bytes_read += shoal_weight_bytes(w);
 }
 
+/* Weights of one input as one job; y[i] has the rows of w[i]. */
+static void matmuls(shoal_forward *f, const shoal_weight *const *w, float *const *y, size_t n)
+{
+    shoal_product products[SHOAL_PRODUCTS_MAX];
+    for (size_t i = 0; i < n; i++) {
+        products[i] = (shoal_product){w[i], y[i], shoal_weight_n_rows(w[i])};
+        f->bytes_read += shoal_weight_bytes(w[i]);
+    }
+    shoal_weight_matmuls(products, n, f->kernels, f->pool, f->acts);
+}
+
 static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wanted)
 {
     const shoal_hparams *hp = &f->model->hp;
@@ -341,9 +352,8 @@ static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wan
     if (is_latent(f)) {
         shoal_latent_project(f);
     } else {
-        shoal_forward_matmul(f, layer->q, f->q);
-        shoal_forward_matmul(f, layer->k, f->k);
-        shoal_forward_matmul(f, layer->v, f->v);
+        const shoal_weight *qkv[] = {layer->q, layer->k, layer->v};
+        matmuls(f, qkv, (float *[]){f->q, f->k, f->v}, SHOAL_COUNT(qkv));
         shoal_forward_each(f, f->n_rows, store_row);
     }
     if (wanted) {
@@ -374,8 +384,7 @@ static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wan
 void shoal_forward_gated(shoal_forward *f, size_t n, const shoal_weight *gate,
                          const shoal_weight *up, const shoal_weight *down, float *y)
 {
-    shoal_forward_matmul(f, gate, f->gate);
-    shoal_forward_matmul(f, up, f->up);
+    matmuls(f, (const shoal_weight *[]){gate, up}, (float *[]){f->gate, f->up}, 2);
     f->width = shoal_weight_n_rows(gate);
     shoal_forward_each(f, n, gate_row);
     shoal_acts_set(f->acts, f->gate, n, f->width, f->width);

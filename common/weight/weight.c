@@ -4,7 +4,7 @@
 
 enum {
     ROWS = SHOAL_PANEL_ROWS,
-    PARTS_PER_THREAD = 4, /* enough to even out threads that are late */
+    PARTS_PER_THREAD = 8, /* enough to even out threads that are late */
     PART_PANELS = 4       /* kernels keep this many panels in flight at width 1 */
 };
 
@@ -43,9 +43,12 @@ void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
 /* --- product --------------------------------------------------------------------------------- */
 
 typedef struct job {
-    const shoal_weight *weight;
     const shoal_kernels *kernels;
-    shoal_gemm g;
+    size_t n;
+    shoal_gemm g[SHOAL_PRODUCTS_MAX];
+    shoal_panel panel[SHOAL_PRODUCTS_MAX];
+    size_t n_panels[SHOAL_PRODUCTS_MAX];
+    size_t first_part[SHOAL_PRODUCTS_MAX]; /* of each product */
     size_t part_panels;
 } job;
 
@@ -53,37 +56,62 @@ static void run_part(void *ctx, size_t part, size_t worker)
 {
     (void)worker;
     const job *j = ctx;
-    size_t p0 = part * j->part_panels;
-    size_t p1 = SHOAL_MIN(p0 + j->part_panels, j->weight->n_panels);
-    j->kernels->gemm[j->weight->format->panel](&j->g, p0, p1);
+    size_t i = j->n - 1;
+    while (j->first_part[i] > part) {
+        i--;
+    }
+    size_t p0 = (part - j->first_part[i]) * j->part_panels;
+    size_t p1 = SHOAL_MIN(p0 + j->part_panels, j->n_panels[i]);
+    j->kernels->gemm[j->panel[i]](&j->g[i], p0, p1);
+}
+
+static shoal_gemm gemm_of(const shoal_product *product, const shoal_acts *acts)
+{
+    return (shoal_gemm){.panels = product->weight->panels,
+                        .n_rows = product->weight->n_rows,
+                        .k = product->weight->k,
+                        .n_cols = acts->n_cols,
+                        .x = acts->x,
+                        .x_stride = acts->stride,
+                        .xq = acts->codes,
+                        .xb = acts->blocks,
+                        .y = product->y,
+                        .y_stride = product->y_stride};
+}
+
+void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_kernels *kernels,
+                          shoal_pool *pool, shoal_acts *acts)
+{
+    SHOAL_ASSERT(n >= 1 && n <= SHOAL_PRODUCTS_MAX);
+    job j = {.kernels = kernels, .n = n};
+    size_t all_panels = 0;
+    for (size_t i = 0; i < n; i++) {
+        const shoal_weight *w = products[i].weight;
+        SHOAL_ASSERT(acts->k == w->k && products[i].y_stride >= w->n_rows);
+        if (shoal_panel_find(w->format->panel)->quantised) {
+            shoal_acts_quantise(acts, kernels, pool);
+        }
+        j.g[i] = gemm_of(&products[i], acts);
+        j.panel[i] = w->format->panel;
+        j.n_panels[i] = w->n_panels;
+        all_panels += w->n_panels;
+    }
+    size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
+    size_t part_panels = (all_panels + n_parts - 1) / n_parts;
+    j.part_panels = (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
+    size_t parts = 0;
+    for (size_t i = 0; i < n; i++) {
+        j.first_part[i] = parts;
+        parts += (j.n_panels[i] + j.part_panels - 1) / j.part_panels;
+    }
+    shoal_pool_run(pool, run_part, &j, parts);
 }
 
 void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernels, shoal_pool *pool,
                          shoal_acts *acts, float *y, size_t y_stride)
 {
-    SHOAL_ASSERT(acts->k == weight->k && y_stride >= weight->n_rows);
-    if (shoal_panel_find(weight->format->panel)->quantised) {
-        shoal_acts_quantise(acts, kernels, pool);
-    }
-    size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
-    size_t part_panels = (weight->n_panels + n_parts - 1) / n_parts;
-    part_panels = (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
-    job j = {
-        .weight = weight,
-        .kernels = kernels,
-        .g = {.panels = weight->panels,
-              .n_rows = weight->n_rows,
-              .k = weight->k,
-              .n_cols = acts->n_cols,
-              .x = acts->x,
-              .x_stride = acts->stride,
-              .xq = acts->codes,
-              .xb = acts->blocks,
-              .y = y,
-              .y_stride = y_stride},
-        .part_panels = part_panels,
-    };
-    shoal_pool_run(pool, run_part, &j, (weight->n_panels + part_panels - 1) / part_panels);
+    const shoal_product product = {.weight = weight, .y = y, .y_stride = y_stride};
+    shoal_weight_matmuls(&product, 1, kernels, pool, acts);
 }
 
 /* --- codecs ---------------------------------------------------------------------------------- */

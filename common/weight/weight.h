@@ -58,6 +58,18 @@ const void *shoal_weight_panels(const shoal_weight *weight);
 void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernels, shoal_pool *pool,
                          shoal_acts *acts, float *y, size_t y_stride);
 
+/* Several weights over one input, as one job: threads wait for each other once. */
+enum {
+    SHOAL_PRODUCTS_MAX = 4
+};
+typedef struct shoal_product {
+    const shoal_weight *weight;
+    float *y; /* [n_cols][y_stride] */
+    size_t y_stride;
+} shoal_product;
+void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_kernels *kernels,
+                          shoal_pool *pool, shoal_acts *acts);
+
 /* Row r dequantised into ret_row[k]: embedding look-up. */
 void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row);
 
