@@ -123,14 +123,21 @@ shoal_status shoal_tiny_put_vector(tiny *t, const char *name, uint64_t n, float 
     return shoal_gguf_put_tensor(t->writer, name, SHOAL_TYPE_F32, &n, 1, data);
 }
 
-static shoal_status put_norm(tiny *t, const char *name)
+/* Widths of one model. */
+typedef struct shape {
+    uint32_t n_layers;
+    uint32_t dim;
+    uint32_t ffn;
+} shape;
+
+static shoal_status put_norm(tiny *t, const char *name, const shape *s)
 {
-    return shoal_tiny_put_vector(t, name, SHOAL_TINY_DIM, 1.0f, 0.25f);
+    return shoal_tiny_put_vector(t, name, s->dim, 1.0f, 0.25f);
 }
 
-static shoal_status put_layer(tiny *t, uint32_t layer)
+static shoal_status put_layer(tiny *t, uint32_t layer, const shape *s)
 {
-    const uint64_t dim = SHOAL_TINY_DIM;
+    const uint64_t dim = s->dim;
     const uint64_t kv_dim = dim / SHOAL_TINY_HEADS * SHOAL_TINY_KV_HEADS;
     const struct {
         const char *name;
@@ -138,19 +145,16 @@ static shoal_status put_layer(tiny *t, uint32_t layer)
         uint64_t n_rows;
         float gain;
     } matrices[] = {
-        {"attn_q", dim, dim, 2.0f},
-        {"attn_k", dim, kv_dim, 1.0f},
-        {"attn_v", dim, kv_dim, 1.0f},
-        {"attn_output", dim, dim, 1.0f},
-        {"ffn_gate", dim, SHOAL_TINY_FFN, 1.0f},
-        {"ffn_up", dim, SHOAL_TINY_FFN, 1.0f},
-        {"ffn_down", SHOAL_TINY_FFN, dim, 1.0f},
+        {"attn_q", dim, dim, 2.0f},      {"attn_k", dim, kv_dim, 1.0f},
+        {"attn_v", dim, kv_dim, 1.0f},   {"attn_output", dim, dim, 1.0f},
+        {"ffn_gate", dim, s->ffn, 1.0f}, {"ffn_up", dim, s->ffn, 1.0f},
+        {"ffn_down", s->ffn, dim, 1.0f},
     };
     char name[64];
     snprintf(name, sizeof(name), "blk.%u.attn_norm.weight", layer);
-    SHOAL_TRY(put_norm(t, name));
+    SHOAL_TRY(put_norm(t, name, s));
     snprintf(name, sizeof(name), "blk.%u.ffn_norm.weight", layer);
-    SHOAL_TRY(put_norm(t, name));
+    SHOAL_TRY(put_norm(t, name, s));
     for (size_t i = 0; i < SHOAL_COUNT(matrices); i++) {
         snprintf(name, sizeof(name), "blk.%u.%s.weight", layer, matrices[i].name);
         SHOAL_TRY(shoal_tiny_put_matrices(t, name, matrices[i].k, matrices[i].n_rows, 1,
@@ -159,19 +163,19 @@ static shoal_status put_layer(tiny *t, uint32_t layer)
     return SHOAL_OK;
 }
 
-static shoal_status put_hparams(tiny *t, uint32_t n_layers)
+static shoal_status put_hparams(tiny *t, const shape *s)
 {
     const struct {
         const char *key;
         uint32_t value;
     } pairs[] = {
         {"llama.context_length", SHOAL_TINY_CTX},
-        {"llama.embedding_length", SHOAL_TINY_DIM},
-        {"llama.block_count", n_layers},
-        {"llama.feed_forward_length", SHOAL_TINY_FFN},
+        {"llama.embedding_length", s->dim},
+        {"llama.block_count", s->n_layers},
+        {"llama.feed_forward_length", s->ffn},
         {"llama.attention.head_count", SHOAL_TINY_HEADS},
         {"llama.attention.head_count_kv", SHOAL_TINY_KV_HEADS},
-        {"llama.rope.dimension_count", SHOAL_TINY_DIM / SHOAL_TINY_HEADS},
+        {"llama.rope.dimension_count", s->dim / SHOAL_TINY_HEADS},
         {"llama.vocab_size", SHOAL_TINY_VOCAB},
     };
     SHOAL_TRY(shoal_gguf_put_str(t->writer, "general.architecture", "llama"));
@@ -240,19 +244,17 @@ shoal_status shoal_tiny_put_vocabulary(tiny *t, const char *template)
     return SHOAL_OK;
 }
 
-static shoal_status put_all(tiny *t, uint32_t n_layers, const char *template)
+static shoal_status put_all(tiny *t, const shape *s, const char *template)
 {
-    SHOAL_TRY(put_hparams(t, n_layers));
+    SHOAL_TRY(put_hparams(t, s));
     SHOAL_TRY(shoal_tiny_put_vocabulary(t, template));
-    SHOAL_TRY(
-        shoal_tiny_put_matrices(t, "token_embd.weight", SHOAL_TINY_DIM, SHOAL_TINY_VOCAB, 1, 8.0f));
-    SHOAL_TRY(put_norm(t, "output_norm.weight"));
+    SHOAL_TRY(shoal_tiny_put_matrices(t, "token_embd.weight", s->dim, SHOAL_TINY_VOCAB, 1, 8.0f));
+    SHOAL_TRY(put_norm(t, "output_norm.weight", s));
     /* A gain of three gives logits whose best candidates hold a few tenths of the mass: neither a
      * constant nor a uniform draw. */
-    SHOAL_TRY(
-        shoal_tiny_put_matrices(t, "output.weight", SHOAL_TINY_DIM, SHOAL_TINY_VOCAB, 1, 3.0f));
-    for (uint32_t i = 0; i < n_layers; i++) {
-        SHOAL_TRY(put_layer(t, i));
+    SHOAL_TRY(shoal_tiny_put_matrices(t, "output.weight", s->dim, SHOAL_TINY_VOCAB, 1, 3.0f));
+    for (uint32_t i = 0; i < s->n_layers; i++) {
+        SHOAL_TRY(put_layer(t, i, s));
     }
     return SHOAL_OK;
 }
@@ -271,8 +273,12 @@ shoal_status shoal_tiny_finish(tiny *t, shoal_status status, shoal_buf *buf)
 
 shoal_status shoal_tiny_model_build(const shoal_tiny_settings *settings, shoal_buf *buf)
 {
-    uint32_t n_layers = settings->n_layers == 0 ? SHOAL_TINY_LAYERS : settings->n_layers;
-    if (n_layers > LAYERS_MAX || shoal_type_find((uint32_t)settings->type) == NULL) {
+    const shape s = {
+        .n_layers = settings->n_layers == 0 ? SHOAL_TINY_LAYERS : settings->n_layers,
+        .dim = settings->wide ? SHOAL_TINY_DIM_WIDE : SHOAL_TINY_DIM,
+        .ffn = settings->wide ? SHOAL_TINY_DIM_WIDE : SHOAL_TINY_FFN,
+    };
+    if (s.n_layers > LAYERS_MAX || shoal_type_find((uint32_t)settings->type) == NULL) {
         return SHOAL_E_INVALID;
     }
     tiny t = {.type = settings->type,
@@ -281,7 +287,7 @@ shoal_status shoal_tiny_model_build(const shoal_tiny_settings *settings, shoal_b
               .noise = settings->noise};
     shoal_status status = shoal_gguf_writer_new(&t.writer);
     if (status == SHOAL_OK) {
-        status = put_all(&t, n_layers, settings->template);
+        status = put_all(&t, &s, settings->template);
     }
     return shoal_tiny_finish(&t, status, buf);
 }

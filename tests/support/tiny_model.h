@@ -10,6 +10,7 @@
 #include "common/base/buf.h"
 #include "common/tensor/type.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -20,6 +21,7 @@ enum {
     SHOAL_TINY_HEADS = 4,
     SHOAL_TINY_KV_HEADS = 2,
     SHOAL_TINY_FFN = 128,
+    SHOAL_TINY_DIM_WIDE = 256, /* also its feed-forward: rows that every type has blocks for */
     SHOAL_TINY_BOS = 1,
     SHOAL_TINY_EOS = 2,
     SHOAL_TINY_FIRST_BYTE = 3 /* id of byte 0 */
@@ -30,6 +32,7 @@ typedef struct shoal_tiny_settings {
     uint64_t seed;
     shoal_type type;      /* of the matrices: F32, F16, BF16, Q8_0 or Q4_0; norms stay F32 */
     uint32_t n_layers;    /* 0: SHOAL_TINY_LAYERS, at most 16 */
+    bool wide;            /* SHOAL_TINY_DIM_WIDE instead of SHOAL_TINY_DIM and SHOAL_TINY_FFN */
     uint64_t noise_seed;  /* 0: none; else every matrix gets noise from this seed on top */
     float noise;          /* standard deviation of it, relative to the matrix's own */
     const char *template; /* tokenizer.chat_template, NULL: none */
