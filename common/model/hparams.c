@@ -51,7 +51,7 @@ static shoal_status read_shape(const shoal_keys *keys, shoal_hparams *hp)
     hp->n_kv_heads = hp->n_heads;
     SHOAL_TRY(shoal_keys_count(keys, "attention.head_count_kv", 1, SHOAL_MODEL_HEADS_MAX,
                                &hp->n_kv_heads));
-    double eps = NAN;
+    double eps = (double)NAN;
     SHOAL_TRY(shoal_keys_real(keys, "attention.layer_norm_rms_epsilon", 0, 1, &eps));
     if (isnan(eps)) {
         return shoal_err_set(keys->err, SHOAL_E_NOTFOUND,

@@ -173,8 +173,11 @@ static shoal_status choose_factors(const shoal_hparams *hp, const shoal_gguf *gg
         if (t) {
             used[t - shoal_gguf_tensor_at(gguf, 0)] = true;
             any = true;
+            /* Also those that are not chosen: a broken file is refused, not half read. */
+            SHOAL_TRY(read_factors(gguf, names[i], hp->rope_dim / 2, s, err));
         }
     }
+    s->has_factors = false;
     SHOAL_TRY(read_factors(gguf, names[chosen], hp->rope_dim / 2, s, err));
     if (long_rope && !s->has_factors && (any || s->must_have_factors)) {
         return shoal_err_set(err, SHOAL_E_NOTFOUND,

@@ -67,7 +67,7 @@ static pick choose(const work *k, size_t i, double d, double dmin)
     const shoal_super_kind *t = k->kind;
     int sc = d != 0 ? (int)clamp(k->s[i] / d, t->sc_low, t->sc_high) : 0;
     int mn = dmin != 0 ? (int)clamp(k->m[i] / dmin, 0, t->sc_high) : 0;
-    pick best = {INFINITY, sc, mn};
+    pick best = {(double)INFINITY, sc, mn};
     for (int step = 0; step <= 2; step++) {
         consider(k, i, d, dmin, step == 0 ? sc : sc + 2 * step - 3, mn, &best);
     }

@@ -285,6 +285,10 @@ def seeds(folder):
     for name, bad in attacks(good):
         if name in keep:
             write(folder, "bad_" + name, bad)
+    import micro_models  # it is made of this file's words
+    for name in micro_models.ARCHS:
+        write(folder, "model_" + name, micro_models.micro(name))
+    write(folder, "model_fp8", micro_models.micro("llama", "I8"))
 
 
 def main():
