@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum {
-    LOAD_THREADS_MAX = 16
+    LOAD_THREADS_MAX = 16,
+    LOAD_THREAD_BYTES = 1 << 18 /* a thread is worth starting for as many bytes of weights */
 };
 
 /* The numbers that shape results, as the reader resolved them. */
@@ -88,13 +89,22 @@ static shoal_status build(shoal_model *model, const shoal_gguf *gguf, bool expan
     return hash_model(model, gguf, err);
 }
 
+static size_t load_threads(const shoal_gguf *gguf)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
+        bytes += shoal_gguf_tensor_at(gguf, i)->size_bytes;
+    }
+    size_t n = SHOAL_MIN(shoal_pool_n_cpus(), (size_t)LOAD_THREADS_MAX);
+    return (size_t)SHOAL_MIN((uint64_t)n, 1 + bytes / LOAD_THREAD_BYTES);
+}
+
 static shoal_status new_model(const shoal_gguf *gguf, bool expanded, shoal_model **ret_model,
                               shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = shoal_calloc(1, sizeof *model);
     SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *builders = NULL;
-    size_t n_threads = SHOAL_MIN(shoal_pool_n_cpus(), (size_t)LOAD_THREADS_MAX);
-    if (!model || shoal_pool_new(n_threads, &builders) != SHOAL_OK) {
+    if (!model || shoal_pool_new(load_threads(gguf), &builders) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the model");
     }
     model->builders = builders;

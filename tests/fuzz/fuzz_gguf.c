@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Any bytes as a GGUF; what opens is walked, written anew, and its small matrices become weights
- * whose rows must say what the file says. The same bytes as a packed file.
+ * whose rows must say what the file says. The same bytes as a packed file, whose rows must be those
+ * of its blocks. What opens as a model of either kind is loaded, and what loads computes.
  */
 #include "gguf_walk.h"
 
 #include "common/base/mem.h"
+#include "common/engine/engine.h"
 #include "common/weight/pack.h"
 
 #include <string.h>
@@ -13,7 +15,9 @@
 enum {
     MATRIX_BYTES_MAX = 1 << 14,
     ROWS_MAX = 64,
-    K_MAX = 2048
+    K_MAX = 2048,
+    CTX = 4,
+    ENGINE_BYTES_MAX = 1 << 26 /* of KV for CTX tokens: an image of some KB can ask for no more */
 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -94,12 +98,62 @@ static void check_packed(const uint8_t *data, size_t size)
     }
 }
 
+/* Two steps, of two rows and of one. */
+static void compute(const shoal_model *model)
+{
+    SHOAL_CLEANUP(shoal_engine_freep) shoal_engine *engine = NULL;
+    shoal_engine_settings s = shoal_engine_settings_default();
+    shoal_kv_shape shape = shoal_model_kv_shape(&model->hp, SHOAL_KV_F16);
+    shoal_err err = SHOAL_ERR_INIT;
+    s.n_threads = 1;
+    s.n_ctx = SHOAL_MIN(model->hp.n_ctx, (size_t)CTX);
+    s.n_rows_max = 2;
+    s.n_logits_max = 1;
+    s.kv_type = SHOAL_KV_F16;
+    s.kv_bytes = 2 * shape.n_layers * shoal_kv_page_bytes(&shape);
+    if (s.kv_bytes > ENGINE_BYTES_MAX) {
+        return;
+    }
+    if (shoal_engine_new(model, &s, &engine, &err) != SHOAL_OK) {
+        SHOAL_ASSERT(err.text[0] != '\0');
+        return;
+    }
+    shoal_kv_seq *seq = NULL;
+    const int32_t ids[2] = {0, (int32_t)model->hp.n_vocab - 1};
+    SHOAL_ASSERT(shoal_kv_seq_new(shoal_engine_kv(engine), &seq) == SHOAL_OK);
+    for (size_t n = SHOAL_MIN(s.n_ctx, (size_t)2); n >= 1; n--) {
+        shoal_span span = {.seq = seq, .ids = ids, .n_ids = n, .n_logits = 1};
+        shoal_status status = shoal_engine_step(engine, &span, 1);
+        SHOAL_ASSERT(status == SHOAL_OK || status == SHOAL_E_LIMIT || status == SHOAL_BUSY);
+    }
+    shoal_kv_seq_free(seq);
+}
+
+static void check_model(const uint8_t *data, size_t size)
+{
+    SHOAL_CLEANUP(shoal_free_cleanup) uint8_t *aligned = shoal_calloc_aligned(size, 1);
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    SHOAL_ASSERT(aligned != NULL);
+    memcpy(aligned, data, size);
+    if (shoal_pack_open(aligned, size, &gguf, &err) != SHOAL_OK ||
+        shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
+        SHOAL_ASSERT(err.code != SHOAL_OK && err.text[0] != '\0');
+        SHOAL_ASSERT(strchr(err.text, '\n') == NULL);
+        return;
+    }
+    SHOAL_ASSERT(shoal_model_bytes_per_token(model) > 0);
+    compute(model);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     shoal_err err = SHOAL_ERR_INIT;
     if (gguf_walk(data, size, &err) == SHOAL_OK) {
         check_weights(data, size);
         check_packed(data, size);
+        check_model(data, size);
     }
     return 0;
 }
