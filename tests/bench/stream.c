@@ -120,11 +120,11 @@ int main(int argc, char **argv)
         {.name = "engine: text, stops", .shape = "256 tokens", .variant = "-", .run = engine_part},
         {.name = "loop: JSON", .shape = "256 tokens", .variant = "-", .run = loop_part}};
     for (size_t i = 0; i < SHOAL_COUNT(subjects); i++) {
-        bench_subject subject = subjects[i];
-        subject.context = &s;
+        bench_subject timed = subjects[i];
+        timed.context = &s;
         s.stops = i == 1;
-        bench_result result = bench_measure(&settings, &subject);
-        bench_report_row(&report, &subject, &result);
+        bench_result result = bench_measure(&settings, &timed);
+        bench_report_row(&report, &timed, &result);
     }
     int status = bench_report_end(&report);
     fini(&s);
