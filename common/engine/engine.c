@@ -11,8 +11,9 @@ struct shoal_engine {
     shoal_pool *pool;
     shoal_kv_pool *kv;
     shoal_forward *forward;
-    shoal_row *rows;     /* (n_rows_max) */
-    size_t *logits_rows; /* (n_logits_max) row of each wanted logits */
+    shoal_row *rows;          /* (n_rows_max) */
+    size_t *logits_rows;      /* (n_logits_max) row of each wanted logits */
+    const shoal_lora **loras; /* (n_loras_max) of the step under way */
 };
 
 shoal_engine_settings shoal_engine_settings_default(void)
@@ -25,6 +26,8 @@ shoal_engine_settings shoal_engine_settings_default(void)
         .kv_type = -1,
         .n_rows_max = 512,
         .n_logits_max = 64,
+        .n_loras_max = 0,
+        .lora_rank_max = 64,
     };
 }
 
@@ -46,6 +49,13 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
                              "a step of %zu rows with %zu logits: take 1 to 65536 rows, and at "
                              "most as many logits",
                              s->n_rows_max, s->n_logits_max);
+    }
+    if (s->n_loras_max > SHOAL_ENGINE_LORAS_MAX || s->lora_rank_max < 1 ||
+        s->lora_rank_max > SHOAL_LORA_RANK_MAX) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "%zu adapters of rank %zu in a step: take 0 to %d, of rank 1 to %d",
+                             s->n_loras_max, s->lora_rank_max, (int)SHOAL_ENGINE_LORAS_MAX,
+                             (int)SHOAL_LORA_RANK_MAX);
     }
     if (s->kv_type > SHOAL_KV_Q8) {
         return shoal_err_set(err, SHOAL_E_INVALID, "KV type %d is not one of %d to %d", s->kv_type,
@@ -96,10 +106,13 @@ shoal_status shoal_engine_new(const shoal_model *model, const shoal_engine_setti
         .n_rows_max = engine->settings.n_rows_max,
         .n_logits_max = engine->settings.n_logits_max,
         .n_ctx_max = engine->settings.n_ctx,
+        .n_loras_max = engine->settings.n_loras_max,
+        .lora_rank_max = engine->settings.lora_rank_max,
     };
     engine->rows = shoal_calloc(shape.n_rows_max, sizeof *engine->rows);
     engine->logits_rows = shoal_calloc(shape.n_logits_max, sizeof *engine->logits_rows);
-    if (!engine->rows || !engine->logits_rows ||
+    engine->loras = shoal_calloc(shape.n_loras_max, sizeof *engine->loras);
+    if (!engine->rows || !engine->logits_rows || !engine->loras ||
         shoal_forward_new(model, &engine->kernels, engine->pool, &shape, &engine->forward) !=
             SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM,
@@ -120,6 +133,7 @@ void shoal_engine_free(shoal_engine *engine)
     shoal_pool_free(engine->pool);
     shoal_free(engine->rows);
     shoal_free(engine->logits_rows);
+    shoal_free(engine->loras);
     shoal_free(engine);
 }
 
@@ -158,6 +172,30 @@ const char *shoal_engine_kv_form(const shoal_engine *engine)
     return shoal_kv_type_name((shoal_kv_type)engine->settings.kv_type);
 }
 
+/* Adapters must be few enough, and of a rank there is scratch for. */
+static shoal_status check_loras(shoal_engine *engine, const shoal_span *spans, size_t n_spans)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < n_spans; i++) {
+        const shoal_lora *lora = spans[i].lora;
+        size_t at = 0;
+        if (!lora) {
+            continue;
+        }
+        SHOAL_ASSERT(shoal_lora_model(lora) == engine->model);
+        while (at < n && engine->loras[at] != lora) {
+            at++;
+        }
+        if (at == engine->settings.n_loras_max ||
+            shoal_lora_rank(lora) > engine->settings.lora_rank_max) {
+            return SHOAL_E_LIMIT;
+        }
+        engine->loras[at] = lora;
+        n = SHOAL_MAX(n, at + 1);
+    }
+    return SHOAL_OK;
+}
+
 /* Reserves pages for every span, or for none. */
 static shoal_status reserve_all(shoal_span *spans, size_t n_spans)
 {
@@ -186,6 +224,7 @@ shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans, size_t n
     if (n_rows > engine->settings.n_rows_max || n_logits > engine->settings.n_logits_max) {
         return SHOAL_E_LIMIT;
     }
+    SHOAL_TRY(check_loras(engine, spans, n_spans));
     SHOAL_TRY(reserve_all(spans, n_spans));
 
     n_rows = 0;
@@ -198,8 +237,8 @@ shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans, size_t n
             if (j + span->n_logits >= span->n_ids) {
                 engine->logits_rows[n_logits++] = n_rows;
             }
-            engine->rows[n_rows++] =
-                (shoal_row){.seq = span->seq, .id = span->ids[j], .position = start + j};
+            engine->rows[n_rows++] = (shoal_row){
+                .seq = span->seq, .id = span->ids[j], .position = start + j, .lora = span->lora};
         }
     }
     shoal_forward_layers(engine->forward, engine->rows, n_rows, 0, engine->model->hp.n_layers,

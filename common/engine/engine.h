@@ -8,16 +8,23 @@
 #define SHOAL_ENGINE_ENGINE_H
 
 #include "common/kv/kv.h"
+#include "common/model/lora.h"
 #include "common/model/model.h"
 
+enum {
+    SHOAL_ENGINE_LORAS_MAX = 256
+};
+
 typedef struct shoal_engine_settings {
-    size_t n_threads;    /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
-    uint32_t cpu_mask;   /* shoal_cpu_tier bits allowed; default all */
-    size_t n_ctx;        /* tokens per sequence at most; 0: the model's */
-    size_t kv_bytes;     /* size of the KV pool; default 256 MiB */
-    int kv_type;         /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
-    size_t n_rows_max;   /* tokens of one step, default 512 */
-    size_t n_logits_max; /* logits rows of one step, default 64 */
+    size_t n_threads;     /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
+    uint32_t cpu_mask;    /* shoal_cpu_tier bits allowed; default all */
+    size_t n_ctx;         /* tokens per sequence at most; 0: the model's */
+    size_t kv_bytes;      /* size of the KV pool; default 256 MiB */
+    int kv_type;          /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
+    size_t n_rows_max;    /* tokens of one step, default 512 */
+    size_t n_logits_max;  /* logits rows of one step, default 64 */
+    size_t n_loras_max;   /* different adapters in one step, 0..SHOAL_ENGINE_LORAS_MAX; default 0 */
+    size_t lora_rank_max; /* of an adapter, 1..SHOAL_LORA_RANK_MAX; default 64 */
 } shoal_engine_settings;
 shoal_engine_settings shoal_engine_settings_default(void);
 
@@ -42,15 +49,17 @@ const char *shoal_engine_kv_form(const shoal_engine *engine); /* "f32", "f16", "
 /* Tokens to append to one sequence, starting at its current length. */
 typedef struct shoal_span {
     shoal_kv_seq *seq;
-    const int32_t *ids; /* each in [0, n_vocab): the caller has checked */
-    size_t n_ids;       /* at least 1 */
-    size_t n_logits;    /* logits wanted for the last n_logits ids, 0..n_ids */
-    size_t logits_i;    /* out: index of the first of them for shoal_engine_logits */
+    const int32_t *ids;     /* each in [0, n_vocab): the caller has checked */
+    size_t n_ids;           /* at least 1 */
+    size_t n_logits;        /* logits wanted for the last n_logits ids, 0..n_ids */
+    size_t logits_i;        /* out: index of the first of them for shoal_engine_logits */
+    const shoal_lora *lora; /* adapter of the engine's model, the same for a sequence's whole life
+                             * (its KV is made with it); NULL: none */
 } shoal_span;
 
 /* Runs all spans (each of another sequence) and advances their lengths. SHOAL_BUSY: the pool lacks
- * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max, n_logits_max or n_ctx, nothing changed.
- */
+ * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max, n_logits_max, n_ctx, n_loras_max or
+ * lora_rank_max, nothing changed. */
 shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans,
                                size_t n_spans) SHOAL_MUST_CHECK;
 

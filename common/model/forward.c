@@ -66,6 +66,7 @@ static shoal_status allocate(shoal_forward *f)
                               SHOAL_MAX(widest_ffn(hp), SHOAL_MAX(hp->mla.rank, hp->mla.q_rank)));
     SHOAL_TRY(shoal_acts_new(SHOAL_MAX(rows, f->shape.n_logits_max), widest, &f->acts));
     SHOAL_TRY(shoal_experts_init(f));
+    SHOAL_TRY(shoal_adapting_init(f));
     return shoal_latent_init(f);
 }
 
@@ -102,6 +103,7 @@ void shoal_forward_free(shoal_forward *f)
         shoal_free(all[i]);
     }
     shoal_experts_fini(f);
+    shoal_adapting_fini(f);
     shoal_latent_fini(f);
     shoal_acts_free(f->acts);
     shoal_free(f);
@@ -320,12 +322,14 @@ static void keep_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
     }
     f->rows = f->kept;
     f->n_rows = n_wanted;
+    shoal_adapting_group(f);
 }
 
 void shoal_forward_matmul(shoal_forward *f, const shoal_weight *w, float *y)
 {
     shoal_weight_matmul(w, f->kernels, f->pool, f->acts, y, shoal_weight_n_rows(w));
     f->bytes_read += shoal_weight_bytes(w);
+    shoal_adapting_add(f, w, y);
 }
 
 /* Weights of one input as one job; y[i] has the rows of w[i]. */
@@ -337,6 +341,9 @@ static void matmuls(shoal_forward *f, const shoal_weight *const *w, float *const
         f->bytes_read += shoal_weight_bytes(w[i]);
     }
     shoal_weight_matmuls(products, n, f->kernels, f->pool, f->acts);
+    for (size_t i = 0; i < n; i++) {
+        shoal_adapting_add(f, w[i], y[i]);
+    }
 }
 
 static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wanted)
@@ -418,6 +425,7 @@ void shoal_forward_layers(shoal_forward *f, const shoal_row *rows, size_t n_rows
                  layer_b <= f->model->hp.n_layers);
     f->rows = rows;
     f->n_rows = n_rows;
+    shoal_adapting_group(f);
     if (layer_a == 0) {
         shoal_forward_each(f, n_rows, embed_row);
     }

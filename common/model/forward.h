@@ -8,14 +8,16 @@
 #define SHOAL_MODEL_FORWARD_H
 
 #include "common/kv/kv.h"
+#include "common/model/lora.h"
 #include "common/model/model.h"
 
 /* One token at one position of one sequence. Rows of one sequence come in ascending position, and
  * positions are reserved in its KV (shoal_kv_seq_reserve). */
 typedef struct shoal_row {
     shoal_kv_seq *seq;
-    int32_t id;      /* in [0, n_vocab) */
-    size_t position; /* 0 is the first token */
+    int32_t id;             /* in [0, n_vocab) */
+    size_t position;        /* 0 is the first token */
+    const shoal_lora *lora; /* of the sequence, of this model; NULL: none */
 } shoal_row;
 
 typedef struct shoal_forward shoal_forward;
@@ -25,6 +27,8 @@ typedef struct shoal_forward_shape {
     size_t n_rows_max;
     size_t n_logits_max;
     size_t n_ctx_max;
+    size_t n_loras_max;   /* different adapters among the rows of a pass; 0: rows have none */
+    size_t lora_rank_max; /* of those adapters */
 } shoal_forward_shape;
 shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *kernels,
                                shoal_pool *pool, const shoal_forward_shape *shape,

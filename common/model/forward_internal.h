@@ -21,6 +21,24 @@ typedef struct shoal_routing {
     const uint32_t *now; /* visitors of the expert under way */
 } shoal_routing;
 
+/* Rows by their adapter, and scratch for a few of them at a time (lora_apply.c). */
+typedef struct shoal_adapting {
+    struct {
+        const shoal_lora *lora;
+        size_t n; /* rows that have it */
+    } * groups;   /* (n_loras_max) */
+    size_t n_groups;
+    size_t *rows;    /* (R) of the groups one after the other, each ascending */
+    float *gathered; /* (chunk, widest input) */
+    float *low;      /* (chunk, lora_rank_max) products with A */
+    float *delta;    /* (chunk, widest output) products with B */
+    shoal_acts *acts;
+
+    const shoal_lora_part *part; /* of the chunk under way */
+    const size_t *now;           /* its rows */
+    float *y;                    /* what is added to */
+} shoal_adapting;
+
 /* A worker that multiplies alone, while the others do the same with other weights. */
 typedef struct shoal_loner {
     shoal_pool *pool; /* of one thread */
@@ -65,11 +83,13 @@ struct shoal_forward {
     shoal_loner *loners; /* (n_threads) when not */
 
     shoal_routing routing;
+    shoal_adapting adapting;
 };
 
 /* Runs fn for parts [0, n): on the pool when there are enough of them. */
 void shoal_forward_each(shoal_forward *f, size_t n, shoal_pool_fn *fn);
-/* y = w x for the columns last set in f->acts; y has rows of the weight's own height. */
+/* y = w x for the columns last set in f->acts, and what rows' adapters add to it; y has rows of the
+ * weight's own height. The columns are f's rows, except for weights that no adapter can name. */
 void shoal_forward_matmul(shoal_forward *f, const shoal_weight *w, float *y);
 /* y = down (act(gate x) * up x) for the n columns last set in f->acts. */
 void shoal_forward_gated(shoal_forward *f, size_t n, const shoal_weight *gate,
@@ -77,6 +97,14 @@ void shoal_forward_gated(shoal_forward *f, size_t n, const shoal_weight *gate,
 /* Rotates heads of a row by its position: the first rope_dim channels from x, x + stride, ... */
 void shoal_forward_rotate(const shoal_forward *f, size_t row, size_t n_heads, size_t stride,
                           float *x);
+
+/* Adapters (lora_apply.c). */
+shoal_status shoal_adapting_init(shoal_forward *f) SHOAL_MUST_CHECK;
+void shoal_adapting_fini(shoal_forward *f);
+/* f->rows have changed. */
+void shoal_adapting_group(shoal_forward *f);
+/* y += scale B (A x) for the columns last set in f->acts, where a row's adapter has w. */
+void shoal_adapting_add(shoal_forward *f, const shoal_weight *w, float *y);
 
 /* h = experts(h) for every row (experts.c). */
 shoal_status shoal_experts_init(shoal_forward *f) SHOAL_MUST_CHECK;

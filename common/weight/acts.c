@@ -45,6 +45,12 @@ void shoal_acts_set(shoal_acts *acts, const float *x, size_t n_cols, size_t k, s
     acts->quantised = false;
 }
 
+const float *shoal_acts_x(const shoal_acts *acts, size_t *ret_stride)
+{
+    *ret_stride = acts->stride;
+    return acts->x;
+}
+
 typedef struct job {
     shoal_acts *acts;
     const shoal_kernels *kernels;

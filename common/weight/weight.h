@@ -25,6 +25,8 @@ void shoal_acts_free(shoal_acts *acts);
 /* Points acts at x, [n_cols][stride] of k used elements; borrowed until the next set. Marks the
  * quantised form stale. Allocates nothing. */
 void shoal_acts_set(shoal_acts *acts, const float *x, size_t n_cols, size_t k, size_t stride);
+/* What was set last: column c lies at the result + c * *ret_stride. */
+const float *shoal_acts_x(const shoal_acts *acts, size_t *ret_stride);
 
 /* Builds from a 2-D tensor [n_rows][k] (dims[0] = k); the tensor's bytes are not kept. Errors name
  * the tensor. */
