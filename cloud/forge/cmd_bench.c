@@ -25,6 +25,7 @@ typedef struct bench {
     const forge_args *args;
     shoal_model *model;
     shoal_engine *engine;
+    shoal_lora *lora;
     shoal_kv_seq *seqs[256];
     size_t n_seqs;
     size_t widths[WIDTHS_MAX];
@@ -46,6 +47,7 @@ static void bench_close(bench *b)
         shoal_kv_seq_free(b->seqs[i]);
     }
     shoal_engine_free(b->engine);
+    shoal_lora_free(b->lora);
     shoal_model_free(b->model);
     shoal_free(b->ids);
 }
@@ -150,6 +152,7 @@ static shoal_status open_bench(bench *b, shoal_err *err)
                                        (n_tokens + 2 * SHOAL_KV_BLOCK) * b->width_max, &s, err));
     b->model = s.model;
     b->engine = s.engine;
+    b->lora = s.lora;
     b->seqs[b->n_seqs++] = s.seq;
     if (n_tokens > b->model->hp.n_ctx) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
@@ -177,7 +180,7 @@ static shoal_status feed(bench *b, size_t i, size_t n)
 {
     for (size_t at = 0; at < n; at += CHUNK) {
         size_t n_now = SHOAL_MIN(n - at, (size_t)CHUNK);
-        shoal_span span = {.seq = b->seqs[i], .ids = b->ids + at, .n_ids = n_now};
+        shoal_span span = {.seq = b->seqs[i], .ids = b->ids + at, .n_ids = n_now, .lora = b->lora};
         span.n_logits = at + n_now == n;
         SHOAL_TRY(shoal_engine_step(b->engine, &span, 1));
     }
@@ -214,7 +217,7 @@ static shoal_status decode(bench *b, size_t width, size_t n, double *ret_tok_s)
     for (size_t t = 0; t < n; t++) {
         for (size_t i = 0; i < width; i++) {
             spans[i] = (shoal_span){
-                .seq = b->seqs[i], .ids = b->ids + t, .n_ids = 1, .n_logits = 1, .logits_i = 0};
+                .seq = b->seqs[i], .ids = b->ids + t, .n_ids = 1, .n_logits = 1, .lora = b->lora};
         }
         SHOAL_TRY(shoal_engine_step(b->engine, spans, width));
     }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Rewrites a GGUF: matrices to another type, or the first layers only (an edge model cut from a
- * full one). Vectors stay as they are. Everything else in the file is carried over. The output is
- * written in pieces: memory holds neither model.
+ * Rewrites a GGUF: matrices to another type, the first layers only (an edge model cut from a full
+ * one), or an adapter added (merge-lora, which is this with a pair for some tensors). Vectors stay
+ * as they are. Everything else in the file is carried over. The output is written in pieces: memory
+ * holds neither model.
  */
 #include "cloud/forge/convert.h"
 
@@ -15,6 +16,9 @@
 
 static void conversion_close(conversion *c)
 {
+    shoal_lora_file_fini(&c->pairs);
+    shoal_gguf_close(c->adapter);
+    shoal_map_close(&c->adapter_map);
     shoal_free(c->items);
     shoal_gguf_writer_free(c->writer);
     shoal_pool_free(c->pool);
@@ -80,13 +84,16 @@ static void report(const conversion *c, const forge_args *args, size_t bytes_in)
 {
     if (args->json) {
         (void)printf("{\"bytes_in\": %zu, \"bytes_out\": %llu, \"converted\": %zu, "
-                     "\"fallbacks\": %zu}\n",
-                     bytes_in, (unsigned long long)c->n_bytes, c->n_converted,
-                     c->n_q8_0 + c->n_f16);
+                     "\"fallbacks\": %zu, \"merged\": %zu}\n",
+                     bytes_in, (unsigned long long)c->n_bytes, c->n_converted, c->n_q8_0 + c->n_f16,
+                     c->pairs.n_pairs);
         return;
     }
     (void)printf("%s: %.1f MiB, was %.1f MiB; %zu tensors converted\n", args->output,
                  (double)c->n_bytes / 1048576.0, (double)bytes_in / 1048576.0, c->n_converted);
+    if (c->pairs.n_pairs > 0) {
+        (void)printf("  the adapter was added to %zu of them\n", c->pairs.n_pairs);
+    }
     if (c->n_q8_0 + c->n_f16 > 0) {
         (void)printf("  %zu are Q8_0 and %zu F16 instead: their rows are no whole blocks of the "
                      "type asked for\n",
@@ -106,6 +113,9 @@ shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err)
     SHOAL_TRY(shoal_pack_open(map.data, map.size, &gguf, err));
     c.gguf = gguf;
     SHOAL_TRY(check_model(&c, err));
+    if (args->lora) {
+        SHOAL_TRY(shoal_forge_merge_open(&c, args->lora, err));
+    }
     if (shoal_pool_new((size_t)args->threads, &c.pool) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %ld threads", args->threads);
     }

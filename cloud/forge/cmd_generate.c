@@ -64,7 +64,11 @@ static shoal_status next_token(generation *g, int32_t *ret_id)
         size_t done = shoal_kv_seq_length(g->s.seq);
         size_t n = SHOAL_MIN(g->n_tokens - done, (size_t)CHUNK);
         bool last = done + n == g->n_tokens;
-        shoal_span span = {.seq = g->s.seq, .ids = g->tokens + done, .n_ids = n, .n_logits = last};
+        shoal_span span = {.seq = g->s.seq,
+                           .ids = g->tokens + done,
+                           .n_ids = n,
+                           .n_logits = last,
+                           .lora = g->s.lora};
         SHOAL_TRY(shoal_engine_step(g->s.engine, &span, 1));
         if (last) {
             shoal_sampled sampled;

@@ -42,7 +42,7 @@ shoal_status shoal_forge_logits(const forge_args *args, shoal_err *err)
     for (size_t at = 0; at < n; at += CHUNK) {
         size_t n_now = SHOAL_MIN(n - at, (size_t)CHUNK);
         bool last = at + n_now == n;
-        shoal_span span = {.seq = s.seq, .ids = ids + at, .n_ids = n_now};
+        shoal_span span = {.seq = s.seq, .ids = ids + at, .n_ids = n_now, .lora = s.lora};
         span.n_logits = args->all ? n_now : (last ? 1 : 0);
         SHOAL_TRY(shoal_engine_step(s.engine, &span, 1));
         for (size_t i = 0; i < span.n_logits; i++) {

@@ -35,7 +35,8 @@ static shoal_status window(forge_session *s, const int32_t *ids, size_t n, doubl
     (void)shoal_kv_seq_truncate(s->seq, 0);
     for (size_t at = 0; at + 1 < n; at += CHUNK) {
         size_t n_now = SHOAL_MIN(n - 1 - at, (size_t)CHUNK);
-        shoal_span span = {.seq = s->seq, .ids = ids + at, .n_ids = n_now, .n_logits = n_now};
+        shoal_span span = {
+            .seq = s->seq, .ids = ids + at, .n_ids = n_now, .n_logits = n_now, .lora = s->lora};
         SHOAL_TRY(shoal_engine_step(s->engine, &span, 1));
         for (size_t i = 0; i < n_now; i++) {
             *inout_sum += nll(shoal_engine_logits(s->engine, span.logits_i + i),

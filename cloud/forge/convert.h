@@ -9,6 +9,7 @@
 #include "cloud/forge/forge.h"
 
 #include "common/base/file.h"
+#include "common/model/lora.h"
 
 /* A type as people name it: a GGUF type, or FP8, which is I8 with scales beside it. */
 typedef struct convert_target {
@@ -21,7 +22,8 @@ typedef struct convert_item {
     const shoal_gguf_tensor *from;
     const shoal_gguf_tensor *scales; /* of an FP8 source, else NULL */
     convert_target to;
-    bool copy; /* the bytes as they are */
+    const shoal_lora_pair *pair; /* to be added to it; NULL: none */
+    bool copy;                   /* the bytes as they are */
 } convert_item;
 
 typedef struct conversion {
@@ -40,6 +42,9 @@ typedef struct conversion {
     shoal_pool *pool;
     shoal_file_out *out;
     uint64_t n_bytes;
+    shoal_map adapter_map; /* of an adapter to be merged, else empty */
+    shoal_gguf *adapter;
+    shoal_lora_file pairs;
 } conversion;
 
 /* Fills items, and tells the writer of metadata and tensors in the order of the output. */
@@ -47,6 +52,14 @@ shoal_status shoal_forge_convert_plan(conversion *c, shoal_err *err) SHOAL_MUST_
 /* Writes one item's tensors behind what is written. */
 shoal_status shoal_forge_convert_item(conversion *c, const convert_item *item,
                                       shoal_err *err) SHOAL_MUST_CHECK;
+/* The adapter that text names (as shoal_forge_parse_lora), every pair of it for a matrix of the
+ * model (cmd_merge_lora.c). The conversion owns what it opens. */
+shoal_status shoal_forge_merge_open(conversion *c, const char *text,
+                                    shoal_err *err) SHOAL_MUST_CHECK;
+/* x [n][k] += scale B A, rows [row, row + n) of the product; a is A as floats, [rank][k]. Sums are
+ * in double and rounded once. */
+void shoal_forge_merge_rows(const shoal_lora_pair *pair, const float *a, size_t row, size_t n,
+                            float *x);
 /* Tiles of FP8 along n elements. */
 uint64_t shoal_forge_tiles(uint64_t n);
 

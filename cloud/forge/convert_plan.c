@@ -85,7 +85,8 @@ static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert
     if (matrix && to.info) {
         ret->to = fitting(c, to, t->dims[0]);
     }
-    ret->copy = ret->to.info->type == t->type;
+    ret->pair = shoal_lora_file_find(&c->pairs, t->name);
+    ret->copy = ret->to.info->type == t->type && !ret->pair;
     c->n_converted += ret->copy ? 0 : 1;
     c->any_fp8 = c->any_fp8 || ret->to.fp8;
     return SHOAL_OK;

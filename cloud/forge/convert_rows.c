@@ -22,7 +22,9 @@ typedef struct chunk {
     const convert_item *item;
     const uint8_t *from;      /* the first row's bytes */
     const float *from_scales; /* the first row's band of scales */
+    const float *pair_a;      /* of the item's pair, [rank][k] */
     size_t k;
+    size_t row; /* of the matrix, the first one */
     size_t n_rows;
     size_t from_row_bytes;
     size_t to_row_bytes;
@@ -68,6 +70,9 @@ static void run_band(void *ctx, size_t band, size_t worker)
     size_t row = band * BAND;
     size_t n = SHOAL_MIN(j->n_rows - row, (size_t)BAND);
     decode_rows(j, row, n);
+    if (j->item->pair) {
+        shoal_forge_merge_rows(j->item->pair, j->pair_a, j->row + row, n, j->x + row * j->k);
+    }
     j->statuses[band] = encode_rows(j, row, n, NULL);
 }
 
@@ -173,6 +178,7 @@ typedef struct buffers {
     shoal_status *statuses;
     float *from_scales; /* a copy: the file's bytes need not be aligned for floats */
     float *to_scales;   /* of the whole tensor */
+    float *pair_a;      /* A of the item's pair */
 } buffers;
 
 static void buffers_fini(buffers *b)
@@ -183,6 +189,7 @@ static void buffers_fini(buffers *b)
     shoal_free(b->statuses);
     shoal_free(b->from_scales);
     shoal_free(b->to_scales);
+    shoal_free(b->pair_a);
 }
 
 static shoal_status buffers_init(buffers *b, const convert_item *item, size_t chunk_rows,
@@ -198,6 +205,15 @@ static shoal_status buffers_init(buffers *b, const convert_item *item, size_t ch
     b->to_scales = shoal_calloc(n_scales, sizeof *b->to_scales);
     if (!b->from || !b->x || !b->to || !b->statuses || !b->from_scales || !b->to_scales) {
         return SHOAL_E_NOMEM;
+    }
+    if (item->pair) {
+        const shoal_gguf_tensor *a = item->pair->a;
+        size_t n = (size_t)(a->dims[0] * a->dims[1]);
+        b->pair_a = shoal_calloc(n, sizeof *b->pair_a);
+        if (!b->pair_a) {
+            return SHOAL_E_NOMEM;
+        }
+        shoal_weight_decode(a->type, a->data, n, b->pair_a);
     }
     if (item->scales) {
         memcpy(b->from_scales, item->scales->data, (size_t)item->scales->size_bytes);
@@ -215,6 +231,7 @@ static shoal_status convert_matrices(conversion *c, const convert_item *item, ch
     for (size_t m = 0; m < (size_t)(t->dims[2] * t->dims[3]); m++) {
         for (size_t row = 0; row < rows; row += chunk_rows) {
             size_t at = m * matrix_scales + row / BAND * (size_t)shoal_forge_tiles(j->k);
+            j->row = row;
             j->n_rows = SHOAL_MIN(rows - row, chunk_rows);
             if (t->packed) {
                 SHOAL_TRY(shoal_weight_blocks(t, m * rows + row, j->n_rows, b->from, err));
@@ -248,6 +265,7 @@ static shoal_status convert(conversion *c, const convert_item *item, shoal_err *
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu rows", chunk_rows);
     }
     chunk j = {.item = item,
+               .pair_a = b.pair_a,
                .k = k,
                .from_row_bytes = from_row_bytes,
                .to_row_bytes = to_row_bytes,

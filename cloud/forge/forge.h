@@ -23,6 +23,7 @@ typedef struct forge_args {
     const char *batch;
     const char *kv;
     const char *cpu_mask;
+    const char *lora; /* FILE or FILE=STRENGTH */
     long n;
     long p;
     long threads;
@@ -60,6 +61,7 @@ shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_random(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_pack(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------
@@ -70,6 +72,7 @@ typedef struct forge_session {
     shoal_model *model;
     shoal_engine *engine;
     shoal_kv_seq *seq;
+    shoal_lora *lora; /* NULL: none */
 } forge_session;
 
 /* n_rows: rows of a step and logits of a step. */
@@ -80,6 +83,10 @@ void shoal_forge_session_close(forge_session *session);
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
                                    size_t *ret_n, shoal_err *err);
+/* "FILE" or "FILE=STRENGTH"; without a number behind it a '=' is part of the name. The path is
+ * owned by the caller (shoal_free). */
+shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
+                                    shoal_err *err);
 shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *err);
 /* JSON string escaping of n bytes, with quotes. */
 shoal_status shoal_forge_json_string(shoal_buf *buf, const char *text, size_t n);

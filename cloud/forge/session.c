@@ -29,6 +29,38 @@ static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
     return SHOAL_OK;
 }
 
+shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
+                                    shoal_err *err)
+{
+    const char *sign = strrchr(text, '=');
+    char *end = NULL;
+    double strength = sign ? strtod(sign + 1, &end) : 1;
+    bool numbered = sign && end != sign + 1 && *end == 0;
+    char *path = numbered ? shoal_strndup(text, (size_t)(sign - text)) : shoal_strdup(text);
+    if (!path) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the path of the adapter");
+    }
+    *ret_path = path;
+    *ret_strength = numbered ? (float)strength : 1;
+    return SHOAL_OK;
+}
+
+/* The adapter of all sequences, and room for it in a step. */
+static shoal_status open_lora(const forge_args *args, forge_session *s,
+                              shoal_engine_settings *settings, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_free_cleanup) char *path = NULL;
+    float strength = 1;
+    if (!args->lora) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_forge_parse_lora(args->lora, &path, &strength, err));
+    SHOAL_TRY(shoal_lora_load(s->model, path, strength, &s->lora, err));
+    settings->n_loras_max = 1;
+    settings->lora_rank_max = shoal_lora_rank(s->lora);
+    return SHOAL_OK;
+}
+
 shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
                                       size_t kv_tokens, forge_session *ret_session, shoal_err *err)
 {
@@ -45,6 +77,7 @@ shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, siz
                              args->cpu_mask);
     }
     SHOAL_TRY(shoal_model_load(args->model, &s.model, err));
+    SHOAL_TRY(open_lora(args, &s, &settings, err));
     const shoal_hparams *hp = &s.model->hp;
     size_t n_ctx = settings.n_ctx ? settings.n_ctx : hp->n_ctx;
     size_t n_tokens = kv_tokens ? kv_tokens : n_ctx;
@@ -64,6 +97,7 @@ void shoal_forge_session_close(forge_session *session)
 {
     shoal_kv_seq_free(session->seq);
     shoal_engine_free(session->engine);
+    shoal_lora_free(session->lora);
     shoal_model_free(session->model);
     memset(session, 0, sizeof *session);
 }

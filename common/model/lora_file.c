@@ -95,6 +95,12 @@ static shoal_status check_shapes(const shoal_lora_pair *p, shoal_err *err)
                              "tensor %.*s: adapters of stacks of experts are not computed",
                              NAME(p->a));
     }
+    if (p->a->type == SHOAL_TYPE_I8 || p->b->type == SHOAL_TYPE_I8) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "tensor %.*s: the pair is of type I8, which adapters have no scales "
+                             "for",
+                             NAME(p->a));
+    }
     if (a[1] != b[0]) {
         return shoal_err_set(err, SHOAL_E_INVALID, "tensor %.*s: rank %llu, but %.*s has rank %llu",
                              NAME(p->a), (unsigned long long)a[1], NAME(p->b),

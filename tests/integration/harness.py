@@ -132,6 +132,11 @@ class Site:
             *([variant] if variant else []))
         return path
 
+    def tiny_lora(self, seed, model, rank=4):
+        path = self.file(f"lora-{seed}-{rank}.gguf")
+        run(os.path.join(os.path.dirname(BIN), "tests", "shoal-tiny-lora"), str(seed), model, path, str(rank))
+        return path
+
     def cloud(self, model, port=0, **settings):
         base = {
             "listen.address": f"127.0.0.1:{port}", "model.path": model,

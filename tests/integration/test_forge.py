@@ -189,6 +189,81 @@ def test_every_architecture_is_inspected_packed_and_converted():
             expect((small["n_layers"], small["type"]) == (1, "Q4_0"), f"{variant}: {small}")
 
 
+def relative(row, reference):
+    return max(abs(a - b) for a, b in zip(row, reference)) / max(abs(b) for b in reference)
+
+
+def test_adapter_beside_the_model_equals_the_merged_model():
+    worst = 0.0
+    ids = [5, 20, 260, 261, 9, 33, 280]
+    with Site() as site:
+        merged = site.file("merged.gguf")
+        for variant in (None, "phi3", "gemma2", "qwen2moe", "deepseek2"):
+            model = site.tiny_model(8, variant=variant)
+            adapter = site.tiny_lora(9, model)
+            base = logits(model, ids)
+            for strength in ("", "=1", "=-0.5", "=1e-1"):
+                done = json.loads(forge("merge-lora", "-m", model, "--lora", adapter + strength, "-o", merged, "--json").stdout)
+                expect(done["merged"] == done["converted"] > 10, done)
+                beside = logits(model, ids, "--lora", adapter + strength)
+                error = relative(logits(merged, ids), beside)
+                worst = max(worst, error)
+                expect(error <= 1e-5, f"{variant}{strength}: merged and unmerged differ by {error}")
+                expect(relative(beside, base) > 1e-3, f"{variant}{strength}: the adapter changes nothing")
+            expect(logits(model, ids, "--lora", adapter + "=0") == base, f"{variant}: strength 0")
+    return f"worst relative error {worst:.2e}"
+
+
+def test_adapter_serves_every_command_and_type():
+    with Site() as site:
+        model = site.tiny_model(8)
+        adapter = site.tiny_lora(10, model, 16)
+        merged, packed, out = site.file("merged.gguf"), site.file("packed.gguf"), site.file("out.gguf")
+        forge("merge-lora", "-m", model, "--lora", adapter, "-o", merged)
+        forge("pack", "-m", model, "-o", packed)
+        forge("merge-lora", "-m", packed, "--lora", adapter, "-o", out)
+        with open(merged, "rb") as f, open(out, "rb") as g:
+            expect(f.read() == g.read(), "a packed model merges to the same file")
+        expect(logits(packed, [1, 2, 3], "--lora", adapter) == logits(model, [1, 2, 3], "--lora", adapter), "packed")
+        text = site.file("text.txt")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write("Once upon a time there was a dog. " * 8)
+
+        def ppl(*args):
+            return json.loads(forge("perplexity", *args, "-f", text, "--ctx", "64", "--json").stdout)["ppl"]
+        beside = ppl("-m", model, "--lora", adapter)
+        expect(abs(ppl("-m", merged) / beside - 1) < 1e-4, "perplexity of the merged model")
+        for kind, factor in (("F16", 1.02), ("Q8_0", 1.1), ("FP8", 1.5)):
+            forge("merge-lora", "-m", model, "--lora", adapter, "--type", kind, "-o", out)
+            ratio = ppl("-m", out) / beside
+            expect(1 / factor < ratio < factor, f"{kind}: perplexity {ratio:.3f} of F32")
+            expect(json.loads(forge("inspect", "-m", out, "--json").stdout)["type"] == kind, kind)
+
+        def generate(*args):
+            return json.loads(forge("generate", "-p", "Once", "-n", "16", "--json", *args).stdout)["ids"]
+        expect(generate("-m", model, "--lora", adapter) == generate("-m", merged), "greedy text")
+        expect(generate("-m", model, "--lora", adapter) != generate("-m", model), "another text")
+        forge("bench", "-m", model, "--lora", adapter, "-p", "16", "-n", "4", "--batch", "1,3")
+
+
+def test_adapters_that_do_not_fit_are_refused():
+    with Site() as site:
+        model, other = site.tiny_model(7), site.tiny_model(7, variant="qwen3")
+        adapter, foreign = site.tiny_lora(1, model), site.tiny_lora(2, other)
+        deep = site.tiny_lora(3, site.tiny_model(7, variant="mixtral"), 1025)
+        out = site.file("out.gguf")
+        for lora, word in ((model, "no adapter"), (foreign, "another kind of model"), (deep, "more than 1024"),
+                           (adapter + "=2000", "strength of 2000"), (adapter + "=x", "lora-1-4.gguf=x"),
+                           ("/nonexistent.gguf=2", "nonexistent.gguf")):
+            for command in (("logits", "--tokens", "1"), ("merge-lora", "-o", out)):
+                done = forge(*command, "-m", model, "--lora", lora, check=False)
+                expect(done.returncode == 1 and word in done.stderr, f"{command} {lora}: {done.stderr!r}")
+                expect(len(done.stderr.strip().splitlines()) == 1, done.stderr)
+                expect(not os.path.exists(out), "a refused merge leaves no file")
+        done = forge("merge-lora", "-m", model, "-o", out, check=False)
+        expect(done.returncode == 1 and "--lora" in done.stderr, done.stderr)
+
+
 def test_refusals_name_the_cause():
     with Site() as site:
         model = site.tiny_model(7)
