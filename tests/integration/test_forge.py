@@ -204,7 +204,7 @@ def test_adapter_beside_the_model_equals_the_merged_model():
             base = logits(model, ids)
             for strength in ("", "=1", "=-0.5", "=1e-1"):
                 done = json.loads(forge("merge-lora", "-m", model, "--lora", adapter + strength, "-o", merged, "--json").stdout)
-                expect(done["merged"] == done["converted"] > 10, done)
+                expect(done["merged"] == done["converted"] > 8, done)
                 beside = logits(model, ids, "--lora", adapter + strength)
                 error = relative(logits(merged, ids), beside)
                 worst = max(worst, error)
