@@ -1,26 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention with AVX2. A line is one head of one row: a query, an output, a running maximum and
- * sum. A block's keys are read once for a tile of up to six lines (tokens are the lanes), then its
- * values (channels are the lanes), so what a block costs to load and widen is shared by the group
- * of heads and by the rows of a prompt. Read attend_lines first.
+ * Attention with AVX2, for the tiles that attend_walk.c makes. A block's keys are read once for up
+ * to six lines (tokens are the lanes of a register), then its values (channels are the lanes).
  */
 #include "common/kernels/tiers_internal.h"
 
+#include "common/kernels/attend_walk.h"
 #include "common/kernels/avx2_math.h"
 
 #include <math.h>
-#include <stdalign.h>
-#include <stdbool.h>
 #include <string.h>
 
 enum {
     TOKENS = SHOAL_KV_BLOCK,
-    CACHE_LINE = 64,
-    TILE = 6,  /* lines whose sums of two registers fit the register file */
-    WIDE = 4,  /* registers of lanes at a time where the lines are few */
-    LINES = 48 /* lines that walk through the blocks together: their state is on the stack */
+    TILE = 6, /* lines whose sums of two registers fit the register file */
+    WIDE = 4  /* registers of lanes at a time where the lines are few */
 };
+
+typedef shoal_attend_line line_state;
+typedef shoal_attend_step step;
+typedef shoal_attend_span token_span;
 
 /* One stored form. */
 typedef struct form {
@@ -29,17 +28,6 @@ typedef struct form {
     __m256 (*load)(const void *p);
     float (*load_one)(const void *p);
 } form;
-
-typedef struct line_state {
-    const float *q;
-    float *out;
-    float max;
-    float sum;
-    float correction;
-    bool begun;
-    uint8_t t0, t1;                    /* tokens of the block at hand that it sees */
-    alignas(32) float weights[TOKENS]; /* dots, then p_t times the scale of the value */
-} line_state;
 
 /* --- scores ---------------------------------------------------------------------------------- */
 
@@ -174,21 +162,20 @@ SHOAL_INLINE __m128 weigh_line(line_state *line, const uint8_t *v, form f, bool 
 }
 
 /* All lines of a tile take each step together: a line alone would wait for its own results. */
-SHOAL_INLINE void softmax_tile(const shoal_attend *a, line_state *lines, size_t n_l,
-                               const uint8_t *k, const uint8_t *v, form f, bool all)
+SHOAL_INLINE void softmax_tile(const step *s, line_state *lines, size_t n_l, form f)
 {
     alignas(32) float steps[8] = {0};
     __m128 fours[8];
     for (size_t l = 0; l < n_l; l++) {
-        scale_line(a, &lines[l], k, f);
-        if (a->softcap != 0) {
-            cap_line(a, &lines[l]);
+        scale_line(s->a, &lines[l], s->k, f);
+        if (s->a->softcap != 0) {
+            cap_line(s->a, &lines[l]);
         }
-        steps[l] = raise_line(&lines[l], all);
+        steps[l] = raise_line(&lines[l], s->all);
     }
     _mm256_store_ps(steps, exp_of_negative(_mm256_load_ps(steps)));
     for (size_t l = 0; l < n_l; l++) {
-        fours[l] = weigh_line(&lines[l], v, f, all);
+        fours[l] = weigh_line(&lines[l], s->v, f, s->all);
     }
     for (size_t l = 0; l < n_l; l++) {
         __m128 two = _mm_add_ps(fours[l], _mm_movehl_ps(fours[l], fours[l]));
@@ -200,15 +187,6 @@ SHOAL_INLINE void softmax_tile(const shoal_attend *a, line_state *lines, size_t 
 }
 
 /* --- values ---------------------------------------------------------------------------------- */
-
-/* Tokens [t0, t1) of a block of values for some lines, after the correction where it is due. */
-typedef struct token_span {
-    const uint8_t *v;
-    const uint8_t *next; /* the next block's, to bring nearer */
-    size_t v_dim;
-    size_t t0, t1;
-    bool correct;
-} token_span;
 
 /* out = out * correction, then out = fma(p_t, v_t, out) for t ascending, in n_w registers of
  * channels from d. */
@@ -277,13 +255,6 @@ SHOAL_INLINE void add_tile(const token_span *s, line_state *lines, form f, size_
 
 /* --- tiles ----------------------------------------------------------------------------------- */
 
-/* One block for all of its lines, the next one ahead. */
-typedef struct step {
-    const shoal_attend *a;
-    const uint8_t *k, *v;
-    const uint8_t *next_k, *next_v;
-} step;
-
 SHOAL_INLINE void score_lines(const step *s, line_state *lines, size_t n_l, form f)
 {
     const uint8_t *k = s->k + f.scales;
@@ -333,163 +304,13 @@ SHOAL_INLINE void add_lines(const token_span *s, line_state *lines, size_t n_l, 
     }
 }
 
-/* Lines that see different tokens of a block share those they all see, and go on alone; where they
- * do not even begin together, each goes alone. */
-SHOAL_INLINE void add_some(const step *s, line_state *lines, size_t n_l, form f)
+SHOAL_INLINE void weigh_lines(const step *s, line_state *lines, size_t n_l, form f)
 {
-    token_span span = {.v = s->v + f.scales,
-                       .next = s->next_v,
-                       .v_dim = s->a->v_dim,
-                       .t0 = lines[0].t0,
-                       .t1 = lines[0].t1,
-                       .correct = true};
-    bool together = true;
-    for (size_t l = 1; l < n_l; l++) {
-        together = together && lines[l].t0 == span.t0;
-        span.t1 = lines[l].t1 < span.t1 ? lines[l].t1 : span.t1;
-    }
-    if (together) {
-        add_lines(&span, lines, n_l, f);
-        span.correct = false;
-        span.t0 = span.t1;
-    }
-    for (size_t l = 0; l < n_l; l++) {
-        span.t0 = together ? span.t0 : lines[l].t0;
-        span.t1 = lines[l].t1;
-        if (span.t0 < span.t1) {
-            add_lines(&span, &lines[l], 1, f);
-        }
-    }
+    score_lines(s, lines, n_l, f);
+    softmax_tile(s, lines, n_l, f);
 }
 
-/* Tiles of nearly equal size. */
-SHOAL_INLINE void attend_block(const step *s, line_state *lines, size_t n, form f, bool all)
-{
-    size_t n_tiles = (n + TILE - 1) / TILE;
-    for (size_t i = 0; i < n_tiles; i++) {
-        size_t at = n * i / n_tiles;
-        size_t n_l = n * (i + 1) / n_tiles - at;
-        score_lines(s, lines + at, n_l, f);
-        softmax_tile(s->a, lines + at, n_l, s->k, s->v, f, all);
-        if (all) {
-            token_span span = {.v = s->v + f.scales,
-                               .next = s->next_v,
-                               .v_dim = s->a->v_dim,
-                               .t1 = TOKENS,
-                               .correct = true};
-            add_lines(&span, lines + at, n_l, f);
-        } else {
-            add_some(s, lines + at, n_l, f);
-        }
-    }
-}
-
-/* --- attention ------------------------------------------------------------------------------- */
-
-static void divide(size_t n, float *out, float by)
-{
-    size_t d = 0;
-    for (; d + 8 <= n; d += 8) {
-        __m256 x = _mm256_loadu_ps(out + d);
-        _mm256_storeu_ps(out + d, _mm256_div_ps(x, _mm256_set1_ps(by)));
-    }
-    for (; d < n; d++) {
-        out[d] = out[d] / by;
-    }
-}
-
-static size_t first_of(const shoal_attend *a, size_t row)
-{
-    size_t end = a->n_tokens + row;
-    return a->window > 0 && end > a->window ? end - a->window : 0;
-}
-
-/* Rows and heads that walk through the blocks together. */
-typedef struct part {
-    size_t row, n_rows;
-    size_t head, n_heads;
-} part;
-
-static void begin_lines(const shoal_attend *a, const part *p, line_state *lines)
-{
-    for (size_t i = 0; i < p->n_rows * p->n_heads; i++) {
-        size_t row = p->row + i / p->n_heads;
-        size_t head = p->head + i % p->n_heads;
-        lines[i].q = a->q + row * a->q_stride + head * a->k_dim;
-        lines[i].out = a->out + row * a->out_stride + head * a->v_dim;
-        lines[i].max = -INFINITY;
-        lines[i].sum = 0;
-        lines[i].begun = false;
-        memset(lines[i].out, 0, a->v_dim * sizeof(float));
-    }
-}
-
-/* The lines that see something of the block; rows see ever later tokens, so they are neighbours. */
-static size_t lines_of_block(const shoal_attend *a, const part *p, size_t block, line_state *lines,
-                             size_t *ret_n)
-{
-    size_t at = block * TOKENS;
-    size_t from = p->n_rows;
-    size_t to = 0;
-    for (size_t r = 0; r < p->n_rows; r++) {
-        size_t first = first_of(a, p->row + r);
-        size_t end = a->n_tokens + p->row + r;
-        if (end <= at || first >= at + TOKENS) {
-            continue;
-        }
-        from = r < from ? r : from;
-        to = r + 1;
-        for (size_t i = r * p->n_heads; i < (r + 1) * p->n_heads; i++) {
-            lines[i].t0 = (uint8_t)(first > at ? first - at : 0);
-            lines[i].t1 = (uint8_t)(end - at < TOKENS ? end - at : TOKENS);
-        }
-    }
-    *ret_n = (to - from) * p->n_heads;
-    return from * p->n_heads;
-}
-
-SHOAL_INLINE void attend_lines(const shoal_attend *a, const part *p, form f)
-{
-    line_state lines[LINES];
-    begin_lines(a, p, lines);
-    size_t end = (a->n_tokens + p->row + p->n_rows - 1 + TOKENS - 1) / TOKENS;
-    size_t seen_by_all = first_of(a, p->row + p->n_rows - 1);
-    for (size_t b = first_of(a, p->row) / TOKENS; b < end; b++) {
-        size_t next = b + 1 < end ? b + 1 : b;
-        step s = {.a = a,
-                  .k = a->k_blocks[b],
-                  .v = a->v_blocks[b],
-                  .next_k = a->k_blocks[next],
-                  .next_v = a->v_blocks[next]};
-        if (b * TOKENS >= seen_by_all && (b + 1) * TOKENS <= a->n_tokens + p->row) {
-            attend_block(&s, lines, p->n_rows * p->n_heads, f, true);
-        } else {
-            size_t n = 0;
-            size_t from = lines_of_block(a, p, b, lines, &n);
-            attend_block(&s, lines + from, n, f, false);
-        }
-    }
-    for (size_t i = 0; i < p->n_rows * p->n_heads; i++) {
-        divide(a->v_dim, lines[i].out, lines[i].sum);
-    }
-}
-
-/* Whole rows where their heads fit, else some heads of one row. */
-SHOAL_INLINE void attend(const shoal_attend *a, form f)
-{
-    size_t most_heads = a->n_heads < LINES ? a->n_heads : LINES;
-    size_t most_rows = LINES / most_heads;
-    part p;
-    for (p.row = 0; p.row < a->n_rows; p.row += p.n_rows) {
-        size_t left = a->n_rows - p.row;
-        p.n_rows = left < most_rows ? left : most_rows;
-        for (p.head = 0; p.head < a->n_heads; p.head += p.n_heads) {
-            left = a->n_heads - p.head;
-            p.n_heads = left < most_heads ? left : most_heads;
-            attend_lines(a, &p, f);
-        }
-    }
-}
+/* --- stored forms ---------------------------------------------------------------------------- */
 
 SHOAL_INLINE float one_f32(const void *p)
 {
@@ -513,19 +334,53 @@ SHOAL_INLINE __m256 load_q8(const void *p)
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
+static const form f32 = {4, 0, avx2_load_f32, one_f32};
+static const form f16 = {2, 0, avx2_load_f16, one_f16};
+static const form q8 = {1, SHOAL_KV_Q8_SCALES, load_q8, one_q8};
+
+static void weigh_f32(const step *s, line_state *lines, size_t n)
+{
+    weigh_lines(s, lines, n, f32);
+}
+
+static void add_f32(const token_span *s, line_state *lines, size_t n)
+{
+    add_lines(s, lines, n, f32);
+}
+
 static void attend_f32(const shoal_attend *a)
 {
-    attend(a, (form){4, 0, avx2_load_f32, one_f32});
+    shoal_attend_walk(a, &(shoal_attend_form){TILE, 0, weigh_f32, add_f32});
+}
+
+static void weigh_f16(const step *s, line_state *lines, size_t n)
+{
+    weigh_lines(s, lines, n, f16);
+}
+
+static void add_f16(const token_span *s, line_state *lines, size_t n)
+{
+    add_lines(s, lines, n, f16);
 }
 
 static void attend_f16(const shoal_attend *a)
 {
-    attend(a, (form){2, 0, avx2_load_f16, one_f16});
+    shoal_attend_walk(a, &(shoal_attend_form){TILE, 0, weigh_f16, add_f16});
+}
+
+static void weigh_q8(const step *s, line_state *lines, size_t n)
+{
+    weigh_lines(s, lines, n, q8);
+}
+
+static void add_q8(const token_span *s, line_state *lines, size_t n)
+{
+    add_lines(s, lines, n, q8);
 }
 
 static void attend_q8(const shoal_attend *a)
 {
-    attend(a, (form){1, SHOAL_KV_Q8_SCALES, load_q8, one_q8});
+    shoal_attend_walk(a, &(shoal_attend_form){TILE, SHOAL_KV_Q8_SCALES, weigh_q8, add_q8});
 }
 
 void shoal_kernels_avx2_attend(shoal_kernels *kernels)

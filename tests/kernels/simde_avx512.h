@@ -34,11 +34,13 @@
 #undef _mm512_cvtepi32_ps
 #undef _mm512_cvtps_epi32
 #undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtepi8_epi32
 #undef _mm512_srai_epi32
 #undef _mm512_extractf32x8_ps
 #undef _mm512_reduce_add_epi32
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
+#undef _mm_maskz_loadu_epi8
 #undef _mm256_maskz_loadu_epi16
 #undef _mm256_mask_storeu_epi16
 #define _mm512_fmadd_ps          emulated_fmadd_ps
@@ -47,11 +49,13 @@
 #define _mm512_cvtepi32_ps       emulated_cvtepi32_ps
 #define _mm512_cvtps_epi32       emulated_cvtps_epi32
 #define _mm512_cvtepu16_epi32    emulated_cvtepu16_epi32
+#define _mm512_cvtepi8_epi32     emulated_cvtepi8_epi32
 #define _mm512_srai_epi32        emulated_srai_epi32
 #define _mm512_extractf32x8_ps   emulated_extractf32x8_ps
 #define _mm512_reduce_add_epi32  emulated_reduce_add_epi32
 #define _mm512_maskz_loadu_ps    emulated_maskz_loadu_ps
 #define _mm512_mask_storeu_ps    emulated_mask_storeu_ps
+#define _mm_maskz_loadu_epi8     emulated_maskz_loadu_epi8
 #define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16
 #define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16
 
@@ -152,6 +156,17 @@ EMULATED __m512i emulated_cvtepu16_epi32(__m256i a)
     return emulated_to_ints(&x);
 }
 
+EMULATED __m512i emulated_cvtepi8_epi32(__m128i a)
+{
+    int8_t narrow[16];
+    emulated_lanes x;
+    memcpy(narrow, &a, sizeof a);
+    for (int i = 0; i < 16; i++) {
+        x.i[i] = narrow[i];
+    }
+    return emulated_to_ints(&x);
+}
+
 EMULATED __m512i emulated_srai_epi32(__m512i a, unsigned by)
 {
     emulated_lanes x = emulated_ints(a);
@@ -198,6 +213,19 @@ EMULATED void emulated_mask_storeu_ps(void *to, __mmask16 mask, __m512 a)
             memcpy((char *)to + 4 * i, &x.f[i], 4);
         }
     }
+}
+
+EMULATED __m128i emulated_maskz_loadu_epi8(__mmask16 mask, const void *from)
+{
+    int8_t x[16] = {0};
+    for (int i = 0; i < 16; i++) {
+        if (mask >> i & 1) {
+            memcpy(&x[i], (const char *)from + i, 1);
+        }
+    }
+    __m128i ret;
+    memcpy(&ret, x, sizeof ret);
+    return ret;
 }
 
 EMULATED __m256i emulated_maskz_loadu_epi16(__mmask16 mask, const void *from)
