@@ -9,17 +9,20 @@
 
 #include "common/base/buf.h"
 #include "common/base/mem.h"
+#include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
 
 #include <string.h>
 
-shoal_model *rig_model_new(uint64_t seed)
+static shoal_model *model_new(const char *variant, uint64_t seed)
 {
     shoal_buf buf = {0};
     shoal_gguf *gguf = NULL;
     shoal_model *model = NULL;
     shoal_err err = SHOAL_ERR_INIT;
-    assert_int_equal(shoal_tiny_model_gguf(seed, SHOAL_TYPE_F32, &buf), SHOAL_OK);
+    assert_int_equal(variant ? shoal_tiny_arch_gguf(variant, seed, SHOAL_TYPE_F32, &buf)
+                             : shoal_tiny_model_gguf(seed, SHOAL_TYPE_F32, &buf),
+                     SHOAL_OK);
     /* Tensors must lie aligned; a buffer from the heap is aligned for any type. */
     if (shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, &err) != SHOAL_OK ||
         shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
@@ -28,6 +31,11 @@ shoal_model *rig_model_new(uint64_t seed)
     shoal_gguf_close(gguf);
     shoal_buf_fini(&buf);
     return model;
+}
+
+shoal_model *rig_model_new(uint64_t seed)
+{
+    return model_new(NULL, seed);
 }
 
 static void describe(rig *r)
@@ -45,7 +53,7 @@ static void describe(rig *r)
 void rig_init(rig *r, const rig_settings *settings)
 {
     memset(r, 0, sizeof(*r));
-    r->model = rig_model_new(settings->seed);
+    r->model = model_new(settings->variant, settings->seed);
     const shoal_hparams *hp = &r->model->hp;
     shoal_kv_shape shape = shoal_model_kv_shape(hp, SHOAL_KV_F32);
     size_t n_pages = settings->n_pages == 0 ? 512 : settings->n_pages;

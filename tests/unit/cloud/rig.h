@@ -18,6 +18,7 @@ enum {
 
 typedef struct rig_settings {
     uint64_t seed;
+    const char *variant;  /* of tiny_arch.h, NULL: the tiny model */
     size_t n_pages;       /* room for 32 tokens each, 0: plenty */
     size_t n_rows_max;    /* 0: 64 */
     size_t n_logits_max;  /* 0: 16 */

@@ -190,41 +190,79 @@ static void move(edge *e, play *p)
     }
 }
 
+static void play_to_the_end(rig *r, uint64_t seed)
+{
+    int32_t truth[RIG_TEXT_MAX];
+    make_prompt(seed + 40, truth, N_PROMPT);
+    shoal_sampling sampling = sampling_of(seed % 3 == 0 ? 0.0f : 1.2f, seed);
+    sampling.top_k = seed % 2 == 0 ? 0 : 40;
+    sampling.repetition_penalty = seed % 4 == 1 ? 1.1f : 1.0f;
+    size_t n = rig_decode(r, &sampling, truth, N_PROMPT, N_TEXT);
+    play p = {.rng = seed * 977 + 1,
+              .truth = truth,
+              .n_truth = n,
+              .n_max = N_TEXT,
+              .wrong_percent = (unsigned)(seed % 5) * 12,
+              .bump = seed % 2 == 0};
+    edge e;
+    edge_init(&e, r);
+    edge_open(&e, &sampling, N_TEXT);
+    edge_prompt(&e, truth, N_PROMPT);
+    for (size_t round = 0; e.n_confirmed < n && !e.done; round++) {
+        assert_true(round < 5000);
+        move(&e, &p);
+        for (uint64_t steps = pick(&p, 4); steps > 0; steps--) {
+            shoal_status status = shoal_batch_step(r->batch, &r->clock);
+            assert_true(status == SHOAL_OK || status == SHOAL_EOF);
+        }
+    }
+    if (e.done) {
+        fail_msg("seed %u: %s", (unsigned)seed, e.error);
+    }
+    rig_settle(r);
+    assert_text(&e, truth, n);
+    edge_fini(&e);
+}
+
 static void test_draft_any_grouping_equals_decode(void **state)
 {
     (void)state;
     for (uint64_t seed = 0; seed < 24; seed++) {
-        int32_t truth[RIG_TEXT_MAX];
-        make_prompt(seed + 40, truth, N_PROMPT);
-        shoal_sampling sampling = sampling_of(seed % 3 == 0 ? 0.0f : 1.2f, seed);
-        sampling.top_k = seed % 2 == 0 ? 0 : 40;
-        sampling.repetition_penalty = seed % 4 == 1 ? 1.1f : 1.0f;
-        size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
-        play p = {.rng = seed * 977 + 1,
-                  .truth = truth,
-                  .n_truth = n,
-                  .n_max = N_TEXT,
-                  .wrong_percent = (unsigned)(seed % 5) * 12,
-                  .bump = seed % 2 == 0};
-        edge e;
-        edge_init(&e, &shared);
-        edge_open(&e, &sampling, N_TEXT);
-        edge_prompt(&e, truth, N_PROMPT);
-        for (size_t round = 0; e.n_confirmed < n && !e.done; round++) {
-            assert_true(round < 5000);
-            move(&e, &p);
-            for (uint64_t steps = pick(&p, 4); steps > 0; steps--) {
-                shoal_status status = shoal_batch_step(shared.batch, &shared.clock);
-                assert_true(status == SHOAL_OK || status == SHOAL_EOF);
-            }
-        }
-        if (e.done) {
-            fail_msg("seed %u: %s", (unsigned)seed, e.error);
-        }
-        rig_settle(&shared);
-        assert_text(&e, truth, n);
-        edge_fini(&e);
+        play_to_the_end(&shared, seed);
     }
+}
+
+/* Ring and slack are made so that no session rolls back deeper than a ring remembers. To see that
+ * a session stands it all the same, every other rollback is answered as by a ring that forgot. */
+static bool forgetful;
+static size_t n_rollbacks;
+size_t __real_shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens);
+size_t __wrap_shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens);
+
+size_t __wrap_shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
+{
+    bool rollback = n_tokens > 0 && n_tokens < shoal_kv_seq_length(seq);
+    n_rollbacks += rollback ? 1 : 0;
+    bool forget = forgetful && rollback && n_rollbacks % 2 == 1;
+    return __real_shoal_kv_seq_truncate(seq, forget ? 0 : n_tokens);
+}
+
+static void test_draft_on_a_ring_that_forgets_equals_decode(void **state)
+{
+    (void)state;
+    /* A window of 12 and steps of 16 rows: the ring is 64 tokens long, the text 96. */
+    rig windowed;
+    rig_init(&windowed, &(rig_settings){.seed = 7, .variant = "gemma3", .n_rows_max = 16});
+    for (size_t forgets = 0; forgets < 2; forgets++) {
+        forgetful = forgets > 0;
+        n_rollbacks = 0;
+        for (uint64_t seed = 0; seed < 10; seed++) {
+            play_to_the_end(&windowed, seed);
+        }
+        assert_true(n_rollbacks > 10);
+    }
+    forgetful = false;
+    rig_fini(&windowed);
 }
 
 static void test_draft_all_true_gives_bonus_and_confidences(void **state)
@@ -744,6 +782,7 @@ int main(void)
         cmocka_unit_test(test_continue_any_split_equals_decode),
         cmocka_unit_test(test_continue_at_end_token_and_limits_stops),
         cmocka_unit_test(test_draft_any_grouping_equals_decode),
+        cmocka_unit_test(test_draft_on_a_ring_that_forgets_equals_decode),
         cmocka_unit_test(test_draft_all_true_gives_bonus_and_confidences),
         cmocka_unit_test(test_draft_wrong_raises_epoch_and_drops_stale),
         cmocka_unit_test(test_draft_longer_than_a_step_is_judged_in_parts),

@@ -278,6 +278,43 @@ static void test_truncate_then_replay_gives_the_same_bits(void **state)
     shoal_model_free(model);
 }
 
+/* Feeds ids from the sequence's length to N, a slack of tokens at a time. */
+static void feed_and_check(shoal_engine *engine, shoal_kv_seq *seq, size_t slack, const char *what)
+{
+    for (size_t at = shoal_kv_seq_length(seq); at < N;) {
+        size_t n = SHOAL_MIN(slack, N - at);
+        shoal_span span = {.seq = seq, .ids = ids + at, .n_ids = n, .n_logits = 1};
+        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+        at += n;
+        check_row(engine, span.logits_i, at - 1, what);
+    }
+}
+
+/* A window of 12 and a slack of 8 make a ring of two blocks: 70 tokens have overwritten what
+ * lengths below 32 + 11 see. */
+static void test_truncate_below_what_a_ring_kept_starts_over_with_the_same_bits(void **state)
+{
+    (void)state;
+    enum {
+        SLACK = 8,
+        FLOOR = 43
+    };
+    fill_ids();
+    shoal_model *model = load_variant("gemma3", 12, SHOAL_TYPE_F32);
+    compute_expected(model);
+    shoal_engine *engine = make_for(model, 2, SHOAL_CPU_AVX2, SLACK);
+    for (size_t to = FLOOR - 1; to <= FLOOR + 1; to++) {
+        shoal_kv_seq *seq = sequence(engine);
+        feed_and_check(engine, seq, SLACK, "round the ring");
+        assert_int_equal(shoal_kv_seq_floor(seq), FLOOR);
+        assert_int_equal(shoal_kv_seq_truncate(seq, to), to < FLOOR ? 0 : to);
+        feed_and_check(engine, seq, SLACK, "after a deep rollback");
+        shoal_kv_seq_free(seq);
+    }
+    shoal_engine_free(engine);
+    shoal_model_free(model);
+}
+
 static void check_no_allocation(const char *variant)
 {
     shoal_model *model = load_variant(variant, 13, SHOAL_TYPE_Q4_0);
@@ -390,6 +427,7 @@ int main(void)
         cmocka_unit_test(test_r2_holds_for_every_architecture),
         cmocka_unit_test(test_wanted_rows_are_the_same_bits_whatever_else_is_wanted),
         cmocka_unit_test(test_truncate_then_replay_gives_the_same_bits),
+        cmocka_unit_test(test_truncate_below_what_a_ring_kept_starts_over_with_the_same_bits),
         cmocka_unit_test(test_step_after_warm_up_allocates_nothing),
         cmocka_unit_test(test_step_over_its_limits_is_refused_and_changes_nothing),
         cmocka_unit_test(test_new_with_bad_settings_names_the_limit),
