@@ -251,7 +251,8 @@ static float sum_exp(size_t n, const float *x, float max, float inv_t)
 void shoal_kernels_init_avx2(shoal_kernels *kernels)
 {
     shoal_kernels_avx2_gemm(kernels);
-    shoal_kernels_avx2_quant(kernels);
+    shoal_kernels_avx2_quant_32(kernels);
+    shoal_kernels_avx2_quant_k(kernels);
     shoal_kernels_avx2_attend(kernels);
     shoal_kernels_avx2_kv(kernels);
     kernels->tier = "avx2";

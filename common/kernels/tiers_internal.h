@@ -24,7 +24,8 @@ void shoal_kernels_scalar_attend(shoal_kernels *kernels);
 #if defined(__x86_64__)
 void shoal_kernels_init_avx2(shoal_kernels *kernels);
 void shoal_kernels_avx2_gemm(shoal_kernels *kernels);
-void shoal_kernels_avx2_quant(shoal_kernels *kernels);
+void shoal_kernels_avx2_quant_32(shoal_kernels *kernels);
+void shoal_kernels_avx2_quant_k(shoal_kernels *kernels);
 void shoal_kernels_avx2_attend(shoal_kernels *kernels);
 void shoal_kernels_avx2_kv(shoal_kernels *kernels);
 #endif
