@@ -2,7 +2,7 @@
  *
  * Which tiers this machine can run and which the operator allows. A vector tier needs the
  * instructions (CPUID) and an operating system that saves the wide registers (XCR0); the bit
- * numbers are those of the Intel SDM, volume 1, chapters 13 to 15.
+ * numbers are those of the Intel SDM, volume 1, chapters 13 to 15. On ARM the kernel tells both.
  */
 #include "common/kernels/kernels.h"
 
@@ -56,6 +56,26 @@ uint32_t shoal_cpu_detect(void)
     }
     return mask;
 }
+#elif defined(__aarch64__)
+#    include <sys/auxv.h>
+
+#    include <asm/hwcap.h>
+
+uint32_t shoal_cpu_detect(void)
+{
+    unsigned long caps = getauxval(AT_HWCAP);
+    if (!(caps & HWCAP_ASIMD)) {
+        return 0;
+    }
+    uint32_t mask = SHOAL_CPU_NEON;
+    if (caps & HWCAP_ASIMDDP) {
+        mask |= SHOAL_CPU_DOTPROD;
+    }
+    if ((caps & HWCAP_ASIMDDP) && (getauxval(AT_HWCAP2) & HWCAP2_I8MM)) {
+        mask |= SHOAL_CPU_I8MM;
+    }
+    return mask;
+}
 #else
 uint32_t shoal_cpu_detect(void)
 {
@@ -63,9 +83,25 @@ uint32_t shoal_cpu_detect(void)
 }
 #endif
 
-static bool is_name(const char *text, size_t length, const char *name)
+static bool find_name(const char *text, size_t length, uint32_t *ret_bits)
 {
-    return strlen(name) == length && memcmp(text, name, length) == 0;
+    const struct {
+        const char *name;
+        uint32_t bits;
+    } names[] = {{"scalar", 0},
+                 {"avx2", SHOAL_CPU_AVX2},
+                 {"avx512", SHOAL_CPU_AVX512},
+                 {"neon", SHOAL_CPU_NEON},
+                 {"dotprod", SHOAL_CPU_DOTPROD},
+                 {"i8mm", SHOAL_CPU_I8MM},
+                 {"native", shoal_cpu_detect()}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strlen(names[i].name) == length && memcmp(text, names[i].name, length) == 0) {
+            *ret_bits = names[i].bits;
+            return true;
+        }
+    }
+    return false;
 }
 
 int shoal_cpu_mask_parse(const char *text, uint32_t *ret_mask)
@@ -76,15 +112,11 @@ int shoal_cpu_mask_parse(const char *text, uint32_t *ret_mask)
     uint32_t mask = 0;
     for (;;) {
         size_t length = strcspn(text, ",");
-        if (is_name(text, length, "avx2")) {
-            mask |= SHOAL_CPU_AVX2;
-        } else if (is_name(text, length, "avx512")) {
-            mask |= SHOAL_CPU_AVX512;
-        } else if (is_name(text, length, "native")) {
-            mask |= shoal_cpu_detect();
-        } else if (!is_name(text, length, "scalar")) {
+        uint32_t bits = 0;
+        if (!find_name(text, length, &bits)) {
             return -1;
         }
+        mask |= bits;
         if (text[length] == '\0') {
             break;
         }
@@ -104,6 +136,17 @@ void shoal_kernels_init(shoal_kernels *kernels, uint32_t mask)
     }
     if (mask & SHOAL_CPU_AVX512) {
         shoal_kernels_init_avx512(kernels);
+    }
+#elif defined(__aarch64__)
+    mask &= shoal_cpu_detect();
+    if (mask & SHOAL_CPU_NEON) {
+        shoal_kernels_init_neon(kernels);
+    }
+    if (mask & SHOAL_CPU_DOTPROD) {
+        shoal_kernels_neon_dotprod(kernels);
+    }
+    if (mask & SHOAL_CPU_I8MM) {
+        shoal_kernels_neon_i8mm(kernels);
     }
 #else
     (void)mask;

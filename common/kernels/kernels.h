@@ -66,7 +66,7 @@ typedef struct shoal_attend {
 } shoal_attend;
 
 typedef struct shoal_kernels {
-    const char *tier; /* "scalar", "avx2", "avx512" */
+    const char *tier; /* "scalar", "avx2", "avx512", "neon", "neon-dotprod", "neon-i8mm" */
 
     /* Codes and scale per block of 32: amax = max |x|; scale = amax / 127; inv = 127 / amax (0 when
      * amax is 0); q = round to nearest even of x * inv, clamped by t < 127 ? t : 127 and
@@ -118,13 +118,17 @@ typedef struct shoal_kernels {
 
 /* CPU tiers, as bits. */
 typedef enum shoal_cpu_tier {
-    SHOAL_CPU_AVX2 = 1,  /* AVX2, FMA, F16C */
-    SHOAL_CPU_AVX512 = 2 /* AVX-512 F, BW, DQ, VL and VNNI */
+    SHOAL_CPU_AVX2 = 1,    /* AVX2, FMA, F16C */
+    SHOAL_CPU_AVX512 = 2,  /* AVX-512 F, BW, DQ, VL and VNNI */
+    SHOAL_CPU_NEON = 4,    /* every 64-bit ARM processor */
+    SHOAL_CPU_DOTPROD = 8, /* its sdot, in products of quantised weights */
+    SHOAL_CPU_I8MM = 16    /* its smmla with sdot, in the same */
 } shoal_cpu_tier;
 
 /* What this machine can run. */
 uint32_t shoal_cpu_detect(void);
-/* "scalar", "avx2", "avx512", "native" (all detected), or a comma list: the mask of --cpu-mask.
+/* "scalar", "avx2", "avx512", "neon", "dotprod", "i8mm", "native" (all detected), or a comma list:
+ * the mask of --cpu-mask. Names of another architecture's tiers are known and select nothing.
  * Negative for an unknown name. */
 int shoal_cpu_mask_parse(const char *text, uint32_t *ret_mask);
 

@@ -36,4 +36,13 @@ void shoal_kernels_avx512_gemm(shoal_kernels *kernels);
 void shoal_kernels_avx512_attend(shoal_kernels *kernels);
 #endif
 
+#if defined(__aarch64__)
+void shoal_kernels_init_neon(shoal_kernels *kernels);
+void shoal_kernels_neon_gemm(shoal_kernels *kernels);
+void shoal_kernels_neon_attend(shoal_kernels *kernels);
+void shoal_kernels_neon_quant(shoal_kernels *kernels);
+void shoal_kernels_neon_dotprod(shoal_kernels *kernels); /* over the tier below */
+void shoal_kernels_neon_i8mm(shoal_kernels *kernels);
+#endif
+
 #endif

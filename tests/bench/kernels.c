@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum {
-    TIERS_MAX = 3,
+    TIERS_MAX = 4,
     COLS_MAX = 32,
     MIB_DEFAULT = 96,
     MIB_MAX = 4096,
@@ -562,7 +562,7 @@ static int usage(FILE *out)
         "  --json       one JSON object instead of a table\n"
         "  --smoke      one run of everything on small matrices: proves that it works\n"
         "  --slot TEXT  only slots whose name holds TEXT (gemm, attend_f16)\n"
-        "  --tier NAME  only this tier (scalar, avx2, avx512)\n"
+        "  --tier NAME  only this tier (scalar, avx2, avx512, neon, neon-dotprod, neon-i8mm)\n"
         "  --mib N      size of the large matrices, 1 to %d MiB (%d); more than the last cache\n"
         "Exit status: 0; 1 when a tier's bits differ from scalar; 2 for anything else.\n",
         MIB_MAX, MIB_DEFAULT);
@@ -579,6 +579,13 @@ static int run_all(bench *b, bool json)
     }
     if (shoal_cpu_detect() & SHOAL_CPU_AVX512) {
         add_tier(b, SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512, names, sizeof names);
+    }
+    static const uint32_t neon[] = {SHOAL_CPU_NEON, SHOAL_CPU_NEON | SHOAL_CPU_DOTPROD,
+                                    SHOAL_CPU_NEON | SHOAL_CPU_DOTPROD | SHOAL_CPU_I8MM};
+    for (size_t i = 0; i < sizeof neon / sizeof neon[0]; i++) {
+        if ((shoal_cpu_detect() & neon[i]) == neon[i]) {
+            add_tier(b, neon[i], names, sizeof names);
+        }
     }
     if (b->n_tiers == 0) {
         fprintf(stderr, "shoal-bench-kernels: no tier %s here, there are: %s\n", b->tier, names);

@@ -19,6 +19,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -336,6 +337,20 @@ static void test_tanh_and_gelu_are_close_and_equal_scalar(void **state)
     }
 }
 
+/* A runner that chose the processor says what must be found on it. */
+static void test_best_tier_is_the_one_the_runner_names(void **state)
+{
+    (void)state;
+    const char *want = getenv("SHOAL_TEST_TIER");
+    if (!want) {
+        skip();
+        return;
+    }
+    shoal_kernels best;
+    shoal_kernels_init(&best, shoal_cpu_detect());
+    assert_string_equal(best.tier, want);
+}
+
 static void test_cpu_mask_parse_knows_its_words(void **state)
 {
     (void)state;
@@ -346,7 +361,13 @@ static void test_cpu_mask_parse_knows_its_words(void **state)
     assert_int_equal(mask, SHOAL_CPU_AVX2);
     assert_int_equal(shoal_cpu_mask_parse("scalar,avx512", &mask), 0);
     assert_int_equal(mask, SHOAL_CPU_AVX512);
+    assert_int_equal(shoal_cpu_mask_parse("neon,dotprod,i8mm", &mask), 0);
+    assert_int_equal(mask, SHOAL_CPU_NEON | SHOAL_CPU_DOTPROD | SHOAL_CPU_I8MM);
+    assert_int_equal(shoal_cpu_mask_parse("native", &mask), 0);
+    assert_int_equal(mask, shoal_cpu_detect());
     assert_true(shoal_cpu_mask_parse("", &mask) < 0);
+    assert_true(shoal_cpu_mask_parse("neo", &mask) < 0);
+    assert_true(shoal_cpu_mask_parse("neon2", &mask) < 0);
     assert_true(shoal_cpu_mask_parse("avx2,", &mask) < 0);
     assert_true(shoal_cpu_mask_parse("sse9", &mask) < 0);
 }
@@ -360,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_argmax_with_ties_and_nan_takes_the_lowest),
         cmocka_unit_test(test_rope_equals_scalar_and_keeps_length),
         cmocka_unit_test(test_tanh_and_gelu_are_close_and_equal_scalar),
+        cmocka_unit_test(test_best_tier_is_the_one_the_runner_names),
         cmocka_unit_test(test_cpu_mask_parse_knows_its_words),
     };
     return cmocka_run_group_tests(tests, group_setup, NULL);

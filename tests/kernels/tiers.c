@@ -35,5 +35,13 @@ size_t test_tiers(shoal_kernels ret[TIERS_MAX])
     if (shoal_cpu_detect() & SHOAL_CPU_AVX512) {
         shoal_kernels_init(&ret[n++], SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512);
     }
+    /* Each on top of the one before, which is how processors have them. */
+    static const uint32_t neon[] = {SHOAL_CPU_NEON, SHOAL_CPU_NEON | SHOAL_CPU_DOTPROD,
+                                    SHOAL_CPU_NEON | SHOAL_CPU_DOTPROD | SHOAL_CPU_I8MM};
+    for (size_t i = 0; i < sizeof neon / sizeof neon[0]; i++) {
+        if ((shoal_cpu_detect() & neon[i]) == neon[i]) {
+            shoal_kernels_init(&ret[n++], neon[i]);
+        }
+    }
     return n;
 }

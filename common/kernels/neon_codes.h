@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to the NEON files: the codes of quantised panels, four rows (a quad) of 32 elements at a
+ * time, as signed bytes. A register holds [row][4 bytes], so eight of them are the elements 4g to
+ * 4g + 3 of the four rows for g from 0 to 7. Every code of every kind fits a signed byte.
+ */
+#ifndef SHOAL_KERNELS_NEON_CODES_H
+#define SHOAL_KERNELS_NEON_CODES_H
+
+#include "common/kernels/panel.h"
+
+#if defined(__aarch64__)
+
+#    include "common/kernels/neon_math.h"
+
+enum {
+    NEON_GROUPS = 8,
+    NEON_ROWS_BYTES = 4 * SHOAL_PANEL_ROWS, /* four bytes of every row */
+    NEON_NIB_BYTES = 4 * NEON_ROWS_BYTES,
+    NEON_TWO_BYTES = 2 * NEON_ROWS_BYTES
+};
+
+/* Fills the eight groups of a quad of rows from the codes of a panel block or sub-block. */
+typedef void neon_codes_fn(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS]);
+
+SHOAL_INLINE void neon_nib(const uint8_t *nib, size_t quad, uint8x16_t u[NEON_GROUPS])
+{
+    for (size_t g = 0; g < 4; g++) {
+        uint8x16_t both = vld1q_u8(nib + g * NEON_ROWS_BYTES + quad * 16);
+        u[g] = vandq_u8(both, vdupq_n_u8(15));
+        u[g + 4] = vshrq_n_u8(both, 4);
+    }
+}
+
+/* Adds `weight` to the codes whose extra bit is set. */
+SHOAL_INLINE void neon_hi1(const uint8_t *hi1, size_t quad, uint8_t weight,
+                           uint8x16_t u[NEON_GROUPS])
+{
+    uint8x16_t bits = vld1q_u8(hi1 + quad * 16);
+    for (size_t g = 0; g < NEON_GROUPS; g++) {
+        uint8x16_t set = vtstq_u8(bits, vdupq_n_u8((uint8_t)(1u << g)));
+        u[g] = vorrq_u8(u[g], vandq_u8(set, vdupq_n_u8(weight)));
+    }
+}
+
+SHOAL_INLINE void neon_two(const uint8_t *two, size_t quad, uint8x16_t u[NEON_GROUPS])
+{
+    const uint8x16_t mask = vdupq_n_u8(3);
+    for (size_t h = 0; h < 2; h++) {
+        uint8x16_t bits = vld1q_u8(two + h * NEON_ROWS_BYTES + quad * 16);
+        u[4 * h] = vandq_u8(bits, mask);
+        u[4 * h + 1] = vandq_u8(vshrq_n_u8(bits, 2), mask);
+        u[4 * h + 2] = vandq_u8(vshrq_n_u8(bits, 4), mask);
+        u[4 * h + 3] = vshrq_n_u8(bits, 6);
+    }
+}
+
+/* Takes the offset off, which leaves signed codes. */
+SHOAL_INLINE void neon_signed(const uint8x16_t u[NEON_GROUPS], int8_t offset,
+                              int8x16_t w[NEON_GROUPS])
+{
+    for (size_t g = 0; g < NEON_GROUPS; g++) {
+        w[g] = vsubq_s8(vreinterpretq_s8_u8(u[g]), vdupq_n_s8(offset));
+    }
+}
+
+SHOAL_INLINE void neon_codes_q8_0(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    for (size_t g = 0; g < NEON_GROUPS; g++) {
+        w[g] = vreinterpretq_s8_u8(vld1q_u8(codes + g * NEON_ROWS_BYTES + quad * 16));
+    }
+}
+
+/* q4_1, q4_K */
+SHOAL_INLINE void neon_codes_4(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    neon_signed(u, 0, w);
+}
+
+SHOAL_INLINE void neon_codes_q4_0(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    neon_signed(u, 8, w);
+}
+
+SHOAL_INLINE void neon_codes_iq4_nl(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    const int8x16_t table = vld1q_s8(shoal_iq4_nl);
+    uint8x16_t u[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    for (size_t g = 0; g < NEON_GROUPS; g++) {
+        w[g] = vqtbl1q_s8(table, u[g]);
+    }
+}
+
+/* q5_1, q5_K */
+SHOAL_INLINE void neon_codes_5(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    neon_hi1(codes + NEON_NIB_BYTES, quad, 16, u);
+    neon_signed(u, 0, w);
+}
+
+SHOAL_INLINE void neon_codes_q5_0(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    neon_hi1(codes + NEON_NIB_BYTES, quad, 16, u);
+    neon_signed(u, 16, w);
+}
+
+SHOAL_INLINE void neon_codes_q2_k(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_two(codes, quad, u);
+    neon_signed(u, 0, w);
+}
+
+SHOAL_INLINE void neon_codes_q3_k(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_two(codes, quad, u);
+    neon_hi1(codes + NEON_TWO_BYTES, quad, 4, u);
+    neon_signed(u, 4, w);
+}
+
+SHOAL_INLINE void neon_codes_q6_k(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    uint8x16_t high[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    neon_two(codes + NEON_NIB_BYTES, quad, high);
+    for (size_t g = 0; g < NEON_GROUPS; g++) {
+        u[g] = vorrq_u8(u[g], vshlq_n_u8(high[g], 4));
+    }
+    neon_signed(u, 32, w);
+}
+
+#endif
+
+#endif
