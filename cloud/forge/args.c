@@ -46,7 +46,7 @@ static const option_row rows[] = {
     {'Q', "type", 0, OPTION_TEXT, AT(type), 0, 0, "TYPE",
      "tensor type of the matrices, as Q8_0 (default Q4_0)"},
     {'S', "shape", 0, OPTION_TEXT, AT(shape), 0, 0, "NAME",
-     "llama-1b, llama-110m, llama-draft or qwen-0.5b (required)"},
+     "llama-1b, llama-110m, llama-draft, llama-tiny or qwen-0.5b (required)"},
     {'l', "layers", 0, OPTION_INT, AT(layers), 1, 512, "N",
      "keep the first N layers (default: all)"},
     {'n', "tokens-out", 'n', OPTION_INT, AT(n), 1, 1 << 20, "N",

@@ -76,6 +76,18 @@ static const random_shape shapes[] = {
      131072,
      500000,
      false},
+    {"llama-tiny",
+     "llama",
+     "random tiny",
+     {512, 3, 3, "llama-bpe"},
+     256,
+     1,
+     512,
+     4,
+     2,
+     1024,
+     10000,
+     false},
     {"qwen-0.5b",
      "qwen2",
      "random 0.5B",
@@ -339,9 +351,10 @@ static shoal_status choose(maker *m, const forge_args *args, shoal_err *err)
         }
     }
     if (!m->shape) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
-                             "--shape %s: known are llama-1b, llama-110m, llama-draft, qwen-0.5b",
-                             args->shape);
+        return shoal_err_set(
+            err, SHOAL_E_INVALID,
+            "--shape %s: known are llama-1b, llama-110m, llama-draft, llama-tiny, qwen-0.5b",
+            args->shape);
     }
     m->type = shoal_type_find_name(args->type ? args->type : "Q4_0");
     if (!m->type) {
