@@ -25,6 +25,7 @@ enum {
     ROWS = SHOAL_PANEL_ROWS,
     ROWS_MAX = 80,
     COLS_MAX = 33,
+    WIDE_MAX = 257, /* more columns than any tier keeps in a cache */
     K_MAX = 1024,
     PANELS_BYTES_MAX = ROWS_MAX * K_MAX * 4
 };
@@ -214,10 +215,10 @@ typedef struct operands {
 static void operands_new(operands *o)
 {
     o->panels = shoal_calloc_aligned(PANELS_BYTES_MAX, 1);
-    o->x = shoal_calloc_aligned(COLS_MAX * (K_MAX + 3), sizeof(float));
-    o->xq = shoal_calloc_aligned(COLS_MAX * K_MAX, 1);
-    o->xb = shoal_calloc_aligned(COLS_MAX * K_MAX / 32, sizeof *o->xb);
-    o->y_bytes = (COLS_MAX * (ROWS_MAX + 5) + PAD) * sizeof(float);
+    o->x = shoal_calloc_aligned(WIDE_MAX * (K_MAX + 3), sizeof(float));
+    o->xq = shoal_calloc_aligned(WIDE_MAX * K_MAX, 1);
+    o->xb = shoal_calloc_aligned(WIDE_MAX * K_MAX / 32, sizeof *o->xb);
+    o->y_bytes = (WIDE_MAX * (ROWS_MAX + 5) + PAD) * sizeof(float);
     o->y[0] = shoal_calloc_aligned(o->y_bytes, 1);
     o->y[1] = shoal_calloc_aligned(o->y_bytes, 1);
 }
@@ -289,7 +290,7 @@ static void fill_panels(shoal_panel kind, uint8_t *panels, size_t n_panels, size
 
 static void fill_inputs(operands *o, size_t k, size_t n_cols)
 {
-    for (size_t i = 0; i < COLS_MAX * (K_MAX + 3); i++) {
+    for (size_t i = 0; i < n_cols * (K_MAX + 3); i++) {
         o->x[i] = awkward();
     }
     if (k % 32 != 0) {
@@ -403,11 +404,61 @@ static void test_products_equal_scalar_on_long_rows(void **state)
     operands_free(&o);
 }
 
+/* Wide batches, which tiers cut into blocks of columns. */
+static void test_products_equal_scalar_on_wide_batches(void **state)
+{
+    (void)state;
+    operands o;
+    operands_new(&o);
+    for (size_t kind = 0; kind < SHOAL_PANELS; kind++) {
+        static const size_t widths[] = {47, 48, 49, 50, 63, 64, 65, 66, 127, 128, 129, 130};
+        for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++) {
+            compare((shoal_panel)kind, &o, 18, 256, widths[w]);
+        }
+        compare((shoal_panel)kind, &o, 5, K_MAX, WIDE_MAX - 1);
+        compare((shoal_panel)kind, &o, 5, K_MAX, WIDE_MAX);
+    }
+    operands_free(&o);
+}
+
+/* A code that is not a number makes its row's outputs that, and no others. */
+static void test_fp8_nan_stays_nan_in_its_row(void **state)
+{
+    (void)state;
+    operands o;
+    operands_new(&o);
+    for (size_t n_cols = 1; n_cols <= 11; n_cols++) {
+        for (size_t row = 0; row < ROWS; row++) {
+            fill_panels(SHOAL_PANEL_FP8, o.panels, 1, 130);
+            fill_inputs(&o, 130, n_cols);
+            size_t at = (row * 7 + n_cols) % 128;
+            o.panels[64 + at * ROWS + row] = n_cols % 2 ? 0x7F : 0xFF;
+            shoal_gemm g = {.panels = o.panels,
+                            .n_rows = ROWS,
+                            .k = 130,
+                            .n_cols = n_cols,
+                            .x = o.x,
+                            .x_stride = K_MAX + 3,
+                            .y = o.y[0],
+                            .y_stride = ROWS};
+            for (size_t t = 0; t <= n_tiers; t++) {
+                (t < n_tiers ? &tiers[t] : &scalar)->gemm[SHOAL_PANEL_FP8](&g, 0, 1);
+                for (size_t i = 0; i < n_cols * ROWS; i++) {
+                    assert_int_equal(isnan(o.y[0][i]) != 0, i % ROWS == row);
+                }
+            }
+        }
+    }
+    operands_free(&o);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products_equal_scalar_on_ragged_sizes),
         cmocka_unit_test(test_products_equal_scalar_on_long_rows),
+        cmocka_unit_test(test_products_equal_scalar_on_wide_batches),
+        cmocka_unit_test(test_fp8_nan_stays_nan_in_its_row),
     };
     return cmocka_run_group_tests(tests, group_setup, NULL);
 }
