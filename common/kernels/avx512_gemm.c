@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Products with AVX-512 and VNNI: a panel's 16 rows are one register of outputs. Several panels at
- * width 1 and several columns otherwise keep enough independent sums in flight; no sum is ever
- * split.
+ * Products of float panels with AVX-512: a panel's 16 rows are one register of outputs. Several
+ * panels at width 1 and several columns otherwise keep enough independent sums in flight; no sum is
+ * ever split.
  */
 #include "common/kernels/tiers_internal.h"
 
@@ -14,7 +14,9 @@ enum {
     ROWS = SHOAL_PANEL_ROWS,
     COLS_MAX = 8,
     PANELS_MAX = 4,
-    SCALES_BYTES = 2 * ROWS /* the f16 scales in front of a panel block */
+    CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
+    FP8_BLOCK = 64 + SHOAL_FP8_TILE * ROWS,
+    AHEAD = 2048 /* bytes: how far in front fp8 weights are fetched */
 };
 
 /* Writes 16 outputs of panel p, fewer in the last panel. */
@@ -62,41 +64,51 @@ SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t ele
     }
 }
 
-/* Every column of n_p panels, which the first tile brings into the cache for the others. */
-SHOAL_INLINE void float_panels(const shoal_gemm *g, size_t p, size_t element, load_fn *load,
-                               size_t n_p)
+/* Columns [c, c1) of n_p panels, which the first tile brings into the cache for the others. */
+SHOAL_INLINE void float_panels(const shoal_gemm *g, size_t p, size_t c, size_t c1, size_t element,
+                               load_fn *load, size_t n_p)
 {
-    size_t c = 0;
-    for (; c + 8 <= g->n_cols; c += 8) {
+    for (; c + 8 <= c1; c += 8) {
         float_tile(g, p, c, element, load, n_p, 8);
     }
-    if (c + 4 <= g->n_cols) {
+    if (c + 4 <= c1) {
         float_tile(g, p, c, element, load, n_p, 4);
         c += 4;
     }
-    if (c + 2 <= g->n_cols) {
+    if (c + 2 <= c1) {
         float_tile(g, p, c, element, load, n_p, 2);
         c += 2;
     }
-    if (c < g->n_cols) {
+    if (c < c1) {
         float_tile(g, p, c, element, load, n_p, 1);
     }
+}
+
+/* Columns whose activations stay in the second cache while the panels pass by. */
+SHOAL_INLINE size_t cached_columns(size_t k)
+{
+    size_t n = CACHED_BYTES / (k * sizeof(float) + 1) / COLS_MAX * COLS_MAX;
+    return n < 2 * COLS_MAX ? 2 * COLS_MAX : n;
 }
 
 SHOAL_INLINE void float_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t element,
                              load_fn *load)
 {
-    size_t p = p0;
-    if (g->n_cols == 1) {
-        for (; p + 4 <= p1; p += 4) {
-            float_tile(g, p, 0, element, load, 4, 1);
+    const size_t n_cached = cached_columns(g->k);
+    for (size_t c = 0; c < g->n_cols; c += n_cached) {
+        size_t c1 = g->n_cols - c < n_cached ? g->n_cols : c + n_cached;
+        size_t p = p0;
+        if (c1 - c == 1) {
+            for (; p + 4 <= p1; p += 4) {
+                float_tile(g, p, c, element, load, 4, 1);
+            }
         }
-    }
-    for (; p + 2 <= p1; p += 2) {
-        float_panels(g, p, element, load, 2);
-    }
-    if (p < p1) {
-        float_panels(g, p, element, load, 1);
+        for (; p + 2 <= p1; p += 2) {
+            float_panels(g, p, c, c1, element, load, 2);
+        }
+        if (p < p1) {
+            float_panels(g, p, c, c1, element, load, 1);
+        }
     }
 }
 
@@ -115,124 +127,164 @@ static void gemm_bf16(const shoal_gemm *g, size_t p0, size_t p1)
     float_gemm(g, p0, p1, 2, avx512_load_bf16);
 }
 
-/* --- quantised weights ----------------------------------------------------------------------- */
+/* --- fp8 ------------------------------------------------------------------------------------ */
 
-SHOAL_INLINE __m512i broadcast4(const int8_t *x)
+/* Two elements of 16 rows. A code's bits, moved into a half, are its value over 256, subnormal ones
+ * included; times 256 is exact. What is not a number gets all bits of a half. */
+SHOAL_INLINE void load_e4m3(const uint8_t *codes, __m512 ret[2])
 {
-    int32_t four = 0;
-    memcpy(&four, x, sizeof four);
-    return _mm512_set1_epi32(four);
+    const __m512i ones = _mm512_set1_epi16(0x3F80);
+    __m512i wide = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)codes));
+    __m512i half = _mm512_srai_epi16(_mm512_slli_epi16(wide, 8), 1);
+    half = _mm512_and_si512(half, _mm512_set1_epi16((int16_t)0xBFFF));
+    __mmask32 nan = _mm512_cmpeq_epi16_mask(_mm512_and_si512(half, ones), ones);
+    half = _mm512_mask_mov_epi16(half, nan, _mm512_set1_epi16(-1));
+    const __m512 up = _mm512_set1_ps(256.0F);
+    ret[0] = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), up);
+    ret[1] = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), up);
 }
 
-/* One column of activations: its codes, and what is known of each block of them. */
-typedef struct column {
-    const int8_t *q;
-    const shoal_act_block *blocks;
-} column;
-
-SHOAL_INLINE int32_t block_sum(const shoal_act_block *block)
+/* Takes element `at` of n_c columns into the sums of one tile. */
+SHOAL_INLINE void fp8_add(const shoal_gemm *g, size_t c, size_t at, __m512 w, size_t n_c,
+                          __m512 t[COLS_MAX])
 {
-    return block->pairs[6] + block->pairs[7];
-}
-
-/* Adds to dot the products of one panel block's unsigned codes with block b of n_c columns. */
-typedef void dots_fn(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
-                     __m512i dot[COLS_MAX]);
-
-/* Turning the top bit adds 128. */
-SHOAL_INLINE void dots_q8_0(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
-                            __m512i dot[COLS_MAX])
-{
-    const __m512i top = _mm512_set1_epi8(-128);
-    for (size_t i = 0; i < 8; i++) {
-        __m512i w = _mm512_xor_si512(_mm512_loadu_si512(codes + i * 64), top);
-        for (size_t j = 0; j < n_c; j++) {
-            __m512i x = broadcast4(columns[j].q + b * SHOAL_QBLOCK + 4 * i);
-            dot[j] = _mm512_dpbusd_epi32(dot[j], w, x);
-        }
-    }
-}
-
-SHOAL_INLINE void dots_q4_0(const uint8_t *codes, const column *columns, size_t b, size_t n_c,
-                            __m512i dot[COLS_MAX])
-{
-    const __m512i low = _mm512_set1_epi8(15);
-    for (size_t i = 0; i < 4; i++) {
-        __m512i both = _mm512_loadu_si512(codes + i * 64);
-        __m512i first = _mm512_and_si512(both, low);
-        __m512i second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        for (size_t j = 0; j < n_c; j++) {
-            const int8_t *x = columns[j].q + b * SHOAL_QBLOCK + 4 * i;
-            dot[j] = _mm512_dpbusd_epi32(dot[j], first, broadcast4(x));
-            dot[j] = _mm512_dpbusd_epi32(dot[j], second, broadcast4(x + 16));
-        }
-    }
-}
-
-/* One panel by n_c columns. vpdpbusd wants one operand unsigned: the weights, moved up by an
- * offset. The sums of a block start at minus that offset times the sum of the column's codes, so
- * they end at the exact signed dots. The largest is 255 * 127 * 32 and as much again, far inside 32
- * bits. */
-SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, size_t block_bytes,
-                             int32_t offset, dots_fn *dots, size_t n_c)
-{
-    const size_t n_blocks = g->k / SHOAL_QBLOCK;
-    const uint8_t *panel = (const uint8_t *)g->panels + p * n_blocks * block_bytes;
-    column columns[COLS_MAX];
-    __m512 acc[COLS_MAX];
+    const float *x = g->x + c * g->x_stride + at;
     for (size_t j = 0; j < n_c; j++) {
-        columns[j] = (column){g->xq + (c + j) * g->k, g->xb + (c + j) * n_blocks};
-        acc[j] = _mm512_setzero_ps();
-    }
-    for (size_t b = 0; b < n_blocks; b++) {
-        const uint8_t *block = panel + b * block_bytes;
-        __m512i dot[COLS_MAX];
-        for (size_t j = 0; j < n_c; j++) {
-            dot[j] = _mm512_set1_epi32(-offset * block_sum(&columns[j].blocks[b]));
-        }
-        dots(block + SCALES_BYTES, columns, b, n_c, dot);
-        __m512 d = avx512_load_f16(block);
-        for (size_t j = 0; j < n_c; j++) {
-            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(columns[j].blocks[b].scale));
-            acc[j] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[j]), acc[j]);
-        }
-    }
-    for (size_t j = 0; j < n_c; j++) {
-        put(g, p, c + j, acc[j]);
+        t[j] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[j * g->x_stride]), t[j]);
     }
 }
 
-/* Panels outermost: a panel comes from memory once and from the cache for further columns. */
-SHOAL_INLINE void block_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t block_bytes,
-                             int32_t offset, dots_fn *dots)
+/* n_p panels by n_c columns. The last tile of a panel is whole in memory, wherever k ends. */
+SHOAL_INLINE void fp8_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_p, size_t n_c)
 {
-    for (size_t p = p0; p < p1; p++) {
-        size_t c = 0;
-        for (; c + 8 <= g->n_cols; c += 8) {
-            block_tile(g, p, c, block_bytes, offset, dots, 8);
+    const size_t panel_bytes = shoal_panel_bytes(SHOAL_PANEL_FP8, g->k);
+    const uint8_t *block = (const uint8_t *)g->panels + p * panel_bytes;
+    __m512 acc[PANELS_MAX][COLS_MAX];
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            acc[i][j] = _mm512_setzero_ps();
         }
-        if (c + 4 <= g->n_cols) {
-            block_tile(g, p, c, block_bytes, offset, dots, 4);
+    }
+    for (size_t at = 0; at < g->k; at += SHOAL_FP8_TILE, block += FP8_BLOCK) {
+        const size_t n = g->k - at < SHOAL_FP8_TILE ? g->k - at : SHOAL_FP8_TILE;
+        __m512 t[PANELS_MAX][COLS_MAX];
+        for (size_t i = 0; i < n_p; i++) {
+            for (size_t j = 0; j < n_c; j++) {
+                t[i][j] = _mm512_setzero_ps();
+            }
+        }
+        for (size_t e = 0; e < n; e += 2) {
+            for (size_t i = 0; i < n_p; i++) {
+                const uint8_t *codes = block + i * panel_bytes + 64 + e * ROWS;
+                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+                __m512 w[2];
+                load_e4m3(codes, w);
+                fp8_add(g, c, at + e, w[0], n_c, t[i]);
+                if (e + 1 < n) {
+                    fp8_add(g, c, at + e + 1, w[1], n_c, t[i]);
+                }
+            }
+        }
+        for (size_t i = 0; i < n_p; i++) {
+            __m512 s = _mm512_loadu_ps(block + i * panel_bytes);
+            for (size_t j = 0; j < n_c; j++) {
+                acc[i][j] = _mm512_fmadd_ps(s, t[i][j], acc[i][j]);
+            }
+        }
+    }
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            put(g, p + i, c + j, acc[i][j]);
+        }
+    }
+}
+
+/* n elements of a tile in floats; element `at` of the columns is its first. Sums wait in y. */
+SHOAL_INLINE void fp8_expanded_tile(const shoal_gemm *g, const float *w, __m512 s, size_t p,
+                                    size_t c, size_t at, size_t n, size_t n_c)
+{
+    __m512 t[COLS_MAX];
+    for (size_t j = 0; j < n_c; j++) {
+        t[j] = _mm512_setzero_ps();
+    }
+    for (size_t e = 0; e < n; e++) {
+        fp8_add(g, c, at + e, _mm512_loadu_ps(w + e * ROWS), n_c, t);
+    }
+    const __mmask16 rows = avx512_first(g->n_rows - p * ROWS);
+    for (size_t j = 0; j < n_c; j++) {
+        const float *y = g->y + (c + j) * g->y_stride + p * ROWS;
+        __m512 acc = at > 0 ? _mm512_maskz_loadu_ps(rows, y) : _mm512_setzero_ps();
+        put(g, p, c + j, _mm512_fmadd_ps(s, t[j], acc));
+    }
+}
+
+/* Many columns share the widening: a tile of floats waits in the first cache. */
+static void fp8_expanded_panel(const shoal_gemm *g, size_t p, size_t c0, size_t c1)
+{
+    const uint8_t *block =
+        (const uint8_t *)g->panels + p * shoal_panel_bytes(SHOAL_PANEL_FP8, g->k);
+    float w[SHOAL_FP8_TILE * ROWS];
+    for (size_t at = 0; at < g->k; at += SHOAL_FP8_TILE, block += FP8_BLOCK) {
+        const size_t n = g->k - at < SHOAL_FP8_TILE ? g->k - at : SHOAL_FP8_TILE;
+        for (size_t e = 0; e < n; e += 2) {
+            __m512 two[2];
+            load_e4m3(block + 64 + e * ROWS, two);
+            _mm512_storeu_ps(w + e * ROWS, two[0]);
+            _mm512_storeu_ps(w + (e + 1) * ROWS, two[1]);
+        }
+        __m512 s = _mm512_loadu_ps(block);
+        size_t c = c0;
+        for (; c + 8 <= c1; c += 8) {
+            fp8_expanded_tile(g, w, s, p, c, at, n, 8);
+        }
+        if (c + 4 <= c1) {
+            fp8_expanded_tile(g, w, s, p, c, at, n, 4);
             c += 4;
         }
-        if (c + 2 <= g->n_cols) {
-            block_tile(g, p, c, block_bytes, offset, dots, 2);
-            c += 2;
-        }
-        if (c < g->n_cols) {
-            block_tile(g, p, c, block_bytes, offset, dots, 1);
+        for (; c < c1; c++) {
+            fp8_expanded_tile(g, w, s, p, c, at, n, 1);
         }
     }
 }
 
-static void gemm_q8_0(const shoal_gemm *g, size_t p0, size_t p1)
+static void fp8_panel(const shoal_gemm *g, size_t p, size_t c, size_t c1)
 {
-    block_gemm(g, p0, p1, 544, 128, dots_q8_0);
+    if (c1 - c > 4) {
+        fp8_expanded_panel(g, p, c, c1);
+        return;
+    }
+    if (c + 4 <= c1) {
+        fp8_tile(g, p, c, 1, 4);
+        c += 4;
+    }
+    if (c + 2 <= c1) {
+        fp8_tile(g, p, c, 1, 2);
+        c += 2;
+    }
+    if (c < c1) {
+        fp8_tile(g, p, c, 1, 1);
+    }
 }
 
-static void gemm_q4_0(const shoal_gemm *g, size_t p0, size_t p1)
+static void gemm_fp8(const shoal_gemm *g, size_t p0, size_t p1)
 {
-    block_gemm(g, p0, p1, 288, 8, dots_q4_0);
+    const size_t n_cached = cached_columns(g->k);
+    for (size_t c = 0; c < g->n_cols; c += n_cached) {
+        size_t c1 = g->n_cols - c < n_cached ? g->n_cols : c + n_cached;
+        size_t p = p0;
+        if (c1 - c == 1) {
+            for (; p + 4 <= p1; p += 4) {
+                fp8_tile(g, p, c, 4, 1);
+            }
+        } else if (c1 - c == 2) {
+            for (; p + 2 <= p1; p += 2) {
+                fp8_tile(g, p, c, 2, 2);
+            }
+        }
+        for (; p < p1; p++) {
+            fp8_panel(g, p, c, c1);
+        }
+    }
 }
 
 void shoal_kernels_avx512_gemm(shoal_kernels *kernels)
@@ -240,6 +292,5 @@ void shoal_kernels_avx512_gemm(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_F32] = gemm_f32;
     kernels->gemm[SHOAL_PANEL_F16] = gemm_f16;
     kernels->gemm[SHOAL_PANEL_BF16] = gemm_bf16;
-    kernels->gemm[SHOAL_PANEL_Q8_0] = gemm_q8_0;
-    kernels->gemm[SHOAL_PANEL_Q4_0] = gemm_q4_0;
+    kernels->gemm[SHOAL_PANEL_FP8] = gemm_fp8;
 }

@@ -228,6 +228,7 @@ static float sum_exp(size_t n, const float *x, float max, float inv_t)
 void shoal_kernels_init_avx512(shoal_kernels *kernels)
 {
     shoal_kernels_avx512_gemm(kernels);
+    shoal_kernels_avx512_quant(kernels);
     shoal_kernels_avx512_attend(kernels);
     kernels->tier = "avx512";
     kernels->quantize_q8 = quantize_q8;

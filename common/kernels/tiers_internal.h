@@ -13,6 +13,7 @@
 #ifdef SHOAL_SIMD_EMULATED
 #    define shoal_kernels_init_avx512   shoal_kernels_init_avx512_emulated
 #    define shoal_kernels_avx512_gemm   shoal_kernels_avx512_gemm_emulated
+#    define shoal_kernels_avx512_quant  shoal_kernels_avx512_quant_emulated
 #    define shoal_kernels_avx512_attend shoal_kernels_avx512_attend_emulated
 #endif
 
@@ -33,6 +34,7 @@ void shoal_kernels_avx2_kv(shoal_kernels *kernels);
 #if defined(__x86_64__) || defined(SHOAL_SIMD_EMULATED)
 void shoal_kernels_init_avx512(shoal_kernels *kernels);
 void shoal_kernels_avx512_gemm(shoal_kernels *kernels);
+void shoal_kernels_avx512_quant(shoal_kernels *kernels);
 void shoal_kernels_avx512_attend(shoal_kernels *kernels);
 #endif
 
