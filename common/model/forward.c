@@ -335,7 +335,7 @@ void shoal_forward_matmul(shoal_forward *f, const shoal_weight *w, float *y)
 /* Weights of one input as one job; y[i] has the rows of w[i]. */
 static void matmuls(shoal_forward *f, const shoal_weight *const *w, float *const *y, size_t n)
 {
-    shoal_product products[SHOAL_PRODUCTS_MAX];
+    shoal_product products[SHOAL_PRODUCTS_MAX] = {{0}};
     for (size_t i = 0; i < n; i++) {
         products[i] = (shoal_product){w[i], y[i], shoal_weight_n_rows(w[i])};
         f->bytes_read += shoal_weight_bytes(w[i]);
