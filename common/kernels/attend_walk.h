@@ -21,7 +21,7 @@ typedef struct shoal_attend_line {
     float correction;
     bool begun;
     uint8_t t0, t1; /* tokens of the block at hand that it sees, unless all lines see all */
-    alignas(64) float weights[SHOAL_KV_BLOCK]; /* dots, then p_t times the scale of the value */
+    alignas(32) float weights[SHOAL_KV_BLOCK]; /* dots, then p_t times the scale of the value */
 } shoal_attend_line;
 
 /* One block, the next one ahead (the last one's next is itself). */

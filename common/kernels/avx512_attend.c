@@ -185,7 +185,7 @@ SHOAL_INLINE __m512 weigh_line(const step *s, line_state *line, form f)
 /* All lines of a tile take each step together: a line alone would wait for its own results. */
 TILE_INLINE void softmax_tile(const step *s, line_state *lines, form f, size_t n_l)
 {
-    alignas(64) float steps[LANES] = {0};
+    float steps[LANES] = {0};
     __m512 sums[TILE];
     for (size_t l = 0; l < n_l; l++) {
         steps[l] = raise_line(s, &lines[l], f);
