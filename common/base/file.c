@@ -14,8 +14,7 @@
 #include <unistd.h>
 
 enum {
-    READ_CHUNK_BYTES = 8192,
-    PAGE_BYTES = 4096
+    READ_CHUNK_BYTES = 8192
 };
 
 static void close_fd(int *fd)
@@ -134,8 +133,10 @@ void shoal_map_close(shoal_map *map)
 
 void shoal_map_forget(const void *data, size_t n)
 {
-    uintptr_t start = ((uintptr_t)data + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-    uintptr_t end = ((uintptr_t)data + n) / PAGE_BYTES * PAGE_BYTES;
+    long size = sysconf(_SC_PAGESIZE);
+    uintptr_t page = size > 0 ? (uintptr_t)size : 65536;
+    uintptr_t start = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)data + n) / page * page;
     if (start < end) {
         (void)madvise((void *)start, end - start, MADV_DONTNEED);
     }

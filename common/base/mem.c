@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 enum {
     LINE_BYTES = 64,
-    PAGE_BYTES = 4096,
     HUGE_BYTES = 2 << 20,
     LAZY_BYTES = 256 << 10 /* from here on zeroing by the kernel beats writing zeros */
 };
@@ -36,14 +36,23 @@ void *shoal_calloc(size_t n, size_t size)
     return calloc(n ? n : 1, size ? size : 1);
 }
 
+/* The kernel rounds what it is told up to its own pages, which are of 16 or 64 KiB on some ARM
+ * machines: rounding to smaller ones would give away memory of others. */
+static size_t page_bytes(void)
+{
+    long n = sysconf(_SC_PAGESIZE);
+    return n > 0 ? (size_t)n : LAZY_BYTES;
+}
+
 /* Gives whole pages inside [p, p + bytes) back to the kernel, which hands out zeroed ones when they
  * are touched, and zeroes the rest. */
 static void zero_lazily(uint8_t *p, size_t bytes)
 {
-    size_t head = (size_t)(-(uintptr_t)p % PAGE_BYTES);
     if (bytes >= LAZY_BYTES) {
-        size_t pages = (bytes - head) / PAGE_BYTES * PAGE_BYTES;
-        if (madvise(p + head, pages, MADV_DONTNEED) == 0) {
+        const size_t page = page_bytes();
+        size_t head = (size_t)(-(uintptr_t)p % page);
+        size_t pages = head < bytes ? (bytes - head) / page * page : 0;
+        if (pages > 0 && madvise(p + head, pages, MADV_DONTNEED) == 0) {
             memset(p, 0, head);
             memset(p + head + pages, 0, bytes - head - pages);
             return;
@@ -65,7 +74,7 @@ static void *calloc_at(size_t align, size_t n, size_t size)
         return NULL;
     }
     if (align == HUGE_BYTES) {
-        (void)madvise(p, bytes / PAGE_BYTES * PAGE_BYTES, MADV_HUGEPAGE);
+        (void)madvise(p, bytes, MADV_HUGEPAGE);
     }
     zero_lazily(p, bytes);
     return p;
