@@ -275,6 +275,42 @@ static void test_bytes_are_those_of_whole_panels(void **state)
 
 /* --- input batches --------------------------------------------------------------------------- */
 
+/* Several weights as one job: each gives the bits it gives alone, whatever part a thread takes. */
+static void test_products_of_one_job_equal_each_alone(void **state)
+{
+    rig *r = *state;
+    static const size_t rows[SHOAL_PRODUCTS_MAX] = {17, 200, 1, 64};
+    static const shoal_type kinds[SHOAL_PRODUCTS_MAX] = {SHOAL_TYPE_Q8_0, SHOAL_TYPE_F32,
+                                                         SHOAL_TYPE_Q4_0, SHOAL_TYPE_Q8_0};
+    static float alone[SHOAL_PRODUCTS_MAX][3 * 208];
+    static float together[SHOAL_PRODUCTS_MAX][3 * 208];
+    shoal_weight *weights[SHOAL_PRODUCTS_MAX];
+    matrix m[SHOAL_PRODUCTS_MAX];
+    for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+        matrix_new(&m[i], kinds[i], rows[i], 64, i + 1);
+        weights[i] = weight_of(&m[i]);
+        product(r, weights[i], &r->scalar, r->pools[0], 3, alone[i], 208);
+    }
+    for (size_t pool = 0; pool < SHOAL_COUNT(r->pools); pool++) {
+        for (size_t n = 1; n <= SHOAL_PRODUCTS_MAX; n++) {
+            shoal_product products[SHOAL_PRODUCTS_MAX] = {{0}};
+            memset(together, POISON, sizeof(together));
+            for (size_t i = 0; i < n; i++) {
+                products[i] = (shoal_product){weights[i], together[i], 208};
+            }
+            shoal_acts_set(r->acts, &r->x[0][0], 3, 64, K_MAX + 3);
+            shoal_weight_matmuls(products, n, &r->scalar, r->pools[pool], r->acts);
+            for (size_t i = 0; i < n; i++) {
+                assert_memory_equal(alone[i], together[i], sizeof(alone[i]));
+            }
+        }
+    }
+    for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+        shoal_weight_free(weights[i]);
+        matrix_free(&m[i]);
+    }
+}
+
 static size_t n_quantised;
 static void (*real_quantize)(size_t, const float *, int8_t *, shoal_act_block *);
 
@@ -440,6 +476,7 @@ int main(void)
         cmocka_unit_test(test_matmul_bits_do_not_depend_on_threads_batch_or_tier),
         cmocka_unit_test(test_row_gives_what_the_file_says),
         cmocka_unit_test(test_bytes_are_those_of_whole_panels),
+        cmocka_unit_test(test_products_of_one_job_equal_each_alone),
         cmocka_unit_test(test_acts_are_quantised_once_for_all_weights_and_again_when_set),
         cmocka_unit_test(test_matmul_of_no_columns_writes_nothing),
         cmocka_unit_test(test_new_refuses_numbers_that_are_not_finite_by_row),
