@@ -6,9 +6,7 @@
  */
 #include "common/kernels/tiers_internal.h"
 
-#include "common/kernels/avx2_math.h"
-
-#include <string.h>
+#include "common/kernels/avx2_panel.h"
 
 enum {
     ROWS = SHOAL_PANEL_ROWS,
@@ -20,37 +18,10 @@ enum {
     CACHED_BYTES = 1 << 18 /* activations that stay in the second cache */
 };
 
-/* Writes 16 outputs of panel p, fewer in the last panel. */
-SHOAL_INLINE void put(const shoal_gemm *g, size_t p, size_t c, __m256 low, __m256 high)
-{
-    float *y = g->y + c * g->y_stride + p * ROWS;
-    if ((p + 1) * ROWS <= g->n_rows) {
-        _mm256_storeu_ps(y, low);
-        _mm256_storeu_ps(y + 8, high);
-        return;
-    }
-    float rest[ROWS];
-    _mm256_storeu_ps(rest, low);
-    _mm256_storeu_ps(rest + 8, high);
-    memcpy(y, rest, (g->n_rows - p * ROWS) * sizeof *y);
-}
-
 typedef struct pair {
     __m256 low;
     __m256 high;
 } pair;
-
-/* Reads them back. */
-SHOAL_INLINE pair get(const shoal_gemm *g, size_t p, size_t c)
-{
-    const float *y = g->y + c * g->y_stride + p * ROWS;
-    if ((p + 1) * ROWS <= g->n_rows) {
-        return (pair){_mm256_loadu_ps(y), _mm256_loadu_ps(y + 8)};
-    }
-    float rest[ROWS] = {0};
-    memcpy(rest, y, (g->n_rows - p * ROWS) * sizeof *y);
-    return (pair){_mm256_loadu_ps(rest), _mm256_loadu_ps(rest + 8)};
-}
 
 typedef __m256 load_fn(const void *p);
 
@@ -90,7 +61,7 @@ SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t ele
     }
     for (size_t i = 0; i < n_p; i++) {
         for (size_t j = 0; j < n_c; j++) {
-            put(g, p + i, c + j, acc[i][j][0], acc[i][j][1]);
+            avx2_put(g, p + i, c + j, acc[i][j][0], acc[i][j][1]);
         }
     }
 }
@@ -243,7 +214,7 @@ SHOAL_INLINE void fp8_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_p, 
     }
     for (size_t i = 0; i < n_p; i++) {
         for (size_t j = 0; j < n_c; j++) {
-            put(g, p + i, c + j, acc[i][j].low, acc[i][j].high);
+            avx2_put(g, p + i, c + j, acc[i][j].low, acc[i][j].high);
         }
     }
 }
@@ -291,9 +262,12 @@ SHOAL_INLINE void fp8_expanded_tile(const shoal_gemm *g, const expanded *w, size
         fp8_add(x + e, stride, (pair){_mm256_loadu_ps(row), _mm256_loadu_ps(row + 8)}, n_c, t);
     }
     for (size_t j = 0; j < n_c; j++) {
-        pair acc = w->at > 0 ? get(g, p, c + j) : none;
+        pair acc = none;
+        if (w->at > 0) {
+            avx2_get(g, p, c + j, &acc.low, &acc.high);
+        }
         acc = fp8_scale(w->block, w->nan, t[j], acc);
-        put(g, p, c + j, acc.low, acc.high);
+        avx2_put(g, p, c + j, acc.low, acc.high);
     }
 }
 

@@ -16,8 +16,7 @@
 #ifndef SHOAL_KERNELS_AVX2_QUANT_H
 #define SHOAL_KERNELS_AVX2_QUANT_H
 
-#include "common/kernels/avx2_math.h"
-#include "common/kernels/panel.h"
+#include "common/kernels/avx2_panel.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -403,39 +402,6 @@ SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unp
     }
 }
 
-/* --- sums between memory and registers ---------------------------------------------------------
- */
-
-/* Writes 16 outputs of panel p, fewer in the last panel. */
-SHOAL_INLINE void put(const shoal_gemm *g, size_t p, size_t c, const __m256 acc[2])
-{
-    float *y = g->y + c * g->y_stride + p * ROWS;
-    if ((p + 1) * ROWS <= g->n_rows) {
-        _mm256_storeu_ps(y, acc[0]);
-        _mm256_storeu_ps(y + 8, acc[1]);
-        return;
-    }
-    float rest[ROWS];
-    _mm256_storeu_ps(rest, acc[0]);
-    _mm256_storeu_ps(rest + 8, acc[1]);
-    memcpy(y, rest, (g->n_rows - p * ROWS) * sizeof *y);
-}
-
-/* Reads them back. */
-SHOAL_INLINE void get(const shoal_gemm *g, size_t p, size_t c, __m256 acc[2])
-{
-    const float *y = g->y + c * g->y_stride + p * ROWS;
-    if ((p + 1) * ROWS <= g->n_rows) {
-        acc[0] = _mm256_loadu_ps(y);
-        acc[1] = _mm256_loadu_ps(y + 8);
-        return;
-    }
-    float rest[ROWS] = {0};
-    memcpy(rest, y, (g->n_rows - p * ROWS) * sizeof *y);
-    acc[0] = _mm256_loadu_ps(rest);
-    acc[1] = _mm256_loadu_ps(rest + 8);
-}
-
 SHOAL_INLINE column column_at(const shoal_gemm *g, size_t c, size_t b)
 {
     return (column){g->xq + c * g->k + b * SHOAL_QBLOCK, g->xb + c * (g->k / SHOAL_QBLOCK) + b};
@@ -489,7 +455,7 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t p, size_
     }
     for (size_t i = 0; i < n_p; i++) {
         for (size_t j = 0; j < n_c; j++) {
-            put(g, p + i, c + j, acc[i][j]);
+            avx2_put(g, p + i, c + j, acc[i][j][0], acc[i][j][1]);
         }
     }
 }
@@ -560,7 +526,7 @@ SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expand
     for (size_t j = 0; j < n_c; j++) {
         columns[j] = column_at(g, c + j, b);
         if (b > 0) {
-            get(g, p, c + j, acc[j]);
+            avx2_get(g, p, c + j, &acc[j][0], &acc[j][1]);
         } else {
             acc[j][0] = _mm256_setzero_ps();
             acc[j][1] = _mm256_setzero_ps();
@@ -576,7 +542,7 @@ SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expand
         }
     }
     for (size_t j = 0; j < n_c; j++) {
-        put(g, p, c + j, acc[j]);
+        avx2_put(g, p, c + j, acc[j][0], acc[j][1]);
     }
 }
 
