@@ -5,6 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A text quotes names from files and peers, which may hold anything: it stays one line, and moves
+ * no terminal's cursor. */
+static void keep_one_line(char *text)
+{
+    for (char *c = text; *c; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7F) {
+            *c = '?';
+        }
+    }
+}
+
 shoal_status shoal_err_set_at(shoal_err *err, shoal_status code, const char *file, int line,
                               const char *format, ...)
 {
@@ -18,6 +29,7 @@ shoal_status shoal_err_set_at(shoal_err *err, shoal_status code, const char *fil
     va_start(args, format);
     (void)vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
+    keep_one_line(err->text);
     return code;
 }
 
@@ -32,6 +44,7 @@ void shoal_err_prefix(shoal_err *err, const char *format, ...)
     va_start(args, format);
     (void)vsnprintf(prefix, sizeof prefix, format, args);
     va_end(args);
+    keep_one_line(prefix);
     memcpy(text, err->text, sizeof text);
     size_t n = strlen(prefix);
     if (n + 3 > sizeof err->text) {

@@ -20,7 +20,8 @@ typedef struct shoal_err {
 
 #define SHOAL_ERR_INIT {.code = SHOAL_OK, .line = 0, .file = "", .text = ""}
 
-/* Records code and a printf-formatted text (cut at 255 bytes); returns code, so that
+/* Records code and a printf-formatted text (cut at 255 bytes, control characters become '?', so
+ * that whatever is quoted the text is one line); returns code, so that
  * `return shoal_err_set(err, SHOAL_E_INVALID, "...", ...)` reads as one thought. */
 #define shoal_err_set(err, code, ...)                                                              \
     shoal_err_set_at((err), (code), __FILE__, __LINE__, __VA_ARGS__)

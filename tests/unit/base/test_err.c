@@ -43,6 +43,16 @@ static void test_set_long_text_is_cut_at_255_bytes(void **state)
     }
 }
 
+static void test_text_is_one_line_whatever_it_quotes(void **state)
+{
+    (void)state;
+    shoal_err err = SHOAL_ERR_INIT;
+    (void)shoal_err_set(&err, SHOAL_E_INVALID, "key \"%s\"", "a\n\x1b[2J\x7f\x1f ~\xc3\xa9");
+    assert_string_equal(err.text, "key \"a??[2J?? ~\xc3\xa9\"");
+    shoal_err_prefix(&err, "%s", "file\r\n");
+    assert_string_equal(err.text, "file??: key \"a??[2J?? ~\xc3\xa9\"");
+}
+
 static void test_prefix_goes_before_what_is_set(void **state)
 {
     (void)state;
@@ -73,6 +83,7 @@ int main(void)
         cmocka_unit_test(test_set_first_error_wins_until_cleared),
         cmocka_unit_test(test_null_error_is_accepted_everywhere),
         cmocka_unit_test(test_set_long_text_is_cut_at_255_bytes),
+        cmocka_unit_test(test_text_is_one_line_whatever_it_quotes),
         cmocka_unit_test(test_prefix_goes_before_what_is_set),
         cmocka_unit_test(test_prefix_of_any_length_stays_in_bounds),
     };
