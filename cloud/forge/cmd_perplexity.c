@@ -4,29 +4,16 @@
  * of every token but a window's first. Sums are in double.
  */
 #include "cloud/forge/forge.h"
+#include "cloud/forge/metrics.h"
 
 #include "common/base/file.h"
 #include "common/base/mem.h"
-#include "common/kernels/math.h"
 
 #include <stdio.h>
 
 enum {
     CHUNK = 64
 };
-
-static double nll(const float *logits, size_t n, int32_t id)
-{
-    double max = (double)logits[0];
-    for (size_t i = 1; i < n; i++) {
-        max = SHOAL_MAX(max, (double)logits[i]);
-    }
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        sum += shoal_expd((double)logits[i] - max);
-    }
-    return max + shoal_logd(sum) - (double)logits[id];
-}
 
 /* One window: adds to *inout_sum and *inout_n. */
 static shoal_status window(forge_session *s, const int32_t *ids, size_t n, double *inout_sum,
@@ -39,8 +26,8 @@ static shoal_status window(forge_session *s, const int32_t *ids, size_t n, doubl
             .seq = s->seq, .ids = ids + at, .n_ids = n_now, .n_logits = n_now, .lora = s->lora};
         SHOAL_TRY(shoal_engine_step(s->engine, &span, 1));
         for (size_t i = 0; i < n_now; i++) {
-            *inout_sum += nll(shoal_engine_logits(s->engine, span.logits_i + i),
-                              s->model->hp.n_vocab, ids[at + i + 1]);
+            const float *logits = shoal_engine_logits(s->engine, span.logits_i + i);
+            *inout_sum += shoal_forge_judge(logits, s->model->hp.n_vocab, ids[at + i + 1]).nll;
             (*inout_n)++;
         }
     }
@@ -69,7 +56,7 @@ shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_INVALID, "%s: at least two tokens are needed",
                              args->file);
     }
-    double ppl = shoal_expd(sum / (double)n_judged);
+    double ppl = shoal_forge_perplexity_of(sum, n_judged);
     (void)printf(args->json ? "{\"ppl\": %.8g, \"tokens\": %zu}\n"
                             : "perplexity %.6g over %zu tokens\n",
                  ppl, n_judged);
