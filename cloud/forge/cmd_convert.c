@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Rewrites a GGUF: matrices to another type, the first layers only (an edge model cut from a full
- * one), or an adapter added (merge-lora, which is this with a pair for some tensors). Vectors stay
- * as they are. Everything else in the file is carried over. The output is written in pieces: memory
- * holds neither model.
+ * one; cut at an exit, its head becomes the output's), or an adapter added (merge-lora, which is
+ * this with a pair for some tensors). Vectors stay as they are. Everything else in the file is
+ * carried over. The output is written in pieces: memory holds neither model.
  */
 #include "cloud/forge/convert.h"
 
@@ -20,6 +20,7 @@ static void conversion_close(conversion *c)
     shoal_gguf_close(c->adapter);
     shoal_map_close(&c->adapter_map);
     shoal_free(c->items);
+    shoal_free(c->norms);
     shoal_gguf_writer_free(c->writer);
     shoal_pool_free(c->pool);
     shoal_file_out_close(c->out);

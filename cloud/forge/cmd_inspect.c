@@ -19,6 +19,17 @@ static const char *main_type_name(const shoal_model *m)
     return m->main_type == SHOAL_TYPE_I8 ? "FP8" : shoal_type_find((uint32_t)m->main_type)->name;
 }
 
+/* "2, 4" between the two. */
+static shoal_status append_exits(const shoal_hparams *hp, const char *before, const char *behind,
+                                 shoal_buf *out)
+{
+    SHOAL_TRY(shoal_buf_appendf(out, "%s", before));
+    for (size_t i = 0; i < hp->n_exits; i++) {
+        SHOAL_TRY(shoal_buf_appendf(out, "%s%zu", i ? ", " : "", hp->exits[i]));
+    }
+    return shoal_buf_appendf(out, "%s", behind);
+}
+
 static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
 {
     const shoal_hparams *hp = &m->hp;
@@ -28,6 +39,8 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
     shoal_hash_hex(shoal_tokenizer_hash(m->tokenizer), tokenizer);
     SHOAL_TRY(shoal_buf_appendf(out, "{\"name\": "));
     SHOAL_TRY(shoal_forge_json_string(out, hp->name, __builtin_strlen(hp->name)));
+    SHOAL_TRY(shoal_buf_appendf(out, ", \"exits\": "));
+    SHOAL_TRY(append_exits(hp, "[", "]", out));
     return shoal_buf_appendf(
         out,
         ", \"arch\": \"%s\", \"params\": %llu, \"file_bytes\": %llu, \"type\": \"%s\", "
@@ -70,6 +83,9 @@ static shoal_status print_model(const shoal_model *m, shoal_buf *out)
     if (hp->windows[0] > 0 || hp->mla.rank > 0) {
         SHOAL_TRY(shoal_buf_appendf(out, "  attention  window %zu, latent rank %zu (0: none)\n",
                                     hp->windows[0], hp->mla.rank));
+    }
+    if (hp->n_exits > 0) {
+        SHOAL_TRY(append_exits(hp, "  exits      after layers ", "\n", out));
     }
     return shoal_buf_appendf(
         out,

@@ -45,8 +45,18 @@ typedef struct conversion {
     shoal_map adapter_map; /* of an adapter to be merged, else empty */
     shoal_gguf *adapter;
     shoal_lora_file pairs;
+    size_t n_exits;              /* that stay in the output */
+    float *norms;                /* of all exits of the file, `dim` each; NULL: it has none */
+    shoal_gguf_tensor exit_norm; /* the output norm of a model cut at an exit; no data: none */
 } conversion;
 
+/* What becomes of exit heads (convert_exits.c): those that a cut leaves stay, one as deep as the
+ * cut gives its norm to the output. */
+shoal_status shoal_forge_exits_plan(conversion *c, shoal_err *err) SHOAL_MUST_CHECK;
+/* Whether a key is not to be carried over: shoal_forge_exits_put writes it, or it was fitted to
+ * weights that are other ones now. */
+bool shoal_forge_exits_drop(const conversion *c, shoal_str key);
+shoal_status shoal_forge_exits_put(conversion *c) SHOAL_MUST_CHECK;
 /* Fills items, and tells the writer of metadata and tensors in the order of the output. */
 shoal_status shoal_forge_convert_plan(conversion *c, shoal_err *err) SHOAL_MUST_CHECK;
 /* Writes one item's tensors behind what is written. */

@@ -73,6 +73,10 @@ static convert_target fitting(conversion *c, convert_target to, uint64_t k)
 static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert_item *ret,
                               shoal_err *err)
 {
+    if (c->exit_norm.data && is_named(t->name, "output_norm.weight")) {
+        c->exit_norm.name = t->name;
+        t = &c->exit_norm;
+    }
     bool outer = is_named(t->name, "output.weight") || is_named(t->name, "token_embd.weight");
     bool matrix = (t->dims[1] > 1 || t->type == SHOAL_TYPE_I8) && ends_with(t->name, ".weight") &&
                   !ends_with(t->name, "ffn_gate_inp.weight");
@@ -143,10 +147,12 @@ static shoal_status put_metadata(conversion *c)
 {
     for (size_t i = 0; i < shoal_gguf_n_kv(c->gguf); i++) {
         shoal_str key = shoal_gguf_key_at(c->gguf, i);
-        if (!is_named(key, SHOAL_FP8_KEY) && !is_of_packing(key)) {
+        if (!is_named(key, SHOAL_FP8_KEY) && !is_of_packing(key) &&
+            !shoal_forge_exits_drop(c, key)) {
             SHOAL_TRY(shoal_gguf_put_raw(c->writer, key, shoal_gguf_raw_at(c->gguf, i)));
         }
     }
+    SHOAL_TRY(shoal_forge_exits_put(c));
     SHOAL_TRY(put_file_type(c));
     if (c->any_fp8) {
         SHOAL_TRY(shoal_gguf_put_str(c->writer, SHOAL_FP8_KEY, SHOAL_FP8_FORMAT));
@@ -166,6 +172,7 @@ shoal_status shoal_forge_convert_plan(conversion *c, shoal_err *err)
     if (!c->items || shoal_gguf_writer_new(&c->writer) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the writer");
     }
+    SHOAL_TRY(shoal_forge_exits_plan(c, err));
     for (size_t i = 0; i < n; i++) {
         const shoal_gguf_tensor *t = shoal_gguf_tensor_at(c->gguf, i);
         bool dropped = c->n_layers > 0 && layer_of(t->name) >= (long)c->n_layers;

@@ -439,7 +439,8 @@ void shoal_forward_layers(shoal_forward *f, const shoal_row *rows, size_t n_rows
     }
 }
 
-void shoal_forward_logits(shoal_forward *f)
+/* Logits of the rows that are left, through this norm. */
+static void logits_through(shoal_forward *f, const float *norm)
 {
     const shoal_model *model = f->model;
     const shoal_hparams *hp = &model->hp;
@@ -448,14 +449,25 @@ void shoal_forward_logits(shoal_forward *f)
         return;
     }
     for (size_t i = 0; i < f->n_rows; i++) {
-        f->kernels->rmsnorm(hp->dim, f->x + i * hp->dim, model->out_norm, hp->norm_eps,
-                            f->last + i * hp->dim);
+        f->kernels->rmsnorm(hp->dim, f->x + i * hp->dim, norm, hp->norm_eps, f->last + i * hp->dim);
     }
     shoal_acts_set(f->acts, f->last, f->n_rows, hp->dim, hp->dim);
     shoal_forward_matmul(f, model->output ? model->output : model->embed, f->logits);
     for (size_t i = 0; hp->final_softcap > 0 && i < f->n_rows; i++) {
         f->kernels->softcap(hp->n_vocab, hp->final_softcap, f->logits + i * hp->n_vocab);
     }
+}
+
+void shoal_forward_logits(shoal_forward *f)
+{
+    logits_through(f, f->model->out_norm);
+}
+
+void shoal_forward_exit_logits(shoal_forward *f, size_t exit_i)
+{
+    const shoal_hparams *hp = &f->model->hp;
+    SHOAL_ASSERT(exit_i < hp->n_exits && f->layer == hp->exits[exit_i]);
+    logits_through(f, f->model->exit_norm + exit_i * hp->dim);
 }
 
 const float *shoal_forward_logits_at(const shoal_forward *f, size_t i)

@@ -46,7 +46,10 @@ void shoal_forward_layers(shoal_forward *forward, const shoal_row *rows, size_t 
 
 /* Logits of all rows that are left: out_norm, then the output matrix. At most n_logits_max. */
 void shoal_forward_logits(shoal_forward *forward);
-/* Result i of the last shoal_forward_logits, (n_vocab). */
+/* The same at exit `exit_i`, once the rows have come through layers [0, exits[exit_i]): its norm,
+ * then the output matrix. The rows' hidden states stay as they are and may go on. */
+void shoal_forward_exit_logits(shoal_forward *forward, size_t exit_i);
+/* Result i of the last logits of either kind, (n_vocab). */
 const float *shoal_forward_logits_at(const shoal_forward *forward, size_t i);
 
 /* Bytes of weights that products have read since new. */

@@ -262,5 +262,6 @@ shoal_status shoal_hparams_read(const shoal_gguf *gguf, bool expanded, shoal_hpa
     SHOAL_TRY(read_latent(&keys, expanded, ret_hp));
     SHOAL_TRY(read_scales(&keys, ret_hp));
     SHOAL_TRY(read_windows(&keys, ret_hp));
-    return read_ffn(&keys, ret_hp);
+    SHOAL_TRY(read_ffn(&keys, ret_hp));
+    return shoal_exits_read_layers(gguf, ret_hp, err);
 }

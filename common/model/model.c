@@ -84,6 +84,7 @@ static shoal_status build(shoal_model *model, const shoal_gguf *gguf, bool expan
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the model");
     }
     SHOAL_TRY(shoal_rope_read(model, gguf, used, err));
+    SHOAL_TRY(shoal_exits_read_norms(model, gguf, err));
     SHOAL_TRY(shoal_pack_check(gguf, model->builders, err));
     SHOAL_TRY(shoal_tensors_load(model, gguf, used, err));
     return hash_model(model, gguf, err);
@@ -165,6 +166,7 @@ void shoal_model_free(shoal_model *model)
     shoal_weight_free(model->embed);
     shoal_weight_free(model->output);
     shoal_free(model->out_norm);
+    shoal_free(model->exit_norm);
     for (size_t r = 0; r < SHOAL_COUNT(model->rope); r++) {
         shoal_free(model->rope[r].freq);
     }

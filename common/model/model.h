@@ -25,8 +25,13 @@ enum {
     SHOAL_MODEL_CTX_MAX = 1 << 22,
     SHOAL_MODEL_EXPERTS_MAX = 1024,
     SHOAL_MODEL_EXPERTS_USED_MAX = 64,
-    SHOAL_MODEL_LATENT_MAX = 16384 /* rank of a compressed query or key-value */
+    SHOAL_MODEL_LATENT_MAX = 16384, /* rank of a compressed query or key-value */
+    SHOAL_MODEL_EXITS_MAX = 8
 };
+
+/* Exit heads in a file: i32 layer counts, ascending, and f32 norm weights, `dim` for each. */
+#define SHOAL_EXIT_LAYERS_KEY "shoal.exit.layers"
+#define SHOAL_EXIT_NORM_KEY   "shoal.exit.norm"
 
 /* Mixture of experts: which experts a token visits, and with what weight. */
 typedef struct shoal_moe {
@@ -75,6 +80,8 @@ typedef struct shoal_hparams {
     shoal_moe moe;
     shoal_mla mla;
     size_t windows[SHOAL_MODEL_LAYERS_MAX]; /* positions a layer sees, its own included; 0: all */
+    size_t n_exits;
+    size_t exits[SHOAL_MODEL_EXITS_MAX]; /* layers below each exit, ascending, in [1, n_layers) */
 } shoal_hparams;
 
 /* Rotation of positions: pair i turns by freq[i] radians per position, cosines and sines are
@@ -136,10 +143,13 @@ typedef struct shoal_model {
     shoal_weight *embed;  /* (n_vocab, dim) */
     float *out_norm;      /* (dim) */
     shoal_weight *output; /* (n_vocab, dim); NULL when tied */
+    float *exit_norm;     /* (n_exits, dim); NULL without exits */
     shoal_layer *layers;  /* (n_layers) */
     shoal_rope rope[2];   /* of all layers; of layers with a window where they have their own */
     shoal_tokenizer *tokenizer;
-    shoal_hash hash; /* over numbers that change results, and every tensor (R9) */
+    shoal_hash hash; /* over numbers that change results, and every tensor (R9); exits are not in
+                      * it: what the full depth answers does not depend on them, so models that
+                      * differ in exits alone verify each other */
     uint64_t file_bytes;
     uint64_t n_params;
     shoal_type main_type; /* type of most weight bytes */

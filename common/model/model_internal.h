@@ -39,6 +39,11 @@ shoal_status shoal_keys_check_all(const shoal_keys *keys) SHOAL_MUST_CHECK;
  * (hparams.c). */
 shoal_status shoal_hparams_read(const shoal_gguf *gguf, bool expanded, shoal_hparams *ret_hp,
                                 shoal_err *err) SHOAL_MUST_CHECK;
+/* Exit heads (exits.c): their depths, once n_layers is known; their norms. */
+shoal_status shoal_exits_read_layers(const shoal_gguf *gguf, shoal_hparams *hp,
+                                     shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_exits_read_norms(shoal_model *model, const shoal_gguf *gguf,
+                                    shoal_err *err) SHOAL_MUST_CHECK;
 /* Rotation tables, which scaling keys and factor tensors shape (rope.c). May change
  * hp.attn_scale. Tensors that were used are marked. */
 shoal_status shoal_rope_read(shoal_model *model, const shoal_gguf *gguf, bool *used,

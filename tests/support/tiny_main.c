@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * shoal-tiny-model SEED FILE [TYPE [VARIANT]]: writes the seeded model of the tests, or the one of
- * an architecture's variant (tiny_arch.h), for those that need a file.
+ * an architecture's variant (tiny_arch.h), or "exits", four layers with exits after 1 and 3, for
+ * those that need a file.
  */
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
@@ -10,6 +11,22 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+static shoal_status build(const char *variant, uint64_t seed, shoal_type type, shoal_buf *buf)
+{
+    if (variant && strcmp(variant, "exits") != 0) {
+        return shoal_tiny_arch_gguf(variant, seed, type, buf);
+    }
+    shoal_tiny_settings settings = {.seed = seed, .type = type};
+    if (variant) {
+        settings.n_layers = 4;
+        settings.n_exits = 2;
+        settings.exits[0] = 1;
+        settings.exits[1] = 3;
+    }
+    return shoal_tiny_model_build(&settings, buf);
+}
 
 int main(int argc, char **argv)
 {
@@ -23,8 +40,7 @@ int main(int argc, char **argv)
     uint64_t seed = strtoull(argv[1], NULL, 10);
     shoal_status status = SHOAL_E_UNSUPPORTED;
     if (type) {
-        status = argc > 4 ? shoal_tiny_arch_gguf(argv[4], seed, type->type, &buf)
-                          : shoal_tiny_model_gguf(seed, type->type, &buf);
+        status = build(argc > 4 ? argv[4] : NULL, seed, type->type, &buf);
     }
     if (status != SHOAL_OK || shoal_file_write(argv[2], buf.data, buf.length, &err) != SHOAL_OK) {
         (void)fprintf(stderr, "shoal-tiny-model: %s\n", err.text[0] ? err.text : "refused");

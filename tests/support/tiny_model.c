@@ -259,6 +259,20 @@ static shoal_status put_all(tiny *t, const shape *s, const char *template)
     return SHOAL_OK;
 }
 
+/* Their randomness is their own, so that a model with exits has the tensors of one without. */
+static shoal_status put_exits(tiny *t, const shape *s, const shoal_tiny_settings *settings)
+{
+    float norms[8 * SHOAL_TINY_DIM_WIDE];
+    uint64_t rng = settings->seed + 1;
+    size_t n = settings->n_exits * (size_t)s->dim;
+    for (size_t i = 0; i < n; i++) {
+        norms[i] = 1.0f + 0.25f * uniform(&rng);
+    }
+    SHOAL_TRY(shoal_gguf_put_i32_array(t->writer, "shoal.exit.layers", settings->exits,
+                                       settings->n_exits));
+    return shoal_gguf_put_f32_array(t->writer, "shoal.exit.norm", norms, n);
+}
+
 shoal_status shoal_tiny_finish(tiny *t, shoal_status status, shoal_buf *buf)
 {
     if (status == SHOAL_OK) {
@@ -278,7 +292,8 @@ shoal_status shoal_tiny_model_build(const shoal_tiny_settings *settings, shoal_b
         .dim = settings->wide ? SHOAL_TINY_DIM_WIDE : SHOAL_TINY_DIM,
         .ffn = settings->wide ? SHOAL_TINY_DIM_WIDE : SHOAL_TINY_FFN,
     };
-    if (s.n_layers > LAYERS_MAX || shoal_type_find((uint32_t)settings->type) == NULL) {
+    if (s.n_layers > LAYERS_MAX || settings->n_exits > 8 ||
+        shoal_type_find((uint32_t)settings->type) == NULL) {
         return SHOAL_E_INVALID;
     }
     tiny t = {.type = settings->type,
@@ -288,6 +303,9 @@ shoal_status shoal_tiny_model_build(const shoal_tiny_settings *settings, shoal_b
     shoal_status status = shoal_gguf_writer_new(&t.writer);
     if (status == SHOAL_OK) {
         status = put_all(&t, &s, settings->template);
+    }
+    if (status == SHOAL_OK && settings->n_exits > 0) {
+        status = put_exits(&t, &s, settings);
     }
     return shoal_tiny_finish(&t, status, buf);
 }

@@ -36,6 +36,8 @@ typedef struct shoal_tiny_settings {
     uint64_t noise_seed;  /* 0: none; else every matrix gets noise from this seed on top */
     float noise;          /* standard deviation of it, relative to the matrix's own */
     const char *template; /* tokenizer.chat_template, NULL: none */
+    uint32_t n_exits;     /* exit heads with random norms, at most 8; they change nothing else */
+    int32_t exits[8];     /* layers below each, written as they are */
 } shoal_tiny_settings;
 
 /* Appends a whole GGUF file to buf. */
