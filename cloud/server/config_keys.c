@@ -18,6 +18,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     STRING("model.path", "", "GGUF file of the model to serve."),
     STRING("model.name", "", "Name told to edges; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
+    {"model.pin_threads", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Keep each compute thread on a CPU of its own: for machines that do nothing else."},
     STRING("cpu.mask", "native",
            "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; same results."),
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
@@ -91,6 +93,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     }
     shoal_engine_settings *engine = &s.node.engine;
     engine->n_threads = (size_t)shoal_config_int(config, "model.threads");
+    engine->pin_threads = shoal_config_bool(config, "model.pin_threads");
     engine->n_ctx = (size_t)shoal_config_int(config, "context.max");
     engine->kv_bytes = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     engine->kv_type = kv_type_of(shoal_config_string(config, "kv.type"));

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdalign.h>
 #include <stdatomic.h>
@@ -51,6 +52,8 @@ typedef struct pool_worker {
 
 struct shoal_pool {
     size_t n_threads;
+    size_t *cpus; /* (n_threads) one for each thread; NULL: not pinned */
+    bool caller_pinned;
     uint64_t spin_ns; /* 0 where a spinning thread would keep the working one off its CPU */
     pool_worker *workers;
 
@@ -186,6 +189,44 @@ size_t shoal_pool_n_cpus(void)
     return n > 0 ? (size_t)n : 1;
 }
 
+static bool put_on(pthread_t thread, size_t cpu)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    return pthread_setaffinity_np(thread, sizeof set, &set) == 0;
+}
+
+shoal_status shoal_pool_pin(shoal_pool *pool)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {
+        return SHOAL_E_UNSUPPORTED;
+    }
+    if ((size_t)CPU_COUNT(&set) < pool->n_threads) {
+        return SHOAL_E_LIMIT;
+    }
+    SHOAL_CLEANUP(shoal_free_cleanup) size_t *cpus = shoal_calloc(pool->n_threads, sizeof *cpus);
+    if (!cpus) {
+        return SHOAL_E_NOMEM;
+    }
+    size_t cpu = 0;
+    for (size_t i = 0; i < pool->n_threads; i++, cpu++) {
+        while (!CPU_ISSET(cpu, &set)) {
+            cpu++;
+        }
+        cpus[i] = cpu;
+        if (i > 0 && !put_on(shoal_thread_native(pool->workers[i - 1].thread), cpu)) {
+            return SHOAL_E_UNSUPPORTED;
+        }
+    }
+    shoal_free(pool->cpus);
+    pool->cpus = SHOAL_STEAL(cpus);
+    pool->caller_pinned = false;
+    return SHOAL_OK;
+}
+
 static shoal_status start_workers(shoal_pool *pool)
 {
     for (size_t i = 1; i < pool->n_threads; i++) {
@@ -231,6 +272,7 @@ void shoal_pool_free(shoal_pool *pool)
         shoal_thread_join(pool->workers[i].thread);
     }
     shoal_free(pool->workers);
+    shoal_free(pool->cpus);
     shoal_free(pool);
 }
 
@@ -260,6 +302,10 @@ void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_par
     SHOAL_ASSERT(shoal_thread_role() != SHOAL_ROLE_LOOP);
     bool was_running = atomic_exchange(&pool->running, true);
     SHOAL_ASSERT(!was_running);
+    if (pool->cpus && !pool->caller_pinned) {
+        pool->caller_pinned = true;
+        (void)put_on(pthread_self(), pool->cpus[0]); /* refused: it runs where it may, as before */
+    }
     if (pool->n_threads == 1 || n_parts == 1) {
         for (size_t part_i = 0; part_i < n_parts; part_i++) {
             fn(ctx, part_i, 0);

@@ -19,8 +19,7 @@ typedef struct shoal_pool shoal_pool;
 /* part_i in [0, n_parts); worker_i in [0, n_threads) names the thread, for scratch memory. */
 typedef void shoal_pool_fn(void *ctx, size_t part_i, size_t worker_i);
 
-/* n_threads counts the caller: 1 makes no thread. Threads are not pinned: on a quiet machine
- * the scheduler leaves them where they are, and where others work pinning makes them wait.
+/* n_threads counts the caller: 1 makes no thread.
  * SHOAL_E_INVALID outside [1, SHOAL_POOL_THREADS_MAX]; SHOAL_E_NOMEM when threads cannot start. */
 shoal_status shoal_pool_new(size_t n_threads, shoal_pool **ret_pool) SHOAL_MUST_CHECK;
 void shoal_pool_free(shoal_pool *pool);
@@ -29,6 +28,13 @@ SHOAL_DEFINE_CLEANUP(shoal_pool, shoal_pool_free)
 /* CPUs this process may run on; 1 when that cannot be learnt. */
 size_t shoal_pool_n_cpus(void);
 size_t shoal_pool_n_threads(const shoal_pool *pool);
+
+/* Keeps each thread on a CPU of its own from now on: worker i on the i-th this process may run on,
+ * the caller of shoal_pool_run, which must stay the same thread, on the first. Not done unless
+ * asked: on a quiet machine the scheduler leaves threads where they are, and where others work a
+ * pinned thread waits for its CPU while another stands idle. SHOAL_E_LIMIT when there are more
+ * threads than CPUs, SHOAL_E_UNSUPPORTED when the kernel refuses; then nothing is promised. */
+shoal_status shoal_pool_pin(shoal_pool *pool) SHOAL_MUST_CHECK;
 
 /* Runs fn for every part; allocates nothing. n_parts = 0 returns at once. */
 void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts);

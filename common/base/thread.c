@@ -72,6 +72,11 @@ void shoal_thread_join(shoal_thread *thread)
     shoal_free(thread);
 }
 
+pthread_t shoal_thread_native(const shoal_thread *thread)
+{
+    return thread->handle;
+}
+
 void shoal_thread_set_role(shoal_role role)
 {
     current_role = role;

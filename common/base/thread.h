@@ -10,6 +10,8 @@
 
 #include "common/base/macros.h"
 
+#include <pthread.h>
+
 typedef enum shoal_role {
     SHOAL_ROLE_NONE,
     SHOAL_ROLE_LOOP,
@@ -28,6 +30,9 @@ shoal_status shoal_thread_start(shoal_role role, const char *name, void (*fn)(vo
 
 /* Waits for the thread's end and frees it. NULL is allowed. */
 void shoal_thread_join(shoal_thread *thread);
+
+/* For what this header does not do, such as placing a thread on a CPU. */
+pthread_t shoal_thread_native(const shoal_thread *thread);
 
 void shoal_thread_set_role(shoal_role role);
 shoal_role shoal_thread_role(void);

@@ -101,6 +101,13 @@ shoal_status shoal_engine_new(const shoal_model *model, const shoal_engine_setti
         return shoal_err_set(err, status, "cannot start %zu compute threads: take 1 to %d",
                              engine->settings.n_threads, (int)SHOAL_POOL_THREADS_MAX);
     }
+    status = engine->settings.pin_threads ? shoal_pool_pin(engine->pool) : SHOAL_OK;
+    if (status != SHOAL_OK) {
+        return shoal_err_set(err, status,
+                             "cannot keep %zu compute threads on CPUs of their own, of %zu that "
+                             "this process may use: take fewer threads, or do not pin",
+                             engine->settings.n_threads, shoal_pool_n_cpus());
+    }
     SHOAL_TRY(make_kv(engine, err));
     shoal_forward_shape shape = {
         .n_rows_max = engine->settings.n_rows_max,

@@ -17,6 +17,7 @@ enum {
 
 typedef struct shoal_engine_settings {
     size_t n_threads;     /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
+    bool pin_threads;     /* each on a CPU of its own (shoal_pool_pin); default false */
     uint32_t cpu_mask;    /* shoal_cpu_tier bits allowed; default all */
     size_t n_ctx;         /* tokens per sequence at most; 0: the model's */
     size_t kv_bytes;      /* size of the KV pool; default 256 MiB */

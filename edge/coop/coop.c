@@ -56,6 +56,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
 {
     shoal_engine_settings es = shoal_engine_settings_default();
     es.n_threads = coop->settings.n_threads;
+    es.pin_threads = coop->settings.pin_threads;
     es.cpu_mask = coop->settings.cpu_mask;
     es.n_ctx = coop->settings.n_ctx_max;
     es.kv_bytes = coop->settings.kv_bytes_max;

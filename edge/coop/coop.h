@@ -91,6 +91,7 @@ typedef struct shoal_coop_settings {
     const char *cloud_target; /* "host:port", NULL or "": no cloud */
     shoal_rpc_tls tls;
     uint32_t n_threads;      /* compute threads */
+    bool pin_threads;        /* each on a CPU of its own */
     uint32_t cpu_mask;       /* shoal_cpu_tier bits allowed */
     size_t kv_bytes_max;     /* KV pool, default 64 MiB */
     size_t n_ctx_max;        /* 0: the model's */

@@ -27,6 +27,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
     STRING("model.path", "", "GGUF file of the edge model."),
     STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
+    {"model.pin_threads", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Keep each compute thread on a CPU of its own: for machines that do nothing else."},
     STRING("cpu.mask", "native",
            "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; same results."),
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
@@ -122,6 +124,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
         .name_override = text_or_null(config, "cloud.name_override"),
     };
     s.n_threads = (uint32_t)shoal_config_int(config, "model.threads");
+    s.pin_threads = shoal_config_bool(config, "model.pin_threads");
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
     s.kv_type = kv_type(config);

@@ -23,11 +23,12 @@ unset logscale x
 set title "Share of what the machine can do"
 set xlabel ""
 set ylabel "share"
-set yrange [0:1.1]
+set yrange [0:1.3]
+set arrow 1 from graph 0, first 1 to graph 1, first 1 nohead lc rgb "#888888" dt 2
 set style data histograms
 set style histogram clustered gap 1
 set style fill solid 0.8 border -1
-set key top right noreverse Right
+set key top right noreverse Right horizontal
 set xtics rotate by -30
 plot "< awk '!/^#/ && $1 != \"model\" { print $1 \" \" $2, $5, $15 }' ".data using 3:xticlabels(stringcolumn(1)." ".stringcolumn(2)) lc rgb "#4477aa" title "decode, of the bandwidth", \
      "" using 4 lc rgb "#ee9944" title "prefill, of the arithmetic"

@@ -14,7 +14,8 @@ enum {
     PART_BYTES = 4 << 20,
     N_PARTS = READ_BYTES / PART_BYTES,
     STREAMS = 4,
-    ROUNDS = 20000 /* of the register loops, in each thread */
+    ROUNDS = 20000, /* of the register loops, in each thread */
+    BURSTS = 5
 };
 
 struct bench_peak {
@@ -96,18 +97,23 @@ static void run_loop(void *ctx, size_t part, size_t worker)
     p->ops[part] = p->loop(ROUNDS);
 }
 
+/* The best of a few bursts: one that another process interrupts says nothing about the machine. */
 static double run_loops(bench_peak *peak, double (*loop)(size_t n))
 {
     size_t n = shoal_pool_n_threads(peak->pool);
+    double best = 0;
     peak->loop = loop;
-    double start = seconds();
-    shoal_pool_run(peak->pool, run_loop, peak, n);
-    double took = seconds() - start;
-    double ops = 0;
-    for (size_t i = 0; i < n; i++) {
-        ops += peak->ops[i];
+    for (int burst = 0; burst < BURSTS; burst++) {
+        double start = seconds();
+        shoal_pool_run(peak->pool, run_loop, peak, n);
+        double took = seconds() - start;
+        double ops = 0;
+        for (size_t i = 0; i < n; i++) {
+            ops += peak->ops[i];
+        }
+        best = SHOAL_MAX(best, ops / 1e9 / took);
     }
-    return ops / 1e9 / took;
+    return best;
 }
 
 #if defined(__x86_64__)

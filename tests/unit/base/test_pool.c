@@ -10,8 +10,12 @@
 #include "common/base/thread.h"
 
 #include <stdatomic.h>
+#include <sched.h>
 #include <stdbool.h>
+#include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
     N_MAX = 5000
@@ -50,6 +54,49 @@ static void test_number_of_threads_outside_its_range_is_refused(void **state)
     assert_int_equal(shoal_pool_new(SHOAL_POOL_THREADS_MAX + 1, &pool), SHOAL_E_INVALID);
     assert_null(pool);
     shoal_pool_free(NULL);
+}
+
+static void note_cpu(void *ctx, size_t part_i, size_t worker_i)
+{
+    (void)part_i;
+    int *cpus = ctx;
+    cpus[worker_i] = sched_getcpu();
+}
+
+/* Runs in a process of its own: the caller is pinned for good. */
+static void test_pinned_threads_have_a_cpu_each(void **state)
+{
+    (void)state;
+    size_t n = shoal_pool_n_cpus();
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        bool good = true;
+        if (n < SHOAL_POOL_THREADS_MAX) {
+            shoal_pool *pool = make(n + 1);
+            good = shoal_pool_pin(pool) == SHOAL_E_LIMIT;
+            shoal_pool_free(pool);
+        }
+        n = SHOAL_MIN(n, (size_t)SHOAL_POOL_THREADS_MAX);
+        shoal_pool *pool = make(n);
+        good = good && shoal_pool_pin(pool) == SHOAL_OK && shoal_pool_pin(pool) == SHOAL_OK;
+        int cpus[SHOAL_POOL_THREADS_MAX];
+        memset(cpus, -1, sizeof cpus);
+        for (int job_i = 0; job_i < 200; job_i++) {
+            shoal_pool_run(pool, note_cpu, cpus, 4 * n);
+        }
+        for (size_t a = 0; a < n; a++) {
+            for (size_t b = 0; b < a; b++) {
+                good = good && (cpus[a] < 0 || cpus[a] != cpus[b]);
+            }
+        }
+        shoal_pool_free(pool);
+        _exit(good ? 0 : 1);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 static void test_most_threads_start_and_end(void **state)
@@ -196,6 +243,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_number_of_threads_outside_its_range_is_refused),
+        cmocka_unit_test(
+            test_pinned_threads_have_a_cpu_each), /* first: no thread is left to fork beside */
         cmocka_unit_test(test_most_threads_start_and_end),
         cmocka_unit_test(test_every_part_runs_exactly_once),
         cmocka_unit_test(test_many_jobs_in_a_row_stay_apart),
