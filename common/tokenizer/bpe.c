@@ -341,19 +341,23 @@ static int32_t whole_piece(const shoal_tokenizer *tokenizer, const char *piece, 
     return shoal_vocab_find_plain(tokenizer, text, length);
 }
 
-static shoal_status encode_piece(shoal_encoder *encoder, const char *piece, size_t n)
+/* A shoal_bpe_piece_fn whose context is a shoal_encoder. */
+static shoal_status encode_piece(void *ctx, shoal_str piece, bool loose)
 {
+    shoal_encoder *encoder = ctx;
     const shoal_tokenizer *tokenizer = encoder->tokenizer;
-    if (tokenizer->traits.ignore_merges) {
-        int32_t id = whole_piece(tokenizer, piece, n);
+    if (!loose && tokenizer->traits.ignore_merges) {
+        int32_t id = whole_piece(tokenizer, piece.data, piece.length);
         if (id >= 0) {
             return shoal_encoder_push_id(encoder, id);
         }
     }
     encoder->n_symbols = 0;
-    for (size_t i = 0; i < n; i++) {
-        shoal_symbol symbol = {.length = 1, .id = shoal_vocab_byte(tokenizer, (uint8_t)piece[i])};
-        SHOAL_TRY(shoal_encoder_push_symbol(encoder, symbol));
+    for (size_t i = 0; i < piece.length; i++) {
+        int32_t id = shoal_vocab_byte(tokenizer, (uint8_t)piece.data[i]);
+        shoal_symbol symbol = {.length = 1, .id = id};
+        SHOAL_TRY(loose ? shoal_encoder_push_id(encoder, id)
+                        : shoal_encoder_push_symbol(encoder, symbol));
     }
     SHOAL_TRY(shoal_encoder_merge(encoder));
     for (size_t i = 0; i < encoder->n_symbols; i++) {
@@ -363,15 +367,15 @@ static shoal_status encode_piece(shoal_encoder *encoder, const char *piece, size
 }
 
 /* text is valid UTF-8. */
-static shoal_status encode_valid(shoal_encoder *encoder, const char *text, size_t n, shoal_err *err)
+static shoal_status walk_valid(const shoal_bpe_walk *walk, shoal_str text, shoal_err *err)
 {
-    for (size_t at = 0; at < n;) {
+    for (size_t at = 0; at < text.length;) {
         size_t length = 0;
-        SHOAL_TRY(shoal_bpe_split_next(encoder->tokenizer->split, encoder->match,
-                                       (shoal_str){.data = text, .length = n}, at, &length, err));
+        SHOAL_TRY(shoal_bpe_split_next(walk->split, walk->match, text, at, &length, err));
         for (size_t done = 0; done < length;) {
             size_t part = SHOAL_MIN(length - done, (size_t)SHOAL_SEGMENT_MAX);
-            SHOAL_TRY(encode_piece(encoder, text + at + done, part));
+            shoal_str piece = {.data = text.data + at + done, .length = part};
+            SHOAL_TRY(walk->piece(walk->ctx, piece, false));
             done += part;
         }
         at += length;
@@ -379,25 +383,34 @@ static shoal_status encode_valid(shoal_encoder *encoder, const char *text, size_
     return SHOAL_OK;
 }
 
+shoal_status shoal_bpe_walk_text(const shoal_bpe_walk *walk, shoal_str text, shoal_err *err)
+{
+    size_t valid_from = 0;
+    for (size_t at = 0; at < text.length;) {
+        shoal_utf8_part part = shoal_utf8_next(text.data + at, text.length - at);
+        if (part.state == SHOAL_UTF8_VALID) {
+            at += part.length;
+            continue;
+        }
+        shoal_str valid = {.data = text.data + valid_from, .length = at - valid_from};
+        shoal_str loose = {.data = text.data + at, .length = part.length};
+        SHOAL_TRY(walk_valid(walk, valid, err));
+        SHOAL_TRY(walk->piece(walk->ctx, loose, true));
+        at += part.length;
+        valid_from = at;
+    }
+    shoal_str rest = {.data = text.data + valid_from, .length = text.length - valid_from};
+    return walk_valid(walk, rest, err);
+}
+
 shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n, shoal_err *err)
 {
     if (!encoder->match) {
         SHOAL_TRY(shoal_bpe_match_new(encoder->tokenizer->split, &encoder->match));
     }
-    size_t valid_from = 0;
-    for (size_t at = 0; at < n;) {
-        shoal_utf8_part part = shoal_utf8_next(text + at, n - at);
-        if (part.state == SHOAL_UTF8_VALID) {
-            at += part.length;
-            continue;
-        }
-        SHOAL_TRY(encode_valid(encoder, text + valid_from, at - valid_from, err));
-        for (size_t i = 0; i < part.length; i++) {
-            int32_t id = shoal_vocab_byte(encoder->tokenizer, (uint8_t)text[at + i]);
-            SHOAL_TRY(shoal_encoder_push_id(encoder, id));
-        }
-        at += part.length;
-        valid_from = at;
-    }
-    return encode_valid(encoder, text + valid_from, n - valid_from, err);
+    shoal_bpe_walk walk = {.split = encoder->tokenizer->split,
+                           .match = encoder->match,
+                           .piece = encode_piece,
+                           .ctx = encoder};
+    return shoal_bpe_walk_text(&walk, (shoal_str){.data = text, .length = n}, err);
 }

@@ -183,7 +183,8 @@ uint64_t shoal_vocab_hash(const shoal_tokenizer *tokenizer, const char *data, si
 /* SPM: the hash of two texts one after the other. */
 uint64_t shoal_vocab_hash_join(const shoal_vocab_map *map, uint64_t left, uint64_t right,
                                size_t right_length);
-/* A keyed hash of one number. */
+/* A keyed hash of bytes, and of one number. */
+uint64_t shoal_vocab_hash_bytes(const uint64_t keys[SHOAL_VOCAB_KEYS], const char *data, size_t n);
 uint64_t shoal_vocab_hash_u64(const uint64_t keys[SHOAL_VOCAB_KEYS], uint64_t x);
 /* Odd random numbers. */
 void shoal_vocab_keys_choose(uint64_t ret_keys[SHOAL_VOCAB_KEYS]);
@@ -275,6 +276,18 @@ shoal_status shoal_bpe_load_rule(shoal_tokenizer *tokenizer, const shoal_gguf *g
 shoal_status shoal_bpe_init(shoal_tokenizer *tokenizer, const shoal_gguf *gguf,
                             shoal_hasher *hasher, shoal_err *err);
 shoal_status shoal_bpe_encode(shoal_encoder *encoder, const char *text, size_t n, shoal_err *err);
+/* Merging happens within a piece and nowhere else. A loose piece is bytes that are no UTF-8: each
+ * of them is a token by itself. */
+typedef shoal_status (*shoal_bpe_piece_fn)(void *ctx, shoal_str piece, bool loose);
+typedef struct shoal_bpe_walk {
+    const shoal_bpe_split *split;
+    shoal_bpe_match *match;
+    shoal_bpe_piece_fn piece;
+    void *ctx;
+} shoal_bpe_walk;
+/* Shows the pieces of a text in order, at most SHOAL_SEGMENT_MAX bytes each: one walk for what
+ * encodes and what learns, so that both see the same. */
+shoal_status shoal_bpe_walk_text(const shoal_bpe_walk *walk, shoal_str text, shoal_err *err);
 /* The character that stands for a byte in BPE texts: 1 or 2 bytes of UTF-8. */
 size_t shoal_bpe_char_of_byte(uint8_t byte, char ret_char[2]);
 /* The byte a code point of BPE texts stands for, or -1. */

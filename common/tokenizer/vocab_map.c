@@ -69,7 +69,7 @@ static void load_short(const char *p, size_t n, uint64_t *ret_head, uint64_t *re
     }
 }
 
-static uint64_t hash_bytes(const uint64_t *keys, const char *data, size_t n)
+uint64_t shoal_vocab_hash_bytes(const uint64_t keys[SHOAL_VOCAB_KEYS], const char *data, size_t n)
 {
     uint64_t state = keys[0] ^ n;
     while (n > 16) {
@@ -86,7 +86,7 @@ static uint64_t hash_bytes(const uint64_t *keys, const char *data, size_t n)
 uint64_t shoal_vocab_hash(const shoal_tokenizer *tokenizer, const char *data, size_t n)
 {
     if (tokenizer->kind == SHOAL_VOCAB_BPE) {
-        return hash_bytes(tokenizer->map.keys, data, n);
+        return shoal_vocab_hash_bytes(tokenizer->map.keys, data, n);
     }
     uint64_t base = tokenizer->map.keys[0];
     uint64_t hash = 0;
