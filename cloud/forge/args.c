@@ -4,6 +4,8 @@
  */
 #include "cloud/forge/forge.h"
 
+#include "common/tokenizer/train.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -16,6 +18,7 @@ typedef enum option_kind {
     OPTION_INT,
     OPTION_REAL,
     OPTION_FLAG,
+    OPTION_FILES, /* no option: what is left over when all are read */
     OPTION_SEED
 } option_kind;
 
@@ -71,6 +74,16 @@ static const option_row rows[] = {
      "adapter, and how strong it is (default 1)"},
     {'M', "lora", 0, OPTION_TEXT, AT(lora), 0, 0, "FILE[=S]",
      "adapter to merge, and how strong it is (default 1; required)"},
+    {'v', "vocab", 0, OPTION_INT, AT(vocab), SHOAL_BPE_VOCAB_MIN, SHOAL_VOCAB_MAX, "N",
+     "tokens of the vocabulary (default 2048)"},
+    {'g', "token-bytes", 0, OPTION_INT, AT(token_bytes), 1, SHOAL_BPE_LENGTH_MAX, "N",
+     "longest token (default 16)"},
+    {'r', "min-count", 0, OPTION_INT, AT(min_count), 1, 1 << 30, "N",
+     "how often a pair must occur to become a token (default 2)"},
+    {'N', "name", 0, OPTION_TEXT, AT(name), 0, 0, "TEXT",
+     "general.name of the file (default shoal-tokenizer)"},
+    {'F', "", 0, OPTION_FILES, 0, 0, 0, "FILE[=SHARE]...",
+     "texts; shares set what part each has, whatever its size"},
     {'a', "all", 0, OPTION_FLAG, AT(all), 0, 0, NULL, "every row, or every tensor"},
     {'D', "decode", 0, OPTION_FLAG, AT(decode), 0, 0, NULL, "ids on stdin to text"},
     {'V', "verify", 0, OPTION_FLAG, AT(verify), 0, 0, NULL,
@@ -87,6 +100,10 @@ void shoal_forge_help(const forge_command *command)
             continue;
         }
         char left[64];
+        if (rows[i].kind == OPTION_FILES) {
+            (void)printf("      %-22s %s\n", rows[i].value, rows[i].help);
+            continue;
+        }
         (void)snprintf(left, sizeof left, "%s%c%s--%s%s%s", rows[i].short_name ? "-" : " ",
                        rows[i].short_name ? rows[i].short_name : ' ',
                        rows[i].short_name ? ", " : "  ", rows[i].name, rows[i].value ? " " : "",
@@ -154,13 +171,19 @@ static int apply(const forge_command *command, const option_row *row, const char
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
                            forge_args *ret_args)
 {
-    forge_args args = {.n = 128, .p = 512, .threads = 2, .top_p = 1.0};
+    forge_args args = {.n = 128,
+                       .p = 512,
+                       .threads = 2,
+                       .top_p = 1.0,
+                       .vocab = 2048,
+                       .token_bytes = 16,
+                       .min_count = 2};
     struct option longs[SHOAL_COUNT(rows) + 2];
     char shorts[2 * SHOAL_COUNT(rows) + 4] = ":h";
     size_t n = 0;
     memset(longs, 0, sizeof longs);
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
-        if (!strchr(command->options, rows[i].letter)) {
+        if (!strchr(command->options, rows[i].letter) || rows[i].kind == OPTION_FILES) {
             continue;
         }
         longs[n].name = rows[i].name;
@@ -195,7 +218,10 @@ int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
             }
         }
     }
-    if (optind < argc) {
+    if (strchr(command->options, 'F')) {
+        args.files = argv + optind;
+        args.n_files = (size_t)(argc - optind);
+    } else if (optind < argc) {
         return bad_usage(command, "too many words: ", argv[optind]);
     }
     if (!args.model && strchr(command->options, 'm')) {

@@ -24,12 +24,18 @@ typedef struct forge_args {
     const char *kv;
     const char *cpu_mask;
     const char *lora; /* FILE or FILE=STRENGTH */
+    const char *name;
+    char **files; /* words that are no options */
+    size_t n_files;
     long n;
     long p;
     long threads;
     long ctx;
     long depth;
     long layers;
+    long vocab;
+    long token_bytes;
+    long min_count;
     double temp;
     double top_p;
     long top_k;
@@ -62,6 +68,7 @@ shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_random(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_pack(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------
@@ -83,8 +90,11 @@ void shoal_forge_session_close(forge_session *session);
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
                                    size_t *ret_n, shoal_err *err);
-/* "FILE" or "FILE=STRENGTH"; without a number behind it a '=' is part of the name. The path is
- * owned by the caller (shoal_free). */
+/* "FILE" or "FILE=NUMBER"; without a number behind it a '=' is part of the name. The path is owned
+ * by the caller (shoal_free). */
+shoal_status shoal_forge_parse_numbered(const char *text, char **ret_path, double *ret_number,
+                                        bool *ret_has_number, shoal_err *err);
+/* "FILE" or "FILE=STRENGTH", 1 by default. */
 shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
                                     shoal_err *err);
 shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *err);

@@ -23,6 +23,8 @@ static const forge_command commands[] = {
      shoal_forge_pack},
     {"make-random", "write a model of a real shape with random weights, to measure speed", "SQosj",
      shoal_forge_make_random},
+    {"train-tokenizer", "learn a byte-level BPE vocabulary from texts: FILE[=SHARE]...", "FovgrNj",
+     shoal_forge_train_tokenizer},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
 };
@@ -33,7 +35,7 @@ static void usage(FILE *to)
                       "usage: shoal-forge COMMAND [options]\n"
                       "       shoal-forge COMMAND --help\n\ncommands:\n");
     for (size_t i = 0; i < SHOAL_COUNT(commands); i++) {
-        (void)fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].summary);
+        (void)fprintf(to, "  %-16s %s\n", commands[i].name, commands[i].summary);
     }
     (void)fprintf(to, "\nexit status: 0 done, 1 refused input (stderr says why), 2 usage\n");
 }

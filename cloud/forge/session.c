@@ -29,18 +29,29 @@ static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
     return SHOAL_OK;
 }
 
-shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
-                                    shoal_err *err)
+shoal_status shoal_forge_parse_numbered(const char *text, char **ret_path, double *ret_number,
+                                        bool *ret_has_number, shoal_err *err)
 {
     const char *sign = strrchr(text, '=');
     char *end = NULL;
-    double strength = sign ? strtod(sign + 1, &end) : 1;
+    double number = sign ? strtod(sign + 1, &end) : 0;
     bool numbered = sign && end != sign + 1 && *end == 0;
     char *path = numbered ? shoal_strndup(text, (size_t)(sign - text)) : shoal_strdup(text);
     if (!path) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the path of the adapter");
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the path of %s", text);
     }
     *ret_path = path;
+    *ret_number = number;
+    *ret_has_number = numbered;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
+                                    shoal_err *err)
+{
+    double strength = 0;
+    bool numbered = false;
+    SHOAL_TRY(shoal_forge_parse_numbered(text, ret_path, &strength, &numbered, err));
     *ret_strength = numbered ? (float)strength : 1;
     return SHOAL_OK;
 }

@@ -264,6 +264,50 @@ def test_adapters_that_do_not_fit_are_refused():
         expect(done.returncode == 1 and "--lora" in done.stderr, done.stderr)
 
 
+def test_train_tokenizer_learns_what_tokenize_reads():
+    prose = "The pump reports fault E17. Replace the seal of the pump, then clear fault E17 at the panel. " * 40
+    codes = "E17 E18 E19 E20 P-4471 P-4472 \u00e4\u20ac\xff\n\n\t{\"valve\": 3}\n" * 30
+    with Site() as site:
+        one, two, out, again = (site.file(name) for name in ("one.txt", "two=x.txt", "tok.gguf", "again.gguf"))
+        for path, text in ((one, prose), (two, codes)):
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text)
+        made = json.loads(forge("train-tokenizer", "--vocab", "320", one, two, "-o", out, "--json").stdout)
+        expect((made["vocab"], made["wanted"]) == (320, 320) and made["bytes_per_token"] > 2, made)
+        ids = forge("tokenize", "-m", out, text=prose).stdout
+        tokens = len(ids.split()) + len(forge("tokenize", "-m", out, text=codes).stdout.split())
+        size = os.path.getsize(one) + os.path.getsize(two)
+        expect(abs(size / tokens / made["bytes_per_token"] - 1) < 1e-5, f"{size} bytes, {tokens} tokens: {made}")
+        expect(forge("tokenize", "-m", out, "--decode", text=ids).stdout == prose, "round trip")
+        seen = forge("inspect", "-m", out).stdout
+        expect('general.name = "shoal-tokenizer"' in seen and "320 elements" in seen and "0 tensors" in seen, seen)
+        forge("train-tokenizer", "--vocab", "320", two, one, "-o", again)
+        with open(out, "rb") as f, open(again, "rb") as g:
+            expect(f.read() == g.read(), "the order of the files does not matter")
+        lengths = []
+        for share in ("100", "0.01"):
+            forge("train-tokenizer", "--vocab", "280", f"{one}={share}", f"{two}=1", "-o", again)
+            lengths.append([len(forge("tokenize", "-m", again, text=text).stdout.split()) for text in (prose, codes)])
+        expect(lengths[0][0] < lengths[1][0] and lengths[0][1] > lengths[1][1], f"shares weigh: {lengths}")
+        few = json.loads(forge("train-tokenizer", "--vocab", "5000", "--min-count", "20", one, "-o", again, "--name", "few", "--json").stdout)
+        expect(few["vocab"] < 5000 and few["last_count"] >= 20, few)
+        expect("fewer than the 5000 wanted" in forge("train-tokenizer", "--vocab", "5000", one, "-o", again).stdout, "says so")
+        os.remove(again)
+        empty = site.file("empty.txt")
+        open(empty, "w", encoding="utf-8").close()
+        for args, status, word in (
+                ((one,), 1, "-o"), (("-o", again), 1, "FILE"), ((one, "-o", again, "--vocab", "261"), 2, "262"),
+                ((one, "-o", again, "--token-bytes", "1025"), 2, "1024"), (("/nonexistent.txt", "-o", again), 1, "nonexistent"),
+                ((one + "=1", two, "-o", again), 1, "every file"), ((one + "=0", "-o", again), 1, "above 0"),
+                ((one + "=nan", "-o", again), 1, "above 0"), ((empty + "=1", "-o", again), 1, "empty"),
+                ((one + "=1e9", two + "=1", "-o", again), 1, "more alike")):
+            done = forge("train-tokenizer", *args, check=False)
+            expect(done.returncode == status and word in done.stderr, f"{args}: {done.returncode} {done.stderr!r}")
+            expect(len(done.stderr.strip().splitlines()) == 1 and not os.path.exists(again), f"{args}: {done.stderr!r}")
+        forge("train-tokenizer", empty, "-o", again)
+        expect(forge("tokenize", "-m", again, text="a").stdout.strip() == str(6 + ord("a")), "bytes alone")
+
+
 def test_refusals_name_the_cause():
     with Site() as site:
         model = site.tiny_model(7)
