@@ -23,10 +23,11 @@ typedef enum shoal_param_kind {
 typedef struct shoal_param {
     char name[SHOAL_TRAIN_NAME_MAX]; /* of the GGUF tensor, or "shoal.exit.<layers>.norm" */
     shoal_param_kind kind;
-    size_t n_rows; /* 1 for a vector */
+    size_t n_rows; /* of all its matrices; 1 for a vector */
     size_t n_cols;
-    size_t offset; /* of its first float in a block; rows are contiguous */
-    bool frozen;   /* no gradient wanted, never stepped */
+    size_t n_stacked; /* matrices one behind the other in it: experts; else 1 */
+    size_t offset;    /* of its first float in a block; rows are contiguous */
+    bool frozen;      /* no gradient wanted, never stepped */
 } shoal_param;
 
 typedef struct shoal_params {
@@ -35,8 +36,10 @@ typedef struct shoal_params {
     size_t exits[SHOAL_TRAIN_EXITS_MAX]; /* layers below each exit, ascending, in [1, n_layers) */
     size_t n_items;
     shoal_param *items;
-    size_t n_floats; /* of a block: every offset is a multiple of 16, gaps stay zero */
-    float *data;     /* (n_floats), 64-byte aligned */
+    size_t n_floats;    /* of a block: every offset is a multiple of 16, gaps stay zero */
+    float *data;        /* (n_floats), 64-byte aligned */
+    shoal_rope rope[2]; /* as in shoal_model: what hp says, without scaling, until from_model */
+    bool rope_scaled;   /* the tables are of a model that scales its rotation */
 } shoal_params;
 
 /* Parameters of this shape, all zero. hp is copied; architectures whose backward pass is not there
@@ -54,7 +57,8 @@ void shoal_params_start(shoal_params *params, uint64_t seed);
 shoal_status shoal_params_from_model(shoal_params *params, const shoal_model *model,
                                      shoal_err *err) SHOAL_MUST_CHECK;
 /* A GGUF with these parameters as F32 and the exits as metadata; the tokenizer's keys and general.*
- * are copied from `tokenizer`, an open GGUF. */
+ * are copied from `tokenizer`, an open GGUF. A scaled rotation is refused: its keys are not in hp.
+ */
 shoal_status shoal_params_write(const shoal_params *params, const shoal_gguf *tokenizer,
                                 const char *path, shoal_err *err) SHOAL_MUST_CHECK;
 

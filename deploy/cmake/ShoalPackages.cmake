@@ -20,6 +20,11 @@ find_library(GPR_LIBRARY gpr REQUIRED)
 add_library(shoal_grpc_external INTERFACE)
 target_link_libraries(shoal_grpc_external INTERFACE ${GRPC_LIBRARY} ${GPR_LIBRARY} Threads::Threads)
 
+# The adapter is common/train alone. Its threads are not used: nets run beside each other instead.
+pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+add_library(shoal_openblas_external INTERFACE)
+target_link_libraries(shoal_openblas_external INTERFACE PkgConfig::OPENBLAS)
+
 # llhttp: C sources in Debian's node-llhttp, built once without our warnings.
 find_path(LLHTTP_SOURCE_DIR llhttp.c PATHS /usr/share/llhttp REQUIRED NO_DEFAULT_PATH)
 find_path(LLHTTP_INCLUDE_DIR llhttp.h PATHS /usr/share/include/llhttp REQUIRED NO_DEFAULT_PATH)
