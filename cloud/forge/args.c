@@ -4,6 +4,8 @@
  */
 #include "cloud/forge/forge.h"
 
+#include "cloud/forge/field.h"
+
 #include "common/tokenizer/train.h"
 
 #include <errno.h>
@@ -62,6 +64,17 @@ static const option_row rows[] = {
      "tokens in the context before decoding (default 0)"},
     {'k', "kv", 0, OPTION_TEXT, AT(kv), 0, 0, "TYPE",
      "KV form: auto, f16, f32 or q8 (default auto: f32 for F32 models)"},
+    {'E', "entries", 0, OPTION_INT, AT(entries), 1, FORGE_FIELD_ENTRIES_MAX, "N",
+     "entries of the catalogue (default 20000)"},
+    {'R', "split", 0, OPTION_TEXT, AT(split), 0, 0, "NAME",
+     "train, dev, test, para, comp or catalogue (default train)"},
+    {'e', "exponent", 0, OPTION_REAL, AT(exponent), 0, 2, "S",
+     "entries are asked by rank^-S: 0, 0.25, ... 2 (default 1)"},
+    {'X', "examples", 'n', OPTION_INT, AT(n_examples), 1, 1L << 40, "N",
+     "examples (default 10, or the whole catalogue)"},
+    {'w', "output", 'o', OPTION_TEXT, AT(output), 0, 0, "FILE", "file to write (default stdout)"},
+    {'A', "text", 0, OPTION_FLAG, AT(text), 0, 0, NULL, "prompts and answers as plain lines"},
+    {'K', "catalogue", 0, OPTION_FLAG, AT(catalogue), 0, 0, NULL, "the entries as a table"},
     {'x', "temp", 0, OPTION_REAL, AT(temp), 0, 10, "T", "temperature, 0 is greedy (default 0)"},
     {'y', "top-p", 0, OPTION_REAL, AT(top_p), 1e-6, 1, "P", "nucleus, 1 keeps all (default 1)"},
     {'z', "top-k", 0, OPTION_INT, AT(top_k), 0, 1 << 20, "K",
@@ -177,7 +190,9 @@ int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
                        .top_p = 1.0,
                        .vocab = 2048,
                        .token_bytes = 16,
-                       .min_count = 2};
+                       .min_count = 2,
+                       .entries = FORGE_FIELD_ENTRIES_DEFAULT,
+                       .exponent = 1.0};
     struct option longs[SHOAL_COUNT(rows) + 2];
     char shorts[2 * SHOAL_COUNT(rows) + 4] = ":h";
     size_t n = 0;

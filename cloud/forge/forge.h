@@ -33,6 +33,12 @@ typedef struct forge_args {
     long ctx;
     long depth;
     long layers;
+    long entries;
+    long n_examples; /* 0: the command's own default */
+    const char *split;
+    double exponent;
+    bool text;
+    bool catalogue;
     long vocab;
     long token_bytes;
     long min_count;
@@ -69,6 +75,7 @@ shoal_status shoal_forge_make_random(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_pack(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------

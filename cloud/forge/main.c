@@ -25,6 +25,8 @@ static const forge_command commands[] = {
      shoal_forge_make_random},
     {"train-tokenizer", "learn a byte-level BPE vocabulary from texts: FILE[=SHARE]...", "FovgrNj",
      shoal_forge_train_tokenizer},
+    {"make-data", "examples of the field-service assistant, or its catalogue", "sEReXwAK",
+     shoal_forge_make_data},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
 };
