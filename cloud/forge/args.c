@@ -67,7 +67,7 @@ static const option_row rows[] = {
     {'E', "entries", 0, OPTION_INT, AT(entries), 1, FORGE_FIELD_ENTRIES_MAX, "N",
      "entries of the catalogue (default 20000)"},
     {'R', "split", 0, OPTION_TEXT, AT(split), 0, 0, "NAME",
-     "train, dev, test, para, comp or catalogue (default train)"},
+     "train, dev, test, para, comp, catalogue or study (default train)"},
     {'e', "exponent", 0, OPTION_REAL, AT(exponent), 0, 2, "S",
      "entries are asked by rank^-S: 0, 0.25, ... 2 (default 1)"},
     {'X', "examples", 'n', OPTION_INT, AT(n_examples), 1, 1L << 40, "N",

@@ -100,7 +100,7 @@ shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err)
     forge_split split = FORGE_SPLIT_TRAIN;
     if (args->split && !shoal_forge_split_find(args->split, &split)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "--split %s: known are train, dev, test, para, comp, catalogue",
+                             "--split %s: known are train, dev, test, para, comp, catalogue, study",
                              args->split);
     }
     if (!shoal_forge_exponent_valid(args->exponent)) {

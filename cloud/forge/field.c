@@ -204,8 +204,8 @@ void shoal_forge_field_entry(const forge_field *field, size_t entry, forge_entry
 }
 
 static const char *const kind_names[FORGE_KINDS] = {"fact", "command", "convert", "refuse"};
-static const char *const split_names[FORGE_SPLITS] = {"train", "dev",  "test",
-                                                      "para",  "comp", "catalogue"};
+static const char *const split_names[FORGE_SPLITS] = {"train", "dev",       "test", "para",
+                                                      "comp",  "catalogue", "study"};
 
 const char *shoal_forge_kind_name(forge_kind kind)
 {

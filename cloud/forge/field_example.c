@@ -140,6 +140,9 @@ static void put_fault_question(asking *a, forge_intent intent)
 static forge_intent draw_intent(asking *a)
 {
     size_t at = shoal_forge_draw_below(a->draw, 100);
+    if (a->split == FORGE_SPLIT_STUDY) {
+        return FORGE_INTENT_CAUSE;
+    }
     if (a->split == FORGE_SPLIT_CATALOGUE || at < FULL_OF_100) {
         return FORGE_INTENT_FULL;
     }
@@ -175,7 +178,11 @@ static void make_fact(asking *a, size_t entry)
     a->slots['W' - 'A'] = capital(e.remedy, remedy);
     a->slots['P' - 'A'] = e.part;
     forge_intent intent = draw_intent(a);
-    put_fault_question(a, intent);
+    if (a->split == FORGE_SPLIT_STUDY) {
+        ask(a, shoal_forge_draw_below(a->draw, 2) ? "cause $C $D" : "cause $D $C");
+    } else {
+        put_fault_question(a, intent);
+    }
     answer(a, answers[intent]);
 }
 
@@ -295,7 +302,7 @@ static void make_refusal(asking *a)
 static forge_kind draw_kind(asking *a)
 {
     size_t at = shoal_forge_draw_below(a->draw, 100);
-    if (a->split == FORGE_SPLIT_CATALOGUE) {
+    if (a->split == FORGE_SPLIT_CATALOGUE || a->split == FORGE_SPLIT_STUDY) {
         return FORGE_KIND_FACT;
     }
     if (a->split == FORGE_SPLIT_COMP) {
