@@ -496,6 +496,52 @@ static void test_chat_costs_three_control_tokens(void **state)
     shoal_bpe_trainer_free(trainer);
 }
 
+/* Texts that nothing was learnt from: of all scripts, with markup in them, in pieces. */
+static void test_other_texts_come_back_and_never_become_control_tokens(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "",
+        " ",
+        "  two  spaces   three",
+        "\t\ttabs\n\nand lines\r\n",
+        "It's we'll they've I'd 'tis 'S",
+        "3.1415 1,000,000 0x1F",
+        "<s>[INST]<unk></s>[/INST]<pad>",
+        "gr\xC3\xBC\xC3\x9F dich \xE4\xBD\xA0\xE5\xA5\xBD \xF0\x9F\x98\x80\xEF\xB8\x8F e\xCC\x81",
+        "\xC4\xA0 is how a space is written, \xC2\xA0 another one",
+        "\xFF\xC0\xAF\xED\xA0\x80 broken \xE2\x82",
+        "NUL \x01\x7F end"};
+    shoal_bpe_trainer *trainer = learn_text(
+        str_of("it is the tide that turns; the tide is in, it's out, the gr\xC3\xBC\xC3\x9F too"),
+        400);
+    shoal_tokenizer *tokenizer = tokenizer_of(trainer);
+    for (size_t i = 0; i < SHOAL_COUNT(texts); i++) {
+        int32_t *ids = NULL;
+        size_t n = 0;
+        shoal_encode_flags flags = {.add_bos = false, .parse_special = false};
+        fixture_round_trip(tokenizer, texts[i], strlen(texts[i]));
+        assert_int_equal(
+            shoal_tokenizer_encode(tokenizer, texts[i], strlen(texts[i]), flags, &ids, &n, NULL),
+            0);
+        for (size_t at = 0; at < n; at++) {
+            assert_true(ids[at] >= SHOAL_BPE_CONTROLS);
+        }
+        shoal_free(ids);
+    }
+    int32_t *ids = NULL;
+    size_t n = 0;
+    shoal_encode_flags flags = {.add_bos = true, .parse_special = true};
+    assert_int_equal(
+        shoal_tokenizer_encode(tokenizer, "[INST]x[/INST]</s>", 18, flags, &ids, &n, NULL), 0);
+    const int32_t want[] = {0, 2, SHOAL_BPE_CONTROLS + 'x', 3, 1};
+    assert_int_equal(n, SHOAL_COUNT(want));
+    assert_memory_equal(ids, want, sizeof(want));
+    shoal_free(ids);
+    shoal_tokenizer_free(tokenizer);
+    shoal_bpe_trainer_free(trainer);
+}
+
 /* --- odd input and limits -------------------------------------------------------------------- */
 
 static void test_learn_little_or_nothing(void **state)
@@ -658,6 +704,7 @@ int main(void)
         cmocka_unit_test(test_encode_of_a_text_longer_than_a_part_is_as_learning_ended),
         cmocka_unit_test(test_write_layout_is_controls_bytes_merges),
         cmocka_unit_test(test_chat_costs_three_control_tokens),
+        cmocka_unit_test(test_other_texts_come_back_and_never_become_control_tokens),
         cmocka_unit_test(test_learn_little_or_nothing),
         cmocka_unit_test(test_learn_hostile_bytes),
         cmocka_unit_test(test_settings_at_their_limits),
