@@ -189,8 +189,9 @@ static shoal_status make_rope(shoal_params *p)
             return SHOAL_E_NOMEM;
         }
         for (size_t i = 0; i < n; i++) {
-            double exponent = -2.0 * (double)i / (double)hp->rope_dim;
-            p->rope[r].freq[i] = shoal_expd(exponent * shoal_logd(bases[r]));
+
+            p->rope[r].freq[i] =
+                shoal_expd(-shoal_logd(bases[r]) * (double)(2 * i) / (double)hp->rope_dim);
         }
     }
     return SHOAL_OK;
@@ -211,6 +212,12 @@ static shoal_status fill(shoal_params *p)
 shoal_status shoal_params_new(const shoal_hparams *hp, const size_t *exits, size_t n_exits,
                               shoal_params **ret_params, shoal_err *err)
 {
+    if (hp->moe.n_experts > 0) {
+        return shoal_err_set(
+            err, SHOAL_E_UNSUPPORTED,
+            "architecture %s: experts have no backward pass yet; train a model of another architecture",
+            hp->arch);
+    }
     if (hp->row->flags & SHOAL_ARCH_MLA) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "architecture %s: latent attention has no backward pass; train a "
