@@ -42,7 +42,7 @@ static const forge_part asks_full[] = {
     {", what is that", 1}, {", tell me more", 1},
 };
 static const char *const asks_full_held[] = {
-    ", what does that mean", ", what should I do", ", can you explain", ", what can we do",
+    ", what does that mean", ", what should I do", ", please can you explain", ", what can we do",
     ", please help me",
 };
 static const forge_part asks_cause[] = {
@@ -64,7 +64,7 @@ static const forge_part asks_part[] = {
     {", what spare part", 1}, {", what part do we need", 1}, {", which spare", 1},
 };
 static const char *const asks_part_held[] = {
-    ", which spare part", ", what part number", ", which part do we need",
+    ", which spare do we need", ", what part number", ", which part do we need",
 };
 
 static const forge_part nouns[] = {
@@ -73,7 +73,7 @@ static const forge_part nouns[] = {
     {"$C with our $D", 1},
 };
 static const char *const nouns_held[] = {
-    "fault $C on the $D", "code $C at $D", "$D fault $C", "error $C with a $D", "$C on our $D",
+    "fault $C on the $D", "code $C at $D", "$D fault $C", "error $C with a $D", "$C at our $D",
 };
 static const forge_part leads_full[] = {
     {"what is $N", 4}, {"explain $N", 3}, {"what does $N mean", 3}, {"help with $N", 2},
@@ -121,7 +121,8 @@ static const char *const commands_switch_held[] = {
 };
 static const forge_part commands_door[] = {
     {"$V the $R $G", 4}, {"$V the $G in the $R", 4}, {"in the $R, $V the $G", 2}, {"$V $R $G", 2},
-    {"can you $V the $R $G", 1}, {"we need to $V the $R $G", 1}, {"I want to $V the $G in the $R", 1},
+    {"can you $V the $R $G", 1}, {"we need to $V the $R $G", 1},
+    {"I want to $V the $G in the $R", 1},
 };
 static const char *const commands_door_held[] = {
     "I want to $V the $R $G", "can you $V the $G in the $R", "we need to $V the $G in the $R",
@@ -166,9 +167,9 @@ static const char *const strange_held[] = {
 const forge_grammar shoal_forge_grammar = {
     .components = {"valve", "pump", "fan", "filter", "sensor", "relay", "fuse", "motor",
                    "bearing", "belt", "gasket", "hose", "nozzle", "strainer", "inlet", "outlet",
-                   "heater", "cooler", "display", "battery", "charger", "antenna", "cable", "clutch",
-                   "gearbox", "piston", "damper", "impeller", "burner", "igniter", "switch",
-                   "spring"},
+                   "heater", "cooler", "display", "battery", "charger", "antenna", "cable",
+                   "clutch", "gearbox", "piston", "damper", "impeller", "burner", "igniter",
+                   "switch", "spring"},
     .failures = {{"blocked", "clear"}, {"dirty", "clean"}, {"worn", "replace"},
                  {"loose", "tighten"}, {"cracked", "replace"}, {"burnt", "replace"},
                  {"wet", "dry"}, {"jammed", "free"}, {"leaking", "seal"}, {"frozen", "thaw"},
@@ -193,7 +194,7 @@ const forge_grammar shoal_forge_grammar = {
               {"dimmer", FORGE_GEAR_LEVEL, 10, 90, 10}, {"timer", FORGE_GEAR_LEVEL, 5, 60, 5}},
     .unit_pairs = {{"C", "F", 0, 60, 1, 0, 9, 5, 32}, {"F", "C", 32, 100, 1, 32, 5, 9, 0},
                    {"bar", "psi", 2, 40, 1, 0, 145038, 10000, 0},
-                   {"psi", "bar", 10, 200, 5, 0, 689476, 10000000, 0},
+                   {"psi", "bar", 10, 100, 5, 0, 689476, 10000000, 0},
                    {"m", "ft", 2, 50, 1, 0, 328084, 100000, 0},
                    {"ft", "m", 2, 60, 1, 0, 3048, 10000, 0},
                    {"kg", "lb", 2, 50, 1, 0, 220462, 100000, 0},

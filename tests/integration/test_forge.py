@@ -308,6 +308,31 @@ def test_train_tokenizer_learns_what_tokenize_reads():
         expect(forge("tokenize", "-m", again, text="a").stdout.strip() == str(6 + ord("a")), "bytes alone")
 
 
+def test_make_data_writes_lines_text_and_a_catalogue():
+    with Site() as site:
+        out = site.file("data.jsonl")
+        forge("make-data", "--seed", "5", "--entries", "300", "-n", "200", "-o", out)
+        with open(out, encoding="ascii") as f:
+            rows = [json.loads(line) for line in f]
+        expect(len(rows) == 200 and {row["kind"] for row in rows} == {"fact", "command", "convert", "refuse"}, rows[:5])
+        expect(all((row["kind"] == "fact") == (row["entry"] is not None) for row in rows), "entries")
+        for row in rows:
+            if row["kind"] == "command":
+                expect({"room", "device"} < set(json.loads(row["answer"])), row)
+        text = forge("make-data", "--seed", "5", "--entries", "300", "-n", "200", "--text").stdout.splitlines()
+        expect(text == [line for row in rows for line in (row["prompt"], row["answer"])], "the text differs from the lines")
+        whole = forge("make-data", "--entries", "300", "--split", "catalogue").stdout.splitlines()
+        expect([json.loads(line)["entry"] for line in whole] == list(range(300)), "the catalogue split")
+        table = forge("make-data", "--entries", "300", "--catalogue").stdout.splitlines()
+        expect(len(table) == 301, f"{len(table)} lines of a catalogue of 300")
+        done = forge("make-data", "--split", "tests", check=False)
+        expect(done.returncode == 1 and "known are train" in done.stderr, done.stderr)
+        done = forge("make-data", "--exponent", "0.3", "-o", out + "x", check=False)
+        expect(done.returncode == 1 and "quarters" in done.stderr and not os.path.exists(out + "x"), done.stderr)
+        done = forge("make-data", "--entries", "60001", check=False)
+        expect(done.returncode == 2 and "60000" in done.stderr, done.stderr)
+
+
 def test_refusals_name_the_cause():
     with Site() as site:
         model = site.tiny_model(7)
