@@ -60,7 +60,7 @@ static void decode_blocks(const kind *k, const uint8_t *blocks, size_t n, float 
 {
     for (size_t b = 0; b < n / N; b++) {
         shoal_super s;
-        k->read(blocks + b * k->block, &s);
+        shoal_super_read(k, blocks + b * k->block, &s);
         values_of(k, &s, ret_x + b * N);
     }
 }
@@ -71,7 +71,7 @@ static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_
     for (size_t b = 0; b < n / N; b++) {
         shoal_super s;
         shoal_super_search(k, x + b * N, &s);
-        k->write(&s, ret_blocks + b * k->block);
+        shoal_super_write(k, &s, ret_blocks + b * k->block);
     }
 }
 
@@ -174,7 +174,7 @@ static void pack_blocks(const kind *k, const uint8_t *blocks, size_t n, size_t r
     size_t panel_block = shoal_panel_find(k->panel)->block_bytes;
     for (size_t b = 0; b < n / N; b++) {
         shoal_super s;
-        k->read(blocks + b * k->block, &s);
+        shoal_super_read(k, blocks + b * k->block, &s);
         put_super(k, &s, r, panel + b * panel_block);
     }
 }
@@ -187,7 +187,7 @@ static void restore_blocks(const kind *k, const uint8_t *panel, size_t n, size_t
     for (size_t b = 0; b < n / N; b++) {
         shoal_super s;
         get_super(k, panel + b * panel_block, r, &s);
-        k->write(&s, ret_blocks + b * k->block);
+        shoal_super_write(k, &s, ret_blocks + b * k->block);
     }
 }
 

@@ -81,8 +81,6 @@ static void write_nibbles(const uint8_t code[N], size_t half, uint8_t *p)
 
 static void read_q2_k(const uint8_t *p, shoal_super *ret)
 {
-    ret->d = shoal_format_u16(p + 80);
-    ret->dmin = shoal_format_u16(p + 82);
     for (size_t s = 0; s < SUBS; s++) {
         ret->sc[s] = p[s] & 15;
         ret->mn[s] = p[s] >> 4;
@@ -97,8 +95,6 @@ static void write_q2_k(const shoal_super *s, uint8_t *p)
         p[i] = (uint8_t)(((unsigned)s->sc[i] & 15u) | (unsigned)s->mn[i] << 4);
     }
     write_crumbs(s->code, 0, p + 16);
-    shoal_format_put_u16(p + 80, s->d);
-    shoal_format_put_u16(p + 82, s->dmin);
 }
 
 /* Scale s: its low four bits are a nibble of the first eight bytes, its high two lie in the last
@@ -106,7 +102,6 @@ static void write_q2_k(const shoal_super *s, uint8_t *p)
 static void read_q3_k(const uint8_t *p, shoal_super *ret)
 {
     memset(ret, 0, sizeof *ret);
-    ret->d = shoal_format_u16(p + 108);
     for (size_t s = 0; s < SUBS; s++) {
         unsigned low = (unsigned)p[96 + s % 8] >> s / 8 * 4 & 15u;
         unsigned high = (unsigned)p[104 + s % 4] >> s / 4 * 2 & 3u;
@@ -125,7 +120,6 @@ static void write_q3_k(const shoal_super *s, uint8_t *p)
         p[96 + i % 8] |= (uint8_t)((six & 15u) << i / 8 * 4);
         p[104 + i % 4] |= (uint8_t)((six >> 4) << i / 4 * 2);
     }
-    shoal_format_put_u16(p + 108, s->d);
 }
 
 /* Scale and floor i of eight: the first four of each lie in the low six bits of bytes 0..3 and
@@ -155,24 +149,18 @@ static void write_six_bits(const shoal_super *s, uint8_t *p)
 
 static void read_q4_k(const uint8_t *p, shoal_super *ret)
 {
-    ret->d = shoal_format_u16(p);
-    ret->dmin = shoal_format_u16(p + 2);
     read_six_bits(p + 4, ret);
     read_nibbles(p + 16, 32, ret->code);
 }
 
 static void write_q4_k(const shoal_super *s, uint8_t *p)
 {
-    shoal_format_put_u16(p, s->d);
-    shoal_format_put_u16(p + 2, s->dmin);
     write_six_bits(s, p + 4);
     write_nibbles(s->code, 32, p + 16);
 }
 
 static void read_q5_k(const uint8_t *p, shoal_super *ret)
 {
-    ret->d = shoal_format_u16(p);
-    ret->dmin = shoal_format_u16(p + 2);
     read_six_bits(p + 4, ret);
     read_nibbles(p + 48, 32, ret->code);
     read_bits(p + 16, 4, ret->code);
@@ -180,8 +168,6 @@ static void read_q5_k(const uint8_t *p, shoal_super *ret)
 
 static void write_q5_k(const shoal_super *s, uint8_t *p)
 {
-    shoal_format_put_u16(p, s->d);
-    shoal_format_put_u16(p + 2, s->dmin);
     write_six_bits(s, p + 4);
     write_bits(s->code, 4, p + 16);
     write_nibbles(s->code, 32, p + 48);
@@ -189,8 +175,6 @@ static void write_q5_k(const shoal_super *s, uint8_t *p)
 
 static void read_q6_k(const uint8_t *p, shoal_super *ret)
 {
-    ret->d = shoal_format_u16(p + 208);
-    ret->dmin = 0;
     memcpy(ret->sc, p + 192, SUBS);
     memset(ret->mn, 0, sizeof ret->mn);
     read_nibbles(p, 64, ret->code);
@@ -202,7 +186,23 @@ static void write_q6_k(const shoal_super *s, uint8_t *p)
     write_nibbles(s->code, 64, p);
     write_crumbs(s->code, 4, p + 128);
     memcpy(p + 192, s->sc, SUBS);
-    shoal_format_put_u16(p + 208, s->d);
+}
+
+/* d and dmin stand where the kind says; all between them is the layout's own. */
+void shoal_super_read(const shoal_super_kind *kind, const uint8_t *block, shoal_super *ret)
+{
+    kind->read(block, ret);
+    ret->d = shoal_format_u16(block + kind->d_at);
+    ret->dmin = kind->dmin_at != 0 ? shoal_format_u16(block + kind->dmin_at) : 0;
+}
+
+void shoal_super_write(const shoal_super_kind *kind, const shoal_super *s, uint8_t *ret_block)
+{
+    kind->write(s, ret_block);
+    shoal_format_put_u16(ret_block + kind->d_at, s->d);
+    if (kind->dmin_at != 0) {
+        shoal_format_put_u16(ret_block + kind->dmin_at, s->dmin);
+    }
 }
 
 const shoal_super_kind shoal_super_q2_k = {

@@ -36,8 +36,9 @@ typedef struct shoal_super_kind {
     int sub;        /* elements of a sub-block, 16 or 32 */
     int sc_low;     /* range of a sub-block's scale; floors go from 0 to sc_high */
     int sc_high;
+    /* Everything but d and dmin. */
     void (*read)(const uint8_t *block, shoal_super *ret);
-    void (*write)(const shoal_super *s, uint8_t *ret_block); /* into zeros */
+    void (*write)(const shoal_super *s, uint8_t *ret_block);
 } shoal_super_kind;
 
 extern const shoal_super_kind shoal_super_q2_k;
@@ -45,6 +46,10 @@ extern const shoal_super_kind shoal_super_q3_k;
 extern const shoal_super_kind shoal_super_q4_k;
 extern const shoal_super_kind shoal_super_q5_k;
 extern const shoal_super_kind shoal_super_q6_k;
+
+/* One block of a file; it is written into zeros. */
+void shoal_super_read(const shoal_super_kind *kind, const uint8_t *block, shoal_super *ret);
+void shoal_super_write(const shoal_super_kind *kind, const shoal_super *s, uint8_t *ret_block);
 
 /* Searches scales and codes for 256 elements. */
 void shoal_super_search(const shoal_super_kind *kind, const float *x, shoal_super *ret);
