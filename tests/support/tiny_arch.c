@@ -10,6 +10,7 @@
 enum {
     DIM = 64,
     FFN = 96,
+    N_HEADS = 4,
     BIAS = 1,
     QK_NORM = 2,
     POST_NORMS = 4,
@@ -19,7 +20,7 @@ enum {
     ROPE_FACTORS = 64,  /* a long and a short one */
     SPLIT_LATENT = 128, /* attn_k_b and attn_v_b, not attn_kv_b */
     CHOICE_BIAS = 256,
-    KEYS_MAX = 16
+    KEYS_MAX = 8
 };
 
 typedef struct key {
@@ -34,25 +35,24 @@ typedef struct variant {
     const char *arch;
     unsigned flags;
     uint32_t n_layers;
-    uint32_t n_heads;
     uint32_t n_kv_heads;
     uint32_t head_dim;
     uint32_t rope_dim;
     uint32_t n_experts; /* 0: dense */
+    uint32_t n_used;    /* experts of a token */
     uint32_t n_dense;   /* leading layers without experts */
     uint32_t ffn;       /* of an expert */
     uint32_t shared;    /* hidden width of the shared expert */
     uint32_t rank;      /* of the latent; 0: none */
     uint32_t q_rank;
     uint32_t value_dim; /* with a latent */
-    key keys[KEYS_MAX];
+    key keys[KEYS_MAX]; /* beside those that follow from the numbers above */
 } variant;
 
 static const variant variants[] = {
     {.name = "llama-linear",
      .arch = "llama",
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 16,
      .rope_dim = 16,
@@ -61,7 +61,6 @@ static const variant variants[] = {
      .arch = "llama",
      .flags = ROPE_FREQS | TIED,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 1,
      .head_dim = 16,
      .rope_dim = 16,
@@ -69,7 +68,6 @@ static const variant variants[] = {
     {.name = "llama-yarn",
      .arch = "llama",
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 4,
      .head_dim = 16,
      .rope_dim = 16,
@@ -79,7 +77,6 @@ static const variant variants[] = {
     {.name = "mistral",
      .arch = "llama",
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 16,
      .rope_dim = 16,
@@ -87,18 +84,16 @@ static const variant variants[] = {
     {.name = "mixtral",
      .arch = "llama",
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 16,
      .rope_dim = 16,
      .n_experts = 4,
-     .ffn = FFN,
-     .keys = {{"expert_count", 'u', 4, NULL}, {"expert_used_count", 'u', 2, NULL}}},
+     .n_used = 2,
+     .ffn = FFN},
     {.name = "qwen2",
      .arch = "qwen2",
      .flags = BIAS | TIED,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 16,
      .rope_dim = 16,
@@ -107,65 +102,48 @@ static const variant variants[] = {
      .arch = "qwen3",
      .flags = QK_NORM,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 32,
-     .rope_dim = 32,
-     .keys = {{"attention.key_length", 'u', 32, NULL}, {"attention.value_length", 'u', 32, NULL}}},
+     .rope_dim = 32},
     {.name = "qwen2moe",
      .arch = "qwen2moe",
      .flags = BIAS,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 4,
      .head_dim = 16,
      .rope_dim = 16,
      .n_experts = 6,
+     .n_used = 3,
      .ffn = 32,
-     .shared = 64,
-     .keys = {{"expert_count", 'u', 6, NULL},
-              {"expert_used_count", 'u', 3, NULL},
-              {"expert_feed_forward_length", 'u', 32, NULL},
-              {"expert_shared_feed_forward_length", 'u', 64, NULL}}},
+     .shared = 64},
     {.name = "qwen3moe",
      .arch = "qwen3moe",
      .flags = QK_NORM,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 32,
      .rope_dim = 32,
      .n_experts = 8,
-     .ffn = 32,
-     .keys = {{"expert_count", 'u', 8, NULL},
-              {"expert_used_count", 'u', 2, NULL},
-              {"expert_feed_forward_length", 'u', 32, NULL},
-              {"attention.key_length", 'u', 32, NULL},
-              {"attention.value_length", 'u', 32, NULL}}},
+     .n_used = 2,
+     .ffn = 32},
     {.name = "gemma2",
      .arch = "gemma2",
      .flags = POST_NORMS | TIED,
      .n_layers = 4,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 32,
      .rope_dim = 32,
-     .keys = {{"attention.key_length", 'u', 32, NULL},
-              {"attention.value_length", 'u', 32, NULL},
-              {"attention.sliding_window", 'u', 16, NULL},
+     .keys = {{"attention.sliding_window", 'u', 16, NULL},
               {"attn_logit_softcapping", 'f', 2, NULL},
               {"final_logit_softcapping", 'f', 6, NULL}}},
     {.name = "gemma3",
      .arch = "gemma3",
      .flags = POST_NORMS | QK_NORM | TIED,
      .n_layers = 7,
-     .n_heads = 4,
      .n_kv_heads = 1,
      .head_dim = 32,
      .rope_dim = 32,
-     .keys = {{"attention.key_length", 'u', 32, NULL},
-              {"attention.value_length", 'u', 32, NULL},
-              {"attention.sliding_window", 'u', 12, NULL},
+     .keys = {{"attention.sliding_window", 'u', 12, NULL},
               {"rope.freq_base", 'f', 1000000, NULL},
               {"rope.scaling.type", 's', 0, "linear"},
               {"rope.scaling.factor", 'f', 8, NULL}}},
@@ -173,7 +151,6 @@ static const variant variants[] = {
      .arch = "phi3",
      .flags = FUSED,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 2,
      .head_dim = 16,
      .rope_dim = 12,
@@ -182,7 +159,6 @@ static const variant variants[] = {
      .arch = "phi3",
      .flags = FUSED | ROPE_FACTORS,
      .n_layers = 2,
-     .n_heads = 4,
      .n_kv_heads = 4,
      .head_dim = 16,
      .rope_dim = 16,
@@ -191,25 +167,17 @@ static const variant variants[] = {
     {.name = "deepseek2-lite",
      .arch = "deepseek2",
      .n_layers = 3,
-     .n_heads = 4,
      .n_kv_heads = 4,
      .head_dim = 24,
      .rope_dim = 8,
      .n_experts = 6,
+     .n_used = 2,
      .n_dense = 1,
      .ffn = 32,
      .shared = 64,
      .rank = 32,
      .value_dim = 16,
-     .keys = {{"attention.key_length", 'u', 24, NULL},
-              {"attention.value_length", 'u', 16, NULL},
-              {"attention.kv_lora_rank", 'u', 32, NULL},
-              {"expert_count", 'u', 6, NULL},
-              {"expert_used_count", 'u', 2, NULL},
-              {"expert_feed_forward_length", 'u', 32, NULL},
-              {"expert_shared_count", 'u', 2, NULL},
-              {"leading_dense_block_count", 'u', 1, NULL},
-              {"expert_weights_scale", 'f', 1.5, NULL},
+     .keys = {{"expert_weights_scale", 'f', 1.5, NULL},
               {"rope.scaling.type", 's', 0, "yarn"},
               {"rope.scaling.factor", 'f', 16, NULL},
               {"rope.scaling.original_context_length", 'u', 64, NULL},
@@ -218,27 +186,18 @@ static const variant variants[] = {
      .arch = "deepseek2",
      .flags = SPLIT_LATENT | CHOICE_BIAS,
      .n_layers = 3,
-     .n_heads = 4,
      .n_kv_heads = 1,
      .head_dim = 24,
      .rope_dim = 8,
      .n_experts = 8,
+     .n_used = 3,
      .n_dense = 1,
      .ffn = 32,
      .shared = 32,
      .rank = 32,
      .q_rank = 32,
      .value_dim = 16,
-     .keys = {{"attention.key_length_mla", 'u', 24, NULL},
-              {"attention.value_length_mla", 'u', 16, NULL},
-              {"attention.kv_lora_rank", 'u', 32, NULL},
-              {"attention.q_lora_rank", 'u', 32, NULL},
-              {"expert_count", 'u', 8, NULL},
-              {"expert_used_count", 'u', 3, NULL},
-              {"expert_feed_forward_length", 'u', 32, NULL},
-              {"expert_shared_count", 'u', 1, NULL},
-              {"leading_dense_block_count", 'u', 1, NULL},
-              {"expert_gating_func", 'u', 2, NULL},
+     .keys = {{"expert_gating_func", 'u', 2, NULL},
               {"expert_weights_norm", 'b', 1, NULL},
               {"expert_weights_scale", 'f', 2.5, NULL},
               {"expert_group_count", 'u', 4, NULL},
@@ -269,22 +228,49 @@ static shoal_status put_key(tiny *t, const variant *v, const key *k)
     }
 }
 
+static uint32_t value_dim(const variant *v)
+{
+    return v->rank > 0 ? v->value_dim : v->head_dim;
+}
+
 static shoal_status put_hparams(tiny *t, const variant *v)
 {
-    const key common[] = {
-        {"context_length", 'u', SHOAL_TINY_CTX, NULL},
-        {"embedding_length", 'u', DIM, NULL},
-        {"block_count", 'u', v->n_layers, NULL},
-        {"feed_forward_length", 'u', FFN, NULL},
-        {"attention.head_count", 'u', v->n_heads, NULL},
-        {"attention.head_count_kv", 'u', v->n_kv_heads, NULL},
-        {"rope.dimension_count", 'u', v->rope_dim, NULL},
-        {"attention.layer_norm_rms_epsilon", 'f', 1e-5, NULL},
+    bool heads = v->head_dim != DIM / N_HEADS; /* files name their sizes only where they must */
+    bool split = v->flags & SPLIT_LATENT;
+    bool experts = v->n_experts > 0;
+    bool shared = v->shared > 0;
+    bool latent = v->rank > 0;
+    const struct {
+        bool wanted;
+        key key;
+    } keys[] = {
+        {true, {"context_length", 'u', SHOAL_TINY_CTX, NULL}},
+        {true, {"embedding_length", 'u', DIM, NULL}},
+        {true, {"block_count", 'u', v->n_layers, NULL}},
+        {true, {"feed_forward_length", 'u', FFN, NULL}},
+        {true, {"attention.head_count", 'u', N_HEADS, NULL}},
+        {true, {"attention.head_count_kv", 'u', v->n_kv_heads, NULL}},
+        {true, {"rope.dimension_count", 'u', v->rope_dim, NULL}},
+        {true, {"attention.layer_norm_rms_epsilon", 'f', 1e-5, NULL}},
+        {heads && !split, {"attention.key_length", 'u', v->head_dim, NULL}},
+        {heads && !split, {"attention.value_length", 'u', value_dim(v), NULL}},
+        {heads && split, {"attention.key_length_mla", 'u', v->head_dim, NULL}},
+        {heads && split, {"attention.value_length_mla", 'u', value_dim(v), NULL}},
+        {latent, {"attention.kv_lora_rank", 'u', v->rank, NULL}},
+        {v->q_rank > 0, {"attention.q_lora_rank", 'u', v->q_rank, NULL}},
+        {experts, {"expert_count", 'u', v->n_experts, NULL}},
+        {experts, {"expert_used_count", 'u', v->n_used, NULL}},
+        {experts && v->ffn != FFN, {"expert_feed_forward_length", 'u', v->ffn, NULL}},
+        {shared && latent, {"expert_shared_count", 'u', v->shared / SHOAL_MAX(v->ffn, 1U), NULL}},
+        {shared && !latent, {"expert_shared_feed_forward_length", 'u', v->shared, NULL}},
+        {v->n_dense > 0, {"leading_dense_block_count", 'u', v->n_dense, NULL}},
     };
     SHOAL_TRY(shoal_gguf_put_str(t->writer, "general.architecture", v->arch));
     SHOAL_TRY(shoal_gguf_put_str(t->writer, "general.name", v->name));
-    for (size_t i = 0; i < SHOAL_COUNT(common); i++) {
-        SHOAL_TRY(put_key(t, v, &common[i]));
+    for (size_t i = 0; i < SHOAL_COUNT(keys); i++) {
+        if (keys[i].wanted) {
+            SHOAL_TRY(put_key(t, v, &keys[i].key));
+        }
     }
     for (size_t i = 0; i < KEYS_MAX && v->keys[i].suffix != NULL; i++) {
         SHOAL_TRY(put_key(t, v, &v->keys[i]));
@@ -324,9 +310,9 @@ static shoal_status put_attention(tiny *t, const variant *v, uint32_t layer)
     bool latent = v->rank > 0;
     bool fused = v->flags & FUSED;
     bool split = v->flags & SPLIT_LATENT;
-    uint64_t q = v->n_heads * v->head_dim;
+    uint64_t q = (uint64_t)N_HEADS * v->head_dim;
     uint64_t kv = v->n_kv_heads * v->head_dim;
-    uint64_t value = latent ? v->value_dim : v->head_dim;
+    uint64_t value = value_dim(v);
     uint64_t plain = v->head_dim - v->rope_dim;
     const item items[] = {
         {true, "attn_norm.weight", 0, DIM, 1, 1},
@@ -345,10 +331,10 @@ static shoal_status put_attention(tiny *t, const variant *v, uint32_t layer)
         {v->q_rank > 0, "attn_q_b.weight", v->q_rank, q, 1, 2},
         {latent, "attn_kv_a_mqa.weight", DIM, v->rank + v->rope_dim, 1, 1},
         {latent, "attn_kv_a_norm.weight", 0, v->rank, 1, 1},
-        {latent && !split, "attn_kv_b.weight", v->rank, v->n_heads * (plain + value), 1, 1},
-        {latent && split, "attn_k_b.weight", plain, v->rank, v->n_heads, 1},
-        {latent && split, "attn_v_b.weight", v->rank, value, v->n_heads, 1},
-        {true, "attn_output.weight", v->n_heads * value, DIM, 1, 1},
+        {latent && !split, "attn_kv_b.weight", v->rank, N_HEADS * (plain + value), 1, 1},
+        {latent && split, "attn_k_b.weight", plain, v->rank, N_HEADS, 1},
+        {latent && split, "attn_v_b.weight", v->rank, value, N_HEADS, 1},
+        {true, "attn_output.weight", N_HEADS * value, DIM, 1, 1},
     };
     return put_items(t, layer, items, SHOAL_COUNT(items));
 }
