@@ -14,6 +14,7 @@
 #include "common/base/rng.h"
 #include "common/kernels/kernels.h"
 #include "common/tensor/type.h"
+#include "tests/support/random.h"
 #include "tests/support/tiers.h"
 
 #include <float.h>
@@ -36,17 +37,8 @@ static uint64_t rng = 20261125;
 static int group_setup(void **state)
 {
     (void)state;
-    shoal_kernels_init(&scalar, 0);
-    n_tiers = test_tiers(tiers);
-    for (size_t i = 0; i < n_tiers; i++) {
-        print_message("tier under test: %s\n", tiers[i].tier);
-    }
+    n_tiers = test_tiers(&scalar, tiers);
     return 0;
-}
-
-static float uniform(void)
-{
-    return (float)((double)(shoal_rng_next(&rng) >> 11) * 0x1p-52 - 1.0);
 }
 
 static size_t below(size_t n)
@@ -152,7 +144,7 @@ static float *floats(size_t n)
     float *x = shoal_calloc_aligned(n, sizeof *x);
     assert_non_null(x);
     for (size_t i = 0; i < n; i++) {
-        x[i] = uniform();
+        x[i] = test_signed(&rng);
     }
     return x;
 }
@@ -459,9 +451,9 @@ static float awkward(size_t round)
     case 1:
         return -0.0F;
     case 2:
-        return round % 4 == 0 ? odd[round / 4 % 8] : uniform();
+        return round % 4 == 0 ? odd[round / 4 % 8] : test_signed(&rng);
     default:
-        return round % 8 == 1 ? uniform() * 1e-6F : uniform();
+        return round % 8 == 1 ? test_signed(&rng) * 1e-6F : test_signed(&rng);
     }
 }
 
@@ -510,7 +502,7 @@ static void test_store_q8_keeps_half_a_step_and_marks_what_it_cannot_hold(void *
         float x[8];
         double amax = 0;
         for (size_t i = 0; i < 8; i++) {
-            x[i] = uniform() * (round % 2 ? 1.0F : 1e3F);
+            x[i] = test_signed(&rng) * (round % 2 ? 1.0F : 1e3F);
             amax = fmax(amax, fabs((double)x[i]));
         }
         scalar.kv_store_q8(8, 8, x, x, 5, k, v);

@@ -13,6 +13,7 @@
 #include "common/base/rng.h"
 #include "common/kernels/kernels.h"
 #include "common/tensor/type.h"
+#include "tests/support/random.h"
 #include "tests/support/tiers.h"
 
 #include <float.h>
@@ -35,40 +36,14 @@ static uint64_t rng = 20261124;
 static int group_setup(void **state)
 {
     (void)state;
-    shoal_kernels_init(&scalar, 0);
-    n_tiers = test_tiers(tiers);
-    for (size_t i = 0; i < n_tiers; i++) {
-        print_message("tier under test: %s\n", tiers[i].tier);
-    }
+    n_tiers = test_tiers(&scalar, tiers);
     return 0;
-}
-
-static float uniform(void)
-{
-    return (float)((double)(shoal_rng_next(&rng) >> 11) * 0x1p-52 - 1.0);
-}
-
-/* Mostly ordinary numbers, some zeros, subnormals and large ones. */
-static float awkward(void)
-{
-    switch (shoal_rng_next(&rng) % 16) {
-    case 0:
-        return 0.0F;
-    case 1:
-        return -0.0F;
-    case 2:
-        return uniform() * 1e-40F;
-    case 3:
-        return uniform() * 1e4F;
-    default:
-        return uniform();
-    }
 }
 
 static void fill(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        x[i] = awkward();
+        x[i] = test_awkward(&rng);
     }
 }
 
@@ -122,7 +97,7 @@ static void test_quantize_equals_scalar_with_odd_values(void **state)
             x[40] = round % 16 == 4 ? FLT_MAX : -FLT_MAX;
         }
         for (size_t i = 160; i < 192 && round % 8 == 5; i++) {
-            x[i] = uniform() * 1e-39F;
+            x[i] = test_signed(&rng) * 1e-39F;
         }
         memset(q, POISON, sizeof q);
         memset(blocks, POISON, sizeof blocks);
@@ -207,7 +182,7 @@ static void test_exp_borders_equal_scalar(void **state)
         for (size_t sign = 0; sign < 2; sign++) {
             for (size_t i = 0; i < N; i++) {
                 x[i] = -x[i];
-                up[i] = uniform();
+                up[i] = test_signed(&rng);
             }
             scalar.swiglu(N, x, up, y[0]);
             float sum = scalar.sum_exp(N, x, 0, 0.5F);
@@ -256,7 +231,7 @@ static void check_rope(const shoal_kernels *tier, size_t n_rot, size_t gap, bool
     float start[N];
     float x[2][N];
     for (size_t i = 0; i < n_rot / 2; i++) {
-        double angle = (double)uniform() * 100;
+        double angle = (double)test_signed(&rng) * 100;
         c[i] = (float)cos(angle);
         s[i] = (float)sin(angle);
     }
@@ -305,9 +280,10 @@ static void test_tanh_and_gelu_are_close_and_equal_scalar(void **state)
         float x[N];
         float one[N];
         float y[2][N];
-        double size = exp(12.0 * (double)uniform() - 8.0);
+        double size = exp(12.0 * (double)test_signed(&rng) - 8.0);
         for (size_t i = 0; i < N; i++) {
-            x[i] = round % 4 == 0 ? 0.625F + 1e-6F * uniform() : (float)size * uniform();
+            x[i] = round % 4 == 0 ? 0.625F + 1e-6F * test_signed(&rng)
+                                  : (float)size * test_signed(&rng);
             one[i] = 1;
         }
         x[0] = round % 3 == 0 ? -0.0F : round % 3 == 1 ? INFINITY : -1e30F;

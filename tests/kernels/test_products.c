@@ -13,6 +13,7 @@
 #include "common/base/rng.h"
 #include "common/kernels/kernels.h"
 #include "common/tensor/type.h"
+#include "tests/support/random.h"
 #include "tests/support/tiers.h"
 
 #include <math.h>
@@ -53,34 +54,8 @@ static uint64_t rng = 20261125;
 static int group_setup(void **state)
 {
     (void)state;
-    shoal_kernels_init(&scalar, 0);
-    n_tiers = test_tiers(tiers);
-    for (size_t i = 0; i < n_tiers; i++) {
-        print_message("tier under test: %s\n", tiers[i].tier);
-    }
+    n_tiers = test_tiers(&scalar, tiers);
     return 0;
-}
-
-static float uniform(void)
-{
-    return (float)((double)(shoal_rng_next(&rng) >> 11) * 0x1p-52 - 1.0);
-}
-
-/* Mostly ordinary numbers, some zeros, subnormals and large ones. */
-static float awkward(void)
-{
-    switch (shoal_rng_next(&rng) % 16) {
-    case 0:
-        return 0.0F;
-    case 1:
-        return -0.0F;
-    case 2:
-        return uniform() * 1e-40F;
-    case 3:
-        return uniform() * 1e4F;
-    default:
-        return uniform();
-    }
 }
 
 /* --- one weight, by panel.h alone ----------------------------------------------------------------
@@ -242,19 +217,19 @@ static void put_half(uint8_t *p, float x)
 static void fill_floats(shoal_panel kind, uint8_t *panels, size_t n)
 {
     for (size_t i = 0; kind == SHOAL_PANEL_F32 && i < n / 4; i++) {
-        float w = awkward();
+        float w = test_awkward(&rng);
         memcpy(panels + 4 * i, &w, sizeof w);
     }
     for (size_t i = 0; kind == SHOAL_PANEL_F16 && i < n / 2; i++) {
-        put_half(panels + 2 * i, awkward());
+        put_half(panels + 2 * i, test_awkward(&rng));
     }
     for (size_t i = 0; kind == SHOAL_PANEL_BF16 && i < n / 2; i++) {
-        uint16_t w = shoal_f32_to_bf16(awkward());
+        uint16_t w = shoal_f32_to_bf16(test_awkward(&rng));
         memcpy(panels + 2 * i, &w, sizeof w);
     }
     for (size_t i = 0; kind == SHOAL_PANEL_FP8 && i < n; i++) {
         if (i % 2112 < 64) {
-            float s = uniform();
+            float s = test_signed(&rng);
             memcpy(panels + i, &s, sizeof s);
             i += 3;
         } else if ((panels[i] & 0x7F) == 0x7F) {
@@ -283,7 +258,7 @@ static void fill_panels(shoal_panel kind, uint8_t *panels, size_t n_panels, size
                 kind == SHOAL_PANEL_Q4_K || kind == SHOAL_PANEL_Q5_K;
     for (size_t b = 0; b < n / info->block_bytes; b++) {
         for (size_t r = 0; r < (mins ? 2 * ROWS : ROWS); r++) {
-            put_half(panels + b * info->block_bytes + 2 * r, uniform());
+            put_half(panels + b * info->block_bytes + 2 * r, test_signed(&rng));
         }
     }
 }
@@ -291,7 +266,7 @@ static void fill_panels(shoal_panel kind, uint8_t *panels, size_t n_panels, size
 static void fill_inputs(operands *o, size_t k, size_t n_cols)
 {
     for (size_t i = 0; i < n_cols * (K_MAX + 3); i++) {
-        o->x[i] = awkward();
+        o->x[i] = test_awkward(&rng);
     }
     if (k % 32 != 0) {
         return;

@@ -1,4 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
 #include "tests/support/tiers.h"
 
 #ifdef SHOAL_TEST_EMULATED
@@ -26,8 +32,9 @@ static size_t emulated(shoal_kernels *ret)
 }
 #endif
 
-size_t test_tiers(shoal_kernels ret[TIERS_MAX])
+size_t test_tiers(shoal_kernels *ret_scalar, shoal_kernels ret[TIERS_MAX])
 {
+    shoal_kernels_init(ret_scalar, 0);
     size_t n = emulated(&ret[0]);
     if (shoal_cpu_detect() & SHOAL_CPU_AVX2) {
         shoal_kernels_init(&ret[n++], SHOAL_CPU_AVX2);
@@ -42,6 +49,9 @@ size_t test_tiers(shoal_kernels ret[TIERS_MAX])
         if ((shoal_cpu_detect() & neon[i]) == neon[i]) {
             shoal_kernels_init(&ret[n++], neon[i]);
         }
+    }
+    for (size_t i = 0; i < n; i++) {
+        print_message("tier under test: %s\n", ret[i].tier);
     }
     return n;
 }

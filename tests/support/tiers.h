@@ -13,8 +13,8 @@ enum {
     TIERS_MAX = 4
 };
 
-/* Fills ret with every tier that runs here, best last; returns how many. Tiers that the processor
- * lacks are there too where their source can be built on portable intrinsics. */
-size_t test_tiers(shoal_kernels ret[TIERS_MAX]);
+/* Fills ret with every tier that runs here, best last, and says which; returns how many. Tiers that
+ * the processor lacks are there too where their source can be built on portable intrinsics. */
+size_t test_tiers(shoal_kernels *ret_scalar, shoal_kernels ret[TIERS_MAX]);
 
 #endif

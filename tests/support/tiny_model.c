@@ -3,8 +3,8 @@
 #include "tests/support/tiny_internal.h"
 
 #include "common/base/mem.h"
-#include "common/base/rng.h"
 #include "common/tensor/gguf.h"
+#include "tests/support/random.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,12 +19,6 @@ enum {
 static const char *const pieces[] = {SPACE "t", "he",  SPACE "the", "in",       "er",
                                      SPACE "a", "on",  "th",        SPACE "th", "ing",
                                      "nd",      "and", SPACE "and", SPACE "s"};
-
-/* Uniform in (-1, 1), exact in float. */
-static float uniform(uint64_t *state)
-{
-    return (float)((double)(int64_t)(shoal_rng_next(state) >> 40) / 8388608.0 - 1.0);
-}
 
 /* Half-precision scale and 32 signed bytes, scale = amax / 127. */
 static void encode_q8_0(const float *x, uint8_t *block)
@@ -99,9 +93,9 @@ shoal_status shoal_tiny_put_matrices(tiny *t, const char *name, uint64_t k, uint
     /* sqrt(3) makes the uniform's deviation one. */
     float scale = gain * sqrtf(3.0f / (float)k);
     for (size_t i = 0; i < count; i++) {
-        x[i] = scale * uniform(&t->rng);
+        x[i] = scale * test_signed(&t->rng);
         if (t->noise_rng != 0) {
-            x[i] += scale * t->noise * uniform(&t->noise_rng);
+            x[i] += scale * t->noise * test_signed(&t->noise_rng);
         }
     }
     encode(type, x, count, data);
@@ -118,7 +112,7 @@ shoal_status shoal_tiny_put_vector(tiny *t, const char *name, uint64_t n, float 
     }
     t->data[t->n_data++] = data;
     for (size_t i = 0; i < n; i++) {
-        data[i] = mean + spread * uniform(&t->rng);
+        data[i] = mean + spread * test_signed(&t->rng);
     }
     return shoal_gguf_put_tensor(t->writer, name, SHOAL_TYPE_F32, &n, 1, data);
 }
@@ -266,7 +260,7 @@ static shoal_status put_exits(tiny *t, const shape *s, const shoal_tiny_settings
     uint64_t rng = settings->seed + 1;
     size_t n = settings->n_exits * (size_t)s->dim;
     for (size_t i = 0; i < n; i++) {
-        norms[i] = 1.0f + 0.25f * uniform(&rng);
+        norms[i] = 1.0f + 0.25f * test_signed(&rng);
     }
     SHOAL_TRY(shoal_gguf_put_i32_array(t->writer, "shoal.exit.layers", settings->exits,
                                        settings->n_exits));

@@ -13,6 +13,7 @@
 
 #include "common/base/rng.h"
 #include "common/sample/sample_internal.h"
+#include "tests/support/random.h"
 
 enum {
     N_VOCAB = 301
@@ -25,11 +26,6 @@ static shoal_sampler *make(size_t n_vocab)
     shoal_sampler *sampler = NULL;
     assert_int_equal(shoal_sampler_new(n_vocab, &kernels, &sampler), SHOAL_OK);
     return sampler;
-}
-
-static float uniform(uint64_t *rng, float low, float high)
-{
-    return low + (high - low) * (float)(shoal_rng_next(rng) >> 40) * 0x1p-24f;
 }
 
 /* --- the reference: sort everything, sum in double ------------------------------------------- */
@@ -91,7 +87,7 @@ static void check_against_reference(const shoal_sampling *s, size_t n, uint64_t 
     ranked sorted[N_VOCAB];
     float max = -INFINITY;
     for (size_t i = 0; i < n; i++) {
-        float logit = uniform(rng, -8.0f, 8.0f);
+        float logit = test_between(rng, -8.0f, 8.0f);
         /* Coarse steps make ties. */
         logit = steps > 0.0f ? floorf(logit * steps) / steps : logit;
         sampler->work[i] = logit;
@@ -125,10 +121,10 @@ static void test_filters_random_settings_equal_reference(void **state)
         shoal_sampling s = shoal_sampling_default();
         uint64_t pick = shoal_rng_next(&rng);
         size_t n = 1 + shoal_rng_next(&rng) % N_VOCAB;
-        s.temperature = uniform(&rng, 0.1f, 3.0f);
+        s.temperature = test_between(&rng, 0.1f, 3.0f);
         s.top_k = pick & 1 ? (uint32_t)(shoal_rng_next(&rng) % (n + 3)) : 0;
-        s.top_p = pick & 2 ? uniform(&rng, 0.01f, 0.999f) : 1.0f;
-        s.min_p = pick & 4 ? uniform(&rng, 0.0f, 0.5f) : 0.0f;
+        s.top_p = pick & 2 ? test_between(&rng, 0.01f, 0.999f) : 1.0f;
+        s.min_p = pick & 4 ? test_between(&rng, 0.0f, 0.5f) : 0.0f;
         check_against_reference(&s, n, &rng, pick & 8 ? 2.0f : 0.0f);
     }
 }
@@ -191,14 +187,14 @@ static void test_filters_penalties_equal_reference(void **state)
             history[i] = (int32_t)(shoal_rng_next(&rng) % (N_VOCAB + 10)) - 5;
         }
         shoal_sampling s = shoal_sampling_default();
-        s.repetition_penalty = uniform(&rng, 0.1f, 10.0f);
-        s.presence_penalty = uniform(&rng, -2.0f, 2.0f);
-        s.frequency_penalty = uniform(&rng, -2.0f, 2.0f);
+        s.repetition_penalty = test_between(&rng, 0.1f, 10.0f);
+        s.presence_penalty = test_between(&rng, -2.0f, 2.0f);
+        s.frequency_penalty = test_between(&rng, -2.0f, 2.0f);
         const uint32_t windows[] = {0, 1, 64, 100, SHOAL_PENALTY_WINDOW_MAX};
         s.penalty_window = windows[shoal_rng_next(&rng) % SHOAL_COUNT(windows)];
         float before[N_VOCAB];
         for (size_t i = 0; i < N_VOCAB; i++) {
-            before[i] = sampler->work[i] = uniform(&rng, -20.0f, 20.0f);
+            before[i] = sampler->work[i] = test_between(&rng, -20.0f, 20.0f);
         }
         shoal_filter_penalties(sampler, &s, history, n_history);
         size_t start = n_history > s.penalty_window ? n_history - s.penalty_window : 0;

@@ -13,6 +13,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/sample/sample.h"
+#include "tests/support/random.h"
 
 enum {
     N_VOCAB = 53,
@@ -27,11 +28,6 @@ static shoal_sampler *make(size_t n_vocab)
     shoal_sampler *sampler = NULL;
     assert_int_equal(shoal_sampler_new(n_vocab, &kernels, &sampler), SHOAL_OK);
     return sampler;
-}
-
-static float uniform(uint64_t *rng, float low, float high)
-{
-    return low + (high - low) * (float)(shoal_rng_next(rng) >> 40) * 0x1p-24f;
 }
 
 static int32_t draw(shoal_sampler *sampler, const shoal_sampling *s, const float *logits,
@@ -85,7 +81,7 @@ static void check_distribution(const shoal_sampling *s)
     uint64_t rng = 99;
     float logits[N_VOCAB];
     for (size_t i = 0; i < N_VOCAB; i++) {
-        logits[i] = uniform(&rng, -2.0f, 2.0f);
+        logits[i] = test_between(&rng, -2.0f, 2.0f);
     }
     double p[N_VOCAB];
     target(logits, s, p);
@@ -162,13 +158,13 @@ static void test_sample_pruning_never_changes_the_winner(void **state)
     shoal_sampler *sampler = make(N);
     for (size_t position = 0; position < 2000; position++) {
         float logits[N];
-        float spread = uniform(&rng, 0.0f, 30.0f);
+        float spread = test_between(&rng, 0.0f, 30.0f);
         for (size_t i = 0; i < N; i++) {
-            logits[i] = uniform(&rng, -spread, spread);
+            logits[i] = test_between(&rng, -spread, spread);
         }
         shoal_sampling s = shoal_sampling_default();
         s.seed = shoal_rng_next(&rng);
-        s.temperature = uniform(&rng, 0.2f, 4.0f);
+        s.temperature = test_between(&rng, 0.2f, 4.0f);
         float max = -INFINITY;
         for (size_t i = 0; i < N; i++) {
             max = fmaxf(max, logits[i]);
@@ -211,13 +207,13 @@ static void test_sample_equal_inputs_give_equal_bits(void **state)
         float logits[N_VOCAB];
         float copy[N_VOCAB];
         for (size_t i = 0; i < N_VOCAB; i++) {
-            logits[i] = uniform(&rng, -4.0f, 4.0f);
+            logits[i] = test_between(&rng, -4.0f, 4.0f);
         }
         memcpy(copy, logits, sizeof copy);
         shoal_sampling s = shoal_sampling_default();
-        s.temperature = uniform(&rng, 0.0f, 2.0f);
+        s.temperature = test_between(&rng, 0.0f, 2.0f);
         s.top_k = (uint32_t)(shoal_rng_next(&rng) % 30);
-        s.top_p = uniform(&rng, 0.3f, 1.0f);
+        s.top_p = test_between(&rng, 0.3f, 1.0f);
         s.repetition_penalty = 1.3f;
         s.frequency_penalty = 0.3f;
         s.biases = &bias;
@@ -345,7 +341,7 @@ static void test_sample_confidence_is_of_the_raw_logits(void **state)
         float first = -INFINITY;
         float second = -INFINITY;
         for (size_t i = 0; i < N_VOCAB; i++) {
-            float x = uniform(&rng, -5.0f, 5.0f);
+            float x = test_between(&rng, -5.0f, 5.0f);
             logits[i] = x;
             sum += exp((double)x);
             second = x > first ? first : fmaxf(second, x);
@@ -390,8 +386,8 @@ static void check_coupling(float noise, uint64_t seed)
     double p_sum = 0.0;
     double q_sum = 0.0;
     for (size_t i = 0; i < N_VOCAB; i++) {
-        p_logits[i] = uniform(&rng, -3.0f, 3.0f);
-        q_logits[i] = p_logits[i] + uniform(&rng, -noise, noise);
+        p_logits[i] = test_between(&rng, -3.0f, 3.0f);
+        q_logits[i] = p_logits[i] + test_between(&rng, -noise, noise);
         p_sum += exp((double)p_logits[i]);
         q_sum += exp((double)q_logits[i]);
     }

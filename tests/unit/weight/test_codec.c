@@ -11,6 +11,7 @@
 
 #include "common/base/rng.h"
 #include "common/weight/weight.h"
+#include "tests/support/random.h"
 
 #include <float.h>
 #include <math.h>
@@ -18,11 +19,6 @@
 
 static const shoal_type types[] = {SHOAL_TYPE_F32, SHOAL_TYPE_F16, SHOAL_TYPE_BF16, SHOAL_TYPE_Q8_0,
                                    SHOAL_TYPE_Q4_0};
-
-static float uniform(uint64_t *rng)
-{
-    return (float)((double)(int64_t)(shoal_rng_next(rng) >> 40) / 8388608.0 - 1.0);
-}
 
 static uint16_t half_at(const uint8_t *p)
 {
@@ -123,7 +119,7 @@ static void test_encode_matches_the_reference_rounding(void **state)
         uint8_t want[34];
         float scale = ldexpf(1.0f, (int)(shoal_rng_next(&rng) % 40) - 30);
         for (size_t i = 0; i < 32; i++) {
-            x[i] = round % 7 == 0 ? rintf(uniform(&rng) * 4.0f) : uniform(&rng) * scale;
+            x[i] = round % 7 == 0 ? rintf(test_signed(&rng) * 4.0f) : test_signed(&rng) * scale;
         }
         assert_int_equal(shoal_weight_encode(SHOAL_TYPE_Q8_0, x, 32, got, NULL), SHOAL_OK);
         reference_q8_0(x, want);
@@ -145,7 +141,7 @@ static void test_decode_of_encode_stays_within_half_a_step(void **state)
     float y[N];
     uint8_t blocks[N * 4];
     for (size_t i = 0; i < N; i++) {
-        x[i] = uniform(&rng);
+        x[i] = test_signed(&rng);
     }
     for (size_t t = 0; t < SHOAL_COUNT(types); t++) {
         /* Half a step of each type for |x| <= 1; Q4_0 cuts the value opposite to its extreme, a

@@ -11,8 +11,8 @@
 
 #include "common/base/file.h"
 #include "common/base/mem.h"
-#include "common/base/rng.h"
 #include "common/weight/weight.h"
+#include "tests/support/random.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,16 +26,11 @@ enum {
     COLS = 8
 };
 
-static double uniform(uint64_t *rng)
-{
-    return ((double)(shoal_rng_next(rng) >> 11) + 0.5) * 0x1p-53;
-}
-
 static void normal(uint64_t *rng, float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        double r = sqrt(-2 * log(uniform(rng)));
-        x[i] = (float)(r * cos(6.283185307179586 * uniform(rng)));
+        double r = sqrt(-2 * log(test_open_unit(rng)));
+        x[i] = (float)(r * cos(6.283185307179586 * test_open_unit(rng)));
     }
 }
 

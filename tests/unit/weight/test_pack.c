@@ -12,6 +12,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/weight/pack_internal.h"
+#include "tests/support/random.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -59,11 +60,6 @@ static image image_new(size_t capacity)
     return im;
 }
 
-static float uniform(uint64_t *rng)
-{
-    return (float)((double)(int64_t)(shoal_rng_next(rng) >> 40) / 8388608.0 - 1.0);
-}
-
 /* Adds n values as one tensor of the type. */
 static void put(shoal_gguf_writer *writer, void **owned, const char *name, shoal_type type,
                 const uint64_t *dims, uint32_t n_dims, uint64_t *rng)
@@ -77,7 +73,7 @@ static void put(shoal_gguf_writer *writer, void **owned, const char *name, shoal
     *owned = shoal_calloc(n / info->block, info->block_bytes);
     assert_true(x && *owned);
     for (size_t i = 0; i < n; i++) {
-        x[i] = uniform(rng);
+        x[i] = test_signed(rng);
     }
     assert_int_equal(shoal_weight_encode(type, x, n, *owned, NULL), SHOAL_OK);
     assert_int_equal(shoal_gguf_put_tensor(writer, name, type, dims, n_dims, *owned), SHOAL_OK);
@@ -91,7 +87,7 @@ static void put_fp8(shoal_gguf_writer *writer, void **owned, uint64_t *rng)
     float *scales = shoal_calloc(4, sizeof *scales);
     assert_true(x && codes && scales);
     for (size_t i = 0; i < (size_t)FP8_ROWS * FP8_K; i++) {
-        x[i] = uniform(rng);
+        x[i] = test_signed(rng);
     }
     assert_int_equal(shoal_fp8_encode(x, 128, FP8_K, codes, scales), SHOAL_OK);
     assert_int_equal(shoal_fp8_encode(x + 128 * FP8_K, 2, FP8_K, codes + 128 * FP8_K, scales + 2),

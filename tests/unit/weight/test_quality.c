@@ -9,8 +9,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "common/base/rng.h"
 #include "common/weight/weight.h"
+#include "tests/support/random.h"
 
 #include <math.h>
 #include <string.h>
@@ -43,17 +43,12 @@ static const budget budgets[] = {
     {SHOAL_TYPE_IQ4_NL, 0.080, 4, 32, false},
 };
 
-static double uniform(uint64_t *rng)
-{
-    return ((double)(shoal_rng_next(rng) >> 11) + 0.5) * 0x1p-53;
-}
-
 static void normal(uint64_t seed, double scale)
 {
     uint64_t rng = seed;
     for (size_t i = 0; i < N; i += 2) {
-        double r = sqrt(-2 * log(uniform(&rng)));
-        double a = 6.283185307179586 * uniform(&rng);
+        double r = sqrt(-2 * log(test_open_unit(&rng)));
+        double a = 6.283185307179586 * test_open_unit(&rng);
         x[i] = (float)(scale * r * cos(a));
         x[i + 1] = (float)(scale * r * sin(a));
     }

@@ -10,8 +10,8 @@
 #include <cmocka.h>
 
 #include "common/base/mem.h"
-#include "common/base/rng.h"
 #include "common/weight/weight.h"
+#include "tests/support/random.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -28,11 +28,6 @@ enum {
     K_MAX = 512,
     ROWS_MAX = 300
 };
-
-static float uniform(uint64_t *rng)
-{
-    return (float)((double)(int64_t)(shoal_rng_next(rng) >> 40) / 8388608.0 - 1.0);
-}
 
 static bool is_quantised(shoal_type type)
 {
@@ -62,7 +57,7 @@ static void matrix_new(matrix *m, shoal_type type, size_t n_rows, size_t k, uint
     assert_non_null(m->values);
     assert_non_null(m->bytes);
     for (size_t i = 0; i < n; i++) {
-        m->values[i] = uniform(&rng);
+        m->values[i] = test_signed(&rng);
     }
     assert_int_equal(shoal_weight_encode(type, m->values, n, m->bytes, NULL), SHOAL_OK);
     shoal_weight_decode(type, m->bytes, n, m->values);
@@ -112,7 +107,7 @@ static int setup(void **state)
     uint64_t rng = 99;
     for (size_t c = 0; c < COLS_MAX; c++) {
         for (size_t i = 0; i < K_MAX + 3; i++) {
-            r->x[c][i] = uniform(&rng);
+            r->x[c][i] = test_signed(&rng);
         }
     }
     *state = r;
