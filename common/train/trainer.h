@@ -9,6 +9,7 @@
 #ifndef SHOAL_TRAIN_TRAINER_H
 #define SHOAL_TRAIN_TRAINER_H
 
+#include "common/train/lora_train.h"
 #include "common/train/loss.h"
 #include "common/train/net.h"
 #include "common/train/optim.h"
@@ -31,7 +32,9 @@ typedef struct shoal_trainer_settings {
     size_t n_parts;      /* batches of a step, at least 1 */
     size_t n_tokens_max; /* of a batch */
     size_t n_targets_max;
-    uint64_t seed; /* of layer dropout */
+    uint64_t seed;          /* of layer dropout */
+    uint64_t source_id;     /* names the data: a checkpoint made with another is refused */
+    shoal_lora_train *lora; /* of params, borrowed: its factors are trained; NULL: params are */
     shoal_optim_settings optim;
     shoal_distil distil;                      /* with teacher NULL: alpha is taken as 1 */
     float exit_weight[SHOAL_TRAIN_EXITS_MAX]; /* of each exit's loss beside the output's 1 */
@@ -41,7 +44,10 @@ typedef struct shoal_trainer_settings {
 
 typedef struct shoal_trainer shoal_trainer;
 
-/* params and teacher are borrowed; params are stepped in place. teacher NULL: none. */
+shoal_trainer_settings shoal_trainer_settings_default(void);
+
+/* params and teacher are borrowed; params are stepped in place. teacher NULL: none. The teacher may
+ * have another shape, but not another vocabulary. */
 shoal_status shoal_trainer_new(shoal_params *params, const shoal_params *teacher,
                                const shoal_trainer_settings *settings, shoal_trainer **ret_trainer,
                                shoal_err *err) SHOAL_MUST_CHECK;
@@ -57,12 +63,20 @@ typedef struct shoal_train_stats {
     double grad_norm;
     uint64_t flops; /* of products, this step */
 } shoal_train_stats;
+/* On an error nothing has been stepped: gradients that are not finite, a source that failed, a
+ * batch over the limits. */
 shoal_status shoal_trainer_step(shoal_trainer *trainer, shoal_train_source *source, void *ctx,
                                 shoal_train_stats *ret_stats, shoal_err *err) SHOAL_MUST_CHECK;
 
+/* Steps done, and steps of the whole run. */
+uint64_t shoal_trainer_step_i(const shoal_trainer *trainer);
+uint64_t shoal_trainer_n_steps(const shoal_trainer *trainer);
+
 /* Parameters, moments, step and settings, written beside path and renamed over it. A run resumed
  * from it equals the unbroken one bit for bit. A checkpoint of another shape, other settings that
- * change results, or a damaged one is refused by name. */
+ * change results, or a damaged one is refused by name, and nothing
+ * is changed. A trainer made with optim.n_steps = 0 takes the length of the run and its warm-up
+ * from the checkpoint. */
 shoal_status shoal_trainer_save(const shoal_trainer *trainer, const char *path,
                                 shoal_err *err) SHOAL_MUST_CHECK;
 shoal_status shoal_trainer_load(shoal_trainer *trainer, const char *path,
