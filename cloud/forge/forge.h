@@ -11,6 +11,40 @@
 
 #include <stdbool.h>
 
+/* Of `train` alone; its options are in train_args.c. */
+typedef struct forge_train_args {
+    const char *tokenizer; /* a GGUF whose tokenizer a new model takes */
+    const char *teacher;
+    const char *checkpoint;
+    const char *log;
+    const char *text;
+    const char *exits;        /* "2+3": layers below each */
+    const char *exit_weights; /* "0.3+0.5" */
+    const char *optimiser;
+    long steps;
+    long parts;
+    long part_tokens;
+    long every; /* seconds between checkpoints */
+    long warmup;
+    long lora_rank;
+    double lora_alpha;
+    long long start_seed;
+    double minutes;
+    double text_share;
+    double study_share;
+    double muon_rate;
+    double adam_rate;
+    double weight_decay;
+    double momentum;
+    double beta2;
+    double clip;
+    double final_share;
+    double alpha;
+    double teacher_temp;
+    double layer_dropout;
+    bool reverse;
+} forge_train_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -51,7 +85,29 @@ typedef struct forge_args {
     bool decode;
     bool verify;
     bool bos;
+    forge_train_args train;
 } forge_args;
+
+typedef enum forge_option_kind {
+    FORGE_OPTION_TEXT,
+    FORGE_OPTION_INT,
+    FORGE_OPTION_REAL,
+    FORGE_OPTION_FLAG,
+    FORGE_OPTION_FILES, /* no option: what is left over when all are read */
+    FORGE_OPTION_SEED
+} forge_option_kind;
+
+typedef struct forge_option {
+    char letter; /* names it in forge_command.options; 0 in a command's own rows */
+    const char *name;
+    char short_name; /* 0: none */
+    forge_option_kind kind;
+    size_t offset; /* in forge_args */
+    double min;
+    double max;
+    const char *value;
+    const char *help;
+} forge_option;
 
 typedef struct forge_command {
     const char *name;
@@ -59,6 +115,15 @@ typedef struct forge_command {
     const char *options; /* the letters of its options, as in the table of args.c */
     shoal_status (*run)(const forge_args *args, shoal_err *err);
 } forge_command;
+
+/* Options of one command alone, and its defaults. */
+typedef struct forge_own {
+    shoal_status (*run)(const forge_args *args, shoal_err *err); /* names the command */
+    const forge_option *options;
+    size_t n_options;
+    forge_args defaults;
+} forge_own;
+extern const forge_own shoal_forge_train_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -77,6 +142,7 @@ shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------
  */

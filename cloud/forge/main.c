@@ -29,6 +29,7 @@ static const forge_command commands[] = {
      shoal_forge_make_data},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
+    {"train", "make a model learn: a new one, or one that is there", "lotj", shoal_forge_train},
 };
 
 static void usage(FILE *to)
