@@ -8,6 +8,7 @@
 
 #include "common/base/mem.h"
 #include "common/engine/engine.h"
+#include "common/exit/store.h"
 #include "common/weight/pack.h"
 
 #include <string.h>
@@ -147,6 +148,37 @@ static void check_model(const uint8_t *data, size_t size)
     compute(model);
 }
 
+/* What is read as a policy is one: it prints, and reads back the same. */
+static void check_policies(const uint8_t *data, size_t size)
+{
+    static const char *const prefixes[] = {"shoal.exit.policy.1", SHOAL_ESCALATE_POLICY};
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_exit_calibration calibration;
+    SHOAL_ASSERT(shoal_gguf_open(data, size, &gguf, NULL) == SHOAL_OK);
+    for (size_t i = 0; i < SHOAL_COUNT(prefixes); i++) {
+        shoal_exit_set set;
+        shoal_err_clear(&err);
+        if (shoal_exit_set_read(gguf, prefixes[i], &set, &err) != SHOAL_OK) {
+            SHOAL_ASSERT(err.text[0] != '\0' && strchr(err.text, '\n') == NULL);
+            continue;
+        }
+        for (size_t kind = 0; kind < SHOAL_EXIT_KINDS; kind++) {
+            char text[SHOAL_EXIT_TEXT_MAX];
+            shoal_exit_policy back;
+            if (set.has[kind]) {
+                shoal_exit_policy_print(&set.policies[kind], text);
+                SHOAL_ASSERT(shoal_exit_policy_parse(text, &back, NULL) == SHOAL_OK);
+                SHOAL_ASSERT(memcmp(&back, &set.policies[kind], sizeof back) == 0);
+            }
+        }
+    }
+    shoal_err_clear(&err);
+    SHOAL_ASSERT(shoal_exit_calibration_read(gguf, SHOAL_EXIT_CALIBRATION, &calibration, &err) ==
+                     SHOAL_OK ||
+                 err.text[0] != '\0');
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     shoal_err err = SHOAL_ERR_INIT;
@@ -154,6 +186,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_weights(data, size);
         check_packed(data, size);
         check_model(data, size);
+        check_policies(data, size);
     }
     return 0;
 }

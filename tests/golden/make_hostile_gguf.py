@@ -289,6 +289,7 @@ def seeds(folder):
     for name in micro_models.ARCHS:
         write(folder, "model_" + name, micro_models.micro(name))
     write(folder, "model_fp8", micro_models.micro("llama", "I8"))
+    write(folder, "model_exits", micro_models.micro_exits())
 
 
 def main():

@@ -3,7 +3,7 @@
 make_hostile_gguf.py spoils. Weights are small multiples of 1/16; nobody asks what they say."""
 import struct
 
-from make_hostile_gguf import BOOL, F32, STR, U32, ALIGN, array, padding, pair, tensor, u32, u64
+from make_hostile_gguf import BOOL, F32, I32, STR, U32, ALIGN, array, padding, pair, tensor, u32, u64
 
 DIM, HEADS, FFN, VOCAB = 4, 2, 4, 3
 # name: number, elements and bytes of a block, where its half-precision numbers lie
@@ -184,4 +184,27 @@ def micro(name, kind="F32", dim=DIM):
             entries.append((tensor_name + "_scale", tiles, "F32", scales))
     if kind == "I8":
         pairs.append(pair("shoal.fp8.format", STR, "e4m3"))
+    return assemble(pairs, entries)
+
+
+def micro_exits():
+    """The plain llama with two layers, an exit after the first, and fitted policies."""
+    pairs = metadata("llama", {"block_count": 2})
+    pairs += [array("shoal.exit.layers", I32, [1]), array("shoal.exit.norm", F32, [1.0] * DIM)]
+    for prefix in ("shoal.exit.policy.1", "shoal.escalate.policy"):
+        pairs += [pair(prefix + ".linear", STR, "linear:threshold=0.9,bias=-1,top=2,gap=3,depth=0.5"),
+                  pair(prefix + ".percentile", STR, "percentile:threshold=0.9,rate=0.5,window=64"),
+                  pair(prefix + ".risk", STR, "risk:threshold=0.75,risk=0.01,delta=0.05")]
+    for prefix in ("shoal.exit.calibration", "shoal.escalate.calibration"):
+        pairs += [pair(prefix + ".hash", STR, "0" * 64), pair(prefix + ".model", STR, "f" * 64),
+                  pair(prefix + ".n", U32, 300), pair(prefix + ".tokens", U32, 4000),
+                  pair(prefix + ".risk", F32, 0.01), pair(prefix + ".delta", F32, 0.05)]
+    entries = []
+    for name, dims in tensors((), {}):
+        n = 1
+        for d in dims:
+            n *= d
+        entries.append((name, dims, "F32", numbers("F32", n)))
+        if name.startswith("blk.0."):
+            entries.append(("blk.1." + name[6:], dims, "F32", numbers("F32", n)))
     return assemble(pairs, entries)
