@@ -45,6 +45,17 @@ typedef struct forge_train_args {
     bool reverse;
 } forge_train_args;
 
+/* Of `eval` alone; its options are in eval_args.c. */
+typedef struct forge_eval_args {
+    const char *edge;   /* a second model, which drafts */
+    const char *data;   /* questions */
+    const char *report; /* JSON */
+    const char *plot;   /* SVG */
+    long questions;     /* of a split; 0: not said */
+    double threshold;   /* below 0: none */
+    bool pick;
+} forge_eval_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -86,6 +97,7 @@ typedef struct forge_args {
     bool verify;
     bool bos;
     forge_train_args train;
+    forge_eval_args eval;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -124,6 +136,7 @@ typedef struct forge_own {
     forge_args defaults;
 } forge_own;
 extern const forge_own shoal_forge_train_own;
+extern const forge_own shoal_forge_eval_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -142,6 +155,7 @@ shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------
@@ -158,6 +172,11 @@ typedef struct forge_session {
 /* n_rows: rows of a step and logits of a step. */
 shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
                                       size_t kv_tokens, forge_session *ret_session, shoal_err *err);
+/* The same on a model that is loaded, which it owns from here on, also when it fails; the KV has
+ * room for n_seqs sequences of kv_tokens. */
+shoal_status shoal_forge_session_on(const forge_args *args, shoal_model *take_model, size_t n_rows,
+                                    size_t n_logits, size_t kv_tokens, size_t n_seqs,
+                                    forge_session *ret_session, shoal_err *err);
 void shoal_forge_session_close(forge_session *session);
 
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */

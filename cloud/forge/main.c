@@ -29,6 +29,8 @@ static const forge_command commands[] = {
      shoal_forge_make_data},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
+    {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",
+     "mEestjcCk", shoal_forge_eval},
     {"train", "make a model learn: a new one, or one that is there", "lotj", shoal_forge_train},
 };
 
