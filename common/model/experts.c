@@ -8,6 +8,8 @@
  * go to the lower id, and a row's sum starts from the shared expert (or zero) and takes its own
  * experts by ascending id.
  */
+#include "common/model/experts.h"
+
 #include "common/model/forward_internal.h"
 
 #include "common/base/mem.h"
@@ -128,16 +130,9 @@ static void leave_groups(const shoal_moe *moe, const float *scores, bool *taken)
     }
 }
 
-/* The experts of a row, ascending, and their weights. */
-static void route_row(void *ctx, size_t row, size_t worker)
+void shoal_experts_route(const shoal_moe *moe, const float *bias, float *probability,
+                         uint16_t *picked, float *weights)
 {
-    (void)worker;
-    shoal_forward *f = ctx;
-    const shoal_moe *moe = &f->model->hp.moe;
-    const float *bias = f->model->layers[f->layer].experts.bias;
-    float *probability = f->routing.scores + row * moe->n_experts;
-    uint16_t *picked = f->routing.picked + row * moe->n_used;
-    float *weights = f->routing.weights + row * moe->n_used;
     float choice[SHOAL_MODEL_EXPERTS_MAX];
     bool left[SHOAL_MODEL_EXPERTS_MAX] = {false};
     bool chosen[SHOAL_MODEL_EXPERTS_MAX] = {false};
@@ -164,6 +159,16 @@ static void route_row(void *ctx, size_t row, size_t worker)
         float weight = moe->norm_weights ? weights[i] / (sum + 1e-20F) : weights[i];
         weights[i] = weight * moe->scale;
     }
+}
+
+static void route_row(void *ctx, size_t row, size_t worker)
+{
+    (void)worker;
+    shoal_forward *f = ctx;
+    const shoal_moe *moe = &f->model->hp.moe;
+    shoal_experts_route(
+        moe, f->model->layers[f->layer].experts.bias, f->routing.scores + row * moe->n_experts,
+        f->routing.picked + row * moe->n_used, f->routing.weights + row * moe->n_used);
 }
 
 /* Entries of picked by expert: a counting sort, which keeps rows in order. */

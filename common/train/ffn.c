@@ -56,6 +56,11 @@ void shoal_net_ffn(shoal_net *net, shoal_net_layer *l)
     /* h = norm(mid); out = mid + Wdown (act(Wgate h) * Wup h), or mid + norm of it */
     shoal_net_norm_rows(net, &l->ffn_norm, l->n_rows, l->mid, l->ffn_h, l->ffn_h_r);
     memcpy(l->out, l->mid, l->n_rows * dim * sizeof *l->out);
+    if (shoal_net_has(&l->experts.router)) {
+        SHOAL_ASSERT(!post); /* no architecture has both */
+        shoal_net_experts_block(net, l, l->out);
+        return;
+    }
     shoal_net_gated(net, &l->dense, l->n_rows, l->ffn_h, !post, post ? l->ffn_out : l->out);
     if (post) {
         shoal_net_join(net, &l->ffn_post, l->n_rows, l->ffn_out, l->ffn_out_r, l->out);
@@ -70,6 +75,10 @@ void shoal_net_ffn_back(shoal_net *net, shoal_net_layer *l, float *dx)
                                  net->dh);
         d_out = net->dh;
     }
-    shoal_net_gated_back(net, &l->dense, l->n_rows, l->ffn_h, d_out, false, net->dh);
+    if (shoal_net_has(&l->experts.router)) {
+        shoal_net_experts_back(net, l, d_out, net->dh);
+    } else {
+        shoal_net_gated_back(net, &l->dense, l->n_rows, l->ffn_h, d_out, false, net->dh);
+    }
     shoal_net_norm_rows_back(net, &l->ffn_norm, l->n_rows, l->mid, l->ffn_h_r, net->dh, dx, dx);
 }

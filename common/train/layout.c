@@ -30,15 +30,6 @@ static shoal_net_part find(const finder *f, const char *suffix)
                             .n_cols = item->n_cols};
 }
 
-/* Rows [row, row + n) of a part. */
-static shoal_net_part rows_of(const shoal_net_part *part, size_t row, size_t n)
-{
-    return (shoal_net_part){.item = part->item,
-                            .offset = part->offset + row * part->n_cols,
-                            .n_rows = n,
-                            .n_cols = part->n_cols};
-}
-
 static void attention_parts(const finder *f, shoal_net_layer *l)
 {
     const shoal_hparams *hp = &f->params->hp;
@@ -48,9 +39,9 @@ static void attention_parts(const finder *f, shoal_net_layer *l)
     l->attn_norm = find(f, "attn_norm.weight");
     if (hp->row->flags & SHOAL_ARCH_FUSED) {
         shoal_net_part all = find(f, "attn_qkv.weight");
-        l->qkv[0] = rows_of(&all, 0, q);
-        l->qkv[1] = rows_of(&all, q, k);
-        l->qkv[2] = rows_of(&all, q + k, v);
+        l->qkv[0] = shoal_net_rows(&all, 0, q);
+        l->qkv[1] = shoal_net_rows(&all, q, k);
+        l->qkv[2] = shoal_net_rows(&all, q + k, v);
     } else {
         l->qkv[0] = find(f, "attn_q.weight");
         l->qkv[1] = find(f, "attn_k.weight");
@@ -72,9 +63,18 @@ static void ffn_parts(const finder *f, shoal_net_layer *l)
     l->ffn_post = find(f, "post_ffw_norm.weight");
     shoal_net_part up = find(f, "ffn_up.weight");
     bool fused = hp->row->flags & SHOAL_ARCH_FUSED;
-    l->dense.gate_up[0] = fused ? rows_of(&up, 0, hp->ffn) : find(f, "ffn_gate.weight");
-    l->dense.gate_up[1] = fused ? rows_of(&up, hp->ffn, hp->ffn) : up;
+    l->dense.gate_up[0] = fused ? shoal_net_rows(&up, 0, hp->ffn) : find(f, "ffn_gate.weight");
+    l->dense.gate_up[1] = fused ? shoal_net_rows(&up, hp->ffn, hp->ffn) : up;
     l->dense.down = find(f, "ffn_down.weight");
+    shoal_net_experts *e = &l->experts;
+    e->router = find(f, "ffn_gate_inp.weight");
+    e->gate = find(f, "ffn_gate_exps.weight");
+    e->up = find(f, "ffn_up_exps.weight");
+    e->down = find(f, "ffn_down_exps.weight");
+    e->shared_router = find(f, "ffn_gate_inp_shexp.weight");
+    e->shared.gate_up[0] = find(f, "ffn_gate_shexp.weight");
+    e->shared.gate_up[1] = find(f, "ffn_up_shexp.weight");
+    e->shared.down = find(f, "ffn_down_shexp.weight");
 }
 
 void shoal_net_layout(shoal_net *net, const shoal_params *params)

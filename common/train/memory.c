@@ -7,16 +7,16 @@
 #include "common/base/mem.h"
 
 enum {
-    LAYER_BLOCKS = 20,
+    LAYER_BLOCKS = 30,
     HEAD_BLOCKS = 5,
     OTHER_BLOCKS = 20
 };
 
-static float *floats(shoal_net *net, size_t rows, size_t width, bool *ok)
+static void *take(shoal_net *net, size_t rows, size_t width, size_t size, bool *ok)
 {
     size_t bytes = 0;
-    float *p = NULL;
-    if (*ok && !__builtin_mul_overflow(width, sizeof *p, &bytes)) {
+    void *p = NULL;
+    if (*ok && !__builtin_mul_overflow(width, size, &bytes)) {
         p = shoal_calloc_huge(rows, bytes);
     }
     *ok = p != NULL;
@@ -27,9 +27,43 @@ static float *floats(shoal_net *net, size_t rows, size_t width, bool *ok)
     return p;
 }
 
+static float *floats(shoal_net *net, size_t rows, size_t width, bool *ok)
+{
+    return take(net, rows, width, sizeof(float), ok);
+}
+
 static size_t padded(const shoal_net *net)
 {
     return (net->n_tokens_max + SHOAL_OPS_PAD - 1) / SHOAL_OPS_PAD * SHOAL_OPS_PAD;
+}
+
+static void allocate_gate(shoal_net *net, shoal_net_gate *g, size_t rows, bool *ok)
+{
+    g->hidden = floats(net, rows, 2 * g->down.n_cols, ok);
+    g->act = floats(net, rows, g->down.n_cols, ok);
+}
+
+static void allocate_experts(shoal_net *net, shoal_net_experts *e, bool *ok)
+{
+    const shoal_moe *moe = &net->hp.moe;
+    size_t n = net->n_tokens_max;
+    size_t visits = n * moe->n_used;
+    e->probability = floats(net, n, moe->n_experts, ok);
+    e->weights = floats(net, n, moe->n_used, ok);
+    e->picked = take(net, n, moe->n_used, sizeof *e->picked, ok);
+    e->visitors = take(net, n, moe->n_used, sizeof *e->visitors, ok);
+    e->start = take(net, moe->n_experts + 1, 1, sizeof *e->start, ok);
+    e->x = floats(net, visits, net->hp.dim, ok);
+    e->hidden = floats(net, visits, 2 * moe->ffn, ok);
+    e->act = floats(net, visits, moe->ffn, ok);
+    e->out = floats(net, visits, net->hp.dim, ok);
+    if (shoal_net_has(&e->shared.down)) {
+        allocate_gate(net, &e->shared, n, ok);
+    }
+    if (shoal_net_has(&e->shared_router)) {
+        e->shared_out = floats(net, n, net->hp.dim, ok);
+        e->shared_weight = floats(net, n, 1, ok);
+    }
 }
 
 static void allocate_layer(shoal_net *net, shoal_net_layer *l, bool *ok)
@@ -56,8 +90,11 @@ static void allocate_layer(shoal_net *net, shoal_net_layer *l, bool *ok)
     l->mid = floats(net, n, hp->dim, ok);
     l->ffn_h = floats(net, n, hp->dim, ok);
     l->ffn_h_r = floats(net, n, 1, ok);
-    l->dense.hidden = floats(net, n, 2 * hp->ffn, ok);
-    l->dense.act = floats(net, n, hp->ffn, ok);
+    if (shoal_net_has(&l->experts.router)) {
+        allocate_experts(net, &l->experts, ok);
+    } else {
+        allocate_gate(net, &l->dense, n, ok);
+    }
     if (shoal_net_has(&l->ffn_post)) {
         l->ffn_out = floats(net, n, hp->dim, ok);
         l->ffn_out_r = floats(net, n, 1, ok);
@@ -98,7 +135,12 @@ static void allocate_scratch(shoal_net *net, const shoal_params *params, bool *o
     net->dh = floats(net, SHOAL_MAX(n, net->n_targets_max), hp->dim, ok);
     net->gathered = floats(net, net->n_targets_max, hp->dim, ok);
     net->row = floats(net, 1, hp->dim, ok);
-    net->d_wide = floats(net, n, SHOAL_MAX(hp->dim, SHOAL_MAX(hp->ffn, att)), ok);
+    size_t ffn = SHOAL_MAX(hp->ffn, SHOAL_MAX(hp->moe.ffn, hp->moe.ffn_shared));
+    net->d_wide = floats(net, n, SHOAL_MAX(hp->dim, SHOAL_MAX(ffn, att)), ok);
+    if (hp->moe.n_experts > 0) {
+        net->d_expert = floats(net, n, hp->dim, ok);
+        net->d_scores_e = floats(net, n, hp->moe.n_experts, ok);
+    }
     net->d_qkv = floats(
         net, n, hp->n_heads * hp->head_dim + hp->n_kv_heads * (hp->head_dim + hp->value_dim), ok);
     net->k_turned = floats(net, hp->head_dim, padded(net), ok);

@@ -34,6 +34,28 @@ typedef struct shoal_net_gate {
     float *act;    /* (rows, width) */
 } shoal_net_gate;
 
+/* A mixture of experts: routes of m rows, and what the experts keep of their n_used m visitors,
+ * which lie expert by expert. */
+typedef struct shoal_net_experts {
+    shoal_net_part router; /* none: the layer is dense */
+    shoal_net_part gate;   /* stacks */
+    shoal_net_part up;
+    shoal_net_part down;
+    shoal_net_part shared_router;
+    shoal_net_gate shared; /* its parts may be none */
+    float *probability;    /* (m, n_experts) */
+    float *weights;        /* (m, n_used) */
+    uint16_t *picked;      /* (m, n_used) */
+    uint32_t *visitors;    /* (m n_used) entries of picked, by expert */
+    size_t *start;         /* (n_experts + 1) where an expert's visitors begin */
+    float *x;              /* (m n_used, dim) */
+    float *hidden;         /* (m n_used, 2 ffn) */
+    float *act;            /* (m n_used, ffn) */
+    float *out;            /* (m n_used, dim) */
+    float *shared_out;     /* (m, dim); NULL where it is not weighed */
+    float *shared_weight;  /* (m) */
+} shoal_net_experts;
+
 /* What the backward pass needs of a layer; row counts in brackets, n of all tokens, m of the rows
  * that go on (n, or the targets in a compact layer). */
 typedef struct shoal_net_layer {
@@ -46,6 +68,7 @@ typedef struct shoal_net_layer {
     shoal_net_part attn_post;
     shoal_net_part ffn_norm;
     shoal_net_gate dense;
+    shoal_net_experts experts;
     shoal_net_part ffn_post;
 
     const size_t *rows; /* (m) tokens of a compact layer; NULL: all */
@@ -95,7 +118,7 @@ struct shoal_net {
     size_t n_targets_max;
     uint64_t flops;
     uint64_t skip[SHOAL_MODEL_LAYERS_MAX / 64];
-    float **memory; /* (n_memory_max) everything that was given out (memory.c) */
+    void **memory; /* (n_memory_max) everything that was given out (memory.c) */
     size_t n_memory;
     size_t n_memory_max;
 
@@ -123,7 +146,9 @@ struct shoal_net {
     float *dh;         /* (n, dim) */
     float *gathered;   /* (n_targets, dim) */
     float *row;        /* (dim) */
-    float *d_wide;     /* (n, max(dim, ffn, n_heads * value_dim)) */
+    float *d_wide;     /* (n, the widest of dim, feed-forwards and n_heads * value_dim) */
+    float *d_expert;   /* (n, dim); NULL without experts, as the next */
+    float *d_scores_e; /* (n, n_experts) */
     float *d_qkv;      /* as qkv_data */
     float *k_turned;   /* (head_dim, n padded) */
     float *v_turned;   /* (value_dim, n padded) */
@@ -132,6 +157,15 @@ struct shoal_net {
 };
 
 /* --- parts ----------------------------------------------------------------------------------- */
+
+/* Rows [row, row + n) of a part. */
+static inline shoal_net_part shoal_net_rows(const shoal_net_part *part, size_t row, size_t n)
+{
+    return (shoal_net_part){.item = part->item,
+                            .offset = part->offset + row * part->n_cols,
+                            .n_rows = n,
+                            .n_cols = part->n_cols};
+}
 
 static inline bool shoal_net_has(const shoal_net_part *part)
 {
@@ -185,6 +219,9 @@ void shoal_net_gated(shoal_net *net, const shoal_net_gate *g, size_t n, const fl
                      float *y);
 void shoal_net_gated_back(shoal_net *net, const shoal_net_gate *g, size_t n, const float *x,
                           const float *dy, bool add, float *dx);
+/* y (m rows) += the experts' sum for l->ffn_h (experts.c); and from dy to dx, that of ffn_h. */
+void shoal_net_experts_block(shoal_net *net, shoal_net_layer *l, float *y);
+void shoal_net_experts_back(shoal_net *net, shoal_net_layer *l, const float *dy, float *dx);
 /* l->out = l->mid + feed-forward (ffn.c); dx (m rows) of out becomes that of mid. */
 void shoal_net_ffn(shoal_net *net, shoal_net_layer *l);
 void shoal_net_ffn_back(shoal_net *net, shoal_net_layer *l, float *dx);

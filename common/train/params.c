@@ -212,12 +212,6 @@ static shoal_status fill(shoal_params *p)
 shoal_status shoal_params_new(const shoal_hparams *hp, const size_t *exits, size_t n_exits,
                               shoal_params **ret_params, shoal_err *err)
 {
-    if (hp->moe.n_experts > 0) {
-        return shoal_err_set(
-            err, SHOAL_E_UNSUPPORTED,
-            "architecture %s: experts have no backward pass yet; train a model of another architecture",
-            hp->arch);
-    }
     if (hp->row->flags & SHOAL_ARCH_MLA) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "architecture %s: latent attention has no backward pass; train a "

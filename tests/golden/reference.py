@@ -291,20 +291,29 @@ class Model:
     def post(self, name, y):
         return rmsnorm(y, self.w[name], self.eps) if name in self.w else y
 
-    def forward(self, ids):
+    def block(self, x, i):
+        """The stream above layer i from that below it."""
+        w, b = self.w, f"blk.{i}."
+        h = rmsnorm(x, w[b + "attn_norm.weight"], self.eps)
+        y = self.latent_attention(b, h) if self.rank else self.plain_attention(b, h, i)
+        x = x + self.post(b + "post_attention_norm.weight", y @ w[b + "attn_output.weight"].T)
+        h = rmsnorm(x, w[b + "ffn_norm.weight"], self.eps)
+        return x + self.post(b + "post_ffw_norm.weight", self.feed_forward(b, h))
+
+    def embed(self, ids):
+        return self.w["token_embd.weight"][ids] * (np.sqrt(self.dim) if self.gemma else 1)
+
+    def logits(self, x, norm="output_norm.weight"):
         w = self.w
-        x = w["token_embd.weight"][ids] * (np.sqrt(self.dim) if self.gemma else 1)
-        for i in range(self.n_layers):
-            b = f"blk.{i}."
-            h = rmsnorm(x, w[b + "attn_norm.weight"], self.eps)
-            y = self.latent_attention(b, h) if self.rank else self.plain_attention(b, h, i)
-            x = x + self.post(b + "post_attention_norm.weight", y @ w[b + "attn_output.weight"].T)
-            h = rmsnorm(x, w[b + "ffn_norm.weight"], self.eps)
-            x = x + self.post(b + "post_ffw_norm.weight", self.feed_forward(b, h))
-        x = rmsnorm(x, w["output_norm.weight"], self.eps)
-        logits = x @ w.get("output.weight", w["token_embd.weight"]).T
+        logits = rmsnorm(x, w[norm], self.eps) @ w.get("output.weight", w["token_embd.weight"]).T
         cap = self.key("final_logit_softcapping", 0.0) if self.gemma else 0
         return cap * np.tanh(logits / cap) if cap else logits
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for i in range(self.n_layers):
+            x = self.block(x, i)
+        return self.logits(x)
 
 
 def main():
