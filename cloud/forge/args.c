@@ -97,7 +97,8 @@ static const forge_option rows[] = {
     {'j', "json", 0, FORGE_OPTION_FLAG, AT(json), 0, 0, NULL, "print JSON for programs"},
 };
 
-static const forge_own *const owns[] = {&shoal_forge_train_own, &shoal_forge_eval_own};
+static const forge_own *const owns[] = {&shoal_forge_train_own, &shoal_forge_eval_own,
+                                        &shoal_forge_calibrate_own};
 
 /* NULL: the command has no options of its own. */
 static const forge_own *own_of(const forge_command *command)

@@ -65,9 +65,9 @@ void shoal_forge_quiz_fini(eval_quiz *quiz);
 shoal_status shoal_forge_quiz_add(eval_quiz *quiz, const shoal_tokenizer *tokenizer,
                                   const char *kind, const char *prompt, const char *answer,
                                   double weight, shoal_err *err) SHOAL_MUST_CHECK;
-/* Adds the lines of a JSONL file that belong to a split, n_max at most (0: all): objects with
- * "kind", "prompt" and "answer", and perhaps "weight" (above 0, default 1) and "split" (default
- * "test"). Errors name the line. */
+/* Adds the lines of a JSONL file that belong to a split (NULL: to any), n_max at most (0: all):
+ * objects with "kind", "prompt" and "answer", and perhaps "weight" (above 0, default 1) and "split"
+ * (default "test"). Errors name the line. */
 shoal_status shoal_forge_quiz_add_jsonl(eval_quiz *quiz, const shoal_tokenizer *tokenizer,
                                         const char *path, const char *split, size_t n_max,
                                         shoal_err *err) SHOAL_MUST_CHECK;

@@ -59,7 +59,7 @@ static shoal_status add_line(eval_quiz *quiz, const shoal_tokenizer *tokenizer, 
         }
         quiz->weighted = quiz->weighted || weight != 1;
     }
-    return strcmp(own_split, split) == 0
+    return !split || strcmp(own_split, split) == 0
                ? shoal_forge_quiz_add(quiz, tokenizer, kind, prompt, answer, weight, err)
                : SHOAL_OK;
 }

@@ -56,6 +56,18 @@ typedef struct forge_eval_args {
     bool pick;
 } forge_eval_args;
 
+/* Of `calibrate` alone; its options are in cmd_calibrate.c. */
+typedef struct forge_calibrate_args {
+    const char *data;
+    const char *check;
+    const char *teacher;
+    const char *policy;
+    long resamples;
+    double risk;
+    double delta;
+    double rate; /* below 0: not said */
+} forge_calibrate_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -98,6 +110,7 @@ typedef struct forge_args {
     bool bos;
     forge_train_args train;
     forge_eval_args eval;
+    forge_calibrate_args calibrate;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -137,6 +150,7 @@ typedef struct forge_own {
 } forge_own;
 extern const forge_own shoal_forge_train_own;
 extern const forge_own shoal_forge_eval_own;
+extern const forge_own shoal_forge_calibrate_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -154,6 +168,7 @@ shoal_status shoal_forge_pack(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

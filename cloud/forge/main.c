@@ -27,6 +27,8 @@ static const forge_command commands[] = {
      shoal_forge_train_tokenizer},
     {"make-data", "examples of the field-service assistant, or its catalogue", "sEReXwAK",
      shoal_forge_make_data},
+    {"calibrate", "fit when tokens leave early, and when the cloud is asked, to known answers",
+     "mosjtcCk", shoal_forge_calibrate},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
     {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",
