@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/forge/progress.h"
 
+#include "common/base/buf.h"
 #include "common/base/clock.h"
+#include "common/base/file.h"
 
 #include <errno.h>
 #include <string.h>
@@ -10,7 +12,8 @@
 enum {
     BAR = 20,
     TERMINAL_MS = 200,
-    LINE_MS = 10000
+    LINE_MS = 10000,
+    CSV_MAX = 1 << 30
 };
 
 static uint64_t now_ns(void)
@@ -19,20 +22,54 @@ static uint64_t now_ns(void)
     return shoal_clock_now_ns(&clock);
 }
 
-static shoal_status open_csv(const char *path, size_t n_exits, FILE **ret_file, shoal_err *err)
+/* Bytes of a CSV up to the row of a step, with the seconds of that row. */
+static size_t rows_until(const shoal_buf *csv, uint64_t step, double *ret_seconds)
 {
-    FILE *file = fopen(path, "ae");
+    size_t kept = 0;
+    for (size_t at = 0; at < csv->length;) {
+        const char *line = csv->data + at;
+        const char *end = memchr(line, '\n', csv->length - at);
+        unsigned long long row = 0;
+        double seconds = 0;
+        bool is_row = sscanf(line, "%llu,%lf", &row, &seconds) == 2;
+        if (!end || (is_row && row > step) || (!is_row && at > 0)) {
+            break; /* half a line, a step to come, or not ours */
+        }
+        *ret_seconds = is_row ? seconds : *ret_seconds;
+        at += (size_t)(end - line) + 1;
+        kept = at;
+    }
+    return kept;
+}
+
+static void write_head(FILE *file, size_t n_exits)
+{
+    (void)fprintf(file, "step,seconds,tokens,targets,loss");
+    for (size_t i = 0; i < n_exits; i++) {
+        (void)fprintf(file, ",exit_%zu", i);
+    }
+    (void)fprintf(file, ",gradient_norm,operations\n");
+}
+
+static shoal_status open_csv(const char *path, size_t n_exits, uint64_t begin_step, FILE **ret_file,
+                             double *ret_seconds, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf before = {0};
+    size_t kept = 0;
+    if (begin_step > 0 && access(path, F_OK) == 0) {
+        SHOAL_TRY(shoal_file_read(path, CSV_MAX, &before, err));
+        kept = rows_until(&before, begin_step, ret_seconds);
+    }
+    FILE *file = fopen(path, "we");
     if (!file) {
         char space[128];
         return shoal_err_set(err, SHOAL_E_IO, "%s: cannot open: %s", path,
                              strerror_r(errno, space, sizeof space));
     }
-    if (ftell(file) == 0) {
-        (void)fprintf(file, "step,seconds,tokens,targets,loss");
-        for (size_t i = 0; i < n_exits; i++) {
-            (void)fprintf(file, ",exit_%zu", i);
-        }
-        (void)fprintf(file, ",gradient_norm,operations\n");
+    if (kept > 0) {
+        (void)fwrite(before.data, 1, kept, file);
+    } else {
+        write_head(file, n_exits);
     }
     *ret_file = file;
     return SHOAL_OK;
@@ -43,8 +80,9 @@ shoal_status shoal_forge_progress_open(FILE *to, const char *csv_path, size_t n_
                                        shoal_forge_progress *ret_progress, shoal_err *err)
 {
     FILE *csv = NULL;
+    double seconds = 0;
     if (csv_path) {
-        SHOAL_TRY(open_csv(csv_path, n_exits, &csv, err));
+        SHOAL_TRY(open_csv(csv_path, n_exits, begin_step, &csv, &seconds, err));
     }
     uint64_t now = now_ns();
     *ret_progress = (shoal_forge_progress){.to = to,
@@ -54,6 +92,7 @@ shoal_status shoal_forge_progress_open(FILE *to, const char *csv_path, size_t n_
                                            .n_steps = n_steps,
                                            .begin_step = begin_step,
                                            .begin_ns = now,
+                                           .seconds_before = seconds,
                                            .shown_ns = now};
     return SHOAL_OK;
 }
@@ -112,8 +151,8 @@ static void draw(shoal_forge_progress *p, uint64_t step)
 static void write_row(const shoal_forge_progress *p, const shoal_train_stats *s)
 {
     (void)fprintf(p->csv, "%llu,%.3f,%llu,%llu,%.6f", (unsigned long long)s->step,
-                  shoal_forge_progress_seconds(p), (unsigned long long)s->n_tokens,
-                  (unsigned long long)s->n_targets, s->loss);
+                  p->seconds_before + shoal_forge_progress_seconds(p),
+                  (unsigned long long)s->n_tokens, (unsigned long long)s->n_targets, s->loss);
     for (size_t i = 0; i < p->n_exits; i++) {
         (void)fprintf(p->csv, ",%.6f", s->exit_loss[i]);
     }

@@ -19,6 +19,7 @@ typedef struct shoal_forge_progress {
     uint64_t n_steps;
     uint64_t begin_step;
     uint64_t begin_ns;
+    double seconds_before; /* of the rows that the file had already */
     uint64_t shown_ns;
     /* Since the begin, and since the last line. */
     uint64_t n_tokens;
@@ -28,7 +29,8 @@ typedef struct shoal_forge_progress {
     uint64_t n_losses;
 } shoal_forge_progress;
 
-/* csv_path: appended to, with a head where it is new; NULL: none. */
+/* csv_path: a row per step, NULL: none. A run that goes on keeps the rows up to its begin and
+ * counts their seconds; rows behind it are of steps that are done again. */
 shoal_status shoal_forge_progress_open(FILE *to, const char *csv_path, size_t n_exits,
                                        uint64_t begin_step, uint64_t n_steps,
                                        shoal_forge_progress *ret_progress, shoal_err *err);

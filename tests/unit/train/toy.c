@@ -58,7 +58,9 @@ shoal_status toy_source(void *ctx, uint64_t step, size_t part, shoal_train_batch
             continue;
         }
         r->targets[n] = i;
-        r->target_ids[n] = r->ids[i + 1];
+        uint64_t word = shoal_rng_next(&rng);
+        bool wrong = (float)(word >> 40) * 0x1p-24F < t->noise;
+        r->target_ids[n] = wrong ? (int32_t)(word % TOY_VOCAB) : r->ids[i + 1];
         r->weights[n] = n % 3 == 0 ? 0.5F : 1.0F;
         n++;
     }

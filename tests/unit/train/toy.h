@@ -30,6 +30,7 @@ typedef struct toy {
     toy_room rooms[TOY_PARTS_MAX];
     uint64_t seed;
     size_t factor;    /* of the walk, 0: 5 */
+    float noise;      /* share of the targets that are random tokens */
     size_t n_tokens;  /* 0: all */
     size_t n_targets; /* 0: all */
     shoal_status fails;
