@@ -112,9 +112,9 @@ static void rotate(shoal_net *net, const shoal_net_layer *l, const heads *h, boo
     bool halves = hp->row->flags & SHOAL_ARCH_ROPE_HALVES;
     for (size_t i = 0; i < h->n_rows; i++) {
         size_t token = h->rows ? h->rows[i] : i;
-        (halves ? net->kernels.rope_halves : net->kernels.rope)(h->n_heads, hp->head_dim,
-                                                                hp->rope_dim, cos + token * n,
-                                                                sin + token * n, h->x + i * h->row);
+        (halves ? net->ops.rope_halves : net->ops.rope)(h->n_heads, hp->head_dim, hp->rope_dim,
+                                                        cos + token * n, sin + token * n,
+                                                        h->x + i * h->row);
     }
 }
 

@@ -87,18 +87,36 @@ static void embed_back(shoal_net *net)
 }
 
 /* As rope_table_row of the model's forward pass, and the same turned back. */
+static void rope_table_row(shoal_net *net, size_t r, size_t token)
+{
+    const shoal_rope *rope = &net->params->rope[r];
+    size_t n = net->hp.rope_dim / 2;
+    for (size_t i = 0; i < n; i++) {
+        double sine = 0;
+        double cosine = 1;
+        shoal_sincosd((double)net->batch->positions[token] * rope->freq[i], &sine, &cosine);
+        net->cos[r][token * n + i] = (float)(cosine * rope->magnitude);
+        net->sin[r][token * n + i] = (float)(sine * rope->magnitude);
+        net->sin_back[r][token * n + i] = -net->sin[r][token * n + i];
+    }
+}
+
+/* Segments mostly count from 0: what one of them has is copied by the next. */
 static void rope_tables(shoal_net *net)
 {
     size_t n = net->hp.rope_dim / 2;
-    for (size_t r = 0; r < SHOAL_COUNT(net->cos); r++) {
-        const shoal_rope *rope = &net->params->rope[r];
-        for (size_t i = 0; net->cos[r] && i < net->batch->n_tokens * n; i++) {
-            double sine = 0;
-            double cosine = 1;
-            shoal_sincosd((double)net->batch->positions[i / n] * rope->freq[i % n], &sine, &cosine);
-            net->cos[r][i] = (float)(cosine * rope->magnitude);
-            net->sin[r][i] = (float)(sine * rope->magnitude);
-            net->sin_back[r][i] = -net->sin[r][i];
+    for (size_t i = 0; i < net->batch->n_tokens; i++) {
+        int32_t position = net->batch->positions[i];
+        size_t from = (size_t)position;
+        bool known = position >= 0 && from < i && net->batch->positions[from] == position;
+        for (size_t r = 0; r < SHOAL_COUNT(net->cos) && net->cos[r]; r++) {
+            if (!known) {
+                rope_table_row(net, r, i);
+                continue;
+            }
+            memcpy(net->cos[r] + i * n, net->cos[r] + from * n, n * sizeof(float));
+            memcpy(net->sin[r] + i * n, net->sin[r] + from * n, n * sizeof(float));
+            memcpy(net->sin_back[r] + i * n, net->sin_back[r] + from * n, n * sizeof(float));
         }
     }
 }

@@ -2,9 +2,8 @@
  *
  * The small operations of the passes over a row or a small matrix, forward and backward beside
  * each other, in tiers as in common/kernels/kernels.h. Unlike there, sums may run in any order
- * that depends on the tier and the shape alone: a run repeats its bits on one machine. What the
- * forward pass has no sums in (rotation, gates, caps) it takes from shoal_kernels. Pure, any
- * thread.
+ * that depends on the tier and the shape alone: a run repeats its bits on one machine. Gates and
+ * caps of the forward pass come from shoal_kernels. Pure, any thread.
  */
 #ifndef SHOAL_TRAIN_OPS_H
 #define SHOAL_TRAIN_OPS_H
@@ -26,6 +25,12 @@ typedef struct shoal_ops {
      * dx may be dy. */
     void (*rmsnorm_back)(size_t n, const float *x, const float *w, float r, const float *dy,
                          const float *to, float *dx, float *dw);
+
+    /* Rotates heads of the row at x as shoal_kernels does; with the sines negated, back. */
+    void (*rope)(size_t n_heads, size_t stride, size_t n_rot, const float *cos, const float *sin,
+                 float *x);
+    void (*rope_halves)(size_t n_heads, size_t stride, size_t n_rot, const float *cos,
+                        const float *sin, float *x);
 
     /* y = act(gate) * up: gate and up become their gradients from dy. */
     void (*swiglu_back)(size_t n, const float *dy, float *gate, float *up);

@@ -154,6 +154,47 @@ static void rmsnorm_back(size_t n, const float *x, const float *w, float r, cons
     }
 }
 
+/* --- rotation -------------------------------------------------------------------------------- */
+
+static void rope(size_t n_heads, size_t stride, size_t n_rot, const float *restrict cos,
+                 const float *restrict sin, float *restrict x)
+{
+    for (size_t head = 0; head < n_heads; head++) {
+        float *restrict at = x + head * stride;
+        for (size_t i = 0; i < n_rot / 2; i++) {
+            float x0 = at[2 * i];
+            float x1 = at[2 * i + 1];
+            at[2 * i] = x0 * cos[i] - x1 * sin[i];
+            at[2 * i + 1] = x0 * sin[i] + x1 * cos[i];
+        }
+    }
+}
+
+static void rope_halves(size_t n_heads, size_t stride, size_t n_rot, const float *restrict cos,
+                        const float *restrict sin, float *restrict x)
+{
+    size_t half = n_rot / 2;
+    for (size_t head = 0; head < n_heads; head++) {
+        float *low = x + head * stride;
+        float *high = low + half;
+        size_t i = 0;
+        for (; i + LANES <= half; i += LANES) {
+            vec c = load(cos + i);
+            vec s = load(sin + i);
+            vec x0 = load(low + i);
+            vec x1 = load(high + i);
+            store(low + i, x0 * c - x1 * s);
+            store(high + i, x0 * s + x1 * c);
+        }
+        for (; i < half; i++) {
+            float x0 = low[i];
+            float x1 = high[i];
+            low[i] = x0 * cos[i] - x1 * sin[i];
+            high[i] = x0 * sin[i] + x1 * cos[i];
+        }
+    }
+}
+
 /* --- gates and caps -------------------------------------------------------------------------- */
 
 /* silu(g) = g s with s = 1 / (1 + e^-g); its derivative is s (1 + g (1 - s)). */
@@ -382,6 +423,8 @@ void SHOAL_OPS_INIT(shoal_ops *ops)
         .tier = SHOAL_OPS_TIER,
         .rmsnorm = rmsnorm,
         .rmsnorm_back = rmsnorm_back,
+        .rope = rope,
+        .rope_halves = rope_halves,
         .swiglu_back = swiglu_back,
         .geglu_back = geglu_back,
         .softcap_back = softcap_back,
