@@ -17,9 +17,9 @@ typedef struct shoal_batch {
     const int32_t *positions; /* (n_tokens) */
     size_t n_segments;
     const size_t *segments; /* (n_segments + 1) ascending from 0 to n_tokens: a token attends to the
-                             * tokens of its segment up to itself */
+                             * tokens of its segment up to itself; a window counts them back */
     size_t n_targets;
-    const size_t *targets; /* (n_targets) ascending tokens whose logits are wanted */
+    const size_t *targets; /* (n_targets) tokens whose logits are wanted, each once, ascending */
 } shoal_batch;
 
 typedef struct shoal_net shoal_net;
@@ -44,7 +44,8 @@ void shoal_net_forward(shoal_net *net, const shoal_params *params, const shoal_b
 float *shoal_net_logits(shoal_net *net, size_t head);
 
 /* Adds the gradients of all heads asked for since the forward pass to `grads` (a block of the
- * layout). Frozen parameters get none. */
+ * layout). Frozen parameters get none. params and batch are those of the forward pass, which can
+ * be gone back through once: what it kept is used up. */
 void shoal_net_backward(shoal_net *net, const shoal_params *params, const shoal_batch *batch,
                         float *grads);
 

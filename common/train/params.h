@@ -52,13 +52,15 @@ SHOAL_DEFINE_CLEANUP(shoal_params, shoal_params_free)
 /* Normal numbers of standard deviation 0.02, those of matrices that write into the residual stream
  * divided by sqrt(2 n_layers) (GPT-2, section 2.3); norms are one. A function of the seed alone. */
 void shoal_params_start(shoal_params *params, uint64_t seed);
-/* From a loaded model of the same shape or of more layers: its first hp.n_layers; the exits and the
- * output norm are those of the model, the output norm that of its exit where one has that depth. */
+/* From a loaded model of the same shape or of more layers: its first hp.n_layers, weights of any
+ * type decoded, and its rotation. A head's norm is that of the model's exit of the same depth, and
+ * where there is none that of its output. Llama's biases of attention, which hp does not tell of,
+ * are refused. */
 shoal_status shoal_params_from_model(shoal_params *params, const shoal_model *model,
                                      shoal_err *err) SHOAL_MUST_CHECK;
 /* A GGUF with these parameters as F32 and the exits as metadata; the tokenizer's keys and general.*
- * are copied from `tokenizer`, an open GGUF. A scaled rotation is refused: its keys are not in hp.
- */
+ * are copied from `tokenizer`, an open GGUF, but for those that say how its tensors are stored;
+ * general.name is hp's. A scaled rotation is refused: its keys are not in hp. */
 shoal_status shoal_params_write(const shoal_params *params, const shoal_gguf *tokenizer,
                                 const char *path, shoal_err *err) SHOAL_MUST_CHECK;
 
