@@ -41,6 +41,8 @@ typedef struct forge_train_args {
     double final_share;
     double alpha;
     double teacher_temp;
+    const char *own_answers; /* measures of MiniLLM, as "single+mixed+norm"; NULL: off */
+    double mix;
     double layer_dropout;
     bool reverse;
 } forge_train_args;

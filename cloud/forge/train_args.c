@@ -70,6 +70,10 @@ static const forge_option options[] = {
     REAL("temp", train.teacher_temp, 0.05, 20, "T",
          "temperature of both in distillation (default 1)"),
     FLAG("reverse", train.reverse, "distil by KL(student || teacher), not KL(teacher || student)"),
+    TEXT("own-answers", train.own_answers, "LIST",
+         "distil on answers that the student gives itself: none, or some of single, mixed and "
+         "norm joined by +"),
+    REAL("mix", train.mix, 0, 0.99, "P", "of the teacher in the answers of mixed (default 0.2)"),
     INT("lora-rank", train.lora_rank, 0, SHOAL_LORA_RANK_MAX, "R",
         "train an adapter of this rank and write that to -o (default 0: the model itself)"),
     REAL("lora-alpha", train.lora_alpha, 1e-3, 1e6, "A",
@@ -106,5 +110,7 @@ const forge_own shoal_forge_train_own = {
                            .lora_alpha = -1,
                            .final_share = 0.05,
                            .alpha = 0.3,
-                           .teacher_temp = 1}},
+
+                           .teacher_temp = 1,
+                           .mix = 0.2}},
 };

@@ -307,6 +307,37 @@ static shoal_status plan_exits(const forge_args *args, forge_train_plan *plan, s
     return SHOAL_OK;
 }
 
+/* "single+norm" and the like. */
+static shoal_status plan_answers(const forge_args *args, forge_train_plan *plan, shoal_err *err)
+{
+    const char *list = args->train.own_answers;
+    shoal_minillm m = {.mix = (float)args->train.mix};
+    if (!list) {
+        return SHOAL_OK;
+    }
+    if (!args->train.teacher) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "--own-answers needs a --teacher FILE");
+    }
+    for (const char *at = strcmp(list, "none") == 0 ? "" : list; *at;) {
+        size_t n = strcspn(at, "+");
+        bool single = n == strlen("single") && memcmp(at, "single", n) == 0;
+        bool mixed = n == strlen("mixed") && memcmp(at, "mixed", n) == 0;
+        bool norm = n == strlen("norm") && memcmp(at, "norm", n) == 0;
+        if (!single && !mixed && !norm) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "--own-answers: \"%.20s\" is none of single, mixed, norm", at);
+        }
+        m.single_step = m.single_step || single;
+        m.teacher_mixed = m.teacher_mixed || mixed;
+        m.length_norm = m.length_norm || norm;
+        at += n + (at[n] == '+' ? 1 : 0);
+    }
+    plan->settings.on_policy = true;
+    plan->settings.minillm = m;
+    plan->settings.end_id = shoal_tokenizer_eos(plan->tokenizer);
+    return SHOAL_OK;
+}
+
 static shoal_status plan_settings(const forge_args *args, forge_train_plan *plan, shoal_err *err)
 {
     const forge_train_args *t = &args->train;
@@ -325,6 +356,7 @@ static shoal_status plan_settings(const forge_args *args, forge_train_plan *plan
                                .temperature = (float)t->teacher_temp,
                                .reverse = t->reverse};
     SHOAL_TRY(plan_optim(args, &s->optim, err));
+    SHOAL_TRY(plan_answers(args, plan, err));
     return plan_exits(args, plan, err);
 }
 

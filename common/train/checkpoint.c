@@ -58,6 +58,12 @@ static shoal_status describe_run(const shoal_trainer *t, shoal_buf *buf)
                                 (double)s->distil.alpha, (double)s->distil.temperature,
                                 s->distil.reverse ? "reverse" : "forward",
                                 (double)s->layer_dropout));
+    if (s->on_policy) {
+        SHOAL_TRY(shoal_buf_appendf(
+            buf, "own answers:%s%s%s mix %a end %d\n", s->minillm.single_step ? " single" : "",
+            s->minillm.teacher_mixed ? " mixed" : "", s->minillm.length_norm ? " norm" : "",
+            (double)s->minillm.mix, (int)s->end_id));
+    }
     for (size_t i = 0; i < t->params->n_exits; i++) {
         SHOAL_TRY(shoal_buf_appendf(buf, "exit after layer %zu weight %a\n", t->params->exits[i],
                                     (double)s->exit_weight[i]));

@@ -27,7 +27,9 @@ shoal_trainer_settings shoal_trainer_settings_default(void)
                                     .n_tokens_max = 1024,
                                     .n_targets_max = 1024,
                                     .optim = shoal_optim_settings_default(),
-                                    .distil = {.alpha = 1, .temperature = 1}};
+                                    .distil = {.alpha = 1, .temperature = 1},
+                                    .minillm = shoal_minillm_default(),
+                                    .end_id = -1};
 }
 
 /* --- what must hold -------------------------------------------------------------------------- */
@@ -78,6 +80,13 @@ static shoal_status check_settings(const shoal_params *params, const shoal_param
         return shoal_err_set(err, SHOAL_E_INVALID, "layer dropout is in [0, 1), not %g",
                              (double)s->layer_dropout);
     }
+    if (s->on_policy &&
+        (!teacher || s->n_targets_max != s->n_tokens_max || !is_share(s->minillm.mix))) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "a student that answers itself needs a teacher, as many targets as "
+                             "tokens (%zu, not %zu) and a mix in [0, 1), not %g",
+                             s->n_tokens_max, s->n_targets_max, (double)s->minillm.mix);
+    }
     SHOAL_TRY(check_optim(&s->optim, err));
     for (size_t i = 0; i < params->n_exits; i++) {
         if (!(s->exit_weight[i] >= 0) || !isfinite(s->exit_weight[i])) {
@@ -114,6 +123,9 @@ static shoal_status make_worker(const shoal_trainer *t, shoal_train_worker *work
     SHOAL_TRY(shoal_net_new(t->params, s->n_tokens_max, s->n_targets_max, &worker->net));
     if (t->teacher) {
         SHOAL_TRY(shoal_net_new(t->teacher, s->n_tokens_max, s->n_targets_max, &worker->teacher));
+    }
+    if (s->on_policy) {
+        SHOAL_TRY(shoal_rollout_new(s->n_tokens_max, &worker->rollout));
     }
     worker->weights = shoal_calloc(s->n_targets_max, sizeof *worker->weights);
     return worker->weights ? SHOAL_OK : SHOAL_E_NOMEM;
@@ -160,7 +172,7 @@ shoal_status shoal_trainer_new(shoal_params *params, const shoal_params *teacher
     if (!teacher) {
         t->settings.distil.alpha = 1;
     }
-    if (t->settings.distil.alpha < 1) {
+    if (t->settings.distil.alpha < 1 || settings->on_policy) {
         t->teacher = teacher;
     }
     /* Threads beyond the parts would need a net each and have nothing to do with it. */
@@ -185,6 +197,7 @@ void shoal_trainer_free(shoal_trainer *trainer)
     for (size_t i = 0; trainer->workers && i < trainer->settings.n_threads; i++) {
         shoal_net_free(trainer->workers[i].net);
         shoal_net_free(trainer->workers[i].teacher);
+        shoal_rollout_free(trainer->workers[i].rollout);
         shoal_free(trainer->workers[i].weights);
     }
     for (size_t i = 0; trainer->parts && i < trainer->settings.n_parts; i++) {
@@ -249,26 +262,21 @@ static double head_loss(const shoal_trainer *t, shoal_train_worker *w, const sho
     return loss / (double)share;
 }
 
-static void compute_part(const shoal_trainer *t, shoal_train_worker *w, const shoal_train_batch *b,
-                         size_t part_i, shoal_train_part *part)
+/* Targets that are given: the source's tokens follow. */
+static void compute_given(const shoal_trainer *t, shoal_train_worker *w, const shoal_train_batch *b,
+                          shoal_train_part *part)
 {
-    uint64_t skip[SHOAL_TRAIN_SKIP_WORDS];
     size_t n_exits = t->params->n_exits;
-    uint64_t flops = shoal_net_flops(w->net);
     const float *teacher = NULL;
     if (t->teacher) {
-        flops += shoal_net_flops(w->teacher);
         shoal_net_forward(w->teacher, t->teacher, &b->batch);
         teacher = shoal_net_logits(w->teacher, t->teacher->n_exits);
     }
-    choose_layers(t, part_i, skip);
-    shoal_net_skip(w->net, t->settings.layer_dropout > 0 ? skip : NULL);
     shoal_net_forward(w->net, t->params, &b->batch);
     for (size_t head = 0; head <= n_exits; head++) {
         float share = head == n_exits ? 1.0F : t->settings.exit_weight[head];
         part->loss[head] = share > 0 ? head_loss(t, w, b, head, share, teacher) : 0;
     }
-    memset(part->grads, 0, t->params->n_floats * sizeof *part->grads);
     shoal_net_backward(w->net, t->params, &b->batch, part->grads);
     part->weight = 0;
     for (size_t i = 0; i < b->batch.n_targets; i++) {
@@ -276,7 +284,62 @@ static void compute_part(const shoal_trainer *t, shoal_train_worker *w, const sh
     }
     part->n_tokens = b->batch.n_tokens;
     part->n_targets = b->batch.n_targets;
-    part->flops = shoal_net_flops(w->net) + (t->teacher ? shoal_net_flops(w->teacher) : 0) - flops;
+}
+
+/* The student answers. Its exits follow the teacher token by token on the same answers; a token of
+ * theirs weighs as much as makes one of an answer. */
+static void compute_answers(const shoal_trainer *t, shoal_train_worker *w,
+                            const shoal_train_batch *b, size_t part_i, shoal_train_part *part)
+{
+    const shoal_trainer_settings *s = &t->settings;
+    size_t n_exits = t->params->n_exits;
+    const shoal_rollout_models models = {.student_net = w->net,
+                                         .student = t->params,
+                                         .teacher_net = w->teacher,
+                                         .teacher = t->teacher};
+    shoal_rollout_draw(w->rollout, &s->minillm, &models, &b->batch, s->end_id, s->seed,
+                       t->optim->step * s->n_parts + part_i);
+    part->loss[n_exits] = shoal_rollout_loss(w->rollout, &s->minillm, &models);
+    const shoal_batch *batch = shoal_rollout_batch(w->rollout);
+    size_t n_answers = shoal_rollout_n_answers(w->rollout);
+    for (size_t head = 0; head < n_exits; head++) {
+        float share = s->exit_weight[head];
+        part->loss[head] = 0;
+        for (size_t i = 0; i < batch->n_targets && share > 0; i++) {
+            w->weights[i] = share * (float)n_answers / (float)batch->n_targets;
+        }
+        if (share > 0) {
+            part->loss[head] = shoal_loss_reverse_kl(batch->n_targets, t->params->hp.n_vocab,
+                                                     shoal_rollout_teacher_logits(w->rollout), 1.0F,
+                                                     w->weights, shoal_net_logits(w->net, head)) /
+                               (double)share;
+        }
+    }
+    shoal_net_backward(w->net, t->params, batch, part->grads);
+    part->weight = (double)n_answers;
+    part->n_tokens = batch->n_tokens;
+    part->n_targets = batch->n_targets;
+}
+
+static uint64_t flops_of(const shoal_train_worker *w)
+{
+    return shoal_net_flops(w->net) + (w->teacher ? shoal_net_flops(w->teacher) : 0);
+}
+
+static void compute_part(const shoal_trainer *t, shoal_train_worker *w, const shoal_train_batch *b,
+                         size_t part_i, shoal_train_part *part)
+{
+    uint64_t skip[SHOAL_TRAIN_SKIP_WORDS];
+    uint64_t before = flops_of(w);
+    choose_layers(t, part_i, skip);
+    shoal_net_skip(w->net, t->settings.layer_dropout > 0 ? skip : NULL);
+    memset(part->grads, 0, t->params->n_floats * sizeof *part->grads);
+    if (t->settings.on_policy) {
+        compute_answers(t, w, b, part_i, part);
+    } else {
+        compute_given(t, w, b, part);
+    }
+    part->flops = flops_of(w) - before;
 }
 
 static void run_part(void *ctx, size_t part_i, size_t worker_i)

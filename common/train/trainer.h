@@ -11,6 +11,7 @@
 
 #include "common/train/lora_train.h"
 #include "common/train/loss.h"
+#include "common/train/minillm.h"
 #include "common/train/net.h"
 #include "common/train/optim.h"
 
@@ -36,7 +37,12 @@ typedef struct shoal_trainer_settings {
     uint64_t source_id;     /* names the data: a checkpoint made with another is refused */
     shoal_lora_train *lora; /* of params, borrowed: its factors are trained; NULL: params are */
     shoal_optim_settings optim;
-    shoal_distil distil;                      /* with teacher NULL: alpha is taken as 1 */
+    shoal_distil distil; /* with teacher NULL: alpha is taken as 1 */
+    bool on_policy;      /* the student answers the prompts itself (rollout.h), and the loss is the
+                          * divergence of its answers; needs a teacher, alpha is not used, and
+                          * n_targets_max is n_tokens_max */
+    shoal_minillm minillm;                    /* of on_policy */
+    int32_t end_id;                           /* ends an answer of on_policy, -1: none */
     float exit_weight[SHOAL_TRAIN_EXITS_MAX]; /* of each exit's loss beside the output's 1 */
     float layer_dropout; /* probability of the last layer, growing from 0 at the first as
                           * exp(l ln 2 / (L - 1)) - 1 (LayerSkip, 2404.16710, eq. 2); per part */

@@ -5,6 +5,7 @@
 #ifndef SHOAL_TRAIN_TRAINER_INTERNAL_H
 #define SHOAL_TRAIN_TRAINER_INTERNAL_H
 
+#include "common/train/rollout.h"
 #include "common/train/trainer.h"
 
 enum {
@@ -14,8 +15,9 @@ enum {
 /* Of a thread. */
 typedef struct shoal_train_worker {
     shoal_net *net;
-    shoal_net *teacher; /* NULL: none */
-    float *weights;     /* (n_targets_max) of an exit's loss */
+    shoal_net *teacher;     /* NULL: none */
+    shoal_rollout *rollout; /* NULL unless on_policy */
+    float *weights;         /* (n_targets_max) of an exit's loss */
 } shoal_train_worker;
 
 /* Of a batch of the step. */

@@ -228,6 +228,61 @@ static void test_distilled_student_beats_one_of_labels_alone(void **state)
     shoal_params_free(teacher);
 }
 
+/* A student that begins with wrong habits learns its teacher's from its own answers alone. */
+static void learn_from_own_answers(const shoal_params *teacher, size_t n_threads, size_t n_steps,
+                                   shoal_train_stats *ret_first, shoal_train_stats *ret_last,
+                                   shoal_params **ret_student)
+{
+    static toy data;
+    shoal_trainer_settings s = toy_settings();
+    s.on_policy = true;
+    s.n_threads = n_threads;
+    s.exit_weight[0] = 0.5F;
+    s.optim.n_steps = n_steps;
+    s.optim.muon_rate = 0.01F;
+    shoal_params *student = toy_params(2, one_exit, 1, 6);
+    shoal_trainer *trainer = must_make(student, teacher, &s);
+    data = (toy){0};
+    for (size_t i = 0; i < n_steps; i++) {
+        *ret_last = must_step(trainer, &data);
+        *ret_first = i == 0 ? *ret_last : *ret_first;
+    }
+    shoal_trainer_free(trainer);
+    *ret_student = student;
+}
+
+static void test_student_learns_from_its_own_answers(void **state)
+{
+    (void)state;
+    static toy data;
+    shoal_trainer_settings s = toy_settings();
+    shoal_train_stats first;
+    shoal_train_stats last;
+    shoal_params *student = NULL;
+    shoal_params *again = NULL;
+    s.optim.n_steps = 200;
+    shoal_params *teacher = toy_params(2, NULL, 0, 5);
+    shoal_trainer *trainer = must_make(teacher, NULL, &s);
+    data = (toy){0};
+    for (size_t i = 0; i < 200; i++) {
+        (void)must_step(trainer, &data);
+    }
+    shoal_trainer_free(trainer);
+    learn_from_own_answers(teacher, 1, 250, &first, &last, &student);
+    print_message("own answers: divergence per token %.3f to %.3f, exit %.3f to %.3f\n", first.loss,
+                  last.loss, first.exit_loss[0], last.exit_loss[0]);
+    assert_true(last.loss < 0.3 * first.loss);
+    assert_true(last.exit_loss[0] < 0.3 * first.exit_loss[0]);
+    assert_true(last.n_targets > 0 && last.n_tokens <= 2 * TOY_TOKENS);
+    shoal_params_free(student);
+    learn_from_own_answers(teacher, 1, 5, &first, &last, &student);
+    learn_from_own_answers(teacher, 2, 5, &first, &last, &again);
+    assert_memory_equal(student->data, again->data, student->n_floats * sizeof(float));
+    shoal_params_free(student);
+    shoal_params_free(again);
+    shoal_params_free(teacher);
+}
+
 /* --- trouble --------------------------------------------------------------------------------- */
 
 static void test_settings_are_checked(void **state)
@@ -235,7 +290,7 @@ static void test_settings_are_checked(void **state)
     (void)state;
     shoal_params *params = toy_params(2, one_exit, 1, 1);
     shoal_trainer *trainer = NULL;
-    shoal_trainer_settings bad[10];
+    shoal_trainer_settings bad[11];
     for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {
         bad[i] = toy_settings();
     }
@@ -249,6 +304,7 @@ static void test_settings_are_checked(void **state)
     bad[7].layer_dropout = 1;
     bad[8].exit_weight[0] = -1;
     bad[9].optim.adam_rate = NAN;
+    bad[10].on_policy = true; /* without a teacher */
     for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {
         shoal_err err = SHOAL_ERR_INIT;
         assert_int_equal(shoal_trainer_new(params, NULL, &bad[i], &trainer, &err), SHOAL_E_INVALID);
@@ -363,6 +419,7 @@ int main(void)
         cmocka_unit_test(test_student_that_is_its_teacher_has_nothing_to_learn),
         cmocka_unit_test(test_teacher_of_another_shape_is_followed_and_another_vocabulary_refused),
         cmocka_unit_test(test_distilled_student_beats_one_of_labels_alone),
+        cmocka_unit_test(test_student_learns_from_its_own_answers),
         cmocka_unit_test(test_settings_are_checked),
         cmocka_unit_test(test_source_that_fails_steps_nothing),
         cmocka_unit_test(test_batch_limits_hold),
