@@ -2,6 +2,7 @@
 #include "cloud/forge/forge.h"
 
 #include "common/base/file.h"
+#include "common/exit/store.h"
 #include "common/weight/pack.h"
 
 #include <stdio.h>
@@ -30,7 +31,50 @@ static shoal_status append_exits(const shoal_hparams *hp, const char *before, co
     return shoal_buf_appendf(out, "%s", behind);
 }
 
-static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
+/* What the policies in a file were fitted to, and whether that is this model; false: there are
+ * none.
+ */
+static shoal_status find_calibration(const shoal_gguf *gguf, const shoal_model *m, bool *ret_has,
+                                     bool *ret_fits, shoal_exit_calibration *ret_calibration,
+                                     shoal_err *err)
+{
+    shoal_hash subject;
+    shoal_status status =
+        shoal_exit_calibration_read(gguf, SHOAL_ESCALATE_CALIBRATION, ret_calibration, NULL);
+    *ret_has = status == SHOAL_OK;
+    if (status == SHOAL_E_NOTFOUND) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_exit_calibration_read(gguf, SHOAL_ESCALATE_CALIBRATION, ret_calibration, err));
+    SHOAL_TRY(shoal_exit_subject(gguf, &m->hash, &subject, err));
+    *ret_fits = shoal_exit_calibration_fits(ret_calibration, &subject, NULL) == SHOAL_OK;
+    return SHOAL_OK;
+}
+
+static shoal_status print_calibration(const shoal_gguf *gguf, const shoal_model *m, bool json,
+                                      shoal_buf *out, shoal_err *err)
+{
+    shoal_exit_calibration c = {0};
+    bool has = false;
+    bool fits = false;
+    SHOAL_TRY(find_calibration(gguf, m, &has, &fits, &c, err));
+    if (json) {
+        return has ? shoal_buf_appendf(out,
+                                       "{\"answers\": %u, \"tokens\": %u, \"risk\": %.6g, "
+                                       "\"delta\": %.6g, \"fits\": %s}",
+                                       c.n, c.n_tokens, (double)c.risk, (double)c.delta,
+                                       fits ? "true" : "false")
+                   : shoal_buf_appendf(out, "null");
+    }
+    return has ? shoal_buf_appendf(out,
+                                   "  policies   fitted to %u answers, risk %.6g, delta %.6g%s\n",
+                                   c.n, (double)c.risk, (double)c.delta,
+                                   fits ? "" : ", of OTHER weights: calibrate again")
+               : SHOAL_OK;
+}
+
+static shoal_status print_model_json(const shoal_gguf *gguf, const shoal_model *m, shoal_buf *out,
+                                     shoal_err *err)
 {
     const shoal_hparams *hp = &m->hp;
     char model[SHOAL_HASH_HEX];
@@ -40,7 +84,8 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
     SHOAL_TRY(shoal_buf_appendf(out, "{\"name\": "));
     SHOAL_TRY(shoal_forge_json_string(out, hp->name, __builtin_strlen(hp->name)));
     SHOAL_TRY(shoal_buf_appendf(out, ", \"exits\": "));
-    SHOAL_TRY(append_exits(hp, "[", "]", out));
+    SHOAL_TRY(append_exits(hp, "[", "], \"calibration\": ", out));
+    SHOAL_TRY(print_calibration(gguf, m, true, out, err));
     return shoal_buf_appendf(
         out,
         ", \"arch\": \"%s\", \"params\": %llu, \"file_bytes\": %llu, \"type\": \"%s\", "
@@ -59,7 +104,8 @@ static shoal_status print_model_json(const shoal_model *m, shoal_buf *out)
         shoal_chat_template_name(m->tokenizer), m->packed ? "true" : "false", model, tokenizer);
 }
 
-static shoal_status print_model(const shoal_model *m, shoal_buf *out)
+static shoal_status print_model(const shoal_gguf *gguf, const shoal_model *m, shoal_buf *out,
+                                shoal_err *err)
 {
     const shoal_hparams *hp = &m->hp;
     char model[SHOAL_HASH_HEX];
@@ -87,6 +133,7 @@ static shoal_status print_model(const shoal_model *m, shoal_buf *out)
     if (hp->n_exits > 0) {
         SHOAL_TRY(append_exits(hp, "  exits      after layers ", "\n", out));
     }
+    SHOAL_TRY(print_calibration(gguf, m, false, out, err));
     return shoal_buf_appendf(
         out,
         "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"
@@ -151,7 +198,8 @@ shoal_status shoal_forge_inspect(const forge_args *args, shoal_err *err)
     if (model) {
         model->packed = shoal_pack_is_packed(gguf);
         model->file_bytes = map.size;
-        SHOAL_TRY(args->json ? print_model_json(model, &out) : print_model(model, &out));
+        SHOAL_TRY(args->json ? print_model_json(gguf, model, &out, err)
+                             : print_model(gguf, model, &out, err));
     }
     if (!args->json && (args->all || !model)) {
         SHOAL_TRY(print_contents(gguf, &out));

@@ -122,6 +122,17 @@ def test_policies_lie_in_the_copy_which_is_the_same_model():
             expect(f"{prefix}.calibration.n = 30" in text and f"{prefix}.calibration.tokens = {said['tokens']}" in text, prefix)
         facts = [json.loads(forge("inspect", "-m", m, "--json").stdout) for m in (edge, out)]
         expect(facts[0]["model_hash"] == facts[1]["model_hash"] and facts[1]["exits"] == [1, 3], facts)
+        fitted = facts[1]["calibration"]
+        expect(facts[0]["calibration"] is None and fitted["fits"] and fitted["answers"] == 30 and fitted["risk"] == 0.3, facts)
+        expect("fitted to 30 answers, risk 0.3, delta 0.05\n" in forge("inspect", "-m", out).stdout, "inspect")
+        packed = site.file("packed.gguf")
+        forge("pack", "-m", out, "-o", packed)
+        expect(json.loads(forge("inspect", "-m", packed, "--json").stdout)["calibration"] == fitted, "packed")
+        other = site.file("other.gguf")  # the last byte of the file is in some weight
+        with open(out, "rb") as f, open(other, "wb") as g:
+            raw = f.read()
+            g.write(raw[:-4] + bytes([raw[-4] ^ 1]) + raw[-3:])
+        expect("OTHER weights" in forge("inspect", "-m", other).stdout, "other weights")
         again = site.file("again.gguf")
         with open(out, "rb") as f:
             first = f.read()
