@@ -14,10 +14,9 @@
 #include <unistd.h>
 
 enum {
-    FIELD_QUESTIONS = 4000,   /* of a split, but the catalogue, unless -n says otherwise */
-    CURVE_QUESTIONS = 2000,   /* for each point of the curve */
-    SAMPLED_QUESTIONS = 1000, /* for the acceptance of sampled drafts */
-    EXIT_QUESTIONS = 500
+    FIELD_QUESTIONS = 4000,  /* of a split, but the catalogue, unless -n says otherwise */
+    CURVE_QUESTIONS = 2000,  /* for each point of the curve */
+    SAMPLED_QUESTIONS = 1000 /* for the acceptance of sampled drafts */
 };
 
 /* Coupled sampling is measured at this temperature. */
@@ -37,7 +36,8 @@ static const char field_prefix[] = "field:";
 typedef struct eval_run {
     const forge_args *args;
     forge_field *field;     /* NULL: questions come from a file */
-    shoal_model *models[2]; /* edge (NULL: none), full; NULL once a voice owns them */
+    shoal_model *models[2]; /* edge (NULL: none), full */
+    size_t n_text_max;
     eval_voice voices[2];
     eval_quiz dev;
     eval_report report;
@@ -182,11 +182,11 @@ static shoal_status open_voices(eval_run *run, shoal_err *err)
         n_prompt = SHOAL_MAX(n_prompt, run->report.splits[i].quiz.n_prompt_max);
         n_answer = SHOAL_MAX(n_answer, run->report.splits[i].quiz.n_answer_max);
     }
+    run->n_text_max = n_prompt + n_answer + EVAL_EXTRA;
     for (size_t i = 0; i < 2; i++) {
         if (run->models[i]) {
-            SHOAL_TRY(shoal_forge_voice_open(run->args, SHOAL_STEAL(run->models[i]),
-                                             n_prompt + n_answer + EVAL_EXTRA, &run->voices[i],
-                                             err));
+            SHOAL_TRY(shoal_forge_voice_open(run->args, run->models[i], run->n_text_max,
+                                             &run->voices[i], err));
         }
     }
     return SHOAL_OK;
@@ -277,42 +277,24 @@ static shoal_status judge_split(eval_run *run, eval_figures *f, shoal_err *err)
                               f->accepted, err);
 }
 
-typedef struct exit_answers {
-    eval_answers of[SHOAL_MODEL_EXITS_MAX];
-} exit_answers;
-
-static void exit_answers_fini(exit_answers *answers)
-{
-    for (size_t i = 0; i < SHOAL_MODEL_EXITS_MAX; i++) {
-        shoal_forge_answers_fini(&answers->of[i]);
-    }
-}
-
+/* Of the split that comes first. */
 static shoal_status judge_exits(eval_run *run, shoal_err *err)
 {
     eval_report *r = &run->report;
     const shoal_model *model = r->edge ? r->edge : r->full;
     const eval_quiz *quiz = &r->splits[r->exits_split].quiz;
-    if (model->hp.n_exits == 0) {
-        return SHOAL_OK;
-    }
-    SHOAL_CLEANUP(exit_answers_fini) exit_answers answers = {0};
-    SHOAL_CLEANUP(shoal_free_cleanup) eval_question *questions = NULL;
-    eval_quiz part;
-    SHOAL_TRY(shoal_forge_quiz_part(quiz, EXIT_QUESTIONS, &part, err));
-    questions = part.questions;
     r->exits = shoal_calloc(model->hp.n_exits, sizeof *r->exits);
     if (!r->exits) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the exits");
     }
-    SHOAL_TRY(shoal_forge_answer_exits(&run->voices[r->edge ? 0 : 1], (size_t)run->args->threads,
-                                       &part, answers.of, err));
-    for (size_t e = 0; e < model->hp.n_exits; e++) {
-        r->exits[e].n_layers = model->hp.exits[e];
-        SHOAL_TRY(
-            shoal_forge_summarise(&part, model->tokenizer, &answers.of[e], r->exits[e].of, err));
+    for (; r->n_exits < model->hp.n_exits; r->n_exits++) {
+        SHOAL_CLEANUP(shoal_forge_answers_fini) eval_answers answers = {0};
+        eval_exit *e = &r->exits[r->n_exits];
+        e->n_layers = model->hp.exits[r->n_exits];
+        SHOAL_TRY(shoal_forge_answer_exit(run->args, model, r->n_exits, run->n_text_max, quiz,
+                                          &answers, err));
+        SHOAL_TRY(shoal_forge_summarise(quiz, model->tokenizer, &answers, e->of, err));
     }
-    r->n_exits = model->hp.n_exits;
     return SHOAL_OK;
 }
 

@@ -82,9 +82,10 @@ shoal_status shoal_forge_quiz_add_field(eval_quiz *quiz, const shoal_tokenizer *
  */
 
 typedef struct eval_voice {
-    forge_session session;
+    const shoal_model *model; /* borrowed */
+    shoal_engine *engine;
     size_t n_lanes;
-    shoal_kv_seq *seqs[EVAL_LANES_MAX]; /* [0] is the session's own */
+    shoal_kv_seq *seqs[EVAL_LANES_MAX];
     size_t n_rows;
     size_t n_logits;
     shoal_pool *pool;                                /* judges logits */
@@ -92,9 +93,9 @@ typedef struct eval_voice {
     size_t n_samplers;
 } eval_voice;
 
-/* Owns the model from here on, also when it fails; n_text_max: tokens of the longest text, that is
- * of the longest prompt, of the longest answer to another and of EVAL_EXTRA more. */
-shoal_status shoal_forge_voice_open(const forge_args *args, shoal_model *take_model,
+/* The model is borrowed for the voice's life; n_text_max: tokens of the longest text, that is of
+ * the longest prompt, of the longest answer to another and of EVAL_EXTRA more. */
+shoal_status shoal_forge_voice_open(const forge_args *args, const shoal_model *model,
                                     size_t n_text_max, eval_voice *ret_voice,
                                     shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_forge_voice_close(eval_voice *voice);
@@ -151,16 +152,6 @@ typedef struct eval_answers {
 } eval_answers;
 
 void shoal_forge_answers_fini(eval_answers *answers);
-/* Memory for the answers to a quiz. */
-shoal_status shoal_forge_answers_init(const eval_quiz *quiz, eval_answers *ret_answers,
-                                      shoal_err *err) SHOAL_MUST_CHECK;
-/* Writes the answers, said being there: right ones are references, wrong ones are gone on with from
- * their first wrong token. complete is shoal_forge_decode in greedy form. */
-typedef shoal_status eval_complete_fn(void *ctx, const eval_path *paths, size_t n, size_t n_new_max,
-                                      int32_t *ret_ids, size_t *ret_n_new, shoal_err *err);
-shoal_status shoal_forge_answers_finish(const eval_quiz *quiz, const shoal_tokenizer *tokenizer,
-                                        eval_complete_fn *complete, void *ctx,
-                                        eval_answers *answers, shoal_err *err) SHOAL_MUST_CHECK;
 shoal_status shoal_forge_answer(eval_voice *voice, const eval_quiz *quiz, eval_answers *ret_answers,
                                 shoal_err *err) SHOAL_MUST_CHECK;
 /* Whether the answer of a question is its reference. */
@@ -184,14 +175,10 @@ shoal_status shoal_forge_summarise(const eval_quiz *quiz, const shoal_tokenizer 
                                    const eval_answers *answers, eval_summary *ret_summaries,
                                    shoal_err *err) SHOAL_MUST_CHECK;
 
-/* The same of a model that is left early, at every exit: ret_answers is [n_exits of the model]. One
- * text at a time, for few questions. */
-shoal_status shoal_forge_answer_exits(eval_voice *voice, size_t n_threads, const eval_quiz *quiz,
-                                      eval_answers *ret_answers, shoal_err *err) SHOAL_MUST_CHECK;
-/* n_max questions at most, spread evenly, of a quiz that outlives it: it borrows all but its list.
- * Ends with shoal_free(ret_part->questions). */
-shoal_status shoal_forge_quiz_part(const eval_quiz *quiz, size_t n_max, eval_quiz *ret_part,
-                                   shoal_err *err) SHOAL_MUST_CHECK;
+/* The same of a model that is left at one of its exits for every token. */
+shoal_status shoal_forge_answer_exit(const forge_args *args, const shoal_model *model,
+                                     size_t exit_i, size_t n_text_max, const eval_quiz *quiz,
+                                     eval_answers *ret_answers, shoal_err *err) SHOAL_MUST_CHECK;
 
 /* --- two models (eval_mix.c, eval_accept.c) ------------------------------------------------------
  */

@@ -106,7 +106,7 @@ static int32_t choose_coupled(void *ctx, size_t path, const int32_t *text, size_
     settings.seed = c->seed + c->of[path];
     shoal_sample(c->pair->voices[0]->samplers[0], &settings, logits[0], text, n_text, &edge);
     shoal_sample(c->pair->voices[1]->samplers[0], &settings, logits[1], text, n_text, &full);
-    size_t n_vocab = c->pair->voices[1]->session.model->hp.n_vocab;
+    size_t n_vocab = c->pair->voices[1]->model->hp.n_vocab;
     double tv = shoal_forge_total_variation(logits[0], logits[1], n_vocab, c->temperature, c->work);
     const size_t groups[] = {c->pair->quiz->questions[c->of[path]].kind, c->pair->quiz->n_kinds};
     for (size_t g = 0; g < SHOAL_COUNT(groups); g++) {
@@ -146,7 +146,7 @@ static shoal_status accept_coupled(const eval_pair *pair, double temperature, ui
     r.of = shoal_calloc(n, sizeof *r.of);
     r.ids = shoal_calloc(n, n_max * sizeof *r.ids);
     r.n_ids = shoal_calloc(n, sizeof *r.n_ids);
-    r.work = shoal_calloc(pair->voices[1]->session.model->hp.n_vocab, 2 * sizeof *r.work);
+    r.work = shoal_calloc(pair->voices[1]->model->hp.n_vocab, 2 * sizeof *r.work);
     if (!r.paths || !r.of || !r.ids || !r.n_ids || !r.work) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu answers", n);
     }

@@ -45,14 +45,6 @@ static int32_t choose_greedily(void *ctx, size_t path, const int32_t *text, size
     return sampled.id;
 }
 
-static shoal_status complete_greedily(void *ctx, const eval_path *paths, size_t n, size_t n_new_max,
-                                      int32_t *ret_ids, size_t *ret_n_new, shoal_err *err)
-{
-    eval_decoding d = {
-        .voices = {ctx, NULL}, .n_new_max = n_new_max, .choose = choose_greedily, .ctx = ctx};
-    return shoal_forge_decode(&d, paths, n, ret_ids, ret_n_new, err);
-}
-
 /* Wrong answers under way: each has the right prefix and the first wrong token. */
 typedef struct wrong {
     eval_path *paths;
@@ -111,15 +103,16 @@ static void begin_answers(const eval_quiz *quiz, const shoal_tokenizer *tokenize
     }
 }
 
-shoal_status shoal_forge_answers_finish(const eval_quiz *quiz, const shoal_tokenizer *tokenizer,
-                                        eval_complete_fn *complete, void *ctx,
-                                        eval_answers *answers, shoal_err *err)
+static shoal_status finish_answers(eval_voice *voice, const eval_quiz *quiz, eval_answers *answers,
+                                   shoal_err *err)
 {
     SHOAL_CLEANUP(wrong_fini) wrong w = {0};
     size_t n_max = answers->n_max;
     SHOAL_TRY(wrong_init(&w, quiz->n, quiz->n_prompt_max + quiz->n_answer_max, n_max, err));
-    begin_answers(quiz, tokenizer, answers, &w);
-    SHOAL_TRY(complete(ctx, w.paths, w.n, n_max, w.ids, w.n_ids, err));
+    begin_answers(quiz, voice->model->tokenizer, answers, &w);
+    eval_decoding d = {
+        .voices = {voice, NULL}, .n_new_max = n_max, .choose = choose_greedily, .ctx = voice};
+    SHOAL_TRY(shoal_forge_decode(&d, w.paths, w.n, w.ids, w.n_ids, err));
     for (size_t k = 0; k < w.n; k++) {
         size_t i = w.of[k];
         int32_t *end = answers->ids + i * n_max + answers->n_ids[i];
@@ -129,31 +122,18 @@ shoal_status shoal_forge_answers_finish(const eval_quiz *quiz, const shoal_token
     return SHOAL_OK;
 }
 
-shoal_status shoal_forge_answers_init(const eval_quiz *quiz, eval_answers *ret_answers,
-                                      shoal_err *err)
-{
-    SHOAL_CLEANUP(shoal_forge_answers_fini) eval_answers a = {0};
-    a.n_max = quiz->n_answer_max + EVAL_EXTRA;
-    a.said = shoal_calloc(quiz->n_said, sizeof *a.said);
-    a.ids = shoal_calloc(quiz->n, a.n_max * sizeof *a.ids);
-    a.n_ids = shoal_calloc(quiz->n, sizeof *a.n_ids);
-    if (!a.said || !a.ids || !a.n_ids) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu answers", quiz->n);
-    }
-    *ret_answers = a;
-    memset(&a, 0, sizeof a);
-    return SHOAL_OK;
-}
-
 shoal_status shoal_forge_answer(eval_voice *voice, const eval_quiz *quiz, eval_answers *ret_answers,
                                 shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_forge_answers_fini) eval_answers a = {0};
     SHOAL_CLEANUP(shoal_free_cleanup) eval_path *paths = shoal_calloc(quiz->n, sizeof *paths);
-    if (!paths) {
+    a.n_max = quiz->n_answer_max + EVAL_EXTRA;
+    a.said = shoal_calloc(quiz->n_said, sizeof *a.said);
+    a.ids = shoal_calloc(quiz->n, a.n_max * sizeof *a.ids);
+    a.n_ids = shoal_calloc(quiz->n, sizeof *a.n_ids);
+    if (!paths || !a.said || !a.ids || !a.n_ids) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu answers", quiz->n);
     }
-    SHOAL_TRY(shoal_forge_answers_init(quiz, &a, err));
     for (size_t i = 0; i < quiz->n; i++) {
         const eval_question *q = &quiz->questions[i];
         paths[i] = (eval_path){.ids = quiz->ids + q->first,
@@ -162,8 +142,7 @@ shoal_status shoal_forge_answer(eval_voice *voice, const eval_quiz *quiz, eval_a
                                .said_i = q->said_i};
     }
     SHOAL_TRY(shoal_forge_voice_read(voice, paths, quiz->n, a.said, err));
-    SHOAL_TRY(shoal_forge_answers_finish(quiz, voice->session.model->tokenizer, complete_greedily,
-                                         voice, &a, err));
+    SHOAL_TRY(finish_answers(voice, quiz, &a, err));
     *ret_answers = a;
     memset(&a, 0, sizeof a);
     return SHOAL_OK;

@@ -107,22 +107,3 @@ shoal_status shoal_forge_quiz_add(eval_quiz *quiz, const shoal_tokenizer *tokeni
     quiz->questions[quiz->n++] = q;
     return SHOAL_OK;
 }
-
-shoal_status shoal_forge_quiz_part(const eval_quiz *quiz, size_t n_max, eval_quiz *ret_part,
-                                   shoal_err *err)
-{
-    eval_quiz part = *quiz;
-    part.n = SHOAL_MIN(n_max, quiz->n);
-    part.n_said = 0;
-    part.questions = shoal_calloc(part.n, sizeof *part.questions);
-    if (!part.questions) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu questions", part.n);
-    }
-    for (size_t k = 0; k < part.n; k++) {
-        part.questions[k] = quiz->questions[k * quiz->n / part.n];
-        part.questions[k].said_i = part.n_said;
-        part.n_said += part.questions[k].n_answer;
-    }
-    *ret_part = part;
-    return SHOAL_OK;
-}

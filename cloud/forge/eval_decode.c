@@ -109,7 +109,7 @@ static void grow(writer *w, growing *lane, const float *const *logits)
     w->out[path * w->d->n_new_max + n_new] = id;
     w->n_out[path] = ++n_new;
     if (n_new == w->paths[path].n_answer ||
-        shoal_tokenizer_is_end(w->d->voices[0]->session.model->tokenizer, id)) {
+        shoal_tokenizer_is_end(w->d->voices[0]->model->tokenizer, id)) {
         lane->path = NOBODY;
     }
 }
@@ -138,7 +138,7 @@ shoal_status shoal_forge_decode(const eval_decoding *d, const eval_path *paths, 
         for (size_t i = 0; i < n_spans; i++) {
             const float *logits[2] = {NULL, NULL};
             for (size_t j = 0; j < w.n_voices && spans[0][i].n_logits; j++) {
-                logits[j] = shoal_engine_logits(d->voices[j]->session.engine, spans[j][i].logits_i);
+                logits[j] = shoal_engine_logits(d->voices[j]->engine, spans[j][i].logits_i);
             }
             if (logits[0]) {
                 grow(&w, &w.lanes[of[i]], logits);

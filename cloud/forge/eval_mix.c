@@ -126,7 +126,7 @@ static void write_along(strays *s, size_t i, eval_mix *mixes)
     int32_t *text = s->texts + s->n * (pair->quiz->n_prompt_max + pair->quiz->n_answer_max);
     memcpy(text, ids, (q->n_prompt + w.n_tokens) * sizeof *text);
     text[q->n_prompt + w.n_tokens - 1] = id;
-    if (w.right || shoal_tokenizer_is_end(pair->voices[1]->session.model->tokenizer, id)) {
+    if (w.right || shoal_tokenizer_is_end(pair->voices[1]->model->tokenizer, id)) {
         w.same = is_same(pair, i, text + q->n_prompt, w.n_tokens, NULL, 0);
         count(pair, i, &w, mixes);
         return;

@@ -39,7 +39,7 @@ static shoal_status open_judges(const forge_args *args, eval_voice *v, shoal_err
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu threads", n);
     }
     while (v->n_samplers < n) {
-        if (shoal_sampler_new(v->session.model->hp.n_vocab, shoal_engine_kernels(v->session.engine),
+        if (shoal_sampler_new(v->model->hp.n_vocab, shoal_engine_kernels(v->engine),
                               &v->samplers[v->n_samplers]) != SHOAL_OK) {
             return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to judge logits");
         }
@@ -48,11 +48,11 @@ static shoal_status open_judges(const forge_args *args, eval_voice *v, shoal_err
     return SHOAL_OK;
 }
 
-shoal_status shoal_forge_voice_open(const forge_args *args, shoal_model *take_model,
+shoal_status shoal_forge_voice_open(const forge_args *args, const shoal_model *model,
                                     size_t n_text_max, eval_voice *ret_voice, shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = take_model;
-    SHOAL_CLEANUP(shoal_forge_voice_close) eval_voice v = {0};
+    SHOAL_CLEANUP(shoal_forge_voice_close) eval_voice v = {.model = model};
+    shoal_engine_settings settings;
     size_t n_ctx = args->ctx ? SHOAL_MIN(model->hp.n_ctx, (size_t)args->ctx) : model->hp.n_ctx;
     if (n_text_max > n_ctx) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
@@ -61,11 +61,11 @@ shoal_status shoal_forge_voice_open(const forge_args *args, shoal_model *take_mo
                              n_text_max, model->hp.name, n_ctx);
     }
     choose_sizes(&model->hp, n_text_max, &v);
-    SHOAL_TRY(shoal_forge_session_on(args, SHOAL_STEAL(model), v.n_rows, v.n_logits, n_text_max,
-                                     v.n_lanes, &v.session, err));
-    v.seqs[0] = v.session.seq;
-    for (size_t i = 1; i < v.n_lanes; i++) {
-        if (shoal_kv_seq_new(shoal_engine_kv(v.session.engine), &v.seqs[i]) != SHOAL_OK) {
+    SHOAL_TRY(shoal_forge_engine_settings(args, model, v.n_rows, v.n_logits, n_text_max, v.n_lanes,
+                                          &settings, err));
+    SHOAL_TRY(shoal_engine_new(model, &settings, &v.engine, err));
+    for (size_t i = 0; i < v.n_lanes; i++) {
+        if (shoal_kv_seq_new(shoal_engine_kv(v.engine), &v.seqs[i]) != SHOAL_OK) {
             return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the sequences");
         }
     }
@@ -77,14 +77,14 @@ shoal_status shoal_forge_voice_open(const forge_args *args, shoal_model *take_mo
 
 void shoal_forge_voice_close(eval_voice *v)
 {
-    for (size_t i = 1; i < v->n_lanes; i++) {
+    for (size_t i = 0; i < v->n_lanes; i++) {
         shoal_kv_seq_free(v->seqs[i]);
     }
     for (size_t i = 0; i < v->n_samplers; i++) {
         shoal_sampler_free(v->samplers[i]);
     }
     shoal_pool_free(v->pool);
-    shoal_forge_session_close(&v->session);
+    shoal_engine_free(v->engine);
     memset(v, 0, sizeof *v);
 }
 
@@ -109,15 +109,15 @@ static void judge_part(void *ctx, size_t part, size_t worker)
 {
     const judging *j = ctx;
     eval_voice *v = j->voice;
-    const float *logits = shoal_engine_logits(v->session.engine, part);
+    const float *logits = shoal_engine_logits(v->engine, part);
     shoal_sampling greedy = shoal_sampling_default();
     shoal_sampled sampled;
     greedy.temperature = 0;
     shoal_sample(v->samplers[worker], &greedy, logits, NULL, 0, &sampled);
-    *j->said[part] = (eval_said){
-        .id = sampled.id,
-        .confidence = sampled.confidence,
-        .nll = shoal_forge_judge(logits, v->session.model->hp.n_vocab, *j->targets[part]).nll};
+    *j->said[part] =
+        (eval_said){.id = sampled.id,
+                    .confidence = sampled.confidence,
+                    .nll = shoal_forge_judge(logits, v->model->hp.n_vocab, *j->targets[part]).nll};
 }
 
 typedef struct reading {
@@ -180,7 +180,7 @@ static shoal_status judging_init(judging *j, eval_voice *v, shoal_err *err)
 
 shoal_status shoal_forge_voice_step(eval_voice *v, shoal_span *spans, size_t n, shoal_err *err)
 {
-    shoal_status status = shoal_engine_step(v->session.engine, spans, n);
+    shoal_status status = shoal_engine_step(v->engine, spans, n);
     return status == SHOAL_OK
                ? SHOAL_OK
                : shoal_err_set(err, status < 0 ? status : SHOAL_E_LIMIT,

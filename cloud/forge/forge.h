@@ -189,12 +189,14 @@ typedef struct forge_session {
 /* n_rows: rows of a step and logits of a step. */
 shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
                                       size_t kv_tokens, forge_session *ret_session, shoal_err *err);
-/* The same on a model that is loaded, which it owns from here on, also when it fails; the KV has
- * room for n_seqs sequences of kv_tokens. */
-shoal_status shoal_forge_session_on(const forge_args *args, shoal_model *take_model, size_t n_rows,
-                                    size_t n_logits, size_t kv_tokens, size_t n_seqs,
-                                    forge_session *ret_session, shoal_err *err);
 void shoal_forge_session_close(forge_session *session);
+
+/* What the arguments say of an engine on a model, with KV for n_seqs sequences of kv_tokens (0: of
+ * the context). */
+shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_model *model,
+                                         size_t n_rows, size_t n_logits, size_t kv_tokens,
+                                         size_t n_seqs, shoal_engine_settings *ret_settings,
+                                         shoal_err *err);
 
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,

