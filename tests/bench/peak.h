@@ -18,7 +18,8 @@ void bench_peak_free(bench_peak *peak);
 /* GB/s of all threads together, four streams each. About 10 ms. */
 double bench_peak_read(bench_peak *peak);
 /* Gop/s of all threads together, a multiplication and an addition being two: 8-bit integers with
- * 16-bit sums, and floats. 0 where the processor's vectors are not known here. The best of a few bursts of 2 ms. */
+ * 16-bit sums, and floats. 0 where the processor's vectors are not known here. The best of a few
+ * bursts of 2 ms. */
 double bench_peak_int8(bench_peak *peak);
 double bench_peak_float(bench_peak *peak);
 
