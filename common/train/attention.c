@@ -101,21 +101,9 @@ static void norm_heads_back(shoal_net *net, const heads *h)
     }
 }
 
-/* The gradient of a rotation is the rotation back. */
 static void rotate(shoal_net *net, const shoal_net_layer *l, const heads *h, bool back)
 {
-    const shoal_hparams *hp = &net->hp;
-    size_t table = hp->windows[l - net->layers] > 0 && net->cos[1] ? 1 : 0;
-    const float *cos = net->cos[table];
-    const float *sin = back ? net->sin_back[table] : net->sin[table];
-    size_t n = hp->rope_dim / 2;
-    bool halves = hp->row->flags & SHOAL_ARCH_ROPE_HALVES;
-    for (size_t i = 0; i < h->n_rows; i++) {
-        size_t token = h->rows ? h->rows[i] : i;
-        (halves ? net->ops.rope_halves : net->ops.rope)(h->n_heads, hp->head_dim, hp->rope_dim,
-                                                        cos + token * n, sin + token * n,
-                                                        h->x + i * h->row);
-    }
+    shoal_net_rotate(net, l, h->rows, h->n_rows, h->n_heads, h->row, h->x, back);
 }
 
 static void add_bias(shoal_net *net, const shoal_net_part *bias, size_t n_rows, size_t row,
@@ -138,14 +126,22 @@ static void add_bias_back(shoal_net *net, const shoal_net_part *bias, size_t n_r
 
 /* --- projections ----------------------------------------------------------------------------- */
 
+/* The rows of h that go on. */
+static const float *rows_on(shoal_net *net, const shoal_net_layer *l)
+{
+    if (!l->rows) {
+        return l->h;
+    }
+    gather(net, l, l->h, net->gathered);
+    return net->gathered;
+}
+
 static void project(shoal_net *net, shoal_net_layer *l)
 {
     size_t n = net->batch->n_tokens;
     size_t dim = net->hp.dim;
-    place(net, l);
     if (l->rows) {
-        gather(net, l, l->h, net->gathered);
-        shoal_net_linear(net, l->qkv, 1, l->n_rows, net->gathered, dim, false, l->q, l->q_row);
+        shoal_net_linear(net, l->qkv, 1, l->n_rows, rows_on(net, l), dim, false, l->q, l->q_row);
         shoal_net_linear(net, l->qkv + 1, 2, n, l->h, dim, false, l->k, l->kv_row);
     } else {
         shoal_net_linear(net, l->qkv, 3, n, l->h, dim, false, l->q, l->q_row);
@@ -159,6 +155,15 @@ static void project(shoal_net *net, shoal_net_layer *l)
     norm_heads(net, &k);
     rotate(net, l, &q, false);
     rotate(net, l, &k, false);
+}
+
+/* What rows that go on give to net->dh. */
+static void scatter_add(shoal_net *net, const shoal_net_layer *l, const float *dh)
+{
+    size_t dim = net->hp.dim;
+    for (size_t i = 0; i < l->n_rows; i++) {
+        net->ops.add(dim, dh + i * dim, net->dh + l->rows[i] * dim);
+    }
 }
 
 /* From gradients of rotated q, k and of v to net->dh, that of l->h. */
@@ -180,12 +185,21 @@ static void project_back(shoal_net *net, shoal_net_layer *l, float *dq, float *d
         return;
     }
     shoal_net_linear_back(net, l->qkv + 1, 2, n, l->h, dim, dk, l->kv_row, false, net->dh, dim);
-    gather(net, l, l->h, net->gathered);
-    shoal_net_linear_back(net, l->qkv, 1, l->n_rows, net->gathered, dim, dq, l->q_row, false,
+    shoal_net_linear_back(net, l->qkv, 1, l->n_rows, rows_on(net, l), dim, dq, l->q_row, false,
                           net->d_wide, dim);
-    for (size_t i = 0; i < l->n_rows; i++) {
-        net->ops.add(dim, net->d_wide + i * dim, net->dh + l->rows[i] * dim);
+    scatter_add(net, l, net->d_wide);
+}
+
+static void project_latent_back(shoal_net *net, shoal_net_layer *l, float *dq, const float *dk,
+                                const float *dv)
+{
+    shoal_net_latent_keys_back(net, l, dk, dv);
+    if (!l->rows) {
+        shoal_net_latent_query_back(net, l, l->h, dq, true, net->dh);
+        return;
     }
+    shoal_net_latent_query_back(net, l, rows_on(net, l), dq, false, net->d_wide);
+    scatter_add(net, l, net->d_wide);
 }
 
 /* --- the block ------------------------------------------------------------------------------- */
@@ -197,7 +211,13 @@ void shoal_net_attention(shoal_net *net, shoal_net_layer *l)
 
     /* h = norm(x); q, k, v = Wq h, Wk h, Wv h; att */
     shoal_net_norm_rows(net, &l->attn_norm, net->batch->n_tokens, l->x, l->h, l->h_r);
-    project(net, l);
+    place(net, l);
+    if (net->hp.mla.rank > 0) {
+        shoal_net_latent_query(net, l, rows_on(net, l));
+        shoal_net_latent_keys(net, l);
+    } else {
+        project(net, l);
+    }
     shoal_net_attend(net, l);
 
     /* mid = x + Wo att, or x + norm(Wo att) */
@@ -231,7 +251,11 @@ void shoal_net_attention_back(shoal_net *net, shoal_net_layer *l, float *dx)
     float *dk = net->d_qkv + (l->k - l->q);
     float *dv = net->d_qkv + (l->v - l->q);
     shoal_net_attend_back(net, l, net->d_wide, dq, dk, dv);
-    project_back(net, l, dq, dk, dv);
+    if (net->hp.mla.rank > 0) {
+        project_latent_back(net, l, dq, dk, dv);
+    } else {
+        project_back(net, l, dq, dk, dv);
+    }
     if (l->rows) {
         memset(net->dx, 0, n * dim * sizeof *net->dx);
         for (size_t i = 0; i < l->n_rows; i++) {

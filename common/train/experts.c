@@ -19,8 +19,9 @@ static void route(shoal_net *net, shoal_net_layer *l)
     shoal_net_linear(net, &e->router, 1, l->n_rows, l->ffn_h, net->hp.dim, false, e->probability,
                      moe->n_experts);
     for (size_t i = 0; i < l->n_rows; i++) {
-        shoal_experts_route(moe, NULL, e->probability + i * moe->n_experts,
-                            e->picked + i * moe->n_used, e->weights + i * moe->n_used);
+        shoal_experts_route(moe, shoal_net_weights(net, &e->bias),
+                            e->probability + i * moe->n_experts, e->picked + i * moe->n_used,
+                            e->weights + i * moe->n_used);
     }
 
     /* A counting sort of the visits by expert, rows in order. */

@@ -37,13 +37,19 @@ static void attention_parts(const finder *f, shoal_net_layer *l)
     size_t k = hp->n_kv_heads * hp->head_dim;
     size_t v = hp->n_kv_heads * hp->value_dim;
     l->attn_norm = find(f, "attn_norm.weight");
+    shoal_net_latent *a = &l->latent;
+    a->q_a = find(f, "attn_q_a.weight");
+    a->q_norm = find(f, "attn_q_a_norm.weight");
+    a->kv_a = find(f, "attn_kv_a_mqa.weight");
+    a->kv_norm = find(f, "attn_kv_a_norm.weight");
+    a->kv_b = find(f, "attn_kv_b.weight");
     if (hp->row->flags & SHOAL_ARCH_FUSED) {
         shoal_net_part all = find(f, "attn_qkv.weight");
         l->qkv[0] = shoal_net_rows(&all, 0, q);
         l->qkv[1] = shoal_net_rows(&all, q, k);
         l->qkv[2] = shoal_net_rows(&all, q + k, v);
     } else {
-        l->qkv[0] = find(f, "attn_q.weight");
+        l->qkv[0] = find(f, hp->mla.q_rank > 0 ? "attn_q_b.weight" : "attn_q.weight");
         l->qkv[1] = find(f, "attn_k.weight");
         l->qkv[2] = find(f, "attn_v.weight");
     }
@@ -68,6 +74,7 @@ static void ffn_parts(const finder *f, shoal_net_layer *l)
     l->dense.down = find(f, "ffn_down.weight");
     shoal_net_experts *e = &l->experts;
     e->router = find(f, "ffn_gate_inp.weight");
+    e->bias = find(f, "exp_probs_b.bias");
     e->gate = find(f, "ffn_gate_exps.weight");
     e->up = find(f, "ffn_up_exps.weight");
     e->down = find(f, "ffn_down_exps.weight");

@@ -7,7 +7,7 @@
 #include "common/base/mem.h"
 
 enum {
-    LAYER_BLOCKS = 30,
+    LAYER_BLOCKS = 40,
     HEAD_BLOCKS = 5,
     OTHER_BLOCKS = 20
 };
@@ -66,6 +66,20 @@ static void allocate_experts(shoal_net *net, shoal_net_experts *e, bool *ok)
     }
 }
 
+static void allocate_latent(shoal_net *net, shoal_net_latent *a, bool *ok)
+{
+    const shoal_hparams *hp = &net->hp;
+    size_t n = net->n_tokens_max;
+    if (hp->mla.q_rank > 0) {
+        a->q_low = floats(net, n, hp->mla.q_rank, ok);
+        a->q_low_h = floats(net, n, hp->mla.q_rank, ok);
+        a->q_low_r = floats(net, n, 1, ok);
+    }
+    a->kv = floats(net, n, hp->mla.rank + hp->rope_dim, ok);
+    a->c = floats(net, n, hp->mla.rank, ok);
+    a->c_r = floats(net, n, 1, ok);
+}
+
 static void allocate_layer(shoal_net *net, shoal_net_layer *l, bool *ok)
 {
     const shoal_hparams *hp = &net->hp;
@@ -80,6 +94,9 @@ static void allocate_layer(shoal_net *net, shoal_net_layer *l, bool *ok)
         l->k_raw = floats(net, n, k, ok);
         l->q_r = floats(net, n, hp->n_heads, ok);
         l->k_r = floats(net, n, hp->n_kv_heads, ok);
+    }
+    if (hp->mla.rank > 0) {
+        allocate_latent(net, &l->latent, ok);
     }
     l->log_sums = floats(net, n, hp->n_heads, ok);
     l->att = floats(net, n, hp->n_heads * hp->value_dim, ok);
@@ -143,6 +160,10 @@ static void allocate_scratch(shoal_net *net, const shoal_params *params, bool *o
     }
     net->d_qkv = floats(
         net, n, hp->n_heads * hp->head_dim + hp->n_kv_heads * (hp->head_dim + hp->value_dim), ok);
+    if (hp->mla.rank > 0) {
+        net->per_head = floats(net, n, hp->n_heads * (hp->mla.plain + hp->value_dim), ok);
+        net->d_latent = floats(net, n, SHOAL_MAX(hp->mla.q_rank, hp->mla.rank + hp->rope_dim), ok);
+    }
     net->k_turned = floats(net, hp->head_dim, padded(net), ok);
     net->v_turned = floats(net, hp->value_dim, padded(net), ok);
     net->scores = floats(net, SHOAL_NET_BLOCK, padded(net), ok);

@@ -29,6 +29,9 @@ shoal_status shoal_net_new(const shoal_params *params, size_t n_tokens_max, size
         return SHOAL_E_NOMEM;
     }
     net->hp = params->hp;
+    if (net->hp.mla.rank > 0) {
+        net->hp.n_kv_heads = net->hp.n_heads;
+    }
     net->n_tokens_max = n_tokens_max;
     net->n_targets_max = n_targets_max;
     shoal_ops_init(&net->ops, UINT32_MAX);

@@ -38,6 +38,7 @@ typedef struct shoal_net_gate {
  * which lie expert by expert. */
 typedef struct shoal_net_experts {
     shoal_net_part router; /* none: the layer is dense */
+    shoal_net_part bias;   /* of the choice; no gradient */
     shoal_net_part gate;   /* stacks */
     shoal_net_part up;
     shoal_net_part down;
@@ -56,11 +57,27 @@ typedef struct shoal_net_experts {
     float *shared_weight;  /* (m) */
 } shoal_net_experts;
 
+/* Latent attention: what its projections keep. */
+typedef struct shoal_net_latent {
+    shoal_net_part q_a; /* none: queries come from the stream */
+    shoal_net_part q_norm;
+    shoal_net_part kv_a;
+    shoal_net_part kv_norm;
+    shoal_net_part kv_b;
+    float *q_low;   /* (m, q_rank) */
+    float *q_low_h; /* (m, q_rank) its norm */
+    float *q_low_r; /* (m) */
+    float *kv;      /* (n, rank + rope_dim) the latent, and the key of all heads, rotated */
+    float *c;       /* (n, rank) norm of the latent */
+    float *c_r;     /* (n) */
+} shoal_net_latent;
+
 /* What the backward pass needs of a layer; row counts in brackets, n of all tokens, m of the rows
  * that go on (n, or the targets in a compact layer). */
 typedef struct shoal_net_layer {
     shoal_net_part attn_norm;
-    shoal_net_part qkv[3];
+    shoal_net_part qkv[3]; /* q alone with latent attention */
+    shoal_net_latent latent;
     shoal_net_part qkv_bias[3];
     shoal_net_part q_norm;
     shoal_net_part k_norm;
@@ -111,7 +128,7 @@ typedef struct shoal_net_head {
 } shoal_net_head;
 
 struct shoal_net {
-    shoal_hparams hp;
+    shoal_hparams hp; /* with latent attention: of its expanded form */
     shoal_ops ops;
     shoal_kernels kernels;
     size_t n_tokens_max;
@@ -150,6 +167,8 @@ struct shoal_net {
     float *d_expert;   /* (n, dim); NULL without experts, as the next */
     float *d_scores_e; /* (n, n_experts) */
     float *d_qkv;      /* as qkv_data */
+    float *per_head;   /* (n, n_heads * (plain + value_dim)); NULL without a latent, as the next */
+    float *d_latent;   /* (n, the wider of q_rank and rank + rope_dim) */
     float *k_turned;   /* (head_dim, n padded) */
     float *v_turned;   /* (value_dim, n padded) */
     float *scores;     /* (SHOAL_NET_BLOCK, n padded) */
@@ -204,6 +223,17 @@ void shoal_net_linear_back(shoal_net *net, const shoal_net_part *parts, size_t n
 
 /* --- blocks ---------------------------------------------------------------------------------- */
 
+/* Rotates heads of n rows, which are those tokens (NULL: all); back: the other way (steps.c). */
+void shoal_net_rotate(shoal_net *net, const shoal_net_layer *l, const size_t *tokens, size_t n,
+                      size_t n_heads, size_t row, float *x, bool back);
+/* Latent attention (latent.c): l->q from h, the rows of l->h that go on; l->k and l->v; and from
+ * gradients of q (in place) to dh, += with add; of k and v to net->dh. */
+void shoal_net_latent_query(shoal_net *net, shoal_net_layer *l, const float *h);
+void shoal_net_latent_query_back(shoal_net *net, shoal_net_layer *l, const float *h, float *dq,
+                                 bool add, float *dh);
+void shoal_net_latent_keys(shoal_net *net, shoal_net_layer *l);
+void shoal_net_latent_keys_back(shoal_net *net, shoal_net_layer *l, const float *dk,
+                                const float *dv);
 /* l->mid = l->x + attention (attention.c). */
 void shoal_net_attention(shoal_net *net, shoal_net_layer *l);
 /* dx (m rows) of mid becomes net->dx (n rows) of x. */

@@ -62,6 +62,25 @@ static void add_stack(shoal_params *p, size_t layer, const char *suffix, size_t 
     add(p, layer, suffix, SHOAL_PARAM_MATRIX, n * n_rows, n_cols)->n_stacked = n;
 }
 
+static void add_latent(shoal_params *p, size_t layer)
+{
+    const shoal_hparams *hp = &p->hp;
+    const shoal_mla *mla = &hp->mla;
+    size_t q = hp->n_heads * hp->head_dim;
+    add_vector(p, layer, "attn_norm.weight", hp->dim);
+    if (mla->q_rank > 0) {
+        add_matrix(p, layer, "attn_q_a.weight", mla->q_rank, hp->dim);
+        add_vector(p, layer, "attn_q_a_norm.weight", mla->q_rank);
+        add_matrix(p, layer, "attn_q_b.weight", q, mla->q_rank);
+    } else {
+        add_matrix(p, layer, "attn_q.weight", q, hp->dim);
+    }
+    add_matrix(p, layer, "attn_kv_a_mqa.weight", mla->rank + hp->rope_dim, hp->dim);
+    add_vector(p, layer, "attn_kv_a_norm.weight", mla->rank);
+    add_matrix(p, layer, "attn_kv_b.weight", hp->n_heads * (mla->plain + hp->value_dim), mla->rank);
+    add_matrix(p, layer, "attn_output.weight", hp->dim, hp->n_heads * hp->value_dim);
+}
+
 static void add_attention(shoal_params *p, size_t layer)
 {
     const shoal_hparams *hp = &p->hp;
@@ -103,11 +122,21 @@ static void add_dense(shoal_params *p, size_t layer)
     add_matrix(p, layer, "ffn_down.weight", hp->dim, hp->ffn);
 }
 
+/* DeepSeek-V3 balances its experts by a bias that gradients do not reach; zero is none. */
+static bool has_choice_bias(const shoal_hparams *hp)
+{
+    return (hp->row->flags & SHOAL_ARCH_MLA) && hp->moe.sigmoid;
+}
+
 static void add_experts(shoal_params *p, size_t layer)
 {
     const shoal_hparams *hp = &p->hp;
     const shoal_moe *moe = &hp->moe;
     add_matrix(p, layer, "ffn_gate_inp.weight", moe->n_experts, hp->dim);
+    if (has_choice_bias(hp)) {
+        add_vector(p, layer, "exp_probs_b.bias", moe->n_experts);
+        p->items[p->n_items - 1].frozen = true;
+    }
     add_stack(p, layer, "ffn_gate_exps.weight", moe->n_experts, moe->ffn, hp->dim);
     add_stack(p, layer, "ffn_up_exps.weight", moe->n_experts, moe->ffn, hp->dim);
     add_stack(p, layer, "ffn_down_exps.weight", moe->n_experts, hp->dim, moe->ffn);
@@ -123,7 +152,11 @@ static void add_experts(shoal_params *p, size_t layer)
 
 static void add_layer(shoal_params *p, size_t layer)
 {
-    add_attention(p, layer);
+    if (has(p, SHOAL_ARCH_MLA)) {
+        add_latent(p, layer);
+    } else {
+        add_attention(p, layer);
+    }
     add_vector(p, layer, "ffn_norm.weight", p->hp.dim);
     if (p->hp.moe.n_experts > 0 && layer >= p->hp.moe.n_dense) {
         add_experts(p, layer);
@@ -212,12 +245,6 @@ static shoal_status fill(shoal_params *p)
 shoal_status shoal_params_new(const shoal_hparams *hp, const size_t *exits, size_t n_exits,
                               shoal_params **ret_params, shoal_err *err)
 {
-    if (hp->row->flags & SHOAL_ARCH_MLA) {
-        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "architecture %s: latent attention has no backward pass; train a "
-                             "model of another architecture",
-                             hp->arch);
-    }
     SHOAL_TRY(check_exits(hp, exits, n_exits, err));
     SHOAL_CLEANUP(shoal_params_freep) shoal_params *p = shoal_calloc(1, sizeof *p);
     if (!p) {

@@ -42,8 +42,7 @@ typedef struct shoal_params {
     bool rope_scaled;   /* the tables are of a model that scales its rotation */
 } shoal_params;
 
-/* Parameters of this shape, all zero. hp is copied; architectures whose backward pass is not there
- * are refused by name (SHOAL_E_UNSUPPORTED). */
+/* Parameters of this shape, all zero. hp is copied. */
 shoal_status shoal_params_new(const shoal_hparams *hp, const size_t *exits, size_t n_exits,
                               shoal_params **ret_params, shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_params_free(shoal_params *params);

@@ -47,7 +47,9 @@ static shoal_status check_shape(const shoal_hparams *a, const shoal_hparams *b, 
         {"a vocabulary of", a->n_vocab, b->n_vocab},
         {"width", a->dim, b->dim},
         {"heads", a->n_heads, b->n_heads},
-        {"KV heads", a->n_kv_heads, b->n_kv_heads},
+        {"KV heads", a->mla.rank ? 0 : a->n_kv_heads, b->mla.rank ? 0 : b->n_kv_heads},
+        {"latent rank", a->mla.rank, b->mla.rank},
+        {"query rank", a->mla.q_rank, b->mla.q_rank},
         {"head width", a->head_dim, b->head_dim},
         {"value width", a->value_dim, b->value_dim},
         {"rotated channels", a->rope_dim, b->rope_dim},
@@ -88,6 +90,12 @@ static const struct {
     {"attn_q.weight", offsetof(shoal_layer, q), WEIGHT},
     {"attn_k.weight", offsetof(shoal_layer, k), WEIGHT},
     {"attn_v.weight", offsetof(shoal_layer, v), WEIGHT},
+    {"attn_q_a.weight", offsetof(shoal_layer, latent.q_a), WEIGHT},
+    {"attn_q_a_norm.weight", offsetof(shoal_layer, latent.q_norm), VECTOR},
+    {"attn_q_b.weight", offsetof(shoal_layer, q), WEIGHT},
+    {"attn_kv_a_mqa.weight", offsetof(shoal_layer, latent.kv_a), WEIGHT},
+    {"attn_kv_a_norm.weight", offsetof(shoal_layer, latent.kv_norm), VECTOR},
+    {"exp_probs_b.bias", offsetof(shoal_layer, experts.bias), VECTOR},
     {"attn_q.bias", offsetof(shoal_layer, q_bias), VECTOR},
     {"attn_k.bias", offsetof(shoal_layer, k_bias), VECTOR},
     {"attn_v.bias", offsetof(shoal_layer, v_bias), VECTOR},
@@ -110,17 +118,49 @@ static const struct {
     {"ffn_down_shexp.weight", offsetof(shoal_layer, experts.shared_down), WEIGHT},
 };
 
-static void copy_layer_item(shoal_params *p, const shoal_param *item, const char *suffix,
-                            const shoal_layer *layer)
+/* Keys' and values' rows of each head, however the model holds them: together, or apart with the
+ * keys' turned. */
+static shoal_status copy_latent(const shoal_params *p, const shoal_latent *latent, float *to,
+                                shoal_err *err)
+{
+    const shoal_hparams *hp = &p->hp;
+    size_t plain = hp->mla.plain;
+    size_t rank = hp->mla.rank;
+    if (latent->kv_b) {
+        copy_weights(&(shoal_weight *){latent->kv_b}, 1, to);
+        return SHOAL_OK;
+    }
+    SHOAL_CLEANUP(shoal_free_cleanup) float *row = shoal_calloc(plain, sizeof *row);
+    if (!row) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a latent projection");
+    }
+    for (size_t head = 0; head < hp->n_heads; head++) {
+        for (size_t r = 0; r < rank; r++) {
+            shoal_weight_row(latent->k_b[head], r, row);
+            for (size_t i = 0; i < plain; i++) {
+                to[i * rank + r] = row[i];
+            }
+        }
+        copy_weights(&latent->v_b[head], 1, to + plain * rank);
+        to += (plain + hp->value_dim) * rank;
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status copy_layer_item(shoal_params *p, const shoal_param *item, const char *suffix,
+                                    const shoal_layer *layer, shoal_err *err)
 {
     float *to = p->data + item->offset;
+    if (strcmp(suffix, "attn_kv_b.weight") == 0) {
+        return copy_latent(p, &layer->latent, to, err);
+    }
     if (strcmp(suffix, "attn_qkv.weight") == 0) {
         copy_weights((shoal_weight *[]){layer->q, layer->k, layer->v}, 3, to);
-        return;
+        return SHOAL_OK;
     }
     if (strcmp(suffix, "ffn_up.weight") == 0 && (p->hp.row->flags & SHOAL_ARCH_FUSED)) {
         copy_weights((shoal_weight *[]){layer->gate, layer->up}, 2, to);
-        return;
+        return SHOAL_OK;
     }
     size_t i = 0;
     while (i < SHOAL_COUNT(places) && strcmp(places[i].suffix, suffix) != 0) {
@@ -131,7 +171,11 @@ static void copy_layer_item(shoal_params *p, const shoal_param *item, const char
     if (places[i].form == VECTOR) {
         float *vector = NULL;
         memcpy(&vector, at, sizeof vector);
-        memcpy(to, vector, item->n_cols * sizeof *to);
+        if (vector) {
+            memcpy(to, vector, item->n_cols * sizeof *to);
+        } else {
+            memset(to, 0, item->n_cols * sizeof *to);
+        }
     } else if (places[i].form == WEIGHT) {
         shoal_weight *weight = NULL;
         memcpy(&weight, at, sizeof weight);
@@ -141,6 +185,7 @@ static void copy_layer_item(shoal_params *p, const shoal_param *item, const char
         memcpy(&stack, at, sizeof stack);
         copy_weights(stack, item->n_stacked, to);
     }
+    return SHOAL_OK;
 }
 
 /* The norm of the model's head of this depth; of its output where there is none. */
@@ -154,14 +199,16 @@ static const float *norm_of_depth(const shoal_model *model, size_t depth)
     return model->out_norm;
 }
 
-static void copy_item(shoal_params *p, const shoal_param *item, const shoal_model *model)
+static shoal_status copy_item(shoal_params *p, const shoal_param *item, const shoal_model *model,
+                              shoal_err *err)
 {
     float *to = p->data + item->offset;
     size_t depth = 0;
     int length = 0;
     if (sscanf(item->name, "blk.%zu.%n", &depth, &length) == 1 && length > 0) {
-        copy_layer_item(p, item, item->name + length, &model->layers[depth]);
-    } else if (strcmp(item->name, "token_embd.weight") == 0) {
+        return copy_layer_item(p, item, item->name + length, &model->layers[depth], err);
+    }
+    if (strcmp(item->name, "token_embd.weight") == 0) {
         copy_weights(&(shoal_weight *){model->embed}, 1, to);
     } else if (strcmp(item->name, "output.weight") == 0) {
         copy_weights(&(shoal_weight *){model->output}, 1, to);
@@ -169,6 +216,7 @@ static void copy_item(shoal_params *p, const shoal_param *item, const shoal_mode
         bool exits = sscanf(item->name, "shoal.exit.%zu.norm", &depth) == 1;
         memcpy(to, norm_of_depth(model, exits ? depth : p->hp.n_layers), p->hp.dim * sizeof *to);
     }
+    return SHOAL_OK;
 }
 
 /* --- rotation -------------------------------------------------------------------------------- */
@@ -211,10 +259,16 @@ shoal_status shoal_params_from_model(shoal_params *params, const shoal_model *mo
                                  "trainer does not: convert the model without them",
                                  i, params->hp.arch);
         }
+        if (l->experts.bias && !params->hp.moe.sigmoid) {
+            return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                                 "layer %zu has a bias of the experts' choice, which the trainer "
+                                 "knows beside sigmoid scores alone",
+                                 i);
+        }
     }
     SHOAL_TRY(copy_rope(params, model, err));
     for (size_t i = 0; i < params->n_items; i++) {
-        copy_item(params, &params->items[i], model);
+        SHOAL_TRY(copy_item(params, &params->items[i], model, err));
     }
     return SHOAL_OK;
 }

@@ -80,6 +80,10 @@ static shoal_status put_shape(const writing *w)
     SHOAL_TRY(put_count(w, "attention.head_count_kv", hp->n_kv_heads));
     SHOAL_TRY(put_count(w, "attention.key_length", hp->head_dim));
     SHOAL_TRY(put_count(w, "attention.value_length", hp->value_dim));
+    if (hp->mla.rank > 0) {
+        SHOAL_TRY(put_count(w, "attention.kv_lora_rank", hp->mla.rank));
+        SHOAL_TRY(put_count(w, "attention.q_lora_rank", hp->mla.q_rank));
+    }
     SHOAL_TRY(put_count(w, "rope.dimension_count", hp->rope_dim));
     SHOAL_TRY(put_real(w, "rope.freq_base", hp->rope_base));
     SHOAL_TRY(put_real(w, "attention.layer_norm_rms_epsilon", hp->norm_eps));
@@ -140,6 +144,11 @@ static shoal_status put_experts(const writing *w)
     SHOAL_TRY(put_count(w, "expert_feed_forward_length", moe->ffn));
     if (moe->ffn_shared > 0) {
         SHOAL_TRY(put_count(w, "expert_shared_feed_forward_length", moe->ffn_shared));
+    }
+    if (has(w, SHOAL_ARCH_MLA)) {
+        SHOAL_TRY(put_count(w, "leading_dense_block_count", moe->n_dense));
+        SHOAL_TRY(put_count(w, "expert_group_count", moe->n_groups));
+        SHOAL_TRY(put_count(w, "expert_group_used_count", moe->n_groups_used));
     }
     SHOAL_TRY(put_count(w, "expert_gating_func", moe->sigmoid ? 2 : 1));
     SHOAL_TRY(put_real(w, "expert_weights_scale", moe->scale));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Norms of rows, as both blocks and the heads use them.
+ * Norms and rotations of rows, as blocks and heads use them.
  */
 #include "common/train/net_internal.h"
 
@@ -34,5 +34,23 @@ void shoal_net_join(shoal_net *net, const shoal_net_part *norm, size_t n, const 
     for (size_t i = 0; i < n; i++) {
         r[i] = net->ops.rmsnorm(dim, h + i * dim, w, net->hp.norm_eps, net->row);
         net->ops.add(dim, net->row, y + i * dim);
+    }
+}
+
+/* The gradient of a rotation is the rotation back. */
+void shoal_net_rotate(shoal_net *net, const shoal_net_layer *l, const size_t *tokens, size_t n,
+                      size_t n_heads, size_t row, float *x, bool back)
+{
+    const shoal_hparams *hp = &net->hp;
+    size_t table = hp->windows[l - net->layers] > 0 && net->cos[1] ? 1 : 0;
+    const float *cos = net->cos[table];
+    const float *sin = back ? net->sin_back[table] : net->sin[table];
+    size_t half = hp->rope_dim / 2;
+    bool halves = hp->row->flags & SHOAL_ARCH_ROPE_HALVES;
+    for (size_t i = 0; i < n; i++) {
+        size_t token = tokens ? tokens[i] : i;
+        (halves ? net->ops.rope_halves : net->ops.rope)(n_heads, hp->head_dim, hp->rope_dim,
+                                                        cos + token * half, sin + token * half,
+                                                        x + i * row);
     }
 }

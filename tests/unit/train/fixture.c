@@ -25,11 +25,6 @@ shoal_model *fixture_model(const char *variant)
     return model;
 }
 
-bool fixture_trained(const char *variant)
-{
-    return strncmp(variant, "deepseek2", 9) != 0;
-}
-
 static float centred(uint64_t *rng)
 {
     return (float)(shoal_rng_next(rng) >> 40) * 0x1p-24F - 0.5F;

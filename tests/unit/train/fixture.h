@@ -34,8 +34,6 @@ typedef struct fixture {
 } fixture;
 
 shoal_model *fixture_model(const char *variant);
-/* Whether a variant's backward pass is there. */
-bool fixture_trained(const char *variant);
 /* Segments of 37, 1 and 9 tokens, of which 20 are targets; exits after the layers given. */
 void fixture_init(fixture *f, const char *variant, const size_t *exits, size_t n_exits);
 /* One segment of n tokens, of which every third is a target; one exit after layer 1. */

@@ -56,9 +56,6 @@ static void test_new_table_is_packed_and_aligned(void **state)
     (void)state;
     for (size_t i = 0; i < shoal_tiny_archs_n; i++) {
         shoal_hparams hp = hparams_of(shoal_tiny_archs[i]);
-        if (hp.mla.rank > 0) {
-            continue;
-        }
         SHOAL_CLEANUP(shoal_params_freep) shoal_params *p = NULL;
         assert_int_equal(shoal_params_new(&hp, NULL, 0, &p, NULL), SHOAL_OK);
         size_t end = 0;
@@ -73,16 +70,6 @@ static void test_new_table_is_packed_and_aligned(void **state)
         assert_int_equal((uintptr_t)p->data % 64, 0);
         assert_null(shoal_params_find(p, "blk.0.attn_q"));
     }
-}
-
-static void test_new_latent_attention_is_refused_by_name(void **state)
-{
-    (void)state;
-    shoal_hparams hp = hparams_of("deepseek2");
-    shoal_params *p = NULL;
-    shoal_err err = {0};
-    assert_int_equal(shoal_params_new(&hp, NULL, 0, &p, &err), SHOAL_E_UNSUPPORTED);
-    assert_non_null(strstr(err.text, "deepseek2"));
 }
 
 static void test_new_exits_at_limits(void **state)
@@ -189,14 +176,14 @@ static int remove_folder(void **state)
 /* Scaled rotation is not written; everything else is. */
 static bool written(const char *variant)
 {
-    static const char *const scaled[] = {"llama-linear", "llama3", "llama-yarn", "gemma3",
-                                         "phi3-long"};
+    static const char *const scaled[] = {"llama-linear", "llama3",    "llama-yarn",
+                                         "gemma3",       "phi3-long", "deepseek2-lite"};
     for (size_t i = 0; i < SHOAL_COUNT(scaled); i++) {
         if (strcmp(variant, scaled[i]) == 0) {
             return false;
         }
     }
-    return strncmp(variant, "deepseek2", 9) != 0;
+    return true;
 }
 
 static shoal_params *params_of(const source *s, const size_t *exits, size_t n_exits)
@@ -381,7 +368,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_new_table_is_packed_and_aligned),
-        cmocka_unit_test(test_new_latent_attention_is_refused_by_name),
         cmocka_unit_test(test_new_exits_at_limits),
         cmocka_unit_test(test_start_is_normal_and_a_function_of_the_seed),
         cmocka_unit_test(test_new_failing_allocations),
