@@ -5,6 +5,19 @@
 #include "common/train/net_internal.h"
 
 #include <cblas.h>
+#include <pthread.h>
+
+/* The library's own threads would only wait for each other: a net has one thread. */
+static void one_thread(void)
+{
+    openblas_set_num_threads(1);
+}
+
+void shoal_net_linear_once(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, one_thread);
+}
 
 /* Rows of the parts from i on that follow each other in the block; *ret_end is the first that does
  * not. */

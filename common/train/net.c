@@ -7,23 +7,14 @@
 #include "common/base/mem.h"
 #include "common/kernels/math.h"
 
-#include <cblas.h>
-#include <pthread.h>
 #include <string.h>
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-/* The library's own threads would only wait for each other: a net has one thread. */
-static void one_thread(void)
-{
-    openblas_set_num_threads(1);
-}
-
 shoal_status shoal_net_new(const shoal_params *params, size_t n_tokens_max, size_t n_targets_max,
                            shoal_net **ret_net)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)pthread_once(&once, one_thread);
+    shoal_net_linear_once();
     SHOAL_CLEANUP(shoal_net_freep) shoal_net *net = shoal_calloc(1, sizeof *net);
     if (!net) {
         return SHOAL_E_NOMEM;

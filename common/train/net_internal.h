@@ -212,6 +212,8 @@ void shoal_net_layout(shoal_net *net, const shoal_params *params);
 
 /* --- products (linear.c) --------------------------------------------------------------------- */
 
+/* Before the first of them, in any thread. */
+void shoal_net_linear_once(void);
 /* y [n][y_row] = x [n][x_row] W^T for the rows of all parts side by side, or += it. Parts that
  * follow each other in the block are one product. */
 void shoal_net_linear(shoal_net *net, const shoal_net_part *parts, size_t n_parts, size_t n,
