@@ -15,7 +15,8 @@
 
 enum {
     FIELD_QUESTIONS = 4000,  /* of a split, but the catalogue, unless -n says otherwise */
-    CURVE_QUESTIONS = 2000,  /* for each point of the curve */
+    CURVE_TAILS = 128,       /* wrong answers written to their ends for a point of the curve */
+    CHOSEN_TAILS = 2000,     /* the same at the threshold */
     SAMPLED_QUESTIONS = 1000 /* for the acceptance of sampled drafts */
 };
 
@@ -251,7 +252,7 @@ static shoal_status draw_curve(const eval_pair *pair, eval_figures *f, shoal_err
         if (f->n_curve && threshold == f->curve[f->n_curve - 1].threshold) {
             continue;
         }
-        SHOAL_TRY(shoal_forge_mix(pair, threshold, CURVE_QUESTIONS, mixes, err));
+        SHOAL_TRY(shoal_forge_mix(pair, threshold, CURVE_TAILS, mixes, err));
         f->curve[f->n_curve++] = mixes[pair->quiz->n_kinds];
     }
     return SHOAL_OK;
@@ -270,7 +271,7 @@ static shoal_status judge_split(eval_run *run, eval_figures *f, shoal_err *err)
     eval_pair pair = make_pair(run, &f->quiz, &answers);
     SHOAL_TRY(shoal_forge_summarise(&f->quiz, tokenizer, &answers.edge, f->edge, err));
     if (r->has_threshold) {
-        SHOAL_TRY(shoal_forge_mix(&pair, r->threshold, f->quiz.n, f->chosen, err));
+        SHOAL_TRY(shoal_forge_mix(&pair, r->threshold, CHOSEN_TAILS, f->chosen, err));
     }
     SHOAL_TRY(draw_curve(&pair, f, err));
     return shoal_forge_accept(&pair, TEMPERATURE, (uint64_t)run->args->seed, SAMPLED_QUESTIONS,

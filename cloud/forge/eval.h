@@ -203,9 +203,11 @@ typedef struct eval_pair {
     const eval_answers *full;
 } eval_pair;
 
-/* Of n_max questions at most, spread evenly. ret_mixes: [n_kinds + 1], the last is of all. Exact:
- * where the text leaves the reference the two engines go on together. */
-shoal_status shoal_forge_mix(const eval_pair *pair, float threshold, size_t n_max,
+/* ret_mixes: [n_kinds + 1], the last is of all. What is right, lost and gained is exact. Where the
+ * text leaves the reference the two engines go on together, in n_tails_max answers at most (at
+ * least 1), spread evenly: each stands for those after it, up to the next. So up to that many wrong
+ * answers all is exact; with more, shares of tokens and n_same are estimates. */
+shoal_status shoal_forge_mix(const eval_pair *pair, float threshold, size_t n_tails_max,
                              eval_mix *ret_mixes, shoal_err *err) SHOAL_MUST_CHECK;
 /* Just above the share of positions of the references with the least confidence of the edge; 0
  * gives 0, which believes everything, and 1 gives 2, which believes nothing. work: [n_said]. */

@@ -11,39 +11,48 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Answers that left the reference. */
+/* Answers that left the reference, and how some of them went on. */
 typedef struct strays {
     const eval_pair *pair;
     float threshold;
     eval_path *paths; /* prompt, what has been written, the token that left the reference */
     size_t *of;       /* question of each */
+    size_t *n_cloud;  /* tokens of the full model up to there */
     int32_t *texts;
-    int32_t *ids; /* [n][n_max] what was written after that */
-    size_t *n_ids;
-    size_t *n_cloud; /* tokens of the full model in it */
     size_t n;
+    eval_path *told; /* [n_told] paths of those that went on */
+    int32_t *tails;  /* [n_told][n_max] what was written after that */
+    size_t *n_tails;
+    size_t *n_tail_cloud;
+    size_t n_told;
 } strays;
 
 static void strays_fini(strays *s)
 {
     shoal_free(s->paths);
     shoal_free(s->of);
-    shoal_free(s->texts);
-    shoal_free(s->ids);
-    shoal_free(s->n_ids);
     shoal_free(s->n_cloud);
+    shoal_free(s->texts);
+    shoal_free(s->told);
+    shoal_free(s->tails);
+    shoal_free(s->n_tails);
+    shoal_free(s->n_tail_cloud);
 }
 
-static shoal_status strays_init(strays *s, shoal_err *err)
+static shoal_status strays_init(strays *s, size_t n_tails_max, shoal_err *err)
 {
     const eval_quiz *quiz = s->pair->quiz;
+    size_t n_told = SHOAL_MIN(n_tails_max, quiz->n);
     s->paths = shoal_calloc(quiz->n, sizeof *s->paths);
     s->of = shoal_calloc(quiz->n, sizeof *s->of);
-    s->texts = shoal_calloc(quiz->n, (quiz->n_prompt_max + quiz->n_answer_max) * sizeof *s->texts);
-    s->ids = shoal_calloc(quiz->n, s->pair->full->n_max * sizeof *s->ids);
-    s->n_ids = shoal_calloc(quiz->n, sizeof *s->n_ids);
     s->n_cloud = shoal_calloc(quiz->n, sizeof *s->n_cloud);
-    return s->paths && s->of && s->texts && s->ids && s->n_ids && s->n_cloud
+    s->texts = shoal_calloc(quiz->n, (quiz->n_prompt_max + quiz->n_answer_max) * sizeof *s->texts);
+    s->told = shoal_calloc(n_told, sizeof *s->told);
+    s->tails = shoal_calloc(n_told, s->pair->full->n_max * sizeof *s->tails);
+    s->n_tails = shoal_calloc(n_told, sizeof *s->n_tails);
+    s->n_tail_cloud = shoal_calloc(n_told, sizeof *s->n_tail_cloud);
+    return s->paths && s->of && s->n_cloud && s->texts && s->told && s->tails && s->n_tails &&
+                   s->n_tail_cloud
                ? SHOAL_OK
                : shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu answers", quiz->n);
 }
@@ -67,7 +76,7 @@ static int32_t choose_mixed(void *ctx, size_t path, const int32_t *text, size_t 
     if (!(edge.confidence < s->threshold)) {
         return edge.id;
     }
-    s->n_cloud[path]++;
+    s->n_tail_cloud[path]++;
     return greedy(s->pair->voices[1], logits[1]).id;
 }
 
@@ -138,29 +147,50 @@ static void write_along(strays *s, size_t i, eval_mix *mixes)
     s->of[s->n++] = i;
 }
 
-shoal_status shoal_forge_mix(const eval_pair *pair, float threshold, size_t n_max,
-                             eval_mix *ret_mixes, shoal_err *err)
+/* Lets n_told of the strays, spread evenly, be written to their ends. */
+static shoal_status tell(strays *s, size_t n_tails_max, shoal_err *err)
 {
-    size_t n = SHOAL_MIN(n_max, pair->quiz->n);
-    SHOAL_CLEANUP(strays_fini) strays s = {.pair = pair, .threshold = threshold};
-    eval_mix mixes[EVAL_KINDS_MAX + 1] = {0};
-    SHOAL_TRY(strays_init(&s, err));
-    for (size_t k = 0; k < n; k++) {
-        write_along(&s, k * pair->quiz->n / n, mixes);
-    }
+    const eval_pair *pair = s->pair;
     eval_decoding d = {.voices = {pair->voices[0], pair->voices[1]},
                        .n_new_max = pair->full->n_max,
                        .choose = choose_mixed,
-                       .ctx = &s};
-    SHOAL_TRY(shoal_forge_decode(&d, s.paths, s.n, s.ids, s.n_ids, err));
-    for (size_t k = 0; k < s.n; k++) {
-        size_t i = s.of[k];
-        size_t n_prompt = pair->quiz->questions[i].n_prompt;
-        size_t n_before = s.paths[k].n_prompt - n_prompt;
-        written w = {.n_tokens = n_before + s.n_ids[k], .n_cloud = s.n_cloud[k]};
-        w.same = is_same(pair, i, s.paths[k].ids + n_prompt, n_before, s.ids + k * d.n_new_max,
-                         s.n_ids[k]);
-        count(pair, i, &w, mixes);
+                       .ctx = s};
+    s->n_told = SHOAL_MIN(n_tails_max, s->n);
+    for (size_t k = 0; k < s->n_told; k++) {
+        s->told[k] = s->paths[k * s->n / s->n_told];
+    }
+    return shoal_forge_decode(&d, s->told, s->n_told, s->tails, s->n_tails, err);
+}
+
+/* Whether a stray that was told is the full model's own answer. */
+static bool is_told_same(const strays *s, size_t told)
+{
+    size_t i = s->of[told * s->n / s->n_told];
+    size_t n_prompt = s->pair->quiz->questions[i].n_prompt;
+    return is_same(s->pair, i, s->told[told].ids + n_prompt, s->told[told].n_prompt - n_prompt,
+                   s->tails + told * s->pair->full->n_max, s->n_tails[told]);
+}
+
+shoal_status shoal_forge_mix(const eval_pair *pair, float threshold, size_t n_tails_max,
+                             eval_mix *ret_mixes, shoal_err *err)
+{
+    SHOAL_ASSERT(n_tails_max > 0);
+    SHOAL_CLEANUP(strays_fini) strays s = {.pair = pair, .threshold = threshold};
+    eval_mix mixes[EVAL_KINDS_MAX + 1] = {0};
+    SHOAL_TRY(strays_init(&s, n_tails_max, err));
+    for (size_t i = 0; i < pair->quiz->n; i++) {
+        write_along(&s, i, mixes);
+    }
+    SHOAL_TRY(tell(&s, n_tails_max, err));
+    for (size_t k = 0, told = 0; k < s.n; k++) {
+        while (told + 1 < s.n_told && (told + 1) * s.n / s.n_told <= k) {
+            told++; /* the last one that is not after k */
+        }
+        size_t n_before = s.paths[k].n_prompt - pair->quiz->questions[s.of[k]].n_prompt;
+        const written w = {.same = is_told_same(&s, told),
+                           .n_tokens = n_before + s.n_tails[told],
+                           .n_cloud = s.n_cloud[k] + s.n_tail_cloud[told]};
+        count(pair, s.of[k], &w, mixes);
     }
     for (size_t k = 0; k <= pair->quiz->n_kinds; k++) {
         mixes[k].threshold = threshold;

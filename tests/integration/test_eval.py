@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """shoal-forge eval from outside: its report, its plot, what it refuses."""
 import json
+import os
+import subprocess
 import xml.etree.ElementTree as ElementTree
 
 from harness import SANITIZED, Site, binary, expect, main, run
@@ -78,6 +80,33 @@ def test_field_and_exits():
         expect("weighted" in report["splits"][1]["kinds"][-1]["full"], "the catalogue is weighed by use")
         expect([e["n_layers"] for e in report["exits"]] == [1, 3], report["exits"])
         expect(report["exits"][0]["kinds"][-1]["exit"]["n"] == N, report["exits"][0])
+
+
+def on_terminal(environment, *args):
+    """What the command writes to a terminal."""
+    master, slave = os.openpty()
+    done = subprocess.Popen([binary(FORGE), "eval", *args], stdout=slave, env={**os.environ, **environment})
+    os.close(slave)
+    text = b""
+    try:
+        while True:
+            part = os.read(master, 65536)
+            if not part:
+                break
+            text += part
+    except OSError:  # the other end is closed
+        pass
+    os.close(master)
+    expect(done.wait(120) == 0, "exit status")
+    return text.decode()
+
+
+def test_colour_on_terminals_that_want_it():
+    with Site() as site:
+        args = ("-m", site.tiny_model(3), "--data", questions(site, "q.jsonl", 6))
+        expect("\x1b[" in on_terminal({"TERM": "xterm-256color", "NO_COLOR": ""}, *args), "colour")
+        expect("\x1b" not in on_terminal({"TERM": "xterm-256color", "NO_COLOR": "1"}, *args), "NO_COLOR")
+        expect("\x1b" not in on_terminal({"TERM": "dumb", "NO_COLOR": ""}, *args), "dumb")
 
 
 def refused(word, *args):
