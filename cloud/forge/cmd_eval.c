@@ -29,8 +29,8 @@ enum {
 static const char *const split_names[] = {"test", "para", "comp", "catalogue"};
 
 /* Shares of positions that the points of a curve send to the cloud. */
-static const double curve_shares[] = {0,    0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1,
-                                      0.12, 0.15, 0.2,  0.25, 0.3,  0.4,  0.5,  0.75, 1};
+static const double curve_shares[] = {0,    0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1,
+                                      0.12, 0.15,  0.2,  0.25, 0.3,  0.4,  0.5,  0.75, 1};
 
 static const char field_prefix[] = "field:";
 

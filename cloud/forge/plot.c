@@ -72,6 +72,7 @@ static axes fit(const forge_plot_curve *curves, size_t n)
         }
         x = c->has_chosen ? fmax(x, c->chosen.x) : x;
     }
+    low = fmin(low, high - 0.1); /* less would make much of noise */
     axes a = {.y_step = step_for(high - low)};
     a.y_min = fmax(0, floor(low / a.y_step - 0.25) * a.y_step);
     a.y_max = fmin(1, ceil(high / a.y_step + 0.25) * a.y_step);
