@@ -75,7 +75,7 @@ static shoal_status open_sources(const forge_args *args, sources *s, shoal_err *
 /* What an occurrence in each file counts. */
 static shoal_status weigh(sources *s, shoal_err *err)
 {
-    double lowest = INFINITY;
+    double lowest = HUGE_VAL;
     for (size_t i = 0; i < s->n; i++) {
         source *from = &s->list[i];
         if (s->shared && from->text.size == 0) {
