@@ -37,7 +37,7 @@ forge_interval shoal_forge_weighted_mean(const double *values, const double *wei
     }
     double mean = n_used ? sum / weight : 0;
     if (n_used < 2) {
-        return (forge_interval){.value = mean, .low = -INFINITY, .high = INFINITY};
+        return (forge_interval){.value = mean, .low = -HUGE_VAL, .high = HUGE_VAL};
     }
     double squares = 0;
     for (size_t i = 0; i < n; i++) {

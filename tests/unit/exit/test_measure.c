@@ -109,7 +109,7 @@ static void test_random_rows_follow_double(void **state)
             size_t best = (size_t)(shoal_rng_next(&rng) % n);
             x[best] = 9.5F + (float)round;
             double sum = 0;
-            double second = -INFINITY;
+            double second = -HUGE_VAL;
             double weighted = 0;
             for (size_t i = 0; i < n; i++) {
                 double e = exp((double)(x[i] - x[best]));

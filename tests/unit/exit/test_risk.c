@@ -172,7 +172,7 @@ static void test_p_value_by_hand(void **state)
     near(shoal_exit_risk_p(0.25, 10, 0.5), SHOAL_MIN(1, SHOAL_MIN(h, exp(1) * 176 / 1024)));
     assert_true(shoal_exit_risk_p(0.5, 10, 0.5) == 1.0);
     assert_true(shoal_exit_risk_p(0.9, 10, 0.5) == 1.0);
-    assert_true(shoal_exit_risk_p(NAN, 10, 0.5) == 1.0);
+    assert_true(shoal_exit_risk_p((double)NAN, 10, 0.5) == 1.0);
     assert_true(shoal_exit_risk_p(0, 0, 0.5) == 1.0);
 }
 

@@ -121,8 +121,8 @@ static void test_exponents_are_quarters_from_0_to_2(void **state)
     }
     assert_false(shoal_forge_exponent_valid(-0.25));
     assert_false(shoal_forge_exponent_valid(2.25));
-    assert_false(shoal_forge_exponent_valid(NAN));
-    assert_false(shoal_forge_exponent_valid(INFINITY));
+    assert_false(shoal_forge_exponent_valid((double)NAN));
+    assert_false(shoal_forge_exponent_valid(HUGE_VAL));
 }
 
 /* --- the same everywhere ---------------------------------------------------------------------- */

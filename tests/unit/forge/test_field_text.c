@@ -421,7 +421,7 @@ static void test_conversions_are_right(void **state)
         assert_non_null(number);
         assert_int_equal(sscanf(number, "%lf %31[A-Za-z]", &value, from), 2);
         assert_int_equal(sscanf(e.answer, "That is %lf %31[A-Za-z].", &got, to), 2);
-        double wanted = NAN;
+        double wanted = (double)NAN;
         if (strcmp(from, "C") == 0 && strcmp(to, "F") == 0) {
             wanted = 1.8 * value + 32;
         } else if (strcmp(from, "F") == 0 && strcmp(to, "C") == 0) {
