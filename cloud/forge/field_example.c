@@ -162,20 +162,18 @@ static const char *capital(const char *word, char text[FORGE_ENTRY_TEXT_MAX])
 
 static void make_fact(asking *a, size_t entry)
 {
+    /* Whatever is asked, the cause comes first: the rest follows from it. */
     static const char *const answers[FORGE_INTENTS] = {"$K $F: $V it, part $P.", "$K $F.",
-                                                       "$W the $M.", "Part $P."};
+                                                       "$K $F: $V it.", "$K $F: part $P."};
     char component[FORGE_ENTRY_TEXT_MAX];
-    char remedy[FORGE_ENTRY_TEXT_MAX];
     forge_entry e;
     shoal_forge_field_entry(a->field, entry, &e);
     a->example->entry = entry;
     a->slots['D' - 'A'] = e.device;
     a->slots['C' - 'A'] = e.code;
     a->slots['K' - 'A'] = capital(e.component, component);
-    a->slots['M' - 'A'] = e.component;
     a->slots['F' - 'A'] = e.failure;
     a->slots['V' - 'A'] = e.remedy;
-    a->slots['W' - 'A'] = capital(e.remedy, remedy);
     a->slots['P' - 'A'] = e.part;
     forge_intent intent = draw_intent(a);
     if (a->split == FORGE_SPLIT_STUDY) {
