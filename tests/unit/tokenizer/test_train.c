@@ -573,7 +573,7 @@ static void test_learn_hostile_bytes(void **state)
     /* One word of a quarter of a million bytes and one more than a piece holds. */
     shoal_buf long_word = {.data = NULL};
     for (size_t i = 0; i < SHOAL_SEGMENT_MAX + 1; i++) {
-        assert_int_equal(shoal_buf_append(&long_word, "abaabb" + fixture_random(&seed) % 6, 1), 0);
+        assert_int_equal(shoal_buf_append(&long_word, &"abaabb"[fixture_random(&seed) % 6], 1), 0);
     }
     all = (shoal_str){.data = long_word.data, .length = long_word.length};
     trainer = learn_text(all, 1000);
