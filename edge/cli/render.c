@@ -25,6 +25,8 @@ static const look looks[SHOAL_CLIENT_TIERS] = {
 };
 static const char off[] = "\x1b[0m";
 
+#define RATE_AFTER_S 0.01 /* seconds of tokens that a rate is told of */
+
 static bool wants_color(const cli_options *options)
 {
     const char *no_color = getenv("NO_COLOR");
@@ -282,7 +284,8 @@ void cli_render_summary(cli_render *render, const cli_answer *answer)
     if (r->first_token_ms >= 0.0) {
         (void)fprintf(out, " · first token %.0f ms", r->first_token_ms);
     }
-    if (r->tokens_per_s >= 0.0) {
+    /* A rate over some milliseconds is that of one burst and says nothing. */
+    if (r->tokens_per_s >= 0.0 && (double)r->n_generated > RATE_AFTER_S * r->tokens_per_s) {
         (void)fprintf(out, " · %.0f tok/s", r->tokens_per_s);
     }
     if (r->n_drafted > 0) {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What integration tests share: real daemons on loopback with mTLS, and a plain HTTP client.
 
-Everything runs from the build's bin directory (SHOAL_BIN_DIR); models are made here from a seed, or
-taken from the files beside the checkout where they exist.
+Everything runs from the build's bin directory (SHOAL_BIN_DIR). Models are the family of deploy/models;
+sanitized builds, which are slow, take small random ones made here from a seed.
 """
 import http.client
 import json
@@ -19,6 +19,8 @@ import time
 SOURCE = os.environ.get("SHOAL_SOURCE_DIR", os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 BIN = os.environ.get("SHOAL_BIN_DIR", os.path.join(SOURCE, "build/release/bin"))
 SHARED = os.path.join(SOURCE, "..", "shared")
+FAMILY = os.path.join(SOURCE, "deploy/models/minnow")
+FAMILY_EOS = 1
 SANITIZED = "asan" in BIN or "tsan" in BIN
 
 
@@ -118,10 +120,10 @@ class Site:
             raise failed
 
     def models(self, edge_type="Q8_0"):
-        """A cloud model and the edge model made from it: real weights beside the checkout, else seeded."""
-        full = os.path.join(SHARED, "models/stories3M-f32.gguf")
-        if SANITIZED or not os.path.exists(full):
-            full = self.tiny_model(self.seed)
+        """A cloud model and its edge model: the family, or under sanitizers a small one and its conversion."""
+        if not SANITIZED:
+            return os.path.join(FAMILY, "minnow-full.gguf"), os.path.join(FAMILY, "minnow-edge.gguf")
+        full = self.tiny_model(self.seed)
         edge = self.file(f"edge-{edge_type}.gguf")
         run(binary("shoal-forge"), "convert", "-m", full, "--type", edge_type, "-o", edge)
         return full, edge
@@ -195,15 +197,16 @@ def request(url, method, path, body=None, headers=None, timeout=60):
         connection.close()
 
 
-def complete(url, prompt, mode, n=24, timeout=120, on_event=None, **fields):
-    """One streamed completion; every event is checked for form on the way."""
-    body = {"prompt": prompt, "max_tokens": n, "stream": True,
-            "stream_options": {"include_usage": True}, "shoal": {"mode": mode}}
+def complete(url, prompt, mode, n=24, timeout=120, on_event=None, chat=False, **fields):
+    """One streamed completion or answer of a chat; every event is checked for form on the way."""
+    body = {"max_tokens": n, "stream": True, "stream_options": {"include_usage": True}, "shoal": {"mode": mode}}
+    body.update({"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt})
     body.update(fields)
     answer = Answer()
     connection = connect(url, timeout)
     try:
-        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/chat/completions" if chat else "/v1/completions", json.dumps(body),
+                           {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer.status = response.status
         if response.status != 200:
@@ -229,7 +232,7 @@ def complete(url, prompt, mode, n=24, timeout=120, on_event=None, **fields):
                 answer.ids.append(token["id"])
                 answer.tiers.append(token["tier"])
             for choice in chunk["choices"]:
-                answer.text += choice.get("text") or ""
+                answer.text += (choice["delta"].get("content") if chat else choice.get("text")) or ""
                 answer.finish = choice.get("finish_reason") or answer.finish
             answer.usage = chunk.get("usage") or answer.usage
             if on_event:
@@ -276,6 +279,13 @@ WORDS = ("once upon a time there was a little dog who liked to play in the big g
 def prompts(n, seed):
     rng = random.Random(seed)
     return [" ".join(rng.choice(WORDS) for _ in range(rng.randint(2, 12))).capitalize() for _ in range(n)]
+
+
+def questions(n, seed):
+    """What people ask the family, the head of its catalogue and the tail."""
+    lines = run(binary("shoal-forge"), "make-data", "--seed", "1", "--split", "test", "--exponent", "0.5", "-n", str(4 * n))
+    asked = [json.loads(line)["prompt"] for line in lines.stdout.splitlines()]
+    return random.Random(seed).sample(asked, n)
 
 
 def wait_until(check, seconds=20, what="condition"):
