@@ -2,4 +2,4 @@
 #define SHOAL_OPS_LANES 8
 #define SHOAL_OPS_TIER  "avx2"
 #define SHOAL_OPS_INIT  shoal_ops_init_avx2
-#include "common/train/ops_body.h"
+#include "common/train/ops_body.inc"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Private to the tiers of ops.h: each is ops_body.h compiled with its own width and flags, and
+ * Private to the tiers of ops.h: each is ops_body.inc compiled with its own width and flags, and
  * exports one init.
  */
 #ifndef SHOAL_TRAIN_OPS_TIERS_H
