@@ -15,9 +15,10 @@ enum {
 };
 
 /* Questions of "FILE.jsonl", every line, or of "field:KEY=VALUE,...": keys split (dev), n (1000),
- * first (0), seed (0), entries (20000), exponent (1), their defaults in brackets. */
+ * first (0), seed (the argument), entries (20000), exponent (1), their defaults in brackets. */
 shoal_status shoal_forge_calib_questions(const char *data, const shoal_tokenizer *tokenizer,
-                                         eval_quiz *quiz, shoal_err *err) SHOAL_MUST_CHECK;
+                                         uint64_t seed, eval_quiz *quiz,
+                                         shoal_err *err) SHOAL_MUST_CHECK;
 
 /* The rows of a quiz, head by head: exits in ascending depth, then the full depth. An exit's row
  * agrees when the full depth says the same, the full depth's when the teacher does, or without one

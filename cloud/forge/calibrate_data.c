@@ -76,10 +76,13 @@ static shoal_status parse_pair(const char *at, size_t n, field_spec *spec, shoal
 }
 
 static shoal_status add_field(eval_quiz *quiz, const shoal_tokenizer *tokenizer, const char *text,
-                              shoal_err *err)
+                              uint64_t seed, shoal_err *err)
 {
-    field_spec spec = {
-        .split = FORGE_SPLIT_DEV, .n = 1000, .entries = FORGE_FIELD_ENTRIES_DEFAULT, .exponent = 1};
+    field_spec spec = {.split = FORGE_SPLIT_DEV,
+                       .n = 1000,
+                       .seed = seed,
+                       .entries = FORGE_FIELD_ENTRIES_DEFAULT,
+                       .exponent = 1};
     for (const char *at = text; *at;) {
         size_t n = strcspn(at, ",");
         SHOAL_TRY(parse_pair(at, n, &spec, err));
@@ -91,21 +94,16 @@ static shoal_status add_field(eval_quiz *quiz, const shoal_tokenizer *tokenizer,
     }
     SHOAL_CLEANUP(shoal_forge_field_freep) forge_field *field = NULL;
     SHOAL_TRY(shoal_forge_field_new(spec.seed, (size_t)spec.entries, &field, err));
-    for (uint64_t i = 0; i < spec.n; i++) {
-        forge_example e;
-        shoal_forge_field_example(field, spec.split, spec.exponent, spec.first + i, &e);
-        SHOAL_TRY(shoal_forge_quiz_add(quiz, tokenizer, shoal_forge_kind_name(e.kind), e.prompt,
-                                       e.answer, 1, err));
-    }
-    return SHOAL_OK;
+    return shoal_forge_quiz_add_field(quiz, tokenizer, field, spec.split, spec.exponent, spec.first,
+                                      (size_t)spec.n, err);
 }
 
 shoal_status shoal_forge_calib_questions(const char *data, const shoal_tokenizer *tokenizer,
-                                         eval_quiz *quiz, shoal_err *err)
+                                         uint64_t seed, eval_quiz *quiz, shoal_err *err)
 {
     static const char field[] = "field:";
     if (strncmp(data, field, sizeof field - 1) == 0) {
-        return add_field(quiz, tokenizer, data + sizeof field - 1, err);
+        return add_field(quiz, tokenizer, data + sizeof field - 1, seed, err);
     }
     SHOAL_TRY(shoal_forge_quiz_add_jsonl(quiz, tokenizer, data, NULL, 0, err));
     if (quiz->n == 0) {

@@ -141,7 +141,8 @@ static shoal_status load_rows(const calibration_run *run, const char *data, eval
                               calib_rows *rows, shoal_err *err)
 {
     const forge_args *args = run->args;
-    SHOAL_TRY(shoal_forge_calib_questions(data, run->edge.model->tokenizer, quiz, err));
+    SHOAL_TRY(shoal_forge_calib_questions(data, run->edge.model->tokenizer,
+                                          (uint64_t)run->args->seed, quiz, err));
     return shoal_forge_calib_collect(&run->edge, args->calibrate.teacher ? &run->teacher : NULL,
                                      quiz, (size_t)args->threads, rows, err);
 }

@@ -130,7 +130,7 @@ static shoal_status load_split(const eval_run *run, const char *name, eval_quiz 
     if (split == FORGE_SPLIT_CATALOGUE) {
         n = n ? SHOAL_MIN(n, n_entries) : n_entries;
     }
-    return shoal_forge_quiz_add_field(quiz, tokenizer, run->field, split, args->exponent,
+    return shoal_forge_quiz_add_field(quiz, tokenizer, run->field, split, args->exponent, 0,
                                       n ? n : (size_t)FIELD_QUESTIONS, err);
 }
 

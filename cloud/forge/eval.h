@@ -72,11 +72,13 @@ shoal_status shoal_forge_quiz_add_jsonl(eval_quiz *quiz, const shoal_tokenizer *
                                         const char *path, const char *split, size_t n_max,
                                         shoal_err *err) SHOAL_MUST_CHECK;
 
-/* Adds examples 0 to n - 1 of a split of the field-service assistant. Those of the catalogue weigh
- * as much as they are asked with this exponent; in other splits that decided what was drawn. */
+/* Adds examples first to first + n - 1 of a split of the field-service assistant. Those of the
+ * catalogue weigh as much as they are asked with this exponent; in other splits that decided what
+ * was drawn. */
 shoal_status shoal_forge_quiz_add_field(eval_quiz *quiz, const shoal_tokenizer *tokenizer,
                                         const forge_field *field, forge_split split,
-                                        double exponent, size_t n, shoal_err *err) SHOAL_MUST_CHECK;
+                                        double exponent, uint64_t first, size_t n,
+                                        shoal_err *err) SHOAL_MUST_CHECK;
 
 /* --- a model that answers (eval_pass.c) ----------------------------------------------------------
  */

@@ -155,6 +155,20 @@ def test_a_model_without_exits_gets_the_cloud_s_policies():
         expect("shoal.escalate.policy.risk" in text and "shoal.exit." not in text, text[:2000])
 
 
+def test_the_seed_names_the_catalogue():
+    with Site() as site:
+        model, out = site.tiny_model(4), site.file("out.gguf")
+
+        def hash_of(data, *more):
+            forge("calibrate", "-m", model, "--data", data, "--risk", "0.4", "-o", out, *more)
+            lines = forge("inspect", "-m", out, "--all").stdout.splitlines()
+            return next(line for line in lines if "calibration.hash" in line)
+
+        data = "field:split=dev,n=20,entries=100"
+        expect(hash_of(data, "--seed", "3") == hash_of(data + ",seed=3"), "--seed 3 is not the catalogue of seed 3")
+        expect(hash_of(data, "--seed", "3") != hash_of(data), "the seed changes nothing")
+
+
 def test_resamples_count_how_often_the_risk_is_exceeded():
     with Site() as site:
         model, out = site.tiny_model(6, variant="exits"), site.file("out.gguf")
