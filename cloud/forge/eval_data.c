@@ -68,38 +68,27 @@ shoal_status shoal_forge_quiz_add(eval_quiz *quiz, const shoal_tokenizer *tokeni
                                   const char *kind, const char *prompt, const char *answer,
                                   double weight, shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_free_cleanup) int32_t *prompt_ids = NULL;
-    SHOAL_CLEANUP(shoal_free_cleanup) int32_t *answer_ids = NULL;
+    SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = NULL;
     eval_question q = {.weight = weight};
-    size_t n_answer = 0;
-    const shoal_chat_message message = {.role = "user", .content = prompt};
-    const shoal_encode_flags plain = {.add_bos = false};
-    int32_t eos = shoal_tokenizer_eos(tokenizer);
-    if (eos < 0) {
+    size_t n = 0;
+    if (shoal_tokenizer_eos(tokenizer) < 0) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "the model has no end token: no answer of it ever ends");
     }
-    SHOAL_TRY(shoal_chat_encode(tokenizer, &message, 1, &prompt_ids, &q.n_prompt, err));
-    SHOAL_TRY(shoal_tokenizer_encode(tokenizer, answer, strlen(answer), plain, &answer_ids,
-                                     &n_answer, err));
+    SHOAL_TRY(shoal_forge_encode_example(tokenizer, prompt, answer, &ids, &n, &q.n_prompt, err));
     if (q.n_prompt == 0) {
         return shoal_err_set(err, SHOAL_E_INVALID, "the prompt has no tokens");
     }
-    SHOAL_TRY(reserve(quiz, q.n_prompt + n_answer + 1, err));
+    SHOAL_TRY(reserve(quiz, n, err));
     SHOAL_TRY(find_kind(quiz, kind, &q.kind, err));
     q.answer = shoal_strdup(answer);
     if (!q.answer) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for an answer");
     }
-    q.n_answer = n_answer + 1;
+    q.n_answer = n - q.n_prompt;
     q.first = quiz->n_ids;
     q.said_i = quiz->n_said;
-    int32_t *at = quiz->ids + q.first;
-    memcpy(at, prompt_ids, q.n_prompt * sizeof *at);
-    if (n_answer) {
-        memcpy(at + q.n_prompt, answer_ids, n_answer * sizeof *at);
-    }
-    at[q.n_prompt + n_answer] = eos;
+    memcpy(quiz->ids + q.first, ids, n * sizeof *ids);
     quiz->n_ids += q.n_prompt + q.n_answer;
     quiz->n_said += q.n_answer;
     quiz->n_answer_max = SHOAL_MAX(quiz->n_answer_max, q.n_answer);

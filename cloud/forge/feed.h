@@ -42,10 +42,4 @@ size_t shoal_forge_feed_n_text(const shoal_forge_feed *feed);
 shoal_status shoal_forge_feed_batch(void *ctx, uint64_t step, size_t part,
                                     shoal_train_batch *ret_batch);
 
-/* A question and its answer as they are trained: ids is for shoal_free, *ret_n_prompt of them are
- * the prompt's, the rest the answer's with the end token. */
-shoal_status shoal_forge_encode_example(const shoal_tokenizer *tokenizer, const char *prompt,
-                                        const char *answer, int32_t **ret_ids, size_t *ret_n,
-                                        size_t *ret_n_prompt, shoal_err *err) SHOAL_MUST_CHECK;
-
 #endif

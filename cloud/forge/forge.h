@@ -198,6 +198,12 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
                                          size_t n_seqs, shoal_engine_settings *ret_settings,
                                          shoal_err *err);
 
+/* A question and its answer as they are trained and judged: ids is for shoal_free, *ret_n_prompt of
+ * them are the prompt's, the rest the answer's and the end token, where the vocabulary has one. */
+shoal_status shoal_forge_encode_example(const shoal_tokenizer *tokenizer, const char *prompt,
+                                        const char *answer, int32_t **ret_ids, size_t *ret_n,
+                                        size_t *ret_n_prompt, shoal_err *err) SHOAL_MUST_CHECK;
+
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
                                    size_t *ret_n, shoal_err *err);
