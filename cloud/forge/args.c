@@ -87,7 +87,7 @@ static const forge_option rows[] = {
     {'r', "min-count", 0, FORGE_OPTION_INT, AT(min_count), 1, 1 << 30, "N",
      "how often a pair must occur to become a token (default 2)"},
     {'N', "name", 0, FORGE_OPTION_TEXT, AT(name), 0, 0, "TEXT",
-     "general.name of the file (default shoal-tokenizer)"},
+     "general.name of the file (default: that of the input; of a vocabulary: shoal-tokenizer)"},
     {'F', "", 0, FORGE_OPTION_FILES, 0, 0, 0, "FILE[=SHARE]...",
      "texts; shares set what part each has, whatever its size"},
     {'a', "all", 0, FORGE_OPTION_FLAG, AT(all), 0, 0, NULL, "every row, or every tensor"},

@@ -106,7 +106,8 @@ shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
-    SHOAL_CLEANUP(conversion_close) conversion c = {.n_layers = (size_t)args->layers};
+    SHOAL_CLEANUP(conversion_close)
+    conversion c = {.name = args->name, .n_layers = (size_t)args->layers};
     SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
     SHOAL_TRY(parse_target("--type", args->type, &c.type, err));
     SHOAL_TRY(parse_target("--output-type", args->output_type, &c.output_type, err));

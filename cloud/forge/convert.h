@@ -28,6 +28,7 @@ typedef struct convert_item {
 
 typedef struct conversion {
     const shoal_gguf *gguf;
+    const char *name; /* of the output; NULL: as in the input */
     char arch[64];
     convert_target type;
     convert_target output_type; /* of the embedding and the output matrix; else `type` */

@@ -153,6 +153,9 @@ static shoal_status put_metadata(conversion *c)
         }
     }
     SHOAL_TRY(shoal_forge_exits_put(c));
+    if (c->name) {
+        SHOAL_TRY(shoal_gguf_put_str(c->writer, "general.name", c->name));
+    }
     SHOAL_TRY(put_file_type(c));
     if (c->any_fp8) {
         SHOAL_TRY(shoal_gguf_put_str(c->writer, SHOAL_FP8_KEY, SHOAL_FP8_FORMAT));

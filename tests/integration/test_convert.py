@@ -185,9 +185,11 @@ def test_output_type_layers_and_words():
     with Site() as site:
         model, out = site.file("model.gguf"), site.file("out.gguf")
         make_model(model, 4)
-        said = convert("-m", model, "--type", "Q4_K", "--output-type", "Q6_K", "--layers", "1", "-o", out).stdout
+        said = convert("-m", model, "--type", "Q4_K", "--output-type", "Q6_K", "--layers", "1", "--name", "one layer",
+                       "-o", out).stdout
         pairs, tensors = read_gguf(out)
         expect("1 are Q8_0 and 1 F16" in said, said)
+        expect(pairs["general.name"] == "one layer", pairs)
         expect(pairs["llama.block_count"] == 1 and pairs["general.file_type"] == 14, pairs)
         expect("blk.1.attn_q.weight" not in tensors, sorted(tensors))
         expect([tensors[n][0] for n in ("token_embd.weight", "output.weight", "blk.0.ffn_down.weight")] == [14, 14, 12], "types")
