@@ -12,7 +12,6 @@
 #include <stdatomic.h>
 #include <sched.h>
 #include <stdbool.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -56,11 +55,22 @@ static void test_number_of_threads_outside_its_range_is_refused(void **state)
     shoal_pool_free(NULL);
 }
 
+typedef struct places {
+    int cpus[SHOAL_POOL_THREADS_MAX];
+    atomic_size_t n_here;
+    size_t n;
+} places;
+
+/* One part of as many as threads: it waits for the others, so that every thread has one. */
 static void note_cpu(void *ctx, size_t part_i, size_t worker_i)
 {
     (void)part_i;
-    int *cpus = ctx;
-    cpus[worker_i] = sched_getcpu();
+    places *p = ctx;
+    (void)atomic_fetch_add(&p->n_here, 1);
+    while (atomic_load(&p->n_here) < p->n) {
+        (void)sched_yield();
+    }
+    p->cpus[worker_i] = sched_getcpu();
 }
 
 /* Runs in a process of its own: the caller is pinned for good. */
@@ -80,14 +90,11 @@ static void test_pinned_threads_have_a_cpu_each(void **state)
         n = SHOAL_MIN(n, (size_t)SHOAL_POOL_THREADS_MAX);
         shoal_pool *pool = make(n);
         good = good && shoal_pool_pin(pool) == SHOAL_OK && shoal_pool_pin(pool) == SHOAL_OK;
-        int cpus[SHOAL_POOL_THREADS_MAX];
-        memset(cpus, -1, sizeof cpus);
-        for (int job_i = 0; job_i < 200; job_i++) {
-            shoal_pool_run(pool, note_cpu, cpus, 4 * n);
-        }
+        places p = {.n = n};
+        shoal_pool_run(pool, note_cpu, &p, n);
         for (size_t a = 0; a < n; a++) {
             for (size_t b = 0; b < a; b++) {
-                good = good && (cpus[a] < 0 || cpus[a] != cpus[b]);
+                good = good && p.cpus[a] != p.cpus[b];
             }
         }
         shoal_pool_free(pool);
