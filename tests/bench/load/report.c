@@ -38,17 +38,14 @@ static double compute_s(const load_result *result)
 
 void load_report_header(FILE *out)
 {
-    (void)fprintf(
-        out,
-        "# offered: sessions a second, or at once; goodput: tokens a second of sessions that ended\n"
-        "# whole, in the window; first: from the scheduled arrival, ms; gap: between deliveries of "
-        "one\n"
-        "# session, ms; token: ms a token, over sessions; refusal: to RESOURCE_EXHAUSTED, ms, 99 "
-        "%%;\n"
-        "# late: how late we began, ms, 99 %%; judged: right drafts of those judged; tok/comp: "
-        "tokens a\n"
-        "# second of the node's compute, prompts included; own: processor seconds of this program a second. -1: no "
-        "sample\n");
+    (void)fputs(
+        "# offered: sessions a second, or at once; goodput: tokens a second, in the window, of\n"
+        "# sessions that ended whole; first: from the scheduled arrival, ms; gap: between\n"
+        "# deliveries of one session, ms; token: ms a token, over sessions; refusal: to\n"
+        "# RESOURCE_EXHAUSTED, ms, 99 %; late: how late we began, ms, 99 %; judged: right drafts\n"
+        "# of those judged; tok/comp: tokens a second of the node's compute, prompts included;\n"
+        "# own: processor seconds of this program a second. -1: no sample\n",
+        out);
     (void)fprintf(out,
                   "%-12s %8s %7s %7s %7s %6s %6s %9s %8s %8s %8s %8s %8s %8s %8s %7s %6s %9s %6s\n",
                   "label", "offered", "arrived", "ok", "refused", "failed", "wrong", "goodput",

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes under load, for tests/bench/cloud and tests/chaos: tenants, shoal-bench-load, what a node uses."""
+import json
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(HERE, "..", "..", "integration"))
+from harness import FAMILY, FAMILY_EOS, SANITIZED, Site, binary, run  # noqa: E402,F401
+
+
+def make_tenant(site, name):
+    """A client certificate of the site's authority with a SPIFFE id of its own; (certificate, key)."""
+    base = site.file(f"certs/tenant-{name}")
+    with open(base + ".ext", "w", encoding="ascii") as f:
+        f.write("basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+                f"extendedKeyUsage=clientAuth\nsubjectAltName=URI:spiffe://shoal.dev/{name}/gateway\n")
+    run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", base + ".key")
+    run("openssl", "req", "-new", "-sha256", "-key", base + ".key", "-subj", f"/CN={name}", "-out", base + ".csr")
+    run("openssl", "x509", "-req", "-sha256", "-in", base + ".csr", "-CA", site.file("certs/ca.pem"), "-CAkey",
+        site.file("certs/ca.key"), "-set_serial", "0x" + os.urandom(15).hex(), "-days", "30", "-extfile",
+        base + ".ext", "-out", base + ".pem")
+    return base + ".pem", base + ".key"
+
+
+def options(site, target, tenants=None, **settings):
+    """The command of shoal-bench-load; settings as its options, with _ for -; a list gives one option an entry."""
+    command = [binary("shoal-bench-load"), "--target", target, "--ca", site.file("certs/ca.pem"), "--name", "localhost"]
+    for cert, key in tenants or [(site.file("certs/edge.pem"), site.file("certs/edge.key"))]:
+        command += ["--cert", cert, "--key", key]
+    for key, value in settings.items():
+        for one in value if isinstance(value, list) else [value]:
+            command += ["--" + key.replace("_", "-")] + ([] if one is True else [str(one)])
+    return command
+
+
+class Load:
+    """shoal-bench-load as it runs; wait gives its JSON lines, and raises when a token was wrong or a session failed."""
+
+    def __init__(self, site, target, table=None, tenants=None, **settings):
+        self.json = site.file(f"load-{len(os.listdir(site.path))}-{os.urandom(4).hex()}.json")
+        self.table = table
+        self.process = subprocess.Popen(options(site, target, tenants, json=self.json, **settings),
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
+
+    def running(self):
+        return self.process.poll() is None
+
+    def wait(self, timeout=3600):
+        out, err = self.process.communicate(timeout=timeout)
+        if self.table:
+            self.table.write(out)
+            self.table.flush()
+        if self.process.returncode != 0:
+            raise AssertionError(f"shoal-bench-load ended with {self.process.returncode}: {err.strip()}\n{out}")
+        if not os.path.exists(self.json):
+            return []
+        with open(self.json, encoding="utf-8") as f:
+            return [json.loads(line) for line in f]
+
+
+def offer(site, target, **settings):
+    return Load(site, target, **settings).wait()
+
+
+def resident_kib(daemon):
+    with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS:"))
+
+
+def cpu_seconds(daemon):
+    with open(f"/proc/{daemon.process.pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
