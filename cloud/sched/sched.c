@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cloud/sched/sched_internal.h"
+
+#include "common/base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const size_t NO_TENANT = SIZE_MAX;
+
+shoal_sched_settings shoal_sched_settings_default(void)
+{
+    return (shoal_sched_settings){.n_items_max = 256, .catch_up_rows = 32, .age_ms = 1000};
+}
+
+shoal_status shoal_sched_new(const shoal_sched_settings *settings, shoal_sched **ret_sched)
+{
+    size_t n = settings->n_items_max;
+    if (n < 1 || n > SHOAL_SCHED_ITEMS_MAX || settings->age_ms < 1) {
+        return SHOAL_E_INVALID;
+    }
+    SHOAL_CLEANUP(shoal_sched_freep) shoal_sched *sched = shoal_calloc(1, sizeof(*sched));
+    if (sched == NULL) {
+        return SHOAL_E_NOMEM;
+    }
+    sched->settings = *settings;
+    sched->tenants = shoal_calloc(2 * n, sizeof(*sched->tenants));
+    sched->working = shoal_calloc(2 * n, sizeof(*sched->working));
+    sched->order = shoal_calloc(n, sizeof(*sched->order));
+    sched->marks = shoal_calloc(n, sizeof(*sched->marks));
+    sched->picks = shoal_calloc(n, sizeof(*sched->picks));
+    sched->preempted = shoal_calloc(n, sizeof(*sched->preempted));
+    if (sched->tenants == NULL || sched->working == NULL || sched->order == NULL ||
+        sched->marks == NULL || sched->picks == NULL || sched->preempted == NULL) {
+        return SHOAL_E_NOMEM;
+    }
+    *ret_sched = SHOAL_STEAL(sched);
+    return SHOAL_OK;
+}
+
+void shoal_sched_free(shoal_sched *sched)
+{
+    if (sched == NULL) {
+        return;
+    }
+    shoal_free(sched->tenants);
+    shoal_free(sched->working);
+    shoal_free(sched->order);
+    shoal_free(sched->marks);
+    shoal_free(sched->picks);
+    shoal_free(sched->preempted);
+    shoal_free(sched);
+}
+
+/* A slot for a new tenant: an unused one, else that of the tenant without sessions that was served
+ * least. At or below the floor its counter says nothing that a new one would not. */
+static size_t find_slot(const shoal_sched *sched)
+{
+    size_t least = NO_TENANT;
+    if (sched->n_tenants < 2 * sched->settings.n_items_max) {
+        return sched->n_tenants;
+    }
+    for (size_t i = 0; i < sched->n_tenants; i++) {
+        if (sched->tenants[i].n_sessions == 0 &&
+            (least == NO_TENANT || sched->tenants[i].served < sched->tenants[least].served)) {
+            least = i;
+        }
+    }
+    return least;
+}
+
+shoal_status shoal_sched_join(shoal_sched *sched, const char *name, size_t *ret_tenant)
+{
+    char cut[SHOAL_SCHED_TENANT_BYTES];
+    size_t n_sessions = 0;
+    size_t at = NO_TENANT;
+    snprintf(cut, sizeof(cut), "%s", name);
+    for (size_t i = 0; i < sched->n_tenants; i++) {
+        n_sessions += sched->tenants[i].n_sessions;
+        if (strcmp(sched->tenants[i].name, cut) == 0) {
+            at = i;
+        }
+    }
+    if (n_sessions == sched->settings.n_items_max) {
+        return SHOAL_BUSY;
+    }
+    if (at == NO_TENANT) {
+        at = find_slot(sched); /* twice as many slots as sessions: there is one */
+        sched->n_tenants = SHOAL_MAX(sched->n_tenants, at + 1);
+        sched->tenants[at] = (sched_tenant){.served = sched->floor};
+        memcpy(sched->tenants[at].name, cut, sizeof(cut));
+    }
+    sched->tenants[at].n_sessions++;
+    *ret_tenant = at;
+    return SHOAL_OK;
+}
+
+void shoal_sched_leave(shoal_sched *sched, size_t tenant)
+{
+    SHOAL_ASSERT(tenant < sched->n_tenants && sched->tenants[tenant].n_sessions > 0);
+    sched->tenants[tenant].n_sessions--;
+}
+
+uint64_t shoal_sched_served(const shoal_sched *sched, size_t tenant)
+{
+    SHOAL_ASSERT(tenant < sched->n_tenants);
+    return sched->tenants[tenant].served;
+}
