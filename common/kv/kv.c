@@ -36,6 +36,9 @@ struct shoal_kv_pool {
     uint8_t *pages;      /* [n_pages][page_bytes], zero pages until touched */
     uint32_t *free_list; /* [n_free] indices of free pages, last in, first out */
     size_t n_free;
+    uint32_t *refs;     /* [n_pages] sequences that hold the page, and one more when it is kept */
+    bool *kept;         /* [n_pages] as part of a block outside sequences */
+    size_t n_kept_only; /* pages that no sequence holds */
 };
 
 struct shoal_kv_seq {
@@ -228,7 +231,10 @@ shoal_status shoal_kv_pool_new(const shoal_kv_shape *shape, size_t n_pages, size
     pool->k_bytes = block_bytes(shape->type, shape->k_dim);
     pool->v_bytes = block_bytes(shape->type, shape->v_dim);
     pool->free_list = shoal_calloc(n_pages, sizeof *pool->free_list);
-    if (!pool->free_list || !make_layers(pool, shape->windows) || !map_pages(pool)) {
+    pool->refs = shoal_calloc(n_pages, sizeof *pool->refs);
+    pool->kept = shoal_calloc(n_pages, sizeof *pool->kept);
+    if (!pool->free_list || !pool->refs || !pool->kept || !make_layers(pool, shape->windows) ||
+        !map_pages(pool)) {
         shoal_kv_pool_free(pool);
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu KV pages of %zu bytes", n_pages,
                              shoal_kv_page_bytes(shape));
@@ -247,7 +253,7 @@ void shoal_kv_pool_free(shoal_kv_pool *pool)
         return;
     }
     if (pool->pages) {
-        SHOAL_ASSERT(pool->n_free == pool->n_pages); /* a sequence outlived its pool */
+        SHOAL_ASSERT(pool->n_free == pool->n_pages); /* a sequence or block outlived its pool */
         (void)munmap(pool->pages, pool->n_pages * pool->page_bytes);
     }
     size_t *windows = NULL;
@@ -255,6 +261,8 @@ void shoal_kv_pool_free(shoal_kv_pool *pool)
     shoal_free(windows);
     shoal_free(pool->layers);
     shoal_free(pool->free_list);
+    shoal_free(pool->refs);
+    shoal_free(pool->kept);
     shoal_free(pool);
 }
 
@@ -266,6 +274,35 @@ size_t shoal_kv_pool_n_pages(const shoal_kv_pool *pool)
 size_t shoal_kv_pool_n_free(const shoal_kv_pool *pool)
 {
     return pool->n_free;
+}
+
+size_t shoal_kv_pool_n_kept(const shoal_kv_pool *pool)
+{
+    return pool->n_kept_only;
+}
+
+/* The pool has been asked. */
+static uint32_t page_take(shoal_kv_pool *pool)
+{
+    uint32_t page = pool->free_list[--pool->n_free];
+    pool->refs[page] = 1;
+    return page;
+}
+
+static void page_ref(shoal_kv_pool *pool, uint32_t page)
+{
+    pool->n_kept_only -= pool->kept[page] && pool->refs[page] == 1;
+    pool->refs[page]++;
+}
+
+static void page_unref(shoal_kv_pool *pool, uint32_t page)
+{
+    SHOAL_ASSERT(pool->refs[page] > 0);
+    pool->refs[page]--;
+    if (pool->refs[page] == 0) {
+        pool->free_list[pool->n_free++] = page;
+    }
+    pool->n_kept_only += pool->kept[page] && pool->refs[page] == 1;
 }
 
 static size_t pool_pages_for(const shoal_kv_pool *pool, size_t n_blocks)
@@ -346,14 +383,60 @@ static void hold(shoal_kv_seq *seq, size_t n_blocks, size_t n_ring)
         size_t n_have = windowed ? seq->n_ring : seq->n_blocks;
         size_t n_want = windowed ? n_ring : n_blocks;
         for (size_t i = n_have; i < n_want; i++) {
-            pages[i] = pool->free_list[--pool->n_free];
+            pages[i] = page_take(pool);
         }
         for (size_t i = n_have; i > n_want; i--) {
-            pool->free_list[pool->n_free++] = pages[i - 1];
+            page_unref(pool, pages[i - 1]);
         }
     }
     seq->n_blocks = n_blocks;
     seq->n_ring = n_ring;
+}
+
+/* The page of a block that a layer holds, whether or not it still has that block's tokens; NULL: it
+ * holds none. */
+static uint32_t *page_at(const shoal_kv_seq *seq, size_t layer, size_t block)
+{
+    const shoal_kv_pool *pool = seq->pool;
+    const layer_table *table = &pool->layers[layer];
+    size_t i = table->window > 0 ? block % pool->ring : block;
+    size_t n = table->window > 0 ? seq->n_ring : seq->n_blocks;
+    return i < n ? &seq->pages[table->at + i] : NULL;
+}
+
+/* Pages of the blocks [from, to) that others hold too: a new one is needed before they are written.
+ * These are fewer blocks than a ring has, so none is counted twice. */
+static size_t count_shared(const shoal_kv_seq *seq, size_t from, size_t to)
+{
+    size_t n = 0;
+    for (size_t layer = 0; layer < seq->pool->shape.n_layers; layer++) {
+        for (size_t block = from; block < to; block++) {
+            const uint32_t *page = page_at(seq, layer, block);
+            n += page && seq->pool->refs[*page] > 1;
+        }
+    }
+    return n;
+}
+
+/* Gives the sequence pages of its own for the blocks [from, to), with the tokens below length. */
+static void unshare(shoal_kv_seq *seq, size_t from, size_t to)
+{
+    shoal_kv_pool *pool = seq->pool;
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        for (size_t block = from; block < to; block++) {
+            uint32_t *page = page_at(seq, layer, block);
+            if (!page || pool->refs[*page] == 1) {
+                continue;
+            }
+            uint32_t own = page_take(pool);
+            if (block * BLOCK < seq->length) {
+                memcpy(pool->pages + own * pool->page_bytes, pool->pages + *page * pool->page_bytes,
+                       pool->page_bytes);
+            }
+            page_unref(pool, *page);
+            *page = own;
+        }
+    }
 }
 
 shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
@@ -368,9 +451,12 @@ shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
     n_ring = SHOAL_MAX(n_ring, seq->n_ring);
     size_t n_new = (n_blocks - seq->n_blocks) * (pool->shape.n_layers - pool->n_windowed) +
                    (n_ring - seq->n_ring) * pool->n_windowed;
-    if (n_new > pool->n_free) {
+    size_t from = seq->length / BLOCK;
+    size_t to = SHOAL_MAX(blocks_for(n_tokens), from);
+    if (n_new + count_shared(seq, from, to) > pool->n_free) {
         return SHOAL_BUSY;
     }
+    unshare(seq, from, to);
     hold(seq, n_blocks, n_ring);
     return SHOAL_OK;
 }
@@ -409,6 +495,125 @@ size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
     bool round = blocks_for(seq->high) > seq->pool->ring;
     hold(seq, n_keep, round ? seq->n_ring : SHOAL_MIN(n_keep, seq->n_ring));
     return seq->length;
+}
+
+/* --- sharing ---------------------------------------------------------------------------------- */
+
+shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens, shoal_kv_seq **ret_seq)
+{
+    shoal_kv_pool *pool = seq->pool;
+    if (n_tokens > seq->length || (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq))) {
+        return SHOAL_E_LIMIT;
+    }
+    shoal_kv_seq *fork = NULL;
+    SHOAL_TRY(shoal_kv_seq_new(pool, &fork));
+    fork->length = seq->length;
+    fork->high = seq->high;
+    fork->n_blocks = seq->n_blocks;
+    fork->n_ring = seq->n_ring;
+    memcpy(fork->pages, seq->pages, pool->n_entries * sizeof *fork->pages);
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        size_t n = pool->layers[layer].window > 0 ? seq->n_ring : seq->n_blocks;
+        for (size_t i = 0; i < n; i++) {
+            page_ref(pool, fork->pages[pool->layers[layer].at + i]);
+        }
+    }
+    (void)shoal_kv_seq_truncate(fork, n_tokens);
+    *ret_seq = fork;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block, uint32_t *ret_pages)
+{
+    shoal_kv_pool *pool = seq->pool;
+    size_t n_written = blocks_for(seq->high);
+    bool overwritten = pool->window > 0 && n_written > pool->ring + block;
+    if (block >= seq->length / BLOCK || overwritten) {
+        return SHOAL_E_LIMIT;
+    }
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        uint32_t page = *page_at(seq, layer, block);
+        SHOAL_ASSERT(!pool->kept[page]);
+        page_ref(pool, page);
+        pool->kept[page] = true;
+        ret_pages[layer] = page;
+    }
+    return SHOAL_OK;
+}
+
+void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages)
+{
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        uint32_t page = pages[layer];
+        SHOAL_ASSERT(pool->kept[page]);
+        pool->n_kept_only -= pool->refs[page] == 1;
+        pool->kept[page] = false;
+        page_unref(pool, page);
+    }
+}
+
+shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages, size_t n_blocks)
+{
+    shoal_kv_pool *pool = seq->pool;
+    SHOAL_ASSERT(seq->length == 0);
+    if (n_blocks > pool->n_ctx_max / BLOCK) {
+        return SHOAL_E_LIMIT;
+    }
+    (void)shoal_kv_seq_truncate(seq, 0);
+    seq->n_blocks = n_blocks;
+    seq->n_ring = SHOAL_MIN(n_blocks, pool->ring);
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        bool is_windowed = pool->layers[layer].window > 0;
+        for (size_t b = is_windowed ? n_blocks - seq->n_ring : 0; b < n_blocks; b++) {
+            uint32_t page = pages[b * pool->shape.n_layers + layer];
+            page_ref(pool, page);
+            *page_at(seq, layer, b) = page;
+        }
+    }
+    shoal_kv_seq_advance(seq, n_blocks * BLOCK);
+    return SHOAL_OK;
+}
+
+/* Whether a page would be free, or only kept, without this sequence. */
+static bool held_alone(const shoal_kv_pool *pool, uint32_t page)
+{
+    return pool->refs[page] == 1U + pool->kept[page];
+}
+
+shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
+{
+    const shoal_kv_pool *pool = seq->pool;
+    shoal_kv_need need = {.n_rows_held = seq->n_blocks * BLOCK - seq->length};
+    size_t block = seq->length / BLOCK;
+    need.n_pages_copy = count_shared(seq, block, SHOAL_MIN(block + 1, seq->n_blocks));
+    need.n_pages_block = pool->shape.n_layers - pool->n_windowed;
+    if (seq->n_ring < pool->ring) {
+        need.n_pages_block = pool->shape.n_layers;
+    }
+    /* All full layers share the same blocks, and all windowed ones do: one of each is looked at. */
+    bool seen[2] = {false, false};
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        bool is_windowed = pool->layers[layer].window > 0;
+        if (seen[is_windowed]) {
+            continue;
+        }
+        seen[is_windowed] = true;
+        const uint32_t *pages = seq->pages + pool->layers[layer].at;
+        size_t n = is_windowed ? seq->n_ring : seq->n_blocks;
+        size_t n_like = is_windowed ? pool->n_windowed : pool->shape.n_layers - pool->n_windowed;
+        size_t n_alone = 0;
+        bool shared = false;
+        for (size_t i = 0; i < n; i++) {
+            n_alone += held_alone(pool, pages[i]);
+            shared = shared || pool->refs[pages[i]] > 1;
+        }
+        need.n_pages_given += n_alone * n_like;
+        if (is_windowed && shared) {
+            /* Where the ring goes round, a shared page is replaced. */
+            need.n_pages_block = pool->shape.n_layers;
+        }
+    }
+    return need;
 }
 
 /* --- blocks ----------------------------------------------------------------------------------- */

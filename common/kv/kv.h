@@ -82,6 +82,39 @@ size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens);
 /* The lowest length above 0 that truncation can leave; 0 when it can leave any. */
 size_t shoal_kv_seq_floor(const shoal_kv_seq *seq);
 
+/* What more rows of a sequence take, and what dropping it gives. */
+typedef struct shoal_kv_need {
+    size_t n_rows_held;   /* rows that fit into the pages it has */
+    size_t n_pages_copy;  /* pages its next row takes because others hold them too */
+    size_t n_pages_block; /* pages that each further block of 32 rows takes at most */
+    size_t n_pages_given; /* pages that truncation to 0 would leave free, or only kept */
+} shoal_kv_need;
+shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq);
+
+/* Sharing. A page may be held by several sequences, and by one keeper of blocks besides. Reserve
+ * gives a sequence pages of its own before they are written (copy on write): the tokens of a
+ * partial block are copied, a ring's page that is overwritten anew is only replaced. So windowed
+ * layers are shared as full ones are, and no sequence ever sees another's tokens. Never between a
+ * reserve and its advance. */
+
+/* Another sequence with the first n_tokens of seq. Takes no page. SHOAL_E_LIMIT: more than its
+ * length, or below its floor; SHOAL_E_NOMEM. */
+shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens,
+                               shoal_kv_seq **ret_seq) SHOAL_MUST_CHECK;
+
+/* Keeps the pages of tokens [32 * block, 32 * block + 32) beyond the life of seq: one of each
+ * layer, [n_layers] into ret_pages. SHOAL_E_LIMIT: the block is not full, or a windowed layer no
+ * longer has it. Each page is kept at most once: the caller knows what it keeps. */
+shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block,
+                                 uint32_t *ret_pages) SHOAL_MUST_CHECK;
+void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages);
+/* Makes an empty sequence begin with kept blocks, [n_blocks][n_layers], of the tokens from 0 on.
+ * Takes no page. SHOAL_E_LIMIT: past n_ctx_max. */
+shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages,
+                                size_t n_blocks) SHOAL_MUST_CHECK;
+/* Pages that are kept and that no sequence holds: free once their blocks are dropped. */
+size_t shoal_kv_pool_n_kept(const shoal_kv_pool *pool);
+
 /* Writes one token's K and V, [n_kv_heads][k_dim] and [n_kv_heads][v_dim] (K already rotated), at a
  * reserved position. Different (layer, position) may be written by different compute threads at
  * once. */
