@@ -3,7 +3,7 @@
  * shoal-edge: parses, wires, runs, unwinds.
  */
 #include "edge/daemon/config_keys.h"
-#include "edge/daemon/notify.h"
+#include "common/obs/notify.h"
 
 #include "common/base/thread.h"
 #include "common/config/program.h"

@@ -8,7 +8,7 @@
 #define SHOAL_HTTP_API_H
 
 #include "edge/coop/coop.h"
-#include "edge/http/server.h"
+#include "protocol/http/server.h"
 
 typedef struct shoal_api_settings {
     const char *model_id;    /* what clients call the model, copied; at most 127 bytes */

@@ -3,7 +3,7 @@
  * Answers as JSON, in OpenAI's shape, with what Shoal adds under "shoal".
  */
 #include "edge/http/api_internal.h"
-#include "edge/http/json_out.h"
+#include "protocol/http/json_out.h"
 
 #include <inttypes.h>
 #include <math.h>

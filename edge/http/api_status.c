@@ -3,7 +3,7 @@
  * The routes that generate nothing: all answer from copies, in constant time.
  */
 #include "edge/http/api_internal.h"
-#include "edge/http/json_out.h"
+#include "protocol/http/json_out.h"
 
 #include "common/base/clock.h"
 

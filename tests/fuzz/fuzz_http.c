@@ -4,7 +4,7 @@
  * must be parsed or refused with words, and an accepted request has a path and at most the body
  * that was allowed.
  */
-#include "edge/http/http_internal.h"
+#include "protocol/http/http_internal.h"
 
 #include "common/base/mem.h"
 

@@ -139,6 +139,9 @@ function direction(path, to, n_to)
         if (room == "wire" && to[1] == "protocol" && to[2] == "rpc") {
             return "protocol/wire stands before protocol/rpc"
         }
+        if (room != "http" && to[1] == "protocol" && to[2] == "http") {
+            return "protocol/http serves the daemons alone"
+        }
     } else if (top == "edge") {
         if (to[1] == "cloud") {
             return "edge and cloud never include each other"

@@ -56,6 +56,8 @@ one common/base/a.c '#include "protocol/wire/msg.h"' 'include direction: common 
 one protocol/rpc/a.c '#include "cloud/server/x.h"' 'include direction: protocol knows no cloud'
 one protocol/wire/a.c '#include "protocol/rpc/x.h"' \
     'include direction: protocol/wire stands before protocol/rpc'
+one protocol/rpc/a.c '#include "protocol/http/x.h"' \
+    'include direction: protocol/http serves the daemons alone'
 one edge/coop/a.c '#include "cloud/server/x.h"' \
     'include direction: edge and cloud never include each other'
 one cloud/server/a.c '#include "edge/coop/x.h"' \

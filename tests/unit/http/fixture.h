@@ -7,7 +7,7 @@
 
 #include "common/base/buf.h"
 #include "common/base/thread.h"
-#include "edge/http/server.h"
+#include "protocol/http/server.h"
 
 typedef struct http_fixture {
     shoal_loop *loop;

@@ -5,8 +5,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "edge/http/head.h"
-#include "edge/http/json_out.h"
+#include "protocol/http/head.h"
+#include "protocol/http/json_out.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -14,8 +14,8 @@
 
 #include "common/base/buf.h"
 #include "common/obs/metrics.h"
-#include "edge/http/error.h"
-#include "edge/http/loop.h"
+#include "protocol/http/error.h"
+#include "protocol/http/loop.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,6 +27,7 @@ enum {
 
 typedef struct shoal_http_settings {
     const char *address;         /* "127.0.0.1:8088", "[::1]:0"; port 0 picks one; "": no TCP */
+    const char *address_key;     /* how errors name it; "listen.address" */
     const char *unix_path;       /* socket file, made with mode 0660; "" or NULL: none */
     const char *hosts;           /* more names for the Host header, comma-separated; NULL: none */
     size_t n_connections_max;    /* open at once; default 1024 */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "edge/daemon/notify.h"
+#include "common/obs/notify.h"
 
 #include "common/base/clock.h"
 

@@ -3,7 +3,7 @@
  * From a head's bytes to a request, with llhttp; what the strict scan of head.c let through is
  * parsed here in one piece, so a name, a value and the target each come whole.
  */
-#include "edge/http/http_internal.h"
+#include "protocol/http/http_internal.h"
 
 #include "common/base/rng.h"
 

@@ -3,8 +3,8 @@
  * What a service manager is told, by the protocol of sd_notify(3): one datagram to the socket that
  * $NOTIFY_SOCKET names. Without that variable nothing happens. Any thread.
  */
-#ifndef SHOAL_EDGE_DAEMON_NOTIFY_H
-#define SHOAL_EDGE_DAEMON_NOTIFY_H
+#ifndef SHOAL_OBS_NOTIFY_H
+#define SHOAL_OBS_NOTIFY_H
 
 #include <stdint.h>
 

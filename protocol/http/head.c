@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "edge/http/head.h"
+#include "protocol/http/head.h"
 
 #include <arpa/inet.h>
 #include <string.h>

@@ -4,7 +4,7 @@
  * timer. What to do next is decided in one loop (shoal_http_conn_process), never by recursion, so
  * that a thousand pipelined requests take no more stack than one.
  */
-#include "edge/http/http_internal.h"
+#include "protocol/http/http_internal.h"
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"

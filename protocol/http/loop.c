@@ -3,7 +3,7 @@
  * A uv handle must outlive the callback of its uv_close, so every free here ends in that callback
  * and shoal_loop_free turns the loop until the last one ran.
  */
-#include "edge/http/loop_internal.h"
+#include "protocol/http/loop_internal.h"
 
 #include "common/base/mem.h"
 #include "common/base/thread.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "edge/http/error.h"
+#include "protocol/http/error.h"
 
-#include "edge/http/json_out.h"
+#include "protocol/http/json_out.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
  *
  * Answers: the head line by line, whole bodies, chunked streams.
  */
-#include "edge/http/http_internal.h"
+#include "protocol/http/http_internal.h"
 
 #include "common/base/clock.h"
 #include "common/obs/log.h"

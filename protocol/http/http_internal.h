@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Private to edge/http: server and connection. A connection's life:
+ * Private to protocol/http: server and connection. A connection's life:
  *   HEAD -> BODY -> HANDLING -> IDLE -> HEAD ...    -> LINGER -> CLOSED
  * A refusal goes straight to the answer and LINGER. Loop-only.
  */
 #ifndef SHOAL_HTTP_HTTP_INTERNAL_H
 #define SHOAL_HTTP_HTTP_INTERNAL_H
 
-#include "edge/http/head.h"
-#include "edge/http/loop_internal.h"
-#include "edge/http/server.h"
+#include "protocol/http/head.h"
+#include "protocol/http/loop_internal.h"
+#include "protocol/http/server.h"
 
 #include <llhttp.h>
 #include <uv.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "edge/http/json_out.h"
+#include "protocol/http/json_out.h"
 
 #include "common/base/utf8.h"
 

@@ -2,7 +2,7 @@
  *
  * Listeners, the books, and draining.
  */
-#include "edge/http/http_internal.h"
+#include "protocol/http/http_internal.h"
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"
@@ -31,6 +31,7 @@ shoal_http_settings shoal_http_settings_default(void)
 {
     return (shoal_http_settings){
         .address = "127.0.0.1:8088",
+        .address_key = "listen.address",
         .n_connections_max = 1024,
         .header_bytes_max = 16 << 10,
         .n_headers_max = 100,
@@ -263,6 +264,7 @@ static shoal_status read_port(shoal_http_server *server, const char *host, bool 
 static shoal_status listen_tcp(shoal_http_server *server, shoal_err *err)
 {
     const char *text = server->s.address;
+    const char *key = server->s.address_key;
     char host[64];
     int port = 0;
     if (!text || text[0] == '\0') {
@@ -270,8 +272,7 @@ static shoal_status listen_tcp(shoal_http_server *server, shoal_err *err)
     }
     if (!split_address(text, host, &port)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "listen.address: \"%s\" is not of the form 127.0.0.1:8088 or "
-                             "[::1]:8088",
+                             "%s: \"%s\" is not of the form 127.0.0.1:8088 or [::1]:8088", key,
                              text);
     }
     if (strcmp(host, "localhost") == 0) {
@@ -282,9 +283,9 @@ static shoal_status listen_tcp(shoal_http_server *server, shoal_err *err)
     bool six = strchr(host, ':') != NULL;
     if ((six ? uv_ip6_addr(host, port, &v6) : uv_ip4_addr(host, port, &v4)) != 0) {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "listen.address: \"%s\" is no address of a network interface; a name "
-                             "is not resolved here",
-                             host);
+                             "%s: \"%s\" is no address of a network interface; a name is not "
+                             "resolved here",
+                             key, host);
     }
     server->any_address = strcmp(host, "0.0.0.0") == 0 || strcmp(host, "::") == 0;
     SHOAL_TRY(add_name(server, host, err));
@@ -300,7 +301,7 @@ static shoal_status listen_tcp(shoal_http_server *server, shoal_err *err)
     }
     if (rc != 0) {
         return shoal_err_set(
-            err, SHOAL_E_IO, "listen.address: cannot listen on %s: %s%s", text, uv_strerror(rc),
+            err, SHOAL_E_IO, "%s: cannot listen on %s: %s%s", key, text, uv_strerror(rc),
             rc == UV_EADDRINUSE ? ". Another program has it; port 0 picks a free one" : "");
     }
     return read_port(server, host, six, err);
@@ -415,8 +416,8 @@ static shoal_status start(shoal_http_server *server, shoal_metrics *metrics, sho
     SHOAL_TRY(listen_tcp(server, err));
     SHOAL_TRY(listen_unix(server, err));
     if (!server->tcp_open && !server->pipe_open) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
-                             "nothing to listen on: set listen.address or listen.unix");
+        return shoal_err_set(err, SHOAL_E_INVALID, "nothing to listen on: set %s or listen.unix",
+                             s->address_key);
     }
     return SHOAL_OK;
 }

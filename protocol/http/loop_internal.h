@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Private to edge/http: what stands behind loop.h. The one header here that shows uv.h, with
+ * Private to protocol/http: what stands behind loop.h. The one header here that shows uv.h, with
  * http_internal.h.
  */
 #ifndef SHOAL_HTTP_LOOP_INTERNAL_H
 #define SHOAL_HTTP_LOOP_INTERNAL_H
 
-#include "edge/http/loop.h"
+#include "protocol/http/loop.h"
 
 #include <uv.h>
 
