@@ -93,3 +93,14 @@ shoal_status shoal_sampling_check(const shoal_sampling *sampling, size_t n_vocab
     }
     return check_biases(sampling, n_vocab, err);
 }
+
+bool shoal_sampling_is_greedy(const shoal_sampling *sampling)
+{
+    bool plain = !(sampling->repetition_penalty < 1.0f) && !(sampling->repetition_penalty > 1.0f);
+    for (size_t i = 0; i < sampling->n_biases; i++) {
+        plain = plain && !(sampling->biases[i].bias < 0.0f) && !(sampling->biases[i].bias > 0.0f);
+    }
+    plain = plain && !(sampling->presence_penalty < 0.0f) && !(sampling->presence_penalty > 0.0f);
+    plain = plain && !(sampling->frequency_penalty < 0.0f) && !(sampling->frequency_penalty > 0.0f);
+    return plain && (!(sampling->temperature > 0.0f) || sampling->top_k == 1);
+}

@@ -13,6 +13,7 @@
 #include "common/base/macros.h"
 #include "common/kernels/kernels.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -44,6 +45,10 @@ shoal_sampling shoal_sampling_default(void);
 /* SHOAL_E_INVALID names the field, the value and the range. n_vocab bounds bias ids. */
 shoal_status shoal_sampling_check(const shoal_sampling *sampling, size_t n_vocab,
                                   shoal_err *err) SHOAL_MUST_CHECK;
+
+/* Whether the sample is the likeliest token of the raw logits, whatever came before: temperature 0
+ * or top_k 1, no penalty, no bias. */
+bool shoal_sampling_is_greedy(const shoal_sampling *sampling);
 
 typedef struct shoal_sampler shoal_sampler;
 shoal_status shoal_sampler_new(size_t n_vocab, const shoal_kernels *kernels,

@@ -158,6 +158,35 @@ static bool identity_ok(const shoal_coop *coop, char *text, size_t n_text)
     return true;
 }
 
+/* Drafts that the cloud cannot judge are of no use: its own text is what `exact` would give, so a
+ * request that may degrade takes that, and another one hears why. */
+static bool verify_ok(shoal_coop *coop, gen *g)
+{
+    shoal_verify verify = coop->cloud.verify;
+    bool greedy = shoal_sampling_is_greedy(&g->sampling);
+    if (g->mode != SHOAL_MODE_EXACT || verify == SHOAL_VERIFY_ALL ||
+        (verify == SHOAL_VERIFY_GREEDY && greedy)) {
+        return true;
+    }
+    if (g->degrade) {
+        g->mode = SHOAL_MODE_CLOUD;
+        g->n_tokens = g->n_confirmed;
+        g->n_sent = g->n_confirmed;
+        if (g->seq) {
+            (void)shoal_kv_seq_truncate(g->seq, g->n_confirmed - 1);
+        }
+        return true;
+    }
+    shoal_gen_fail(coop, g, SHOAL_E_UNSUPPORTED,
+                   verify == SHOAL_VERIFY_GREEDY
+                       ? "mode \"exact\": the cloud verifies drafts at temperature 0 without "
+                         "penalties and biases alone; ask so, or use mode \"cloud\" or "
+                         "shoal.degrade"
+                       : "mode \"exact\": the cloud continues texts and cannot verify drafts; use "
+                         "mode \"cloud\" or shoal.degrade");
+    return false;
+}
+
 static void schedule_retry(gen *g, uint64_t now_ms)
 {
     uint64_t jitter = shoal_rng_next(&g->fault_rng) % (g->retry_ms + 1);
@@ -184,6 +213,9 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
         char text[SHOAL_WIRE_TEXT_MAX];
         if (!identity_ok(coop, text, sizeof text)) {
             shoal_gen_fail(coop, g, SHOAL_E_MISMATCH, text);
+            return;
+        }
+        if (!verify_ok(coop, g)) {
             return;
         }
         if (open_stream(coop, g) != SHOAL_OK) {

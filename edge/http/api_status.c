@@ -200,6 +200,11 @@ static shoal_status put_cloud(shoal_buf *buf, const shoal_coop_state *state)
         SHOAL_TRY(put_hash(buf, "tokenizer", &state->cloud.tokenizer));
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"vocab\":%" PRIu32 ",\"context\":%" PRIu32,
                                     state->cloud.n_vocab, state->cloud.n_ctx));
+        bool named = state->cloud.backend[0] != '\0';
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"backend\":"));
+        SHOAL_TRY(shoal_json_put_text(buf, named ? state->cloud.backend : "native"));
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"verify\":\"%s\"",
+                                    shoal_verify_name(state->cloud.verify)));
     }
     return shoal_buf_appendf(buf, "}");
 }

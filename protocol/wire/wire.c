@@ -269,6 +269,13 @@ static const char *const mode_names[] = {
     [SHOAL_MODE_CLOUD] = "cloud",
 };
 
+const char *shoal_verify_name(shoal_verify verify)
+{
+    static const char *const names[] = {"all", "greedy", "none"};
+    size_t i = (size_t)verify;
+    return i < SHOAL_COUNT(names) ? names[i] : "unknown";
+}
+
 const char *shoal_mode_name(shoal_mode mode)
 {
     size_t i = (size_t)mode;

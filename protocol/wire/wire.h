@@ -33,6 +33,13 @@ typedef enum shoal_mode {
     SHOAL_MODE_CLOUD
 } shoal_mode;
 
+/* Which drafts a node can judge. */
+typedef enum shoal_verify {
+    SHOAL_VERIFY_ALL,    /* under any sampling */
+    SHOAL_VERIFY_GREEDY, /* where shoal_sampling_is_greedy says so */
+    SHOAL_VERIFY_NONE    /* it continues texts, no more */
+} shoal_verify;
+
 typedef struct shoal_describe {
     char name[SHOAL_WIRE_TEXT_MAX];
     shoal_hash model;
@@ -42,6 +49,8 @@ typedef struct shoal_describe {
     uint32_t n_vocab;
     uint32_t n_ctx;
     uint32_t protocol;
+    char backend[16]; /* "native", "upstream" (SPEC.md section 9); "" is sent by older nodes */
+    shoal_verify verify;
 } shoal_describe;
 
 typedef struct shoal_msg_open {
@@ -155,6 +164,8 @@ shoal_status shoal_describe_decode(const uint8_t *data, size_t n, shoal_describe
 void shoal_edge_msg_free(shoal_edge_msg *msg);
 void shoal_cloud_msg_free(shoal_cloud_msg *msg);
 
+/* "all", "greedy", "none". */
+const char *shoal_verify_name(shoal_verify verify);
 /* "local", "assist", "exact", "cloud". */
 const char *shoal_mode_name(shoal_mode mode);
 shoal_status shoal_mode_parse(const char *name, shoal_mode *ret_mode) SHOAL_MUST_CHECK;

@@ -18,6 +18,11 @@ static shoal_status check_reply(const shoal_wire_check *check, const Shoal__V1__
     SHOAL_TRY(shoal_wire_check_range(check, "DescribeReply.n_vocab", m->n_vocab, 1, INT32_MAX));
     SHOAL_TRY(
         shoal_wire_check_range(check, "DescribeReply.n_ctx", m->n_ctx, 1, SHOAL_WIRE_POSITION_MAX));
+    SHOAL_TRY(shoal_wire_check_word(check, "DescribeReply.backend", m->backend.data, m->backend.len,
+                                    sizeof(((shoal_describe *)0)->backend) - 1));
+    /* An enum of the wire may hold any number. */
+    SHOAL_TRY(shoal_wire_check_range(check, "DescribeReply.verify", (uint32_t)m->verify, 0,
+                                     SHOAL_VERIFY_NONE));
     return shoal_wire_check_range(check, "DescribeReply.protocol", m->protocol, 1, UINT32_MAX);
 }
 
@@ -33,6 +38,9 @@ shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *bu
     m.n_vocab = describe->n_vocab;
     m.n_ctx = describe->n_ctx;
     m.protocol = describe->protocol;
+    m.backend =
+        shoal_wire_bytes(describe->backend, strnlen(describe->backend, sizeof describe->backend));
+    m.verify = (Shoal__V1__Verify)describe->verify;
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_reply(&ours, &m));
     return shoal_wire_pack(&m.base, buf);
@@ -50,6 +58,8 @@ static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__D
                                    &d.chat_template));
     shoal_wire_copy_text(d.name, &m->name);
     shoal_wire_copy_text(d.kv_form, &m->kv_form);
+    shoal_wire_copy_text(d.backend, &m->backend);
+    d.verify = (shoal_verify)m->verify;
     *ret_describe = d;
     return SHOAL_OK;
 }

@@ -39,6 +39,36 @@ static void test_check_default_is_valid(void **state)
     assert_true(s.frequency_penalty == 0.0f && s.penalty_window == 64 && s.seed == 0);
 }
 
+static void test_greedy_is_what_no_history_changes(void **state)
+{
+    (void)state;
+    shoal_sampling s = shoal_sampling_default();
+    assert_false(shoal_sampling_is_greedy(&s));
+    s.top_k = 1;
+    assert_true(shoal_sampling_is_greedy(&s));
+    s.top_k = 2;
+    assert_false(shoal_sampling_is_greedy(&s));
+    s.temperature = 0.0f;
+    s.top_p = 0.5f;
+    s.min_p = 0.5f;
+    assert_true(shoal_sampling_is_greedy(&s));
+    float *const penalties[] = {&s.repetition_penalty, &s.presence_penalty, &s.frequency_penalty};
+    for (size_t i = 0; i < SHOAL_COUNT(penalties); i++) {
+        float off = *penalties[i];
+        *penalties[i] = nextafterf(off, 2.0f);
+        assert_false(shoal_sampling_is_greedy(&s));
+        *penalties[i] = nextafterf(off, -2.0f);
+        assert_false(shoal_sampling_is_greedy(&s));
+        *penalties[i] = off;
+    }
+    shoal_logit_bias bias = {.id = 3, .bias = 0.0f};
+    s.biases = &bias;
+    s.n_biases = 1;
+    assert_true(shoal_sampling_is_greedy(&s));
+    bias.bias = -1.0f;
+    assert_false(shoal_sampling_is_greedy(&s));
+}
+
 /* One float field: the last value inside and the first outside at both ends, and what no range
  * holds. */
 typedef struct float_case {
@@ -138,6 +168,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_check_default_is_valid),
+        cmocka_unit_test(test_greedy_is_what_no_history_changes),
         cmocka_unit_test(test_check_float_fields_at_their_limits),
         cmocka_unit_test(test_check_penalty_window_at_its_limit),
         cmocka_unit_test(test_check_biases_at_their_limits),

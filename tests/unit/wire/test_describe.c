@@ -14,7 +14,9 @@ static shoal_describe full(void)
                         .kv_form = "f16",
                         .n_vocab = 32000,
                         .n_ctx = 4096,
-                        .protocol = SHOAL_WIRE_PROTOCOL};
+                        .protocol = SHOAL_WIRE_PROTOCOL,
+                        .backend = "upstream",
+                        .verify = SHOAL_VERIFY_GREEDY};
     memset(&d.model, 1, sizeof d.model);
     memset(&d.tokenizer, 2, sizeof d.tokenizer);
     memset(&d.chat_template, 3, sizeof d.chat_template);
@@ -38,6 +40,9 @@ static void test_describe_round_trips(void **state)
     assert_int_equal(back.n_vocab, 32000);
     assert_int_equal(back.n_ctx, 4096);
     assert_int_equal(back.protocol, 1);
+    assert_string_equal(back.backend, "upstream");
+    assert_int_equal(back.verify, SHOAL_VERIFY_GREEDY);
+    assert_string_equal(shoal_verify_name(back.verify), "greedy");
     shoal_buf_fini(&buf);
 }
 
@@ -64,12 +69,18 @@ static void test_describe_of_ours_is_checked(void **state)
     d = full();
     d.name[0] = '\n';
     encode_refused(&d);
+    d = full();
+    d.verify = (shoal_verify)3;
+    encode_refused(&d);
+    d = full();
+    memcpy(d.backend, "a b", 4);
+    encode_refused(&d);
 }
 
 typedef struct raw_describe {
-    const char *name, *kv_form;
-    size_t n_name, n_kv_form, n_hash;
-    uint64_t n_vocab, n_ctx, protocol;
+    const char *name, *kv_form, *backend;
+    size_t n_name, n_kv_form, n_hash, n_backend;
+    uint64_t n_vocab, n_ctx, protocol, verify;
 } raw_describe;
 
 static void raw_case(raw_describe raw, const char *word)
@@ -84,6 +95,12 @@ static void raw_case(raw_describe raw, const char *word)
     pb_uint(&buf, 6, raw.n_vocab);
     pb_uint(&buf, 7, raw.n_ctx);
     pb_uint(&buf, 8, raw.protocol);
+    if (raw.backend) {
+        pb_bytes(&buf, 9, raw.backend, raw.n_backend);
+    }
+    if (raw.verify > 0) {
+        pb_uint(&buf, 10, raw.verify);
+    }
     shoal_describe d = {.n_vocab = 77};
     shoal_err err = SHOAL_ERR_INIT;
     shoal_status status = shoal_describe_decode((const uint8_t *)buf.data, buf.length, &d, &err);
@@ -94,6 +111,8 @@ static void raw_case(raw_describe raw, const char *word)
         assert_int_equal(d.n_vocab, 77); /* outputs are written on success alone */
     } else {
         assert_int_equal(status, SHOAL_OK);
+        assert_int_equal(d.verify, raw.verify);
+        assert_int_equal(strlen(d.backend), raw.n_backend);
     }
     shoal_buf_fini(&buf);
 }
@@ -141,6 +160,22 @@ static void test_describe_fields_at_their_limits(void **state)
     raw = good;
     raw.protocol = 0;
     raw_case(raw, "DescribeReply.protocol is 0");
+    raw = good; /* so an older node says it: native, and it verifies everything */
+    raw.backend = text;
+    raw.n_backend = 15;
+    raw_case(raw, NULL);
+    raw.n_backend = 16;
+    raw_case(raw, "DescribeReply.backend has 16 bytes");
+    raw.backend = "a\0b";
+    raw.n_backend = 3;
+    raw_case(raw, "DescribeReply.backend has byte 0x00");
+    raw = good;
+    raw.verify = SHOAL_VERIFY_NONE;
+    raw_case(raw, NULL);
+    raw.verify = SHOAL_VERIFY_NONE + 1;
+    raw_case(raw, "DescribeReply.verify is 3");
+    raw.verify = UINT64_C(0xffffffffffffffff);
+    raw_case(raw, "DescribeReply.verify");
 }
 
 int main(void)
