@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/node.h"
 
-#include "cloud/server/batch.h"
+#include "cloud/server/native.h"
 #include "cloud/server/session.h"
 #include "common/base/mem.h"
 #include "common/base/queue.h"
@@ -63,9 +63,7 @@ struct shoal_conn {
 
 struct shoal_node {
     shoal_node_settings settings;
-    shoal_engine *engine;
-    shoal_sampler *sampler;
-    shoal_batch *batch;
+    shoal_backend backend;
     shoal_cloud_metrics metrics;
     shoal_describe describe;
     char node_name[SHOAL_WIRE_TEXT_MAX];
@@ -321,8 +319,10 @@ static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
     conn->i = node->n_registered;
     node->conns[node->n_registered++] = conn;
     shoal_metric_set(node->metrics.running, (double)node->n_registered);
-    shoal_session_env env = {.engine = node->engine,
-                             .sampler = node->sampler,
+    const shoal_backend *backend = &node->backend;
+    shoal_session_env env = {.engine = backend->engine,
+                             .sampler = backend->sampler,
+                             .tokenizer = backend->tokenizer,
                              .describe = &node->describe,
                              .node = node->node_name};
     shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = conn};
@@ -330,7 +330,7 @@ static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
         on_finish(conn, SHOAL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory; try later");
         return;
     }
-    shoal_status status = shoal_batch_add(node->batch, conn->session, now_ms);
+    shoal_status status = backend->ops->add(backend->ctx, conn->session, now_ms);
     SHOAL_ASSERT(status == SHOAL_OK); /* as many places as calls */
 }
 
@@ -342,7 +342,7 @@ static void unregister_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
     count_end(node, conn);
     log_end(conn, now_ms);
     if (conn->session != NULL) {
-        shoal_batch_remove(node->batch, conn->session);
+        node->backend.ops->remove(node->backend.ctx, conn->session);
         shoal_session_free(conn->session);
     }
     shoal_conn *last = node->conns[--node->n_registered];
@@ -359,7 +359,7 @@ static void handle_message(shoal_node *node, item *it, uint64_t now_ms)
     shoal_conn *conn = it->conn;
     conn->last_ms = now_ms;
     if (!conn->finished) {
-        shoal_batch_touch(node->batch, conn->session, now_ms);
+        node->backend.ops->touch(node->backend.ctx, conn->session, now_ms);
         shoal_session_push(conn->session, it->msg, now_ms);
     }
     atomic_fetch_sub(&conn->n_queued, 1);
@@ -419,7 +419,7 @@ static void tick(shoal_node *node, uint64_t now_ms)
         bool blocked = atomic_load(&conn->blocked);
         if (blocked != conn->held) {
             conn->held = blocked;
-            shoal_batch_hold(node->batch, conn->session, blocked);
+            node->backend.ops->hold(node->backend.ctx, conn->session, blocked);
         }
         if (conn->cancelled) {
             shoal_session_fail(conn->session, SHOAL_RPC_CANCELLED, "an answer could not be sent");
@@ -467,7 +467,7 @@ static void engine_main(void *ctx)
             handle(node, it, now_ms);
         }
         tick(node, now_ms);
-        shoal_status status = shoal_batch_step(node->batch, clock);
+        shoal_status status = node->backend.ops->step(node->backend.ctx, clock);
         if (status == SHOAL_OK) {
             continue;
         }
@@ -484,19 +484,15 @@ static void engine_main(void *ctx)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static void describe(shoal_node *node, const shoal_model *model)
+static void describe(shoal_node *node)
 {
     shoal_describe *d = &node->describe;
     const char *name = node->settings.model_name;
-    size_t n_ctx = shoal_kv_pool_tokens_max(shoal_engine_kv(node->engine));
-    snprintf(d->name, sizeof(d->name), "%s",
-             name != NULL && name[0] != '\0' ? name : model->hp.name);
-    snprintf(d->kv_form, sizeof(d->kv_form), "%s", shoal_engine_kv_form(node->engine));
-    d->model = model->hash;
-    d->tokenizer = *shoal_tokenizer_hash(model->tokenizer);
-    d->chat_template = *shoal_tokenizer_template_hash(model->tokenizer);
-    d->n_vocab = (uint32_t)model->hp.n_vocab;
-    d->n_ctx = (uint32_t)SHOAL_MIN(n_ctx, (size_t)SHOAL_WIRE_POSITION_MAX);
+    node->backend.ops->describe(node->backend.ctx, d);
+    if (name != NULL && name[0] != '\0') {
+        snprintf(d->name, sizeof(d->name), "%s", name);
+    }
+    snprintf(d->backend, sizeof(d->backend), "%s", node->backend.ops->name);
     d->protocol = SHOAL_WIRE_PROTOCOL;
     name = node->settings.node_name;
     if (name != NULL && name[0] != '\0') {
@@ -514,24 +510,18 @@ static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metr
         return shoal_err_set(err, SHOAL_E_INVALID, "sessions.max is %zu, not in 1..%d",
                              settings->n_sessions_max, (int)SHOAL_NODE_SESSIONS_MAX);
     }
-    SHOAL_TRY(shoal_engine_new(model, &settings->engine, &node->engine, err));
-    describe(node, model);
+    if (shoal_cloud_metrics_init(registry, &node->metrics) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for metrics");
+    }
     shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
                                   .prefill_chunk = settings->prefill_chunk,
                                   .idle_hold_ms = settings->kv_hold_ms};
+    SHOAL_TRY(
+        shoal_native_new(model, &settings->engine, &batch, &node->metrics, &node->backend, err));
+    describe(node);
     size_t per_call = SHOAL_NODE_QUEUED_MAX + FIXED_ITEMS;
     node->conns = shoal_calloc(settings->n_sessions_max, sizeof(shoal_conn *));
     shoal_status status = node->conns == NULL ? SHOAL_E_NOMEM : SHOAL_OK;
-    if (status == SHOAL_OK) {
-        status = shoal_cloud_metrics_init(registry, &node->metrics);
-    }
-    if (status == SHOAL_OK) {
-        status = shoal_sampler_new(model->hp.n_vocab, shoal_engine_kernels(node->engine),
-                                   &node->sampler);
-    }
-    if (status == SHOAL_OK) {
-        status = shoal_batch_new(node->engine, &batch, &node->metrics, &node->batch);
-    }
     if (status == SHOAL_OK) {
         status = shoal_queue_new(settings->n_sessions_max * per_call + 1, &node->inbox);
     }
@@ -588,9 +578,9 @@ void shoal_node_free(shoal_node *node)
         drain(node);
     }
     shoal_queue_free(node->inbox);
-    shoal_batch_free(node->batch);
-    shoal_sampler_free(node->sampler);
-    shoal_engine_free(node->engine);
+    if (node->backend.ops != NULL) {
+        node->backend.ops->free(node->backend.ctx);
+    }
     shoal_free(node->conns);
     shoal_free(node);
 }

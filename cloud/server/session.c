@@ -2,7 +2,6 @@
 #include "cloud/server/session.h"
 
 #include "common/base/mem.h"
-#include "common/spec/spec.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -39,7 +38,8 @@ struct shoal_session {
     size_t n_drafts;  /* drafts of this epoch at [n_ids, n_ids + n_drafts) */
     size_t decode_to; /* decode until H is this long */
     uint64_t deadline_ms;
-    shoal_kv_seq *seq; /* KV of H[0..length), length at most n_ids - 1 between steps */
+    shoal_kv_seq *seq; /* KV of H[0..length), length at most n_ids - 1 between steps; NULL without
+                        * an engine */
     shoal_sampling sampling;
     shoal_logit_bias *biases;
     shoal_session_stats stats;
@@ -198,18 +198,41 @@ static bool same_hash(shoal_session *session, const char *what, const shoal_hash
 
 static bool open_fits(shoal_session *session, const shoal_msg_open *open)
 {
-    size_t n_ctx = shoal_engine_n_ctx(session->env.engine);
+    shoal_engine *engine = session->env.engine;
+    size_t n_ctx = engine != NULL ? shoal_engine_n_ctx(engine) : session->env.describe->n_ctx;
     if (open->n_tokens_max == 0) {
         fail(session, SHOAL_RPC_INVALID_ARGUMENT,
              "open.n_tokens_max is 0; ask for 1 to %zu tokens, prompt included", n_ctx);
         return false;
     }
-    size_t n_fit = shoal_kv_pool_tokens_max(shoal_engine_kv(session->env.engine));
+    size_t n_fit = engine != NULL ? shoal_kv_pool_tokens_max(shoal_engine_kv(engine)) : n_ctx;
     if (open->n_tokens_max > n_fit) {
         fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
              "open.n_tokens_max is %" PRIu32 ", this node holds at most %zu tokens per session "
              "(context.max %zu, kv.max_mib); ask for less",
              open->n_tokens_max, n_fit, n_ctx);
+        return false;
+    }
+    return true;
+}
+
+/* An edge that read Describe does not come here with drafts that nobody can judge. */
+static bool open_verifiable(shoal_session *session, const shoal_msg_open *open)
+{
+    shoal_verify verify = session->env.describe->verify;
+    if (open->mode != SHOAL_MODE_EXACT || verify == SHOAL_VERIFY_ALL) {
+        return true;
+    }
+    if (verify == SHOAL_VERIFY_NONE) {
+        fail(session, SHOAL_RPC_FAILED_PRECONDITION,
+             "this node continues texts and cannot verify drafts (its upstream engine tells no "
+             "log-probabilities of a prompt); use mode cloud");
+        return false;
+    }
+    if (!shoal_sampling_is_greedy(&open->sampling)) {
+        fail(session, SHOAL_RPC_FAILED_PRECONDITION,
+             "this node verifies drafts of greedy decoding alone; use temperature 0 without "
+             "penalties and biases, or mode cloud");
         return false;
     }
     return true;
@@ -228,7 +251,7 @@ static bool open_agrees(shoal_session *session, const shoal_msg_open *open)
     return same_hash(session, "model", &open->model, &describe->model) &&
            same_hash(session, "tokenizer", &open->tokenizer, &describe->tokenizer) &&
            same_hash(session, "chat template", &open->chat_template, &describe->chat_template) &&
-           open_fits(session, open);
+           open_verifiable(session, open) && open_fits(session, open);
 }
 
 static shoal_status open_allocate(shoal_session *session, const shoal_msg_open *open)
@@ -246,7 +269,8 @@ static shoal_status open_allocate(shoal_session *session, const shoal_msg_open *
     session->sampling = *sampling;
     session->sampling.biases = session->biases;
     session->capacity = open->n_tokens_max;
-    return shoal_kv_seq_new(shoal_engine_kv(session->env.engine), &session->seq);
+    shoal_engine *engine = session->env.engine;
+    return engine != NULL ? shoal_kv_seq_new(shoal_engine_kv(engine), &session->seq) : SHOAL_OK;
 }
 
 static void push_open(shoal_session *session, const shoal_msg_open *open, uint64_t now_ms)
@@ -521,7 +545,13 @@ static bool wants_tokens(const shoal_session *session)
  * because its logits are not kept. */
 static size_t n_missing(const shoal_session *session)
 {
-    return session->n_ids - 1 - shoal_kv_seq_length(session->seq);
+    return session->seq == NULL ? 0 : session->n_ids - 1 - shoal_kv_seq_length(session->seq);
+}
+
+static const shoal_tokenizer *tokenizer_of(const shoal_session *session)
+{
+    shoal_engine *engine = session->env.engine;
+    return engine != NULL ? shoal_engine_model(engine)->tokenizer : session->env.tokenizer;
 }
 
 shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_rows)
@@ -578,7 +608,7 @@ static void append_own(shoal_session *session, const shoal_sampled *own)
  * how far the drafts stand. */
 static size_t commit(shoal_session *session, const shoal_verdict *verdict)
 {
-    const shoal_tokenizer *tokenizer = shoal_engine_model(session->env.engine)->tokenizer;
+    const shoal_tokenizer *tokenizer = tokenizer_of(session);
     const shoal_sampled *own = &verdict->next;
     size_t n_queued = session->n_drafts - verdict->n_accepted;
     for (size_t i = 0; i < verdict->n_accepted; i++) {
@@ -631,16 +661,38 @@ void shoal_session_result(shoal_session *session, const shoal_span *span, uint64
     }
     size_t n_judged = span->n_logits - 1;
     size_t n_before = session->n_ids;
-    bool drafted = session->n_drafts > 0;
     shoal_verdict verdict;
     shoal_spec_verify(session->env.sampler, &session->sampling, logits, session->ids, n_before,
-                      n_judged, is_end, shoal_engine_model(session->env.engine)->tokenizer,
-                      &verdict);
-    size_t accepted_to = commit(session, &verdict);
-    /* Rows of refused drafts go, and the row of the last token is run again with the next sample:
-     * its logits are gone with this step. Should a windowed layer have forgotten too much, nothing
-     * is left and the next spans feed H again. */
-    (void)shoal_kv_seq_truncate(session->seq, SHOAL_MIN(n_before + n_judged, session->n_ids - 1));
+                      n_judged, is_end, tokenizer_of(session), &verdict);
+    shoal_session_take(session, &verdict, now_ms);
+    if (session->seq != NULL) {
+        /* Rows of refused drafts go, and the row of the last token is run again with the next
+         * sample: its logits are gone with this step. Should a windowed layer have forgotten too
+         * much, nothing is left and the next spans feed H again. */
+        (void)shoal_kv_seq_truncate(session->seq,
+                                    SHOAL_MIN(n_before + n_judged, session->n_ids - 1));
+    }
+}
+
+bool shoal_session_work_get(const shoal_session *session, shoal_session_work *ret_work)
+{
+    if (session->state != STATE_OPEN || session->n_ids == 0 || !wants_tokens(session)) {
+        return false;
+    }
+    *ret_work = (shoal_session_work){.ids = session->ids,
+                                     .n_ids = session->n_ids,
+                                     .n_drafts = session->n_drafts,
+                                     .decode_to = session->decode_to,
+                                     .sampling = &session->sampling};
+    return true;
+}
+
+void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, uint64_t now_ms)
+{
+    size_t n_before = session->n_ids;
+    bool drafted = session->n_drafts > 0;
+    SHOAL_ASSERT(session->state == STATE_OPEN && verdict->n_accepted <= session->n_drafts);
+    size_t accepted_to = commit(session, verdict);
     note_first_token(session, now_ms);
     if (drafted) {
         emit_verdict(session, n_before, accepted_to);

@@ -14,18 +14,21 @@
 
 #include "common/engine/engine.h"
 #include "common/sample/sample.h"
+#include "common/spec/spec.h"
 #include "protocol/rpc/rpc.h"
 #include "protocol/wire/wire.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
-/* What all sessions of a node share; borrowed for their lives. */
+/* What all sessions of a node share; borrowed for their lives. Without an engine, samples come from
+ * elsewhere, by shoal_session_take. */
 typedef struct shoal_session_env {
-    shoal_engine *engine;
-    shoal_sampler *sampler;
-    const shoal_describe *describe; /* what this node serves: Open is held against it */
-    const char *node;               /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */
+    shoal_engine *engine;             /* NULL: the back end has none */
+    shoal_sampler *sampler;           /* NULL without an engine */
+    const shoal_tokenizer *tokenizer; /* without an engine; else the engine's model's counts */
+    const shoal_describe *describe;   /* what this node serves: Open is held against it */
+    const char *node; /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */
 } shoal_session_env;
 
 /* Where a session's answers go; called from inside push, tick and result, and not re-entrantly:
@@ -89,6 +92,23 @@ bool shoal_session_offer(const shoal_session *session, size_t n_rows, size_t n_l
 /* After the engine's step that held span. compute_us is the session's share of it. */
 void shoal_session_result(shoal_session *session, const shoal_span *span, uint64_t compute_us,
                           uint64_t now_ms);
+
+/* What a back end without an engine has to find out: the likeliest token, or the sample, after the
+ * text and after each of its drafts. Valid until the session changes. */
+typedef struct shoal_session_work {
+    const int32_t *ids; /* [n_ids + n_drafts]: the confirmed tokens, then the drafts that wait */
+    size_t n_ids;       /* at least 1 */
+    size_t n_drafts;    /* 0: tokens are to be added until n_ids is decode_to */
+    size_t decode_to;
+    const shoal_sampling *sampling;
+} shoal_session_work;
+
+/* False when nothing is due. */
+bool shoal_session_work_get(const shoal_session *session, shoal_session_work *ret_work);
+/* Takes what was found out about that work: the leading drafts that stand, at most n_drafts and
+ * fewer than that when next contradicts one, and the verifier's own token after them (-1: the last
+ * of the drafts that stand is an end token). Only while work is due. */
+void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, uint64_t now_ms);
 
 /* Tokens whose KV is held. */
 size_t shoal_session_kv_length(const shoal_session *session);

@@ -207,8 +207,11 @@ void edge_init(edge *e, rig *r)
 {
     memset(e, 0, sizeof(*e));
     e->rig = r;
-    shoal_session_env env = {
-        .engine = r->engine, .sampler = r->sampler, .describe = &r->describe, .node = "node-a"};
+    shoal_session_env env = {.engine = r->engine,
+                             .sampler = r->sampler,
+                             .tokenizer = r->model->tokenizer,
+                             .describe = &r->describe,
+                             .node = "node-a"};
     shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = e};
     assert_int_equal(shoal_session_new(&env, &out, r->now_ns / 1000000u, &e->session), SHOAL_OK);
     assert_int_equal(shoal_batch_add(r->batch, e->session, r->now_ns / 1000000u), SHOAL_OK);

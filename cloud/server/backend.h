@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What finds out the next tokens of a node's sessions: `native`, this repository's engine behind
+ * the batch, or `upstream`, another engine over HTTP. The node owns sessions and calls; a back end
+ * is told of sessions and, in step, gives each the tokens it waits for. Nothing here may block
+ * longer than one engine step. Engine-only.
+ */
+#ifndef SHOAL_CLOUD_SERVER_BACKEND_H
+#define SHOAL_CLOUD_SERVER_BACKEND_H
+
+#include "cloud/server/session.h"
+#include "common/base/clock.h"
+
+typedef struct shoal_backend_ops {
+    const char *name; /* told in Describe: "native", "upstream" */
+    /* Fills all that depends on the model, verify included; name, backend and protocol are the
+     * node's. */
+    void (*describe)(const void *ctx, shoal_describe *ret_describe);
+    /* Sessions are borrowed until removed; age counts from here. SHOAL_BUSY: no place. */
+    shoal_status (*add)(void *ctx, shoal_session *session, uint64_t now_ms);
+    void (*remove)(void *ctx, shoal_session *session);
+    /* The session has heard from its edge. */
+    void (*touch)(void *ctx, const shoal_session *session, uint64_t now_ms);
+    /* A held session gets no work: its edge does not read fast enough. */
+    void (*hold)(void *ctx, const shoal_session *session, bool hold);
+    /* SHOAL_OK: something was done, call again. SHOAL_EOF: nothing to do until a message or a wake.
+     * SHOAL_BUSY: nothing can be done now, try again a little later. A failure that is a session's
+     * ends that session, and the step is SHOAL_OK. */
+    shoal_status (*step)(void *ctx, const shoal_clock *clock);
+    void (*free)(void *ctx);
+} shoal_backend_ops;
+
+/* A zeroed back end is none. */
+typedef struct shoal_backend {
+    const shoal_backend_ops *ops;
+    void *ctx;
+    shoal_engine *engine; /* these three as in shoal_session_env */
+    shoal_sampler *sampler;
+    const shoal_tokenizer *tokenizer;
+} shoal_backend;
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cloud/server/native.h"
+
+#include "common/base/mem.h"
+
+#include <stdio.h>
+
+typedef struct native {
+    shoal_engine *engine;
+    shoal_sampler *sampler;
+    shoal_batch *batch;
+} native;
+
+static void native_free(void *ctx)
+{
+    native *n = ctx;
+    if (n != NULL) {
+        shoal_batch_free(n->batch);
+        shoal_sampler_free(n->sampler);
+        shoal_engine_free(n->engine);
+        shoal_free(n);
+    }
+}
+
+static void native_describe(const void *ctx, shoal_describe *ret_describe)
+{
+    const native *n = ctx;
+    const shoal_model *model = shoal_engine_model(n->engine);
+    shoal_describe *d = ret_describe;
+    size_t n_ctx = shoal_kv_pool_tokens_max(shoal_engine_kv(n->engine));
+    snprintf(d->name, sizeof(d->name), "%s", model->hp.name);
+    snprintf(d->kv_form, sizeof(d->kv_form), "%s", shoal_engine_kv_form(n->engine));
+    d->model = model->hash;
+    d->tokenizer = *shoal_tokenizer_hash(model->tokenizer);
+    d->chat_template = *shoal_tokenizer_template_hash(model->tokenizer);
+    d->n_vocab = (uint32_t)model->hp.n_vocab;
+    d->n_ctx = (uint32_t)SHOAL_MIN(n_ctx, (size_t)SHOAL_WIRE_POSITION_MAX);
+    d->verify = SHOAL_VERIFY_ALL;
+}
+
+static shoal_status native_add(void *ctx, shoal_session *session, uint64_t now_ms)
+{
+    native *n = ctx;
+    return shoal_batch_add(n->batch, session, now_ms);
+}
+
+static void native_remove(void *ctx, shoal_session *session)
+{
+    native *n = ctx;
+    shoal_batch_remove(n->batch, session);
+}
+
+static void native_touch(void *ctx, const shoal_session *session, uint64_t now_ms)
+{
+    native *n = ctx;
+    shoal_batch_touch(n->batch, session, now_ms);
+}
+
+static void native_hold(void *ctx, const shoal_session *session, bool hold)
+{
+    native *n = ctx;
+    shoal_batch_hold(n->batch, session, hold);
+}
+
+static shoal_status native_step(void *ctx, const shoal_clock *clock)
+{
+    native *n = ctx;
+    return shoal_batch_step(n->batch, clock);
+}
+
+static const shoal_backend_ops native_ops = {.name = "native",
+                                             .describe = native_describe,
+                                             .add = native_add,
+                                             .remove = native_remove,
+                                             .touch = native_touch,
+                                             .hold = native_hold,
+                                             .step = native_step,
+                                             .free = native_free};
+
+shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_settings *engine,
+                              const shoal_batch_settings *batch, const shoal_cloud_metrics *metrics,
+                              shoal_backend *ret_backend, shoal_err *err)
+{
+    native *n = shoal_calloc(1, sizeof(*n));
+    if (n == NULL) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for the engine");
+    }
+    shoal_status status = shoal_engine_new(model, engine, &n->engine, err);
+    if (status == SHOAL_OK) {
+        status = shoal_sampler_new(model->hp.n_vocab, shoal_engine_kernels(n->engine), &n->sampler);
+        if (status == SHOAL_OK) {
+            status = shoal_batch_new(n->engine, batch, metrics, &n->batch);
+        }
+        if (status != SHOAL_OK) {
+            (void)shoal_err_set(err, status, "cannot set up %zu sessions: %s; lower sessions.max",
+                                batch->n_sessions_max, shoal_status_text(status));
+        }
+    }
+    if (status != SHOAL_OK) {
+        native_free(n);
+        return status;
+    }
+    *ret_backend =
+        (shoal_backend){.ops = &native_ops, .ctx = n, .engine = n->engine, .sampler = n->sampler};
+    return SHOAL_OK;
+}
