@@ -36,7 +36,7 @@ static uint64_t waited_ms(const planner *p, const shoal_sched_item *item)
     return p->now_ms - SHOAL_MIN(item->since_ms, p->now_ms);
 }
 
-/* Negative when a goes before b; 0 only for the same item. */
+/* Negative when a goes before b, of one class; 0 only for the same item. */
 static int compare_rank(const planner *p, const shoal_sched_item *a, const shoal_sched_item *b)
 {
     uint64_t age_ms = p->sched->settings.age_ms;
@@ -48,7 +48,7 @@ static int compare_rank(const planner *p, const shoal_sched_item *a, const shoal
     if (a->deadline_ms != b->deadline_ms) {
         return a->deadline_ms < b->deadline_ms ? -1 : 1;
     }
-    if (a->turn != b->turn) {
+    if (class_of(p, a) == SCHED_SAMPLE && a->turn != b->turn) {
         return a->turn < b->turn ? -1 : 1;
     }
     return a->id < b->id ? -1 : a->id > b->id;

@@ -15,7 +15,8 @@
  * al., "Fairness in Serving Large Language Models", OSDI 2024): a prompt row counts 1, a row with a
  * sample 2, and who comes back after having had no work starts level with the least served. Within
  * a tenant the higher priority goes first, where age_ms of waiting count as one level; then the
- * earlier deadline; then who was served longest ago. What a tenant says of its own importance takes
+ * earlier deadline; then, of samples, who was served longest ago, of prompts who arrived first:
+ * finishing one is better than halving two. What a tenant says of its own importance takes
  * nothing from the others.
  *
  * Pages. Seniority is the time of arrival, age_ms earlier for each level of priority. The most
@@ -52,7 +53,7 @@ typedef struct shoal_sched_item {
     unsigned priority;    /* 0..SHOAL_SCHED_PRIORITY_MAX, 7 highest */
     uint64_t arrived_ms;  /* seniority counts from here */
     uint64_t deadline_ms; /* UINT64_MAX: none */
-    uint64_t since_ms;    /* waiting: since when its work waits; silent: since when it is silent */
+    uint64_t since_ms;    /* since when its sample, or its whole prompt, waits; or it is silent */
     uint64_t turn;        /* number of the last step it took part in */
     size_t n_prefill;     /* rows missing before the row that is sampled from */
     bool sample;          /* a decode step or a verification is due */

@@ -1,36 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/batch.h"
 
+#include "cloud/sched/sched.h"
 #include "common/base/mem.h"
 #include "common/obs/log.h"
 
 #include <string.h>
 
-/* A session this close behind its last token, or a prefill chunk if that is less, catches up
- * within a decode step. */
-enum {
-    CATCH_UP_ROWS = 32
-};
-
 static const size_t NO_ENTRY = SIZE_MAX;
 
 typedef struct entry {
     shoal_session *session;
-    uint64_t last_ms; /* last message or result */
+    uint64_t id; /* order of arrival */
+    size_t tenant;
+    uint64_t added_ms;
+    uint64_t last_ms;  /* last message or result */
+    uint64_t since_ms; /* since when its sample, or its prompt, waits */
+    uint64_t turn;     /* last step it was in */
+    bool works;        /* had work when the last step was planned */
     bool held;
-    bool in_step;
 } entry;
 
 struct shoal_batch {
     shoal_engine *engine;
     shoal_batch_settings settings;
     const shoal_cloud_metrics *metrics;
+    shoal_sched *sched;
+    shoal_sched_cost cost;
     entry *entries; /* [n_sessions_max], oldest first */
     size_t n_entries;
-    size_t cursor;     /* entry that is first in turn for the next step's decode rows */
-    shoal_span *spans; /* [n_sessions_max] */
-    size_t *owners;    /* [n_sessions_max], entry of each span */
-    size_t n_spans;
+    uint64_t next_id;
+    uint64_t turn;
+    shoal_sched_item *items; /* [n_sessions_max], as entries */
+    shoal_span *spans;       /* [n_sessions_max], as the plan's picks */
 };
 
 shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *settings,
@@ -45,11 +47,14 @@ shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *s
     batch->settings = *settings;
     batch->metrics = metrics;
     batch->entries = shoal_calloc(n, sizeof(*batch->entries));
+    batch->items = shoal_calloc(n, sizeof(*batch->items));
     batch->spans = shoal_calloc(n, sizeof(*batch->spans));
-    batch->owners = shoal_calloc(n, sizeof(*batch->owners));
-    if (batch->entries == NULL || batch->spans == NULL || batch->owners == NULL) {
+    if (batch->entries == NULL || batch->items == NULL || batch->spans == NULL) {
         return SHOAL_E_NOMEM;
     }
+    shoal_sched_settings sched = shoal_sched_settings_default();
+    sched.n_items_max = n;
+    SHOAL_TRY(shoal_sched_new(&sched, &batch->sched));
     /* Half of a step's rows at most are prompts, so that neither kind of work starves the other. */
     size_t half = SHOAL_MAX(shoal_engine_n_rows_max(engine) / 2, (size_t)1);
     batch->settings.prefill_chunk = SHOAL_MIN(SHOAL_MAX(settings->prefill_chunk, (size_t)1), half);
@@ -62,9 +67,10 @@ void shoal_batch_free(shoal_batch *batch)
     if (batch == NULL) {
         return;
     }
+    shoal_sched_free(batch->sched);
     shoal_free(batch->entries);
+    shoal_free(batch->items);
     shoal_free(batch->spans);
-    shoal_free(batch->owners);
     shoal_free(batch);
 }
 
@@ -83,7 +89,13 @@ shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session, uint64_
     if (batch->n_entries == batch->settings.n_sessions_max) {
         return SHOAL_BUSY;
     }
-    batch->entries[batch->n_entries++] = (entry){.session = session, .last_ms = now_ms};
+    size_t tenant_i = 0;
+    SHOAL_TRY(shoal_sched_join(batch->sched, shoal_session_tenant(session), &tenant_i));
+    batch->entries[batch->n_entries++] = (entry){.session = session,
+                                                 .id = batch->next_id++,
+                                                 .tenant = tenant_i,
+                                                 .added_ms = now_ms,
+                                                 .last_ms = now_ms};
     return SHOAL_OK;
 }
 
@@ -93,12 +105,10 @@ void shoal_batch_remove(shoal_batch *batch, shoal_session *session)
     if (i == NO_ENTRY) {
         return;
     }
+    shoal_sched_leave(batch->sched, batch->entries[i].tenant);
     batch->n_entries--;
     memmove(batch->entries + i, batch->entries + i + 1,
             (batch->n_entries - i) * sizeof(*batch->entries));
-    if (batch->cursor > i) {
-        batch->cursor--;
-    }
 }
 
 void shoal_batch_touch(shoal_batch *batch, const shoal_session *session, uint64_t now_ms)
@@ -117,103 +127,54 @@ void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hol
     }
 }
 
-static shoal_session_want wants(const shoal_batch *batch, const entry *e)
+/* --- planning --------------------------------------------------------------------------------- */
+
+/* What the scheduler has to know of an entry. */
+static shoal_sched_item describe(entry *e, uint64_t now_ms)
 {
-    size_t n_rows = SHOAL_MIN(batch->settings.prefill_chunk, (size_t)CATCH_UP_ROWS);
-    return e->held ? SHOAL_WANT_NOTHING : shoal_session_wants(e->session, n_rows);
+    shoal_session_due due = {.n_prefill = 0};
+    shoal_kv_need need = shoal_session_kv_need(e->session);
+    if (!e->held) {
+        due = shoal_session_due_get(e->session);
+    }
+    bool works = due.sample || due.n_prefill > 0;
+    if (works && !e->works) {
+        e->since_ms = now_ms;
+    }
+    e->works = works;
+    return (shoal_sched_item){.id = e->id,
+                              .tenant = e->tenant,
+                              .priority = due.priority,
+                              .arrived_ms = e->added_ms,
+                              .deadline_ms = shoal_session_deadline_ms(e->session),
+                              .since_ms = works ? e->since_ms : e->last_ms,
+                              .turn = e->turn,
+                              .n_prefill = due.n_prefill,
+                              .sample = due.sample,
+                              .n_drafts = due.n_drafts,
+                              .acceptance = due.acceptance,
+                              .n_rows_held = need.n_rows_held,
+                              .n_pages_block = need.n_pages_block,
+                              .n_pages_copy = need.n_pages_copy,
+                              .n_pages_given = need.n_pages_given};
 }
 
-/* --- choosing --------------------------------------------------------------------------------- */
-
-typedef struct budget {
-    size_t n_rows;
-    size_t n_logits;
-} budget;
-
-static bool take(shoal_batch *batch, size_t i, size_t n_rows_max, budget *left)
+static shoal_status plan_step(shoal_batch *batch, uint64_t now_ms, shoal_sched_plan *ret_plan)
 {
-    entry *e = &batch->entries[i];
-    shoal_span span;
-    if (e->in_step || !shoal_session_offer(e->session, SHOAL_MIN(n_rows_max, left->n_rows),
-                                           left->n_logits, &span)) {
-        return false;
-    }
-    left->n_rows -= span.n_ids;
-    left->n_logits -= span.n_logits;
-    batch->spans[batch->n_spans] = span;
-    batch->owners[batch->n_spans] = i;
-    batch->n_spans++;
-    e->in_step = true;
-    return true;
-}
-
-/* Samples are due: the oldest first, so that it gets on whatever the others do, then all in turn,
- * beginning where the last step ran out of room. */
-static void choose_tokens(shoal_batch *batch, size_t oldest, budget *left)
-{
-    if (wants(batch, &batch->entries[oldest]) == SHOAL_WANT_TOKENS) {
-        take(batch, oldest, left->n_rows, left);
-    }
-    size_t start = batch->cursor < batch->n_entries ? batch->cursor : 0;
-    for (size_t k = 0; k < batch->n_entries; k++) {
-        size_t i = (start + k) % batch->n_entries;
-        if (batch->entries[i].in_step || wants(batch, &batch->entries[i]) != SHOAL_WANT_TOKENS) {
-            continue;
-        }
-        if (left->n_rows == 0 || left->n_logits == 0) {
-            batch->cursor = i;
-            return;
-        }
-        take(batch, i, left->n_rows, left);
-    }
-    batch->cursor = (start + 1) % batch->n_entries;
-}
-
-/* Prompts in order of age: finishing one is better than halving two. */
-static void choose_prefill(shoal_batch *batch, budget *left)
-{
-    size_t chunk = batch->settings.prefill_chunk;
-    for (size_t i = 0; i < batch->n_entries && chunk > 0 && left->n_rows > 0; i++) {
-        if (wants(batch, &batch->entries[i]) != SHOAL_WANT_PREFILL) {
-            continue;
-        }
-        size_t before = left->n_rows;
-        take(batch, i, chunk, left);
-        chunk -= before - left->n_rows;
-    }
-}
-
-/* Number of sessions that have work. */
-static size_t choose(shoal_batch *batch)
-{
-    size_t oldest = NO_ENTRY;
-    size_t n_waiting = 0;
-    bool prefill = false;
-    batch->n_spans = 0;
+    const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
+    const shoal_sched_limits limits = {.n_rows_max = shoal_engine_n_rows_max(batch->engine),
+                                       .n_logits_max = shoal_engine_n_logits_max(batch->engine),
+                                       .n_prefill_max = batch->settings.prefill_chunk,
+                                       .n_drafts_max = SHOAL_SESSION_DRAFTS_MAX,
+                                       .time_us = batch->settings.step_time_us,
+                                       .n_pages_free = shoal_kv_pool_n_free(pool),
+                                       .hold_ms = batch->settings.idle_hold_ms};
     for (size_t i = 0; i < batch->n_entries; i++) {
-        entry *e = &batch->entries[i];
-        shoal_session_want want = wants(batch, e);
-        e->in_step = false;
-        if (want == SHOAL_WANT_NOTHING) {
-            continue;
-        }
-        prefill = prefill || want == SHOAL_WANT_PREFILL;
-        oldest = oldest == NO_ENTRY ? i : oldest;
-        n_waiting++;
+        batch->items[i] = describe(&batch->entries[i], now_ms);
     }
-    if (oldest == NO_ENTRY) {
-        return 0;
-    }
-    size_t reserved = prefill ? batch->settings.prefill_chunk : 0;
-    budget left = {.n_rows = shoal_engine_n_rows_max(batch->engine) - reserved,
-                   .n_logits = shoal_engine_n_logits_max(batch->engine)};
-    choose_tokens(batch, oldest, &left);
-    left.n_rows += reserved;
-    choose_prefill(batch, &left);
-    return n_waiting;
+    return shoal_sched_step(batch->sched, batch->items, batch->n_entries, &limits, &batch->cost,
+                            now_ms, ret_plan);
 }
-
-/* --- giving way ------------------------------------------------------------------------------- */
 
 static void evict(shoal_batch *batch, size_t i)
 {
@@ -224,88 +185,26 @@ static void evict(shoal_batch *batch, size_t i)
     shoal_metric_add(batch->metrics->kv_evictions, 1);
 }
 
-static bool holds_pages(const entry *e)
-{
-    return !e->in_step && shoal_session_kv_length(e->session) > 0;
-}
-
-/* The silent session to take pages from: the longest silent one past the hold time, else the
- * youngest one younger than every session in the step. */
-static size_t find_idle(const shoal_batch *batch, size_t youngest_in_step, uint64_t now_ms)
-{
-    size_t stale = NO_ENTRY;
-    size_t young = NO_ENTRY;
-    for (size_t i = 0; i < batch->n_entries; i++) {
-        const entry *e = &batch->entries[i];
-        if (!holds_pages(e) || wants(batch, e) != SHOAL_WANT_NOTHING) {
-            continue;
-        }
-        if (now_ms - SHOAL_MIN(e->last_ms, now_ms) >= batch->settings.idle_hold_ms &&
-            (stale == NO_ENTRY || e->last_ms < batch->entries[stale].last_ms)) {
-            stale = i;
-        }
-        if (i > youngest_in_step) {
-            young = i;
-        }
-    }
-    return stale != NO_ENTRY ? stale : young;
-}
-
-static size_t find_waiting(const shoal_batch *batch)
-{
-    for (size_t i = batch->n_entries; i-- > 0;) {
-        if (holds_pages(&batch->entries[i]) &&
-            wants(batch, &batch->entries[i]) != SHOAL_WANT_NOTHING) {
-            return i;
-        }
-    }
-    return NO_ENTRY;
-}
-
-/* Makes the step smaller or the pool emptier. False when only older, briefly silent sessions
- * could give way. */
-static bool make_room(shoal_batch *batch, uint64_t now_ms)
-{
-    size_t last = 0;
-    for (size_t s = 1; s < batch->n_spans; s++) {
-        if (batch->owners[s] > batch->owners[last]) {
-            last = s;
-        }
-    }
-    size_t victim = find_idle(batch, batch->owners[last], now_ms);
-    if (victim == NO_ENTRY && batch->n_spans > 1) {
-        batch->entries[batch->owners[last]].in_step = false;
-        batch->n_spans--;
-        batch->spans[last] = batch->spans[batch->n_spans];
-        batch->owners[last] = batch->owners[batch->n_spans];
-        return true;
-    }
-    if (victim == NO_ENTRY) {
-        victim = find_waiting(batch);
-    }
-    if (victim == NO_ENTRY) {
-        return false;
-    }
-    evict(batch, victim);
-    return true;
-}
-
 /* --- the step --------------------------------------------------------------------------------- */
 
-static void distribute(shoal_batch *batch, uint64_t elapsed_ns, uint64_t now_ms)
+static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t elapsed_ns,
+                       uint64_t now_ms)
 {
-    size_t n_rows = 0;
-    for (size_t s = 0; s < batch->n_spans; s++) {
-        n_rows += batch->spans[s].n_ids;
-    }
     shoal_metric_add(batch->metrics->steps, 1);
     shoal_metric_observe(batch->metrics->step_seconds, (double)elapsed_ns / 1e9);
-    shoal_metric_observe(batch->metrics->step_rows, (double)n_rows);
-    for (size_t s = 0; s < batch->n_spans; s++) {
-        const shoal_span *span = &batch->spans[s];
-        entry *e = &batch->entries[batch->owners[s]];
+    shoal_metric_observe(batch->metrics->step_rows, (double)plan->n_rows);
+    shoal_sched_cost_observe(&batch->cost, plan->n_rows, elapsed_ns / 1000);
+    batch->turn++;
+    for (size_t k = 0; k < plan->n_picks; k++) {
+        const shoal_span *span = &batch->spans[k];
+        entry *e = &batch->entries[plan->picks[k].item_i];
         e->last_ms = now_ms;
-        shoal_session_result(e->session, span, elapsed_ns / 1000 * span->n_ids / n_rows, now_ms);
+        e->turn = batch->turn;
+        if (span->n_logits > 0) {
+            e->since_ms = now_ms;
+        }
+        shoal_session_result(e->session, span, elapsed_ns / 1000 * span->n_ids / plan->n_rows,
+                             now_ms);
     }
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
     shoal_metric_set(batch->metrics->kv_usage, 1.0 - (double)shoal_kv_pool_n_free(pool) /
@@ -314,29 +213,33 @@ static void distribute(shoal_batch *batch, uint64_t elapsed_ns, uint64_t now_ms)
 
 shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
 {
-    size_t n_working = choose(batch);
-    shoal_metric_set(batch->metrics->waiting, (double)(n_working - batch->n_spans));
-    if (batch->n_spans == 0) {
-        return SHOAL_EOF;
-    }
     uint64_t start_ns = shoal_clock_now_ns(clock);
-    shoal_status status = SHOAL_OK;
-    while ((status = shoal_engine_step(batch->engine, batch->spans, batch->n_spans)) ==
-           SHOAL_BUSY) {
-        if (!make_room(batch, start_ns / 1000000u)) {
-            shoal_metric_set(batch->metrics->waiting, (double)n_working);
-            return SHOAL_BUSY;
-        }
+    shoal_sched_plan plan;
+    shoal_status status = plan_step(batch, start_ns / 1000000u, &plan);
+    shoal_metric_set(batch->metrics->waiting, (double)plan.n_waiting);
+    if (status != SHOAL_OK) {
+        return status;
     }
+    for (size_t k = 0; k < plan.n_preempted; k++) {
+        evict(batch, plan.preempted[k]);
+    }
+    for (size_t k = 0; k < plan.n_picks; k++) {
+        const shoal_sched_pick *pick = &plan.picks[k];
+        bool offered = shoal_session_offer(batch->entries[pick->item_i].session, pick->n_rows,
+                                           pick->n_logits, &batch->spans[k]);
+        SHOAL_ASSERT(offered && batch->spans[k].n_ids == pick->n_rows &&
+                     batch->spans[k].n_logits == pick->n_logits);
+    }
+    status = shoal_engine_step(batch->engine, batch->spans, plan.n_picks);
     uint64_t end_ns = shoal_clock_now_ns(clock);
     if (status == SHOAL_OK) {
-        distribute(batch, end_ns - start_ns, end_ns / 1000000u);
+        distribute(batch, &plan, end_ns - start_ns, end_ns / 1000000u);
         return SHOAL_OK;
     }
     shoal_log(SHOAL_LOG_ERROR, "engine step failed status=\"%s\" sessions=%zu",
-              shoal_status_text(status), batch->n_spans);
-    for (size_t s = 0; s < batch->n_spans; s++) {
-        shoal_session_fail(batch->entries[batch->owners[s]].session, SHOAL_RPC_INTERNAL,
+              shoal_status_text(status), plan.n_picks);
+    for (size_t k = 0; k < plan.n_picks; k++) {
+        shoal_session_fail(batch->entries[plan.picks[k].item_i].session, SHOAL_RPC_INTERNAL,
                            "this node's engine failed; open the session elsewhere");
     }
     return SHOAL_OK;

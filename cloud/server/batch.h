@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Continuous batching: which sessions take part in the next engine step, and who gives way when
- * the KV pool is full. Decode and verification rows of all sessions go along in every step;
- * prompts are computed in chunks beside them. Nothing here changes what a session's tokens are
- * (R2). Engine-only.
+ * Continuous batching: cloud/sched says who takes part in the next engine step, this runs it and
+ * gives each session its rows. Nothing here changes what a session's tokens are (R2). Engine-only.
  *
- * When pages run out, in this order: a session that has been silent for idle_hold_ms loses its KV;
- * a silent one younger than all in the step does; the youngest in the step waits; the youngest
- * that waits loses its KV. The oldest session with work therefore always gets on, and a short
- * silence (a round trip to the edge) costs an older session nothing.
+ * The most senior session with work is in every step that finds pages for it (sched.h), so a
+ * session that fits the pool alone always gets on; and a short silence (a round trip to the edge)
+ * costs an older session nothing.
  */
 #ifndef SHOAL_CLOUD_SERVER_BATCH_H
 #define SHOAL_CLOUD_SERVER_BATCH_H
@@ -21,6 +18,7 @@ typedef struct shoal_batch_settings {
     size_t n_sessions_max; /* at least 1 */
     size_t prefill_chunk;  /* prompt rows of one step, at least 1; at most half the step's rows */
     uint64_t idle_hold_ms; /* silence after which a KV may be dropped; default 1000 */
+    uint64_t step_time_us; /* what a step should take at most; 0: no limit */
 } shoal_batch_settings;
 
 typedef struct shoal_batch shoal_batch;
@@ -32,7 +30,8 @@ shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *s
 void shoal_batch_free(shoal_batch *batch);
 SHOAL_DEFINE_CLEANUP(shoal_batch, shoal_batch_free)
 
-/* Sessions are borrowed until removed; age counts from here. SHOAL_BUSY at n_sessions_max. */
+/* Sessions are borrowed until removed; age counts from here. Sessions of one tenant share what it
+ * gets of the engine. SHOAL_BUSY at n_sessions_max. */
 shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session,
                              uint64_t now_ms) SHOAL_MUST_CHECK;
 void shoal_batch_remove(shoal_batch *batch, shoal_session *session);

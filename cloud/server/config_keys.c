@@ -38,6 +38,9 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("step.logits_max", "64", 1, 4096, "Tokens sampled in one engine step."),
     INT("prefill.chunk", "128", 1, 32768,
         "Prompt tokens of one engine step, at most half of step.rows_max."),
+    INT("step.time_ms", "200", 0, 60000,
+        "Time in ms that one engine step should take at most, by the cost of those before it: who "
+        "waits for a verification waits no longer behind a prompt; 0: no limit."),
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
     STRING("tls.ca", "",
@@ -109,6 +112,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.node.n_sessions_max = (size_t)shoal_config_int(config, "sessions.max");
     s.node.inbox_bytes_max = (size_t)shoal_config_int(config, "sessions.inbox_kib") << 10;
     s.node.prefill_chunk = (size_t)shoal_config_int(config, "prefill.chunk");
+    s.node.step_time_ms = (uint64_t)shoal_config_int(config, "step.time_ms");
     s.node.idle_ms = (uint64_t)shoal_config_int(config, "sessions.idle_ms");
     s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");
     /* Health checks, Describe and refused calls need room beside the sessions. */

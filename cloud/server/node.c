@@ -85,6 +85,7 @@ shoal_node_settings shoal_node_settings_default(void)
                                  .n_sessions_max = 256,
                                  .inbox_bytes_max = 256 << 10,
                                  .prefill_chunk = 128,
+                                 .step_time_ms = 200,
                                  .idle_ms = 300000,
                                  .kv_hold_ms = 1000,
                                  .clock = shoal_clock_real()};
@@ -324,6 +325,7 @@ static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
                              .sampler = backend->sampler,
                              .tokenizer = backend->tokenizer,
                              .describe = &node->describe,
+                             .tenant = conn->peer.identity,
                              .node = node->node_name};
     shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = conn};
     if (shoal_session_new(&env, &out, now_ms, &conn->session) != SHOAL_OK) {
@@ -515,7 +517,8 @@ static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metr
     }
     shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
                                   .prefill_chunk = settings->prefill_chunk,
-                                  .idle_hold_ms = settings->kv_hold_ms};
+                                  .idle_hold_ms = settings->kv_hold_ms,
+                                  .step_time_us = settings->step_time_ms * 1000};
     SHOAL_TRY(
         shoal_native_new(model, &settings->engine, &batch, &node->metrics, &node->backend, err));
     describe(node);

@@ -29,6 +29,7 @@ typedef struct shoal_node_settings {
     size_t n_sessions_max;  /* 1..SHOAL_NODE_SESSIONS_MAX, default 256 */
     size_t inbox_bytes_max; /* of one call's waiting messages before reading pauses; 256 KiB */
     size_t prefill_chunk;   /* default 128 */
+    uint64_t step_time_ms;  /* what an engine step should take at most; 0: no limit; 200 */
     uint64_t idle_ms;       /* a call without messages and without work ends; default 300000 */
     uint64_t kv_hold_ms;    /* see shoal_batch_settings, default 1000 */
     shoal_clock clock;      /* default real */

@@ -12,7 +12,7 @@
 /* Drafts judged in one span: with our own token the confidences of a verdict then fit
  * SHOAL_WIRE_DRAFT_MAX entries. */
 enum {
-    VERIFY_MAX = SHOAL_WIRE_DRAFT_MAX - 1,
+    VERIFY_MAX = SHOAL_SESSION_DRAFTS_MAX,
     SHORT_HEX = 12,
     EPOCH_MAX = 1 << 30 /* a peer's epoch at most: ours, raised by one a mismatch, cannot wrap */
 };
@@ -38,6 +38,7 @@ struct shoal_session {
     size_t n_drafts;  /* drafts of this epoch at [n_ids, n_ids + n_drafts) */
     size_t decode_to; /* decode until H is this long */
     uint64_t deadline_ms;
+    unsigned priority;
     shoal_kv_seq *seq; /* KV of H[0..length), length at most n_ids - 1 between steps; NULL without
                         * an engine */
     shoal_sampling sampling;
@@ -296,6 +297,7 @@ static void push_open(shoal_session *session, const shoal_msg_open *open, uint64
         return;
     }
     session->state = STATE_OPEN;
+    session->priority = open->priority;
     if (open->deadline_ms > 0) {
         session->deadline_ms = now_ms + open->deadline_ms;
     }
@@ -528,6 +530,11 @@ uint64_t shoal_session_deadline_ms(const shoal_session *session)
     return session->state == STATE_DONE ? UINT64_MAX : session->deadline_ms;
 }
 
+const char *shoal_session_tenant(const shoal_session *session)
+{
+    return session->env.tenant == NULL ? "" : session->env.tenant;
+}
+
 bool shoal_session_done(const shoal_session *session)
 {
     return session->state == STATE_DONE;
@@ -568,6 +575,20 @@ shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_
     return missing > 0 && session->stats.n_evictions == 0 && !session->half_closed
                ? SHOAL_WANT_PREFILL
                : SHOAL_WANT_NOTHING;
+}
+
+shoal_session_due shoal_session_due_get(const shoal_session *session)
+{
+    const shoal_session_stats *stats = &session->stats;
+    if (shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
+        return (shoal_session_due){.priority = session->priority};
+    }
+    /* As if 5 had been judged before the first, of which 4 stood. */
+    return (shoal_session_due){.n_prefill = n_missing(session),
+                               .sample = wants_tokens(session),
+                               .n_drafts = session->n_drafts,
+                               .acceptance = (stats->n_accepted + 4.0) / (stats->n_verified + 5.0),
+                               .priority = session->priority};
 }
 
 bool shoal_session_offer(const shoal_session *session, size_t n_rows, size_t n_logits,
@@ -709,6 +730,12 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
 size_t shoal_session_kv_length(const shoal_session *session)
 {
     return session->seq == NULL ? 0 : shoal_kv_seq_length(session->seq);
+}
+
+shoal_kv_need shoal_session_kv_need(const shoal_session *session)
+{
+    return session->seq == NULL ? (shoal_kv_need){.n_rows_held = 0}
+                                : shoal_kv_seq_need(session->seq);
 }
 
 void shoal_session_evict(shoal_session *session)

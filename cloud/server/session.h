@@ -28,6 +28,7 @@ typedef struct shoal_session_env {
     shoal_sampler *sampler;           /* NULL without an engine */
     const shoal_tokenizer *tokenizer; /* without an engine; else the engine's model's counts */
     const shoal_describe *describe;   /* what this node serves: Open is held against it */
+    const char *tenant;               /* whose session it is; NULL: nobody's in particular */
     const char *node; /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */
 } shoal_session_env;
 
@@ -74,7 +75,13 @@ void shoal_session_tick(shoal_session *session, uint64_t now_ms);
 uint64_t shoal_session_deadline_ms(const shoal_session *session);
 /* Ends the session from outside with an Error message. */
 void shoal_session_fail(shoal_session *session, shoal_rpc_status status, const char *text);
+/* From env; "" for NULL. */
+const char *shoal_session_tenant(const shoal_session *session);
 bool shoal_session_done(const shoal_session *session);
+
+enum {
+    SHOAL_SESSION_DRAFTS_MAX = SHOAL_WIRE_DRAFT_MAX - 1 /* judged in one span */
+};
 
 typedef enum shoal_session_want {
     SHOAL_WANT_NOTHING,
@@ -84,6 +91,15 @@ typedef enum shoal_session_want {
 
 /* What the session could do now, were max_rows rows of context catch-up allowed in one span. */
 shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_rows);
+/* What it could do now, for the scheduler; no rows and no sample: nothing. */
+typedef struct shoal_session_due {
+    size_t n_prefill;  /* rows missing before the row that is sampled from */
+    bool sample;       /* a verification or a decode step is due */
+    size_t n_drafts;   /* that wait to be judged */
+    double acceptance; /* share of drafts accepted, 0..1; 0.8 before any was judged */
+    unsigned priority; /* from Open */
+} shoal_session_due;
+shoal_session_due shoal_session_due_get(const shoal_session *session);
 /* Fills span with at most n_rows rows and n_logits logits. False when there is nothing to do in
  * that budget. A span that was offered is either run and given back by result, or forgotten; the
  * session must not change in between. */
@@ -112,6 +128,8 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
 
 /* Tokens whose KV is held. */
 size_t shoal_session_kv_length(const shoal_session *session);
+/* What its KV takes and gives; all 0 before Open and after the end. */
+shoal_kv_need shoal_session_kv_need(const shoal_session *session);
 /* Drops the KV; it is computed again when needed. Not between offer and result. */
 void shoal_session_evict(shoal_session *session);
 

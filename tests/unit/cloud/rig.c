@@ -69,6 +69,7 @@ void rig_init(rig *r, const rig_settings *settings)
     }
     assert_int_equal(shoal_sampler_new(hp->n_vocab, shoal_engine_kernels(r->engine), &r->sampler),
                      SHOAL_OK);
+    r->tenant = "";
     shoal_batch_settings bs = {.n_sessions_max = 64,
                                .prefill_chunk =
                                    settings->prefill_chunk == 0 ? 8 : settings->prefill_chunk,
@@ -211,6 +212,7 @@ void edge_init(edge *e, rig *r)
                              .sampler = r->sampler,
                              .tokenizer = r->model->tokenizer,
                              .describe = &r->describe,
+                             .tenant = r->tenant,
                              .node = "node-a"};
     shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = e};
     assert_int_equal(shoal_session_new(&env, &out, r->now_ns / 1000000u, &e->session), SHOAL_OK);

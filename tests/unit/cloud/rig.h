@@ -31,6 +31,7 @@ typedef struct rig {
     shoal_engine *engine;
     shoal_sampler *sampler;
     shoal_batch *batch;
+    const char *tenant;          /* of the edges that are made next */
     shoal_cloud_metrics metrics; /* counts nothing */
     shoal_describe describe;
     uint64_t now_ns; /* the clock stands still until a test moves it */

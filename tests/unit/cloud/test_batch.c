@@ -307,6 +307,32 @@ static void test_scarce_logits_are_shared_in_turn(void **state)
     rig_fini(&r);
 }
 
+static void test_tenants_share_scarce_logits(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7, .n_logits_max = 2});
+    r.tenant = "greedy";
+    for (size_t i = 0; i < N_EDGES; i++) {
+        if (i == N_EDGES - 1) {
+            r.tenant = "modest";
+        }
+        fill(&shared_party.edges[i], &r, 8);
+    }
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_continue(&shared_party.edges[i], 8, 80);
+    }
+    for (size_t step = 0; step < 40; step++) {
+        assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+    }
+    /* One of two places in each step, against seven sessions of another tenant. */
+    assert_int_equal(shared_party.edges[N_EDGES - 1].n_confirmed, 48);
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_fini(&shared_party.edges[i]);
+    }
+    rig_fini(&r);
+}
+
 static void test_held_session_gets_no_work(void **state)
 {
     (void)state;
@@ -351,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_long_prompt_does_not_stop_decoding),
         cmocka_unit_test(test_verification_does_not_stop_a_prompt),
         cmocka_unit_test(test_scarce_logits_are_shared_in_turn),
+        cmocka_unit_test(test_tenants_share_scarce_logits),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),
     };
