@@ -54,6 +54,10 @@ typedef struct shoal_rpc_limits {
 } shoal_rpc_limits;
 shoal_rpc_limits shoal_rpc_limits_default(void);
 
+/* When the certificate in tls->cert ends, in seconds since 1970 UTC. */
+shoal_status shoal_rpc_tls_expiry(const shoal_rpc_tls *tls, int64_t *ret_unix_s,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
+
 /* Callbacks of one kind of call. user is what the server's on_open returned through set_user, or
  * what the client gave to open. */
 typedef struct shoal_rpc_handlers {
@@ -98,6 +102,11 @@ void shoal_rpc_server_set_serving(shoal_rpc_server *server, bool serving);
 /* No new calls; waits for open ones up to grace_ms, cancels the rest; returns when all are gone. */
 void shoal_rpc_server_drain(shoal_rpc_server *server, uint64_t grace_ms);
 void shoal_rpc_server_free(shoal_rpc_server *server); /* drains with grace 0 if not drained */
+/* Reads certificates again, from the same files or others: connections made from now on are met
+ * with them, and those that stand live on. An error leaves everything as it was; a plaintext
+ * server refuses with SHOAL_E_INVALID. Any thread. */
+shoal_status shoal_rpc_server_set_tls(shoal_rpc_server *server, const shoal_rpc_tls *tls,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
 size_t shoal_rpc_server_n_calls(const shoal_rpc_server *server);
 
 /* --- client ----------------------------------------------------------------------------------- */

@@ -140,9 +140,17 @@ typedef struct shoal_rpc_slot {
     grpc_metadata_array metadata;
 } shoal_rpc_slot;
 
+/* Where gRPC fetches a server's certificates, at each new connection. */
+typedef struct shoal_rpc_tls_source {
+    pthread_mutex_t lock;
+    grpc_ssl_server_certificate_config *next; /* not fetched yet; NULL: nothing new */
+} shoal_rpc_tls_source;
+
 struct shoal_rpc_server {
     shoal_rpc *rpc;
     grpc_server *grpc;
+    bool secured;
+    shoal_rpc_tls_source tls; /* outlives grpc */
     const shoal_rpc_method *methods;
     size_t n_methods;
     shoal_rpc_slot slots[SHOAL_RPC_SLOTS];
@@ -204,8 +212,15 @@ void shoal_rpc_health_shutdown(shoal_rpc_server *server);
 bool shoal_rpc_tls_absent(const shoal_rpc_tls *tls);
 shoal_status shoal_rpc_tls_client(const shoal_rpc_tls *tls, grpc_channel_credentials **ret_creds,
                                   shoal_err *err) SHOAL_MUST_CHECK;
-shoal_status shoal_rpc_tls_server(const shoal_rpc_tls *tls, grpc_server_credentials **ret_creds,
+/* source, which is borrowed, gets the certificates first. */
+shoal_status shoal_rpc_tls_server(const shoal_rpc_tls *tls, shoal_rpc_tls_source *source,
+                                  grpc_server_credentials **ret_creds,
                                   shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_rpc_tls_source_init(shoal_rpc_tls_source *source);
+void shoal_rpc_tls_source_fini(shoal_rpc_tls_source *source);
+/* Reads and checks the files and lets gRPC fetch them. */
+shoal_status shoal_rpc_tls_source_load(shoal_rpc_tls_source *source, const shoal_rpc_tls *tls,
+                                       shoal_err *err) SHOAL_MUST_CHECK;
 /* The peer's identity from a call's auth context; false when it has none. */
 bool shoal_rpc_tls_identity(grpc_call *grpc, char ret_identity[SHOAL_RPC_IDENTITY_MAX]);
 

@@ -198,7 +198,8 @@ static shoal_status bind_port(shoal_rpc_server *server, const char *address,
     if (shoal_rpc_tls_absent(tls)) {
         creds = grpc_insecure_server_credentials_create();
     } else {
-        SHOAL_TRY(shoal_rpc_tls_server(tls, &creds, err));
+        SHOAL_TRY(shoal_rpc_tls_server(tls, &server->tls, &creds, err));
+        server->secured = true;
     }
     int port = grpc_server_add_http2_port(server->grpc, address, creds);
     grpc_server_credentials_release(creds);
@@ -255,6 +256,7 @@ shoal_status shoal_rpc_server_new(shoal_rpc *rpc, const char *address, const sho
     server->serving = true;
     int rc = pthread_mutex_init(&server->health_lock, NULL);
     SHOAL_ASSERT(rc == 0);
+    shoal_rpc_tls_source_init(&server->tls);
     shoal_rpc_signals signals = shoal_rpc_signals_block();
     create_server(server);
     int port = 0;
@@ -342,8 +344,19 @@ void shoal_rpc_server_free(shoal_rpc_server *server)
     }
     shoal_rpc_server_drain(server, 0);
     grpc_server_destroy(server->grpc);
+    shoal_rpc_tls_source_fini(&server->tls);
     (void)pthread_mutex_destroy(&server->health_lock);
     shoal_free(server);
+}
+
+shoal_status shoal_rpc_server_set_tls(shoal_rpc_server *server, const shoal_rpc_tls *tls,
+                                      shoal_err *err)
+{
+    if (!server->secured) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "the server was started without certificates; they need a restart");
+    }
+    return shoal_rpc_tls_source_load(&server->tls, tls, err);
 }
 
 size_t shoal_rpc_server_n_calls(const shoal_rpc_server *server)

@@ -16,6 +16,7 @@
 
 #include <limits.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     PEM_BYTES_MAX = 1 << 20
@@ -184,25 +185,81 @@ shoal_status shoal_rpc_tls_client(const shoal_rpc_tls *tls, grpc_channel_credent
     return SHOAL_OK;
 }
 
-shoal_status shoal_rpc_tls_server(const shoal_rpc_tls *tls, grpc_server_credentials **ret_creds,
-                                  shoal_err *err)
+void shoal_rpc_tls_source_init(shoal_rpc_tls_source *source)
+{
+    int rc = pthread_mutex_init(&source->lock, NULL);
+    SHOAL_ASSERT(rc == 0);
+    source->next = NULL;
+}
+
+void shoal_rpc_tls_source_fini(shoal_rpc_tls_source *source)
+{
+    grpc_ssl_server_certificate_config_destroy(source->next);
+    (void)pthread_mutex_destroy(&source->lock);
+}
+
+/* From a gRPC thread, for each connection that is being made. What is given is gRPC's. */
+static grpc_ssl_certificate_config_reload_status
+fetch(void *user, grpc_ssl_server_certificate_config **ret_config)
+{
+    shoal_rpc_tls_source *source = user;
+    (void)pthread_mutex_lock(&source->lock);
+    grpc_ssl_server_certificate_config *next = SHOAL_STEAL(source->next);
+    (void)pthread_mutex_unlock(&source->lock);
+    if (!next) {
+        return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    }
+    *ret_config = next;
+    return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
+}
+
+shoal_status shoal_rpc_tls_source_load(shoal_rpc_tls_source *source, const shoal_rpc_tls *tls,
+                                       shoal_err *err)
 {
     SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};
     SHOAL_TRY(load(tls, &files, err));
     grpc_ssl_pem_key_cert_pair pair = {.private_key = files.key.data,
                                        .cert_chain = files.cert.data};
-    /* Each step takes what the one before made. */
     grpc_ssl_server_certificate_config *config =
         grpc_ssl_server_certificate_config_create(files.ca.data, &pair, 1);
-    grpc_ssl_server_credentials_options *options =
-        grpc_ssl_server_credentials_create_options_using_config(
-            GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, config);
-    grpc_server_credentials *creds = grpc_ssl_server_credentials_create_with_options(options);
+    (void)pthread_mutex_lock(&source->lock);
+    grpc_ssl_server_certificate_config *before = source->next;
+    source->next = config;
+    (void)pthread_mutex_unlock(&source->lock);
+    grpc_ssl_server_certificate_config_destroy(before);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_rpc_tls_server(const shoal_rpc_tls *tls, shoal_rpc_tls_source *source,
+                                  grpc_server_credentials **ret_creds, shoal_err *err)
+{
+    SHOAL_TRY(shoal_rpc_tls_source_load(source, tls, err));
+    /* Takes the options. */
+    grpc_server_credentials *creds = grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY, fetch, source));
     if (!creds) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s: gRPC does not take these credentials",
                              tls->cert);
     }
     *ret_creds = creds;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_rpc_tls_expiry(const shoal_rpc_tls *tls, int64_t *ret_unix_s, shoal_err *err)
+{
+    SHOAL_TRY(require_path("cert", tls->cert, err));
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf pem = {0};
+    SHOAL_TRY(shoal_file_read(tls->cert, PEM_BYTES_MAX, &pem, err));
+    SHOAL_CLEANUP(x509_freep) X509 *cert = NULL;
+    SHOAL_TRY(read_certificates(tls->cert, &pem, &cert, err));
+    struct tm end;
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(cert), &end) != 1) {
+        ERR_clear_error();
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s: the certificate names no valid end",
+                             tls->cert);
+    }
+    *ret_unix_s = (int64_t)timegm(&end);
     return SHOAL_OK;
 }
 

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -229,6 +230,61 @@ static void test_client_without_a_certificate_is_refused(void **state)
     stand_down(&s);
 }
 
+/* A stream that stands goes on, new connections meet the new certificates and only those; what
+ * cannot be read changes nothing. */
+static void test_new_certificates_are_taken_under_a_stream(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    peer p;
+    peer_init(&p);
+    shoal_rpc_call *call = NULL;
+    assert_int_equal(shoal_rpc_call_open(s.channel, "/test.T/Echo", &peer_client_handlers, &p,
+                                         15000, false, &call),
+                     SHOAL_OK);
+    assert_int_equal(shoal_rpc_call_send(call, "one", 3), SHOAL_OK);
+    peer_wait(&p, &p.n_messages, 1);
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_rpc_tls broken = theirs.cloud;
+    broken.key = ours.cloud_key;
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &broken, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "is not the key"));
+    assert_int_equal(try_client(&s, &theirs.edge), SHOAL_RPC_UNAVAILABLE);
+    assert_int_equal(try_client(&s, &ours.edge), SHOAL_RPC_OK);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(shoal_rpc_server_set_tls(s.server, &theirs.cloud, NULL), SHOAL_OK);
+    }
+    assert_int_equal(try_client(&s, &theirs.edge), SHOAL_RPC_OK);
+    assert_int_equal(try_client(&s, &ours.edge), SHOAL_RPC_UNAVAILABLE);
+    assert_int_equal(shoal_rpc_call_send(call, "two", 3), SHOAL_OK);
+    peer_wait(&p, &p.n_messages, 2);
+    shoal_rpc_call_half_close(call);
+    peer_wait(&p, &p.n_closes, 1);
+    assert_int_equal(p.status, SHOAL_RPC_OK);
+    shoal_rpc_call_unref(call);
+    peer_fini(&p);
+    stand_down(&s);
+    stand_up(&s, NULL, NULL, NULL);
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &ours.cloud, NULL), SHOAL_E_INVALID);
+    stand_down(&s);
+}
+
+static void test_expiry_is_read_from_the_certificate(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    int64_t end = 0;
+    assert_int_equal(shoal_rpc_tls_expiry(&ours.cloud, &end, NULL), SHOAL_OK);
+    int64_t days = (end - (int64_t)time(NULL)) / 86400;
+    assert_in_range(days, 28, 30);
+    shoal_rpc_tls none = {0};
+    assert_int_equal(shoal_rpc_tls_expiry(&none, &end, NULL), SHOAL_E_INVALID);
+    none.cert = "/nowhere/cloud.pem";
+    assert_int_equal(shoal_rpc_tls_expiry(&none, &end, NULL), SHOAL_E_NOTFOUND);
+}
+
 /* --- files ------------------------------------------------------------------------------------ */
 
 static shoal_rpc *files_rpc;
@@ -422,6 +478,8 @@ int main(void)
         cmocka_unit_test(test_plaintext_client_is_refused),
         cmocka_unit_test(test_client_certificate_cannot_serve),
         cmocka_unit_test(test_client_without_a_certificate_is_refused),
+        cmocka_unit_test(test_new_certificates_are_taken_under_a_stream),
+        cmocka_unit_test(test_expiry_is_read_from_the_certificate),
         cmocka_unit_test_setup_teardown(test_missing_and_malformed_files_are_named, make_rpc,
                                         free_rpc),
         cmocka_unit_test_setup_teardown(test_key_with_a_passphrase_is_refused_without_asking,
