@@ -13,15 +13,17 @@ shoal_status load_event_copy(load_event *event, const void *data, size_t n)
     }
     memcpy(event->data, data, n);
     event->n = n;
+    event->release = shoal_free;
     return SHOAL_OK;
 }
 
 void load_event_fini(load_event *event)
 {
-    load_mail_free(event->mail);
-    shoal_free(event->data);
-    event->mail = NULL;
+    if (event->release) {
+        event->release(event->data);
+    }
     event->data = NULL;
+    event->release = NULL;
 }
 
 static bool before(const load_event *a, const load_event *b)

@@ -7,27 +7,19 @@
 #define SHOAL_TESTS_BENCH_LOAD_EVENTS_H
 
 #include "common/base/macros.h"
-#include "tests/bench/load/link.h"
 
 #include <stdbool.h>
-
-typedef enum load_event_kind {
-    LOAD_EVENT_ARRIVE,  /* session number `attempt` begins */
-    LOAD_EVENT_SEND,    /* bytes have crossed the simulated way up */
-    LOAD_EVENT_TAKE,    /* a mail has crossed the way down */
-    LOAD_EVENT_DRAFTED, /* the edge has its next span */
-    LOAD_EVENT_REOPEN
-} load_event_kind;
+#include <stdint.h>
 
 typedef struct load_event {
     uint64_t at_ns;
     uint64_t order; /* set by load_events_add */
-    load_event_kind kind;
+    int kind;       /* whatever its user counts */
     uint32_t attempt;
-    void *subject;   /* the session */
-    load_mail *mail; /* owned */
-    void *data;      /* owned, n bytes */
+    void *subject;
+    void *data; /* owned, n bytes where that matters */
     size_t n;
+    void (*release)(void *data); /* NULL: data is not owned */
 } load_event;
 
 typedef struct load_events {

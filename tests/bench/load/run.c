@@ -16,6 +16,14 @@ enum {
     RETRY_MS_MAX = 1000
 };
 
+typedef enum event_kind {
+    ARRIVE,  /* session number `attempt` begins */
+    SEND,    /* bytes have crossed the simulated way up */
+    TAKE,    /* a mail has crossed the way down */
+    DRAFTED, /* the edge has its next span */
+    REOPEN
+} event_kind;
+
 typedef enum outcome {
     PENDING,
     WRONG,
@@ -129,10 +137,8 @@ static shoal_status send_now(run *r, session *s, const void *data, size_t n, uin
         /* A stream that ended meanwhile says so itself. */
         return status == SHOAL_E_NOMEM ? status : SHOAL_OK;
     }
-    load_event event = {.at_ns = now + r->plan->rtt_ns / 2,
-                        .kind = LOAD_EVENT_SEND,
-                        .subject = s,
-                        .attempt = s->attempt};
+    load_event event = {
+        .at_ns = now + r->plan->rtt_ns / 2, .kind = SEND, .subject = s, .attempt = s->attempt};
     SHOAL_TRY(load_event_copy(&event, data, n));
     return load_events_add(&r->events, &event);
 }
@@ -142,7 +148,7 @@ static shoal_status wait_for_drafts(run *r, session *s, uint64_t now)
 {
     s->drafting = true;
     load_event event = {.at_ns = now + r->plan->draft_ns * load_edge_n_drafts(&s->edge),
-                        .kind = LOAD_EVENT_DRAFTED,
+                        .kind = DRAFTED,
                         .subject = s,
                         .attempt = ++s->draft_round};
     return load_events_add(&r->events, &event);
@@ -312,7 +318,7 @@ static bool reopen(run *r, session *s, shoal_rpc_status status, uint64_t at_ns,
     load_edge_reopen(&s->edge);
     uint64_t jitter = shoal_rng_next(&r->noise) % (s->retry_ms + 1);
     load_event event = {.at_ns = now_ns() + (s->retry_ms / 2 + jitter / 2) * 1000000U,
-                        .kind = LOAD_EVENT_REOPEN,
+                        .kind = REOPEN,
                         .subject = s,
                         .attempt = s->attempt};
     s->retry_ms = SHOAL_MIN(2 * s->retry_ms, (uint64_t)RETRY_MS_MAX);
@@ -391,6 +397,11 @@ static shoal_status take_mail(run *r, const load_mail *mail, uint64_t at_ns)
     return SHOAL_OK;
 }
 
+static void release_mail(void *mail)
+{
+    load_mail_free(mail);
+}
+
 static shoal_status receive(run *r, load_mail *take_mail_)
 {
     shoal_status status = SHOAL_OK;
@@ -400,8 +411,9 @@ static shoal_status receive(run *r, load_mail *take_mail_)
         return status;
     }
     load_event event = {.at_ns = take_mail_->at_ns + r->plan->rtt_ns / 2,
-                        .kind = LOAD_EVENT_TAKE,
-                        .mail = take_mail_};
+                        .kind = TAKE,
+                        .data = take_mail_,
+                        .release = release_mail};
     return load_events_add(&r->events, &event);
 }
 
@@ -409,26 +421,26 @@ static shoal_status happen(run *r, const load_event *event)
 {
     session *s = event->subject;
     bool current = s && s->attempt == event->attempt && s->outcome == PENDING;
-    switch (event->kind) {
-    case LOAD_EVENT_ARRIVE:
+    switch ((event_kind)event->kind) {
+    case ARRIVE:
         return session_start(r, event->attempt, event->at_ns);
-    case LOAD_EVENT_SEND:
+    case SEND:
         if (current && s->stream) {
             shoal_status status = load_stream_send(s->stream, event->data, event->n);
             return status == SHOAL_E_NOMEM ? status : SHOAL_OK;
         }
         return SHOAL_OK;
-    case LOAD_EVENT_DRAFTED:
+    case DRAFTED:
         if (s->outcome == PENDING && s->draft_round == event->attempt) {
             s->drafting = false;
             s->drafted = true;
             return pump(r, s, event->at_ns);
         }
         return SHOAL_OK;
-    case LOAD_EVENT_REOPEN:
+    case REOPEN:
         return current ? session_open(r, s) : SHOAL_OK;
-    case LOAD_EVENT_TAKE:
-        return take_mail(r, event->mail, event->at_ns);
+    case TAKE:
+        return take_mail(r, event->data, event->at_ns);
     }
     return SHOAL_OK;
 }
@@ -465,9 +477,8 @@ static shoal_status plan_arrivals(run *r)
     double at = 0;
     for (size_t i = 0; i < plan->n_sessions; i++) {
         at += plan->rate > 0 ? load_poisson_gap(&rng, plan->rate) : 0;
-        load_event event = {.at_ns = r->start_ns + (uint64_t)(at * 1e9),
-                            .kind = LOAD_EVENT_ARRIVE,
-                            .attempt = (uint32_t)i};
+        load_event event = {
+            .at_ns = r->start_ns + (uint64_t)(at * 1e9), .kind = ARRIVE, .attempt = (uint32_t)i};
         SHOAL_TRY(load_events_add(&r->events, &event));
     }
     return SHOAL_OK;
@@ -540,8 +551,9 @@ static void close_all(run *r)
     }
     load_event event;
     while (load_events_take(&r->events, UINT64_MAX, &event)) {
-        if (event.kind == LOAD_EVENT_TAKE && event.mail->kind == LOAD_MAIL_END) {
-            session *s = load_stream_user(event.mail->stream);
+        const load_mail *mail = event.kind == TAKE ? event.data : NULL;
+        if (mail && mail->kind == LOAD_MAIL_END) {
+            session *s = load_stream_user(mail->stream);
             load_stream_free(SHOAL_STEAL(s->stream));
         }
         load_event_fini(&event);
