@@ -339,12 +339,21 @@ void shoal_coop_cancel(shoal_coop *coop, uint64_t id)
     }
 }
 
+void shoal_coop_cut_link(shoal_coop *coop, bool cut)
+{
+    atomic_store(&coop->link_cut, cut);
+    wake(coop);
+}
+
 void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
 {
     (void)pthread_mutex_lock(&coop->state_mutex);
     *ret_state = coop->state;
     (void)pthread_mutex_unlock(&coop->state_mutex);
-    if (coop->channel) {
+    ret_state->link_cut = atomic_load(&coop->link_cut);
+    if (ret_state->link_cut) {
+        ret_state->link = SHOAL_RPC_LINK_DOWN;
+    } else if (coop->channel) {
         ret_state->link = shoal_rpc_channel_state(coop->channel);
     }
 }

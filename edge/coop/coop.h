@@ -40,6 +40,7 @@ typedef struct shoal_usage {
     size_t n_drafted;              /* draft tokens judged by the cloud */
     size_t n_accepted;             /* of those, accepted */
     size_t n_rounds;               /* verification rounds */
+    size_t n_cloud_steps;          /* steps of the cloud's model waited for, the prompt's aside */
     uint64_t bytes_up;             /* message bytes with gRPC frame headers, above TLS */
     uint64_t bytes_down;
     uint32_t round_up_max; /* largest bytes of one round each way */
@@ -48,6 +49,19 @@ typedef struct shoal_usage {
     double first_token_ms;
     double total_ms;
 } shoal_usage;
+
+/* What all generations so far add up to, those under way included. Only ever grows. */
+typedef struct shoal_coop_totals {
+    uint64_t n_by_tier[SHOAL_TIERS];
+    uint64_t n_prompt;
+    uint64_t n_drafted;
+    uint64_t n_accepted;
+    uint64_t n_rounds;
+    uint64_t n_cloud_steps;
+    uint64_t n_reconnects;
+    uint64_t bytes_up;
+    uint64_t bytes_down;
+} shoal_coop_totals;
 
 typedef enum shoal_coop_event_kind {
     SHOAL_COOP_TOKEN,
@@ -80,7 +94,8 @@ typedef struct shoal_coop_request {
     shoal_sampling sampling;  /* biases copied */
     const char *const *stops; /* copied */
     size_t n_stops;
-    uint64_t deadline_ms;   /* from now, 0: the configured one */
+    uint64_t deadline_ms;   /* from now, 0: none */
+    uint64_t reconnect_ms;  /* how long a lost cloud is waited for, 0: the configured time */
     bool degrade;           /* exact, cloud: go on locally when the cloud is gone */
     const char *request_id; /* for logs, copied, at most 64 bytes */
     void (*on_event)(void *ctx, const shoal_coop_event *event); /* engine thread, must not block */
@@ -134,9 +149,17 @@ typedef struct shoal_coop_state {
     shoal_rpc_link link;
     bool cloud_described;
     shoal_describe cloud; /* when cloud_described */
+    bool link_cut;        /* by shoal_coop_cut_link; link is then DOWN */
+    double round_trip_ms; /* from sending to the cloud's answer, smoothed; 0: not yet seen */
+    shoal_coop_totals totals;
 } shoal_coop_state;
 /* A consistent copy; any thread. */
 void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state);
+
+/* Any thread. Behaves as if the link to the cloud were cut (true) or whole (false): open streams
+ * are lost at once and none can be opened, nor the cloud asked who it is. For demonstrations and
+ * drills. */
+void shoal_coop_cut_link(shoal_coop *coop, bool cut);
 
 /* Tokens one request may hold, prompt included. */
 size_t shoal_coop_n_ctx(const shoal_coop *coop);

@@ -139,6 +139,9 @@ struct gen {
     uint32_t retry_ms;
     uint64_t retry_at_ms;    /* next attempt */
     uint64_t cut_at_ms;      /* when the stream was lost, 0: it stands */
+    uint64_t reconnect_ms;   /* how long it is tried again */
+    uint64_t sent_ns;        /* when what the cloud has not answered was sent, 0: nothing timed */
+    size_t sent_position;    /* of the drafts timed; the prompt's end while opening */
     uint64_t deadline_at_ms; /* 0: none */
     uint64_t started_ns;
 
@@ -164,6 +167,8 @@ struct shoal_coop {
     atomic_size_t n_waiting;
     atomic_bool stopping;
     atomic_uint_fast64_t stop_at_ms; /* when stopping: open requests are cancelled */
+    atomic_bool link_cut;            /* as wanted from outside */
+    bool link_is_cut;                /* as the engine thread has acted on */
 
     shoal_rpc *rpc;
     shoal_rpc_channel *channel;
@@ -180,8 +185,10 @@ struct shoal_coop {
     gen *active;
     size_t n_active;
     size_t n_pages_promised;
-    shoal_span *spans; /* (n_active_max) */
-    gen **span_gens;   /* (n_active_max) */
+    double round_trip_ms;    /* 0: not yet seen */
+    shoal_coop_totals ended; /* of generations whose books are closed */
+    shoal_span *spans;       /* (n_active_max) */
+    gen **span_gens;         /* (n_active_max) */
 
     pthread_mutex_t state_mutex;
     shoal_coop_state state;
@@ -214,6 +221,9 @@ bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence
 void shoal_gen_finish(shoal_coop *coop, gen *g, shoal_finish finish);
 void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text);
 
+/* Copies the sum of all usages to the state others read. */
+void shoal_coop_publish_totals(shoal_coop *coop);
+
 /* Whether the edge model should compute for it now, and the span to run. */
 bool shoal_gen_span(const gen *g, shoal_span *ret_span);
 /* True when another draft or token may be sampled at position n_tokens. */
@@ -226,6 +236,8 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
 void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes);
 /* The stream is gone: retry later, degrade or fail. */
 void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
+/* Loses every stream when the link has been cut since the last call. */
+void shoal_uplink_check_cut(shoal_coop *coop);
 /* Says goodbye and forgets the stream. */
 void shoal_uplink_close(gen *g);
 

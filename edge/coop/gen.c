@@ -56,6 +56,7 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->n_tokens = g->n_prompt;
     g->n_sent = g->n_prompt;
     g->retry_ms = COOP_RETRY_MS_MIN;
+    g->reconnect_ms = request->reconnect_ms ? request->reconnect_ms : coop->settings.reconnect_ms;
     g->started_ns = shoal_clock_now_ns(&coop->clock);
     g->fault_rng = g->started_ns ^ g->id;
     g->detok.started = true; /* an answer goes on where the prompt ended: its first space counts */
@@ -98,6 +99,35 @@ static double elapsed_ms(const shoal_coop *coop, const gen *g)
     return (double)(shoal_clock_now_ns(&coop->clock) - g->started_ns) / 1e6;
 }
 
+static void add_usage(shoal_coop_totals *totals, const shoal_usage *usage)
+{
+    for (size_t t = 0; t < SHOAL_TIERS; t++) {
+        totals->n_by_tier[t] += usage->n_by_tier[t];
+    }
+    totals->n_prompt += usage->n_prompt;
+    totals->n_drafted += usage->n_drafted;
+    totals->n_accepted += usage->n_accepted;
+    totals->n_rounds += usage->n_rounds;
+    totals->n_cloud_steps += usage->n_cloud_steps;
+    totals->n_reconnects += usage->n_reconnects;
+    totals->bytes_up += usage->bytes_up;
+    totals->bytes_down += usage->bytes_down;
+}
+
+void shoal_coop_publish_totals(shoal_coop *coop)
+{
+    shoal_coop_totals totals = coop->ended;
+    for (const gen *g = coop->active; g; g = g->next) {
+        if (!g->done) {
+            add_usage(&totals, &g->usage);
+        }
+    }
+    (void)pthread_mutex_lock(&coop->state_mutex);
+    coop->state.totals = totals;
+    (void)pthread_mutex_unlock(&coop->state_mutex);
+}
+
+/* Before the last event, so that who asks after it finds the answer counted. */
 static void close_books(shoal_coop *coop, gen *g)
 {
     g->usage.total_ms = elapsed_ms(coop, g);
@@ -110,6 +140,8 @@ static void close_books(shoal_coop *coop, gen *g)
     for (size_t t = 0; t < SHOAL_TIERS; t++) {
         shoal_metric_add(coop->metrics.tokens[t], (double)g->usage.n_by_tier[t]);
     }
+    add_usage(&coop->ended, &g->usage);
+    shoal_coop_publish_totals(coop);
 }
 
 void shoal_gen_finish(shoal_coop *coop, gen *g, shoal_finish finish)

@@ -292,7 +292,9 @@ static void publish(shoal_coop *coop)
     coop->state.n_active = coop->n_active;
     coop->state.n_waiting = n_waiting;
     coop->state.kv_pages_used = n_used;
+    coop->state.round_trip_ms = coop->round_trip_ms;
     (void)pthread_mutex_unlock(&coop->state_mutex);
+    shoal_coop_publish_totals(coop);
     shoal_metric_set(coop->metrics.running, (double)coop->n_active);
     shoal_metric_set(coop->metrics.waiting, (double)n_waiting);
     shoal_metric_set(coop->metrics.kv_usage, (double)n_used / (double)n_pages);
@@ -315,6 +317,7 @@ void shoal_coop_loop(void *ctx)
         }
         now_ms = shoal_clock_now_ms(&coop->clock);
         check_deadlines(coop, now_ms);
+        shoal_uplink_check_cut(coop);
         reap(coop);
         admit(coop, now_ms);
         for (gen *g = coop->active; g; g = g->next) {

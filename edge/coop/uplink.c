@@ -47,6 +47,27 @@ static shoal_status send_open(shoal_coop *coop, gen *g)
     return send(g, &msg, &n);
 }
 
+/* --- how long the cloud takes to answer --------------------------------------------------------
+ */
+
+static void start_trip(shoal_coop *coop, gen *g)
+{
+    g->sent_ns = shoal_clock_now_ns(&coop->clock);
+    g->sent_position = g->n_sent;
+}
+
+/* Smoothed as TCP smooths its round trips (RFC 6298, alpha = 1/8). */
+static void end_trip(shoal_coop *coop, gen *g)
+{
+    if (g->sent_ns == 0) {
+        return;
+    }
+    double ms = (double)(shoal_clock_now_ns(&coop->clock) - g->sent_ns) / 1e6;
+    g->sent_ns = 0;
+    coop->round_trip_ms =
+        coop->round_trip_ms > 0 ? coop->round_trip_ms + (ms - coop->round_trip_ms) / 8 : ms;
+}
+
 /* Everything confirmed, from the start: a cloud node knows nothing it was not told (R3). */
 static shoal_status send_confirmed(gen *g)
 {
@@ -86,6 +107,7 @@ static shoal_status send_continue(gen *g)
 static shoal_status open_stream(shoal_coop *coop, gen *g)
 {
     SHOAL_TRY(shoal_link_open(coop, &g->up));
+    start_trip(coop, g);
     g->cloud = CLOUD_OPENING;
     g->epoch = 0;
     g->n_sent = g->n_confirmed;
@@ -117,6 +139,9 @@ static shoal_status send_drafts(shoal_coop *coop, gen *g)
         };
         size_t n_bytes = 0;
         SHOAL_TRY(send(g, &msg, &n_bytes));
+        if (g->sent_ns == 0) {
+            start_trip(coop, g);
+        }
         g->n_sent += n_ids;
         g->usage.round_up_max = SHOAL_MAX(g->usage.round_up_max, (uint32_t)n_bytes);
     }
@@ -195,6 +220,22 @@ static void schedule_retry(gen *g, uint64_t now_ms)
     g->retry_ms = SHOAL_MIN(g->retry_ms * 2, (uint32_t)COOP_RETRY_MS_MAX);
 }
 
+static const char cut_text[] = "the link is switched off: switch it on at /v1/shoal/link";
+
+void shoal_uplink_check_cut(shoal_coop *coop)
+{
+    bool cut = atomic_load(&coop->link_cut);
+    if (cut && !coop->link_is_cut) {
+        shoal_coop_describe_end(coop);
+        for (gen *g = coop->active; g; g = g->next) {
+            if (g->up) {
+                shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, cut_text);
+            }
+        }
+    }
+    coop->link_is_cut = cut;
+}
+
 void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
     if (g->done || g->mode == SHOAL_MODE_LOCAL) {
@@ -202,6 +243,10 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
     }
     if (g->cloud == CLOUD_NONE) {
         if (now_ms < g->retry_at_ms) {
+            return;
+        }
+        if (coop->link_is_cut) {
+            shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, cut_text);
             return;
         }
         if (!coop->described) {
@@ -238,6 +283,10 @@ static void broken_protocol(shoal_coop *coop, gen *g, const char *what)
 static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, size_t n_bytes)
 {
     g->usage.n_rounds++;
+    g->usage.n_cloud_steps++;
+    if (v->accepted_to > g->sent_position) {
+        end_trip(coop, g);
+    }
     g->usage.round_down_max = SHOAL_MAX(g->usage.round_down_max, (uint32_t)n_bytes);
     uint32_t round = (uint32_t)g->usage.n_rounds;
     if (v->accepted_to > g->n_sent) {
@@ -271,6 +320,9 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
         g->usage.n_accepted += judged && right;
         rolled_back = rolled_back || !right;
     }
+    if (rolled_back) {
+        g->sent_ns = 0; /* the drafts timed may never be judged */
+    }
     if (v->epoch > g->epoch) {
         g->epoch = v->epoch;
         g->n_sent = g->n_confirmed;
@@ -296,6 +348,7 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
             broken_protocol(coop, g, "a gap between tokens");
             return;
         }
+        g->usage.n_cloud_steps++;
         (void)shoal_gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
     }
 }
@@ -306,6 +359,7 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
         g->cloud = CLOUD_OPEN;
+        end_trip(coop, g);
         g->cut_at_ms = 0;
         g->retry_ms = COOP_RETRY_MS_MIN;
         break;
@@ -394,6 +448,7 @@ void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const 
         g->up = NULL;
     }
     g->cloud = CLOUD_NONE;
+    g->sent_ns = 0;
     if (g->done) {
         return;
     }
@@ -404,7 +459,7 @@ void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const 
     if (g->cut_at_ms == 0) {
         g->cut_at_ms = now_ms;
     }
-    if (worth_retrying(status) && now_ms - g->cut_at_ms < coop->settings.reconnect_ms) {
+    if (worth_retrying(status) && now_ms - g->cut_at_ms < g->reconnect_ms) {
         g->usage.n_reconnects++;
         schedule_retry(g, now_ms);
         return;

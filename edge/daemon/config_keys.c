@@ -24,6 +24,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
     STRING("api.key", "", "Bearer token that every request needs; needed beyond loopback."),
     {"api.anonymous", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Answer without a key beyond loopback too: anyone who reaches the address may generate."},
+    {"api.link_switch", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Let POST /v1/shoal/link cut the link to the cloud, for demonstrations: it does so for every "
+     "client. With api.key for who has it, else from this machine alone."},
     STRING("model.path", "", "GGUF file of the edge model."),
     STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
@@ -198,6 +201,7 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
     s.n_tokens_default = (size_t)shoal_config_int(config, "requests.tokens_default");
     s.deadline_ms = (uint64_t)shoal_config_int(config, "requests.deadline_ms");
+    s.link_switch = shoal_config_bool(config, "api.link_switch");
     const char *mode = shoal_config_string(config, "mode.default");
     if (shoal_mode_parse(mode, &s.mode_default) != SHOAL_OK) {
         s.mode_default =

@@ -51,16 +51,19 @@ static const route routes[] = {
     {"/v1/models", "GET, HEAD", false, shoal_api_answer_models},
     {"/v1/models/", "GET, HEAD", false, shoal_api_answer_model},
     {"/v1/shoal/status", "GET, HEAD", false, shoal_api_answer_status},
+    {"/v1/shoal/link", "POST", false, shoal_api_answer_link},
     {"/health", "GET, HEAD", true, shoal_api_answer_health},
     {"/ready", "GET, HEAD", true, shoal_api_answer_ready},
     {"/metrics", "GET, HEAD", false, shoal_api_answer_metrics},
+    {"/", "GET, HEAD", true, shoal_api_answer_page}, /* without a key: it holds no secret */
+    {"/page/", "GET, HEAD", true, shoal_api_answer_page},
 };
 
 static const route *find_route(const char *path)
 {
     for (size_t i = 0; i < SHOAL_COUNT(routes); i++) {
         size_t n = strlen(routes[i].path);
-        bool prefix = routes[i].path[n - 1] == '/';
+        bool prefix = n > 1 && routes[i].path[n - 1] == '/';
         if (prefix ? strncmp(path, routes[i].path, n) == 0 && path[n] != '\0'
                    : strcmp(path, routes[i].path) == 0) {
             return &routes[i];

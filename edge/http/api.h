@@ -20,6 +20,7 @@ typedef struct shoal_api_settings {
     size_t n_waiting_max;    /* of the generation service: full means not ready; default 32 */
     size_t inline_bytes_max; /* bodies up to this are read on the loop; default 64 KiB */
     uint64_t deadline_ms;    /* of one generation, 0: none; default 600000 */
+    bool link_switch;        /* POST /v1/shoal/link may cut the cloud; default false */
 } shoal_api_settings;
 shoal_api_settings shoal_api_settings_default(void);
 

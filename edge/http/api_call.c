@@ -157,6 +157,7 @@ static void submit(shoal_api_call *call)
         .stops = (const char *const *)q->stops,
         .n_stops = q->n_stops,
         .deadline_ms = api->settings.deadline_ms,
+        .reconnect_ms = q->reconnect_ms,
         .degrade = q->degrade,
         .request_id = call->request_id,
         .on_event = on_event,
@@ -166,7 +167,7 @@ static void submit(shoal_api_call *call)
     shoal_status status = shoal_coop_submit(api->coop, &request, &call->generation, &err);
     if (status == SHOAL_OK) {
         call->submitted = true;
-        api->totals.n_requests++;
+        api->n_requests++;
         return;
     }
     shoal_http_error error = {0};
@@ -318,17 +319,6 @@ static void keep_books(shoal_api_call *call)
 {
     shoal_api *api = call->api;
     const shoal_usage *u = &call->usage;
-    shoal_api_totals *t = &api->totals;
-    for (size_t i = 0; i < SHOAL_TIERS; i++) {
-        t->n_by_tier[i] += u->n_by_tier[i];
-    }
-    t->n_prompt += u->n_prompt;
-    t->n_drafted += u->n_drafted;
-    t->n_accepted += u->n_accepted;
-    t->n_rounds += u->n_rounds;
-    t->n_reconnects += u->n_reconnects;
-    t->bytes_up += u->bytes_up;
-    t->bytes_down += u->bytes_down;
     shoal_metric_add(api->prompt_tokens, (double)u->n_prompt);
     shoal_metric_observe(api->duration, (double)(now_ns() - call->started_ns) / 1e9);
     if (u->n_generated > 1 && u->total_ms > u->first_token_ms) {

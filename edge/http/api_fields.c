@@ -172,12 +172,17 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             SHOAL_TRY(read_mode(r, v));
         } else if (strcmp(key, "degrade") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.degrade", v, &r->request->degrade));
+        } else if (strcmp(key, "reconnect_ms") == 0) {
+            json_int_t ms = 0;
+            SHOAL_TRY(read_int(r, "shoal.reconnect_ms", v, 1, 3600000, &ms));
+            r->request->reconnect_ms = (uint64_t)ms;
         } else if (strcmp(key, "local_only") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.local_only", v, &r->local_only));
         } else if (strcmp(key, "tokens") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.tokens", v, &r->request->tell_tokens));
         } else {
-            return unsupported(r, name, "the known keys are mode, degrade, local_only and tokens");
+            return unsupported(
+                r, name, "the known keys are mode, degrade, reconnect_ms, local_only and tokens");
         }
     }
     return SHOAL_OK;

@@ -41,6 +41,7 @@ typedef struct shoal_api_request {
     bool include_usage;
     bool tell_tokens; /* origins also in an answer that is not streamed */
     bool degrade;
+    uint64_t reconnect_ms; /* 0: as configured */
     shoal_mode mode;
     shoal_sampling sampling; /* biases point to the next field */
     shoal_logit_bias *biases;
@@ -113,18 +114,6 @@ struct shoal_api_call {
     shoal_buf tokens;   /* origins, comma-separated objects */
 };
 
-typedef struct shoal_api_totals {
-    uint64_t n_requests;
-    uint64_t n_by_tier[SHOAL_TIERS];
-    uint64_t n_prompt;
-    uint64_t n_drafted;
-    uint64_t n_accepted;
-    uint64_t n_rounds;
-    uint64_t n_reconnects;
-    uint64_t bytes_up;
-    uint64_t bytes_down;
-} shoal_api_totals;
-
 struct shoal_api {
     shoal_loop *loop;
     shoal_coop *coop;
@@ -144,8 +133,8 @@ struct shoal_api {
     shoal_thread *worker;
     shoal_api_call *calls;
     size_t n_calls;
-    shoal_buf scratch; /* the chunk being written */
-    shoal_api_totals totals;
+    shoal_buf scratch;   /* the chunk being written */
+    uint64_t n_requests; /* taken by coop */
     shoal_metric *duration;
     shoal_metric *per_token;
     shoal_metric *prompt_tokens;
@@ -175,5 +164,9 @@ void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_models(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_status(shoal_api *api, shoal_http_exchange *exchange);
+
+/* api_page.c */
+void shoal_api_answer_page(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_link(shoal_api *api, shoal_http_exchange *exchange);
 
 #endif

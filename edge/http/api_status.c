@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 static void respond_json(shoal_http_exchange *exchange, int status, const shoal_buf *body)
@@ -188,11 +189,17 @@ static shoal_status put_own_model(shoal_buf *buf, const shoal_api *api)
     return shoal_buf_appendf(buf, "}");
 }
 
-static shoal_status put_cloud(shoal_buf *buf, const shoal_coop_state *state)
+static shoal_status put_cloud(shoal_buf *buf, const shoal_api *api, const shoal_coop_state *state)
 {
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"cloud\":{\"configured\":%s,\"link\":",
                                 state->cloud_configured ? "true" : "false"));
     SHOAL_TRY(shoal_json_put_text(buf, state->cloud_configured ? link_name(state->link) : NULL));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"switch\":%s,\"cut\":%s,\"round_trip_ms\":",
+                                api->settings.link_switch ? "true" : "false",
+                                state->link_cut ? "true" : "false"));
+    SHOAL_TRY(state->round_trip_ms > 0
+                  ? shoal_json_put_real(buf, round(state->round_trip_ms * 100) / 100, 9)
+                  : shoal_json_put_text(buf, NULL));
     if (state->cloud_described) {
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"name\":"));
         SHOAL_TRY(shoal_json_put_text(buf, state->cloud.name));
@@ -209,17 +216,18 @@ static shoal_status put_cloud(shoal_buf *buf, const shoal_coop_state *state)
     return shoal_buf_appendf(buf, "}");
 }
 
-static shoal_status put_totals(shoal_buf *buf, const shoal_api_totals *t)
+static shoal_status put_totals(shoal_buf *buf, uint64_t n_requests, const shoal_coop_totals *t)
 {
     return shoal_buf_appendf(
         buf,
         ",\"totals\":{\"requests\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64
         ",\"tokens\":{\"exit\":%" PRIu64 ",\"edge\":%" PRIu64 ",\"cloud\":%" PRIu64
         "},\"drafted\":%" PRIu64 ",\"accepted\":%" PRIu64 ",\"rounds\":%" PRIu64
-        ",\"reconnects\":%" PRIu64 ",\"bytes_up\":%" PRIu64 ",\"bytes_down\":%" PRIu64 "}",
-        t->n_requests, t->n_prompt, t->n_by_tier[SHOAL_TIER_EXIT], t->n_by_tier[SHOAL_TIER_EDGE],
-        t->n_by_tier[SHOAL_TIER_CLOUD], t->n_drafted, t->n_accepted, t->n_rounds, t->n_reconnects,
-        t->bytes_up, t->bytes_down);
+        ",\"cloud_steps\":%" PRIu64 ",\"reconnects\":%" PRIu64 ",\"bytes_up\":%" PRIu64
+        ",\"bytes_down\":%" PRIu64 "}",
+        n_requests, t->n_prompt, t->n_by_tier[SHOAL_TIER_EXIT], t->n_by_tier[SHOAL_TIER_EDGE],
+        t->n_by_tier[SHOAL_TIER_CLOUD], t->n_drafted, t->n_accepted, t->n_rounds, t->n_cloud_steps,
+        t->n_reconnects, t->bytes_up, t->bytes_down);
 }
 
 static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_state *state)
@@ -238,8 +246,8 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
                                 "\"kv\":{\"pages_used\":%zu,\"pages\":%zu}",
                                 state->n_active, state->n_waiting, api->n_calls,
                                 state->kv_pages_used, state->kv_pages));
-    SHOAL_TRY(put_cloud(buf, state));
-    SHOAL_TRY(put_totals(buf, &api->totals));
+    SHOAL_TRY(put_cloud(buf, api, state));
+    SHOAL_TRY(put_totals(buf, api->n_requests, &state->totals));
     return shoal_buf_appendf(buf, "}");
 }
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <time.h>
 
 static shoal_http_conn *conn_of(shoal_http_exchange *x)
@@ -46,6 +47,28 @@ const char *shoal_http_header(const shoal_http_exchange *exchange, const char *n
 const char *shoal_http_request_id(const shoal_http_exchange *exchange)
 {
     return exchange->request_id;
+}
+
+bool shoal_http_peer_is_local(const shoal_http_exchange *exchange)
+{
+    const shoal_http_conn *conn = const_conn_of(exchange);
+    struct sockaddr_storage peer;
+    memset(&peer, 0, sizeof peer);
+    int length = sizeof peer;
+    if (conn->local) {
+        return true;
+    }
+    if (uv_tcp_getpeername(&conn->u.tcp, (struct sockaddr *)&peer, &length) != 0) {
+        return false;
+    }
+    if (peer.ss_family == AF_INET) {
+        struct sockaddr_in v4;
+        memcpy(&v4, &peer, sizeof v4);
+        return ntohl(v4.sin_addr.s_addr) >> 24 == 127;
+    }
+    struct sockaddr_in6 v6;
+    memcpy(&v6, &peer, sizeof v6);
+    return peer.ss_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
 }
 
 uint64_t shoal_http_started_ns(const shoal_http_exchange *exchange)

@@ -84,6 +84,8 @@ const char *shoal_http_method(const shoal_http_exchange *exchange); /* "GET" */
 const char *shoal_http_path(const shoal_http_exchange *exchange);   /* without the query, raw */
 /* Value of the first header of that name, case ignored, NULL: absent. */
 const char *shoal_http_header(const shoal_http_exchange *exchange, const char *name);
+/* Whether it comes from this machine: over the Unix socket or a loopback address. */
+bool shoal_http_peer_is_local(const shoal_http_exchange *exchange);
 /* The caller's x-request-id when it is [A-Za-z0-9._-]{1,64}, else one of ours. */
 const char *shoal_http_request_id(const shoal_http_exchange *exchange);
 uint64_t shoal_http_started_ns(const shoal_http_exchange *exchange);

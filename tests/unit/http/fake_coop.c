@@ -32,6 +32,7 @@ struct shoal_coop {
 fake_script fake_next;
 atomic_size_t fake_n_cancelled;
 atomic_size_t fake_n_submitted;
+atomic_bool fake_link_cut;
 shoal_coop_request fake_last;
 int32_t fake_last_ids[64];
 char fake_last_stops[4][64];
@@ -165,7 +166,19 @@ void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
                                     .cloud_described = true,
                                     .kv_pages = 64,
                                     .kv_tokens_max = 2048,
+                                    .link_cut = atomic_load(&fake_link_cut),
+                                    .round_trip_ms = 41.256,
+                                    .totals = {.n_by_tier = {[SHOAL_TIER_EDGE] = 9},
+                                               .n_rounds = 3,
+                                               .n_cloud_steps = 4,
+                                               .bytes_up = 61},
                                     .cloud = {.name = "big", .n_vocab = 300, .n_ctx = 4096}};
+}
+
+void shoal_coop_cut_link(shoal_coop *coop, bool cut)
+{
+    (void)coop;
+    atomic_store(&fake_link_cut, cut);
 }
 
 size_t shoal_coop_n_ctx(const shoal_coop *coop)
@@ -182,6 +195,7 @@ shoal_coop *fake_coop_new(void)
     fake_next = (fake_script){.n_tokens = 5, .fail_at = SIZE_MAX};
     atomic_store(&fake_n_cancelled, 0);
     atomic_store(&fake_n_submitted, 0);
+    atomic_store(&fake_link_cut, false);
     return coop;
 }
 

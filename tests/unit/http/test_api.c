@@ -8,8 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "fake_coop.h"
-#include "fixture.h"
+#include "api_fixture.h"
 
 #include "common/base/mem.h"
 #include "edge/http/api_internal.h"
@@ -22,147 +21,6 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
-
-#define MODEL "tiny"
-
-typedef struct api_fixture {
-    http_fixture f;
-    shoal_api *api;
-    shoal_coop *coop;
-    shoal_wake *drain;
-} api_fixture;
-
-static shoal_model *model;
-
-static int make_model(void **state)
-{
-    (void)state;
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
-    shoal_err err = SHOAL_ERR_INIT;
-    shoal_gguf *gguf = NULL;
-    if (shoal_tiny_model_gguf(7, SHOAL_TYPE_F32, &buf) != SHOAL_OK ||
-        shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, &err) != SHOAL_OK ||
-        shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
-        (void)fprintf(stderr, "%s\n", err.text);
-        return -1;
-    }
-    shoal_gguf_close(gguf);
-    return 0;
-}
-
-static int free_model(void **state)
-{
-    (void)state;
-    shoal_model_free(model);
-    return 0;
-}
-
-static void drain_api(void *ctx)
-{
-    api_fixture *a = ctx;
-    shoal_api_drain(a->api);
-    shoal_http_server_drain(a->f.server);
-}
-
-static shoal_api_settings api_settings(void)
-{
-    shoal_api_settings s = shoal_api_settings_default();
-    s.model_id = MODEL;
-    return s;
-}
-
-static void start_with(api_fixture *a, const shoal_api_settings *settings,
-                       const shoal_http_settings *http)
-{
-    shoal_err err = SHOAL_ERR_INIT;
-    *a = (api_fixture){0};
-    a->coop = fake_coop_new();
-    http_fixture_loop(&a->f);
-    assert_int_equal(shoal_metrics_new(&a->f.metrics), SHOAL_OK);
-    assert_int_equal(
-        shoal_api_new(a->f.loop, a->coop, model, a->f.metrics, settings, &a->api, &err), SHOAL_OK);
-    assert_int_equal(shoal_wake_new(a->f.loop, drain_api, a, &a->drain), SHOAL_OK);
-    const shoal_http_handler handler = shoal_api_handler(a->api);
-    http_fixture_start(&a->f, http, &handler);
-}
-
-static void start(api_fixture *a)
-{
-    shoal_api_settings s = api_settings();
-    shoal_http_settings h = http_fixture_settings();
-    start_with(a, &s, &h);
-}
-
-static void stop(api_fixture *a)
-{
-    http_fixture_stop_loop(&a->f);
-    shoal_http_server_free(a->f.server);
-    a->f.server = NULL;
-    fake_coop_free(a->coop);
-    shoal_api_free(a->api);
-    shoal_wake_free(a->drain);
-    http_fixture_free(&a->f);
-}
-
-static int post(api_fixture *a, const char *path, const char *body, shoal_buf *answer)
-{
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf q = {0};
-    assert_int_equal(shoal_buf_appendf(&q,
-                                       "POST %s HTTP/1.1\r\nHost: localhost\r\n"
-                                       "Content-Type: application/json\r\nConnection: close\r\n"
-                                       "Content-Length: %zu\r\n\r\n%s",
-                                       path, strlen(body), body),
-                     SHOAL_OK);
-    return http_ask(&a->f, q.data, answer);
-}
-
-static int get(api_fixture *a, const char *path, shoal_buf *answer)
-{
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf q = {0};
-    assert_int_equal(shoal_buf_appendf(&q,
-                                       "GET %s HTTP/1.1\r\nHost: localhost\r\n"
-                                       "Connection: close\r\n\r\n",
-                                       path),
-                     SHOAL_OK);
-    return http_ask(&a->f, q.data, answer);
-}
-
-/* The test's own JSON needs no budget of a parse. */
-static json_t *load(const char *text)
-{
-    json_error_t why;
-    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &why);
-    if (!json) {
-        fail_msg("%s in %s", why.text, text);
-    }
-    return json;
-}
-
-static json_t *body_of(const shoal_buf *answer)
-{
-    const char *body = strstr(answer->data, "\r\n\r\n");
-    assert_non_null(body);
-    return load(body + 4);
-}
-
-static json_t *at(json_t *json, const char *path)
-{
-    char part[64];
-    while (json && *path) {
-        size_t n = strcspn(path, ".");
-        (void)snprintf(part, sizeof part, "%.*s", (int)n, path);
-        json = json_is_array(json) ? json_array_get(json, (size_t)strtol(part, NULL, 10))
-                                   : json_object_get(json, part);
-        path += n + (path[n] == '.');
-    }
-    return json;
-}
-
-static const char *text_at(json_t *json, const char *path)
-{
-    const char *text = json_string_value(at(json, path));
-    return text ? text : "";
-}
 
 static void wait_for(atomic_size_t *counter, size_t value)
 {
@@ -180,41 +38,42 @@ static void test_completion_answers_in_openai_form(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     fake_next.text = "a\"\xc3\xa9\n";
-    assert_int_equal(post(&a, "/v1/completions",
-                          "{\"model\":\"tiny\",\"prompt\":\"hello\",\"max_tokens\":3,"
-                          "\"shoal\":{\"tokens\":true}}",
-                          &r),
+    assert_int_equal(api_post(&a, "/v1/completions",
+                              "{\"model\":\"tiny\",\"prompt\":\"hello\",\"max_tokens\":3,"
+                              "\"shoal\":{\"tokens\":true}}",
+                              &r),
                      200);
-    json_t *j = body_of(&r);
-    assert_string_equal(text_at(j, "object"), "text_completion");
-    assert_true(strncmp(text_at(j, "id"), "cmpl-", 5) == 0);
-    assert_string_equal(text_at(j, "model"), MODEL);
-    assert_string_equal(text_at(j, "choices.0.text"), "a\"\xc3\xa9\na\"\xc3\xa9\na\"\xc3\xa9\n");
-    assert_string_equal(text_at(j, "choices.0.finish_reason"), "length");
-    assert_int_equal(json_integer_value(at(j, "usage.completion_tokens")), 3);
-    assert_int_equal(json_integer_value(at(j, "usage.total_tokens")),
-                     json_integer_value(at(j, "usage.prompt_tokens")) + 3);
-    assert_int_equal(json_integer_value(at(j, "usage.shoal.tiers.edge")), 3);
-    assert_int_equal(json_integer_value(at(j, "usage.shoal.bytes_up")), 61);
-    assert_int_equal(json_integer_value(at(j, "usage.shoal.round_down_max")), 24);
-    assert_true(json_is_number(at(j, "usage.shoal.tokens_per_s")));
-    assert_int_equal(json_array_size(at(j, "shoal.tokens")), 3);
-    assert_int_equal(json_integer_value(at(j, "shoal.tokens.2.id")), 102);
-    assert_string_equal(text_at(j, "shoal.tokens.0.tier"), "edge");
+    json_t *j = api_body(&r);
+    assert_string_equal(api_text_at(j, "object"), "text_completion");
+    assert_true(strncmp(api_text_at(j, "id"), "cmpl-", 5) == 0);
+    assert_string_equal(api_text_at(j, "model"), MODEL);
+    assert_string_equal(api_text_at(j, "choices.0.text"),
+                        "a\"\xc3\xa9\na\"\xc3\xa9\na\"\xc3\xa9\n");
+    assert_string_equal(api_text_at(j, "choices.0.finish_reason"), "length");
+    assert_int_equal(json_integer_value(api_at(j, "usage.completion_tokens")), 3);
+    assert_int_equal(json_integer_value(api_at(j, "usage.total_tokens")),
+                     json_integer_value(api_at(j, "usage.prompt_tokens")) + 3);
+    assert_int_equal(json_integer_value(api_at(j, "usage.shoal.tiers.edge")), 3);
+    assert_int_equal(json_integer_value(api_at(j, "usage.shoal.bytes_up")), 61);
+    assert_int_equal(json_integer_value(api_at(j, "usage.shoal.round_down_max")), 24);
+    assert_true(json_is_number(api_at(j, "usage.shoal.tokens_per_s")));
+    assert_int_equal(json_array_size(api_at(j, "shoal.tokens")), 3);
+    assert_int_equal(json_integer_value(api_at(j, "shoal.tokens.2.id")), 102);
+    assert_string_equal(api_text_at(j, "shoal.tokens.0.tier"), "edge");
     json_decref(j);
-    assert_int_equal(post(&a, "/v1/chat/completions",
-                          "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", &r),
+    assert_int_equal(api_post(&a, "/v1/chat/completions",
+                              "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", &r),
                      200);
-    j = body_of(&r);
-    assert_string_equal(text_at(j, "object"), "chat.completion");
-    assert_true(strncmp(text_at(j, "id"), "chatcmpl-", 9) == 0);
-    assert_string_equal(text_at(j, "choices.0.message.role"), "assistant");
-    assert_null(at(j, "shoal"));
+    j = api_body(&r);
+    assert_string_equal(api_text_at(j, "object"), "chat.completion");
+    assert_true(strncmp(api_text_at(j, "id"), "chatcmpl-", 9) == 0);
+    assert_string_equal(api_text_at(j, "choices.0.message.role"), "assistant");
+    assert_null(api_at(j, "shoal"));
     json_decref(j);
-    stop(&a);
+    api_stop(&a);
 }
 
 /* What a message says never ends or opens a turn; a plain prompt is the caller's own markup. */
@@ -222,19 +81,19 @@ static void test_control_texts_in_messages_stay_text(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    assert_int_equal(post(&a, "/v1/chat/completions",
-                          "{\"messages\":[{\"role\":\"user\",\"content\":\"a</s>\"}]}", &r),
+    assert_int_equal(api_post(&a, "/v1/chat/completions",
+                              "{\"messages\":[{\"role\":\"user\",\"content\":\"a</s>\"}]}", &r),
                      200);
     assert_int_equal(fake_last_ids[0], SHOAL_TINY_BOS);
     assert_true(fake_last.n_ids > 3);
     for (size_t i = 1; i < fake_last.n_ids; i++) {
         assert_int_not_equal(fake_last_ids[i], SHOAL_TINY_EOS);
     }
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a</s>\"}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a</s>\"}", &r), 200);
     assert_int_equal(fake_last_ids[fake_last.n_ids - 1], SHOAL_TINY_EOS);
-    stop(&a);
+    api_stop(&a);
 }
 
 /* Splits a chunked event stream into its JSON objects; checks the form of every line. */
@@ -293,7 +152,7 @@ static void read_stream(const shoal_buf *answer, stream *s)
         } else {
             assert_true(strncmp(line, "data: {", 7) == 0);
             assert_true(s->n < 64);
-            s->events[s->n++] = load(line + 6);
+            s->events[s->n++] = api_load(line + 6);
         }
         line = next;
     }
@@ -303,15 +162,16 @@ static void test_chat_stream_has_the_promised_form(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     for (int usage = 0; usage < 2; usage++) {
         assert_int_equal(
-            post(&a, "/v1/chat/completions",
-                 usage ? "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true,"
-                         "\"stream_options\":{\"include_usage\":true}}"
-                       : "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true}",
-                 &r),
+            api_post(
+                &a, "/v1/chat/completions",
+                usage ? "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true,"
+                        "\"stream_options\":{\"include_usage\":true}}"
+                      : "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true}",
+                &r),
             200);
         stream s;
         read_stream(&r, &s);
@@ -320,59 +180,60 @@ static void test_chat_stream_has_the_promised_form(void **state)
         size_t n_finished = 0;
         for (size_t i = 0; i < s.n; i++) {
             json_t *e = s.events[i];
-            assert_string_equal(text_at(e, "id"), text_at(s.events[0], "id"));
-            assert_string_equal(text_at(e, "object"), "chat.completion.chunk");
-            n_finished += json_is_string(at(e, "choices.0.finish_reason")) ? 1 : 0;
+            assert_string_equal(api_text_at(e, "id"), api_text_at(s.events[0], "id"));
+            assert_string_equal(api_text_at(e, "object"), "chat.completion.chunk");
+            n_finished += json_is_string(api_at(e, "choices.0.finish_reason")) ? 1 : 0;
             bool last = i + 1 == s.n;
-            assert_true(usage ? last == json_is_object(at(e, "usage")) &&
-                                    last != json_is_null(at(e, "usage"))
-                              : at(e, "usage") == NULL);
+            assert_true(usage ? last == json_is_object(api_at(e, "usage")) &&
+                                    last != json_is_null(api_at(e, "usage"))
+                              : api_at(e, "usage") == NULL);
             if (i >= 1 && i <= 5) {
-                assert_string_equal(text_at(e, "choices.0.delta.content"), "w");
-                assert_int_equal(json_array_size(at(e, "shoal.tokens")), 1);
-                assert_int_equal(json_integer_value(at(e, "shoal.tokens.0.id")), 99 + (int)i);
-                assert_int_equal(json_integer_value(at(e, "shoal.tokens.0.round")), 3);
-                assert_true(json_real_value(at(e, "shoal.tokens.0.confidence")) > 0.92);
-                assert_true(json_number_value(at(e, "shoal.tokens.0.ms")) >= 0);
+                assert_string_equal(api_text_at(e, "choices.0.delta.content"), "w");
+                assert_int_equal(json_array_size(api_at(e, "shoal.tokens")), 1);
+                assert_int_equal(json_integer_value(api_at(e, "shoal.tokens.0.id")), 99 + (int)i);
+                assert_int_equal(json_integer_value(api_at(e, "shoal.tokens.0.round")), 3);
+                assert_true(json_real_value(api_at(e, "shoal.tokens.0.confidence")) > 0.92);
+                assert_true(json_number_value(api_at(e, "shoal.tokens.0.ms")) >= 0);
             }
         }
         assert_int_equal(n_finished, 1);
-        assert_string_equal(text_at(s.events[0], "choices.0.delta.role"), "assistant");
-        assert_string_equal(text_at(s.events[6], "choices.0.finish_reason"), "length");
+        assert_string_equal(api_text_at(s.events[0], "choices.0.delta.role"), "assistant");
+        assert_string_equal(api_text_at(s.events[6], "choices.0.finish_reason"), "length");
         if (usage) {
-            assert_int_equal(json_array_size(at(s.events[7], "choices")), 0);
-            assert_int_equal(json_integer_value(at(s.events[7], "usage.completion_tokens")), 5);
+            assert_int_equal(json_array_size(api_at(s.events[7], "choices")), 0);
+            assert_int_equal(json_integer_value(api_at(s.events[7], "usage.completion_tokens")), 5);
         }
         free_stream(&s);
     }
     assert_int_equal(
-        post(&a, "/v1/completions", "{\"prompt\":\"x\",\"stream\":true,\"max_tokens\":2}", &r),
+        api_post(&a, "/v1/completions", "{\"prompt\":\"x\",\"stream\":true,\"max_tokens\":2}", &r),
         200);
     stream s;
     read_stream(&r, &s);
     assert_true(s.done);
     assert_int_equal(s.n, 3);
-    assert_string_equal(text_at(s.events[0], "object"), "text_completion");
-    assert_string_equal(text_at(s.events[0], "choices.0.text"), "w");
+    assert_string_equal(api_text_at(s.events[0], "object"), "text_completion");
+    assert_string_equal(api_text_at(s.events[0], "choices.0.text"), "w");
     free_stream(&s);
-    stop(&a);
+    api_stop(&a);
 }
 
 static void test_fields_reach_the_engine(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     assert_int_equal(
-        post(&a, "/v1/completions",
-             "{\"prompt\":[5,6,7],\"max_tokens\":9,\"temperature\":0.5,\"top_p\":0.9,\"top_k\":40,"
-             "\"min_p\":0.05,\"repetition_penalty\":1.1,\"presence_penalty\":-1,"
-             "\"frequency_penalty\":2,\"logit_bias\":{\"12\":-100},\"seed\":42,"
-             "\"stop\":[\"END\",\"\\n\"],\"user\":\"u\",\"n\":1,\"best_of\":1,\"echo\":false,"
-             "\"logprobs\":null,\"suffix\":\"\",\"response_format\":{\"type\":\"text\"},"
-             "\"shoal\":{\"mode\":\"exact\",\"degrade\":true}}",
-             &r),
+        api_post(
+            &a, "/v1/completions",
+            "{\"prompt\":[5,6,7],\"max_tokens\":9,\"temperature\":0.5,\"top_p\":0.9,\"top_k\":40,"
+            "\"min_p\":0.05,\"repetition_penalty\":1.1,\"presence_penalty\":-1,"
+            "\"frequency_penalty\":2,\"logit_bias\":{\"12\":-100},\"seed\":42,"
+            "\"stop\":[\"END\",\"\\n\"],\"user\":\"u\",\"n\":1,\"best_of\":1,\"echo\":false,"
+            "\"logprobs\":null,\"suffix\":\"\",\"response_format\":{\"type\":\"text\"},"
+            "\"shoal\":{\"mode\":\"exact\",\"degrade\":true}}",
+            &r),
         200);
     assert_int_equal(fake_last.n_ids, 3);
     assert_int_equal(fake_last_ids[2], 7);
@@ -386,39 +247,40 @@ static void test_fields_reach_the_engine(void **state)
     assert_int_equal(fake_last.n_stops, 2);
     assert_string_equal(fake_last_stops[0], "END");
     /* One string in an array is that string; defaults are OpenAI's. */
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":[\"ab\"],\"stop\":\"x\"}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":[\"ab\"],\"stop\":\"x\"}", &r),
+                     200);
     assert_int_equal(fake_last.n_tokens_max, 16);
     assert_int_equal(fake_last.mode, SHOAL_MODE_LOCAL);
     size_t n_plain = fake_last.n_ids;
     uint64_t seed = fake_last.sampling.seed;
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"ab\"}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"ab\"}", &r), 200);
     assert_int_equal(fake_last.n_ids, n_plain);
     assert_true(fake_last.sampling.seed != seed && fake_last.sampling.seed < UINT64_MAX / 2);
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":[[5,6]],\"seed\":-1}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":[[5,6]],\"seed\":-1}", &r), 200);
     assert_int_equal(fake_last.n_ids, 2);
     /* Parts are their texts in a row, developer is system. */
     assert_int_equal(
-        post(&a, "/v1/chat/completions",
-             "{\"max_completion_tokens\":4,\"max_tokens\":4,\"messages\":[{\"role\":\"system\","
-             "\"content\":\"be\"},{\"role\":\"user\",\"content\":\"hello\"}]}",
-             &r),
+        api_post(&a, "/v1/chat/completions",
+                 "{\"max_completion_tokens\":4,\"max_tokens\":4,\"messages\":[{\"role\":\"system\","
+                 "\"content\":\"be\"},{\"role\":\"user\",\"content\":\"hello\"}]}",
+                 &r),
         200);
     size_t n_text = fake_last.n_ids;
     int32_t ids[64];
     memcpy(ids, fake_last_ids, sizeof ids);
     assert_int_equal(
-        post(&a, "/v1/chat/completions",
-             "{\"messages\":[{\"role\":\"developer\",\"content\":\"be\",\"name\":\"x\"},"
-             "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hel\"},"
-             "{\"type\":\"text\",\"text\":\"lo\"}]}],\"tools\":[],\"tool_choice\":\"none\","
-             "\"shoal\":{\"local_only\":true},\"logprobs\":false,\"top_logprobs\":0,"
-             "\"store\":false}",
-             &r),
+        api_post(&a, "/v1/chat/completions",
+                 "{\"messages\":[{\"role\":\"developer\",\"content\":\"be\",\"name\":\"x\"},"
+                 "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hel\"},"
+                 "{\"type\":\"text\",\"text\":\"lo\"}]}],\"tools\":[],\"tool_choice\":\"none\","
+                 "\"shoal\":{\"local_only\":true},\"logprobs\":false,\"top_logprobs\":0,"
+                 "\"store\":false}",
+                 &r),
         200);
     assert_int_equal(fake_last.n_ids, n_text);
     assert_memory_equal(ids, fake_last_ids, n_text * sizeof *ids);
     assert_int_equal(fake_last.n_tokens_max, 512);
-    stop(&a);
+    api_stop(&a);
 }
 
 /* --- refusals --------------------------------------------------------------------------------- */
@@ -561,17 +423,17 @@ static void check_rows(api_fixture *a, const char *path, const bad_row *rows, si
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     for (size_t i = 0; i < n; i++) {
-        int status = post(a, path, rows[i].body, &r);
-        json_t *j = body_of(&r);
-        json_t *param = at(j, "error.param");
-        bool same = rows[i].param ? strcmp(text_at(j, "error.param"), rows[i].param) == 0
+        int status = api_post(a, path, rows[i].body, &r);
+        json_t *j = api_body(&r);
+        json_t *param = api_at(j, "error.param");
+        bool same = rows[i].param ? strcmp(api_text_at(j, "error.param"), rows[i].param) == 0
                                   : json_is_null(param);
         if (status != rows[i].status || !same ||
-            strcmp(text_at(j, "error.code"), rows[i].code) != 0) {
+            strcmp(api_text_at(j, "error.code"), rows[i].code) != 0) {
             fail_msg("row %zu: %s\ngave %s", i, rows[i].body, r.data);
         }
-        assert_string_equal(text_at(j, "error.type"), "invalid_request_error");
-        assert_true(strlen(text_at(j, "error.message")) > 10);
+        assert_string_equal(api_text_at(j, "error.type"), "invalid_request_error");
+        assert_true(strlen(api_text_at(j, "error.message")) > 10);
         json_decref(j);
     }
 }
@@ -580,7 +442,7 @@ static void test_bad_requests_name_the_field(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     check_rows(&a, "/v1/completions", bad_completions, SHOAL_COUNT(bad_completions));
     check_rows(&a, "/v1/chat/completions", bad_chats, SHOAL_COUNT(bad_chats));
     assert_int_equal(atomic_load(&fake_n_submitted), 0);
@@ -592,7 +454,7 @@ static void test_bad_requests_name_the_field(void **state)
         assert_int_equal(shoal_buf_append(&q, ",1", 2), SHOAL_OK);
     }
     assert_int_equal(shoal_buf_appendf(&q, "]}"), SHOAL_OK);
-    assert_int_equal(post(&a, "/v1/completions", q.data, &r), 400);
+    assert_int_equal(api_post(&a, "/v1/completions", q.data, &r), 400);
     assert_non_null(strstr(r.data, "context_length_exceeded"));
     assert_non_null(strstr(r.data, "1000 tokens"));
     /* Depth and width of JSON are bounded. */
@@ -600,15 +462,15 @@ static void test_bad_requests_name_the_field(void **state)
     for (int i = 0; i < 100000; i++) {
         assert_int_equal(shoal_buf_append(&q, "[", 1), SHOAL_OK);
     }
-    assert_int_equal(post(&a, "/v1/completions", q.data, &r), 400);
+    assert_int_equal(api_post(&a, "/v1/completions", q.data, &r), 400);
     shoal_buf_reset(&q);
     assert_int_equal(shoal_buf_appendf(&q, "{\"prompt\":[0"), SHOAL_OK);
     for (int i = 0; i < 1900000; i++) {
         assert_int_equal(shoal_buf_append(&q, ",0", 2), SHOAL_OK);
     }
     assert_int_equal(shoal_buf_appendf(&q, "]}"), SHOAL_OK);
-    assert_int_equal(post(&a, "/v1/completions", q.data, &r), 413);
-    stop(&a);
+    assert_int_equal(api_post(&a, "/v1/completions", q.data, &r), 413);
+    api_stop(&a);
 }
 
 static void test_failures_of_the_engine_have_their_status(void **state)
@@ -631,7 +493,7 @@ static void test_failures_of_the_engine_have_their_status(void **state)
         {SHOAL_E_INTERNAL, 500, "internal_error", false},
     };
     api_fixture a;
-    start(&a);
+    api_start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         for (int late = 0; late < 3; late++) { /* at submit, before the first token, streamed */
@@ -639,11 +501,12 @@ static void test_failures_of_the_engine_have_their_status(void **state)
             fake_next.fail_at = late ? 0 : SIZE_MAX;
             fake_next.fail_code = rows[i].code;
             assert_int_equal(
-                post(&a, "/v1/completions",
-                     late == 2 ? "{\"prompt\":\"a\",\"stream\":true}" : "{\"prompt\":\"a\"}", &r),
+                api_post(&a, "/v1/completions",
+                         late == 2 ? "{\"prompt\":\"a\",\"stream\":true}" : "{\"prompt\":\"a\"}",
+                         &r),
                 rows[i].status);
-            json_t *j = body_of(&r);
-            assert_string_equal(text_at(j, "error.code"), rows[i].name);
+            json_t *j = api_body(&r);
+            assert_string_equal(api_text_at(j, "error.code"), rows[i].name);
             json_decref(j);
             assert_int_equal(strstr(r.data, "Retry-After: ") != NULL, rows[i].retry);
         }
@@ -652,14 +515,15 @@ static void test_failures_of_the_engine_have_their_status(void **state)
     fake_next.submit_code = SHOAL_OK;
     fake_next.fail_at = 2;
     fake_next.fail_code = SHOAL_E_UNAVAILABLE;
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\",\"stream\":true}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a\",\"stream\":true}", &r),
+                     200);
     stream s;
     read_stream(&r, &s);
     assert_true(s.error && !s.done);
     assert_int_equal(s.n, 3);
-    assert_string_equal(text_at(s.events[2], "error.code"), "unavailable");
+    assert_string_equal(api_text_at(s.events[2], "error.code"), "unavailable");
     free_stream(&s);
-    stop(&a);
+    api_stop(&a);
 }
 
 /* --- clients that leave, lag or crowd ----------------------------------------------------------
@@ -685,7 +549,7 @@ static void test_gone_clients_cancel_their_generation(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     fake_next.n_tokens = 1000;
     fake_next.pause_us = 2000;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
@@ -704,7 +568,7 @@ static void test_gone_clients_cancel_their_generation(void **state)
     (void)shutdown(fd, SHUT_WR);
     wait_for(&fake_n_cancelled, 3);
     (void)close(fd);
-    stop(&a);
+    api_stop(&a);
 }
 
 static void test_reader_that_lags_is_cut_and_cancelled(void **state)
@@ -713,10 +577,10 @@ static void test_reader_that_lags_is_cut_and_cancelled(void **state)
     static char word[8192];
     memset(word, 'x', sizeof word - 1);
     api_fixture a;
-    shoal_api_settings s = api_settings();
+    shoal_api_settings s = api_test_settings();
     shoal_http_settings h = http_fixture_settings();
     h.write_bytes_max = 64 << 10;
-    start_with(&a, &s, &h);
+    api_start_with(&a, &s, &h);
     fake_next.n_tokens = 990;
     fake_next.pause_us = 100;
     fake_next.text = word;
@@ -726,7 +590,7 @@ static void test_reader_that_lags_is_cut_and_cancelled(void **state)
     assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
     wait_for(&fake_n_cancelled, 1);
     (void)close(fd);
-    stop(&a);
+    api_stop(&a);
 }
 
 static void test_loop_that_cannot_keep_up_says_so(void **state)
@@ -734,62 +598,63 @@ static void test_loop_that_cannot_keep_up_says_so(void **state)
     (void)state;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     api_fixture b;
-    shoal_api_settings s = api_settings();
+    shoal_api_settings s = api_test_settings();
     shoal_http_settings h = http_fixture_settings();
-    start_with(&b, &s, &h);
+    api_start_with(&b, &s, &h);
     fake_next.inside = true; /* within submit, on the loop itself: nothing is drained meanwhile */
     fake_next.n_tokens = SHOAL_API_TOKENS_QUEUED_MAX + 10;
     b.api->context.n_room = (size_t)SHOAL_API_TOKENS_QUEUED_MAX * 2;
-    assert_int_equal(post(&b, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":40000}", &r),
+    assert_int_equal(api_post(&b, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":40000}", &r),
                      503);
     assert_non_null(strstr(r.data, "overloaded"));
     fake_next.n_tokens = 5;
-    assert_int_equal(post(&b, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
-    stop(&b);
+    assert_int_equal(api_post(&b, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
+    api_stop(&b);
 }
 
 static void test_crowds_are_told_to_come_back(void **state)
 {
     (void)state;
     api_fixture a;
-    shoal_api_settings s = api_settings();
+    shoal_api_settings s = api_test_settings();
     shoal_http_settings h = http_fixture_settings();
     s.n_calls_max = 2;
-    start_with(&a, &s, &h);
+    api_start_with(&a, &s, &h);
     fake_next.n_tokens = 1000;
     fake_next.pause_us = 2000;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     int first = open_stream(&a, "{\"prompt\":\"a\",\"max_tokens\":900}", NULL);
     int second = open_stream(&a, "{\"prompt\":\"a\",\"max_tokens\":900}", NULL);
     wait_for(&fake_n_submitted, 2);
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 429);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 429);
     assert_non_null(strstr(r.data, "Retry-After: "));
-    assert_int_equal(get(&a, "/ready", &r), 503);
-    assert_int_equal(get(&a, "/health", &r), 200);
+    assert_int_equal(api_get(&a, "/ready", &r), 503);
+    assert_int_equal(api_get(&a, "/health", &r), 200);
     (void)close(first);
     (void)close(second);
     wait_for(&fake_n_cancelled, 2);
-    stop(&a);
+    api_stop(&a);
 }
 
 static void test_large_bodies_go_through_the_worker(void **state)
 {
     (void)state;
     api_fixture a;
-    shoal_api_settings s = api_settings();
+    shoal_api_settings s = api_test_settings();
     shoal_http_settings h = http_fixture_settings();
     s.inline_bytes_max = 16; /* everything */
-    start_with(&a, &s, &h);
+    api_start_with(&a, &s, &h);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\"}", &r), 200);
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\",\"n\":9}", &r), 400);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\"}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\",\"n\":9}", &r),
+                     400);
     check_rows(&a, "/v1/completions", bad_completions + 20, SHOAL_COUNT(bad_completions) - 20);
     for (int i = 0; i < 20; i++) { /* gone while the worker reads */
         int fd = open_stream(&a, "{\"prompt\":\"a b c d e f g h i j k\",\"max_tokens\":900}", NULL);
         (void)close(fd);
     }
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\"}", &r), 200);
-    stop(&a);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a b c d e f\"}", &r), 200);
+    api_stop(&a);
 }
 
 /* --- the other routes --------------------------------------------------------------------------
@@ -799,54 +664,58 @@ static void test_routes_answer_and_refuse(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    assert_int_equal(get(&a, "/v1/models", &r), 200);
-    json_t *j = body_of(&r);
-    assert_string_equal(text_at(j, "data.0.id"), MODEL);
-    assert_string_equal(text_at(j, "data.0.object"), "model");
+    assert_int_equal(api_get(&a, "/v1/models", &r), 200);
+    json_t *j = api_body(&r);
+    assert_string_equal(api_text_at(j, "data.0.id"), MODEL);
+    assert_string_equal(api_text_at(j, "data.0.object"), "model");
     json_decref(j);
-    assert_int_equal(get(&a, "/v1/models/t%69ny", &r), 200);
-    assert_int_equal(get(&a, "/v1/models/none", &r), 404);
+    assert_int_equal(api_get(&a, "/v1/models/t%69ny", &r), 200);
+    assert_int_equal(api_get(&a, "/v1/models/none", &r), 404);
     assert_non_null(strstr(r.data, "model_not_found"));
-    assert_int_equal(get(&a, "/v1/models/t%6", &r), 404);
-    assert_int_equal(get(&a, "/v1/models/", &r), 404);
-    assert_int_equal(get(&a, "/nothing", &r), 404);
-    assert_int_equal(get(&a, "/v1/completions", &r), 405);
+    assert_int_equal(api_get(&a, "/v1/models/t%6", &r), 404);
+    assert_int_equal(api_get(&a, "/v1/models/", &r), 404);
+    assert_int_equal(api_get(&a, "/nothing", &r), 404);
+    assert_int_equal(api_get(&a, "/v1/completions", &r), 405);
     assert_non_null(strstr(r.data, "Allow: POST\r\n"));
-    assert_int_equal(post(&a, "/v1/models", "{}", &r), 405);
-    assert_int_equal(get(&a, "/health?x", &r), 200);
-    assert_int_equal(get(&a, "/ready", &r), 200);
-    assert_int_equal(get(&a, "/v1/shoal/status", &r), 200);
-    j = body_of(&r);
-    assert_string_equal(text_at(j, "model.id"), MODEL);
-    assert_string_equal(text_at(j, "cloud.link"), "ready");
-    assert_string_equal(text_at(j, "cloud.name"), "big");
-    assert_int_equal(json_integer_value(at(j, "kv.pages")), 64);
+    assert_int_equal(api_post(&a, "/v1/models", "{}", &r), 405);
+    assert_int_equal(api_get(&a, "/health?x", &r), 200);
+    assert_int_equal(api_get(&a, "/ready", &r), 200);
+    assert_int_equal(api_get(&a, "/v1/shoal/status", &r), 200);
+    j = api_body(&r);
+    assert_string_equal(api_text_at(j, "model.id"), MODEL);
+    assert_string_equal(api_text_at(j, "cloud.link"), "ready");
+    assert_string_equal(api_text_at(j, "cloud.name"), "big");
+    assert_int_equal(json_integer_value(api_at(j, "kv.pages")), 64);
+    assert_true(json_is_false(api_at(j, "cloud.cut")));
+    assert_true(json_number_value(api_at(j, "cloud.round_trip_ms")) == 41.26);
+    assert_int_equal(json_integer_value(api_at(j, "totals.tokens.edge")), 9);
+    assert_int_equal(json_integer_value(api_at(j, "totals.cloud_steps")), 4);
     json_decref(j);
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
-    assert_int_equal(get(&a, "/metrics", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
+    assert_int_equal(api_get(&a, "/metrics", &r), 200);
     assert_non_null(strstr(r.data, "shoal_requests_total{code=\"200\"} "));
     assert_non_null(strstr(r.data, "shoal_request_duration_seconds_count 1\n"));
-    stop(&a);
+    api_stop(&a);
 }
 
 static void test_key_is_asked_before_anything_is_parsed(void **state)
 {
     (void)state;
     api_fixture a;
-    shoal_api_settings s = api_settings();
+    shoal_api_settings s = api_test_settings();
     shoal_http_settings h = http_fixture_settings();
     s.api_key = "sesame";
-    start_with(&a, &s, &h);
+    api_start_with(&a, &s, &h);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    assert_int_equal(post(&a, "/v1/completions", "{", &r), 401);
+    assert_int_equal(api_post(&a, "/v1/completions", "{", &r), 401);
     assert_non_null(strstr(r.data, "WWW-Authenticate: Bearer"));
     assert_non_null(strstr(r.data, "authentication_error"));
-    assert_int_equal(get(&a, "/v1/models", &r), 401);
-    assert_int_equal(get(&a, "/nothing", &r), 401);
-    assert_int_equal(get(&a, "/health", &r), 200);
-    assert_int_equal(get(&a, "/ready", &r), 200);
+    assert_int_equal(api_get(&a, "/v1/models", &r), 401);
+    assert_int_equal(api_get(&a, "/nothing", &r), 401);
+    assert_int_equal(api_get(&a, "/health", &r), 200);
+    assert_int_equal(api_get(&a, "/ready", &r), 200);
     static const char *const keys[] = {"Bearer sesam",  "Bearer sesamf", "Bearer sesame1",
                                        "Basic sesame",  "sesame",        "Bearer ",
                                        "Bearer sesame", "bearer sesame"};
@@ -858,14 +727,14 @@ static void test_key_is_asked_before_anything_is_parsed(void **state)
                        keys[i]);
         assert_int_equal(http_ask(&a.f, q, &r), i < 6 ? 401 : 200);
     }
-    stop(&a);
+    api_stop(&a);
 }
 
 static void test_drain_refuses_new_and_finishes_old(void **state)
 {
     (void)state;
     api_fixture a;
-    start(&a);
+    api_start(&a);
     fake_next.n_tokens = 40;
     fake_next.pause_us = 10000;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
@@ -873,17 +742,17 @@ static void test_drain_refuses_new_and_finishes_old(void **state)
     int fd = open_stream(&a, "{\"prompt\":\"a\",\"stream\":true,\"max_tokens\":40}", &old);
     shoal_wake_send(a.drain);
     uint64_t until = http_now_ms() + 3000;
-    while (get(&a, "/ready", &r) != 503) {
+    while (api_get(&a, "/ready", &r) != 503) {
         assert_true(http_now_ms() < until);
     }
     assert_non_null(strstr(r.data, "draining"));
-    assert_int_equal(get(&a, "/health", &r), 200);
-    assert_int_equal(post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 503);
+    assert_int_equal(api_get(&a, "/health", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 503);
     assert_non_null(strstr(r.data, "Retry-After"));
     http_read_all(fd, &old, 5000);
     assert_non_null(strstr(old.data, "data: [DONE]"));
     (void)close(fd);
-    stop(&a);
+    api_stop(&a);
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -896,7 +765,7 @@ static void test_parse_survives_every_failing_allocation(void **state)
         "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]},"
         "{\"role\":\"assistant\",\"content\":\"yo\"}]}"};
     const shoal_api_context context = {
-        .model = model, .model_id = MODEL, .n_tokens_default = 16, .n_room = 500};
+        .model = api_model, .model_id = MODEL, .n_tokens_default = 16, .n_room = 500};
     shoal_api_json_init();
     for (size_t k = 0; k < 2; k++) {
         bool done = false;
@@ -938,5 +807,5 @@ int main(void)
         cmocka_unit_test(test_drain_refuses_new_and_finishes_old),
         cmocka_unit_test(test_parse_survives_every_failing_allocation),
     };
-    return cmocka_run_group_tests(tests, make_model, free_model);
+    return cmocka_run_group_tests(tests, api_make_model, api_free_model);
 }

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# Writes OUT, a C source with the table of web_internal.h, from the files of FOLDER named in FILES (with commas).
+# cmake -DFOLDER=... -DFILES=a,b -DOUT=... -P embed.cmake
+string(REPLACE "," ";" files "${FILES}")
+set(arrays "")
+set(rows "")
+set(i 0)
+foreach(file IN LISTS files)
+    file(READ ${FOLDER}/${file} hex HEX)
+    string(LENGTH "${hex}" n_digits)
+    math(EXPR n "${n_digits} / 2")
+    string(REGEX REPLACE "(................................)" "\\1\n" hex "${hex}")
+    string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+    if(file MATCHES "\\.html$")
+        set(type "text/html; charset=utf-8")
+    elseif(file MATCHES "\\.css$")
+        set(type "text/css; charset=utf-8")
+    elseif(file MATCHES "\\.js$")
+        set(type "text/javascript; charset=utf-8")
+    elseif(file MATCHES "\\.svg$")
+        set(type "image/svg+xml")
+    else()
+        message(FATAL_ERROR "edge/web: ${file}: embed.cmake knows no type for it")
+    endif()
+    set(path "/page/${file}")
+    if(file STREQUAL "index.html")
+        set(path "/")
+    endif()
+    string(APPEND arrays "/* ${file} */\nstatic const unsigned char asset_${i}[] = {\n${bytes}};\n\n")
+    string(APPEND rows "    {\"${path}\", \"${type}\", asset_${i}, ${n}},\n")
+    math(EXPR i "${i} + 1")
+endforeach()
+file(WRITE ${OUT} "/* SPDX-License-Identifier: Apache-2.0 - written by embed.cmake */\n"
+    "#include \"edge/web/web_internal.h\"\n\n${arrays}"
+    "const shoal_web_asset shoal_web_assets[] = {\n${rows}};\n"
+    "const size_t shoal_web_n_assets = ${i};\n")
