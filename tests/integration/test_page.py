@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The page in a real browser: asked, answered, walked through, cut from the cloud, and made narrow.
+
+SHOAL_SCREENSHOTS names a folder that keeps what the browser saw.
+"""
+import os
+import sys
+
+from browser import KEYS, Browser, missing
+from harness import Site, expect, main
+
+QUESTION = "What does H40 mean on the Tapir 10?"
+SHOTS = os.environ.get("SHOAL_SCREENSHOTS")
+
+
+def shoot(browser, name):
+    if SHOTS:
+        browser.screenshot(os.path.join(SHOTS, f"{name}.png"))
+
+
+def open_page(browser, url):
+    browser.open(url)
+    browser.wait("document.querySelector('#pair').textContent.includes('at the edge')", what="the edge's name")
+
+
+def answers(n):
+    return f"document.querySelectorAll('.answer .facts').length >= {n} && !document.querySelector('.answer.live')"
+
+
+def ask(browser, text, n):
+    """Asks as people do, and waits for the n-th whole answer: the tiers of its tokens."""
+    browser.type("#prompt", text + KEYS["Enter"])
+    browser.wait(answers(n), 60, "an answer")
+    return browser.run("return [...[...document.querySelectorAll('.answer')].at(-1).querySelectorAll('.tok')]"
+                       ".map((t) => t.dataset.tier)")
+
+
+def fits(browser):
+    return browser.run("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_page_streams_an_answer_and_tells_where_it_was_made():
+    with Site() as site, Browser() as browser:
+        full, edge = site.models()
+        cloud = site.cloud(full).start()
+        open_page(browser, site.edge(edge, cloud.address).start().address)
+        expect(browser.run("return document.querySelector('#modes input:checked').value") == "exact", "not exact")
+        tiers = ask(browser, QUESTION, 1)
+        expect(tiers and set(tiers) <= {"edge", "cloud"}, f"tiers {tiers}")
+        # Without colour: another underline for each tier, and words.
+        styles = browser.run("return [...document.querySelectorAll('#legend .tok')]"
+                             ".map((t) => getComputedStyle(t).textDecorationStyle)")
+        expect(len(set(styles)) == 3, f"the tiers look alike without colour: {styles}")
+        browser.hover(".answer .tok")
+        expect("sure" in browser.text("#tip"), "hovering tells nothing")
+        # By keyboard alone.
+        browser.run("document.querySelector('.answer').focus()")
+        browser.press(KEYS["End"], KEYS["Left"])
+        said = browser.text("#spoken")
+        expect("sure" in said and ("edge" in said or "cloud" in said), f"the arrow keys said {said!r}")
+        browser.press(KEYS["Escape"])
+        expect(browser.run("return document.querySelector('#tip').hidden"), "Escape leaves the tip")
+        # The switch is there and says why it does nothing.
+        expect(browser.run("return document.querySelector('#cable').disabled"), "a switch without api.link_switch")
+        expect("api.link_switch" in browser.run("return document.querySelector('#cable').title"), "no reason given")
+        browser.wait("document.querySelector('#charts path').getAttribute('d')", what="a chart")
+        browser.wait("document.querySelector('#words').textContent.includes('1 request answered')",
+                     what="the sentence about it")
+        shoot(browser, "answer")
+        browser.click("#modes input[value=local]")
+        expect(set(ask(browser, QUESTION, 2)) == {"edge"}, "mode local used the cloud")
+        expect("nothing left the device" in browser.text(".answer:last-child .facts"), "local sent bytes")
+        browser.click("#new")
+        expect(browser.run("return document.querySelectorAll('.message').length") == 0, "messages stayed")
+        expect(browser.complaints() == [], "the console complains")
+
+
+def test_pulled_cable_is_harmless_and_plugs_back():
+    with Site() as site, Browser() as browser:
+        full, edge = site.models()
+        cloud = site.cloud(full).start()
+        open_page(browser, site.edge(edge, cloud.address, api__link_switch="true").start().address)
+        ask(browser, QUESTION, 1)
+        browser.wait("!document.querySelector('#cable').disabled", what="the switch")
+        browser.click("#cable")
+        browser.wait("document.querySelector('#cable').getAttribute('aria-checked') === 'true'", what="the cut")
+        tiers = ask(browser, QUESTION, 2)
+        expect(set(tiers) == {"edge"}, f"cut off, and the answer is {tiers}")
+        expect("pulled" in browser.text("#words"), browser.text("#words"))
+        shoot(browser, "cut")
+        browser.click("#cable")
+        browser.wait("document.querySelector('#cable').dataset.link === 'ready'", what="the link")
+        ask(browser, QUESTION, 3)
+        expect("bytes up" in browser.text(".answer:last-child .facts"), "the cloud was not asked again")
+
+
+def test_errors_are_told_in_words_and_the_key_is_asked_for():
+    with Site() as site, Browser() as browser:
+        _, edge = site.models()
+        daemon = site.edge(edge, api__key="sesame").start()
+        browser.open(daemon.address)
+        browser.wait("!document.querySelector('#key').hidden", what="the question for the key")
+        browser.type("#key-text", "wrong" + KEYS["Enter"])
+        browser.wait("!document.querySelector('#key').hidden", what="the second question")
+        browser.type("#key-text", "sesame" + KEYS["Enter"])
+        browser.wait("document.querySelector('#pair').textContent.includes('at the edge')", what="the edge's name")
+        expect(browser.run("return document.querySelector('#modes input[value=exact]').disabled"), "exact without a cloud")
+        browser.run("document.querySelector('#prompt').value = 'word '.repeat(3000)")
+        browser.type("#prompt", KEYS["Enter"])
+        browser.wait("!document.querySelector('#trouble').hidden", what="the error")
+        expect("tokens" in browser.text("#trouble p"), browser.text("#trouble p"))
+        browser.click("#trouble button")
+        expect(browser.run("return document.activeElement.id") == "prompt", "the focus is lost")
+        daemon.stop()
+        browser.wait("document.querySelector('#words').textContent.includes('does not answer')", what="its absence")
+
+
+def test_page_fits_a_narrow_window_and_the_dark():
+    with Site() as site, Browser(360, 640) as browser:
+        _, edge = site.models()
+        open_page(browser, site.edge(edge).start().address)
+        expect(not browser.run("return document.querySelector('#side').open"), "the charts cover a narrow window")
+        ask(browser, QUESTION, 1)
+        expect(fits(browser), "360 pixels are not enough")
+        expect(browser.run("const b = document.querySelector('#send').getBoundingClientRect();"
+                           "return b.right <= innerWidth && b.bottom <= innerHeight"), "Send is out of sight")
+        shoot(browser, "narrow")
+        light = browser.run("return getComputedStyle(document.body).backgroundColor")
+        browser.prefer(prefers_color_scheme="dark")
+        expect(browser.run("return getComputedStyle(document.body).backgroundColor") != light, "no dark colours")
+        browser.click("#side summary")
+        expect(fits(browser), "360 pixels are not enough for the charts")
+        shoot(browser, "narrow-dark")
+
+
+if __name__ == "__main__":
+    lacking = missing()
+    if lacking:
+        print(f"skipped: {lacking} is not installed (deploy/deps installs it)")
+        sys.exit(77)
+    main([test_page_streams_an_answer_and_tells_where_it_was_made, test_pulled_cable_is_harmless_and_plugs_back,
+          test_errors_are_told_in_words_and_the_key_is_asked_for, test_page_fits_a_narrow_window_and_the_dark])
