@@ -42,7 +42,8 @@ shoal_status sim_node_start(sim_node *node, const sim_base *base, const sim_node
     engine.n_logits_max = settings->n_logits_max;
     const shoal_batch_settings batch = {.n_sessions_max = settings->n_conns_max,
                                         .prefill_chunk = settings->prefill_chunk,
-                                        .idle_hold_ms = settings->hold_ms};
+                                        .idle_hold_ms = settings->hold_ms,
+                                        .step_time_us = settings->step_time_us};
     SHOAL_TRY(shoal_native_new(base->model, &engine, &batch, &node->metrics, &node->backend, err));
     node->backend.ops->describe(node->backend.ctx, &node->describe);
     node->describe.protocol = SHOAL_WIRE_PROTOCOL;
@@ -96,7 +97,7 @@ static uint64_t now_ms(const sim_node *node)
     return node->now_ns / 1000000U;
 }
 
-sim_conn *sim_node_accept(sim_node *node, size_t edge, uint32_t attempt)
+sim_conn *sim_node_accept(sim_node *node, const char *tenant, size_t edge, uint32_t attempt)
 {
     size_t i = 0;
     while (i < node->settings.n_conns_max && node->conns[i].node) {
@@ -111,7 +112,8 @@ sim_conn *sim_node_accept(sim_node *node, size_t edge, uint32_t attempt)
                                    .sampler = node->backend.sampler,
                                    .tokenizer = node->backend.tokenizer,
                                    .describe = &node->describe,
-                                   .node = "sim"};
+                                   .node = "sim",
+                                   .tenant = tenant};
     const shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = conn};
     shoal_status status = shoal_session_new(&env, &out, now_ms(node), &conn->session);
     SHOAL_ASSERT(status == SHOAL_OK);

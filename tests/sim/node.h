@@ -21,7 +21,8 @@ typedef struct sim_node_settings {
     size_t prefill_chunk;
     size_t n_conns_max; /* at most SIM_CONNS_MAX */
     uint64_t hold_ms;
-    uint64_t fixed_ns; /* what a step takes: this and so much a row */
+    uint64_t step_time_us; /* 0: no limit */
+    uint64_t fixed_ns;     /* what a step takes: this and so much a row */
     uint64_t row_ns;
 } sim_node_settings;
 
@@ -57,8 +58,8 @@ shoal_status sim_node_start(sim_node *node, const sim_base *base, const sim_node
 /* Ends as by kill -9: nobody is told. False when pages are missing from the pool afterwards. */
 bool sim_node_stop(sim_node *node);
 
-/* NULL: the node has no place. */
-sim_conn *sim_node_accept(sim_node *node, size_t edge, uint32_t attempt);
+/* NULL: the node has no place. tenant outlives the call. */
+sim_conn *sim_node_accept(sim_node *node, const char *tenant, size_t edge, uint32_t attempt);
 void sim_node_push(sim_conn *conn, const shoal_edge_msg *msg);
 void sim_node_hold(sim_conn *conn, bool hold);
 /* The call is over: its edge is gone, or has been told the end. */

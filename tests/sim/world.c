@@ -20,6 +20,7 @@ enum {
     MS = 1000000
 };
 
+static const char *const tenants[] = {"one", "two", "three"};
 static const uint64_t run_ns = 3600000000000U; /* what every world must have ended by */
 
 typedef enum event_kind {
@@ -49,6 +50,7 @@ typedef struct edge {
     fate fate;
     uint32_t attempt;
     sim_conn *conn; /* of this attempt, while the node has it */
+    const char *tenant;
     uint64_t last_up_ns;
     uint64_t delay_ns;              /* of a message, either way, at least */
     uint64_t opened_ns;             /* of this attempt */
@@ -225,7 +227,8 @@ static void reopen_later(world *w, edge *e)
 static void open_stream(world *w, edge *e)
 {
     sim_node *node = &w->nodes[sim_draw(&w->rng, 0, w->n_nodes - 1)];
-    sim_conn *conn = node->up ? sim_node_accept(node, (size_t)(e - w->edges), e->attempt) : NULL;
+    sim_conn *conn =
+        node->up ? sim_node_accept(node, e->tenant, (size_t)(e - w->edges), e->attempt) : NULL;
     e->opened_ns = w->now_ns;
     if (!conn) {
         reopen_later(w, e); /* refused, or nobody there */
@@ -524,6 +527,7 @@ static void draw_settings(world *w)
         .prefill_chunk = sim_draw(rng, 4, 64),
         .n_conns_max = sim_draw(rng, 2, EDGES_MAX),
         .hold_ms = sim_chance(rng, 2) ? 1000 : sim_draw(rng, 0, 50),
+        .step_time_us = sim_chance(rng, 2) ? 0 : sim_draw(rng, 1000, 50000),
         .fixed_ns = sim_draw(rng, 1, 20) * MS,
         .row_ns = sim_draw(rng, 20, 2000) * 1000,
     };
@@ -545,6 +549,7 @@ static void draw_edge(world *w, size_t i)
         .priority = (uint32_t)sim_draw(rng, 0, 7),
     };
     load_edge_init(&e->state, &settings, truth, item, shoal_rng_next(rng));
+    e->tenant = tenants[sim_draw(rng, 0, SHOAL_COUNT(tenants) - 1)];
     e->delay_ns = sim_draw(rng, 0, 60) * MS;
     e->vanish_at = sim_chance(rng, 12) ? item->n_prompt + sim_draw(rng, 0, item->n_out) : SIZE_MAX;
     w->n_steps_max += STEPS_A_TOKEN * (item->n_prompt + item->n_out);
