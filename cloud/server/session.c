@@ -291,6 +291,8 @@ static void push_open(shoal_session *session, const shoal_msg_open *open, uint64
         return;
     }
     if (open_allocate(session, open) != SHOAL_OK) {
+        shoal_cloud_msg busy = {.kind = SHOAL_CLOUD_BUSY, .body.busy_retry_after_ms = 1000};
+        session->out.emit(session->out.ctx, &busy);
         fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
              "this node is out of memory for a session of %" PRIu32 " tokens; try again later",
              open->n_tokens_max);

@@ -116,6 +116,8 @@ typedef struct shoal_coop_settings {
     size_t n_draft;          /* draft tokens per round, 1..32 */
     size_t n_window;         /* unverified draft tokens in flight at most */
     uint64_t reconnect_ms;   /* how long a cut stream is retried before the request fails */
+    double retry_burst;      /* retries of all requests that reach the cloud at once, at least 1 */
+    double retries_per_s;    /* and from then on, above 0 */
     double fault_flip_ratio; /* testing: share of drafts replaced by a random id */
     shoal_hash model_pin;    /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;

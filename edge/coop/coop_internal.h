@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/thread.h"
 #include "common/engine/engine.h"
+#include "edge/coop/budget.h"
 #include "edge/coop/coop.h"
 
 #include <pthread.h>
@@ -138,6 +139,8 @@ struct gen {
     uint32_t epoch;
     uint32_t retry_ms;
     uint64_t retry_at_ms;    /* next attempt */
+    bool busy;               /* this stream's end was announced by a Busy */
+    bool retry_paid;         /* the next attempt has its place in the budget */
     uint64_t cut_at_ms;      /* when the stream was lost, 0: it stands */
     uint64_t reconnect_ms;   /* how long it is tried again */
     uint64_t sent_ns;        /* when what the cloud has not answered was sent, 0: nothing timed */
@@ -179,6 +182,7 @@ struct shoal_coop {
     shoal_describe cloud;
 
     link *closing; /* streams that said goodbye */
+    shoal_budget retries;
 
     gen *waiting_head;
     gen *waiting_tail;
@@ -238,6 +242,8 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
 void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
 /* Loses every stream when the link has been cut since the last call. */
 void shoal_uplink_check_cut(shoal_coop *coop);
+/* The stream is gone and another attempt is of no use: degrade or fail. */
+void shoal_uplink_refused(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
 /* Says goodbye and forgets the stream. */
 void shoal_uplink_close(gen *g);
 

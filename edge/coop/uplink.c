@@ -27,6 +27,17 @@ static shoal_status send(gen *g, const shoal_edge_msg *msg, size_t *ret_bytes)
     return shoal_link_send(g->up, msg, &g->usage.bytes_up, ret_bytes);
 }
 
+/* What is left of the request's time, for the cloud to know: at least 1, 0 without a deadline. */
+static uint32_t deadline_left_ms(const shoal_coop *coop, const gen *g)
+{
+    if (g->deadline_at_ms == 0) {
+        return 0;
+    }
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+    uint64_t left_ms = g->deadline_at_ms > now_ms ? g->deadline_at_ms - now_ms : 1;
+    return (uint32_t)SHOAL_MIN(left_ms, (uint64_t)INT32_MAX);
+}
+
 static shoal_status send_open(shoal_coop *coop, gen *g)
 {
     shoal_edge_msg msg = {
@@ -39,6 +50,7 @@ static shoal_status send_open(shoal_coop *coop, gen *g)
                 .chat_template = *shoal_tokenizer_template_hash(coop->model->tokenizer),
                 .sampling = g->sampling,
                 .mode = g->mode,
+                .deadline_ms = deadline_left_ms(coop, g),
                 .n_tokens_max = (uint32_t)g->n_end,
             },
     };
@@ -212,6 +224,36 @@ static bool verify_ok(shoal_coop *coop, gen *g)
     return false;
 }
 
+/* Whether an attempt at that time could still help this request. */
+static bool in_time(const gen *g, uint64_t at_ms)
+{
+    return at_ms - SHOAL_MIN(g->cut_at_ms, at_ms) < g->reconnect_ms;
+}
+
+/* A retry that the cloud will hear takes its place in the budget; without a connection it is
+ * answered by our own side. False: not now, and g->retry_at_ms says when. */
+static bool retry_allowed(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    bool retry = g->cut_at_ms != 0;
+    if (!retry || g->retry_paid || shoal_rpc_channel_state(coop->channel) != SHOAL_RPC_LINK_READY) {
+        g->retry_paid = false;
+        return true;
+    }
+    uint64_t wait_ms = shoal_budget_take(&coop->retries, now_ms);
+    if (wait_ms == 0) {
+        return true;
+    }
+    if (!in_time(g, now_ms + wait_ms)) {
+        shoal_budget_give_back(&coop->retries);
+        shoal_uplink_refused(coop, g, SHOAL_RPC_RESOURCE_EXHAUSTED,
+                             "busy, and this edge's retries are used up (coop.retries_per_s)");
+        return false;
+    }
+    g->retry_paid = true;
+    g->retry_at_ms = now_ms + wait_ms;
+    return false;
+}
+
 static void schedule_retry(gen *g, uint64_t now_ms)
 {
     uint64_t jitter = shoal_rng_next(&g->fault_rng) % (g->retry_ms + 1);
@@ -261,6 +303,9 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             return;
         }
         if (!verify_ok(coop, g)) {
+            return;
+        }
+        if (!retry_allowed(coop, g, now_ms)) {
             return;
         }
         if (open_stream(coop, g) != SHOAL_OK) {
@@ -353,6 +398,14 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
     }
 }
 
+/* Not before that time, and not all at it: up to a quarter later (SPEC.md, section 4). */
+static void take_busy(shoal_coop *coop, gen *g, uint32_t retry_after_ms)
+{
+    uint64_t jitter_ms = shoal_rng_next(&g->fault_rng) % (retry_after_ms / 4 + 1);
+    g->busy = true;
+    g->retry_at_ms = shoal_clock_now_ms(&coop->clock) + retry_after_ms + jitter_ms;
+}
+
 void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes)
 {
     g->usage.bytes_down += n_bytes;
@@ -370,13 +423,18 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
         take_tokens(coop, g, &msg->body.tokens);
         break;
     case SHOAL_CLOUD_BUSY:
-        g->retry_at_ms =
-            shoal_clock_now_ms(&coop->clock) + SHOAL_MIN(msg->body.busy_retry_after_ms, 10000u);
+        take_busy(coop, g, msg->body.busy_retry_after_ms);
         break;
     case SHOAL_CLOUD_FINISHED:
         break;
     case SHOAL_CLOUD_ERROR:
-        shoal_uplink_lost(coop, g, (shoal_rpc_status)msg->body.error.code, msg->body.error.text);
+        if (msg->body.error.code == SHOAL_RPC_RESOURCE_EXHAUSTED && !g->busy) {
+            /* No time to come back: it can never fit there. */
+            shoal_uplink_refused(coop, g, SHOAL_RPC_RESOURCE_EXHAUSTED, msg->body.error.text);
+        } else {
+            shoal_uplink_lost(coop, g, (shoal_rpc_status)msg->body.error.code,
+                              msg->body.error.text);
+        }
         break;
     }
 }
@@ -441,7 +499,7 @@ static void degrade_to_local(shoal_coop *coop, gen *g)
     g->n_sent = g->n_confirmed;
 }
 
-void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
+static void drop(gen *g)
 {
     if (g->up) {
         shoal_link_drop(g->up);
@@ -449,19 +507,13 @@ void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const 
     }
     g->cloud = CLOUD_NONE;
     g->sent_ns = 0;
+    g->busy = false;
+}
+
+void shoal_uplink_refused(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
+{
+    drop(g);
     if (g->done) {
-        return;
-    }
-    if (status == SHOAL_RPC_FAILED_PRECONDITION) {
-        coop->described = false; /* another model came up there: ask again before the next one */
-    }
-    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
-    if (g->cut_at_ms == 0) {
-        g->cut_at_ms = now_ms;
-    }
-    if (worth_retrying(status) && now_ms - g->cut_at_ms < g->reconnect_ms) {
-        g->usage.n_reconnects++;
-        schedule_retry(g, now_ms);
         return;
     }
     if (g->degrade && g->seq) {
@@ -472,4 +524,26 @@ void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const 
     (void)snprintf(message, sizeof message, "the cloud at %.64s: %.160s", coop->target,
                    text[0] ? text : "no connection");
     shoal_gen_fail(coop, g, to_status(status), message);
+}
+
+void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
+{
+    drop(g);
+    if (g->done) {
+        return;
+    }
+    if (status == SHOAL_RPC_FAILED_PRECONDITION) {
+        coop->described = false; /* another model came up there: ask again before the next one */
+    }
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+    if (g->cut_at_ms == 0) {
+        g->cut_at_ms = now_ms;
+    }
+    /* Who would have to wait for longer than the request may hears it now. */
+    if (worth_retrying(status) && in_time(g, SHOAL_MAX(now_ms, g->retry_at_ms))) {
+        g->usage.n_reconnects++;
+        schedule_retry(g, now_ms);
+        return;
+    }
+    shoal_uplink_refused(coop, g, status, text);
 }

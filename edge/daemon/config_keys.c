@@ -53,6 +53,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
     INT("coop.window_tokens", "15", 1, 64, "Unverified draft tokens in flight at most."),
     INT("coop.reconnect_ms", "10000", 0, 3600000,
         "How long a cut stream is tried again, in ms, before the request fails or degrades."),
+    INT("coop.retry_burst", "64", 1, 65536,
+        "Retries of all requests together that may reach the cloud at once."),
+    {"coop.retries_per_s", SHOAL_CONFIG_REAL, "20", 0.1, 65536, NULL, false,
+     "Retries per second from then on; more wait in line, or fail when that takes too long."},
     {"fault.flip_ratio", SHOAL_CONFIG_REAL, "0", 0, 1, NULL, false,
      "For tests: share of drafts replaced by a random token; texts do not change."},
     INT("requests.active_max", "8", 1, 256, "Requests generating at once."),
@@ -136,6 +140,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.n_draft = (size_t)shoal_config_int(config, "coop.draft_tokens");
     s.n_window = SHOAL_MAX((size_t)shoal_config_int(config, "coop.window_tokens"), s.n_draft);
     s.reconnect_ms = (uint64_t)shoal_config_int(config, "coop.reconnect_ms");
+    s.retry_burst = (double)shoal_config_int(config, "coop.retry_burst");
+    s.retries_per_s = shoal_config_real(config, "coop.retries_per_s");
     s.fault_flip_ratio = shoal_config_real(config, "fault.flip_ratio");
     *ret_settings = s;
     return SHOAL_OK;

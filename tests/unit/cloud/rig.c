@@ -190,6 +190,8 @@ static void on_emit(void *ctx, const shoal_cloud_msg *msg)
         memcpy(e->error, msg->body.error.text, sizeof(e->error));
         break;
     case SHOAL_CLOUD_BUSY:
+        assert_true(msg->body.busy_retry_after_ms > 0);
+        break;
     default:
         fail_msg("unexpected message kind %d", (int)msg->kind);
     }
