@@ -30,6 +30,21 @@ const shoal_config_key shoal_cloud_config_keys[] = {
      "nodes."},
     INT("sessions.max", "256", 1, SHOAL_NODE_SESSIONS_MAX,
         "Concurrent generations; more are refused with a retry time."),
+    {"admit.wait_max_ms", SHOAL_CONFIG_INT, "30000", 0, 3600000, NULL, true,
+     "Longest predicted wait in ms for the first token of a generation, or its deadline where that "
+     "is shorter; longer ones are refused with a retry time; 0: the deadline alone."},
+    {"tenants.sessions_max", SHOAL_CONFIG_INT, "0", 0, 65536, NULL, true,
+     "Concurrent generations of one tenant, by the identity in its certificate; 0: no limit but "
+     "sessions.max."},
+    {"tenants.tokens_per_s", SHOAL_CONFIG_INT, "0", 0, 100000000, NULL, true,
+     "Tokens in and out per second of one tenant, prompts and drafts included; 0: no limit."},
+    {"tenants.tokens_burst", SHOAL_CONFIG_INT, "0", 0, 1000000000, NULL, true,
+     "Tokens that a tenant may use at once after a pause; 0: ten seconds' worth."},
+    {"tenants.kv_mib", SHOAL_CONFIG_INT, "0", 0, 1 << 20, NULL, true,
+     "KV in MiB of one tenant's generations at the length they ask for; 0: no limit."},
+    {"tenants.overrides", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
+     "Other values for some tenants, entries divided by ';' or line ends: \"spiffe://site-7/* "
+     "sessions=8 tokens_per_s=500 tokens_burst=5000 kv_mib=64\"; a name may end in *."},
     INT("sessions.idle_ms", "300000", 1000, 86400000,
         "A generation whose edge says nothing and that has no work ends after this many ms."),
     INT("sessions.inbox_kib", "256", 4, 65536,
@@ -43,16 +58,23 @@ const shoal_config_key shoal_cloud_config_keys[] = {
         "waits for a verification waits no longer behind a prompt; 0: no limit."),
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
-    STRING("tls.ca", "",
-           "PEM file of the authority that signs edges; all three empty: plaintext on loopback."),
-    STRING("tls.cert", "", "PEM file of this node's certificate chain."),
-    STRING("tls.key", "", "PEM file of this node's private key."),
+    {"tls.ca", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
+     "PEM file of the authority that signs edges; all three empty: plaintext on loopback. SIGHUP "
+     "reads all three again."},
+    {"tls.cert", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
+     "PEM file of this node's certificate chain."},
+    {"tls.key", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true, "PEM file of this node's private key."},
+    STRING("http.address", "",
+           "Address and port of /healthz, /readyz and /metrics, such as 127.0.0.1:9443; port 0 "
+           "picks one; empty: none."),
+    STRING("http.hosts", "", "More names that the Host header may have there, comma-separated."),
+    INT("http.connections_max", "64", 1, 1024, "Open connections there."),
     STRING("node.name", "", "Name of this node told to edges; empty: the host's."),
-    INT("drain.grace_ms", "30000", 0, 3600000,
-        "Time in ms that open generations get after SIGTERM."),
+    {"drain.grace_ms", SHOAL_CONFIG_INT, "30000", 0, 3600000, NULL, true,
+     "Time in ms that open generations get after SIGTERM."},
     {"log.level", SHOAL_CONFIG_CHOICE, "info", 0, 0, "debug|info|warn|error", true,
      "Least severe level that is logged."},
-    {"log.journald", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+    {"log.journald", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, true,
      "Begin log lines with <N> priorities for journald."},
 };
 const size_t shoal_cloud_n_config_keys = SHOAL_COUNT(shoal_cloud_config_keys);
@@ -80,6 +102,18 @@ static shoal_status tls_from(const shoal_config *config, shoal_rpc_tls *ret_tls,
                                         "tls.ca, tls.cert and tls.key must be set together: edges "
                                         "are always authenticated")
                         : SHOAL_OK;
+}
+
+shoal_status shoal_cloud_quotas_from(const shoal_config *config, shoal_admit_quotas **ret_quotas,
+                                     shoal_err *err)
+{
+    shoal_admit_quota fallback = {
+        .n_sessions = (uint32_t)shoal_config_int(config, "tenants.sessions_max"),
+        .tokens_per_s = (uint32_t)shoal_config_int(config, "tenants.tokens_per_s"),
+        .tokens_burst = (uint32_t)shoal_config_int(config, "tenants.tokens_burst"),
+        .kv_bytes = (uint64_t)shoal_config_int(config, "tenants.kv_mib") << 20};
+    return shoal_admit_quotas_new(&fallback, shoal_config_string(config, "tenants.overrides"),
+                                  ret_quotas, err);
 }
 
 shoal_status shoal_cloud_settings_from(const shoal_config *config,
@@ -119,6 +153,10 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.rpc.calls_max = (uint32_t)s.node.n_sessions_max + 64;
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
     s.service.address = shoal_config_string(config, "listen.address");
+    s.service.wait_max_ms = (uint64_t)shoal_config_int(config, "admit.wait_max_ms");
+    s.ops.address = shoal_config_string(config, "http.address");
+    s.ops.hosts = shoal_config_string(config, "http.hosts");
+    s.ops.n_connections_max = (size_t)shoal_config_int(config, "http.connections_max");
     s.model_path = shoal_config_string(config, "model.path");
     s.drain_grace_ms = (uint64_t)shoal_config_int(config, "drain.grace_ms");
     *ret_settings = s;

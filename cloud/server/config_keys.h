@@ -7,6 +7,7 @@
 #define SHOAL_CLOUD_SERVER_CONFIG_KEYS_H
 
 #include "cloud/server/node.h"
+#include "cloud/server/ops.h"
 #include "cloud/server/service.h"
 #include "common/config/config.h"
 
@@ -17,9 +18,14 @@ typedef struct shoal_cloud_settings {
     shoal_node_settings node;
     shoal_service_settings service;
     shoal_rpc_limits rpc;
+    shoal_ops_settings ops; /* address "": none */
     const char *model_path;
     uint64_t drain_grace_ms;
 } shoal_cloud_settings;
+
+/* What each tenant may use, by the keys tenants.*. SHOAL_E_INVALID names what is wrong. */
+shoal_status shoal_cloud_quotas_from(const shoal_config *config, shoal_admit_quotas **ret_quotas,
+                                     shoal_err *err) SHOAL_MUST_CHECK;
 
 /* Strings in the result point into config. SHOAL_E_INVALID names the keys that contradict each
  * other. model.path may still be empty: --check-config and --dump-config need no model. */

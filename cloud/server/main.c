@@ -3,19 +3,26 @@
  * shoal-cloud: parses, wires, runs, unwinds.
  */
 #include "cloud/server/config_keys.h"
+#include "cloud/server/ops.h"
+#include "common/base/file.h"
 #include "common/base/thread.h"
 #include "common/config/program.h"
 #include "common/obs/log.h"
+#include "common/obs/notify.h"
+#include "protocol/http/loop.h"
 
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
-    EXIT_USAGE = 2
+    EXIT_USAGE = 2,
+    TICK_MS = 1000,
+    BEAT_MS = 30000, /* an engine that has not turned for so long hangs */
+    EXPIRY_WARN_S = 14 * 86400
 };
 
 static const char purpose[] = "Serves a model to edges over gRPC.";
@@ -53,147 +60,330 @@ static shoal_status print_text(shoal_program_action action, const shoal_config *
 
 /* --- running ---------------------------------------------------------------------------------- */
 
-/* Every thread is started with these blocked, so that only those who wait for them hear them. */
-static void block_signals(sigset_t *ret_set)
+/* Everything but the drain lives on the main thread's loop. */
+typedef struct daemon_state {
+    const shoal_program_options *opts;
+    const shoal_config *first; /* settings point into it */
+    shoal_config *latest;      /* of a reload, NULL: none yet */
+    shoal_cloud_settings settings;
+    shoal_model *model;
+    shoal_loop *loop;
+    shoal_timer *tick;
+    shoal_timer *watchdog;
+    uint64_t watchdog_ms; /* 0: nobody watches */
+    shoal_wake *drained;
+    shoal_thread *drain;
+    bool draining;
+    shoal_metrics *registry;
+    shoal_metric *reload_failures;
+    shoal_metric *reloads;
+    shoal_metric *expiry;
+    shoal_metric *resident;
+    shoal_rpc *rpc;
+    shoal_node *node;
+    shoal_service *service;
+    shoal_ops *ops;
+    int port;
+} daemon_state;
+
+static const shoal_config *running_config(const daemon_state *d)
 {
-    sigemptyset(ret_set);
-    sigaddset(ret_set, SIGTERM);
-    sigaddset(ret_set, SIGINT);
-    sigaddset(ret_set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, ret_set, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    return d->latest != NULL ? d->latest : d->first;
 }
 
-/* A reload that cannot be read leaves everything as it was. */
-static void reload(const shoal_program_options *opts)
+/* --- what probes hear ------------------------------------------------------------------------- */
+
+static const char *unhealthy(void *ctx)
 {
-    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
-    shoal_err err = SHOAL_ERR_INIT;
-    const shoal_program self = program();
-    if (shoal_program_load(&self, opts, environ, &config, &err) != SHOAL_OK) {
-        shoal_log(SHOAL_LOG_ERROR, "reload refused reason=\"%s\"", err.text);
+    const daemon_state *d = ctx;
+    shoal_clock clock = shoal_clock_real();
+    uint64_t now_ms = shoal_clock_now_ms(&clock);
+    uint64_t beat_ms = shoal_node_beat_ms(d->node);
+    return now_ms - SHOAL_MIN(beat_ms, now_ms) < BEAT_MS ? NULL
+                                                         : "the engine has not turned for 30 s";
+}
+
+static const char *unready(void *ctx)
+{
+    const daemon_state *d = ctx;
+    return d->draining ? "draining" : unhealthy(ctx);
+}
+
+/* Pages of the process, from the second number of /proc/self/statm (proc(5)). */
+static double resident_bytes(void)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {.limit = 4096};
+    if (shoal_file_read("/proc/self/statm", 4096, &text, NULL) != SHOAL_OK || text.length == 0) {
+        return 0;
+    }
+    const char *second = strchr(text.data, ' ');
+    return second == NULL ? 0 : (double)strtoull(second, NULL, 10) * (double)sysconf(_SC_PAGESIZE);
+}
+
+static void refresh(void *ctx)
+{
+    const daemon_state *d = ctx;
+    shoal_metric_set(d->resident, resident_bytes());
+}
+
+static void read_expiry(daemon_state *d, const shoal_rpc_tls *tls)
+{
+    int64_t end = 0;
+    if (tls->cert == NULL || shoal_rpc_tls_expiry(tls, &end, NULL) != SHOAL_OK) {
         return;
     }
-    apply_log(config);
-    shoal_log(SHOAL_LOG_INFO, "reloaded log.level; other keys need a restart");
-}
-
-static int wait_for_stop(const sigset_t *set, const shoal_program_options *opts)
-{
-    for (;;) {
-        int signal_number = 0;
-        if (sigwait(set, &signal_number) != 0) {
-            continue;
-        }
-        if (signal_number != SIGHUP) {
-            return signal_number;
-        }
-        reload(opts);
+    shoal_metric_set(d->expiry, (double)end);
+    int64_t left_s = end - (int64_t)time(NULL);
+    if (left_s < EXPIRY_WARN_S) {
+        shoal_log(SHOAL_LOG_WARN,
+                  "certificate ends soon file=%s hours=%lld; replace it and send "
+                  "SIGHUP",
+                  tls->cert, (long long)(left_s / 3600));
     }
 }
 
-typedef struct second_signal {
-    const sigset_t *set;
-    atomic_bool drained;
-} second_signal;
+/* --- reload ----------------------------------------------------------------------------------- */
 
-/* The second TERM or INT ends the process at once, whatever the drain still waits for. */
-static void watch_second_signal(void *ctx)
+/* All of it or nothing: what can fail comes before what is taken over. */
+static shoal_status reload(daemon_state *d, shoal_err *err)
 {
-    second_signal *second = ctx;
-    while (!atomic_load(&second->drained)) {
-        int signal_number = 0;
-        if (sigwait(second->set, &signal_number) == 0 && signal_number != SIGHUP) {
-            shoal_log(SHOAL_LOG_WARN, "second signal: open sessions are cut");
-            _exit(EXIT_SUCCESS);
-        }
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *next = NULL;
+    SHOAL_CLEANUP(shoal_admit_quotas_freep) shoal_admit_quotas *quotas = NULL;
+    const shoal_program self = program();
+    SHOAL_TRY(shoal_program_load(&self, d->opts, environ, &next, err));
+    const char *conflict = shoal_config_reload_conflict(running_config(d), next);
+    if (conflict != NULL) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s needs a restart", conflict);
+    }
+    shoal_cloud_settings settings;
+    SHOAL_TRY(shoal_cloud_settings_from(next, &settings, err));
+    SHOAL_TRY(shoal_cloud_quotas_from(next, &quotas, err));
+    const shoal_service_settings *service = &settings.service;
+    SHOAL_TRY(
+        shoal_service_configure(d->service, &service->tls, service->wait_max_ms, quotas, err));
+    quotas = NULL; /* taken */
+    apply_log(next);
+    d->settings.drain_grace_ms = settings.drain_grace_ms;
+    read_expiry(d, &service->tls);
+    shoal_config_free(d->latest);
+    d->latest = SHOAL_STEAL(next);
+    return SHOAL_OK;
+}
+
+static void on_hangup(void *ctx, int number)
+{
+    (void)number;
+    daemon_state *d = ctx;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (d->draining) {
+        return;
+    }
+    shoal_notify_reloading();
+    if (reload(d, &err) == SHOAL_OK) {
+        shoal_metric_add(d->reloads, 1);
+        shoal_log(SHOAL_LOG_INFO, "reloaded");
+    } else {
+        shoal_metric_add(d->reload_failures, 1);
+        shoal_log(SHOAL_LOG_ERROR, "reload refused, everything stays as it was: %s", err.text);
+    }
+    shoal_notify("READY=1");
+}
+
+/* --- the end ---------------------------------------------------------------------------------- */
+
+static void on_drained(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_loop_stop(d->loop);
+}
+
+/* A thread of its own, since it waits for streams while the loop answers probes. */
+static void drain_main(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_service_drain(d->service, d->settings.drain_grace_ms);
+    shoal_wake_send(d->drained);
+}
+
+/* The first one drains, the second ends the process at once. */
+static void on_terminate(void *ctx, int number)
+{
+    daemon_state *d = ctx;
+    if (d->draining) {
+        shoal_log(SHOAL_LOG_WARN, "second signal: open sessions are cut");
+        _exit(EXIT_SUCCESS);
+    }
+    d->draining = true;
+    shoal_service_set_serving(d->service, false); /* from this moment, not from the thread's */
+    shoal_notify("STOPPING=1");
+    shoal_log(SHOAL_LOG_INFO, "draining signal=%d sessions=%zu grace_ms=%llu", number,
+              shoal_node_n_conns(d->node), (unsigned long long)d->settings.drain_grace_ms);
+    if (shoal_thread_start(SHOAL_ROLE_NONE, "shoal-drain", drain_main, d, &d->drain) != SHOAL_OK) {
+        drain_main(d);
     }
 }
 
-/* Draining blocks, so another thread listens; without one the drain is just not cut short. */
-static void drain(shoal_service *service, const sigset_t *set, uint64_t grace_ms)
+/* --- wiring ----------------------------------------------------------------------------------- */
+
+static void on_tick(void *ctx)
 {
-    second_signal second = {.set = set};
-    shoal_thread *watcher = NULL;
-    shoal_status status =
-        shoal_thread_start(SHOAL_ROLE_NONE, "shoal-signal", watch_second_signal, &second, &watcher);
-    shoal_service_drain(service, grace_ms);
+    daemon_state *d = ctx;
+    shoal_service_sweep(d->service);
+    shoal_timer_start(d->tick, TICK_MS);
+}
+
+/* From the loop and only while the engine turns, so that either of them hanging is seen to. */
+static void on_watchdog(void *ctx)
+{
+    daemon_state *d = ctx;
+    if (unhealthy(d) == NULL) {
+        shoal_notify("WATCHDOG=1");
+    }
+    shoal_timer_start(d->watchdog, d->watchdog_ms);
+}
+
+static shoal_status make_loop(daemon_state *d, shoal_err *err)
+{
+    SHOAL_TRY(shoal_loop_new(&d->loop, err));
+    bool ok = shoal_timer_new(d->loop, on_tick, d, &d->tick) == SHOAL_OK &&
+              shoal_timer_new(d->loop, on_watchdog, d, &d->watchdog) == SHOAL_OK &&
+              shoal_wake_new(d->loop, on_drained, d, &d->drained) == SHOAL_OK &&
+              shoal_loop_on_signal(d->loop, SIGTERM, on_terminate, d) == SHOAL_OK &&
+              shoal_loop_on_signal(d->loop, SIGINT, on_terminate, d) == SHOAL_OK &&
+              shoal_loop_on_signal(d->loop, SIGHUP, on_hangup, d) == SHOAL_OK;
+    return ok ? SHOAL_OK : shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the event loop");
+}
+
+static shoal_status make_metrics(daemon_state *d, shoal_err *err)
+{
+    const struct {
+        shoal_metric **slot;
+        shoal_metric_def def;
+    } rows[] = {
+        {&d->reloads,
+         {"shoal_config_reloads_total", "Reloads that were taken.", "", SHOAL_METRIC_COUNTER, NULL,
+          0}},
+        {&d->reload_failures,
+         {"shoal_config_reload_failures_total", "Reloads that were refused.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&d->resident,
+         {"process_resident_memory_bytes", "Resident memory.", "", SHOAL_METRIC_GAUGE, NULL, 0}},
+    };
+    static const shoal_metric_def build = {"shoal_build_info",
+                                           "Always 1; the labels say what runs.",
+                                           "program=\"shoal-cloud\",version=\"" SHOAL_VERSION "\"",
+                                           SHOAL_METRIC_GAUGE,
+                                           NULL,
+                                           0};
+    static const shoal_metric_def expiry = {"shoal_certificate_expiry_timestamp_seconds",
+                                            "When this node's certificate ends.",
+                                            "",
+                                            SHOAL_METRIC_GAUGE,
+                                            NULL,
+                                            0};
+    shoal_metric *info = NULL;
+    shoal_status status = shoal_metrics_new(&d->registry);
+    for (size_t i = 0; i < SHOAL_COUNT(rows) && status == SHOAL_OK; i++) {
+        status = shoal_metrics_add(d->registry, &rows[i].def, rows[i].slot);
+    }
+    if (status == SHOAL_OK && d->settings.service.tls.cert != NULL) {
+        status = shoal_metrics_add(d->registry, &expiry, &d->expiry);
+    }
     if (status == SHOAL_OK) {
-        atomic_store(&second.drained, true);
-        kill(getpid(), SIGHUP); /* wakes the watcher, which alone waits for it */
-        shoal_thread_join(watcher);
+        status = shoal_metrics_add(d->registry, &build, &info);
     }
+    if (status != SHOAL_OK) {
+        return shoal_err_set(err, status, "no memory for metrics");
+    }
+    shoal_metric_set(info, 1);
+    return SHOAL_OK;
 }
 
-static void announce(const shoal_node *node, const char *address, int port)
+static void announce(const daemon_state *d)
 {
-    const shoal_describe *describe = shoal_node_describe(node);
+    const shoal_describe *describe = shoal_node_describe(d->node);
+    const char *address = d->settings.service.address;
     char hex[SHOAL_HASH_HEX];
     char name[4 * SHOAL_WIRE_TEXT_MAX];
     shoal_hash_hex(&describe->model, hex);
-    shoal_log(SHOAL_LOG_INFO, "ready model=%s hash=%.12s kv=%s context=%u port=%d",
+    shoal_log(SHOAL_LOG_INFO, "ready model=%s hash=%.12s kv=%s context=%u port=%d http=%s",
               shoal_log_escape(describe->name, name, sizeof(name)), hex, describe->kv_form,
-              describe->n_ctx, port);
+              describe->n_ctx, d->port, d->ops == NULL ? "-" : shoal_ops_address(d->ops));
     const char *colon = strrchr(address, ':');
     int n_host = colon == NULL ? 0 : (int)(colon - address);
-    printf("grpc: %.*s:%d\n", n_host, address, port);
+    printf("grpc: %.*s:%d\n", n_host, address, d->port);
+    if (d->ops != NULL) {
+        printf("http: http://%s\n", shoal_ops_address(d->ops));
+    }
     fflush(stdout);
+    shoal_notify("READY=1");
 }
 
-static shoal_status serve(const shoal_cloud_settings *settings, const shoal_model *model,
-                          const sigset_t *set, const shoal_program_options *opts, shoal_err *err)
+static shoal_status serve(daemon_state *d, shoal_err *err)
 {
-    shoal_rpc *rpc = NULL;
-    shoal_metrics *metrics = NULL;
-    shoal_node *node = NULL;
-    shoal_service *service = NULL;
-    int port = 0;
-    shoal_status status = shoal_metrics_new(&metrics);
-    if (status == SHOAL_OK) {
-        status = shoal_rpc_new(&settings->rpc, &rpc, err);
+    const shoal_ops_view view = {
+        .unhealthy = unhealthy, .unready = unready, .refresh = refresh, .ctx = d};
+    SHOAL_TRY(make_loop(d, err)); /* signals are heard from here on, and handled once it turns */
+    SHOAL_TRY(shoal_model_load(d->settings.model_path, &d->model, err));
+    SHOAL_TRY(make_metrics(d, err));
+    SHOAL_TRY(shoal_rpc_new(&d->settings.rpc, &d->rpc, err));
+    SHOAL_TRY(shoal_node_new(d->model, &d->settings.node, d->registry, &d->node, err));
+    if (d->settings.ops.address[0] != '\0') {
+        SHOAL_TRY(shoal_ops_new(d->loop, &d->settings.ops, &view, d->registry, &d->ops, err));
     }
-    if (status == SHOAL_OK) {
-        status = shoal_node_new(model, &settings->node, metrics, &node, err);
+    SHOAL_TRY(shoal_cloud_quotas_from(d->first, &d->settings.service.take_quotas, err));
+    SHOAL_TRY(shoal_service_new(d->rpc, d->node, &d->settings.service, &d->service, &d->port, err));
+    shoal_service_set_serving(d->service, true);
+    read_expiry(d, &d->settings.service.tls);
+    announce(d);
+    d->watchdog_ms = shoal_notify_watchdog_ms();
+    if (d->watchdog_ms > 0) {
+        shoal_timer_start(d->watchdog, 0);
     }
-    if (status == SHOAL_OK) {
-        status = shoal_service_new(rpc, node, &settings->service, &service, &port, err);
+    shoal_timer_start(d->tick, TICK_MS);
+    shoal_loop_run(d->loop);
+    return SHOAL_OK;
+}
+
+/* Calls end with the service, what they held with the node, the poller with rpc. */
+static void unwind(daemon_state *d)
+{
+    if (d->drain != NULL) {
+        shoal_thread_join(d->drain);
     }
-    if (status == SHOAL_OK) {
-        shoal_service_set_serving(service, true);
-        announce(node, settings->service.address, port);
-        int signal_number = wait_for_stop(set, opts);
-        shoal_log(SHOAL_LOG_INFO, "draining signal=%d sessions=%zu grace_ms=%llu", signal_number,
-                  shoal_node_n_conns(node), (unsigned long long)settings->drain_grace_ms);
-        drain(service, set, settings->drain_grace_ms);
+    shoal_ops_free(d->ops);
+    shoal_service_free(d->service);
+    shoal_node_free(d->node);
+    if (d->rpc != NULL) {
+        shoal_rpc_free(d->rpc);
     }
-    /* Calls end with the service, what they held with the node, the poller with rpc. */
-    shoal_service_free(service);
-    shoal_node_free(node);
-    if (rpc != NULL) {
-        shoal_rpc_free(rpc);
-    }
-    shoal_metrics_free(metrics);
-    return status;
+    shoal_metrics_free(d->registry);
+    shoal_timer_free(d->tick);
+    shoal_timer_free(d->watchdog);
+    shoal_wake_free(d->drained);
+    shoal_loop_free(d->loop);
+    shoal_model_free(d->model);
+    shoal_config_free(d->latest);
 }
 
 static shoal_status run(const shoal_program_options *opts, const shoal_config *config,
                         shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
-    shoal_cloud_settings settings;
-    SHOAL_TRY(shoal_cloud_settings_from(config, &settings, err));
+    daemon_state d = {.opts = opts, .first = config};
+    SHOAL_TRY(shoal_cloud_settings_from(config, &d.settings, err));
     if (opts->action == SHOAL_PROGRAM_CHECK) {
-        return SHOAL_OK;
+        SHOAL_CLEANUP(shoal_admit_quotas_freep) shoal_admit_quotas *quotas = NULL;
+        return shoal_cloud_quotas_from(config, &quotas, err);
     }
     apply_log(config);
-    if (settings.model_path[0] == '\0') {
+    if (d.settings.model_path[0] == '\0') {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "model.path is empty; name a GGUF file with --set model.path=FILE");
     }
-    sigset_t set;
-    block_signals(&set);
-    SHOAL_TRY(shoal_model_load(settings.model_path, &model, err));
-    return serve(&settings, model, &set, opts, err);
+    (void)signal(SIGPIPE, SIG_IGN);
+    shoal_status status = serve(&d, err);
+    unwind(&d);
+    return status;
 }
 
 int main(int argc, char **argv)

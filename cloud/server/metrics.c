@@ -12,6 +12,9 @@ static const double row_bounds[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024,
 #define REQUESTS(code) "shoal_requests_total", "Generations ended, by outcome.", "code=\"" code "\""
 #define TOKENS(kind)                                                                               \
     "shoal_tokens_total", "Tokens, by what was done with them.", "kind=\"" kind "\",place=\"cloud\""
+#define REFUSED(reason)                                                                            \
+    "shoal_admission_refused_total", "Sessions refused before they began, by reason.",             \
+        "reason=\"" reason "\""
 #define HISTOGRAM(bounds) SHOAL_METRIC_HISTOGRAM, bounds, SHOAL_COUNT(bounds)
 #define COUNTER           SHOAL_METRIC_COUNTER, NULL, 0
 #define GAUGE             SHOAL_METRIC_GAUGE, NULL, 0
@@ -34,6 +37,16 @@ shoal_status shoal_cloud_metrics_init(shoal_metrics *registry, shoal_cloud_metri
         {&m->requests_deadline, {REQUESTS("deadline_exceeded"), COUNTER}},
         {&m->requests_cancelled, {REQUESTS("cancelled"), COUNTER}},
         {&m->requests_other, {REQUESTS("other"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_NEVER_FITS], {REFUSED("never_fits"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_NEVER_QUOTA], {REFUSED("never_quota"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_SESSIONS], {REFUSED("sessions"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_TENANT_SESSIONS], {REFUSED("tenant_sessions"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_TENANT_KV], {REFUSED("tenant_kv"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_TENANT_TOKENS], {REFUSED("tenant_tokens"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_WAIT], {REFUSED("wait"), COUNTER}},
+        {&m->wait_seconds,
+         {"shoal_admission_wait_seconds", "Predicted wait of a new session for its first token.",
+          "", GAUGE}},
         {&m->running, {"shoal_requests_running", "Calls that are open.", "", GAUGE}},
         {&m->waiting,
          {"shoal_requests_waiting", "Sessions whose work found no place in the last step.", "",

@@ -6,29 +6,32 @@
 #ifndef SHOAL_CLOUD_SERVER_METRICS_H
 #define SHOAL_CLOUD_SERVER_METRICS_H
 
+#include "cloud/admit/admit.h"
 #include "common/base/macros.h"
 #include "common/obs/metrics.h"
 
 typedef struct shoal_cloud_metrics {
-    shoal_metric *requests_ok;        /* shoal_requests_total{code="ok"} */
-    shoal_metric *requests_invalid;   /* code="invalid_argument" */
-    shoal_metric *requests_mismatch;  /* code="failed_precondition" */
-    shoal_metric *requests_exhausted; /* code="resource_exhausted" */
-    shoal_metric *requests_deadline;  /* code="deadline_exceeded" */
-    shoal_metric *requests_cancelled; /* code="cancelled": the edge went away */
-    shoal_metric *requests_other;     /* code="other" */
-    shoal_metric *running;            /* shoal_requests_running */
-    shoal_metric *waiting;            /* shoal_requests_waiting: work that found no place */
-    shoal_metric *first_token;        /* shoal_time_to_first_token_seconds */
-    shoal_metric *tokens_prompt;      /* shoal_tokens_total{kind="prompt",place="cloud"} */
-    shoal_metric *tokens_generated;   /* kind="generated" */
-    shoal_metric *tokens_verified;    /* kind="verified" */
-    shoal_metric *tokens_accepted;    /* kind="accepted" */
-    shoal_metric *kv_usage;           /* shoal_kv_cache_usage_ratio */
-    shoal_metric *kv_evictions;       /* shoal_kv_evictions_total */
-    shoal_metric *steps;              /* shoal_engine_steps_total */
-    shoal_metric *step_seconds;       /* shoal_engine_step_seconds */
-    shoal_metric *step_rows;          /* shoal_engine_step_rows */
+    shoal_metric *requests_ok;                    /* shoal_requests_total{code="ok"} */
+    shoal_metric *requests_invalid;               /* code="invalid_argument" */
+    shoal_metric *requests_mismatch;              /* code="failed_precondition" */
+    shoal_metric *requests_exhausted;             /* code="resource_exhausted" */
+    shoal_metric *requests_deadline;              /* code="deadline_exceeded" */
+    shoal_metric *requests_cancelled;             /* code="cancelled": the edge went away */
+    shoal_metric *requests_other;                 /* code="other" */
+    shoal_metric *refused[SHOAL_ADMIT_N_REASONS]; /* shoal_admission_refused_total{reason=...} */
+    shoal_metric *wait_seconds;                   /* shoal_admission_wait_seconds */
+    shoal_metric *running;                        /* shoal_requests_running */
+    shoal_metric *waiting;          /* shoal_requests_waiting: work that found no place */
+    shoal_metric *first_token;      /* shoal_time_to_first_token_seconds */
+    shoal_metric *tokens_prompt;    /* shoal_tokens_total{kind="prompt",place="cloud"} */
+    shoal_metric *tokens_generated; /* kind="generated" */
+    shoal_metric *tokens_verified;  /* kind="verified" */
+    shoal_metric *tokens_accepted;  /* kind="accepted" */
+    shoal_metric *kv_usage;         /* shoal_kv_cache_usage_ratio */
+    shoal_metric *kv_evictions;     /* shoal_kv_evictions_total */
+    shoal_metric *steps;            /* shoal_engine_steps_total */
+    shoal_metric *step_seconds;     /* shoal_engine_step_seconds */
+    shoal_metric *step_rows;        /* shoal_engine_step_rows */
 } shoal_cloud_metrics;
 
 /* Registers everything. registry may be NULL: nothing is counted then. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/node.h"
 
+#include "cloud/sched/cost.h"
 #include "cloud/server/native.h"
 #include "cloud/server/session.h"
 #include "common/base/mem.h"
@@ -34,6 +35,7 @@ typedef struct item {
     shoal_conn *conn;
     shoal_edge_msg *msg; /* MESSAGE: owned, as is the item itself */
     size_t n_bytes;
+    size_t n_ids; /* MESSAGE: tokens it brings */
 } item;
 
 struct shoal_conn {
@@ -75,6 +77,17 @@ struct shoal_node {
     shoal_conn **conns; /* [n_sessions_max], engine-only */
     size_t n_registered;
     shoal_thread *thread;
+    /* What the steps cost, engine-only, and what of it the metrics had counted before. */
+    shoal_sched_cost cost;
+    double n_rows_counted;
+    double seconds_counted;
+    /* Told to any thread. */
+    atomic_uint_fast64_t beat_ms;
+    atomic_size_t n_ids_inbox;
+    atomic_size_t n_rows_waiting;
+    atomic_size_t n_working;
+    _Atomic double fixed_us;
+    _Atomic double row_us;
 };
 
 shoal_node_settings shoal_node_settings_default(void)
@@ -156,9 +169,13 @@ shoal_status shoal_conn_push(shoal_conn *conn, shoal_edge_msg *take_msg, size_t 
         return SHOAL_E_NOMEM;
     }
     *it = (item){.kind = ITEM_MESSAGE, .conn = conn, .msg = take_msg, .n_bytes = n_bytes};
+    it->n_ids = take_msg->kind == SHOAL_EDGE_TOKENS ? take_msg->body.tokens.n_ids : 0;
+    size_t n_ids = it->n_ids;
+    atomic_fetch_add(&conn->node->n_ids_inbox, n_ids);
     size_t n_queued = atomic_fetch_add(&conn->n_queued, 1) + 1;
     size_t n_waiting = atomic_fetch_add(&conn->n_bytes, n_bytes) + n_bytes;
     if (shoal_queue_push(conn->node->inbox, it) != SHOAL_OK) {
+        atomic_fetch_sub(&conn->node->n_ids_inbox, n_ids);
         shoal_edge_msg_free(take_msg);
         shoal_free(it);
         return SHOAL_E_CANCELLED;
@@ -294,6 +311,28 @@ static void count_end(shoal_node *node, const shoal_conn *conn)
     }
 }
 
+static const char *outcome_of(const shoal_conn *conn)
+{
+    static const char *const names[] = {"ok",
+                                        "cancelled",
+                                        "unknown",
+                                        "invalid_argument",
+                                        "deadline_exceeded",
+                                        "not_found",
+                                        "already_exists",
+                                        "permission_denied",
+                                        "resource_exhausted",
+                                        "failed_precondition",
+                                        "aborted",
+                                        "out_of_range",
+                                        "unimplemented",
+                                        "internal",
+                                        "unavailable",
+                                        "data_loss",
+                                        "unauthenticated"};
+    return (size_t)conn->status < SHOAL_COUNT(names) ? names[conn->status] : "unknown";
+}
+
 /* One line per call, without any text of it. */
 static void log_end(const shoal_conn *conn, uint64_t now_ms)
 {
@@ -302,15 +341,22 @@ static void log_end(const shoal_conn *conn, uint64_t now_ms)
     }
     const shoal_session_stats *s = shoal_session_stats_get(conn->session);
     char id[4 * sizeof(s->request_id)];
-    char identity[4 * sizeof(conn->peer.identity)];
+    char tenant[4 * sizeof(conn->peer.identity)];
+    char ttft[24] = "-";
+    if (s->first_token_ms != 0) {
+        snprintf(ttft, sizeof(ttft), "%llu",
+                 (unsigned long long)(s->first_token_ms - s->opened_ms));
+    }
     shoal_log(SHOAL_LOG_INFO,
-              "session end id=%s peer=%s mode=%s status=%d prompt=%u generated=%u verified=%u "
-              "accepted=%u rounds=%u evictions=%u compute_ms=%.1f wall_ms=%llu",
+              "session end id=%s tenant=%s mode=%s outcome=%s prompt=%u generated=%u verified=%u "
+              "accepted=%u acceptance=%.2f rounds=%u evictions=%u compute_ms=%.1f ttft_ms=%s "
+              "wall_ms=%llu",
               shoal_log_escape(s->request_id, id, sizeof(id)),
-              shoal_log_escape(conn->peer.identity, identity, sizeof(identity)),
+              shoal_log_escape(conn->peer.identity, tenant, sizeof(tenant)),
               s->request_id[0] == '\0' && s->n_prompt == 0 ? "-" : shoal_mode_name(s->mode),
-              (int)conn->status, s->n_prompt, s->n_generated, s->n_verified, s->n_accepted,
-              s->n_rounds, s->n_evictions, (double)s->compute_us / 1e3,
+              outcome_of(conn), s->n_prompt, s->n_generated, s->n_verified, s->n_accepted,
+              (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_rounds, s->n_evictions,
+              (double)s->compute_us / 1e3, ttft,
               (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
 }
 
@@ -366,6 +412,7 @@ static void handle_message(shoal_node *node, item *it, uint64_t now_ms)
     }
     atomic_fetch_sub(&conn->n_queued, 1);
     atomic_fetch_sub(&conn->n_bytes, it->n_bytes);
+    atomic_fetch_sub(&node->n_ids_inbox, it->n_ids);
     resume_if_low(conn);
     shoal_edge_msg_free(it->msg);
     shoal_free(it);
@@ -399,6 +446,77 @@ static void handle(shoal_node *node, item *it, uint64_t now_ms)
         break;
     default:
         break;
+    }
+}
+
+/* --- what others are told --------------------------------------------------------------------- */
+
+shoal_node_limits shoal_node_limits_get(const shoal_node *node)
+{
+    shoal_node_limits limits = {.n_sessions_max = node->settings.n_sessions_max,
+                                .n_tokens_max = node->describe.n_ctx};
+    if (node->backend.engine != NULL) {
+        const shoal_kv_pool *pool = shoal_engine_kv(node->backend.engine);
+        size_t n_pages = shoal_kv_pool_pages_for(pool, 64) - shoal_kv_pool_pages_for(pool, 32);
+        limits.kv_bytes_token = n_pages * shoal_kv_page_bytes(shoal_kv_pool_shape(pool)) / 32;
+    }
+    return limits;
+}
+
+shoal_admit_load shoal_node_load(const shoal_node *node)
+{
+    return (shoal_admit_load){.n_rows_waiting = atomic_load(&node->n_rows_waiting) +
+                                                atomic_load(&node->n_ids_inbox),
+                              .n_rows_step = node->settings.prefill_chunk,
+                              .n_decoding = atomic_load(&node->n_working),
+                              .fixed_us = atomic_load(&node->fixed_us),
+                              .row_us = atomic_load(&node->row_us)};
+}
+
+uint64_t shoal_node_beat_ms(const shoal_node *node)
+{
+    return atomic_load(&node->beat_ms);
+}
+
+const shoal_cloud_metrics *shoal_node_metrics(const shoal_node *node)
+{
+    return &node->metrics;
+}
+
+/* Rows that sessions wait for. */
+static void publish_queue(shoal_node *node, uint64_t now_ms)
+{
+    size_t n_rows = 0;
+    size_t n_working = 0;
+    for (size_t i = 0; i < node->n_registered; i++) {
+        const shoal_session *session = node->conns[i]->session;
+        if (session == NULL || shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
+            continue;
+        }
+        size_t n_ids = 0;
+        (void)shoal_session_ids(session, &n_ids);
+        n_rows += n_ids - SHOAL_MIN(shoal_session_kv_length(session), n_ids);
+        n_working++;
+    }
+    atomic_store(&node->n_rows_waiting, n_rows);
+    atomic_store(&node->n_working, n_working);
+    atomic_store(&node->beat_ms, now_ms);
+}
+
+/* The step that was just counted, read back from its metrics; without a registry nothing is known
+ * and no wait is predicted. */
+static void publish_cost(shoal_node *node)
+{
+    double n_rows = shoal_metric_sum(node->metrics.step_rows);
+    double seconds = shoal_metric_sum(node->metrics.step_seconds);
+    double n_new = n_rows - node->n_rows_counted;
+    double us = (seconds - node->seconds_counted) * 1e6;
+    node->n_rows_counted = n_rows;
+    node->seconds_counted = seconds;
+    if (n_new >= 1 && us > 0) {
+        shoal_sched_cost_observe(&node->cost, (size_t)n_new, (uint64_t)us);
+        atomic_store(&node->fixed_us, node->cost.fixed_us);
+        atomic_store(&node->row_us, node->cost.row_us);
     }
 }
 
@@ -469,8 +587,10 @@ static void engine_main(void *ctx)
             handle(node, it, now_ms);
         }
         tick(node, now_ms);
+        publish_queue(node, now_ms);
         shoal_status status = node->backend.ops->step(node->backend.ctx, clock);
         if (status == SHOAL_OK) {
+            publish_cost(node);
             continue;
         }
         if (atomic_load(&node->stopping)) {

@@ -62,6 +62,21 @@ shoal_status shoal_node_new(const shoal_model *model, const shoal_node_settings 
 void shoal_node_free(shoal_node *node);
 SHOAL_DEFINE_CLEANUP(shoal_node, shoal_node_free)
 
+/* What admission must know of this node; immutable. */
+typedef struct shoal_node_limits {
+    size_t n_sessions_max;
+    size_t n_tokens_max;     /* of one session: context and pool */
+    uint64_t kv_bytes_token; /* of one token over all layers, 0: unknown */
+} shoal_node_limits;
+shoal_node_limits shoal_node_limits_get(const shoal_node *node);
+/* What it is busy with, as of the last step. Any thread. */
+shoal_admit_load shoal_node_load(const shoal_node *node);
+/* When the engine thread last went round, by the node's clock. It does so at least every second,
+ * but for a step that takes longer. Any thread. */
+uint64_t shoal_node_beat_ms(const shoal_node *node);
+/* For who refuses on the node's behalf. */
+const shoal_cloud_metrics *shoal_node_metrics(const shoal_node *node);
+
 /* What this node serves; immutable. */
 const shoal_describe *shoal_node_describe(const shoal_node *node);
 size_t shoal_node_n_conns(const shoal_node *node);

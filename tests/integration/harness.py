@@ -46,11 +46,12 @@ class Daemon:
     def __init__(self, name, ready, settings, log):
         self.name, self.ready, self.log = name, ready, log
         self.settings = dict(settings)
+        self.arguments = []
         self.process = None
         self.address = None
 
     def start(self):
-        command = [binary(self.name)]
+        command = [binary(self.name), *self.arguments]
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
         self.stderr = open(self.log, "ab")

@@ -75,12 +75,42 @@ static void test_contradictions_name_their_keys(void **state)
     refused("cpu.mask=z80", NULL, "cpu.mask");
 }
 
+static void test_quotas_come_from_their_keys(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = new_config();
+    SHOAL_CLEANUP(shoal_admit_quotas_freep) shoal_admit_quotas *none = NULL;
+    SHOAL_CLEANUP(shoal_admit_quotas_freep) shoal_admit_quotas *some = NULL;
+    assert_int_equal(shoal_cloud_quotas_from(config, &none, NULL), SHOAL_OK);
+    const shoal_admit_quota *q = shoal_admit_quotas_find(none, "a");
+    assert_true(q->n_sessions == 0 && q->tokens_per_s == 0 && q->tokens_burst == 0);
+    assert_int_equal(q->kv_bytes, 0);
+    static const char *const sets[] = {"tenants.sessions_max=2", "tenants.tokens_per_s=3",
+                                       "tenants.tokens_burst=4", "tenants.kv_mib=5",
+                                       "tenants.overrides=b sessions=9"};
+    for (size_t i = 0; i < SHOAL_COUNT(sets); i++) {
+        assert_int_equal(shoal_config_set(config, sets[i], NULL), SHOAL_OK);
+    }
+    assert_int_equal(shoal_cloud_quotas_from(config, &some, NULL), SHOAL_OK);
+    q = shoal_admit_quotas_find(some, "a");
+    assert_true(q->n_sessions == 2 && q->tokens_per_s == 3 && q->tokens_burst == 4);
+    assert_int_equal(q->kv_bytes, 5 << 20);
+    q = shoal_admit_quotas_find(some, "b");
+    assert_true(q->n_sessions == 9 && q->tokens_per_s == 3);
+    assert_int_equal(shoal_config_set(config, "tenants.overrides=b session=9", NULL), SHOAL_OK);
+    shoal_err err = SHOAL_ERR_INIT;
+    SHOAL_CLEANUP(shoal_admit_quotas_freep) shoal_admit_quotas *bad = NULL;
+    assert_int_equal(shoal_cloud_quotas_from(config, &bad, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "session=9"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults_become_settings),
         cmocka_unit_test(test_dump_loads_back),
         cmocka_unit_test(test_contradictions_name_their_keys),
+        cmocka_unit_test(test_quotas_come_from_their_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

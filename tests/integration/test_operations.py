@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What operators do to a cloud node while it serves: scrape, drain, reload, rotate, limit."""
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+
+from harness import (SANITIZED, SOURCE, Site, complete, expect, main, request, run, wait_until)
+
+NO_END = {"logit_bias": {"1": -100, "2": -100}, "temperature": 0.8, "seed": 3}
+LONG = 40 if SANITIZED else 900
+
+
+def node(site, model, config=None, **settings):
+    """A cloud with its operations endpoint; url is where that listens."""
+    cloud = site.cloud(model, http__address="127.0.0.1:0", **settings)
+    cloud.arguments = ["--config", config] if config else []
+    cloud.start()
+    line = cloud.process.stdout.readline()
+    expect(line.startswith("http: "), f"no address of the operations endpoint: {line!r}")
+    cloud.url = line[len("http: "):].strip()
+    return cloud
+
+
+def metrics(cloud):
+    status, headers, body = request(cloud.url, "GET", "/metrics")
+    expect(status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4"), f"{status} {headers}")
+    return body.decode()
+
+
+def value(cloud, name):
+    for line in metrics(cloud).splitlines():
+        if line.startswith(name + " "):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"{name} is not in /metrics")
+
+
+def ready(cloud):
+    return request(cloud.url, "GET", "/readyz")[0]
+
+
+class Streams:
+    """Long answers that run while something is done to the node."""
+
+    def __init__(self, url, n, tokens=LONG):
+        self.answers, self.started = [None] * n, [0] * n
+        self.threads = [threading.Thread(target=self.one, args=(url, i, tokens)) for i in range(n)]
+        for t in self.threads:
+            t.start()
+        wait_until(lambda: all(self.started), 60, "every stream has begun")
+
+    def one(self, url, i, tokens):
+        def seen(_):
+            self.started[i] = 1
+        try:
+            self.answers[i] = complete(url, "Once upon a time", "cloud", n=tokens, on_event=seen, **NO_END)
+        finally:
+            self.started[i] = 1
+
+    def finish(self, tokens=LONG):
+        for t in self.threads:
+            t.join(120)
+        for answer in self.answers:
+            expect(answer is not None and answer.error is None, f"a stream failed: {answer and answer.error}")
+            expect(len(answer.ids) == tokens, f"{len(answer.ids)} of {tokens} tokens, finish {answer.finish}")
+            expect(answer.ids == self.answers[0].ids, "the same seed gave another text")
+
+
+def test_probes_and_metrics():
+    with Site() as site:
+        full, edge_model = site.models()
+        cloud = node(site, full, http__connections_max=4)
+        edge = site.edge(edge_model, cloud.address).start()
+        expect(request(cloud.url, "GET", "/healthz")[0] == 200 and ready(cloud) == 200, "not healthy or not ready")
+        marker = "zyxwvut-never-logged"
+        answer = complete(edge.address, marker, "exact", n=8)
+        expect(answer.error is None, f"{answer.error}")
+        wait_until(lambda: "session end" in cloud.tail(), 10, "the session's line")
+        line = [text for text in cloud.tail().splitlines() if "session end" in text][-1]
+        for word in ("id=", "tenant=spiffe://shoal.dev/edge/dev", "mode=exact", "outcome=ok", "prompt=", "generated=",
+                     "rounds=", "acceptance=", "evictions=", "compute_ms=", "ttft_ms=", "wall_ms="):
+            expect(word in line, f"{word} is not in {line}")
+        text = metrics(cloud)
+        expect(marker not in cloud.tail() and marker not in text, "the prompt was told")
+        for name in ("shoal_requests_total{code=\"ok\"} 1", "shoal_requests_running", "shoal_requests_waiting",
+                     "shoal_time_to_first_token_seconds_count 1", "shoal_tokens_total{kind=\"prompt\",place=\"cloud\"}",
+                     "shoal_kv_cache_usage_ratio", "shoal_build_info{program=\"shoal-cloud\"",
+                     "shoal_certificate_expiry_timestamp_seconds", "process_resident_memory_bytes",
+                     "shoal_config_reload_failures_total 0", "shoal_admission_refused_total{reason=\"wait\"} 0"):
+            expect(name in text, f"{name} is not in /metrics")
+        expect(value(cloud, "shoal_certificate_expiry_timestamp_seconds") > time.time() + 20 * 86400, "expiry")
+        hostile(cloud)
+        expect(request(cloud.url, "GET", "/healthz")[0] == 200, "not healthy after hostile requests")
+        if shutil.which("promtool") is None:
+            return "promtool is not installed: names not checked"
+        for daemon, url in (("cloud", cloud.url), ("edge", edge.address)):
+            text = request(url, "GET", "/metrics")[2].decode()
+            done = run("promtool", "check", "metrics", text=text, check=False)
+            expect(done.returncode == 0 and not done.stderr.strip(), f"promtool on {daemon}: {done.stdout}{done.stderr}")
+        return None
+
+
+def hostile(cloud):
+    """Bounded: what is wrong is refused, who waits is sent away."""
+    host, port = cloud.url.removeprefix("http://").rsplit(":", 1)
+
+    def say(data):
+        with socket.create_connection((host, int(port)), 10) as s:
+            s.sendall(data)
+            reply = b""
+            while b"\r\n" not in reply:
+                part = s.recv(4096)
+                if not part:
+                    break
+                reply += part
+            return int(reply.split()[1]) if reply.startswith(b"HTTP/1.1 ") else 0
+    head = b"Host: localhost\r\n"
+    for status, data in ((404, b"GET / HTTP/1.1\r\n" + head + b"\r\n"),
+                         (405, b"POST /metrics HTTP/1.1\r\n" + head + b"Content-Length: 0\r\n\r\n"),
+                         (403, b"GET /metrics HTTP/1.1\r\nHost: rebound.example\r\n\r\n"),
+                         (400, b"GET /metrics HTTP/1.1\n" + head + b"\r\n"),
+                         (431, b"GET /metrics HTTP/1.1\r\n" + head + b"X: y\r\n" * 500 + b"\r\n"),
+                         (431, b"GET /metrics HTTP/1.1\r\n" + head + b"X: " + b"y" * 20000 + b"\r\n\r\n"),
+                         (414, b"GET /" + b"m" * 3000 + b" HTTP/1.1\r\n" + head + b"\r\n"),
+                         (413, b"GET /metrics HTTP/1.1\r\n" + head + b"Content-Length: 9999999\r\n\r\n")):
+        expect(say(data) == status, f"{data[:60]!r} did not give {status}")
+    idle = [socket.create_connection((host, int(port)), 10) for _ in range(4)]
+    for s in idle:
+        s.sendall(b"GET /met")
+    expect(say(b"GET /healthz HTTP/1.1\r\n" + head + b"\r\n") == 503, "the fifth of four connections was let in")
+    for s in idle:
+        s.close()
+    wait_until(lambda: say(b"GET /healthz HTTP/1.1\r\n" + head + b"\r\n") == 200, 10, "places free again")
+
+
+def test_sigterm_drains_streams():
+    """Not ready at once, new sessions refused, open ones whole, exit 0."""
+    with Site() as site:
+        full, edge_model = site.models()
+        cloud = node(site, full)
+        edge = site.edge(edge_model, cloud.address).start()
+        late = site.edge(edge_model, cloud.address, coop__reconnect_ms=200).start()
+        expect(complete(late.address, "Once", "cloud", n=2).error is None, "the second edge")
+        streams = Streams(edge.address, 4)
+        cloud.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: ready(cloud) == 503, 2, "not ready")
+        expect(request(cloud.url, "GET", "/healthz")[0] == 200, "draining is not unhealthy")
+        answer = complete(late.address, "Once", "cloud", n=2)
+        expect(answer.error is not None, "a new session was taken while draining")
+        streams.finish()
+        expect(cloud.process.wait(30) == 0, f"exit {cloud.process.returncode}")
+
+
+def test_sigterm_cuts_after_the_grace():
+    with Site() as site:
+        full, edge_model = site.models()
+        cloud = node(site, full, drain__grace_ms=100)
+        edge = site.edge(edge_model, cloud.address, coop__reconnect_ms=200).start()
+        thread = threading.Thread(target=complete, args=(edge.address, "Once upon a time", "cloud"),
+                                  kwargs={"n": LONG, **NO_END})
+        thread.start()
+        wait_until(lambda: value(cloud, "shoal_requests_running") > 0, 20, "the stream")
+        started = time.monotonic()
+        cloud.process.send_signal(signal.SIGTERM)
+        expect(cloud.process.wait(30) == 0, f"exit {cloud.process.returncode}")
+        expect(time.monotonic() - started < 10, "the grace was not kept")
+        thread.join(60)
+
+
+def test_sighup_reloads_under_streams():
+    """Good and bad configurations in turn: streams do not notice, limits change, a bad one changes nothing."""
+    with Site() as site:
+        full, edge_model = site.models()
+        path = site.file("cloud.yaml")
+
+        def write(text):
+            with open(path + ".new", "w", encoding="utf-8") as f:
+                f.write(text)
+            os.rename(path + ".new", path)
+        write("tenants:\n  sessions_max: 0\n")
+        cloud = node(site, full, path)
+        edge = site.edge(edge_model, cloud.address, coop__reconnect_ms=300).start()
+        streams = Streams(edge.address, 2)
+        for text in ("tenants:\n  sessions_max: 2\n", "tenants:\n  sessions_max: many\n", "model:\n  threads: 1\n",
+                     "tenants:\n  overrides: gw session=1\n", "tenants: [\n"):
+            counter = "shoal_config_reloads_total" if text.endswith("2\n") else "shoal_config_reload_failures_total"
+            before = value(cloud, counter)
+            write(text)
+            cloud.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: value(cloud, counter) == before + 1, 10, f"{counter} after {text!r}")  # noqa: B023
+        for _ in range(50):
+            cloud.process.send_signal(signal.SIGHUP)
+        third = complete(edge.address, "Once", "cloud", n=2)
+        expect(third.error is not None and "tenants.sessions_max" in third.error["message"], f"no quota: {third.error}")
+        expect(value(cloud, 'shoal_admission_refused_total{reason="tenant_sessions"}') >= 1, "not counted")
+        streams.finish()
+        wait_until(lambda: value(cloud, "shoal_requests_running") == 0, 10, "idle")
+        expect(complete(edge.address, "Once", "cloud", n=2).error is None, "the node no longer serves")
+
+
+def test_certificates_rotate_under_load():
+    """A new authority for the node: open streams go on, old gateways are refused, new ones served."""
+    with Site() as site:
+        full, edge_model = site.models()
+        run(os.path.join(SOURCE, "deploy/certs/make-dev-certs"), site.file("next"))
+        cloud = node(site, full)
+        old = site.edge(edge_model, cloud.address, coop__reconnect_ms=500).start()
+        streams = Streams(old.address, 4)
+        # Half of a rotation, key and certificate of two authorities: refused, nothing changes.
+        os.replace(site.file("certs/cloud.key"), site.file("old.key"))
+        shutil.copy(site.file("next/cloud.key"), site.file("certs/cloud.key"))
+        cloud.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: value(cloud, "shoal_config_reload_failures_total") == 1, 10, "half a rotation refused")
+        expect("is not the key of the certificate" in cloud.tail(), "the reason is not told")
+        for name in ("ca.pem", "cloud.pem"):
+            shutil.copy(site.file("certs/" + name), site.file("old-" + name))
+            shutil.copy(site.file("next/" + name), site.file("certs/" + name))
+        cloud.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: value(cloud, "shoal_config_reloads_total") == 1, 10, "rotation")
+        new = site.edge(edge_model, cloud.address, cloud__ca=site.file("next/ca.pem"),
+                        cloud__cert=site.file("next/edge.pem"), cloud__key=site.file("next/edge.key")).start()
+        answer = complete(new.address, "Once", "cloud", n=4)
+        expect(answer.error is None, f"the new certificate is not served: {answer.error}")
+        stranger = site.edge(edge_model, cloud.address, coop__reconnect_ms=500, cloud__ca=site.file("old-ca.pem")).start()
+        expect(complete(stranger.address, "Once", "cloud", n=4).error is not None, "the old authority is still taken")
+        streams.finish()
+
+
+def test_limits_refuse_at_once_with_a_reason():
+    with Site() as site:
+        full, edge_model = site.models()
+        cloud = node(site, full, context__max=48, tenants__tokens_per_s=1, tenants__tokens_burst=40)
+        edge = site.edge(edge_model, cloud.address).start()
+        started = time.monotonic()
+        answer = complete(edge.address, "Once", "cloud", n=60)
+        took = time.monotonic() - started
+        expect(answer.error is not None and "context.max" in answer.error["message"], f"fits: {answer.error}")
+        expect(took < 5, f"what can never fit took {took:.1f} s, as if it had been tried again")
+        expect(value(cloud, 'shoal_admission_refused_total{reason="never_fits"}') == 1, "tried more than once")
+        expect(complete(edge.address, "Once", "cloud", n=40, **NO_END).error is None, "the first session")
+        started = time.monotonic()
+        hasty = site.edge(edge_model, cloud.address, coop__reconnect_ms=100).start()
+        answer = complete(hasty.address, "Once", "cloud", n=4)
+        expect(answer.error is not None and "tenants.tokens_per_s" in answer.error["message"], f"no quota: {answer.error}")
+        expect(value(cloud, 'shoal_admission_refused_total{reason="tenant_tokens"}') == 1, "not refused once")
+        # The edge that has the time waits as long as it was told, and is served.
+        answer = complete(edge.address, "Once", "cloud", n=4)
+        expect(answer.error is None, f"not served after the time told: {answer.error}")
+        refusals = value(cloud, 'shoal_admission_refused_total{reason="tenant_tokens"}')
+        expect(refusals <= 4, f"{refusals} refusals: the retry time was not kept")
+
+
+if __name__ == "__main__":
+    main([value for name, value in list(globals().items()) if name.startswith("test_")])
