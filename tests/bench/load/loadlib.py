@@ -8,7 +8,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(HERE, "..", "..", "integration"))
-from harness import FAMILY, FAMILY_EOS, SANITIZED, Site, binary, run  # noqa: E402,F401
+from harness import FAMILY, FAMILY_EOS, SANITIZED, Site, binary, request, run  # noqa: E402,F401
 
 
 def make_tenant(site, name):
@@ -64,6 +64,40 @@ class Load:
 
 def offer(site, target, **settings):
     return Load(site, target, **settings).wait()
+
+
+def start_node(site, model, **settings):
+    """A node with its operations endpoint, at node.url."""
+    node = site.cloud(model, http__address="127.0.0.1:0", **settings).start()
+    line = node.process.stdout.readline()
+    if not line.startswith("http: "):
+        raise AssertionError(f"no address of the operations endpoint: {line!r}")
+    node.url = line[len("http: "):].strip()
+    return node
+
+
+def metric(node, name):
+    """A sample of /metrics by its whole name, labels included; 0 when it is not there."""
+    for line in request(node.url, "GET", "/metrics")[2].decode().splitlines():
+        if line.startswith(name + " "):
+            return float(line.rsplit(" ", 1)[1])
+    return 0.0
+
+
+class Steps:
+    """Engine steps, and rows of them, that a node ran since."""
+
+    def __init__(self, node):
+        self.node = node
+        self.before = self.read()
+
+    def read(self):
+        return [metric(self.node, name) for name in
+                ("shoal_engine_steps_total", "shoal_engine_step_rows_sum", "shoal_engine_step_seconds_sum")]
+
+    def __str__(self):
+        n, rows, seconds = (now - before for now, before in zip(self.read(), self.before))
+        return f"{n:.0f} engine steps of {rows / max(n, 1):.1f} rows and {1000 * seconds / max(n, 1):.1f} ms"
 
 
 def resident_kib(daemon):
