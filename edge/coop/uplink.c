@@ -408,13 +408,12 @@ static void take_busy(shoal_coop *coop, gen *g, uint32_t retry_after_ms)
 
 void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes)
 {
+    size_t n_before = g->n_confirmed;
     g->usage.bytes_down += n_bytes;
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
         g->cloud = CLOUD_OPEN;
         end_trip(coop, g);
-        g->cut_at_ms = 0;
-        g->retry_ms = COOP_RETRY_MS_MIN;
         break;
     case SHOAL_CLOUD_VERDICT:
         take_verdict(coop, g, &msg->body.verdict, n_bytes);
@@ -436,6 +435,11 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
                               msg->body.error.text);
         }
         break;
+    }
+    if (g->up && g->n_confirmed > n_before) {
+        /* Not when the stream opens: a node may open every one and then fail it. */
+        g->cut_at_ms = 0;
+        g->retry_ms = COOP_RETRY_MS_MIN;
     }
 }
 
