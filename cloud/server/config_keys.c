@@ -15,7 +15,10 @@
 const shoal_config_key shoal_cloud_config_keys[] = {
     STRING("listen.address", "127.0.0.1:7443",
            "Address and port of the gRPC service; port 0 picks one."),
-    STRING("model.path", "", "GGUF file of the model to serve."),
+    {"backend", SHOAL_CONFIG_CHOICE, "native", 0, 0, "native|upstream", false,
+     "What computes: this program, or another engine with OpenAI's API (upstream.*)."},
+    STRING("model.path", "",
+           "GGUF file of the model to serve; with an upstream its vocabulary is enough."),
     STRING("model.name", "", "Name told to edges; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
     {"model.pin_threads", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
@@ -58,6 +61,25 @@ const shoal_config_key shoal_cloud_config_keys[] = {
         "waits for a verification waits no longer behind a prompt; 0: no limit."),
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
+    STRING("upstream.url", "",
+           "Address of the engine: vLLM, SGLang, TensorRT-LLM, llama-server or shoal-edge."),
+    STRING("upstream.model", "", "Model as the engine names it; empty: the first it lists."),
+    STRING("upstream.tokenizer", "",
+           "GGUF file with the engine's vocabulary and chat template; empty: model.path."),
+    STRING("upstream.api_key_file", "", "File whose first line is the engine's key; empty: none."),
+    STRING("upstream.ca", "",
+           "PEM file of the authority of an https engine; empty: the system's authorities."),
+    INT("upstream.connections_max", "64", 1, SHOAL_UPSTREAM_CALLS_MAX,
+        "Requests to the engine at once; sessions beyond wait."),
+    INT("upstream.connect_ms", "5000", 1, 600000, "Time in ms to connect to the engine."),
+    INT("upstream.silence_ms", "120000", 100, 3600000,
+        "An answer silent for longer, the first token included, is given up and asked again."),
+    INT("upstream.start_ms", "30000", 0, 3600000,
+        "How long to wait in ms at start for an engine that is not up yet."),
+    INT("upstream.retries_max", "3", 0, SHOAL_RELAY_RETRIES_MAX,
+        "New tries of a session without a token between them before it fails."),
+    {"upstream.verify", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false,
+     "Judge drafts of greedy decoding by log-probabilities of the prompt, if the engine tells any."},
     {"tls.ca", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
      "PEM file of the authority that signs edges; all three empty: plaintext on loopback. SIGHUP "
      "reads all three again."},
@@ -116,6 +138,26 @@ shoal_status shoal_cloud_quotas_from(const shoal_config *config, shoal_admit_quo
                                   ret_quotas, err);
 }
 
+static void upstream_from(const shoal_config *config, shoal_cloud_settings *s)
+{
+    s->is_upstream = strcmp(shoal_config_string(config, "backend"), "upstream") == 0;
+    s->upstream = shoal_upstream_settings_default();
+    s->upstream.url = shoal_config_string(config, "upstream.url");
+    s->upstream.model = shoal_config_string(config, "upstream.model");
+    s->upstream.api_key_file = shoal_config_string(config, "upstream.api_key_file");
+    s->upstream.ca_file = shoal_config_string(config, "upstream.ca");
+    s->upstream.n_calls_max = (size_t)shoal_config_int(config, "upstream.connections_max");
+    s->upstream.connect_ms = (uint64_t)shoal_config_int(config, "upstream.connect_ms");
+    s->upstream.silence_ms = (uint64_t)shoal_config_int(config, "upstream.silence_ms");
+    s->upstream.start_ms = (uint64_t)shoal_config_int(config, "upstream.start_ms");
+    s->upstream.verify = shoal_config_bool(config, "upstream.verify");
+    s->node.n_retries = (size_t)shoal_config_int(config, "upstream.retries_max");
+    s->tokenizer_path = shoal_config_string(config, "upstream.tokenizer");
+    if (s->tokenizer_path[0] == '\0') {
+        s->tokenizer_path = shoal_config_string(config, "model.path");
+    }
+}
+
 shoal_status shoal_cloud_settings_from(const shoal_config *config,
                                        shoal_cloud_settings *ret_settings, shoal_err *err)
 {
@@ -152,6 +194,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     /* Health checks, Describe and refused calls need room beside the sessions. */
     s.rpc.calls_max = (uint32_t)s.node.n_sessions_max + 64;
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
+    upstream_from(config, &s);
     s.service.address = shoal_config_string(config, "listen.address");
     s.service.wait_max_ms = (uint64_t)shoal_config_int(config, "admit.wait_max_ms");
     s.ops.address = shoal_config_string(config, "http.address");

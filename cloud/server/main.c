@@ -66,7 +66,8 @@ typedef struct daemon_state {
     const shoal_config *first; /* settings point into it */
     shoal_config *latest;      /* of a reload, NULL: none yet */
     shoal_cloud_settings settings;
-    shoal_model *model;
+    shoal_model *model;         /* of a native back end */
+    shoal_tokenizer *tokenizer; /* of an upstream's model */
     shoal_loop *loop;
     shoal_timer *tick;
     shoal_timer *watchdog;
@@ -319,15 +320,48 @@ static void announce(const daemon_state *d)
     shoal_notify("READY=1");
 }
 
+static void announce_upstream(const shoal_upstream *upstream)
+{
+    static const char *const ids[] = {"text", "plain", "return_token_ids", "token_names",
+                                      "logprobs"};
+    static const char *const scores[] = {"none", "prompt_logprobs", "echo"};
+    const shoal_upstream_abilities *a = shoal_upstream_abilities_get(upstream);
+    char name[4 * SHOAL_REPLY_NAME_MAX];
+    shoal_log(SHOAL_LOG_INFO, "upstream url=%s model=%s prompts=%s ids=%s scores=%s",
+              shoal_upstream_url(upstream), shoal_log_escape(a->model.id, name, sizeof(name)),
+              a->token_prompts ? "ids" : "text", ids[a->ids], scores[a->scores]);
+}
+
+/* The model, or the vocabulary of one that another engine serves. */
+static shoal_status open_model(daemon_state *d, shoal_err *err)
+{
+    shoal_cloud_settings *s = &d->settings;
+    if (!s->is_upstream) {
+        return shoal_model_load(s->model_path, &d->model, err);
+    }
+    SHOAL_TRY(
+        shoal_relay_open_tokenizer(s->tokenizer_path, &d->tokenizer, &s->node.n_ctx_trained, err));
+    SHOAL_TRY(shoal_upstream_new(&s->upstream, d->tokenizer, &s->node.take_upstream, err));
+    announce_upstream(s->node.take_upstream);
+    return SHOAL_OK;
+}
+
+static shoal_status make_node(daemon_state *d, shoal_err *err)
+{
+    shoal_node_settings settings = d->settings.node;
+    d->settings.node.take_upstream = NULL;
+    return shoal_node_new(d->model, &settings, d->registry, &d->node, err);
+}
+
 static shoal_status serve(daemon_state *d, shoal_err *err)
 {
     const shoal_ops_view view = {
         .unhealthy = unhealthy, .unready = unready, .refresh = refresh, .ctx = d};
     SHOAL_TRY(make_loop(d, err)); /* signals are heard from here on, and handled once it turns */
-    SHOAL_TRY(shoal_model_load(d->settings.model_path, &d->model, err));
+    SHOAL_TRY(open_model(d, err));
     SHOAL_TRY(make_metrics(d, err));
     SHOAL_TRY(shoal_rpc_new(&d->settings.rpc, &d->rpc, err));
-    SHOAL_TRY(shoal_node_new(d->model, &d->settings.node, d->registry, &d->node, err));
+    SHOAL_TRY(make_node(d, err));
     if (d->settings.ops.address[0] != '\0') {
         SHOAL_TRY(shoal_ops_new(d->loop, &d->settings.ops, &view, d->registry, &d->ops, err));
     }
@@ -362,6 +396,8 @@ static void unwind(daemon_state *d)
     shoal_timer_free(d->watchdog);
     shoal_wake_free(d->drained);
     shoal_loop_free(d->loop);
+    shoal_upstream_free(d->settings.node.take_upstream); /* where no node came to be */
+    shoal_tokenizer_free(d->tokenizer);
     shoal_model_free(d->model);
     shoal_config_free(d->latest);
 }
@@ -376,7 +412,12 @@ static shoal_status run(const shoal_program_options *opts, const shoal_config *c
         return shoal_cloud_quotas_from(config, &quotas, err);
     }
     apply_log(config);
-    if (d.settings.model_path[0] == '\0') {
+    if (d.settings.is_upstream && d.settings.tokenizer_path[0] == '\0') {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "upstream.tokenizer is empty; name a GGUF file with the engine's "
+                             "vocabulary");
+    }
+    if (!d.settings.is_upstream && d.settings.model_path[0] == '\0') {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "model.path is empty; name a GGUF file with --set model.path=FILE");
     }

@@ -3,6 +3,7 @@
 
 #include "cloud/sched/cost.h"
 #include "cloud/server/native.h"
+#include "cloud/server/relay.h"
 #include "cloud/server/session.h"
 #include "common/base/mem.h"
 #include "common/base/queue.h"
@@ -101,6 +102,7 @@ shoal_node_settings shoal_node_settings_default(void)
                                  .step_time_ms = 200,
                                  .idle_ms = 300000,
                                  .kv_hold_ms = 1000,
+                                 .n_retries = 3,
                                  .clock = shoal_clock_real()};
 }
 
@@ -624,6 +626,29 @@ static void describe(shoal_node *node)
     }
 }
 
+static void wake(void *ctx)
+{
+    poke(ctx);
+}
+
+static shoal_status make_backend(shoal_node *node, const shoal_model *model, shoal_err *err)
+{
+    const shoal_node_settings *settings = &node->settings;
+    if (settings->take_upstream != NULL) {
+        shoal_relay_settings relay = {.n_sessions_max = settings->n_sessions_max,
+                                      .n_ctx = settings->engine.n_ctx,
+                                      .n_ctx_trained = settings->n_ctx_trained,
+                                      .n_retries = settings->n_retries};
+        return shoal_relay_new(SHOAL_STEAL(node->settings.take_upstream), &relay, wake, node,
+                               &node->backend, err);
+    }
+    shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
+                                  .prefill_chunk = settings->prefill_chunk,
+                                  .idle_hold_ms = settings->kv_hold_ms,
+                                  .step_time_us = settings->step_time_ms * 1000};
+    return shoal_native_new(model, &settings->engine, &batch, &node->metrics, &node->backend, err);
+}
+
 static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metrics *registry,
                           shoal_err *err)
 {
@@ -635,12 +660,7 @@ static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metr
     if (shoal_cloud_metrics_init(registry, &node->metrics) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for metrics");
     }
-    shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
-                                  .prefill_chunk = settings->prefill_chunk,
-                                  .idle_hold_ms = settings->kv_hold_ms,
-                                  .step_time_us = settings->step_time_ms * 1000};
-    SHOAL_TRY(
-        shoal_native_new(model, &settings->engine, &batch, &node->metrics, &node->backend, err));
+    SHOAL_TRY(make_backend(node, model, err));
     describe(node);
     size_t per_call = SHOAL_NODE_QUEUED_MAX + FIXED_ITEMS;
     node->conns = shoal_calloc(settings->n_sessions_max, sizeof(shoal_conn *));
@@ -663,6 +683,7 @@ shoal_status shoal_node_new(const shoal_model *model, const shoal_node_settings 
 {
     SHOAL_CLEANUP(shoal_node_freep) shoal_node *node = shoal_calloc(1, sizeof(*node));
     if (node == NULL) {
+        shoal_upstream_free(settings->take_upstream);
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for the node");
     }
     node->settings = *settings;
@@ -704,6 +725,7 @@ void shoal_node_free(shoal_node *node)
     if (node->backend.ops != NULL) {
         node->backend.ops->free(node->backend.ctx);
     }
+    shoal_upstream_free(node->settings.take_upstream);
     shoal_free(node->conns);
     shoal_free(node);
 }

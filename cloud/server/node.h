@@ -8,6 +8,7 @@
 #define SHOAL_CLOUD_SERVER_NODE_H
 
 #include "cloud/server/metrics.h"
+#include "cloud/server/relay.h"
 #include "common/base/clock.h"
 #include "common/engine/engine.h"
 #include "protocol/rpc/rpc.h"
@@ -32,7 +33,10 @@ typedef struct shoal_node_settings {
     uint64_t step_time_ms;  /* what an engine step should take at most; 0: no limit; 200 */
     uint64_t idle_ms;       /* a call without messages and without work ends; default 300000 */
     uint64_t kv_hold_ms;    /* see shoal_batch_settings, default 1000 */
-    shoal_clock clock;      /* default real */
+    shoal_upstream *take_upstream; /* NULL: the back end is native; else taken by shoal_node_new */
+    size_t n_retries;              /* these two of shoal_relay_settings; default 3 and 0 */
+    size_t n_ctx_trained;
+    shoal_clock clock; /* default real */
 } shoal_node_settings;
 shoal_node_settings shoal_node_settings_default(void);
 
@@ -53,8 +57,8 @@ typedef struct shoal_peer {
     char identity[128]; /* of the authenticated peer, for the log; "" otherwise */
 } shoal_peer;
 
-/* model is borrowed for the node's life. registry may be NULL. Makes engine and tables and starts
- * the engine thread. */
+/* model is borrowed for the node's life, NULL with an upstream. registry may be NULL. Makes engine
+ * and tables and starts the engine thread. */
 shoal_status shoal_node_new(const shoal_model *model, const shoal_node_settings *settings,
                             shoal_metrics *registry, shoal_node **ret_node,
                             shoal_err *err) SHOAL_MUST_CHECK;

@@ -1,0 +1,319 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A cloud whose model another engine serves: an edge asks a cloud, and the cloud asks a second shoal-edge,
+which stands for any OpenAI-compatible engine. Between the two stands a proxy that breaks things on demand."""
+import http.client
+import json
+import os
+import random
+import socket
+import threading
+
+from harness import FAMILY_EOS, SANITIZED, Site, complete, expect, main, parallel, prompts, questions, request, wait_until
+
+SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261128"))
+N_PROMPTS = int(os.environ.get("SHOAL_TEST_PROMPTS", "2" if SANITIZED else "12"))
+KEY = "key-that-no-log-may-hold"
+
+
+class Proxy:
+    """TCP between a cloud and its engine. `plan` is called with the number of each connection that carries a
+    completion, and says what becomes of the answer: None, or a function (client, upstream bytes iterator)."""
+
+    def __init__(self, target):
+        host, port = target.removeprefix("http://").rsplit(":", 1)
+        self.target = (host, int(port))
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.plan = None
+        self.n_completions = 0
+        self.bodies = []
+        self.n_open = 0
+        self.lock = threading.Lock()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    @staticmethod
+    def read_request(client):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = client.recv(65536)
+            if not piece:
+                return None
+            data += piece
+        head, body = data.split(b"\r\n\r\n", 1)
+        lines = head.split(b"\r\n")
+        length = next((int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")), 0)
+        while len(body) < length:
+            body += client.recv(65536)
+        kept = [line for line in lines if not line.lower().startswith(b"connection:")]
+        return b"\r\n".join(kept + [b"Connection: close"]) + b"\r\n\r\n" + body, body
+
+    def serve(self, client):
+        with client:
+            asked = self.read_request(client)
+            if asked is None:
+                return
+            whole, body = asked
+            plan = None
+            if whole.startswith(b"POST"):
+                with self.lock:
+                    self.n_completions += 1
+                    self.bodies.append(json.loads(body))
+                    plan = self.plan(self.n_completions) if self.plan else None
+            with self.lock:
+                self.n_open += 1
+            try:
+                with socket.create_connection(self.target) as engine:
+                    engine.sendall(whole)
+                    pieces = iter(lambda: engine.recv(65536), b"")
+                    (plan or self.copy)(client, pieces)
+            except OSError:
+                pass
+            finally:
+                with self.lock:
+                    self.n_open -= 1
+
+    @staticmethod
+    def copy(client, pieces):
+        for piece in pieces:
+            client.sendall(piece)
+
+    def close(self):
+        self.listener.close()
+
+
+def answer_of(status, headers="", body=b"{}"):
+    def plan(client, pieces):
+        client.sendall(b"HTTP/1.1 %d No\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n"
+                       % (status, headers.encode(), len(body)) + body)
+    return plan
+
+
+def cut_after(n_events):
+    def plan(client, pieces):
+        seen = 0
+        for piece in pieces:
+            for line in piece.splitlines(keepends=True):
+                client.sendall(line)
+                seen += line.startswith(b"data:")
+                if seen > n_events:
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+    return plan
+
+
+def byte_by_byte(client, pieces):
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for piece in pieces:
+        for i in range(len(piece)):
+            client.sendall(piece[i:i + 1])
+
+
+def nonsense(client, pieces):
+    body = b"data: {\"choices\": [{\"text\": 5}]}\n\n"
+    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + body)
+
+
+def stall(client, pieces):
+    """Silent until the other side gives up: it sends nothing more, so that is all there is to hear."""
+    next(pieces)
+    client.settimeout(30)
+    client.recv(1)
+
+
+def without_ids(client, pieces):
+    """What an engine sends that tells text alone."""
+    rest = b""
+    in_body = False
+    for piece in pieces:
+        rest += piece
+        if not in_body and b"\r\n\r\n" in rest:
+            head, rest = rest.split(b"\r\n\r\n", 1)
+            kept = [h for h in head.split(b"\r\n") if not h.lower().startswith((b"transfer-encoding", b"content-length"))]
+            client.sendall(b"\r\n".join(kept) + b"\r\nConnection: close\r\n\r\n")
+            in_body = True
+    for line in rest.split(b"\n"):
+        if line.startswith(b"data: {"):
+            chunk = json.loads(line[6:])
+            chunk.pop("shoal", None)
+            client.sendall(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    client.sendall(b"data: [DONE]\n\n")
+
+
+def stack(site, with_key=False, verify=True, **settings):
+    """(engine, proxy, cloud, edge), started."""
+    full, edge_model = site.models()
+    engine_settings = {"api__key": KEY} if with_key else {}
+    if with_key:
+        with open(site.file("key"), "w", encoding="ascii") as f:
+            f.write(KEY + "\n")
+        settings["upstream__api_key_file"] = site.file("key")
+    engine = site.edge(full, mode__default="local", **engine_settings).start()
+    proxy = Proxy(engine.address)
+    base = {"backend": "upstream", "upstream__url": proxy.address, "upstream__tokenizer": full,
+            "upstream__verify": str(verify).lower(), "upstream__start_ms": "10000"}
+    base.update(settings)
+    cloud = site.cloud("", **base).start()
+    edge = site.edge(edge_model, cloud.address, coop__reconnect_ms="2000").start()
+    proxy.n_completions = 0
+    proxy.bodies.clear()
+    return engine, proxy, cloud, edge
+
+
+def cases():
+    rng = random.Random(SEED)
+    texts = prompts(N_PROMPTS, SEED) if SANITIZED else questions(N_PROMPTS, SEED)
+    return [(p, t, rng.getrandbits(48)) for t in (0.0, 0.8) for p in texts]
+
+
+def ask(url, mode, case, n=24, long=False, **fields):
+    prompt, temperature, seed = case
+    if long and not SANITIZED:
+        fields["logit_bias"] = {str(FAMILY_EOS): -100}
+    return complete(url, prompt, mode, n=n, chat=not SANITIZED, temperature=temperature, seed=seed, **fields)
+
+
+def complete_direct(engine, case):
+    """From an engine that wants its key."""
+    plain = http.client.HTTPConnection.request
+
+    def with_key(self, method, url, body=None, headers=None, **rest):
+        return plain(self, method, url, body, {**(headers or {}), "Authorization": f"Bearer {KEY}"}, **rest)
+
+    http.client.HTTPConnection.request = with_key
+    try:
+        return ask(engine.address, "local", case)
+    finally:
+        http.client.HTTPConnection.request = plain
+
+
+def same(case, a, b):
+    expect(a.error is None and b.error is None, f"{case}: {a.error or b.error}")
+    expect(a.ids == b.ids and a.text == b.text and a.finish == b.finish,
+           f"{case}: the engine says {a.ids} {a.text!r} {a.finish}, through the cloud it is {b.ids} {b.text!r} {b.finish}")
+
+
+def test_cloud_mode_says_what_the_engine_says():
+    some = cases()
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site)
+        direct = parallel([lambda c=c: ask(engine.address, "local", c) for c in some], 4)
+        through = parallel([lambda c=c: ask(edge.address, "cloud", c) for c in some], 4)
+        for case, a, b in zip(some, direct, through):
+            same(case, a, b)
+        expect(all(isinstance(b["prompt"], list) for b in proxy.bodies), "a prompt went as text")
+        status = json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])
+        expect(status["cloud"]["backend"] == "upstream", f"the status says {status['cloud']}")
+        proxy.close()
+        return f"{len(some)} answers, {len(proxy.bodies)} requests to the engine"
+
+
+def test_text_alone_gives_the_same_text():
+    some = cases()[::3]
+    with Site(SEED) as site:
+        full, edge_model = site.models()
+        engine = site.edge(full, mode__default="local").start()
+        proxy = Proxy(engine.address)
+        proxy.plan = lambda n: without_ids
+        cloud = site.cloud("", backend="upstream", upstream__url=proxy.address, upstream__tokenizer=full).start()
+        edge = site.edge(edge_model, cloud.address).start()
+        expect("ids=text" in cloud.tail(), f"the probes found ids: {cloud.tail()}")
+        for case in some:
+            a = ask(engine.address, "local", case, n=40)
+            b = ask(edge.address, "cloud", case, n=40)
+            expect(b.error is None, f"{case}: {b.error}")
+            # The ids may be others, so the length is another one where it is what ends the answer.
+            whole = a.finish == "stop"
+            expect(b.text == a.text if whole else a.text.startswith(b.text) or b.text.startswith(a.text),
+                   f"{case}: {a.text!r} through text alone is {b.text!r}")
+        proxy.close()
+        return f"{len(some)} answers"
+
+
+def test_trouble_with_the_engine_changes_no_token():
+    case_0, case_1 = cases()[0], cases()[-1]
+    refuse = answer_of(503, "Retry-After: 1\r\n", b'{"error": {"message": "warming up"}}')
+    plans = {
+        "byte by byte": [byte_by_byte], "cut at once": [cut_after(0)], "cut twice": [cut_after(3), cut_after(5)],
+        "nonsense": [nonsense], "503": [refuse], "500": [answer_of(500, "", b"<html>")], "silent": [stall],
+    }
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site, upstream__silence_ms="1500" if SANITIZED else "700")
+        for case in (case_0, case_1):
+            want = ask(engine.address, "local", case, long=True)
+            for name, plan in plans.items():
+                proxy.n_completions = 0
+                proxy.plan = lambda n, plan=plan: plan[n - 1] if n <= len(plan) else None
+                got = ask(edge.address, "cloud", case, long=True)
+                same((name, case), want, got)
+                wanted = 1 + len(plan) - (plan == [byte_by_byte])
+                expect(proxy.n_completions == wanted, f"{name}: {proxy.n_completions} requests, not {wanted}")
+        proxy.close()
+        return f"{2 * len(plans)} answers, each as if nothing had happened"
+
+
+def test_engine_that_stays_away_is_named():
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site, with_key=True, upstream__retries_max="2")
+        case = cases()[0]
+        marker = "Where is the marker that no log may hold?"
+        proxy.plan = lambda n: answer_of(429, "", b'{"error": {"message": "queue is full"}}')
+        answer = complete(edge.address, marker, "cloud", n=8, chat=True, temperature=0)
+        expect(answer.error is not None, "an engine that refuses answered")
+        words = answer.error["message"]
+        for word in (proxy.address, "429", "queue is full", "upstream.connections_max"):
+            expect(word in words, f"{word!r} is not in {words!r}")
+        expect(proxy.n_completions >= 3, f"{proxy.n_completions} tries of 3")
+        proxy.plan = lambda n: answer_of(401, "", b'{"error": {"message": "wrong key"}}')
+        answer = ask(edge.address, "cloud", case)
+        expect("upstream.api_key_file" in answer.error["message"], f"{answer.error}")
+        proxy.plan = lambda n: answer_of(400, "", b'{"error": {"message": "maximum context length is 7"}}')
+        answer = ask(edge.address, "cloud", case)
+        expect("maximum context length is 7" in answer.error["message"], f"{answer.error}")
+        proxy.plan = None
+        same(case, complete_direct(engine, case), ask(edge.address, "cloud", case))
+        for log in (cloud.tail(), edge.tail()):
+            expect(KEY not in log and "marker" not in log, f"a log holds what it may not: {log}")
+        proxy.close()
+
+
+def test_cancelled_answer_ends_its_request():
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site)
+        proxy.plan = lambda n: stall
+        connection = http.client.HTTPConnection(*edge.address.removeprefix("http://").split(":"), timeout=30)
+        connection.request("POST", "/v1/completions", json.dumps({
+            "prompt": "The station", "max_tokens": 200, "stream": True, "shoal": {"mode": "cloud"}}))
+        wait_until(lambda: proxy.n_open == 1, what="a request to the engine")
+        connection.close()
+        wait_until(lambda: proxy.n_open == 0, what="the end of the request to the engine")
+        proxy.close()
+
+
+def test_exact_is_refused_or_degraded_where_nobody_verifies():
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site, verify=False)
+        case = cases()[0]
+        answer = ask(edge.address, "exact", case)
+        expect(answer.error is not None and "cannot verify" in answer.error["message"], f"{answer.error}")
+        expect(proxy.n_completions == 0, "a draft that nobody can judge cost the engine a request")
+        answer = ask(edge.address, "exact", case, shoal={"mode": "exact", "degrade": True})
+        same(case, ask(engine.address, "local", case), answer)
+        expect(set(answer.tiers) == {"cloud"}, f"tiers {answer.tiers}")
+        status = json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])
+        expect(status["cloud"]["verify"] == "none", f"the status says {status['cloud']}")
+        proxy.close()
+
+
+if __name__ == "__main__":
+    main([test_cloud_mode_says_what_the_engine_says, test_text_alone_gives_the_same_text,
+          test_trouble_with_the_engine_changes_no_token, test_engine_that_stays_away_is_named,
+          test_cancelled_answer_ends_its_request, test_exact_is_refused_or_degraded_where_nobody_verifies])
