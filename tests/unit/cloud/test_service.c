@@ -31,6 +31,7 @@ enum {
 };
 
 static rig shared;
+static uint64_t service_now_ns = 1000000000; /* moved by tests while nothing is open */
 static shoal_rpc *rpc;
 static shoal_node *node;
 static shoal_service *service;
@@ -378,6 +379,107 @@ static void test_sessions_past_the_limit_are_told_to_wait(void **state)
     }
 }
 
+static void set_quotas(const shoal_admit_quota *quota)
+{
+    shoal_admit_quotas *quotas = NULL;
+    assert_int_equal(shoal_admit_quotas_new(quota, "", &quotas, NULL), SHOAL_OK);
+    assert_int_equal(shoal_service_configure(service, &(shoal_rpc_tls){0}, 0, quotas, NULL),
+                     SHOAL_OK);
+}
+
+/* Opens with room for n tokens; what the first answer is, 0: the call ended without one. */
+static int try_open(client *c, uint32_t n_tokens_max)
+{
+    client_init(c, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    shoal_sampling sampling = shoal_sampling_default();
+    shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,
+                          .body.open = edge_open_message(&shared, &sampling, n_tokens_max)};
+    send_message(c, &msg);
+    const shoal_cloud_msg *answer = next_message(c);
+    return answer == NULL ? 0 : (int)answer->kind;
+}
+
+static void test_what_never_fits_gets_no_time_to_come_back(void **state)
+{
+    (void)state;
+    client c;
+    assert_int_equal(try_open(&c, 1 << 20), SHOAL_CLOUD_ERROR);
+    wait_closed(&c);
+    assert_int_equal(c.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+    assert_non_null(strstr(c.details, "context.max"));
+    client_fini(&c);
+}
+
+static void test_tenant_over_its_quota_is_told_when(void **state)
+{
+    (void)state;
+    wait_empty();
+    set_quotas(&(shoal_admit_quota){.n_sessions = 2});
+    client clients[3];
+    assert_int_equal(try_open(&clients[0], N_TEXT), SHOAL_CLOUD_OPENED);
+    assert_int_equal(try_open(&clients[1], N_TEXT), SHOAL_CLOUD_OPENED);
+    assert_int_equal(try_open(&clients[2], N_TEXT), SHOAL_CLOUD_BUSY);
+    assert_true(clients[2].messages[0]->body.busy_retry_after_ms >= SHOAL_ADMIT_RETRY_MS_MIN);
+    wait_closed(&clients[2]);
+    assert_int_equal(clients[2].messages[1]->kind, SHOAL_CLOUD_ERROR);
+    assert_non_null(strstr(clients[2].details, "tenants.sessions_max"));
+    set_quotas(&(shoal_admit_quota){0});
+    client_fini(&clients[2]);
+    assert_int_equal(try_open(&clients[2], N_TEXT), SHOAL_CLOUD_OPENED);
+    for (size_t i = 0; i < 3; i++) {
+        client_fini(&clients[i]);
+    }
+    wait_empty();
+}
+
+/* Tokens in and out are charged: a prompt of nine empties a bucket of nine. */
+static void test_tokens_are_charged_to_the_tenant(void **state)
+{
+    (void)state;
+    wait_empty();
+    set_quotas(&(shoal_admit_quota){.tokens_per_s = 1, .tokens_burst = N_PROMPT});
+    int32_t prompt[N_PROMPT];
+    make_prompt(3, prompt);
+    client one;
+    client two;
+    assert_int_equal(try_open(&one, N_TEXT), SHOAL_CLOUD_OPENED);
+    send_tokens(&one, 0, SHOAL_TOKENS_PROMPT, 0, prompt, N_PROMPT);
+    shoal_edge_msg cont = {.kind = SHOAL_EDGE_CONTINUE,
+                           .body.cont = {.position = N_PROMPT, .n_max = 2}};
+    send_message(&one, &cont);
+    const shoal_cloud_msg *msg = next_message(&one);
+    assert_true(msg != NULL && msg->kind == SHOAL_CLOUD_TOKENS);
+    assert_int_equal(try_open(&two, N_TEXT), SHOAL_CLOUD_BUSY);
+    wait_closed(&two);
+    assert_non_null(strstr(two.details, "tenants.tokens_per_s"));
+    set_quotas(&(shoal_admit_quota){0});
+    client_fini(&one);
+    client_fini(&two);
+    wait_empty();
+}
+
+/* The clock stands still until then: nobody is ended early. */
+static void test_call_that_says_nothing_is_ended(void **state)
+{
+    (void)state;
+    wait_empty();
+    client silent;
+    client open;
+    client_init(&silent, "/shoal.v1.Cloud/Generate", &generate_handlers);
+    assert_int_equal(try_open(&open, N_TEXT), SHOAL_CLOUD_OPENED); /* silent has come before it */
+    shoal_service_sweep(service);
+    assert_false(silent.closed);
+    service_now_ns += UINT64_C(10000) * 1000000;
+    shoal_service_sweep(service);
+    wait_closed(&silent);
+    assert_int_equal(silent.status, SHOAL_RPC_DEADLINE_EXCEEDED);
+    assert_non_null(strstr(silent.details, "10 s"));
+    assert_false(open.closed);
+    client_fini(&silent);
+    client_fini(&open);
+    wait_empty();
+}
+
 /* Last: the service is gone after it. */
 static void test_drain_cancels_what_stays_and_refuses_new_calls(void **state)
 {
@@ -407,7 +509,8 @@ static int setup(void **state)
     settings.n_sessions_max = N_SESSIONS;
     settings.model_name = "test model";
     shoal_rpc_limits limits = shoal_rpc_limits_default();
-    shoal_service_settings address = {.address = "127.0.0.1:0"};
+    shoal_service_settings address = {.address = "127.0.0.1:0",
+                                      .clock = shoal_clock_virtual(&service_now_ns)};
     shoal_err err = SHOAL_ERR_INIT;
     char target[32];
     int port = 0;
@@ -442,6 +545,10 @@ int main(void)
         cmocka_unit_test(test_concurrent_sessions_equal_alone),
         cmocka_unit_test(test_client_that_vanishes_frees_its_session),
         cmocka_unit_test(test_sessions_past_the_limit_are_told_to_wait),
+        cmocka_unit_test(test_what_never_fits_gets_no_time_to_come_back),
+        cmocka_unit_test(test_tenant_over_its_quota_is_told_when),
+        cmocka_unit_test(test_tokens_are_charged_to_the_tenant),
+        cmocka_unit_test(test_call_that_says_nothing_is_ended),
         cmocka_unit_test(test_drain_cancels_what_stays_and_refuses_new_calls),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
