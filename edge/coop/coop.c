@@ -64,7 +64,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     es.kv_bytes = coop->settings.kv_bytes_max;
     es.kv_type = coop->settings.kv_type;
     es.n_rows_max = COOP_ROWS_MAX;
-    es.n_logits_max = coop->settings.n_active_max;
+    es.n_logits_max = coop->settings.n_active_max + COOP_SCORE_ROWS;
     SHOAL_TRY(shoal_engine_new(coop->model, &es, &coop->engine, err));
     if (shoal_sampler_new(coop->model->hp.n_vocab, shoal_engine_kernels(coop->engine),
                           &coop->sampler) != SHOAL_OK) {
@@ -285,6 +285,11 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
                              "mode \"%s\" needs a cloud and none is configured: set cloud.target, "
                              "or use mode \"local\"",
                              shoal_mode_name(request->mode));
+    }
+    if (request->scores && request->mode != SHOAL_MODE_LOCAL) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "log-probabilities are told in mode \"local\" alone: in others the "
+                             "cloud says what the text is");
     }
     SHOAL_TRY(shoal_sampling_check(&request->sampling, coop->model->hp.n_vocab, err));
     if (request->n_ids < 1 || request->n_tokens_max < 1) {

@@ -86,11 +86,24 @@ typedef struct shoal_coop_event {
     const shoal_err *error;
 } shoal_coop_event;
 
+/* What the edge model thought of a token, and which it thought likeliest (the lowest id among
+ * equals): natural logarithms of softmax probabilities at T = 1 on the raw logits. */
+typedef struct shoal_coop_score {
+    int32_t id;
+    int32_t top_id; /* -1: nothing stands before it that could tell */
+    float logprob;
+    float top_logprob;
+} shoal_coop_score;
+
 typedef struct shoal_coop_request {
     shoal_mode mode;
     const int32_t *ids; /* prompt tokens, copied; at least one */
     size_t n_ids;
-    size_t n_tokens_max;      /* tokens to generate; at least 1 */
+    size_t n_tokens_max; /* tokens to generate; at least 1 */
+    /* [n_ids + n_tokens_max], written by the engine thread up to the last event: scores of the
+     * prompt and of what is generated. Mode LOCAL alone. NULL: not wanted; it costs a product with
+     * the output matrix for each token of the prompt. */
+    shoal_coop_score *scores;
     shoal_sampling sampling;  /* biases copied */
     const char *const *stops; /* copied */
     size_t n_stops;

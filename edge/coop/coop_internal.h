@@ -18,6 +18,7 @@
 enum {
     COOP_PREFILL_CHUNK = 128, /* prompt tokens of one generation in one step */
     COOP_ROWS_MAX = 512,      /* rows of one step */
+    COOP_SCORE_ROWS = 16,     /* prompt tokens of one step that are scored */
     COOP_RETRY_MS_MIN = 20,   /* first pause before a cut stream is opened again */
     COOP_RETRY_MS_MAX = 500,
     COOP_LINK_MAILS_MAX = 4096, /* messages of one stream the engine has not yet seen */
@@ -130,6 +131,7 @@ struct gen {
     size_t n_confirmed;
     size_t n_tokens;
     size_t n_sent;
+    shoal_coop_score *scores; /* (n_end), the caller's; NULL: not wanted */
 
     shoal_kv_seq *seq; /* NULL in cloud mode */
     size_t n_pages;    /* promised to it */
@@ -227,6 +229,9 @@ void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *tex
 
 /* Copies the sum of all usages to the state others read. */
 void shoal_coop_publish_totals(shoal_coop *coop);
+
+/* The logits after tokens[position - 1] say what the token at that position, id, is worth. */
+void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, size_t n_vocab);
 
 /* Whether the edge model should compute for it now, and the span to run. */
 bool shoal_gen_span(const gen *g, shoal_span *ret_span);

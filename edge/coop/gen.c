@@ -7,6 +7,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,6 +56,10 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->n_confirmed = g->n_prompt;
     g->n_tokens = g->n_prompt;
     g->n_sent = g->n_prompt;
+    g->scores = request->scores;
+    if (g->scores) {
+        g->scores[0] = (shoal_coop_score){.id = request->ids[0], .top_id = -1};
+    }
     g->retry_ms = COOP_RETRY_MS_MIN;
     g->reconnect_ms = request->reconnect_ms ? request->reconnect_ms : coop->settings.reconnect_ms;
     g->started_ns = shoal_clock_now_ns(&coop->clock);
@@ -264,15 +269,38 @@ bool shoal_gen_span(const gen *g, shoal_span *ret_span)
     }
     size_t length = shoal_kv_seq_length(g->seq);
     size_t n = g->n_tokens - length;
-    bool to_the_end = n <= COOP_PREFILL_CHUNK;
+    size_t n_max = g->scores ? COOP_SCORE_ROWS : COOP_PREFILL_CHUNK;
+    bool to_the_end = n <= n_max;
     *ret_span = (shoal_span){
         .seq = g->seq,
         .ids = g->tokens + length,
-        .n_ids = to_the_end ? n : COOP_PREFILL_CHUNK,
+        .n_ids = to_the_end ? n : n_max,
         .n_logits = to_the_end ? 1 : 0,
         .logits_i = 0,
     };
+    if (g->scores) {
+        ret_span->n_logits = ret_span->n_ids;
+    }
     return true;
+}
+
+void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, size_t n_vocab)
+{
+    size_t top = 0;
+    double sum = 0;
+    for (size_t i = 1; i < n_vocab; i++) {
+        top = logits[i] > logits[top] ? i : top;
+    }
+    for (size_t i = 0; i < n_vocab; i++) {
+        sum += exp((double)logits[i] - (double)logits[top]);
+    }
+    double best = -log(sum);
+    g->scores[position] = (shoal_coop_score){
+        .id = id,
+        .top_id = (int32_t)top,
+        .logprob = (float)((double)logits[id] - (double)logits[top] + best),
+        .top_logprob = (float)best,
+    };
 }
 
 void shoal_gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled)

@@ -200,20 +200,52 @@ static bool wants_compute(const shoal_coop *coop, const gen *g)
     return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && shoal_gen_may_draft(coop, g);
 }
 
+/* The rows of a span as scores of the prompt's tokens that follow them. The last row of a whole
+ * prompt is for the sample. */
+static void score_prompt(shoal_coop *coop, gen *g, const shoal_span *span)
+{
+    size_t first = (size_t)(span->ids - g->tokens) + 1;
+    for (size_t i = 0; i < span->n_logits && first + i < g->n_prompt; i++) {
+        shoal_gen_score(g, first + i, g->tokens[first + i],
+                        shoal_engine_logits(coop->engine, span->logits_i + i),
+                        coop->model->hp.n_vocab);
+    }
+}
+
+static void take_rows(shoal_coop *coop, gen *g, const shoal_span *span)
+{
+    shoal_sampled sampled;
+    if (g->scores) {
+        score_prompt(coop, g, span);
+        if (span->ids + span->n_ids < g->tokens + g->n_tokens) {
+            return; /* of a prompt that goes on */
+        }
+    }
+    const float *logits = shoal_engine_logits(coop->engine, span->logits_i + span->n_logits - 1);
+    shoal_sample(coop->sampler, &g->sampling, logits, g->tokens, g->n_tokens, &sampled);
+    if (g->scores) {
+        shoal_gen_score(g, g->n_tokens, sampled.id, logits, coop->model->hp.n_vocab);
+    }
+    shoal_gen_take_sample(coop, g, &sampled);
+}
+
 /* Runs at most one batch; false when nobody wants to compute. */
 static bool step(shoal_coop *coop)
 {
     size_t n = 0;
     size_t n_rows = 0;
+    size_t n_logits = 0;
+    size_t n_logits_max = shoal_engine_n_logits_max(coop->engine);
     for (gen *g = coop->active; g && n < coop->settings.n_active_max; g = g->next) {
         shoal_span span;
         if (!wants_compute(coop, g) || !shoal_gen_span(g, &span) ||
-            n_rows + span.n_ids > COOP_ROWS_MAX) {
+            n_rows + span.n_ids > COOP_ROWS_MAX || n_logits + span.n_logits > n_logits_max) {
             continue;
         }
         coop->spans[n] = span;
         coop->span_gens[n] = g;
         n_rows += span.n_ids;
+        n_logits += span.n_logits;
         n++;
     }
     if (n == 0) {
@@ -226,11 +258,7 @@ static bool step(shoal_coop *coop)
         if (coop->spans[i].n_logits == 0) {
             continue;
         }
-        shoal_sampled sampled;
-        shoal_sample(coop->sampler, &g->sampling,
-                     shoal_engine_logits(coop->engine, coop->spans[i].logits_i), g->tokens,
-                     g->n_tokens, &sampled);
-        shoal_gen_take_sample(coop, g, &sampled);
+        take_rows(coop, g, &coop->spans[i]);
     }
     return true;
 }

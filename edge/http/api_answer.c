@@ -139,16 +139,21 @@ shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call)
 
 shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call)
 {
-    const char *text = call->text.data ? call->text.data : "";
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {.limit = SHOAL_API_ANSWER_MAX};
+    if (call->request->echo) {
+        SHOAL_TRY(shoal_api_put_prompt_text(&text, call));
+    }
+    SHOAL_TRY(shoal_buf_append(&text, call->text.data ? call->text.data : "", call->text.length));
     SHOAL_TRY(shoal_buf_appendf(
         buf, "{%s,\"object\":\"%s\",\"choices\":[{\"index\":0,%s", call->envelope.data,
         is_chat(call) ? "chat.completion" : "text_completion",
         is_chat(call) ? "\"message\":{\"role\":\"assistant\",\"refusal\":null,"
                         "\"content\":"
                       : "\"text\":"));
-    SHOAL_TRY(shoal_json_put_string(buf, text, call->text.length));
-    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}],\"usage\":",
-                                is_chat(call) ? "}" : "", finish_name(call)));
+    SHOAL_TRY(shoal_json_put_string(buf, text.data, text.length));
+    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":", is_chat(call) ? "}" : ""));
+    SHOAL_TRY(call->scores ? shoal_api_put_logprobs(buf, call) : shoal_buf_appendf(buf, "null"));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"finish_reason\":\"%s\"}],\"usage\":", finish_name(call)));
     SHOAL_TRY(put_usage(buf, &call->usage));
     if (call->request->tell_tokens) {
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"shoal\":{\"tokens\":["));

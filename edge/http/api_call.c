@@ -38,6 +38,7 @@ void shoal_api_call_free(shoal_api_call *call)
     shoal_buf_fini(&call->envelope);
     shoal_buf_fini(&call->text);
     shoal_buf_fini(&call->tokens);
+    shoal_free(call->scores);
     shoal_free(call);
 }
 
@@ -148,11 +149,22 @@ static void submit(shoal_api_call *call)
 {
     shoal_api *api = call->api;
     const shoal_api_request *q = call->request;
+    shoal_http_error error = {0};
+    if (q->tell_logprobs) {
+        call->scores = shoal_calloc(q->n_ids + q->n_tokens_max, sizeof *call->scores);
+        if (!call->scores) {
+            (void)shoal_http_error_set(&error, 503, NULL, "out_of_memory", "no memory for scores");
+            fail_call(call, &error);
+            shoal_api_call_free(call);
+            return;
+        }
+    }
     shoal_coop_request request = {
         .mode = q->mode,
         .ids = q->ids,
         .n_ids = q->n_ids,
         .n_tokens_max = q->n_tokens_max,
+        .scores = call->scores,
         .sampling = q->sampling,
         .stops = (const char *const *)q->stops,
         .n_stops = q->n_stops,
@@ -170,7 +182,6 @@ static void submit(shoal_api_call *call)
         api->n_requests++;
         return;
     }
-    shoal_http_error error = {0};
     err.code = err.code != SHOAL_OK ? err.code : status;
     const char *field = q->kind == SHOAL_API_CHAT ? "messages" : "prompt";
     shoal_http_error_from(&error, &err, err.code == SHOAL_E_UNSUPPORTED ? "shoal.mode" : field);

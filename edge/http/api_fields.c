@@ -122,6 +122,24 @@ static shoal_status read_bool(shoal_api_reader *r, const char *name, const json_
     return SHOAL_OK;
 }
 
+static shoal_status read_echo(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    return read_bool(r, name, value, &r->request->echo);
+}
+
+static shoal_status read_logprobs(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    json_int_t n = 0;
+    SHOAL_TRY(read_int(r, name, value, 0, 1, &n));
+    r->request->tell_logprobs = true; /* 0 wants those of the tokens themselves, 1 the likeliest */
+    return SHOAL_OK;
+}
+
+static shoal_status read_names(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    return read_bool(r, name, value, &r->request->tell_names);
+}
+
 static shoal_status read_stream(shoal_api_reader *r, const char *name, const json_t *value)
 {
     return read_bool(r, name, value, &r->request->stream);
@@ -367,9 +385,11 @@ static const struct {
     {"parallel_tool_calls", M, ignore}, /* without tools it says nothing */
     {"n", C | M, only_one},
     {"best_of", C, only_one},
-    {"echo", C, only_off},
+    {"echo", C, read_echo},
+    {"return_tokens_as_token_ids", C, read_names},
     {"suffix", C, only_off},
-    {"logprobs", C | M, only_off},
+    {"logprobs", C, read_logprobs},
+    {"logprobs", M, only_off},
     {"top_logprobs", M, only_off},
     {"store", M, only_off},
     {"tools", M, only_off},

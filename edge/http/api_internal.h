@@ -41,6 +41,9 @@ typedef struct shoal_api_request {
     bool include_usage;
     bool tell_tokens; /* origins also in an answer that is not streamed */
     bool degrade;
+    bool echo;          /* the prompt's text, and its log-probabilities, come first */
+    bool tell_logprobs; /* of each token, and of the likeliest there */
+    bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
     uint64_t reconnect_ms; /* 0: as configured */
     shoal_mode mode;
     shoal_sampling sampling; /* biases point to the next field */
@@ -109,9 +112,10 @@ struct shoal_api_call {
     shoal_finish finish;
     shoal_usage usage;
     /* the answer */
-    shoal_buf envelope; /* id, created, model: the same in every chunk */
-    shoal_buf text;     /* not streamed: all of it */
-    shoal_buf tokens;   /* origins, comma-separated objects */
+    shoal_buf envelope;       /* id, created, model: the same in every chunk */
+    shoal_buf text;           /* not streamed: all of it */
+    shoal_buf tokens;         /* origins, comma-separated objects */
+    shoal_coop_score *scores; /* the engine thread's until the end message; NULL: not asked for */
 };
 
 struct shoal_api {
@@ -156,6 +160,11 @@ shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *messag
 /* The last chunks and [DONE]. */
 shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+
+/* api_logprobs.c: the text of the prompt; and the object that OpenAI's completions call logprobs.
+ */
+shoal_status shoal_api_put_prompt_text(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_logprobs(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
 
 /* api_status.c */
 void shoal_api_answer_health(shoal_api *api, shoal_http_exchange *exchange);

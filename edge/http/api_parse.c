@@ -265,6 +265,11 @@ static shoal_status settle(shoal_api_reader *r)
         return shoal_http_error_set(r->error, 400, "stream_options", "invalid_value",
                                     "stream_options may only be given with \"stream\": true");
     }
+    if (q->stream && (q->echo || q->tell_logprobs)) {
+        return shoal_http_error_set(r->error, 400, q->echo ? "echo" : "logprobs",
+                                    "unsupported_parameter",
+                                    "echo and logprobs come with a whole answer: leave stream out");
+    }
     if (r->local_only && r->has_mode && q->mode != SHOAL_MODE_LOCAL) {
         return shoal_http_error_set(r->error, 400, "shoal.local_only", "invalid_value",
                                     "shoal.local_only contradicts shoal.mode \"%s\"",
