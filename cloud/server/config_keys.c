@@ -79,7 +79,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("upstream.retries_max", "3", 0, SHOAL_RELAY_RETRIES_MAX,
         "New tries of a session without a token between them before it fails."),
     {"upstream.verify", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false,
-     "Judge drafts of greedy decoding by log-probabilities of the prompt, if the engine tells any."},
+     "Judge drafts of greedy decoding by log-probabilities of the prompt, if the engine tells "
+     "any."},
     {"tls.ca", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
      "PEM file of the authority that signs edges; all three empty: plaintext on loopback. SIGHUP "
      "reads all three again."},

@@ -119,6 +119,7 @@ static const char *ids_fields(const upstream_site *site, shoal_reply_scores_kind
     case SHOAL_UPSTREAM_IDS_LOGPROBS:
         return scores == SHOAL_SCORES_ECHO ? "" : ",\"logprobs\":1";
     case SHOAL_UPSTREAM_IDS_PLAIN:
+        return scores == SHOAL_SCORES_ECHO ? ",\"return_tokens_as_token_ids\":true" : "";
     case SHOAL_UPSTREAM_IDS_NONE:
     default:
         return "";

@@ -313,7 +313,75 @@ def test_exact_is_refused_or_degraded_where_nobody_verifies():
         proxy.close()
 
 
+def test_exact_is_verified_by_log_probabilities():
+    some = [c for c in cases() if c[1] == 0.0]
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site)
+        expect("scores=echo" in cloud.tail(), f"the probes found no log-probabilities: {cloud.tail()}")
+        wrong = site.edge(edge.settings["model.path"], cloud.address, fault__flip_ratio=0.3).start()
+        judged = accepted = 0
+        for case in some:
+            want = ask(engine.address, "local", case)
+            for url in (edge.address, wrong.address):
+                got = ask(url, "exact", case)
+                same(case, want, got)
+                judged += got.usage["shoal"]["drafted"]
+                accepted += got.usage["shoal"]["accepted"]
+        expect(0 < accepted < judged, f"{accepted} of {judged} drafts stood")
+        expect(all(b.get("echo") for b in proxy.bodies), "a draft was judged in another way")
+        warm = ask(edge.address, "exact", cases()[-1])
+        expect(warm.error is not None and "temperature 0" in warm.error["message"], f"{warm.error}")
+        status = json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])
+        expect(status["cloud"]["verify"] == "greedy", f"the status says {status['cloud']}")
+        # Trouble in the middle of verification: asked again, judged the same.
+        proxy.n_completions = 0
+        proxy.plan = lambda n: [answer_of(503), nonsense, answer_of(200, "", b"{}")][n - 1] if n <= 3 else None
+        same(some[0], ask(engine.address, "local", some[0]), ask(edge.address, "exact", some[0]))
+        expect(proxy.n_completions > 3, f"{proxy.n_completions} requests")
+        proxy.close()
+        return f"{2 * len(some)} answers, {accepted} of {judged} drafts stood, {len(proxy.bodies)} requests"
+
+
+def test_echo_and_logprobs_as_openai_defines_them():
+    with Site(SEED) as site:
+        full, _ = site.models()
+        engine = site.edge(full, mode__default="local").start()
+
+        def completion(**fields):
+            status, _, body = request(engine.address, "POST", "/v1/completions", json.dumps(fields),
+                                      {"Content-Type": "application/json"})
+            return status, json.loads(body)
+
+        text = "The station on the hill measures wind and rain, and so does the one below."
+        status, told = completion(prompt=text, max_tokens=3, temperature=0, echo=True, logprobs=1)
+        expect(status == 200, f"{told}")
+        choice = told["choices"][0]
+        lists = choice["logprobs"]
+        n = told["usage"]["total_tokens"]
+        expect({len(v) for v in lists.values()} == {n} and len(lists) == 4, f"lists of {[len(v) for v in lists.values()]}, not {n}")
+        expect(choice["text"].startswith(text), f"the prompt is not in {choice['text']!r}")
+        expect(lists["token_logprobs"][0] is None and lists["top_logprobs"][0] is None, "the first token has a past")
+        for own, top in zip(lists["token_logprobs"][1:], lists["top_logprobs"][1:]):
+            expect(len(top) == 1 and own <= next(iter(top.values())) <= 0, f"{own} above the likeliest {top}")
+        # Generated at temperature 0, so each is the likeliest; and scored again as a prompt it is worth the same.
+        new = -told["usage"]["completion_tokens"]
+        expect(lists["token_logprobs"][new:] == [next(iter(t.values())) for t in lists["top_logprobs"][new:]], f"{lists}")
+        names = completion(prompt=text, max_tokens=3, temperature=0, echo=True, logprobs=1, return_tokens_as_token_ids=True)[1]
+        ids = [int(t.removeprefix("token_id:")) for t in names["choices"][0]["logprobs"]["tokens"]]
+        again = completion(prompt=ids, max_tokens=1, temperature=0, echo=True, logprobs=1)[1]["choices"][0]["logprobs"]
+        expect(again["token_logprobs"][:n] == lists["token_logprobs"], "the same text is worth something else as a prompt")
+        offsets = lists["text_offset"]
+        expect(offsets[0] == 0 and offsets == sorted(offsets), f"offsets {offsets}")
+        status, told = completion(prompt=text, max_tokens=2, temperature=0, logprobs=0)
+        expect(status == 200 and len(told["choices"][0]["logprobs"]["tokens"]) == told["usage"]["completion_tokens"], f"{told}")
+        for fields in ({"stream": True, "echo": True}, {"logprobs": 2}, {"logprobs": True}, {"echo": 1},
+                       {"logprobs": 1, "shoal": {"mode": "cloud"}}):
+            status, told = completion(prompt=text, max_tokens=2, **fields)
+            expect(status in (400, 503) and told["error"]["message"], f"{fields}: {status} {told}")
+
+
 if __name__ == "__main__":
-    main([test_cloud_mode_says_what_the_engine_says, test_text_alone_gives_the_same_text,
+    main([test_cloud_mode_says_what_the_engine_says, test_exact_is_verified_by_log_probabilities,
+          test_echo_and_logprobs_as_openai_defines_them, test_text_alone_gives_the_same_text,
           test_trouble_with_the_engine_changes_no_token, test_engine_that_stays_away_is_named,
           test_cancelled_answer_ends_its_request, test_exact_is_refused_or_degraded_where_nobody_verifies])

@@ -196,7 +196,8 @@ static void test_stream_of_ids_in_any_pieces_tells_them_once(void **state)
     (void)state;
     static const char bytes[] = ": hello\n\n" CHUNK("\"text\":\"a\",\"token_ids\":[10]")
         CHUNK("\"text\":\"\",\"token_ids\":[11,12]") CHUNK(
-            "\"text\":\"b\",\"token_ids\":[13],\"finish_reason\":\"length\"") "data: [DONE]\n\ndata: after\n\n";
+            "\"text\":\"b\",\"token_ids\":[13],\"finish_reason\":\"length\"") "data: [DONE]\n\n"
+                                                                              "data: after\n\n";
     for (size_t n_piece = 1; n_piece < sizeof(bytes); n_piece += 5) {
         told t;
         assert_int_equal(feed(bytes, n_piece, SHOAL_UPSTREAM_IDS_RETURN, 4, &t, NULL), SHOAL_OK);
@@ -317,8 +318,9 @@ static void test_echo_names_the_likeliest(void **state)
     shoal_reply_score scores[8];
     static const char json[] =
         "{\"choices\":[{\"text\":\"...\",\"finish_reason\":\"length\",\"logprobs\":{"
-        "\"tokens\":[\"token_id:20\",\"token_id:21\",\"token_id:22\",\"token_id:23\",\"token_id:24\","
-        "\"token_id:50\"],\"token_logprobs\":[null,-0.1,-2.0,-0.1,-0.1,-0.2],\"top_logprobs\":[null,"
+        "\"tokens\":[\"token_id:20\",\"token_id:21\",\"token_id:22\",\"token_id:23\","
+        "\"token_id:24\",\"token_id:50\"],"
+        "\"token_logprobs\":[null,-0.1,-2.0,-0.1,-0.1,-0.2],\"top_logprobs\":[null,"
         "{\"token_id:21\":-0.1},{\"token_id:30\":-0.5,\"token_id:22\":-2.0},{\"token_id:23\":-0.1},"
         "{\"token_id:24\":-0.1},{\"token_id:50\":-0.2}]}}]}";
     assert_int_equal(read_scores(json, SHOAL_SCORES_ECHO, 4, scores, NULL), SHOAL_OK);
