@@ -124,6 +124,7 @@ static double resident_bytes(void)
 static void refresh(void *ctx)
 {
     const daemon_state *d = ctx;
+    shoal_service_sweep(d->service); /* the predicted wait */
     shoal_metric_set(d->resident, resident_bytes());
 }
 

@@ -8,10 +8,10 @@ import socket
 import threading
 import time
 
-from harness import (SANITIZED, SOURCE, Site, complete, expect, main, request, run, wait_until)
+from harness import (SOURCE, Site, complete, expect, main, request, run, wait_until)
 
 NO_END = {"logit_bias": {"1": -100, "2": -100}, "temperature": 0.8, "seed": 3}
-LONG = 40 if SANITIZED else 900
+LONG = 900
 
 
 def node(site, model, config=None, **settings):
@@ -251,6 +251,32 @@ def test_limits_refuse_at_once_with_a_reason():
         expect(answer.error is None, f"not served after the time told: {answer.error}")
         refusals = value(cloud, 'shoal_admission_refused_total{reason="tenant_tokens"}')
         expect(refusals <= 4, f"{refusals} refusals: the retry time was not kept")
+
+
+def test_service_manager_is_told():
+    with Site() as site, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        full, _ = site.models()
+        manager.bind(site.file("notify"))
+        manager.settimeout(20)
+        os.environ.update(NOTIFY_SOCKET=site.file("notify"), WATCHDOG_USEC="400000")
+        try:
+            cloud = node(site, full)
+        finally:
+            del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
+
+        def told(word):
+            while True:
+                if manager.recv(256).decode().startswith(word):
+                    return
+        told("READY=1")
+        told("WATCHDOG=1")
+        told("WATCHDOG=1")
+        cloud.process.send_signal(signal.SIGHUP)
+        told("RELOADING=1\nMONOTONIC_USEC=")
+        told("READY=1")
+        cloud.process.send_signal(signal.SIGTERM)
+        told("STOPPING=1")
+        expect(cloud.process.wait(30) == 0, f"exit {cloud.process.returncode}")
 
 
 if __name__ == "__main__":
