@@ -523,12 +523,18 @@ shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens, shoal_k
     return SHOAL_OK;
 }
 
+bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block)
+{
+    const shoal_kv_pool *pool = seq->pool;
+    size_t n_written = blocks_for(seq->high);
+    bool overwritten = pool->window > 0 && n_written > pool->ring + block;
+    return block < seq->length / BLOCK && !overwritten;
+}
+
 shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block, uint32_t *ret_pages)
 {
     shoal_kv_pool *pool = seq->pool;
-    size_t n_written = blocks_for(seq->high);
-    bool overwritten = pool->window > 0 && n_written > pool->ring + block;
-    if (block >= seq->length / BLOCK || overwritten) {
+    if (!shoal_kv_seq_has_block(seq, block)) {
         return SHOAL_E_LIMIT;
     }
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
@@ -625,6 +631,12 @@ static uint8_t *k_block(const shoal_kv_seq *seq, size_t layer, size_t block, siz
     const layer_table *table = &pool->layers[layer];
     size_t page = seq->pages[table->at + (table->window > 0 ? block % pool->ring : block)];
     return pool->pages + page * pool->page_bytes + head * (pool->k_bytes + pool->v_bytes);
+}
+
+uint8_t *shoal_kv_block_page(const shoal_kv_seq *seq, size_t layer, size_t block)
+{
+    SHOAL_ASSERT(block < seq->n_blocks && layer < seq->pool->shape.n_layers);
+    return k_block(seq, layer, block, 0);
 }
 
 void shoal_kv_store(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t position,

@@ -16,6 +16,7 @@
 #include "common/base/macros.h"
 #include "common/kernels/kernels.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum shoal_kv_type {
@@ -114,6 +115,13 @@ shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages,
                                 size_t n_blocks) SHOAL_MUST_CHECK;
 /* Pages that are kept and that no sequence holds: free once their blocks are dropped. */
 size_t shoal_kv_pool_n_kept(const shoal_kv_pool *pool);
+
+/* Whether the sequence has all of tokens [32 * block, 32 * block + 32), in windowed layers too. */
+bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block);
+/* The page of a layer's block that the sequence holds, shoal_kv_page_bytes: for each KV head its K
+ * block and its V block. For moving blocks (kv_move.h): written only between a reserve and its
+ * advance. */
+uint8_t *shoal_kv_block_page(const shoal_kv_seq *seq, size_t layer, size_t block);
 
 /* Writes one token's K and V, [n_kv_heads][k_dim] and [n_kv_heads][v_dim] (K already rotated), at a
  * reserved position. Different (layer, position) may be written by different compute threads at
