@@ -45,6 +45,10 @@ typedef struct shoal_rpc_tls {
     const char *name_override; /* client: expected name when the target is an address, or NULL */
 } shoal_rpc_tls;
 
+enum {
+    SHOAL_RPC_WATCHERS_MAX = 1024 /* clients whose health checks one server follows */
+};
+
 typedef struct shoal_rpc_limits {
     size_t message_max;    /* bytes of one received message; default 1 MiB */
     size_t send_high;      /* queued bytes per call beyond which send says FULL; default 256 KiB */
@@ -117,8 +121,11 @@ typedef enum shoal_rpc_link {
     SHOAL_RPC_LINK_DOWN
 } shoal_rpc_link;
 
-/* target "host:port", or a comma list of numeric addresses balanced round-robin. Reconnects with
- * back-off between 100 ms and 2 s by itself. watch (may be NULL) runs on the poller at each change.
+/* target "host:port", where the name may have several addresses, or a comma list of numeric ones.
+ * Calls go round those that are connected and that grpc.health.v1 calls SERVING; a server without
+ * that service counts as serving. A call that ends UNAVAILABLE before the server has answered
+ * anything is tried up to three times, within a budget of the channel's. Reconnects with back-off
+ * between 100 ms and 2 s by itself. watch (may be NULL) runs on the poller at each change.
  */
 shoal_status shoal_rpc_channel_new(shoal_rpc *rpc, const char *target, const shoal_rpc_tls *tls,
                                    void (*watch)(void *ctx, shoal_rpc_link state), void *watch_ctx,

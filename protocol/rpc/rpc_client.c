@@ -12,11 +12,25 @@ enum {
     BACKOFF_MS_MOST = 2000,
     /* gRPC calls this the least back-off, but what it bounds is one attempt to connect: with 100 ms
      * no handshake over a slow link would ever finish. */
-    CONNECT_MS = 5000
+    CONNECT_MS = 5000,
+    /* A name is asked for again when a connection is lost, but no more often than this: a node that
+     * comes back under another address is found soon. */
+    RESOLVE_MS = 5000,
+    /* Of a call's own messages, kept for a second attempt until the server has answered. */
+    RETRY_BYTES = 64 << 10
 };
 
-/* Every address is tried and kept connected; calls go round. */
-static const char service_config[] = "{\"loadBalancingConfig\":[{\"round_robin\":{}}]}";
+/* Every address is tried and kept connected, and calls go round those whose health says SERVING. A
+ * call that the server has answered nothing to is tried again elsewhere: so a node refuses that
+ * drains, and so one fails that dies. The bucket of tokens keeps retries from adding to an outage.
+ * A call that was answered is its owner's to resume. */
+static const char service_config[] =
+    "{\"loadBalancingConfig\":[{\"round_robin\":{}}],"
+    "\"healthCheckConfig\":{\"serviceName\":\"\"},"
+    "\"retryThrottling\":{\"maxTokens\":10,\"tokenRatio\":0.1},"
+    "\"methodConfig\":[{\"name\":[{}],\"retryPolicy\":{\"maxAttempts\":3,"
+    "\"initialBackoff\":\"0.05s\",\"maxBackoff\":\"0.5s\",\"backoffMultiplier\":2,"
+    "\"retryableStatusCodes\":[\"UNAVAILABLE\"]}}]}";
 
 static shoal_rpc_link to_link(grpc_connectivity_state state)
 {
@@ -78,15 +92,15 @@ static void on_watch(shoal_rpc_tag *tag, bool ok)
 static shoal_status create_channel(shoal_rpc_channel *channel, const char *target,
                                    const shoal_rpc_tls *tls, shoal_err *err)
 {
-    grpc_arg args[SHOAL_RPC_ARGS_COMMON + 8];
+    grpc_arg args[SHOAL_RPC_ARGS_COMMON + 9];
     size_t n = shoal_rpc_args_common(channel->rpc, args);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MS_FIRST);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MS_MOST);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS);
     args[n++] = shoal_rpc_arg_string(GRPC_ARG_SERVICE_CONFIG, service_config);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    /* Sessions recover by their own rules; gRPC would keep a copy of every message for a retry. */
-    args[n++] = shoal_rpc_arg_int(GRPC_ARG_ENABLE_RETRIES, 0);
+    args[n++] = shoal_rpc_arg_int(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, RESOLVE_MS);
+    args[n++] = shoal_rpc_arg_int(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, RETRY_BYTES);
     /* Where bytes go is said by the configuration, not by a variable of the environment. */
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     grpc_channel_credentials *creds = NULL;

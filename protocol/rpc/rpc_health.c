@@ -123,8 +123,10 @@ static void add_watcher(shoal_rpc_server *server, shoal_rpc_call *call)
         return;
     }
     if (server->n_watchers == SHOAL_RPC_WATCHERS_MAX) {
-        shoal_rpc_call_finish(call, SHOAL_RPC_RESOURCE_EXHAUSTED,
-                              "the server has as many health watchers as it may");
+        /* The one answer by which a client takes the server for healthy: who is not told of a drain
+         * is still refused when it comes, and goes elsewhere. */
+        shoal_rpc_call_finish(call, SHOAL_RPC_UNIMPLEMENTED,
+                              "the server follows as many health watchers as it may");
         return;
     }
     server->watchers[server->n_watchers++] = call;

@@ -70,6 +70,9 @@ static void test_drain_cancels_what_outlives_the_grace(void **state)
     stand_up(&s, NULL, NULL, NULL);
     shoal_rpc_call *call = stand_call(&s, "/test.T/Host", 0);
     peer_wait(&s.host, &s.host.n_opened, 1);
+    /* Answered, so not tried again. */
+    assert_int_equal(shoal_rpc_call_send(s.host.call, "word", 4), SHOAL_OK);
+    peer_wait(&s.client, &s.client.n_messages, 1);
     shoal_rpc_call_pause(s.host.call);
     shoal_clock clock = shoal_clock_real();
     uint64_t before = shoal_clock_now_ms(&clock);
@@ -150,22 +153,29 @@ static void test_calls_over_the_limit_are_refused(void **state)
     peer_fini(&third);
 }
 
+static void expect_echo(stand *s)
+{
+    s->client.n_closes = 0;
+    shoal_rpc_call *call = stand_call(s, "/test.T/Echo", 0);
+    shoal_rpc_call_half_close(call);
+    stand_close(s, call);
+    assert_int_equal(s->client.status, SHOAL_RPC_OK);
+}
+
 static void test_server_without_memory_refuses_the_call(void **state)
 {
     (void)state;
     stand s;
     stand_up(&s, NULL, NULL, NULL);
+    expect_echo(&s); /* the channel's own health check is behind us */
+    s.client.n_closes = 0;
     shoal_mem_fail_at(1); /* 0 is the client's own */
     shoal_rpc_call *call = stand_call(&s, "/test.T/Echo", 0);
     stand_close(&s, call);
     shoal_mem_fail_at(UINT64_MAX);
-    assert_int_not_equal(s.client.status, SHOAL_RPC_OK);
-    assert_int_equal(s.host.n_opened, 0);
-    s.client.n_closes = 0;
-    call = stand_call(&s, "/test.T/Echo", 0);
-    shoal_rpc_call_half_close(call);
-    stand_close(&s, call);
-    assert_int_equal(s.client.status, SHOAL_RPC_OK);
+    assert_int_equal(s.client.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(s.host.n_opened, 1);
+    expect_echo(&s);
     stand_down(&s);
 }
 
@@ -341,12 +351,13 @@ static void test_list_of_addresses_is_shared_and_survives_one(void **state)
 /* --- health ----------------------------------------------------------------------------------- */
 
 /* One Check; the status byte, or 0 when the call failed with want. */
-static uint8_t check(stand *s, const char *request, size_t n, shoal_rpc_status want)
+static uint8_t check_on(shoal_rpc_channel *channel, const char *request, size_t n,
+                        shoal_rpc_status want)
 {
     peer p;
     peer_init(&p);
     shoal_rpc_call *call = NULL;
-    assert_int_equal(shoal_rpc_call_open(s->channel, "/grpc.health.v1.Health/Check",
+    assert_int_equal(shoal_rpc_call_open(channel, "/grpc.health.v1.Health/Check",
                                          &peer_client_handlers, &p, 0, true, &call),
                      SHOAL_OK);
     assert_int_equal(shoal_rpc_call_send(call, request, n), SHOAL_OK);
@@ -365,6 +376,11 @@ static uint8_t check(stand *s, const char *request, size_t n, shoal_rpc_status w
     return health;
 }
 
+static uint8_t check(stand *s, const char *request, size_t n, shoal_rpc_status want)
+{
+    return check_on(s->channel, request, n, want);
+}
+
 static void test_health_check_follows_serving(void **state)
 {
     (void)state;
@@ -373,8 +389,23 @@ static void test_health_check_follows_serving(void **state)
     assert_int_equal(check(&s, "", 0, SHOAL_RPC_OK), 1);
     assert_int_equal(check(&s, "\x0a\x00", 2, SHOAL_RPC_OK), 1);
     assert_int_equal(check(&s, "\x0a\x06test.T", 8, SHOAL_RPC_OK), 1);
+    /* The channel follows health itself: soon its calls have nowhere to go. */
     shoal_rpc_server_set_serving(s.server, false);
-    assert_int_equal(check(&s, "\x0a\x06test.T", 8, SHOAL_RPC_OK), 2);
+    shoal_rpc_status status = SHOAL_RPC_OK;
+    while (status != SHOAL_RPC_UNAVAILABLE) {
+        peer p;
+        peer_init(&p);
+        shoal_rpc_call *call = NULL;
+        assert_int_equal(shoal_rpc_call_open(s.channel, "/test.T/Echo", &peer_client_handlers, &p,
+                                             0, false, &call),
+                         SHOAL_OK);
+        shoal_rpc_call_half_close(call);
+        peer_wait(&p, &p.n_closes, 1);
+        status = p.status;
+        assert_true(status == SHOAL_RPC_OK || status == SHOAL_RPC_UNAVAILABLE);
+        shoal_rpc_call_unref(call);
+        peer_fini(&p);
+    }
     shoal_rpc_server_set_serving(s.server, true);
     assert_int_equal(check(&s, "", 0, SHOAL_RPC_OK), 1);
     stand_down(&s);
@@ -440,20 +471,20 @@ static void test_health_watch_of_an_unknown_service_says_so(void **state)
     stand_down(&s);
 }
 
-static void test_health_watchers_over_the_limit_are_refused(void **state)
+static void test_health_watchers_over_the_limit_count_it_as_healthy(void **state)
 {
     (void)state;
     enum {
-        N = 64
+        N = SHOAL_RPC_WATCHERS_MAX - 1 /* a channel watches for itself */
     };
     stand s;
     stand_up(&s, NULL, NULL, NULL);
-    shoal_rpc_call *calls[N];
+    static shoal_rpc_call *calls[N];
     for (size_t i = 0; i < N; i++) {
         calls[i] = stand_call(&s, "/grpc.health.v1.Health/Watch", 0);
         assert_int_equal(shoal_rpc_call_send(calls[i], "", 0), SHOAL_OK);
-        peer_wait(&s.client, &s.client.n_messages, i + 1);
     }
+    peer_wait(&s.client, &s.client.n_messages, N);
     peer last;
     peer_init(&last);
     shoal_rpc_call *call = NULL;
@@ -462,8 +493,24 @@ static void test_health_watchers_over_the_limit_are_refused(void **state)
                      SHOAL_OK);
     assert_int_equal(shoal_rpc_call_send(call, "", 0), SHOAL_OK);
     peer_wait(&last, &last.n_closes, 1);
-    assert_int_equal(last.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(last.status, SHOAL_RPC_UNIMPLEMENTED);
     shoal_rpc_call_unref(call);
+    /* A channel whose own watch is refused serves. */
+    shoal_rpc_channel *late = NULL;
+    assert_int_equal(shoal_rpc_channel_new(s.rpc, s.target, NULL, NULL, NULL, &late, NULL),
+                     SHOAL_OK);
+    peer_fini(&last);
+    peer_init(&last);
+    assert_int_equal(
+        shoal_rpc_call_open(late, "/test.T/Echo", &peer_client_handlers, &last, 0, true, &call),
+        SHOAL_OK);
+    shoal_rpc_call_half_close(call);
+    peer_wait(&last, &last.n_closes, 1);
+    assert_int_equal(last.status, SHOAL_RPC_OK);
+    shoal_rpc_call_unref(call);
+    shoal_rpc_server_set_serving(s.server, false);
+    assert_int_equal(check_on(late, "\x0a\x06test.T", 8, SHOAL_RPC_OK), 2);
+    shoal_rpc_channel_free(late);
     for (size_t i = 0; i < N; i++) {
         shoal_rpc_call_cancel(calls[i]);
     }
@@ -472,6 +519,123 @@ static void test_health_watchers_over_the_limit_are_refused(void **state)
         shoal_rpc_call_unref(calls[i]);
     }
     peer_fini(&last);
+    stand_down(&s);
+}
+
+/* --- balancing -------------------------------------------------------------------------------- */
+
+/* One call that is echoed; true when stand other took it. */
+static bool went_to(shoal_rpc_channel *channel, stand *other)
+{
+    size_t before = peer_read(&other->host, &other->host.n_opened);
+    peer p;
+    peer_init(&p);
+    shoal_rpc_call *call = NULL;
+    assert_int_equal(
+        shoal_rpc_call_open(channel, "/test.T/Echo", &peer_client_handlers, &p, 0, true, &call),
+        SHOAL_OK);
+    shoal_rpc_call_half_close(call);
+    peer_wait(&p, &p.n_closes, 1);
+    assert_int_equal(p.status, SHOAL_RPC_OK);
+    shoal_rpc_call_unref(call);
+    peer_fini(&p);
+    return peer_read(&other->host, &other->host.n_opened) > before;
+}
+
+static void test_calls_leave_a_server_that_says_it_does_not_serve(void **state)
+{
+    (void)state;
+    stand s;
+    stand other;
+    stand_up(&s, NULL, NULL, NULL);
+    stand_up(&other, NULL, NULL, NULL);
+    char list[160];
+    (void)snprintf(list, sizeof list, "%s,%s", s.target, other.target);
+    shoal_rpc_channel *channel = NULL;
+    assert_int_equal(shoal_rpc_channel_new(s.rpc, list, NULL, NULL, NULL, &channel, NULL),
+                     SHOAL_OK);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; !went_to(channel, &other); i++) {
+            assert_true(i < 100000); /* both take part once both are connected */
+        }
+        shoal_rpc_server_set_serving(other.server, false);
+        int n_in_a_row = 0;
+        for (int i = 0; n_in_a_row < 20; i++) {
+            assert_true(i < 100000);
+            n_in_a_row = went_to(channel, &other) ? 0 : n_in_a_row + 1;
+        }
+        shoal_rpc_server_set_serving(other.server, true);
+    }
+    shoal_rpc_channel_free(channel);
+    stand_down(&other);
+    stand_down(&s);
+}
+
+/* Ends the call that the host opened as its n-th. */
+static void host_ends(stand *s, size_t n, shoal_rpc_status status)
+{
+    peer_wait(&s->host, &s->host.n_opened, n);
+    shoal_rpc_call_finish(s->host.call, status, "no");
+}
+
+static void test_unanswered_call_is_tried_again_and_an_answered_one_is_not(void **state)
+{
+    (void)state;
+    stand s;
+    stand_up(&s, NULL, NULL, NULL);
+    shoal_rpc_call *call = stand_call(&s, "/test.T/Host", 0);
+    assert_int_equal(shoal_rpc_call_send(call, "hello", 5), SHOAL_OK);
+    host_ends(&s, 1, SHOAL_RPC_UNAVAILABLE);
+    peer_wait(&s.host, &s.host.n_opened, 2);
+    peer_wait(&s.host, &s.host.n_messages, 2); /* what was sent, sent again */
+    assert_memory_equal(s.host.last, "hello", 5);
+    host_ends(&s, 2, SHOAL_RPC_OK);
+    stand_close(&s, call);
+    assert_int_equal(s.client.status, SHOAL_RPC_OK);
+    /* Answered: its owner knows how to go on. */
+    s.client.late = false;
+    call = stand_call(&s, "/test.T/Host", 0);
+    peer_wait(&s.host, &s.host.n_opened, 3);
+    assert_int_equal(shoal_rpc_call_send(s.host.call, "word", 4), SHOAL_OK);
+    peer_wait(&s.client, &s.client.n_messages, 1);
+    host_ends(&s, 3, SHOAL_RPC_UNAVAILABLE);
+    peer_wait(&s.client, &s.client.n_closes, 2);
+    shoal_rpc_call_unref(call);
+    assert_int_equal(s.client.status, SHOAL_RPC_UNAVAILABLE);
+    /* Refused for another reason: at once. */
+    call = stand_call(&s, "/test.T/Host", 0);
+    host_ends(&s, 4, SHOAL_RPC_RESOURCE_EXHAUSTED);
+    peer_wait(&s.client, &s.client.n_closes, 3);
+    shoal_rpc_call_unref(call);
+    assert_int_equal(s.client.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(s.host.n_opened, 4);
+    s.client.late = false;
+    stand_down(&s);
+}
+
+/* With nothing but failures the bucket empties: then a call is one attempt. */
+static void test_retries_have_a_budget(void **state)
+{
+    (void)state;
+    enum {
+        N_CALLS = 12
+    };
+    stand s;
+    stand_up(&s, NULL, NULL, NULL);
+    size_t n_answered = 0;
+    for (size_t i = 1; i <= N_CALLS; i++) {
+        shoal_rpc_call *call = stand_call(&s, "/test.T/Host", 0);
+        while (peer_read(&s.client, &s.client.n_closes) < i) {
+            if (peer_read(&s.host, &s.host.n_opened) > n_answered) {
+                host_ends(&s, ++n_answered, SHOAL_RPC_UNAVAILABLE);
+            }
+        }
+        shoal_rpc_call_unref(call);
+        assert_int_equal(s.client.status, SHOAL_RPC_UNAVAILABLE);
+    }
+    print_message("%d calls, %zu attempts\n", (int)N_CALLS, n_answered);
+    assert_in_range(n_answered, N_CALLS + 1, N_CALLS + 10);
+    s.client.late = false;
     stand_down(&s);
 }
 
@@ -493,7 +657,10 @@ int main(void)
         cmocka_unit_test(test_health_check_refuses_bad_requests),
         cmocka_unit_test(test_health_watch_tells_each_change),
         cmocka_unit_test(test_health_watch_of_an_unknown_service_says_so),
-        cmocka_unit_test(test_health_watchers_over_the_limit_are_refused),
+        cmocka_unit_test(test_health_watchers_over_the_limit_count_it_as_healthy),
+        cmocka_unit_test(test_calls_leave_a_server_that_says_it_does_not_serve),
+        cmocka_unit_test(test_unanswered_call_is_tried_again_and_an_answered_one_is_not),
+        cmocka_unit_test(test_retries_have_a_budget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
