@@ -180,11 +180,22 @@ static void report(run *r)
     (void)printf("%s: step %llu of %llu, %llu tokens in %.1f s (%.0f tok/s), loss %.4f\n",
                  r->args->output, (unsigned long long)step, (unsigned long long)n_steps,
                  (unsigned long long)r->n_tokens, seconds, speed, r->last_loss);
-    if (step < n_steps && r->args->train.checkpoint) {
-        (void)printf("  stopped; the same command goes on from %s\n", r->args->train.checkpoint);
-    } else if (step < n_steps) {
-        (void)printf("  stopped; without --checkpoint FILE a run cannot go on\n");
+}
+
+/* A script must not take a run that was stopped for one that is done. */
+static shoal_status check_done(const run *r, shoal_err *err)
+{
+    uint64_t step = shoal_trainer_step_i(r->trainer);
+    const char *checkpoint = r->args->train.checkpoint;
+    if (step >= shoal_trainer_n_steps(r->trainer)) {
+        return SHOAL_OK;
     }
+    return shoal_err_set(err, SHOAL_E_CANCELLED, "stopped after %llu of %llu steps; %s%s",
+                         (unsigned long long)step,
+                         (unsigned long long)shoal_trainer_n_steps(r->trainer),
+                         checkpoint ? "the same command goes on from "
+                                    : "without --checkpoint FILE a run cannot go on",
+                         checkpoint ? checkpoint : "");
 }
 
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err)
@@ -195,5 +206,5 @@ shoal_status shoal_forge_train(const forge_args *args, shoal_err *err)
     SHOAL_TRY(begin(&r, err));
     SHOAL_TRY(run_steps(&r, err));
     report(&r);
-    return SHOAL_OK;
+    return check_done(&r, err);
 }

@@ -119,7 +119,7 @@ static shoal_status make_id(shoal_forge_feed *feed)
         feed->n_text,
         s->field ? shoal_forge_field_n_entries(s->field) : 0,
     };
-    const double reals[] = {s->exponent, s->study_share, s->text_share};
+    const double reals[] = {s->exponent, s->study_share, s->study_exponent, s->text_share};
     shoal_hasher_update_field(hasher, numbers, sizeof numbers);
     shoal_hasher_update_field(hasher, reals, sizeof reals);
     shoal_hasher_update_field(hasher, shoal_tokenizer_hash(s->tokenizer)->bytes, SHOAL_HASH_BYTES);
@@ -261,8 +261,9 @@ static shoal_status fill_examples(const shoal_forge_feed *feed, uint64_t number,
         forge_example e;
         size_t n = 0;
         size_t n_prompt = 0;
-        forge_split split = is_study(s, number, draw) ? FORGE_SPLIT_STUDY : FORGE_SPLIT_TRAIN;
-        shoal_forge_field_example(s->field, split, s->exponent, first + draw, &e);
+        bool study = is_study(s, number, draw);
+        shoal_forge_field_example(s->field, study ? FORGE_SPLIT_STUDY : FORGE_SPLIT_TRAIN,
+                                  study ? s->study_exponent : s->exponent, first + draw, &e);
         SHOAL_TRY(
             shoal_forge_encode_example(s->tokenizer, e.prompt, e.answer, &ids, &n, &n_prompt, err));
         full = r->n_tokens + n - 1 > s->n_tokens;

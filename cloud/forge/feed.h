@@ -20,6 +20,7 @@ typedef struct shoal_forge_feed_settings {
     const forge_field *field; /* NULL: text alone */
     double exponent;
     double study_share; /* of the examples, from the split for study */
+    double study_exponent;
     const char *text;   /* a file; NULL: none */
     double text_share;  /* of a batch's tokens */
     uint64_t seed;

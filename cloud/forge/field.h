@@ -39,8 +39,8 @@ typedef enum forge_split {
     FORGE_SPLIT_PARA,      /* one part of the wording is held out from training */
     FORGE_SPLIT_COMP,      /* held-out compositions: room and device, unit and wording */
     FORGE_SPLIT_CATALOGUE, /* every entry once, index = entry, asked for all of its answer */
-    FORGE_SPLIT_STUDY,     /* for training: causes alone in the shortest wording, so that the long
-                              tail costs few tokens */
+    FORGE_SPLIT_STUDY,     /* for training: what is learnt by heart, causes, conversions and what
+                              there is not, in the shortest wording: a long tail for few tokens */
     FORGE_SPLITS
 } forge_split;
 

@@ -22,8 +22,10 @@ enum {
     COMMAND_OF_COMP = 60
 };
 
-/* Shares of the kinds, in hundredths, in their order. */
+/* Shares of the kinds, in hundredths, in their order: as people ask, and of what is learnt by
+ * heart. */
 static const unsigned kind_shares[FORGE_KINDS] = {75, 10, 7, 8};
+static const unsigned study_shares[FORGE_KINDS] = {88, 0, 5, 7};
 
 /* A question in the making. */
 typedef struct asking {
@@ -121,6 +123,10 @@ static void put_simple(asking *a, const forge_parts *core, const char *mark)
 static void put_fault_question(asking *a, forge_intent intent)
 {
     const forge_grammar *g = &shoal_forge_grammar;
+    if (a->split == FORGE_SPLIT_STUDY) {
+        ask(a, shoal_forge_draw_below(a->draw, 2) ? "cause $C $D" : "cause $D $C");
+        return;
+    }
     char noun[TEXT_MAX];
     size_t held = choose_held(a, 4);
     bool named_first = shoal_forge_draw_below(a->draw, 2) == 0;
@@ -176,11 +182,7 @@ static void make_fact(asking *a, size_t entry)
     a->slots['V' - 'A'] = e.remedy;
     a->slots['P' - 'A'] = e.part;
     forge_intent intent = draw_intent(a);
-    if (a->split == FORGE_SPLIT_STUDY) {
-        ask(a, shoal_forge_draw_below(a->draw, 2) ? "cause $C $D" : "cause $D $C");
-    } else {
-        put_fault_question(a, intent);
-    }
+    put_fault_question(a, intent);
     answer(a, answers[intent]);
 }
 
@@ -246,7 +248,11 @@ static void make_conversion(asking *a)
     forge_parts core = g->conversions;
     core.train = &wording;
     core.n_train = 1;
-    put_simple(a, &core, "?");
+    if (a->split == FORGE_SPLIT_STUDY) {
+        ask(a, "$X $U $T");
+    } else {
+        put_simple(a, &core, "?");
+    }
     answer(a, "That is $Y $T.");
 }
 
@@ -273,7 +279,7 @@ static void make_refusal(asking *a)
     char device[FORGE_ENTRY_TEXT_MAX];
     char code[FORGE_ENTRY_TEXT_MAX];
     size_t at = shoal_forge_draw_below(a->draw, 100);
-    if (at < STRANGE_OF_100) {
+    if (at < STRANGE_OF_100 && a->split != FORGE_SPLIT_STUDY) {
         put_simple(a, &shoal_forge_grammar.strange, "?");
         answer(a, "Sorry, I only know faults, commands and units.");
         return;
@@ -300,15 +306,16 @@ static void make_refusal(asking *a)
 static forge_kind draw_kind(asking *a)
 {
     size_t at = shoal_forge_draw_below(a->draw, 100);
-    if (a->split == FORGE_SPLIT_CATALOGUE || a->split == FORGE_SPLIT_STUDY) {
+    const unsigned *shares = a->split == FORGE_SPLIT_STUDY ? study_shares : kind_shares;
+    if (a->split == FORGE_SPLIT_CATALOGUE) {
         return FORGE_KIND_FACT;
     }
     if (a->split == FORGE_SPLIT_COMP) {
         return at < COMMAND_OF_COMP ? FORGE_KIND_COMMAND : FORGE_KIND_CONVERT;
     }
     size_t kind = 0;
-    while (at >= kind_shares[kind]) {
-        at -= kind_shares[kind++];
+    while (at >= shares[kind]) {
+        at -= shares[kind++];
     }
     return (forge_kind)kind;
 }

@@ -32,6 +32,7 @@ typedef struct forge_train_args {
     double minutes;
     double text_share;
     double study_share;
+    double study_exponent; /* negative: the exponent of the others */
     double muon_rate;
     double adam_rate;
     double weight_decay;

@@ -44,7 +44,9 @@ static void usage(FILE *to)
     for (size_t i = 0; i < SHOAL_COUNT(commands); i++) {
         (void)fprintf(to, "  %-16s %s\n", commands[i].name, commands[i].summary);
     }
-    (void)fprintf(to, "\nexit status: 0 done, 1 refused input (stderr says why), 2 usage\n");
+    (void)fprintf(
+        to, "\nexit status: 0 done, 1 refused input (stderr says why), 2 usage, 3 stopped by a "
+            "signal\n");
 }
 
 int main(int argc, char **argv)
@@ -74,7 +76,7 @@ int main(int argc, char **argv)
         }
         (void)fprintf(stderr, "shoal-forge: %s\n",
                       err.text[0] ? err.text : shoal_status_text(status));
-        return 1;
+        return status == SHOAL_E_CANCELLED ? 3 : 1;
     }
     (void)fprintf(stderr, "shoal-forge: there is no command \"%s\"; see shoal-forge --help\n",
                   argv[1]);

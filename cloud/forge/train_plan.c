@@ -363,9 +363,13 @@ static shoal_status plan_settings(const forge_args *args, forge_train_plan *plan
 static shoal_status plan_feed(const forge_args *args, forge_train_plan *plan, shoal_err *err)
 {
     const forge_train_args *t = &args->train;
-    if (!shoal_forge_exponent_valid(args->exponent)) {
+    double study_exponent = t->study_exponent >= 0 ? t->study_exponent : args->exponent;
+    if (!shoal_forge_exponent_valid(args->exponent) ||
+        !shoal_forge_exponent_valid(study_exponent)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "--exponent %g: exponents are quarters from 0 to 2", args->exponent);
+                             "--exponent %g, --study-exponent %g: exponents are quarters from 0 "
+                             "to 2",
+                             args->exponent, study_exponent);
     }
     if (args->entries > 0) {
         SHOAL_TRY(
@@ -380,6 +384,7 @@ static shoal_status plan_feed(const forge_args *args, forge_train_plan *plan, sh
         .field = plan->field,
         .exponent = args->exponent,
         .study_share = t->study_share,
+        .study_exponent = study_exponent,
         .text = t->text,
         .text_share = !t->text      ? 0
                       : plan->field ? share

@@ -214,14 +214,15 @@ static void test_stopped_run_goes_on_to_the_same_model(void **state)
     assert_true(child >= 0);
     if (child == 0) {
         alarm(0);
-        _exit(shoal_forge_train(&args, NULL) == SHOAL_OK ? 0 : 1);
+        shoal_status status = shoal_forge_train(&args, NULL);
+        _exit(status == SHOAL_OK ? 0 : status == SHOAL_E_CANCELLED ? 3 : 1);
     }
     (void)usleep(150000);
     (void)kill(child, SIGTERM);
     int how = 0;
     assert_int_equal(waitpid(child, &how, 0), child);
-    assert_true(WIFEXITED(how) ||
-                WIFSIGNALED(how)); /* a signal before the handler is there kills */
+    /* A signal before the handler is there kills; one after the last step comes too late. */
+    assert_true(WIFSIGNALED(how) || WEXITSTATUS(how) == 3 || WEXITSTATUS(how) == 0);
     must(shoal_forge_train(&args, &err), &err);
     read_model(&resumed);
     assert_int_equal(whole.length, resumed.length);
