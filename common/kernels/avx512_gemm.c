@@ -249,13 +249,12 @@ static void fp8_expanded_panel(const shoal_gemm *g, size_t p, size_t c0, size_t 
 
 static void fp8_panel(const shoal_gemm *g, size_t p, size_t c, size_t c1)
 {
-    if (c1 - c > 4) {
+    if (c1 - c > COLS_MAX) {
         fp8_expanded_panel(g, p, c, c1);
         return;
     }
-    if (c + 4 <= c1) {
+    for (; c + 4 <= c1; c += 4) {
         fp8_tile(g, p, c, 1, 4);
-        c += 4;
     }
     if (c + 2 <= c1) {
         fp8_tile(g, p, c, 1, 2);

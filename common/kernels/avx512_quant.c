@@ -24,7 +24,7 @@
 enum {
     ROWS = SHOAL_PANEL_ROWS,
     COLS_MAX = 8,
-    EXPAND_COLS = 5,        /* columns from which dear codes are unpacked once for all */
+    EXPAND_COLS = 9,        /* columns from which dear codes are unpacked once for all */
     CHUNK = 16,             /* blocks unpacked at a time: 13 KiB */
     CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
     PANELS_MAX = 4,         /* streams of weights at width 1 */
@@ -464,6 +464,7 @@ static void fused_panel(const shoal_gemm *g, const tiles *t, size_t p, size_t c,
 {
     for (size_t n_c = 0; c < c1; c += n_c) {
         n_c = tile_width(c1 - c);
+        n_c = t->fused[n_c] ? n_c : n_c / 2; /* dear kinds have no tile of eight */
         t->fused[n_c](g, p, c);
     }
 }
@@ -480,7 +481,9 @@ static void expanded_panel(const shoal_gemm *g, const tiles *t, size_t p, size_t
         size_t n = n_blocks - b < CHUNK ? n_blocks - b : CHUNK;
         for (size_t i = 0; i < n; i++) {
             const uint8_t *block = panel + (b + i) / n_subs * block_bytes;
-            t->expand(block, block + k->head + (b + i) % n_subs * k->sub, &scratch[i]);
+            const uint8_t *sub = block + k->head + (b + i) % n_subs * k->sub;
+            prefetch(sub, k->sub);
+            t->expand(block, sub, &scratch[i]);
         }
         size_t n_c = 0;
         for (size_t c = c0; c < c1; c += n_c) {
