@@ -17,6 +17,15 @@
 #include <float.h>
 #include <math.h>
 
+void shoal_filter_allowed(shoal_sampler *sampler, const shoal_sampling *sampling)
+{
+    for (size_t i = 0; sampling->allowed && i < sampler->n_vocab; i++) {
+        if (!(sampling->allowed[i / 32] >> (i % 32) & 1)) {
+            sampler->work[i] = -INFINITY;
+        }
+    }
+}
+
 void shoal_filter_bias(shoal_sampler *sampler, const shoal_sampling *sampling)
 {
     for (size_t i = 0; i < sampling->n_biases; i++) {

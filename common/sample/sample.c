@@ -164,6 +164,7 @@ void shoal_sample(shoal_sampler *sampler, const shoal_sampling *sampling, const 
         sampler->work[i] = clean(logits[i]);
     }
     raw_softmax raw = measure(sampler);
+    shoal_filter_allowed(sampler, sampling);
     shoal_filter_bias(sampler, sampling);
     shoal_filter_penalties(sampler, sampling, history, n_history);
 

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 enum {
-    SHOAL_BIAS_MAX = 1024,         /* logit_bias entries */
+    SHOAL_BIAS_MAX = 1024,          /* logit_bias entries */
     SHOAL_PENALTY_WINDOW_MAX = 4096 /* tokens of history that penalties look at */
 };
 
@@ -38,6 +38,7 @@ typedef struct shoal_sampling {
     uint64_t seed;
     const shoal_logit_bias *biases; /* borrowed, n_biases entries with distinct ids */
     size_t n_biases;
+    const uint32_t *allowed; /* bit id % 32 of word id / 32: the only tokens there are; NULL: all */
 } shoal_sampling;
 
 /* T = 1, no filter, no penalty, window 64, seed 0. */
@@ -71,7 +72,10 @@ float shoal_sample_gumbel(uint64_t seed, uint64_t position, int32_t token);
 
 /* --- stop strings ---------------------------------------------------------------------------- */
 
-enum { SHOAL_STOPS_MAX = 16, SHOAL_STOP_BYTES_MAX = 256 };
+enum {
+    SHOAL_STOPS_MAX = 16,
+    SHOAL_STOP_BYTES_MAX = 256
+};
 
 /* Finds the first stop string in a text that arrives in pieces; holds back only what may still
  * become one. One thread. */

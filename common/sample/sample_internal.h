@@ -45,6 +45,8 @@ struct shoal_sampler {
     uint16_t *counts;            /* [n_vocab], all zero between calls */
 };
 
+/* Leaves -inf where a token is not allowed. */
+void shoal_filter_allowed(shoal_sampler *sampler, const shoal_sampling *sampling);
 /* Adds the logit bias to sampler->work. Ids outside the vocabulary are skipped. */
 void shoal_filter_bias(shoal_sampler *sampler, const shoal_sampling *sampling);
 /* Repetition, presence and frequency penalties on sampler->work, over the window. */

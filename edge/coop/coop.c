@@ -256,6 +256,7 @@ void shoal_coop_free(shoal_coop *coop)
     }
     shoal_mailbox_fini(&coop->box);
     shoal_sampler_free(coop->sampler);
+    shoal_grammar_vocab_free(coop->vocab);
     shoal_engine_free(coop->engine);
     shoal_free(coop->spans);
     shoal_free(coop->span_gens);
@@ -290,6 +291,11 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "log-probabilities are told in mode \"local\" alone: in others the "
                              "cloud says what the text is");
+    }
+    if (request->take_grammar && request->mode != SHOAL_MODE_LOCAL) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "an answer of a given form is sampled by the edge alone: use mode "
+                             "\"local\"");
     }
     SHOAL_TRY(shoal_sampling_check(&request->sampling, coop->model->hp.n_vocab, err));
     if (request->n_ids < 1 || request->n_tokens_max < 1) {

@@ -9,6 +9,7 @@
 #define SHOAL_COOP_COOP_H
 
 #include "common/base/macros.h"
+#include "common/grammar/grammar.h"
 #include "common/model/model.h"
 #include "common/obs/metrics.h"
 #include "common/sample/sample.h"
@@ -106,6 +107,8 @@ typedef struct shoal_coop_request {
     shoal_coop_score *scores;
     shoal_sampling sampling;  /* biases copied */
     const char *const *stops; /* copied */
+    shoal_grammar
+        *take_grammar; /* what the text must be, mode local alone; NULL: free. Taken by OK */
     size_t n_stops;
     uint64_t deadline_ms;   /* from now, 0: none */
     uint64_t reconnect_ms;  /* how long a lost cloud is waited for, 0: the configured time */

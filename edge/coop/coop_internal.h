@@ -150,6 +150,10 @@ struct gen {
     uint64_t deadline_at_ms; /* 0: none */
     uint64_t started_ns;
 
+    shoal_grammar *grammar; /* NULL: free text */
+    shoal_grammar_state followed;
+    uint32_t *allowed; /* [n_vocab / 32 up], with a grammar */
+
     shoal_detok detok;
     shoal_stop *stop; /* NULL: no stop strings */
     shoal_buf text;   /* everything generated */
@@ -165,6 +169,7 @@ struct shoal_coop {
     char *tls_paths[4];
     shoal_engine *engine;
     shoal_sampler *sampler;
+    shoal_grammar_vocab *vocab; /* NULL until a grammar needs it */
     shoal_clock clock;
     mailbox box;
     shoal_thread *thread;
@@ -232,6 +237,12 @@ void shoal_coop_publish_totals(shoal_coop *coop);
 
 /* The logits after tokens[position - 1] say what the token at that position, id, is worth. */
 void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, size_t n_vocab);
+
+/* What may come next, before a sample is drawn; without a grammar nothing happens. On failure the
+ * generation has ended. */
+shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
+/* The token that was drawn: the grammar goes on behind it. */
+void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);
 
 /* Whether the edge model should compute for it now, and the span to run. */
 bool shoal_gen_span(const gen *g, shoal_span *ret_span);

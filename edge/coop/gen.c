@@ -18,7 +18,8 @@ const char *shoal_tier_name(shoal_tier tier)
     return names[tier];
 }
 
-static shoal_status copy_request(gen *g, const shoal_coop_request *request, shoal_err *err)
+static shoal_status copy_request(const shoal_coop *coop, gen *g, const shoal_coop_request *request,
+                                 shoal_err *err)
 {
     g->capacity = g->n_end + COOP_WINDOW_MAX + 1;
     g->tokens = shoal_calloc(g->capacity, sizeof *g->tokens);
@@ -33,6 +34,14 @@ static shoal_status copy_request(gen *g, const shoal_coop_request *request, shoa
     }
     g->sampling = request->sampling;
     g->sampling.biases = g->biases;
+    if (request->take_grammar) {
+        g->allowed = shoal_calloc(coop->model->hp.n_vocab / 32 + 1, sizeof *g->allowed);
+        if (!g->allowed) {
+            return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the form of an answer");
+        }
+        g->sampling.allowed = g->allowed;
+        shoal_grammar_start(request->take_grammar, &g->followed);
+    }
     if (request->n_stops > 0) {
         SHOAL_TRY(shoal_stop_new(request->stops, request->n_stops, &g->stop, err));
     }
@@ -73,11 +82,12 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->text.limit = (size_t)64 << 20;
     (void)snprintf(g->request_id, sizeof g->request_id, "%s",
                    request->request_id ? request->request_id : "");
-    shoal_status status = copy_request(g, request, err);
+    shoal_status status = copy_request(coop, g, request, err);
     if (status != SHOAL_OK) {
         shoal_gen_free(g);
         return status;
     }
+    g->grammar = request->take_grammar;
     *ret_gen = g;
     return SHOAL_OK;
 }
@@ -90,6 +100,8 @@ void shoal_gen_free(gen *g)
     shoal_uplink_close(g);
     shoal_kv_seq_free(g->seq);
     shoal_stop_free(g->stop);
+    shoal_grammar_free(g->grammar);
+    shoal_free(g->allowed);
     shoal_buf_fini(&g->text);
     shoal_free(g->tokens);
     shoal_free(g->confidences);

@@ -221,12 +221,18 @@ static void take_rows(shoal_coop *coop, gen *g, const shoal_span *span)
             return; /* of a prompt that goes on */
         }
     }
+    if (shoal_gen_constrain(coop, g) != SHOAL_OK) {
+        return; /* has ended with it */
+    }
     const float *logits = shoal_engine_logits(coop->engine, span->logits_i + span->n_logits - 1);
     shoal_sample(coop->sampler, &g->sampling, logits, g->tokens, g->n_tokens, &sampled);
     if (g->scores) {
         shoal_gen_score(g, g->n_tokens, sampled.id, logits, coop->model->hp.n_vocab);
     }
-    shoal_gen_take_sample(coop, g, &sampled);
+    shoal_gen_follow(coop, g, sampled.id);
+    if (!g->done) {
+        shoal_gen_take_sample(coop, g, &sampled);
+    }
 }
 
 /* Runs at most one batch; false when nobody wants to compute. */

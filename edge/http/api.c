@@ -114,6 +114,11 @@ static void on_head(void *ctx, shoal_http_exchange *exchange, shoal_http_error *
                                    "this edge wants its key as \"Authorization: Bearer ...\"");
         return;
     }
+    if (!r && strcmp(path, "/v1/embeddings") == 0) {
+        (void)shoal_http_error_set(error, 404, NULL, "not_found",
+                                   "this edge makes no embeddings: its models generate text");
+        return;
+    }
     if (!r) {
         (void)shoal_http_error_set(error, 404, NULL, "not_found",
                                    "there is nothing at %.200s; the API is at /v1/completions, "

@@ -168,6 +168,7 @@ static void submit(shoal_api_call *call)
         .sampling = q->sampling,
         .stops = (const char *const *)q->stops,
         .n_stops = q->n_stops,
+        .take_grammar = q->grammar,
         .deadline_ms = api->settings.deadline_ms,
         .reconnect_ms = q->reconnect_ms,
         .degrade = q->degrade,
@@ -179,6 +180,7 @@ static void submit(shoal_api_call *call)
     shoal_status status = shoal_coop_submit(api->coop, &request, &call->generation, &err);
     if (status == SHOAL_OK) {
         call->submitted = true;
+        call->request->grammar = NULL; /* taken */
         api->n_requests++;
         return;
     }

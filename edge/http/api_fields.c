@@ -396,7 +396,7 @@ static const struct {
     {"functions", M, only_off},
     {"tool_choice", M, only_none},
     {"function_call", M, only_none},
-    {"response_format", C | M, only_text},
+    {"response_format", C | M, shoal_api_read_format},
     {"modalities", M, only_text},
 };
 

@@ -50,6 +50,7 @@ typedef struct shoal_api_request {
     shoal_logit_bias *biases;
     char *stops[SHOAL_STOPS_MAX];
     size_t n_stops;
+    shoal_grammar *grammar; /* response_format; NULL: free text */
     int32_t *ids;
     size_t n_ids;
     size_t n_tokens_max;

@@ -278,6 +278,13 @@ static shoal_status settle(shoal_api_reader *r)
     if (r->local_only) {
         q->mode = SHOAL_MODE_LOCAL;
     }
+    if (q->grammar && q->mode != SHOAL_MODE_LOCAL) {
+        return shoal_http_error_set(
+            r->error, 400, "response_format", "unsupported_value",
+            "response_format: an answer of a given form is sampled by the edge alone, and mode "
+            "\"%s\" was %s: add \"shoal\": {\"mode\": \"local\"}",
+            shoal_mode_name(q->mode), r->has_mode ? "asked for" : "the default");
+    }
     if (!r->has_seed) {
         if (getrandom(&q->sampling.seed, sizeof q->sampling.seed, 0) !=
             (ssize_t)sizeof q->sampling.seed) {
@@ -394,6 +401,7 @@ void shoal_api_request_free(shoal_api_request *request)
     for (size_t i = 0; i < request->n_stops; i++) {
         shoal_free(request->stops[i]);
     }
+    shoal_grammar_free(request->grammar);
     shoal_free(request->biases);
     shoal_free(request->ids);
     shoal_free(request);

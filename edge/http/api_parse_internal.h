@@ -25,5 +25,8 @@ typedef struct shoal_api_reader {
 
 /* Every field of the root object, by the table of what is known. */
 shoal_status shoal_api_read_fields(shoal_api_reader *reader, const json_t *root) SHOAL_MUST_CHECK;
+/* api_schema.c: response_format. */
+shoal_status shoal_api_read_format(shoal_api_reader *reader, const char *name,
+                                   const json_t *value) SHOAL_MUST_CHECK;
 
 #endif

@@ -33,6 +33,7 @@ fake_script fake_next;
 atomic_size_t fake_n_cancelled;
 atomic_size_t fake_n_submitted;
 atomic_bool fake_link_cut;
+atomic_size_t fake_n_grammars;
 shoal_coop_request fake_last;
 int32_t fake_last_ids[64];
 char fake_last_stops[4][64];
@@ -139,6 +140,10 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
     coop->all[coop->n++] = g;
     (void)pthread_mutex_unlock(&coop->mutex);
     *ret_id = g->id;
+    if (request->take_grammar) {
+        atomic_fetch_add(&fake_n_grammars, 1);
+        shoal_grammar_free(request->take_grammar);
+    }
     atomic_fetch_add(&fake_n_submitted, 1);
     if (g->script.inside) {
         speak(g);
@@ -196,6 +201,7 @@ shoal_coop *fake_coop_new(void)
     atomic_store(&fake_n_cancelled, 0);
     atomic_store(&fake_n_submitted, 0);
     atomic_store(&fake_link_cut, false);
+    atomic_store(&fake_n_grammars, 0);
     return coop;
 }
 
