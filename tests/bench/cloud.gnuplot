@@ -15,6 +15,7 @@ set title "Latency against offered load"
 set xlabel "sessions a second"
 set ylabel "ms"
 set logscale y
+set key bottom right noreverse Right
 plot rows(load) using 2:($9 > 0 ? $9 : 1/0) with linespoints lw 2 pt 7 ps 0.6 lc rgb "#4477aa" title "first token, p50", \
      "" using 2:($10 > 0 ? $10 : 1/0) with linespoints lw 2 dt 2 pt 6 ps 0.6 lc rgb "#4477aa" title "first token, p99", \
      "" using 2:($11 > 0 ? $11 : 1/0) with linespoints lw 2 pt 7 ps 0.6 lc rgb "#ee9944" title "between tokens, p50", \
