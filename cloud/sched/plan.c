@@ -172,11 +172,12 @@ static bool is_stale(const planner *p, const shoal_sched_item *item)
     return !works(item) && waited_ms(p, item) >= p->limits->hold_ms;
 }
 
-/* Whether taker may take the pages of item i. */
-static bool gives_way(const planner *p, size_t i, size_t taker)
+/* Whether taker may take the pages of item i, or its part in shared ones. */
+static bool gives_way(const planner *p, size_t i, size_t taker, bool shared)
 {
     const shoal_sched_item *item = &p->items[i];
-    return i != taker && p->sched->marks[i] == SCHED_FREE && item->n_pages_given > 0 &&
+    bool gives = shared ? item->n_pages_held > item->n_pages_given : item->n_pages_given > 0;
+    return i != taker && p->sched->marks[i] == SCHED_FREE && gives &&
            (is_stale(p, item) || is_senior(p, &p->items[taker], item));
 }
 
@@ -193,24 +194,30 @@ static bool goes_first(const planner *p, const shoal_sched_item *a, const shoal_
     return is_senior(p, b, a);
 }
 
+static size_t find_victim(const planner *p, size_t taker, bool shared)
+{
+    size_t victim = NO_ITEM;
+    for (size_t i = 0; i < p->n_items; i++) {
+        if (gives_way(p, i, taker, shared) &&
+            (victim == NO_ITEM || goes_first(p, &p->items[i], &p->items[victim]))) {
+            victim = i;
+        }
+    }
+    return victim;
+}
+
 /* Makes n_pages available to taker, if need be by preempting others; or changes nothing. */
 static bool find_pages(planner *p, size_t taker, size_t n_pages)
 {
     size_t n_can = p->n_pages;
     for (size_t i = 0; i < p->n_items && n_can < n_pages; i++) {
-        n_can += gives_way(p, i, taker) ? p->items[i].n_pages_given : 0;
+        n_can += gives_way(p, i, taker, false) ? p->items[i].n_pages_given : 0;
     }
     if (n_can < n_pages) {
         return false;
     }
     while (p->n_pages < n_pages) {
-        size_t victim = NO_ITEM;
-        for (size_t i = 0; i < p->n_items; i++) {
-            if (gives_way(p, i, taker) &&
-                (victim == NO_ITEM || goes_first(p, &p->items[i], &p->items[victim]))) {
-                victim = i;
-            }
-        }
+        size_t victim = find_victim(p, taker, false);
         SHOAL_ASSERT(victim != NO_ITEM);
         p->sched->marks[victim] = SCHED_PREEMPTED;
         p->sched->preempted[p->plan.n_preempted++] = victim;
@@ -414,6 +421,13 @@ shoal_status shoal_sched_step(shoal_sched *sched, const shoal_sched_item *items,
     size_t n_working = queue_up(&p, &senior);
     if (n_working > 0) {
         choose(&p, senior);
+    }
+    if (n_working > 0 && p.plan.n_picks == 0) {
+        /* The pages are held by several items each: one of them less, and so on. */
+        size_t victim = find_victim(&p, senior, true);
+        if (victim != NO_ITEM) {
+            sched->preempted[p.plan.n_preempted++] = victim;
+        }
     }
     uint64_t least = UINT64_MAX;
     for (size_t i = 0; i < sched->n_working; i++) {

@@ -63,6 +63,7 @@ typedef struct shoal_sched_item {
     size_t n_pages_block; /* pages of each further SHOAL_SCHED_BLOCK rows */
     size_t n_pages_copy;  /* pages its first row takes beyond that: shared ones it writes to */
     size_t n_pages_given; /* pages that come free, or back to the cache, when its KV is dropped */
+    size_t n_pages_held;  /* all its pages: those shared with other items come free with the last */
 } shoal_sched_item;
 
 /* Of one step. */
@@ -114,7 +115,8 @@ uint64_t shoal_sched_served(const shoal_sched *sched, size_t tenant);
 
 /* Plans the next step and charges it to the tenants. n_items at most n_items_max. SHOAL_OK: picks
  * is not empty. SHOAL_EOF: no item has work. SHOAL_BUSY: work waits, but its pages are held by
- * senior items that have been silent for less than hold_ms. */
+ * senior items that have been silent for less than hold_ms. When pages are shared, one item may be
+ * preempted all the same: drop its KV and plan again. */
 shoal_status shoal_sched_step(shoal_sched *sched, const shoal_sched_item *items, size_t n_items,
                               const shoal_sched_limits *limits, const shoal_sched_cost *cost,
                               uint64_t now_ms, shoal_sched_plan *ret_plan) SHOAL_MUST_CHECK;

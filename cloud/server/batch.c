@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/batch.h"
 
+#include "cloud/prefix/prefix.h"
 #include "cloud/sched/sched.h"
 #include "common/base/mem.h"
 #include "common/obs/log.h"
 
 #include <string.h>
+#include <sys/random.h>
 
 static const size_t NO_ENTRY = SIZE_MAX;
 
@@ -17,7 +19,9 @@ typedef struct entry {
     uint64_t last_ms;  /* last message or result */
     uint64_t since_ms; /* since when its sample, or its prompt, waits */
     uint64_t turn;     /* last step it was in */
-    bool works;        /* had work when the last step was planned */
+    shoal_hash salt;   /* of its tenant in the prefix cache */
+    bool salted;
+    bool works; /* had work when the last step was planned */
     bool held;
 } entry;
 
@@ -26,6 +30,7 @@ struct shoal_batch {
     shoal_batch_settings settings;
     const shoal_cloud_metrics *metrics;
     shoal_sched *sched;
+    shoal_prefix *prefix; /* NULL: off */
     shoal_sched_cost cost;
     entry *entries; /* [n_sessions_max], oldest first */
     size_t n_entries;
@@ -34,6 +39,24 @@ struct shoal_batch {
     shoal_sched_item *items; /* [n_sessions_max], as entries */
     shoal_span *spans;       /* [n_sessions_max], as the plan's picks */
 };
+
+/* A cache of at most so many percent of the pool's pages. */
+static shoal_status make_prefix(shoal_batch *batch)
+{
+    shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
+    size_t n_blocks = shoal_kv_pool_n_pages(pool) / shoal_kv_pool_shape(pool)->n_layers *
+                      batch->settings.prefix_percent / 100;
+    if (n_blocks == 0) {
+        return SHOAL_OK;
+    }
+    shoal_prefix_settings settings = {.model = shoal_engine_model(batch->engine)->hash,
+                                      .n_blocks_max = n_blocks};
+    if (getrandom(&settings.secret, sizeof(settings.secret), 0) !=
+        (ssize_t)sizeof(settings.secret)) {
+        return SHOAL_E_IO;
+    }
+    return shoal_prefix_new(pool, &settings, &batch->prefix);
+}
 
 shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *settings,
                              const shoal_cloud_metrics *metrics, shoal_batch **ret_batch)
@@ -55,6 +78,7 @@ shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *s
     shoal_sched_settings sched = shoal_sched_settings_default();
     sched.n_items_max = n;
     SHOAL_TRY(shoal_sched_new(&sched, &batch->sched));
+    SHOAL_TRY(make_prefix(batch));
     /* Half of a step's rows at most are prompts, so that neither kind of work starves the other. */
     size_t half = SHOAL_MAX(shoal_engine_n_rows_max(engine) / 2, (size_t)1);
     batch->settings.prefill_chunk = SHOAL_MIN(SHOAL_MAX(settings->prefill_chunk, (size_t)1), half);
@@ -68,6 +92,7 @@ void shoal_batch_free(shoal_batch *batch)
         return;
     }
     shoal_sched_free(batch->sched);
+    shoal_prefix_free(batch->prefix);
     shoal_free(batch->entries);
     shoal_free(batch->items);
     shoal_free(batch->spans);
@@ -91,11 +116,16 @@ shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session, uint64_
     }
     size_t tenant_i = 0;
     SHOAL_TRY(shoal_sched_join(batch->sched, shoal_session_tenant(session), &tenant_i));
-    batch->entries[batch->n_entries++] = (entry){.session = session,
-                                                 .id = batch->next_id++,
-                                                 .tenant = tenant_i,
-                                                 .added_ms = now_ms,
-                                                 .last_ms = now_ms};
+    entry *e = &batch->entries[batch->n_entries++];
+    *e = (entry){.session = session,
+                 .id = batch->next_id++,
+                 .tenant = tenant_i,
+                 .added_ms = now_ms,
+                 .last_ms = now_ms};
+    /* Without memory for its salt the session computes all of its text itself. */
+    e->salted =
+        batch->prefix != NULL &&
+        shoal_prefix_salt(batch->prefix, shoal_session_tenant(session), &e->salt) == SHOAL_OK;
     return SHOAL_OK;
 }
 
@@ -156,11 +186,19 @@ static shoal_sched_item describe(entry *e, uint64_t now_ms)
                               .n_rows_held = need.n_rows_held,
                               .n_pages_block = need.n_pages_block,
                               .n_pages_copy = need.n_pages_copy,
-                              .n_pages_given = need.n_pages_given};
+                              .n_pages_given = need.n_pages_given,
+                              .n_pages_held = need.n_pages_held};
 }
 
 static shoal_status plan_step(shoal_batch *batch, uint64_t now_ms, shoal_sched_plan *ret_plan)
 {
+    for (size_t i = 0; i < batch->n_entries; i++) {
+        entry *e = &batch->entries[i];
+        if (e->salted && !e->held) {
+            size_t n = shoal_session_take_prefix(e->session, batch->prefix, &e->salt);
+            shoal_metric_add(batch->metrics->prefix_tokens, (double)n);
+        }
+    }
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
     const shoal_sched_limits limits = {.n_rows_max = shoal_engine_n_rows_max(batch->engine),
                                        .n_logits_max = shoal_engine_n_logits_max(batch->engine),
@@ -168,6 +206,7 @@ static shoal_status plan_step(shoal_batch *batch, uint64_t now_ms, shoal_sched_p
                                        .n_drafts_max = SHOAL_SESSION_DRAFTS_MAX,
                                        .time_us = batch->settings.step_time_us,
                                        .n_pages_free = shoal_kv_pool_n_free(pool),
+                                       .n_pages_cached = shoal_kv_pool_n_kept(pool),
                                        .hold_ms = batch->settings.idle_hold_ms};
     for (size_t i = 0; i < batch->n_entries; i++) {
         batch->items[i] = describe(&batch->entries[i], now_ms);
@@ -183,6 +222,32 @@ static void evict(shoal_batch *batch, size_t i)
               shoal_session_stats_get(e->session)->request_id, shoal_session_kv_length(e->session));
     shoal_session_evict(e->session);
     shoal_metric_add(batch->metrics->kv_evictions, 1);
+}
+
+/* A plan, and the pages it takes. Where it finds none because sessions share them, these give way
+ * one by one, and at last the cache forgets what it shares with them. */
+static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_plan *ret_plan)
+{
+    const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
+    shoal_status status = SHOAL_OK;
+    bool again = true;
+    while (again) {
+        status = plan_step(batch, now_ms, ret_plan);
+        for (size_t k = 0; k < ret_plan->n_preempted; k++) {
+            evict(batch, ret_plan->preempted[k]);
+        }
+        again = status == SHOAL_BUSY && ret_plan->n_preempted > 0;
+        if (status == SHOAL_BUSY && !again && batch->prefix != NULL) {
+            while (shoal_prefix_evict(batch->prefix)) {
+                again = true;
+            }
+        }
+    }
+    while (status == SHOAL_OK && batch->prefix != NULL &&
+           shoal_kv_pool_n_free(pool) < ret_plan->n_pages && shoal_prefix_evict(batch->prefix)) {
+        shoal_metric_add(batch->metrics->prefix_evictions, 1);
+    }
+    return status;
 }
 
 /* --- the step --------------------------------------------------------------------------------- */
@@ -205,23 +270,28 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
         }
         shoal_session_result(e->session, span, elapsed_ns / 1000 * span->n_ids / plan->n_rows,
                              now_ms);
+        if (e->salted) {
+            shoal_session_publish(e->session, batch->prefix, &e->salt);
+        }
+    }
+    if (batch->prefix != NULL) {
+        shoal_metric_set(batch->metrics->prefix_blocks,
+                         (double)shoal_prefix_n_blocks(batch->prefix));
     }
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
-    shoal_metric_set(batch->metrics->kv_usage, 1.0 - (double)shoal_kv_pool_n_free(pool) /
-                                                         (double)shoal_kv_pool_n_pages(pool));
+    size_t n_unused = shoal_kv_pool_n_free(pool) + shoal_kv_pool_n_kept(pool);
+    shoal_metric_set(batch->metrics->kv_usage,
+                     1.0 - (double)n_unused / (double)shoal_kv_pool_n_pages(pool));
 }
 
 shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
 {
     uint64_t start_ns = shoal_clock_now_ns(clock);
     shoal_sched_plan plan;
-    shoal_status status = plan_step(batch, start_ns / 1000000u, &plan);
+    shoal_status status = plan_room(batch, start_ns / 1000000u, &plan);
     shoal_metric_set(batch->metrics->waiting, (double)plan.n_waiting);
     if (status != SHOAL_OK) {
         return status;
-    }
-    for (size_t k = 0; k < plan.n_preempted; k++) {
-        evict(batch, plan.preempted[k]);
     }
     for (size_t k = 0; k < plan.n_picks; k++) {
         const shoal_sched_pick *pick = &plan.picks[k];

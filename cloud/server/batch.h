@@ -15,10 +15,11 @@
 #include "common/base/clock.h"
 
 typedef struct shoal_batch_settings {
-    size_t n_sessions_max; /* at least 1 */
-    size_t prefill_chunk;  /* prompt rows of one step, at least 1; at most half the step's rows */
-    uint64_t idle_hold_ms; /* silence after which a KV may be dropped; default 1000 */
-    uint64_t step_time_us; /* what a step should take at most; 0: no limit */
+    size_t n_sessions_max;   /* at least 1 */
+    size_t prefill_chunk;    /* prompt rows of one step, at least 1; at most half the step's rows */
+    uint64_t idle_hold_ms;   /* silence after which a KV may be dropped; default 1000 */
+    unsigned prefix_percent; /* of the KV pool that prefixes may keep, 0..100; 0: no cache */
+    uint64_t step_time_us;   /* what a step should take at most; 0: no limit */
 } shoal_batch_settings;
 
 typedef struct shoal_batch shoal_batch;

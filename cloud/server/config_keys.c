@@ -59,6 +59,9 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("step.time_ms", "200", 0, 60000,
         "Time in ms that one engine step should take at most, by the cost of those before it: who "
         "waits for a verification waits no longer behind a prompt; 0: no limit."),
+    INT("prefix.percent", "50", 0, 100,
+        "Share of kv.max_mib that texts of ended or running generations may keep for later ones of "
+        "the same tenant; given up before any generation loses its KV; 0: none."),
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
     STRING("upstream.url", "",
@@ -189,6 +192,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.node.n_sessions_max = (size_t)shoal_config_int(config, "sessions.max");
     s.node.inbox_bytes_max = (size_t)shoal_config_int(config, "sessions.inbox_kib") << 10;
     s.node.prefill_chunk = (size_t)shoal_config_int(config, "prefill.chunk");
+    s.node.prefix_percent = (unsigned)shoal_config_int(config, "prefix.percent");
     s.node.step_time_ms = (uint64_t)shoal_config_int(config, "step.time_ms");
     s.node.idle_ms = (uint64_t)shoal_config_int(config, "sessions.idle_ms");
     s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");

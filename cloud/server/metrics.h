@@ -28,6 +28,9 @@ typedef struct shoal_cloud_metrics {
     shoal_metric *tokens_verified;  /* kind="verified" */
     shoal_metric *tokens_accepted;  /* kind="accepted" */
     shoal_metric *kv_usage;         /* shoal_kv_cache_usage_ratio */
+    shoal_metric *prefix_tokens;    /* shoal_prefix_hit_tokens_total */
+    shoal_metric *prefix_evictions; /* shoal_prefix_evictions_total */
+    shoal_metric *prefix_blocks;    /* shoal_prefix_blocks */
     shoal_metric *kv_evictions;     /* shoal_kv_evictions_total */
     shoal_metric *steps;            /* shoal_engine_steps_total */
     shoal_metric *step_seconds;     /* shoal_engine_step_seconds */

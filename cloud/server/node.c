@@ -100,6 +100,7 @@ shoal_node_settings shoal_node_settings_default(void)
                                  .inbox_bytes_max = 256 << 10,
                                  .prefill_chunk = 128,
                                  .step_time_ms = 200,
+                                 .prefix_percent = 50,
                                  .idle_ms = 300000,
                                  .kv_hold_ms = 1000,
                                  .n_retries = 3,
@@ -645,6 +646,7 @@ static shoal_status make_backend(shoal_node *node, const shoal_model *model, sho
     shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
                                   .prefill_chunk = settings->prefill_chunk,
                                   .idle_hold_ms = settings->kv_hold_ms,
+                                  .prefix_percent = settings->prefix_percent,
                                   .step_time_us = settings->step_time_ms * 1000};
     return shoal_native_new(model, &settings->engine, &batch, &node->metrics, &node->backend, err);
 }

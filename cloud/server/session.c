@@ -39,8 +39,9 @@ struct shoal_session {
     size_t decode_to; /* decode until H is this long */
     uint64_t deadline_ms;
     unsigned priority;
-    shoal_kv_seq *seq; /* KV of H[0..length), length at most n_ids - 1 between steps; NULL without
-                        * an engine */
+    size_t n_published; /* tokens of the KV that the prefix cache was shown */
+    shoal_kv_seq *seq;  /* KV of H[0..length), length at most n_ids - 1 between steps; NULL without
+                         * an engine */
     shoal_sampling sampling;
     shoal_logit_bias *biases;
     shoal_session_stats stats;
@@ -727,6 +728,29 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
     }
 }
 
+/* --- prefixes --------------------------------------------------------------------------------- */
+
+size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
+                                 const shoal_hash *salt)
+{
+    if (session->seq == NULL || shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING ||
+        n_missing(session) < SHOAL_PREFIX_BLOCK) {
+        return 0;
+    }
+    size_t n = shoal_prefix_take(prefix, salt, session->ids, session->n_ids - 1, session->seq);
+    session->n_published = n > 0 ? shoal_kv_seq_length(session->seq) : session->n_published;
+    return n;
+}
+
+void shoal_session_publish(shoal_session *session, shoal_prefix *prefix, const shoal_hash *salt)
+{
+    size_t n = session->seq == NULL ? 0 : shoal_kv_seq_length(session->seq);
+    if (n / SHOAL_PREFIX_BLOCK > session->n_published / SHOAL_PREFIX_BLOCK) {
+        shoal_prefix_publish(prefix, salt, session->ids, session->seq);
+        session->n_published = n;
+    }
+}
+
 /* --- KV and reports --------------------------------------------------------------------------- */
 
 size_t shoal_session_kv_length(const shoal_session *session)
@@ -744,6 +768,7 @@ void shoal_session_evict(shoal_session *session)
 {
     if (session->seq != NULL) {
         (void)shoal_kv_seq_truncate(session->seq, 0);
+        session->n_published = 0;
         session->stats.n_evictions++;
     }
 }

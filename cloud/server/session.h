@@ -12,6 +12,7 @@
 #ifndef SHOAL_CLOUD_SERVER_SESSION_H
 #define SHOAL_CLOUD_SERVER_SESSION_H
 
+#include "cloud/prefix/prefix.h"
 #include "common/engine/engine.h"
 #include "common/sample/sample.h"
 #include "common/spec/spec.h"
@@ -125,6 +126,14 @@ bool shoal_session_work_get(const shoal_session *session, shoal_session_work *re
  * fewer than that when next contradicts one, and the verifier's own token after them (-1: the last
  * of the drafts that stand is an end token). Only while work is due. */
 void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, uint64_t now_ms);
+
+/* Begins the KV with what is cached of the text, when that is more than it has and there is work.
+ * Returns the tokens gained. Not between offer and result. */
+size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
+                                 const shoal_hash *salt);
+/* Gives the cache the full blocks of the KV, all of confirmed tokens. Not between offer and
+ * result. */
+void shoal_session_publish(shoal_session *session, shoal_prefix *prefix, const shoal_hash *salt);
 
 /* Tokens whose KV is held. */
 size_t shoal_session_kv_length(const shoal_session *session);

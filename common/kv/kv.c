@@ -4,7 +4,6 @@
 #include "common/base/checked.h"
 #include "common/base/mem.h"
 
-#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -558,6 +557,16 @@ void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages)
     }
 }
 
+bool shoal_kv_block_idle(const shoal_kv_pool *pool, const uint32_t *pages)
+{
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        if (pool->refs[pages[layer]] > 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
 shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages, size_t n_blocks)
 {
     shoal_kv_pool *pool = seq->pool;
@@ -614,6 +623,7 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
             shared = shared || pool->refs[pages[i]] > 1;
         }
         need.n_pages_given += n_alone * n_like;
+        need.n_pages_held += n * n_like;
         if (is_windowed && shared) {
             /* Where the ring goes round, a shared page is replaced. */
             need.n_pages_block = pool->shape.n_layers;

@@ -89,6 +89,7 @@ typedef struct shoal_kv_need {
     size_t n_pages_copy;  /* pages its next row takes because others hold them too */
     size_t n_pages_block; /* pages that each further block of 32 rows takes at most */
     size_t n_pages_given; /* pages that truncation to 0 would leave free, or only kept */
+    size_t n_pages_held;  /* all pages it has, shared ones too */
 } shoal_kv_need;
 shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq);
 
@@ -109,6 +110,8 @@ shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens,
 shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block,
                                  uint32_t *ret_pages) SHOAL_MUST_CHECK;
 void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages);
+/* Whether no sequence holds any of the block's pages. */
+bool shoal_kv_block_idle(const shoal_kv_pool *pool, const uint32_t *pages);
 /* Makes an empty sequence begin with kept blocks, [n_blocks][n_layers], of the tokens from 0 on.
  * Takes no page. SHOAL_E_LIMIT: past n_ctx_max. */
 shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages,

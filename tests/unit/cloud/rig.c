@@ -70,7 +70,8 @@ void rig_init(rig *r, const rig_settings *settings)
     assert_int_equal(shoal_sampler_new(hp->n_vocab, shoal_engine_kernels(r->engine), &r->sampler),
                      SHOAL_OK);
     r->tenant = "";
-    shoal_batch_settings bs = {.n_sessions_max = 64,
+    shoal_batch_settings bs = {.prefix_percent = settings->prefix_percent,
+                               .n_sessions_max = 64,
                                .prefill_chunk =
                                    settings->prefill_chunk == 0 ? 8 : settings->prefill_chunk,
                                .idle_hold_ms = 1000};

@@ -18,10 +18,11 @@ enum {
 
 typedef struct rig_settings {
     uint64_t seed;
-    const char *variant;  /* of tiny_arch.h, NULL: the tiny model */
-    size_t n_pages;       /* room for 32 tokens each, 0: plenty */
-    size_t n_rows_max;    /* 0: 64 */
-    size_t n_logits_max;  /* 0: 16 */
+    const char *variant; /* of tiny_arch.h, NULL: the tiny model */
+    size_t n_pages;      /* room for 32 tokens each, 0: plenty */
+    size_t n_rows_max;   /* 0: 64 */
+    size_t n_logits_max; /* 0: 16 */
+    unsigned prefix_percent;
     size_t prefill_chunk; /* 0: 8 */
     size_t n_threads;     /* 0: 1 */
 } rig_settings;

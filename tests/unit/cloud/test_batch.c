@@ -134,6 +134,7 @@ static void test_many_sessions_equal_alone(void **state)
         {.seed = 7},
         {.seed = 7, .n_threads = 2, .n_rows_max = 40, .n_logits_max = 5, .prefill_chunk = 3},
         {.seed = 7, .n_rows_max = 16, .n_logits_max = 1, .prefill_chunk = 64},
+        {.seed = 7, .prefix_percent = 100},
     };
     for (size_t s = 0; s < SHOAL_COUNT(settings); s++) {
         rig r;
@@ -141,8 +142,9 @@ static void test_many_sessions_equal_alone(void **state)
         party_init(&shared_party, &r, N_EDGES, 80, s + 1);
         assert_int_equal(party_run(&shared_party, &r, N_EDGES), 0);
         party_fini(&shared_party, N_EDGES);
-        assert_int_equal(shoal_kv_pool_n_free(shoal_engine_kv(r.engine)),
-                         shoal_kv_pool_n_pages(shoal_engine_kv(r.engine)));
+        const shoal_kv_pool *pool = shoal_engine_kv(r.engine);
+        assert_int_equal(shoal_kv_pool_n_free(pool) + shoal_kv_pool_n_kept(pool),
+                         shoal_kv_pool_n_pages(pool));
         rig_fini(&r);
     }
 }
@@ -333,6 +335,52 @@ static void test_tenants_share_scarce_logits(void **state)
     rig_fini(&r);
 }
 
+/* Rows of a session with its prompt of n tokens and one token behind it. */
+static size_t rows_of(rig *r, edge *e, const int32_t *ids, size_t n)
+{
+    shoal_sampling sampling = shoal_sampling_default();
+    sampling.temperature = 0.0f;
+    edge_init(e, r);
+    edge_open(e, &sampling, 96);
+    edge_prompt(e, ids, n);
+    edge_continue(e, n, 4);
+    size_t n_had = 0;
+    size_t n_rows = 0;
+    while (shoal_batch_step(r->batch, &r->clock) == SHOAL_OK) {
+        size_t n_has = shoal_session_kv_length(e->session);
+        n_rows += n_has - n_had - (n_has - n_had >= 64 ? 64 : 0); /* two blocks were cached */
+        n_had = n_has;
+    }
+    assert_int_equal(e->n_confirmed, n + 4);
+    return n_rows;
+}
+
+static void test_common_prefix_is_computed_once_for_each_tenant(void **state)
+{
+    (void)state;
+    rig r;
+    int32_t ids[RIG_TEXT_MAX];
+    shoal_sampling sampling = shoal_sampling_default();
+    sampling.temperature = 0.0f;
+    rig_init(&r, &(rig_settings){.seed = 7, .prefix_percent = 50});
+    for (size_t i = 0; i < 80; i++) {
+        ids[i] = (int32_t)(10 + i * 7 % 200);
+    }
+    (void)rig_decode(&r, &sampling, ids, 80, 84);
+    static edge edges[4];
+    r.tenant = "a";
+    assert_int_equal(rows_of(&r, &edges[0], ids, 80), 83);
+    assert_int_equal(rows_of(&r, &edges[1], ids, 80), 83 - 64);
+    r.tenant = "b";
+    assert_int_equal(rows_of(&r, &edges[2], ids, 80), 83);
+    assert_int_equal(rows_of(&r, &edges[3], ids, 80), 83 - 64);
+    for (size_t i = 0; i < 4; i++) {
+        assert_memory_equal(edges[i].text, ids, 84 * sizeof(int32_t));
+        edge_fini(&edges[i]);
+    }
+    rig_fini(&r);
+}
+
 static void test_held_session_gets_no_work(void **state)
 {
     (void)state;
@@ -378,6 +426,7 @@ int main(void)
         cmocka_unit_test(test_verification_does_not_stop_a_prompt),
         cmocka_unit_test(test_scarce_logits_are_shared_in_turn),
         cmocka_unit_test(test_tenants_share_scarce_logits),
+        cmocka_unit_test(test_common_prefix_is_computed_once_for_each_tenant),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),
     };
