@@ -230,14 +230,17 @@ static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_p
 {
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
     shoal_status status = SHOAL_OK;
-    bool again = true;
-    while (again) {
+    size_t n_rounds = 0;
+    for (bool again = true; again; n_rounds++) {
         status = plan_step(batch, now_ms, ret_plan);
         for (size_t k = 0; k < ret_plan->n_preempted; k++) {
             evict(batch, ret_plan->preempted[k]);
         }
         again = status == SHOAL_BUSY && ret_plan->n_preempted > 0;
-        if (status == SHOAL_BUSY && !again && batch->prefix != NULL) {
+        /* Who gave way finds its prefix in the cache and holds it again: that ends with the cache.
+         */
+        bool vain = !again || n_rounds > batch->n_entries;
+        if (status == SHOAL_BUSY && vain && batch->prefix != NULL) {
             while (shoal_prefix_evict(batch->prefix)) {
                 again = true;
             }

@@ -43,6 +43,7 @@ shoal_status sim_node_start(sim_node *node, const sim_base *base, const sim_node
     const shoal_batch_settings batch = {.n_sessions_max = settings->n_conns_max,
                                         .prefill_chunk = settings->prefill_chunk,
                                         .idle_hold_ms = settings->hold_ms,
+                                        .prefix_percent = settings->prefix_percent,
                                         .step_time_us = settings->step_time_us};
     SHOAL_TRY(shoal_native_new(base->model, &engine, &batch, &node->metrics, &node->backend, err));
     node->backend.ops->describe(node->backend.ctx, &node->describe);
@@ -51,11 +52,11 @@ shoal_status sim_node_start(sim_node *node, const sim_base *base, const sim_node
     return SHOAL_OK;
 }
 
-/* All sessions are gone, so every page is back. */
+/* All sessions are gone, so every page is back, or the cache's. */
 static bool pool_whole(const sim_node *node)
 {
     const shoal_kv_pool *pool = shoal_engine_kv(node->backend.engine);
-    return shoal_kv_pool_n_free(pool) == shoal_kv_pool_n_pages(pool);
+    return shoal_kv_pool_n_free(pool) + shoal_kv_pool_n_kept(pool) == shoal_kv_pool_n_pages(pool);
 }
 
 bool sim_node_stop(sim_node *node)

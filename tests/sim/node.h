@@ -21,8 +21,9 @@ typedef struct sim_node_settings {
     size_t prefill_chunk;
     size_t n_conns_max; /* at most SIM_CONNS_MAX */
     uint64_t hold_ms;
-    uint64_t step_time_us; /* 0: no limit */
-    uint64_t fixed_ns;     /* what a step takes: this and so much a row */
+    unsigned prefix_percent; /* of the pages, for the prefix cache */
+    uint64_t step_time_us;   /* 0: no limit */
+    uint64_t fixed_ns;       /* what a step takes: this and so much a row */
     uint64_t row_ns;
 } sim_node_settings;
 

@@ -527,6 +527,7 @@ static void draw_settings(world *w)
         .prefill_chunk = sim_draw(rng, 4, 64),
         .n_conns_max = sim_draw(rng, 2, EDGES_MAX),
         .hold_ms = sim_chance(rng, 2) ? 1000 : sim_draw(rng, 0, 50),
+        .prefix_percent = (unsigned)(sim_chance(rng, 3) ? 0 : sim_draw(rng, 1, 100)),
         .step_time_us = sim_chance(rng, 2) ? 0 : sim_draw(rng, 1000, 50000),
         .fixed_ns = sim_draw(rng, 1, 20) * MS,
         .row_ns = sim_draw(rng, 20, 2000) * 1000,
