@@ -20,10 +20,11 @@ typedef struct part {
     size_t head, n_heads;
 } part;
 
+typedef void add_fn(const shoal_attend_span *span, shoal_attend_line *lines, size_t n);
+
 /* Lines that see different tokens of a block share those they all see, and go on alone; where they
  * do not even begin together, each goes alone. */
-static void add_some(shoal_attend_span span, shoal_attend_line *lines, size_t n,
-                     const shoal_attend_form *form)
+static void add_some(shoal_attend_span span, shoal_attend_line *lines, size_t n, add_fn *add)
 {
     span.t0 = lines[0].t0;
     span.t1 = lines[0].t1;
@@ -33,7 +34,7 @@ static void add_some(shoal_attend_span span, shoal_attend_line *lines, size_t n,
         span.t1 = lines[l].t1 < span.t1 ? lines[l].t1 : span.t1;
     }
     if (together) {
-        form->add(&span, lines, n);
+        add(&span, lines, n);
         span.correct = false;
         span.t0 = span.t1;
     }
@@ -41,7 +42,7 @@ static void add_some(shoal_attend_span span, shoal_attend_line *lines, size_t n,
         span.t0 = together ? span.t0 : lines[l].t0;
         span.t1 = lines[l].t1;
         if (span.t0 < span.t1) {
-            form->add(&span, &lines[l], 1);
+            add(&span, &lines[l], 1);
         }
     }
 }
@@ -51,19 +52,22 @@ static void attend_block(const shoal_attend_step *s, shoal_attend_line *lines, s
                          const shoal_attend_form *form)
 {
     size_t n_tiles = (n + form->tile - 1) / form->tile;
-    shoal_attend_span span = {.v = s->v + form->scales,
-                              .next = s->next_v,
+    add_fn *add = s->sealed ? form->add_sealed : form->add;
+    size_t head = s->sealed ? shoal_kv_head_bytes(TOKENS) : form->scales;
+    shoal_attend_span span = {.v = s->v + head,
+                              .next = s->next_v + (s->sealed ? head : 0),
+                              .level = s->a->v_level,
                               .v_dim = s->a->v_dim,
                               .t1 = TOKENS,
                               .correct = true};
     for (size_t i = 0; i < n_tiles; i++) {
         size_t at = n * i / n_tiles;
         size_t n_l = n * (i + 1) / n_tiles - at;
-        form->weigh(s, lines + at, n_l);
+        (s->sealed ? form->weigh_sealed : form->weigh)(s, lines + at, n_l);
         if (s->all) {
-            form->add(&span, lines + at, n_l);
+            add(&span, lines + at, n_l);
         } else {
-            add_some(span, lines + at, n_l, form);
+            add_some(span, lines + at, n_l, add);
         }
     }
 }
@@ -125,7 +129,9 @@ static void walk_part(const shoal_attend *a, const part *p, const shoal_attend_f
                                .k = a->k_blocks[b],
                                .v = a->v_blocks[b],
                                .next_k = a->k_blocks[next],
-                               .next_v = a->v_blocks[next]};
+                               .next_v = a->v_blocks[next],
+                               .sealed =
+                                   form->add_sealed && b >= a->sealed_from && b < a->sealed_to};
         s.all = b * TOKENS >= seen_by_all && (b + 1) * TOKENS <= a->n_tokens + p->row;
         size_t n = n_lines;
         size_t from = s.all ? 0 : lines_of_block(a, p, b, lines, &n);

@@ -19,6 +19,7 @@ typedef struct shoal_attend_line {
     float max;
     float sum;
     float correction;
+    float base; /* sealed values: the minima's part of every channel */
     bool begun;
     uint8_t t0, t1; /* tokens of the block at hand that it sees, unless all lines see all */
     alignas(32) float weights[SHOAL_KV_BLOCK]; /* dots, then p_t times the scale of the value */
@@ -29,13 +30,15 @@ typedef struct shoal_attend_step {
     const shoal_attend *a;
     const uint8_t *k, *v;
     const uint8_t *next_k, *next_v;
-    bool all; /* every line of this step sees all 32 tokens */
+    bool all;    /* every line of this step sees all 32 tokens */
+    bool sealed; /* this block is */
 } shoal_attend_step;
 
 /* Tokens [t0, t1) of a block of values for some lines, after the correction where it is due. */
 typedef struct shoal_attend_span {
-    const uint8_t *v;    /* its scales left behind */
-    const uint8_t *next; /* the next block's, to bring nearer */
+    const uint8_t *v;     /* its scales left behind */
+    const uint8_t *next;  /* the next block's, to bring nearer */
+    shoal_kv_level level; /* of sealed values */
     size_t v_dim;
     size_t t0, t1;
     bool correct;
@@ -49,6 +52,10 @@ typedef struct shoal_attend_form {
     void (*weigh)(const shoal_attend_step *step, shoal_attend_line *lines, size_t n);
     /* out = out * correction, then out = fma(weight_t, v_t, out) for t ascending. */
     void (*add)(const shoal_attend_span *span, shoal_attend_line *lines, size_t n);
+    /* The same for sealed blocks, whose correction is out = fma(out, correction, base); NULL: the
+     * form has none. */
+    void (*weigh_sealed)(const shoal_attend_step *step, shoal_attend_line *lines, size_t n);
+    void (*add_sealed)(const shoal_attend_span *span, shoal_attend_line *lines, size_t n);
 } shoal_attend_form;
 
 void shoal_attend_walk(const shoal_attend *a, const shoal_attend_form *form);

@@ -6,6 +6,7 @@
 #include "common/kernels/tiers_internal.h"
 
 #include "common/kernels/attend_walk.h"
+#include "common/kernels/avx2_codes.h"
 #include "common/kernels/avx2_math.h"
 
 #include <math.h>
@@ -13,8 +14,9 @@
 
 enum {
     TOKENS = SHOAL_KV_BLOCK,
-    TILE = 6, /* lines whose sums of two registers fit the register file */
-    WIDE = 4  /* registers of lanes at a time where the lines are few */
+    TILE = 6,  /* lines whose sums of two registers fit the register file */
+    WIDE = 4,  /* registers of lanes at a time where the lines are few */
+    CHUNK = 64 /* channels of sealed keys at a time */
 };
 
 typedef shoal_attend_line line_state;
@@ -27,7 +29,11 @@ typedef struct form {
     size_t scales;  /* bytes in front of a block, 0: no scales */
     __m256 (*load)(const void *p);
     float (*load_one)(const void *p);
+    bool sealed;
 } form;
+
+/* One level of sealed blocks: codes 16 * half to 16 * half + 15 of a group. */
+typedef void codes_fn(const uint8_t *group, size_t half, __m256 ret[2]);
 
 /* --- scores ---------------------------------------------------------------------------------- */
 
@@ -68,6 +74,108 @@ SHOAL_INLINE void score_tile(size_t k_dim, line_state *lines, const uint8_t *k, 
             for (size_t w = 0; w < n_w; w++) {
                 _mm256_store_ps(lines[l].weights + t + 8 * w, acc[l][w]);
             }
+        }
+    }
+}
+
+/* --- scores of sealed keys ------------------------------------------------------------------- */
+
+/* Eight halves or floats, or the n that there are and zeros. */
+SHOAL_INLINE __m256 load_f16_of(const uint16_t *p, size_t n)
+{
+    uint16_t some[8] = {0};
+    if (n < 8) {
+        memcpy(some, p, n * sizeof *p);
+        p = some;
+    }
+    return avx2_load_f16(p);
+}
+
+SHOAL_INLINE __m256 load_f32_of(const float *p, size_t n)
+{
+    float some[8] = {0};
+    if (n < 8) {
+        memcpy(some, p, n * sizeof *p);
+        p = some;
+    }
+    return avx2_load_f32(p);
+}
+
+/* Takes n channels into the dots, which begin at 0 with the first. */
+SHOAL_INLINE void score_channels(line_state *lines, const uint8_t *row, float scaled[TILE][CHUNK],
+                                 size_t n, bool first, size_t group, codes_fn *codes, size_t n_l,
+                                 size_t n_w)
+{
+    for (size_t t = 0; t < TOKENS; t += 8 * n_w) {
+        __m256 acc[TILE][WIDE];
+        for (size_t l = 0; l < n_l; l++) {
+            for (size_t w = 0; w < n_w; w++) {
+                acc[l][w] =
+                    first ? _mm256_setzero_ps() : _mm256_load_ps(lines[l].weights + t + 8 * w);
+            }
+        }
+        for (size_t d = 0; d < n; d++) {
+            __m256 keys[WIDE];
+            for (size_t w = 0; w < n_w; w += 2) {
+                codes(row + d * group, (t + 8 * w) / 16, keys + w);
+            }
+            for (size_t l = 0; l < n_l; l++) {
+                __m256 qd = _mm256_broadcast_ss(&scaled[l][d]);
+                for (size_t w = 0; w < n_w; w++) {
+                    acc[l][w] = _mm256_fmadd_ps(qd, keys[w], acc[l][w]);
+                }
+            }
+        }
+        for (size_t l = 0; l < n_l; l++) {
+            for (size_t w = 0; w < n_w; w++) {
+                _mm256_store_ps(lines[l].weights + t + 8 * w, acc[l][w]);
+            }
+        }
+    }
+}
+
+/* Asks for n bytes of the next block. */
+SHOAL_INLINE void bring(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64) {
+        _mm_prefetch(p + i, _MM_HINT_T0);
+    }
+}
+
+SHOAL_INLINE void score_sealed(const step *s, line_state *lines, shoal_kv_level level,
+                               codes_fn *codes, size_t n_l, size_t n_w)
+{
+    const size_t k_dim = s->a->k_dim;
+    const size_t group = shoal_kv_group_bytes(level);
+    const uint16_t *scale = (const uint16_t *)(const void *)s->k;
+    __m256 mins[TILE][2];
+    for (size_t l = 0; l < n_l; l++) {
+        mins[l][0] = _mm256_setzero_ps();
+        mins[l][1] = _mm256_setzero_ps();
+    }
+    bring(s->next_k, shoal_kv_head_bytes(k_dim));
+    bring(s->next_v, shoal_kv_head_bytes(TOKENS));
+    for (size_t d = 0; d < k_dim; d += CHUNK) {
+        alignas(32) float scaled[TILE][CHUNK];
+        size_t n = k_dim - d < CHUNK ? k_dim - d : CHUNK;
+        size_t at = shoal_kv_head_bytes(k_dim) + d * group;
+        for (size_t i = 0; i < n; i += 8) {
+            __m256 some = load_f16_of(scale + d + i, n - i);
+            __m256 min = load_f16_of(scale + k_dim + d + i, n - i);
+            for (size_t l = 0; l < n_l; l++) {
+                __m256 q = load_f32_of(lines[l].q + d + i, n - i);
+                mins[l][i / 8 % 2] = _mm256_fmadd_ps(q, min, mins[l][i / 8 % 2]);
+                _mm256_store_ps(scaled[l] + i, _mm256_mul_ps(q, some));
+            }
+        }
+        bring(s->next_k + at, n * group);
+        score_channels(lines, s->k + at, scaled, n, d == 0, group, codes, n_l, n_w);
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        __m256 base = _mm256_set1_ps(avx2_tree16(mins[l][0], mins[l][1]));
+        for (size_t i = 0; i < 4; i++) {
+            __m256 dots = _mm256_load_ps(lines[l].weights + 8 * i);
+            _mm256_store_ps(lines[l].weights + 8 * i, _mm256_add_ps(dots, base));
         }
     }
 }
@@ -145,8 +253,23 @@ SHOAL_INLINE float raise_line(line_state *line, bool all)
     return _mm_cvtss_f32(_mm_sub_ss(old_max, new_max));
 }
 
+/* Scales and minima of a block's values, where it has them. */
+typedef struct value_heads {
+    __m256 scale[4], min[4];
+} value_heads;
+
+SHOAL_INLINE value_heads heads_of(const uint8_t *v, form f)
+{
+    value_heads h;
+    for (size_t i = 0; i < 4; i++) {
+        h.scale[i] = f.scales || f.sealed ? avx2_load_f16(v + 16 * i) : _mm256_setzero_ps();
+        h.min[i] = f.sealed ? avx2_load_f16(v + 2 * TOKENS + 16 * i) : h.scale[i];
+    }
+    return h;
+}
+
 /* Scores become weights. Returns the sum of the line's p_t down to the tree's last four lanes. */
-SHOAL_INLINE __m128 weigh_line(line_state *line, const uint8_t *v, form f, bool all)
+SHOAL_INLINE __m128 weigh_line(line_state *line, const value_heads *h, form f, bool all)
 {
     __m256 max = _mm256_broadcast_ss(&line->max);
     __m256 p[4];
@@ -154,8 +277,17 @@ SHOAL_INLINE __m128 weigh_line(line_state *line, const uint8_t *v, form f, bool 
         __m256 s = _mm256_load_ps(line->weights + 8 * i);
         p[i] = exp_of_negative(_mm256_sub_ps(s, max));
         p[i] = all ? p[i] : _mm256_and_ps(p[i], seen(line, i));
-        __m256 weight = f.scales ? _mm256_mul_ps(p[i], avx2_load_f16(v + 16 * i)) : p[i];
+        bool scaled = f.scales || f.sealed;
+        __m256 weight = scaled ? _mm256_mul_ps(p[i], h->scale[i]) : p[i];
         _mm256_store_ps(line->weights + 8 * i, weight);
+    }
+    if (f.sealed) {
+        __m256 mins[4];
+        for (size_t i = 0; i < 4; i++) {
+            mins[i] = _mm256_mul_ps(p[i], h->min[i]);
+            mins[i] = all ? mins[i] : _mm256_and_ps(mins[i], seen(line, i));
+        }
+        line->base = avx2_tree16(_mm256_add_ps(mins[0], mins[2]), _mm256_add_ps(mins[1], mins[3]));
     }
     __m256 eight = _mm256_add_ps(_mm256_add_ps(p[0], p[2]), _mm256_add_ps(p[1], p[3]));
     return _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -174,8 +306,9 @@ SHOAL_INLINE void softmax_tile(const step *s, line_state *lines, size_t n_l, for
         steps[l] = raise_line(&lines[l], s->all);
     }
     _mm256_store_ps(steps, exp_of_negative(_mm256_load_ps(steps)));
+    value_heads h = heads_of(s->v, f);
     for (size_t l = 0; l < n_l; l++) {
-        fours[l] = weigh_line(&lines[l], s->v, f, s->all);
+        fours[l] = weigh_line(&lines[l], &h, f, s->all);
     }
     for (size_t l = 0; l < n_l; l++) {
         __m128 two = _mm_add_ps(fours[l], _mm_movehl_ps(fours[l], fours[l]));
@@ -253,6 +386,66 @@ SHOAL_INLINE void add_tile(const token_span *s, line_state *lines, form f, size_
     }
 }
 
+/* --- sealed values --------------------------------------------------------------------------- */
+
+/* Half or all of a group of channels, from d; those past the row's end go to and fro in some. */
+SHOAL_INLINE void add_codes(const token_span *s, line_state *lines, size_t d, shoal_kv_level level,
+                            codes_fn *codes, size_t n_l, size_t n_w)
+{
+    const size_t stride = shoal_kv_row_bytes(level, s->v_dim);
+    const size_t group = d / SHOAL_KV_GROUP * shoal_kv_group_bytes(level);
+    const size_t n = s->v_dim - d < 8 * n_w ? s->v_dim - d : 8 * n_w;
+    alignas(32) float some[8 * WIDE] = {0};
+    __m256 acc[TILE][WIDE];
+    for (size_t l = 0; l < n_l; l++) {
+        const float *from = lines[l].out + d;
+        if (n < 8 * n_w) {
+            memcpy(some, from, n * sizeof *some);
+            from = some;
+        }
+        for (size_t w = 0; w < n_w; w++) {
+            __m256 out = _mm256_loadu_ps(from + 8 * w);
+            acc[l][w] = s->correct ? _mm256_fmadd_ps(out, _mm256_set1_ps(lines[l].correction),
+                                                     _mm256_set1_ps(lines[l].base))
+                                   : out;
+        }
+    }
+    const uint8_t *row = s->v + s->t0 * stride + group;
+    const uint8_t *ahead = s->next + s->t0 * stride + group;
+    for (size_t t = s->t0; t < s->t1; t++) {
+        _mm_prefetch(ahead, _MM_HINT_T0);
+        __m256 values[WIDE];
+        for (size_t w = 0; w < n_w; w += 2) {
+            codes(row, (d + 8 * w) / 16 % 2, values + w);
+        }
+        for (size_t l = 0; l < n_l; l++) {
+            __m256 weight = _mm256_broadcast_ss(&lines[l].weights[t]);
+            for (size_t w = 0; w < n_w; w++) {
+                acc[l][w] = _mm256_fmadd_ps(weight, values[w], acc[l][w]);
+            }
+        }
+        row += stride;
+        ahead += stride;
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        float *to = n < 8 * n_w ? some : lines[l].out + d;
+        for (size_t w = 0; w < n_w; w++) {
+            _mm256_storeu_ps(to + 8 * w, acc[l][w]);
+        }
+        if (to == some) {
+            memcpy(lines[l].out + d, some, n * sizeof *some);
+        }
+    }
+}
+
+SHOAL_INLINE void add_sealed_tile(const token_span *s, line_state *lines, shoal_kv_level level,
+                                  codes_fn *codes, size_t n_l, size_t n_w)
+{
+    for (size_t d = 0; d < s->v_dim; d += 8 * n_w) {
+        add_codes(s, lines, d, level, codes, n_l, n_w);
+    }
+}
+
 /* --- tiles ----------------------------------------------------------------------------------- */
 
 SHOAL_INLINE void score_lines(const step *s, line_state *lines, size_t n_l, form f)
@@ -310,6 +503,56 @@ SHOAL_INLINE void weigh_lines(const step *s, line_state *lines, size_t n_l, form
     softmax_tile(s, lines, n_l, f);
 }
 
+SHOAL_INLINE void score_sealed_lines(const step *s, line_state *lines, size_t n_l,
+                                     shoal_kv_level level, codes_fn *codes)
+{
+    switch (n_l) {
+    case 1:
+        score_sealed(s, lines, level, codes, 1, 4);
+        break;
+    case 2:
+        score_sealed(s, lines, level, codes, 2, 4);
+        break;
+    case 3:
+        score_sealed(s, lines, level, codes, 3, 2);
+        break;
+    case 4:
+        score_sealed(s, lines, level, codes, 4, 2);
+        break;
+    case 5:
+        score_sealed(s, lines, level, codes, 5, 2);
+        break;
+    default:
+        score_sealed(s, lines, level, codes, 6, 2);
+        break;
+    }
+}
+
+SHOAL_INLINE void add_sealed_lines(const token_span *s, line_state *lines, size_t n_l,
+                                   shoal_kv_level level, codes_fn *codes)
+{
+    switch (n_l) {
+    case 1:
+        add_sealed_tile(s, lines, level, codes, 1, 4);
+        break;
+    case 2:
+        add_sealed_tile(s, lines, level, codes, 2, 4);
+        break;
+    case 3:
+        add_sealed_tile(s, lines, level, codes, 3, 2);
+        break;
+    case 4:
+        add_sealed_tile(s, lines, level, codes, 4, 2);
+        break;
+    case 5:
+        add_sealed_tile(s, lines, level, codes, 5, 2);
+        break;
+    default:
+        add_sealed_tile(s, lines, level, codes, 6, 2);
+        break;
+    }
+}
+
 /* --- stored forms ---------------------------------------------------------------------------- */
 
 SHOAL_INLINE float one_f32(const void *p)
@@ -334,9 +577,10 @@ SHOAL_INLINE __m256 load_q8(const void *p)
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-static const form f32 = {4, 0, avx2_load_f32, one_f32};
-static const form f16 = {2, 0, avx2_load_f16, one_f16};
-static const form q8 = {1, SHOAL_KV_Q8_SCALES, load_q8, one_q8};
+static const form f32 = {4, 0, avx2_load_f32, one_f32, false};
+static const form f16 = {2, 0, avx2_load_f16, one_f16, false};
+static const form q8 = {1, SHOAL_KV_Q8_SCALES, load_q8, one_q8, false};
+static const form sealed = {.sealed = true};
 
 static void weigh_f32(const step *s, line_state *lines, size_t n)
 {
@@ -350,7 +594,7 @@ static void add_f32(const token_span *s, line_state *lines, size_t n)
 
 static void attend_f32(const shoal_attend *a)
 {
-    shoal_attend_walk(a, &(shoal_attend_form){TILE, 0, weigh_f32, add_f32});
+    shoal_attend_walk(a, &(shoal_attend_form){.tile = TILE, .weigh = weigh_f32, .add = add_f32});
 }
 
 static void weigh_f16(const step *s, line_state *lines, size_t n)
@@ -365,7 +609,7 @@ static void add_f16(const token_span *s, line_state *lines, size_t n)
 
 static void attend_f16(const shoal_attend *a)
 {
-    shoal_attend_walk(a, &(shoal_attend_form){TILE, 0, weigh_f16, add_f16});
+    shoal_attend_walk(a, &(shoal_attend_form){.tile = TILE, .weigh = weigh_f16, .add = add_f16});
 }
 
 static void weigh_q8(const step *s, line_state *lines, size_t n)
@@ -380,7 +624,50 @@ static void add_q8(const token_span *s, line_state *lines, size_t n)
 
 static void attend_q8(const shoal_attend *a)
 {
-    shoal_attend_walk(a, &(shoal_attend_form){TILE, SHOAL_KV_Q8_SCALES, weigh_q8, add_q8});
+    const shoal_attend_form how = {
+        .tile = TILE, .scales = SHOAL_KV_Q8_SCALES, .weigh = weigh_q8, .add = add_q8};
+    shoal_attend_walk(a, &how);
+}
+
+static void weigh_sealed(const step *s, line_state *lines, size_t n)
+{
+    switch (s->a->k_level) {
+    case SHOAL_KV_LEVEL_Q8:
+        score_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q8, avx2_codes_q8);
+        break;
+    case SHOAL_KV_LEVEL_Q4:
+        score_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q4, avx2_codes_q4);
+        break;
+    case SHOAL_KV_LEVEL_Q3:
+        score_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q3, avx2_codes_q3);
+        break;
+    }
+    softmax_tile(s, lines, n, sealed);
+}
+
+static void add_sealed(const token_span *s, line_state *lines, size_t n)
+{
+    switch (s->level) {
+    case SHOAL_KV_LEVEL_Q8:
+        add_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q8, avx2_codes_q8);
+        break;
+    case SHOAL_KV_LEVEL_Q4:
+        add_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q4, avx2_codes_q4);
+        break;
+    case SHOAL_KV_LEVEL_Q3:
+        add_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q3, avx2_codes_q3);
+        break;
+    }
+}
+
+static void attend_sealed(const shoal_attend *a)
+{
+    const shoal_attend_form how = {.tile = TILE,
+                                   .weigh = weigh_f16,
+                                   .add = add_f16,
+                                   .weigh_sealed = weigh_sealed,
+                                   .add_sealed = add_sealed};
+    shoal_attend_walk(a, &how);
 }
 
 void shoal_kernels_avx2_attend(shoal_kernels *kernels)
@@ -388,4 +675,5 @@ void shoal_kernels_avx2_attend(shoal_kernels *kernels)
     kernels->attend_f32 = attend_f32;
     kernels->attend_f16 = attend_f16;
     kernels->attend_q8 = attend_q8;
+    kernels->attend_sealed = attend_sealed;
 }

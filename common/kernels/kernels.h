@@ -18,6 +18,7 @@
 #ifndef SHOAL_KERNELS_KERNELS_H
 #define SHOAL_KERNELS_KERNELS_H
 
+#include "common/kernels/kv_block.h"
 #include "common/kernels/panel.h"
 
 enum {
@@ -47,7 +48,14 @@ enum {
  *   l = fma(l, c, sum32(p)) where sum32 is the 16-lane reduction over the 32 entries
  *   out[d] = out[d] * c, then out[d] = fma(p_t, V[t][d], out[d]) for t ascending
  *   (q8: fma(p_t * f32(dv_t), the code as a float, out[d]))
- * At the end out[d] = out[d] / l (division). */
+ * At the end out[d] = out[d] / l (division).
+ *
+ * attend_sealed reads f16 blocks but for blocks sealed_from to sealed_to - 1, which are sealed
+ * (kv_block.h), K at k_level and V at v_level. Those differ from the above in
+ *   dot_t = (fma over d ascending of (q[d] * f32(scale_d)) * code[d][t]) + the 16-lane reduction by
+ *   fma of q[d] * f32(min_d)
+ *   out[d] = fma(out[d], c, sum32(p_t * f32(min_t))), then out[d] = fma(p_t * f32(scale_t),
+ *   code[t][d], out[d]) for t ascending; the summands of tokens that are not seen are 0 */
 typedef struct shoal_attend {
     size_t n_rows;   /* at least 1 */
     size_t n_heads;  /* query heads of the group */
@@ -63,6 +71,9 @@ typedef struct shoal_attend {
     const void *const *v_blocks;
     float *out;        /* [n_rows][out_stride], of which [n_heads][v_dim] are written */
     size_t out_stride; /* at least n_heads * v_dim */
+    /* For attend_sealed; other slots do not read them. */
+    size_t sealed_from, sealed_to;
+    shoal_kv_level k_level, v_level;
 } shoal_attend;
 
 typedef struct shoal_kernels {
@@ -109,6 +120,13 @@ typedef struct shoal_kernels {
     void (*attend_f32)(const shoal_attend *a);
     void (*attend_f16)(const shoal_attend *a);
     void (*attend_q8)(const shoal_attend *a);
+    void (*attend_sealed)(const shoal_attend *a);
+    /* Seals n_rows rows of n elements from x, f16 [n_rows][n], into shoal_kv_sealed_bytes bytes of
+     * block, all of which are written, or opens them again (kv_block.h). n_rows and n are at least
+     * 1, n_rows at most SHOAL_HEAD_DIM_MAX. */
+    void (*kv_seal)(shoal_kv_level level, size_t n_rows, size_t n, const uint16_t *x, void *block);
+    void (*kv_unseal)(shoal_kv_level level, size_t n_rows, size_t n, const void *block,
+                      uint16_t *x);
 
     /* Largest value and its lowest index; NaN never wins (all NaN: index 0). n at least 1. */
     size_t (*argmax)(size_t n, const float *x, float *ret_max);

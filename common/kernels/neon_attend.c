@@ -8,6 +8,7 @@
 #include "common/kernels/tiers_internal.h"
 
 #include "common/kernels/math.h"
+#include "common/kernels/neon_kv_codes.h"
 #include "common/kernels/neon_math.h"
 
 #include <math.h>
@@ -18,7 +19,8 @@ enum {
     TILE = 4,             /* lines */
     WIDE = 4,             /* vectors of lanes at a time: with four lines sixteen sums */
     VECTORS = TOKENS / 4, /* of the tokens of a block */
-    LANES = 4 * WIDE
+    LANES = 4 * WIDE,
+    CHUNK = 64 /* channels of sealed keys at a time */
 };
 
 /* One stored form. */
@@ -28,7 +30,11 @@ typedef struct form {
     void (*load_wide)(const uint8_t *p, float32x4_t v[WIDE]);
     float32x4_t (*load)(const uint8_t *p);
     float (*load_one)(const uint8_t *p);
+    bool sealed; /* the blocks that the call says are */
 } form;
+
+/* One level of sealed blocks: codes 16 * half to 16 * half + 15 of a group. */
+typedef void codes_fn(const uint8_t *group, size_t half, float32x4_t ret[WIDE]);
 
 typedef struct line_state {
     const float *q;
@@ -38,6 +44,7 @@ typedef struct line_state {
     float max;
     float sum;
     float correction;
+    float base; /* sealed values: the minima's part of every channel */
     bool begun;
     float weights[TOKENS]; /* dots, then p_t times the scale of the value */
 } line_state;
@@ -46,6 +53,7 @@ typedef struct line_state {
 typedef struct block_pair {
     const uint8_t *k;
     const uint8_t *v;
+    bool sealed;
 } block_pair;
 
 /* --- scores ---------------------------------------------------------------------------------- */
@@ -74,6 +82,103 @@ SHOAL_INLINE void score(size_t k_dim, line_state *lines, const uint8_t *k, form 
                 vst1q_f32(lines[l].weights + t + 4 * w, acc[l][w]);
             }
         }
+    }
+}
+
+/* --- scores of sealed keys ------------------------------------------------------------------- */
+
+/* Four halves or floats, or the n that there are and zeros. */
+SHOAL_INLINE float32x4_t load_f16_of(const uint16_t *p, size_t n)
+{
+    uint16_t some[4] = {0};
+    if (n < 4) {
+        memcpy(some, p, n * sizeof *p);
+        p = some;
+    }
+    return neon_load_f16(p);
+}
+
+SHOAL_INLINE float32x4_t load_f32_of(const float *p, size_t n)
+{
+    float some[4] = {0};
+    if (n < 4) {
+        memcpy(some, p, n * sizeof *p);
+        p = some;
+    }
+    return neon_load_f32(p);
+}
+
+/* Takes n channels into the dots, which begin at 0 with the first. */
+SHOAL_INLINE void score_channels(line_state *lines, const uint8_t *row, float scaled[TILE][CHUNK],
+                                 size_t n, bool first, size_t group, codes_fn *codes, size_t n_l)
+{
+    for (size_t t = 0; t < TOKENS; t += LANES) {
+        float32x4_t acc[TILE][WIDE];
+        for (size_t i = 0; i < n_l * WIDE; i++) {
+            const float *dots = lines[i / WIDE].weights + t + 4 * (i % WIDE);
+            acc[i / WIDE][i % WIDE] = first ? vdupq_n_f32(0.0F) : vld1q_f32(dots);
+        }
+        for (size_t d = 0; d < n; d++) {
+            float32x4_t keys[WIDE];
+            codes(row + d * group, t / LANES, keys);
+            for (size_t l = 0; l < n_l; l++) {
+                float32x4_t q = vld1q_dup_f32(&scaled[l][d]);
+                for (size_t w = 0; w < WIDE; w++) {
+                    acc[l][w] = vfmaq_f32(acc[l][w], q, keys[w]);
+                }
+            }
+        }
+        for (size_t i = 0; i < n_l * WIDE; i++) {
+            vst1q_f32(lines[i / WIDE].weights + t + 4 * (i % WIDE), acc[i / WIDE][i % WIDE]);
+        }
+    }
+}
+
+SHOAL_INLINE void score_sealed(size_t k_dim, line_state *lines, const uint8_t *k,
+                               shoal_kv_level level, codes_fn *codes, size_t n_l)
+{
+    const size_t group = shoal_kv_group_bytes(level);
+    const uint16_t *scale = (const uint16_t *)(const void *)k;
+    const uint8_t *rows = k + shoal_kv_head_bytes(k_dim);
+    float32x4_t mins[TILE][4];
+    for (size_t i = 0; i < n_l * 4; i++) {
+        mins[i / 4][i % 4] = vdupq_n_f32(0.0F);
+    }
+    for (size_t d = 0; d < k_dim; d += CHUNK) {
+        float scaled[TILE][CHUNK];
+        size_t n = k_dim - d < CHUNK ? k_dim - d : CHUNK;
+        for (size_t i = 0; i < n; i += 4) {
+            float32x4_t some = load_f16_of(scale + d + i, n - i);
+            float32x4_t min = load_f16_of(scale + k_dim + d + i, n - i);
+            for (size_t l = 0; l < n_l; l++) {
+                float32x4_t q = load_f32_of(lines[l].q + d + i, n - i);
+                mins[l][i / 4 % 4] = vfmaq_f32(mins[l][i / 4 % 4], q, min);
+                vst1q_f32(scaled[l] + i, vmulq_f32(q, some));
+            }
+        }
+        score_channels(lines, rows + d * group, scaled, n, d == 0, group, codes, n_l);
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        float32x4_t base = vdupq_n_f32(neon_tree16(mins[l]));
+        for (size_t t = 0; t < TOKENS; t += 4) {
+            vst1q_f32(lines[l].weights + t, vaddq_f32(vld1q_f32(lines[l].weights + t), base));
+        }
+    }
+}
+
+SHOAL_INLINE void score_level(const shoal_attend *a, line_state *lines, const uint8_t *k,
+                              size_t n_l)
+{
+    switch (a->k_level) {
+    case SHOAL_KV_LEVEL_Q8:
+        score_sealed(a->k_dim, lines, k, SHOAL_KV_LEVEL_Q8, neon_kv_codes_q8, n_l);
+        break;
+    case SHOAL_KV_LEVEL_Q4:
+        score_sealed(a->k_dim, lines, k, SHOAL_KV_LEVEL_Q4, neon_kv_codes_q4, n_l);
+        break;
+    case SHOAL_KV_LEVEL_Q3:
+        score_sealed(a->k_dim, lines, k, SHOAL_KV_LEVEL_Q3, neon_kv_codes_q3, n_l);
+        break;
     }
 }
 
@@ -120,8 +225,20 @@ SHOAL_INLINE void softmax_line(const shoal_attend *a, line_state *line, block_pa
     for (size_t i = 0; i < VECTORS; i++) {
         float32x4_t p = neon_exp(vsubq_f32(s[i], vdupq_n_f32(new_max)));
         s[i] = vbslq_f32(seen(line, i), p, vdupq_n_f32(0.0F));
-        float32x4_t weight = f.scales ? vmulq_f32(s[i], neon_load_f16(b.v + 8 * i)) : s[i];
+        bool scaled = f.scales || b.sealed;
+        float32x4_t weight = scaled ? vmulq_f32(s[i], neon_load_f16(b.v + 8 * i)) : s[i];
         vst1q_f32(line->weights + 4 * i, weight);
+    }
+    if (b.sealed) {
+        float32x4_t mins[VECTORS];
+        for (size_t i = 0; i < VECTORS; i++) {
+            mins[i] = vmulq_f32(s[i], neon_load_f16(b.v + 2 * TOKENS + 8 * i));
+            mins[i] = vbslq_f32(seen(line, i), mins[i], vdupq_n_f32(0.0F));
+        }
+        for (size_t i = 0; i < 4; i++) {
+            mins[i] = vaddq_f32(mins[i], mins[i + 4]);
+        }
+        line->base = neon_tree16(mins);
     }
     float32x4_t lanes[4];
     for (size_t i = 0; i < 4; i++) {
@@ -189,25 +306,100 @@ SHOAL_INLINE void add_values(line_state *lines, const uint8_t *v, size_t v_dim, 
     }
 }
 
+/* --- sealed values --------------------------------------------------------------------------- */
+
+/* Half a group of channels, from d; those past the row's end go to and fro in some. */
+SHOAL_INLINE void add_codes(line_state *lines, const uint8_t *v, size_t v_dim, size_t d,
+                            shoal_kv_level level, codes_fn *codes, size_t n_l)
+{
+    const size_t stride = shoal_kv_row_bytes(level, v_dim);
+    const size_t n = v_dim - d < LANES ? v_dim - d : LANES;
+    float some[LANES] = {0};
+    float32x4_t acc[TILE][WIDE];
+    v += d / SHOAL_KV_GROUP * shoal_kv_group_bytes(level);
+    for (size_t l = 0; l < n_l; l++) {
+        const float *from = lines[l].out + d;
+        if (n < LANES) {
+            memcpy(some, from, n * sizeof *some);
+            from = some;
+        }
+        for (size_t w = 0; w < WIDE; w++) {
+            acc[l][w] = vfmaq_f32(vdupq_n_f32(lines[l].base), vld1q_f32(from + 4 * w),
+                                  vdupq_n_f32(lines[l].correction));
+        }
+    }
+    for (size_t t = lines[0].t0; t < lines[0].t1; t++) {
+        float32x4_t values[WIDE];
+        codes(v + t * stride, d / LANES % 2, values);
+        for (size_t l = 0; l < n_l; l++) {
+            float32x4_t p = vld1q_dup_f32(lines[l].weights + t);
+            for (size_t w = 0; w < WIDE; w++) {
+                acc[l][w] = vfmaq_f32(acc[l][w], p, values[w]);
+            }
+        }
+    }
+    for (size_t l = 0; l < n_l; l++) {
+        float *to = n < LANES ? some : lines[l].out + d;
+        for (size_t w = 0; w < WIDE; w++) {
+            vst1q_f32(to + 4 * w, acc[l][w]);
+        }
+        if (to == some) {
+            memcpy(lines[l].out + d, some, n * sizeof *some);
+        }
+    }
+}
+
+SHOAL_INLINE void add_level(const shoal_attend *a, line_state *lines, const uint8_t *v, size_t n_l)
+{
+    v += shoal_kv_head_bytes(TOKENS);
+    for (size_t d = 0; d < a->v_dim; d += LANES) {
+        switch (a->v_level) {
+        case SHOAL_KV_LEVEL_Q8:
+            add_codes(lines, v, a->v_dim, d, SHOAL_KV_LEVEL_Q8, neon_kv_codes_q8, n_l);
+            break;
+        case SHOAL_KV_LEVEL_Q4:
+            add_codes(lines, v, a->v_dim, d, SHOAL_KV_LEVEL_Q4, neon_kv_codes_q4, n_l);
+            break;
+        case SHOAL_KV_LEVEL_Q3:
+            add_codes(lines, v, a->v_dim, d, SHOAL_KV_LEVEL_Q3, neon_kv_codes_q3, n_l);
+            break;
+        }
+    }
+}
+
 /* --- tiles ----------------------------------------------------------------------------------- */
+
+SHOAL_INLINE void add_block(const shoal_attend *a, line_state *lines, block_pair b, form f,
+                            size_t n_l)
+{
+    if (b.sealed) {
+        add_level(a, lines, b.v, n_l);
+    } else {
+        add_values(lines, b.v + f.scales, a->v_dim, f, n_l);
+    }
+}
 
 /* One block for the n_l lines that see some of it. Values are shared where all see the same tokens,
  * which is everywhere but at the ends of different rows. */
 SHOAL_INLINE void attend_block(const shoal_attend *a, line_state *lines, block_pair b, form f,
                                size_t n_l)
 {
-    score(a->k_dim, lines, b.k + f.scales, f, n_l);
+    if (b.sealed) {
+        score_level(a, lines, b.k, n_l);
+    } else {
+        score(a->k_dim, lines, b.k + f.scales, f, n_l);
+    }
     bool same = true;
     for (size_t l = 0; l < n_l; l++) {
         softmax_line(a, &lines[l], b, f);
         same = same && lines[l].t0 == lines[0].t0 && lines[l].t1 == lines[0].t1;
     }
     if (same) {
-        add_values(lines, b.v + f.scales, a->v_dim, f, n_l);
+        add_block(a, lines, b, f, n_l);
         return;
     }
     for (size_t l = 0; l < n_l; l++) {
-        add_values(&lines[l], b.v + f.scales, a->v_dim, f, 1);
+        add_block(a, &lines[l], b, f, 1);
     }
 }
 
@@ -259,7 +451,8 @@ SHOAL_INLINE void attend_tile(const shoal_attend *a, size_t n0, size_t n, form f
     begin_lines(a, n0, n, lines);
     size_t end = a->n_tokens + (n0 + n - 1) / a->n_heads;
     for (size_t b = first_of(a, n0 / a->n_heads) / TOKENS; b * TOKENS < end; b++) {
-        block_pair block = {a->k_blocks[b], a->v_blocks[b]};
+        block_pair block = {a->k_blocks[b], a->v_blocks[b],
+                            f.sealed && b >= a->sealed_from && b < a->sealed_to};
         size_t n_l = 0;
         size_t from = lines_of_block(b * TOKENS, n, lines, &n_l);
         switch (n_l) {
@@ -358,17 +551,22 @@ SHOAL_INLINE float one_q8(const uint8_t *p)
 
 static void attend_f32(const shoal_attend *a)
 {
-    attend(a, (form){4, 0, wide_f32, load_f32, one_f32});
+    attend(a, (form){4, 0, wide_f32, load_f32, one_f32, false});
 }
 
 static void attend_f16(const shoal_attend *a)
 {
-    attend(a, (form){2, 0, wide_f16, load_f16, one_f16});
+    attend(a, (form){2, 0, wide_f16, load_f16, one_f16, false});
 }
 
 static void attend_q8(const shoal_attend *a)
 {
-    attend(a, (form){1, SHOAL_KV_Q8_SCALES, wide_q8, load_q8, one_q8});
+    attend(a, (form){1, SHOAL_KV_Q8_SCALES, wide_q8, load_q8, one_q8, false});
+}
+
+static void attend_sealed(const shoal_attend *a)
+{
+    attend(a, (form){2, 0, wide_f16, load_f16, one_f16, true});
 }
 
 /* --- storing --------------------------------------------------------------------------------- */
@@ -401,4 +599,5 @@ void shoal_kernels_neon_attend(shoal_kernels *kernels)
     kernels->attend_f32 = attend_f32;
     kernels->attend_f16 = attend_f16;
     kernels->attend_q8 = attend_q8;
+    kernels->attend_sealed = attend_sealed;
 }

@@ -88,6 +88,7 @@ static void kv_store_q8(size_t k_dim, size_t v_dim, const float *k, const float 
 typedef struct form {
     float (*element)(const void *block, size_t i);
     float (*scale)(const void *block, size_t t); /* NULL: none */
+    bool sealed;                                 /* where the call says so */
 } form;
 
 static float element_f32(const void *block, size_t i)
@@ -105,6 +106,16 @@ static float element_q8(const void *block, size_t i)
     return (float)((const int8_t *)block)[SHOAL_KV_Q8_SCALES + i];
 }
 
+static float tree16(float lane[N_LANES])
+{
+    for (size_t half = N_LANES / 2; half > 0; half /= 2) {
+        for (size_t j = 0; j < half; j++) {
+            lane[j] = lane[j] + lane[j + half];
+        }
+    }
+    return lane[0];
+}
+
 /* Element j and j + 16 to lane j, then the tree. */
 static float sum32(const float p[TOKENS])
 {
@@ -112,12 +123,7 @@ static float sum32(const float p[TOKENS])
     for (size_t j = 0; j < N_LANES; j++) {
         lane[j] = p[j] + p[j + N_LANES];
     }
-    for (size_t half = N_LANES / 2; half > 0; half /= 2) {
-        for (size_t j = 0; j < half; j++) {
-            lane[j] = lane[j] + lane[j + half];
-        }
-    }
-    return lane[0];
+    return tree16(lane);
 }
 
 /* What a row's head carries from block to block. */
@@ -138,6 +144,65 @@ static float score(const shoal_attend *a, const void *k, size_t t, const float *
     return a->softcap == 0 ? s : a->softcap * shoal_tanhf(s / a->softcap);
 }
 
+/* --- sealed blocks ---------------------------------------------------------------------------- */
+
+static bool is_sealed(const shoal_attend *a, size_t block, const form *f)
+{
+    return f->sealed && block >= a->sealed_from && block < a->sealed_to;
+}
+
+/* The minima's part of every token's dot. */
+static float key_base(const shoal_attend *a, const void *k, const float *q)
+{
+    const uint16_t *min = (const uint16_t *)k + a->k_dim;
+    float lane[N_LANES] = {0};
+    for (size_t d = 0; d < a->k_dim; d++) {
+        lane[d % N_LANES] = fmaf(q[d], shoal_f16_to_f32(min[d]), lane[d % N_LANES]);
+    }
+    return tree16(lane);
+}
+
+static float score_sealed(const shoal_attend *a, const void *k, size_t t, const float *q,
+                          float base)
+{
+    const uint16_t *scale = k;
+    const uint8_t *codes = (const uint8_t *)k + shoal_kv_head_bytes(a->k_dim);
+    size_t row = shoal_kv_row_bytes(a->k_level, TOKENS);
+    float dot = 0;
+    for (size_t d = 0; d < a->k_dim; d++) {
+        float code = (float)shoal_kv_code(a->k_level, codes + d * row, t);
+        dot = fmaf(q[d] * shoal_f16_to_f32(scale[d]), code, dot);
+    }
+    float s = (dot + base) * a->scale;
+    return a->softcap == 0 ? s : a->softcap * shoal_tanhf(s / a->softcap);
+}
+
+/* Tokens [t0, t1) of sealed values, by weights p. */
+static void add_sealed(const shoal_attend *a, const void *v, size_t t0, size_t t1, float carry,
+                       const float p[TOKENS], float *out)
+{
+    const uint16_t *scale = v;
+    const uint8_t *codes = (const uint8_t *)v + shoal_kv_head_bytes(TOKENS);
+    size_t row = shoal_kv_row_bytes(a->v_level, a->v_dim);
+    float mins[TOKENS] = {0};
+    for (size_t t = t0; t < t1; t++) {
+        mins[t] = p[t] * shoal_f16_to_f32(scale[TOKENS + t]);
+    }
+    float base = sum32(mins);
+    for (size_t d = 0; d < a->v_dim; d++) {
+        size_t at = d / SHOAL_KV_GROUP * shoal_kv_group_bytes(a->v_level);
+        float acc = fmaf(out[d], carry, base);
+        for (size_t t = t0; t < t1; t++) {
+            const uint8_t *group = codes + t * row + at;
+            float code = (float)shoal_kv_code(a->v_level, group, d % SHOAL_KV_GROUP);
+            acc = fmaf(p[t] * shoal_f16_to_f32(scale[t]), code, acc);
+        }
+        out[d] = acc;
+    }
+}
+
+/* --- blocks ----------------------------------------------------------------------------------- */
+
 /* Takes tokens [t0, t1) of one block into one head's state and output. */
 static void attend_block(const shoal_attend *a, size_t block, size_t t0, size_t t1, bool first,
                          const form *f, head_state *state)
@@ -145,8 +210,11 @@ static void attend_block(const shoal_attend *a, size_t block, size_t t0, size_t 
     const void *v = a->v_blocks[block];
     float scores[TOKENS];
     float max = state->max;
+    bool sealed = is_sealed(a, block, f);
+    float base = sealed ? key_base(a, a->k_blocks[block], state->q) : 0;
     for (size_t t = t0; t < t1; t++) {
-        scores[t] = score(a, a->k_blocks[block], t, state->q, f);
+        scores[t] = sealed ? score_sealed(a, a->k_blocks[block], t, state->q, base)
+                           : score(a, a->k_blocks[block], t, state->q, f);
         max = scores[t] > max ? scores[t] : max;
     }
     float carry = first ? 0 : shoal_expf(state->max - max);
@@ -156,6 +224,10 @@ static void attend_block(const shoal_attend *a, size_t block, size_t t0, size_t 
     }
     state->max = max;
     state->sum = fmaf(state->sum, carry, sum32(p));
+    if (sealed) {
+        add_sealed(a, v, t0, t1, carry, p, state->out);
+        return;
+    }
     for (size_t t = t0; f->scale && t < t1; t++) {
         p[t] = p[t] * f->scale(v, t);
     }
@@ -216,6 +288,11 @@ static void attend_q8(const shoal_attend *a)
     attend(a, (form){.element = element_q8, .scale = element_f16});
 }
 
+static void attend_sealed(const shoal_attend *a)
+{
+    attend(a, (form){.element = element_f16, .sealed = true});
+}
+
 void shoal_kernels_scalar_attend(shoal_kernels *kernels)
 {
     kernels->kv_store_f32 = kv_store_f32;
@@ -224,4 +301,5 @@ void shoal_kernels_scalar_attend(shoal_kernels *kernels)
     kernels->attend_f32 = attend_f32;
     kernels->attend_f16 = attend_f16;
     kernels->attend_q8 = attend_q8;
+    kernels->attend_sealed = attend_sealed;
 }

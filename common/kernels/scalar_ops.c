@@ -127,6 +127,7 @@ void shoal_kernels_init_scalar(shoal_kernels *kernels)
     kernels->tier = "scalar";
     shoal_kernels_scalar_gemm(kernels);
     shoal_kernels_scalar_attend(kernels);
+    shoal_kernels_scalar_seal(kernels);
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;
     kernels->rope_halves = rope_halves;

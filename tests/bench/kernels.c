@@ -4,12 +4,14 @@
  * bit, then timed. Matrices are taken once larger than the caches (what decoding meets) and once
  * inside them (what the arithmetic can do).
  */
+#include "common/base/macros.h"
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/kernels/kernels.h"
 #include "tests/bench/bench.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -428,22 +430,46 @@ static void bench_rows(bench *b)
 
 /* --- attention -------------------------------------------------------------------------------- */
 
+/* The blocks of so many KV heads or layers, each of them attended in turn. */
+typedef struct attends {
+    shoal_attend a;
+    size_t n_sets;
+    const void **k_blocks; /* [n_sets][N_BLOCKS] */
+    const void **v_blocks;
+} attends;
+
+static void run_attends(const attends *s, void (*attend)(const shoal_attend *a))
+{
+    shoal_attend a = s->a;
+    for (size_t i = 0; i < s->n_sets; i++) {
+        a.k_blocks = s->k_blocks + i * N_BLOCKS;
+        a.v_blocks = s->v_blocks + i * N_BLOCKS;
+        attend(&a);
+    }
+}
+
 static void run_attend_f32(void *context)
 {
     const job *j = context;
-    j->kernels->attend_f32(j->operands);
+    run_attends(j->operands, j->kernels->attend_f32);
 }
 
 static void run_attend_f16(void *context)
 {
     const job *j = context;
-    j->kernels->attend_f16(j->operands);
+    run_attends(j->operands, j->kernels->attend_f16);
 }
 
 static void run_attend_q8(void *context)
 {
     const job *j = context;
-    j->kernels->attend_q8(j->operands);
+    run_attends(j->operands, j->kernels->attend_q8);
+}
+
+static void run_attend_sealed(void *context)
+{
+    const job *j = context;
+    run_attends(j->operands, j->kernels->attend_sealed);
 }
 
 /* One stored form. */
@@ -453,28 +479,47 @@ typedef struct stored {
     size_t scales;  /* bytes in front of a block */
     size_t store;   /* offset of the slot */
     bench_fn *run;
+    bool sealed; /* afterwards, all but the first and the last block */
+    shoal_kv_level level;
 } stored;
 
 static const stored forms[] = {
-    {"attend_f32", 4, 0, offsetof(shoal_kernels, kv_store_f32), run_attend_f32},
-    {"attend_f16", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_f16},
-    {"attend_q8", 1, SHOAL_KV_Q8_SCALES, offsetof(shoal_kernels, kv_store_q8), run_attend_q8},
+    {"attend_f32", 4, 0, offsetof(shoal_kernels, kv_store_f32), run_attend_f32, false, 0},
+    {"attend_f16", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_f16, false, 0},
+    {"attend_q8", 1, SHOAL_KV_Q8_SCALES, offsetof(shoal_kernels, kv_store_q8), run_attend_q8, false,
+     0},
+    {"attend_sealed_q8", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_sealed, true,
+     SHOAL_KV_LEVEL_Q8},
+    {"attend_sealed_q4", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_sealed, true,
+     SHOAL_KV_LEVEL_Q4},
+    {"attend_sealed_q3", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_sealed, true,
+     SHOAL_KV_LEVEL_Q3},
 };
+
+/* Seals the blocks where they are. Returns the bytes that attention reads. */
+static uint64_t seal_blocks(bench *b, const stored *f, size_t dim, size_t block, uint8_t *keys,
+                            uint8_t *values)
+{
+    uint16_t *x = allocate(dim * SHOAL_KV_BLOCK, sizeof *x);
+    for (size_t i = 1; i + 1 < N_BLOCKS; i++) {
+        memcpy(x, keys + i * block, dim * SHOAL_KV_BLOCK * sizeof *x);
+        b->scalar.kv_seal(f->level, dim, SHOAL_KV_BLOCK, x, keys + i * block);
+        memcpy(x, values + i * block, dim * SHOAL_KV_BLOCK * sizeof *x);
+        b->scalar.kv_seal(f->level, SHOAL_KV_BLOCK, dim, x, values + i * block);
+    }
+    shoal_free(x);
+    size_t sealed = shoal_kv_sealed_bytes(f->level, dim, SHOAL_KV_BLOCK) +
+                    shoal_kv_sealed_bytes(f->level, SHOAL_KV_BLOCK, dim);
+    return (N_BLOCKS - 2) * (uint64_t)sealed + 4 * (uint64_t)block;
+}
 
 typedef void store_fn(size_t k_dim, size_t v_dim, const float *k, const float *v, size_t slot,
                       void *kblock, void *vblock);
 
-static void bench_attention(bench *b, const stored *f, size_t n_rows, size_t n_heads,
-                            size_t head_dim)
+/* Fills one set of blocks. Returns the bytes that attention reads of them. */
+static uint64_t fill_set(bench *b, const stored *f, size_t head_dim, size_t block, uint8_t *keys,
+                         uint8_t *values)
 {
-    if (!is_wanted(b, f->slot)) {
-        return;
-    }
-    size_t block = f->scales + head_dim * SHOAL_KV_BLOCK * f->element;
-    uint8_t *keys = allocate(N_BLOCKS, block);
-    uint8_t *values = allocate(N_BLOCKS, block);
-    const void *k_blocks[N_BLOCKS];
-    const void *v_blocks[N_BLOCKS];
     float *row = random_row(b, 2 * head_dim);
     store_fn *store = NULL;
     memcpy(&store, (const char *)&b->scalar + f->store, sizeof store);
@@ -482,53 +527,145 @@ static void bench_attention(bench *b, const stored *f, size_t n_rows, size_t n_h
         size_t at = t / SHOAL_KV_BLOCK * block;
         row[t % head_dim] += 0.125F;
         store(head_dim, head_dim, row, row + head_dim, t % SHOAL_KV_BLOCK, keys + at, values + at);
-        k_blocks[t / SHOAL_KV_BLOCK] = keys + at;
-        v_blocks[t / SHOAL_KV_BLOCK] = values + at;
+    }
+    shoal_free(row);
+    return f->sealed ? seal_blocks(b, f, head_dim, block, keys, values)
+                     : 2 * N_BLOCKS * (uint64_t)block;
+}
+
+static void bench_attention(bench *b, const stored *f, size_t n_sets, size_t n_rows, size_t n_heads,
+                            size_t head_dim)
+{
+    if (!is_wanted(b, f->slot)) {
+        return;
+    }
+    size_t block = f->scales + head_dim * SHOAL_KV_BLOCK * f->element;
+    size_t set = N_BLOCKS * block;
+    uint8_t *keys = allocate(n_sets, set);
+    uint8_t *values = allocate(n_sets, set);
+    const void **pointers = allocate(2 * n_sets * N_BLOCKS, sizeof *pointers);
+    uint64_t n_bytes = n_sets * fill_set(b, f, head_dim, block, keys, values);
+    for (size_t i = 0; i < n_sets * N_BLOCKS; i++) {
+        pointers[i] = keys + i * block;
+        pointers[n_sets * N_BLOCKS + i] = values + i * block;
+    }
+    for (size_t i = 1; i < n_sets; i++) {
+        memcpy(keys + i * set, keys, set);
+        memcpy(values + i * set, values, set);
     }
     size_t n_lines = n_rows * n_heads;
     float *q = random_row(b, n_lines * head_dim);
     float *out = random_row(b, n_lines * head_dim);
-    shoal_attend a = {
-        .n_rows = n_rows,
-        .n_heads = n_heads,
-        .k_dim = head_dim,
-        .v_dim = head_dim,
-        .n_tokens = N_TOKENS - n_rows + 1,
-        .scale = 0.0883883F,
-        .q = q,
-        .q_stride = n_heads * head_dim,
-        .k_blocks = k_blocks,
-        .v_blocks = v_blocks,
-        .out = out,
-        .out_stride = n_heads * head_dim,
-    };
+    attends s = {.a = {.n_rows = n_rows,
+                       .n_heads = n_heads,
+                       .k_dim = head_dim,
+                       .v_dim = head_dim,
+                       .n_tokens = N_TOKENS - n_rows + 1,
+                       .scale = 0.0883883F,
+                       .q = q,
+                       .q_stride = n_heads * head_dim,
+                       .out = out,
+                       .out_stride = n_heads * head_dim,
+                       .sealed_from = 1,
+                       .sealed_to = N_BLOCKS - 1,
+                       .k_level = f->level,
+                       .v_level = f->level},
+                 .n_sets = n_sets,
+                 .k_blocks = pointers,
+                 .v_blocks = pointers + n_sets * N_BLOCKS};
     char shape[64];
-    snprintf(shape, sizeof shape, "%zu x %zu heads of %zu, %d tokens", n_rows, n_heads, head_dim,
-             N_TOKENS);
-    work w = {f->slot,
-              shape,
-              2 * N_BLOCKS * (uint64_t)block,
-              4 * (uint64_t)(n_lines * head_dim * N_TOKENS),
-              f->run,
-              &a,
-              out,
-              n_lines * head_dim * sizeof *out};
+    snprintf(shape, sizeof shape, "%zu x %zu heads of %zu, %d tokens%s", n_rows, n_heads, head_dim,
+             N_TOKENS, n_sets > 1 ? ", cold" : "");
+    work w = {f->slot, shape, n_bytes, 4 * (uint64_t)(n_sets * n_lines * head_dim * N_TOKENS),
+              f->run,  &s,    out,     n_lines * head_dim * sizeof *out};
     bench_work(b, &w);
     shoal_free(keys);
     shoal_free(values);
-    shoal_free(row);
+    shoal_free(pointers);
     shoal_free(q);
     shoal_free(out);
 }
 
-/* Decoding with a group, one head alone, and eight rows of a prompt. */
+/* --- sealing ---------------------------------------------------------------------------------- */
+
+typedef struct codec {
+    shoal_kv_level level;
+    uint16_t *x;    /* K and V of N_SEALED blocks, [2][32 * DIM_MAX] each */
+    uint8_t *block; /* sealed, each at a multiple of bytes */
+    size_t bytes;
+} codec;
+
+enum {
+    N_SEALED = 64, /* blocks: 1 MiB of f16 */
+    N_ELEMENTS = DIM_MAX * SHOAL_KV_BLOCK
+};
+
+static void run_seal(void *context)
+{
+    const job *j = context;
+    const codec *c = j->operands;
+    for (size_t i = 0; i < N_SEALED; i++) {
+        const uint16_t *x = c->x + 2 * i * N_ELEMENTS;
+        uint8_t *block = c->block + 2 * i * c->bytes;
+        j->kernels->kv_seal(c->level, DIM_MAX, SHOAL_KV_BLOCK, x, block);
+        j->kernels->kv_seal(c->level, SHOAL_KV_BLOCK, DIM_MAX, x + N_ELEMENTS, block + c->bytes);
+    }
+}
+
+static void run_unseal(void *context)
+{
+    const job *j = context;
+    const codec *c = j->operands;
+    for (size_t i = 0; i < N_SEALED; i++) {
+        uint16_t *x = c->x + 2 * i * N_ELEMENTS;
+        const uint8_t *block = c->block + 2 * i * c->bytes;
+        j->kernels->kv_unseal(c->level, DIM_MAX, SHOAL_KV_BLOCK, block, x);
+        j->kernels->kv_unseal(c->level, SHOAL_KV_BLOCK, DIM_MAX, block + c->bytes, x + N_ELEMENTS);
+    }
+}
+
+/* GB/s is of f16. */
+static void bench_seals(bench *b)
+{
+    static const char *const slots[][2] = {{"kv_seal_q8", "kv_unseal_q8"},
+                                           {"kv_seal_q4", "kv_unseal_q4"},
+                                           {"kv_seal_q3", "kv_unseal_q3"}};
+    for (size_t level = 0; level < SHOAL_KV_LEVELS; level++) {
+        codec c = {.level = (shoal_kv_level)level};
+        c.bytes = shoal_kv_sealed_bytes(c.level, DIM_MAX, SHOAL_KV_BLOCK);
+        c.x = allocate(2 * N_SEALED * N_ELEMENTS, sizeof *c.x);
+        c.block = allocate(2 * N_SEALED, c.bytes);
+        for (size_t i = 0; i < 2 * N_SEALED * N_ELEMENTS; i++) {
+            c.x[i] = (uint16_t)(0x3000 + shoal_rng_next(&b->rng) % 0x0C00);
+        }
+        run_seal(&(job){&b->scalar, &c}); /* what is opened */
+        const work works[] = {
+            {slots[level][0], "64 blocks of 128", 4 * (uint64_t)N_SEALED * N_ELEMENTS, 0, run_seal,
+             &c, c.block, 2 * N_SEALED * c.bytes},
+            {slots[level][1], "64 blocks of 128", 4 * (uint64_t)N_SEALED * N_ELEMENTS, 0,
+             run_unseal, &c, c.x, 2 * N_SEALED * N_ELEMENTS * sizeof *c.x},
+        };
+        for (size_t i = 0; i < SHOAL_COUNT(works); i++) {
+            if (is_wanted(b, works[i].slot)) {
+                bench_work(b, &works[i]);
+            }
+        }
+        shoal_free(c.x);
+        shoal_free(c.block);
+    }
+}
+
+/* Decoding with a group, one head alone, and eight rows of a prompt, with blocks in the second
+ * cache; then the group with the blocks of many layers, which no cache holds. */
 static void bench_attentions(bench *b)
 {
+    size_t n_cold = b->matrix_bytes / (2 * N_TOKENS * DIM_MAX * sizeof(uint16_t));
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-        bench_attention(b, &forms[i], 1, 4, 64);
-        bench_attention(b, &forms[i], 1, 4, DIM_MAX);
-        bench_attention(b, &forms[i], 1, 1, DIM_MAX);
-        bench_attention(b, &forms[i], 8, 4, 64);
+        bench_attention(b, &forms[i], 1, 1, 4, 64);
+        bench_attention(b, &forms[i], 1, 1, 4, DIM_MAX);
+        bench_attention(b, &forms[i], 1, 1, 1, DIM_MAX);
+        bench_attention(b, &forms[i], 1, 8, 4, 64);
+        bench_attention(b, &forms[i], n_cold > 1 ? n_cold : 2, 1, 4, DIM_MAX);
     }
 }
 
@@ -594,6 +731,7 @@ static int run_all(bench *b, bool json)
     bench_report_begin(&b->report, stdout, json, names);
     bench_products(b);
     bench_attentions(b);
+    bench_seals(b);
     bench_rows(b);
     if (bench_report_end(&b->report) < 0) {
         return 2;
