@@ -128,7 +128,7 @@ static void run(sealed *s, const shoal_kernels *kernels)
 /* Of one row: the stated error of what the layout says, and opening is that rounded. */
 static void check_row(const sealed *s, size_t r)
 {
-    double lo = INFINITY;
+    double lo = (double)INFINITY;
     double hi = -lo;
     for (size_t i = 0; i < s->n; i++) {
         double x = (double)shoal_f16_to_f32(s->x[r * s->n + i]);
