@@ -82,6 +82,7 @@ typedef struct forge_args {
     const char *shape;
     const char *batch;
     const char *kv;
+    const char *seal;
     const char *cpu_mask;
     const char *lora; /* FILE or FILE=STRENGTH */
     const char *name;

@@ -137,6 +137,10 @@ size_t shoal_kv_first(const shoal_kv_seq *seq, size_t layer, size_t n_tokens);
  * n_tokens), from the one that holds first; ceil(n_tokens / 32) - first / 32 pointers each. */
 void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size_t first,
                      size_t n_tokens, const void **ret_k_blocks, const void **ret_v_blocks);
+/* Replaces a full block of every layer, stored as f16, by what sealing it at these levels keeps
+ * (kv_block.h): to measure what a level costs. The sequence holds the block alone. */
+void shoal_kv_seal_loss(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t block,
+                        shoal_kv_level k_level, shoal_kv_level v_level);
 /* Runs a in the stored form of the sequence. */
 void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, const shoal_attend *a);
 

@@ -91,6 +91,22 @@ def test_convert_perplexity_inspect_bench_speak_json():
             ratio = again["ppl"] / base["ppl"]
             expect(1 / factor < ratio < factor, f"{kind}: perplexity {ratio:.3f} of F32")
             expect(json.loads(forge("inspect", "-m", out, "--json").stdout)["type"] == kind, kind)
+
+        def sealed(*args):
+            return json.loads(forge("perplexity", "-m", model, "-f", text, "--ctx", "128", "--kv", "f16", *args, "--json").stdout)
+
+        plain = sealed()
+        expect(plain["kv_bits"] == 16, plain)
+        bits = float("inf")
+        for level in ("q8", "q8k-q4v", "q3"):
+            lossy = sealed("--seal", level)
+            ratio = lossy["ppl"] / plain["ppl"]
+            expect(lossy["ppl"] != plain["ppl"] and 0.9 < ratio < 1.1, f"{level}: perplexity {ratio:.3f} of f16")
+            expect(lossy["kv_bits"] < bits, f"{level}: {lossy}")
+            bits = lossy["kv_bits"]
+        for args, why in ((("--seal", "q5"), "--seal q5: known are"), (("--seal", "q4", "--kv", "f32"), "--seal needs --kv f16")):
+            failed = forge("perplexity", "-m", model, "-f", text, *args, check=False)
+            expect(failed.returncode != 0 and why in failed.stderr, failed.stderr)
         cut = site.file("cut.gguf")
         forge("convert", "-m", model, "--layers", "1", "-o", cut)
         expect(json.loads(forge("inspect", "-m", cut, "--json").stdout)["n_layers"] == 1, "layers")

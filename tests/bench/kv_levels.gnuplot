@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# The table of tests/bench/kv_levels as a picture: gnuplot -e "data='kv_levels.txt'; out='kv_levels.svg'" kv_levels.gnuplot
+set terminal svg noenhanced size 720,420 font "sans-serif,13" background "white"
+set output out
+set key top right reverse Left samplen 2
+set grid ytics lc rgb "#dddddd"
+set border 3
+set tics nomirror
+set title "What sealed KV blocks cost"
+set xlabel "bits of an element, scales and minima included"
+set ylabel "perplexity above f16, per cent"
+models = system("awk 'NR > 1 { print $1 }' ".data." | awk '!seen[$0]++'")
+row(m) = sprintf("< awk '$1 == \"%s\" && $2 != \"f16\" { print $3, $5 + 0, $2 }' %s | sort -n", m, data)
+plot for [m in models] row(m) using 1:2 with linespoints lw 2 pt 7 ps 0.6 title m, \
+     row(word(models, words(models))) using 1:2:3 with labels offset 0,1 font ",10" notitle
