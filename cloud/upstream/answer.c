@@ -80,6 +80,7 @@ static shoal_status take_chunk(upstream_stream *stream, const shoal_reply_chunk 
             return shoal_err_set(err, SHOAL_E_PROTOCOL, "more tokens than max_tokens (%zu)",
                                  stream->n_max);
         }
+        stream->n_ids += chunk->n_ids;
         SHOAL_TRY(tell(stream, chunk->ids, chunk->confidences, chunk->n_ids));
     } else if (chunk->text.length > 0) {
         return shoal_err_set(err, SHOAL_E_PROTOCOL, "text without the token ids it told at start");

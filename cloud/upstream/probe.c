@@ -18,7 +18,7 @@ enum {
     PROBE_TEXT_IDS_MAX = 64
 };
 
-static const char probe_text[] = "The station on the hill measures wind";
+static const char probe_text[] = "Once upon a time there was a little";
 
 typedef struct probe {
     upstream_site *site;
@@ -154,7 +154,7 @@ static shoal_status ignore_tokens(void *ctx, const shoal_sampled *tokens, size_t
     return SHOAL_OK;
 }
 
-/* The answer as a stream of the kind that site->abilities say. */
+/* The answer as a stream of the kind that site->abilities say; ret_n: ids that the engine told. */
 static shoal_status read_stream(probe *p, size_t *ret_n, shoal_err *err)
 {
     upstream_stream stream;
@@ -169,7 +169,7 @@ static shoal_status read_stream(probe *p, size_t *ret_n, shoal_err *err)
     if (status != SHOAL_OK) {
         (void)shoal_err_set(err, status, "upstream %.80s: %s", p->site->url, stream.error.text);
     }
-    *ret_n = stream.n_told;
+    *ret_n = stream.n_ids;
     shoal_upstream_stream_fini(&stream);
     return status;
 }

@@ -69,6 +69,7 @@ typedef struct upstream_stream {
     shoal_buf held; /* text without ids, not yet told */
     size_t n_max;   /* tokens asked for */
     size_t n_told;
+    size_t n_ids;    /* of them by the engine itself, not made of its text or its end */
     bool done;       /* [DONE] has come */
     bool finished;   /* a finish_reason has come */
     bool told_end;   /* an end token was told */

@@ -92,8 +92,8 @@ static inline uint8_t shoal_kv_code(shoal_kv_level level, const uint8_t *group, 
     if (level == SHOAL_KV_LEVEL_Q4) {
         return (uint8_t)(group[j % 16] >> (j / 16 * 4) & 15);
     }
-    unsigned low = group[j % 8] >> (j / 8 * 2) & 3U;
-    unsigned high = group[8 + j / 8] >> (j % 8) & 1U;
+    unsigned low = (unsigned)group[j % 8] >> (j / 8 * 2) & 3U;
+    unsigned high = (unsigned)group[8 + j / 8] >> (j % 8) & 1U;
     return (uint8_t)(low | high << 2);
 }
 
