@@ -7,34 +7,28 @@
  * many as the units have stages. */
 double bench_peak_avx2_int8(size_t n)
 {
-    __m256i a[8];
     const __m256i w = _mm256_set1_epi8(3);
-    for (int i = 0; i < 8; i++) {
-        a[i] = _mm256_setzero_si256();
-    }
+    __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0;
+    __m256i s7 = s0, t0, t1;
     for (size_t r = 0; r < n; r++) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            __m256i t;
-            __asm__ volatile("vpmaddubsw %1, %1, %0" : "=x"(t) : "x"(w));
-            __asm__ volatile("vpaddw %1, %0, %0" : "+x"(a[i]) : "x"(t));
-        }
+        __asm__ volatile("vpmaddubsw %[w], %[w], %8\n\tvpaddw %8, %0, %0\n\t"
+                         "vpmaddubsw %[w], %[w], %9\n\tvpaddw %9, %1, %1\n\t"
+                         "vpmaddubsw %[w], %[w], %8\n\tvpaddw %8, %2, %2\n\t"
+                         "vpmaddubsw %[w], %[w], %9\n\tvpaddw %9, %3, %3\n\t"
+                         "vpmaddubsw %[w], %[w], %8\n\tvpaddw %8, %4, %4\n\t"
+                         "vpmaddubsw %[w], %[w], %9\n\tvpaddw %9, %5, %5\n\t"
+                         "vpmaddubsw %[w], %[w], %8\n\tvpaddw %8, %6, %6\n\t"
+                         "vpmaddubsw %[w], %[w], %9\n\tvpaddw %9, %7, %7"
+                         : "+x"(s0), "+x"(s1), "+x"(s2), "+x"(s3), "+x"(s4), "+x"(s5), "+x"(s6),
+                           "+x"(s7), "=&x"(t0), "=&x"(t1)
+                         : [w] "x"(w));
     }
     return (double)n * 8 * 64;
 }
 
 double bench_peak_avx2_float(size_t n)
 {
-    __m256 a[12];
     const __m256 w = _mm256_set1_ps(0.5F);
-    for (int i = 0; i < 12; i++) {
-        a[i] = _mm256_setzero_ps();
-    }
-    for (size_t r = 0; r < n; r++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < 12; i++) {
-            __asm__ volatile("vfmadd231ps %1, %1, %0" : "+x"(a[i]) : "x"(w));
-        }
-    }
+    BENCH_PEAK_LOOP(__m256, _mm256_setzero_ps(), "vfmadd231ps %[w], %[w], %", "x", w, n);
     return (double)n * 12 * 16;
 }

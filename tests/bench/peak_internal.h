@@ -8,6 +8,22 @@
 
 #include <stddef.h>
 
+/* n steps of twelve independent sums, each in a register: of an array of sums the compiler stores
+ * every step. `op` ends where the sum's operand follows. */
+#define BENCH_PEAK_LOOP(type, zero, op, kind, w, n)                                                \
+    do {                                                                                           \
+        type s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero;                     \
+        type s6 = zero, s7 = zero, s8 = zero, s9 = zero, s10 = zero, s11 = zero;                   \
+        for (size_t r = 0; r < (n); r++) {                                                         \
+            __asm__ volatile(op "0\n\t" op "1\n\t" op "2\n\t" op "3\n\t" op "4\n\t" op "5\n\t" op  \
+                                "6\n\t" op "7\n\t" op "8\n\t" op "9\n\t" op "10\n\t" op "11"       \
+                             : "+" kind(s0), "+" kind(s1), "+" kind(s2), "+" kind(s3),             \
+                               "+" kind(s4), "+" kind(s5), "+" kind(s6), "+" kind(s7),             \
+                               "+" kind(s8), "+" kind(s9), "+" kind(s10), "+" kind(s11)            \
+                             : [w] kind(w));                                                       \
+        }                                                                                          \
+    } while (0)
+
 #if defined(__x86_64__)
 double bench_peak_avx2_int8(size_t n);
 double bench_peak_avx2_float(size_t n);

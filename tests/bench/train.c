@@ -5,6 +5,7 @@
  * a step reaches of them is what the rest of it costs.
  */
 #include "tests/bench/bench.h"
+#include "tests/bench/peak.h"
 
 #include "common/base/mem.h"
 #include "common/base/rng.h"
@@ -12,6 +13,7 @@
 #include "common/train/net.h"
 
 #include <cblas.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -223,6 +225,19 @@ static uint64_t flops_of(work *w, bench_fn *run)
     return shoal_net_flops(w->net) - before;
 }
 
+/* Gop/s of floats in registers, one thread, now; 0 where that is not known. */
+static double float_peak(void)
+{
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = NULL;
+    if (shoal_pool_new(1, &pool) != SHOAL_OK) {
+        return 0;
+    }
+    bench_peak *peak = bench_peak_new(pool);
+    double ops = peak ? bench_peak_float(peak) : 0;
+    bench_peak_free(peak);
+    return ops;
+}
+
 static void measure(const bench_settings *settings, bench_report *report, const shape *s)
 {
     work w = {.shape = s};
@@ -240,14 +255,19 @@ static void measure(const bench_settings *settings, bench_report *report, const 
         {"sgemm-of-step", s->name, "", 0, product_flops, run_products, &w},
     };
     bench_result results[SHOAL_COUNT(subjects)];
+    double peak = float_peak();
     for (size_t i = 0; i < SHOAL_COUNT(subjects); i++) {
         results[i] = bench_measure(settings, &subjects[i]);
         bench_report_row(report, &subjects[i], &results[i]);
     }
     if (!report->json) {
+        peak = fmax(peak, float_peak());
         (void)printf("  %s: %.0f tokens/s, %.1f %% of the time is what sgemm alone would take\n",
                      s->name, (double)s->n_tokens / results[1].median_s,
                      100 * results[2].median_s / results[1].median_s);
+        (void)printf("  %.1f %% of %.0f GFLOP/s, the peak of one thread measured beside it\n",
+                     peak > 0 ? (double)subjects[1].flops / results[1].median_s / 1e7 / peak : 0,
+                     peak);
     }
     void *all[] = {w.ids,     w.positions, w.target_ids, w.weights, w.segments,
                    w.targets, w.grads,     w.a,          w.b,       w.c};
