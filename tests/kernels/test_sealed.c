@@ -68,8 +68,8 @@ static unsigned code_bit(size_t level, const uint8_t *row, size_t i, size_t b)
     case 1:
         return group[j & 15] >> (b + (j >= 16 ? 4 : 0)) & 1U;
     default:
-        return b == 2 ? group[8 + (j >> 3)] >> (j & 7) & 1U
-                      : group[j & 7] >> (2 * (j >> 3) + b) & 1U;
+        return b == 2 ? (unsigned)group[8 + (j >> 3)] >> (j & 7) & 1U
+                      : (unsigned)group[j & 7] >> (2 * (j >> 3) + b) & 1U;
     }
 }
 
