@@ -19,13 +19,13 @@ SHOAL_INLINE __m256 avx2_floats(__m128i bytes)
 /* Codes 16 * half to 16 * half + 15. */
 SHOAL_INLINE void avx2_codes_q8(const uint8_t *group, size_t half, __m256 ret[2])
 {
-    ret[0] = avx2_floats(_mm_loadl_epi64((const __m128i *)(group + 16 * half)));
-    ret[1] = avx2_floats(_mm_loadl_epi64((const __m128i *)(group + 16 * half + 8)));
+    ret[0] = avx2_floats(_mm_loadl_epi64((const __m128i *)(const void *)(group + 16 * half)));
+    ret[1] = avx2_floats(_mm_loadl_epi64((const __m128i *)(const void *)(group + 16 * half + 8)));
 }
 
 SHOAL_INLINE void avx2_codes_q4(const uint8_t *group, size_t half, __m256 ret[2])
 {
-    __m128i bytes = _mm_loadu_si128((const __m128i *)group);
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)group);
     bytes = half ? _mm_srli_epi16(bytes, 4) : bytes;
     bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
     ret[0] = avx2_floats(bytes);
@@ -36,7 +36,7 @@ SHOAL_INLINE void avx2_codes_q3(const uint8_t *group, size_t half, __m256 ret[2]
 {
     int32_t third = 0;
     memcpy(&third, group + 8, sizeof third);
-    __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)group));
+    __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)group));
     /* The third bits of the half's sixteen codes come first, and go from bit i to bit 2. */
     __m256i high = _mm256_set1_epi32((int32_t)((uint32_t)third >> (16 * half)));
     const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

@@ -51,11 +51,11 @@ SHOAL_INLINE void range_row(size_t n, const uint16_t *x, int16_t *ret_lo, int16_
         x = few;
         n = 16;
     }
-    __m256i lo = order16(_mm256_loadu_si256((const __m256i *)x));
+    __m256i lo = order16(_mm256_loadu_si256((const __m256i *)(const void *)x));
     __m256i hi = lo;
     for (size_t at = 16; at < n; at += 16) {
         size_t from = at + 16 <= n ? at : n - 16; /* the last sixteen, some for the second time */
-        __m256i order = order16(_mm256_loadu_si256((const __m256i *)(x + from)));
+        __m256i order = order16(_mm256_loadu_si256((const __m256i *)(const void *)(x + from)));
         lo = _mm256_min_epi16(lo, order);
         hi = _mm256_max_epi16(hi, order);
     }
@@ -74,8 +74,8 @@ SHOAL_INLINE void scale_rows(size_t n_rows, float steps, range *r)
 {
     const __m128i nan = _mm_set1_epi16(SHOAL_KV_F16_NAN);
     for (size_t i = 0; i < n_rows; i += 8) {
-        __m128i lo = _mm_load_si128((const __m128i *)(r->lo + i));
-        __m128i hi = _mm_load_si128((const __m128i *)(r->hi + i));
+        __m128i lo = _mm_load_si128((const __m128i *)(const void *)(r->lo + i));
+        __m128i hi = _mm_load_si128((const __m128i *)(const void *)(r->hi + i));
         __m128i bad = _mm_or_si128(_mm_cmplt_epi16(lo, _mm_set1_epi16(-0x7C00)),
                                    _mm_cmpgt_epi16(hi, _mm_set1_epi16(0x7BFF)));
         __m128i min_half = order8(lo);
@@ -88,8 +88,8 @@ SHOAL_INLINE void scale_rows(size_t n_rows, float steps, range *r)
         __m256 inv = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(1), scale), some);
         _mm256_store_ps(r->min + i, min);
         _mm256_store_ps(r->inv + i, inv);
-        _mm_store_si128((__m128i *)(r->scale_half + i), scale_half);
-        _mm_store_si128((__m128i *)(r->min_half + i), _mm_blendv_epi8(min_half, nan, bad));
+        _mm_store_si128((__m128i *)(void *)(r->scale_half + i), scale_half);
+        _mm_store_si128((__m128i *)(void *)(r->min_half + i), _mm_blendv_epi8(min_half, nan, bad));
     }
 }
 
@@ -111,12 +111,12 @@ SHOAL_INLINE __m128i bytes16(__m256i a, __m256i b)
 SHOAL_INLINE void pack(shoal_kv_level level, const __m256i c[4], uint8_t *group)
 {
     if (level == SHOAL_KV_LEVEL_Q8) {
-        _mm_storeu_si128((__m128i *)group, bytes16(c[0], c[1]));
-        _mm_storeu_si128((__m128i *)(group + 16), bytes16(c[2], c[3]));
+        _mm_storeu_si128((__m128i *)(void *)group, bytes16(c[0], c[1]));
+        _mm_storeu_si128((__m128i *)(void *)(group + 16), bytes16(c[2], c[3]));
     } else if (level == SHOAL_KV_LEVEL_Q4) {
         __m256i low = _mm256_or_si256(c[0], _mm256_slli_epi32(c[2], 4));
         __m256i high = _mm256_or_si256(c[1], _mm256_slli_epi32(c[3], 4));
-        _mm_storeu_si128((__m128i *)group, bytes16(low, high));
+        _mm_storeu_si128((__m128i *)(void *)group, bytes16(low, high));
     } else {
         __m256i low = _mm256_setzero_si256();
         uint32_t third = 0;
@@ -126,7 +126,7 @@ SHOAL_INLINE void pack(shoal_kv_level level, const __m256i c[4], uint8_t *group)
             __m256 sign = _mm256_castsi256_ps(_mm256_slli_epi32(c[i], 29));
             third |= (uint32_t)_mm256_movemask_ps(sign) << (8 * i);
         }
-        _mm_storel_epi64((__m128i *)group, bytes16(low, low));
+        _mm_storel_epi64((__m128i *)(void *)group, bytes16(low, low));
         memcpy(group + 8, &third, sizeof third);
     }
 }
@@ -213,7 +213,7 @@ SHOAL_INLINE void open_row(codes_fn *load, size_t n, float scale, float min, con
         for (size_t i = 0; i < 2; i++) {
             c[i] = _mm256_fmadd_ps(_mm256_set1_ps(scale), c[i], _mm256_set1_ps(min));
             c[i] = _mm256_min_ps(_mm256_set1_ps(65504), c[i]); /* NaN stays */
-            _mm_storeu_si128((__m128i *)(to + 8 * i), _mm256_cvtps_ph(c[i], NEAREST));
+            _mm_storeu_si128((__m128i *)(void *)(to + 8 * i), _mm256_cvtps_ph(c[i], NEAREST));
         }
         if (to == halves) {
             memcpy(x + at, halves, (n - at) * sizeof *x);

@@ -570,7 +570,7 @@ SHOAL_INLINE void add_sealed_lines(const token_span *s, line_state *lines, size_
 
 SHOAL_INLINE __m512 load_q8(const void *p)
 {
-    __m128i codes = _mm_loadu_si128((const __m128i *)p);
+    __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
 }
 
