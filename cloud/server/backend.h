@@ -8,6 +8,7 @@
 #ifndef SHOAL_CLOUD_SERVER_BACKEND_H
 #define SHOAL_CLOUD_SERVER_BACKEND_H
 
+#include "cloud/sched/cost.h"
 #include "cloud/server/session.h"
 #include "common/base/clock.h"
 
@@ -27,6 +28,8 @@ typedef struct shoal_backend_ops {
      * SHOAL_BUSY: nothing can be done now, try again a little later. A failure that is a session's
      * ends that session, and the step is SHOAL_OK. */
     shoal_status (*step)(void *ctx, const shoal_clock *clock);
+    /* What a step costs, as far as it is known; valid until the next one. NULL: it cannot tell. */
+    const shoal_sched_cost *(*cost)(const void *ctx);
     void (*free)(void *ctx);
 } shoal_backend_ops;
 

@@ -11,6 +11,9 @@
 
 static const size_t NO_ENTRY = SIZE_MAX;
 
+/* The scheduler knows no engine, so it has a number of its own for what is one thing. */
+_Static_assert((int)SHOAL_SCHED_BLOCK == (int)SHOAL_KV_BLOCK, "a page is a page");
+
 typedef struct entry {
     shoal_session *session;
     uint64_t id; /* order of arrival */
@@ -224,6 +227,14 @@ static void evict(shoal_batch *batch, size_t i)
     shoal_metric_add(batch->metrics->kv_evictions, 1);
 }
 
+/* False: nothing is cached. */
+static bool evict_prefix(shoal_batch *batch)
+{
+    bool evicted = shoal_prefix_evict(batch->prefix);
+    shoal_metric_add(batch->metrics->prefix_evictions, evicted ? 1 : 0);
+    return evicted;
+}
+
 /* A plan, and the pages it takes. Where it finds none because sessions share them, these give way
  * one by one, and at last the cache forgets what it shares with them. */
 static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_plan *ret_plan)
@@ -241,14 +252,14 @@ static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_p
          */
         bool vain = !again || n_rounds > batch->n_entries;
         if (status == SHOAL_BUSY && vain && batch->prefix != NULL) {
-            while (shoal_prefix_evict(batch->prefix)) {
+            while (evict_prefix(batch)) {
                 again = true;
             }
         }
     }
-    while (status == SHOAL_OK && batch->prefix != NULL &&
-           shoal_kv_pool_n_free(pool) < ret_plan->n_pages && shoal_prefix_evict(batch->prefix)) {
-        shoal_metric_add(batch->metrics->prefix_evictions, 1);
+    bool lacks = status == SHOAL_OK && batch->prefix != NULL;
+    while (lacks && shoal_kv_pool_n_free(pool) < ret_plan->n_pages) {
+        lacks = evict_prefix(batch);
     }
     return status;
 }
@@ -316,4 +327,9 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
                            "this node's engine failed; open the session elsewhere");
     }
     return SHOAL_OK;
+}
+
+const shoal_sched_cost *shoal_batch_cost(const shoal_batch *batch)
+{
+    return &batch->cost;
 }

@@ -68,6 +68,12 @@ static shoal_status native_step(void *ctx, const shoal_clock *clock)
     return shoal_batch_step(n->batch, clock);
 }
 
+static const shoal_sched_cost *native_cost(const void *ctx)
+{
+    const native *n = ctx;
+    return shoal_batch_cost(n->batch);
+}
+
 static const shoal_backend_ops native_ops = {.name = "native",
                                              .describe = native_describe,
                                              .add = native_add,
@@ -75,6 +81,7 @@ static const shoal_backend_ops native_ops = {.name = "native",
                                              .touch = native_touch,
                                              .hold = native_hold,
                                              .step = native_step,
+                                             .cost = native_cost,
                                              .free = native_free};
 
 shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_settings *engine,

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/node.h"
 
-#include "cloud/sched/cost.h"
 #include "cloud/server/native.h"
 #include "cloud/server/relay.h"
 #include "cloud/server/session.h"
@@ -78,10 +77,6 @@ struct shoal_node {
     shoal_conn **conns; /* [n_sessions_max], engine-only */
     size_t n_registered;
     shoal_thread *thread;
-    /* What the steps cost, engine-only, and what of it the metrics had counted before. */
-    shoal_sched_cost cost;
-    double n_rows_counted;
-    double seconds_counted;
     /* Told to any thread. */
     atomic_uint_fast64_t beat_ms;
     atomic_size_t n_ids_inbox;
@@ -314,28 +309,6 @@ static void count_end(shoal_node *node, const shoal_conn *conn)
     }
 }
 
-static const char *outcome_of(const shoal_conn *conn)
-{
-    static const char *const names[] = {"ok",
-                                        "cancelled",
-                                        "unknown",
-                                        "invalid_argument",
-                                        "deadline_exceeded",
-                                        "not_found",
-                                        "already_exists",
-                                        "permission_denied",
-                                        "resource_exhausted",
-                                        "failed_precondition",
-                                        "aborted",
-                                        "out_of_range",
-                                        "unimplemented",
-                                        "internal",
-                                        "unavailable",
-                                        "data_loss",
-                                        "unauthenticated"};
-    return (size_t)conn->status < SHOAL_COUNT(names) ? names[conn->status] : "unknown";
-}
-
 /* One line per call, without any text of it. */
 static void log_end(const shoal_conn *conn, uint64_t now_ms)
 {
@@ -357,9 +330,9 @@ static void log_end(const shoal_conn *conn, uint64_t now_ms)
               shoal_log_escape(s->request_id, id, sizeof(id)),
               shoal_log_escape(conn->peer.identity, tenant, sizeof(tenant)),
               s->request_id[0] == '\0' && s->n_prompt == 0 ? "-" : shoal_mode_name(s->mode),
-              outcome_of(conn), s->n_prompt, s->n_generated, s->n_verified, s->n_accepted,
-              (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_rounds, s->n_evictions,
-              (double)s->compute_us / 1e3, ttft,
+              shoal_rpc_status_name(conn->status), s->n_prompt, s->n_generated, s->n_verified,
+              s->n_accepted, (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_rounds,
+              s->n_evictions, (double)s->compute_us / 1e3, ttft,
               (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
 }
 
@@ -506,20 +479,14 @@ static void publish_queue(shoal_node *node, uint64_t now_ms)
     atomic_store(&node->beat_ms, now_ms);
 }
 
-/* The step that was just counted, read back from its metrics; without a registry nothing is known
- * and no wait is predicted. */
 static void publish_cost(shoal_node *node)
 {
-    double n_rows = shoal_metric_sum(node->metrics.step_rows);
-    double seconds = shoal_metric_sum(node->metrics.step_seconds);
-    double n_new = n_rows - node->n_rows_counted;
-    double us = (seconds - node->seconds_counted) * 1e6;
-    node->n_rows_counted = n_rows;
-    node->seconds_counted = seconds;
-    if (n_new >= 1 && us > 0) {
-        shoal_sched_cost_observe(&node->cost, (size_t)n_new, (uint64_t)us);
-        atomic_store(&node->fixed_us, node->cost.fixed_us);
-        atomic_store(&node->row_us, node->cost.row_us);
+    const shoal_backend *backend = &node->backend;
+    const shoal_sched_cost *cost =
+        backend->ops->cost != NULL ? backend->ops->cost(backend->ctx) : NULL;
+    if (cost != NULL) {
+        atomic_store(&node->fixed_us, cost->fixed_us);
+        atomic_store(&node->row_us, cost->row_us);
     }
 }
 

@@ -291,11 +291,6 @@ double shoal_metric_value(const shoal_metric *metric)
     return (double)n;
 }
 
-double shoal_metric_sum(const shoal_metric *metric)
-{
-    return metric ? from_bits(atomic_load_explicit(&metric->value_bits, memory_order_relaxed)) : 0;
-}
-
 /* The shortest of two decimal forms that reads back as the same double. */
 static shoal_status put_number(shoal_buf *buf, double value)
 {

@@ -44,8 +44,6 @@ void shoal_metric_set(shoal_metric *metric, double value);     /* gauge */
 void shoal_metric_observe(shoal_metric *metric, double value); /* histogram */
 /* Value of a counter or gauge, number of observations of a histogram, 0 for NULL. */
 double shoal_metric_value(const shoal_metric *metric);
-/* Sum of a histogram's observations, else as shoal_metric_value. */
-double shoal_metric_sum(const shoal_metric *metric);
 
 /* Appends the text exposition (# HELP, # TYPE, samples, grouped by name). */
 shoal_status shoal_metrics_render(const shoal_metrics *metrics, shoal_buf *buf) SHOAL_MUST_CHECK;

@@ -31,6 +31,8 @@ typedef enum shoal_rpc_status {
     SHOAL_RPC_UNAVAILABLE = 14,
     SHOAL_RPC_UNAUTHENTICATED = 16
 } shoal_rpc_status;
+/* "ok", "cancelled", ...: as gRPC calls them, in lower case; "unknown" for a number it has not. */
+const char *shoal_rpc_status_name(shoal_rpc_status status);
 
 typedef struct shoal_rpc shoal_rpc; /* runtime: queue and poller */
 typedef struct shoal_rpc_server shoal_rpc_server;

@@ -16,6 +16,29 @@ enum {
     SEND_HIGH_LIMIT = 256 << 20
 };
 
+const char *shoal_rpc_status_name(shoal_rpc_status status)
+{
+    /* All seventeen, also those that we never send: a peer may. */
+    static const char *const names[] = {"ok",
+                                        "cancelled",
+                                        "unknown",
+                                        "invalid_argument",
+                                        "deadline_exceeded",
+                                        "not_found",
+                                        "already_exists",
+                                        "permission_denied",
+                                        "resource_exhausted",
+                                        "failed_precondition",
+                                        "aborted",
+                                        "out_of_range",
+                                        "unimplemented",
+                                        "internal",
+                                        "unavailable",
+                                        "data_loss",
+                                        "unauthenticated"};
+    return (size_t)status < SHOAL_COUNT(names) ? names[status] : "unknown";
+}
+
 shoal_rpc_limits shoal_rpc_limits_default(void)
 {
     return (shoal_rpc_limits){

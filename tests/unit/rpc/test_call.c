@@ -48,6 +48,16 @@ static void test_limits_outside_their_range_are_refused(void **state)
     }
 }
 
+static void test_statuses_have_names(void **state)
+{
+    (void)state;
+    assert_string_equal(shoal_rpc_status_name(SHOAL_RPC_OK), "ok");
+    assert_string_equal(shoal_rpc_status_name(SHOAL_RPC_RESOURCE_EXHAUSTED), "resource_exhausted");
+    assert_string_equal(shoal_rpc_status_name(SHOAL_RPC_UNAUTHENTICATED), "unauthenticated");
+    assert_string_equal(shoal_rpc_status_name((shoal_rpc_status)17), "unknown");
+    assert_string_equal(shoal_rpc_status_name((shoal_rpc_status)-1), "unknown");
+}
+
 static void test_runtime_alone_starts_and_ends(void **state)
 {
     (void)state;
@@ -374,6 +384,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_limits_outside_their_range_are_refused),
         cmocka_unit_test(test_runtime_alone_starts_and_ends),
+        cmocka_unit_test(test_statuses_have_names),
         cmocka_unit_test(test_one_request_gets_one_answer),
         cmocka_unit_test(test_messages_of_every_size_come_back_in_order),
         cmocka_unit_test(test_many_small_messages_come_back),
