@@ -229,6 +229,30 @@ static void test_stopped_run_goes_on_to_the_same_model(void **state)
     assert_memory_equal(whole.data, resumed.data, whole.length);
 }
 
+/* A script must not take a run that was stopped for one that is done. */
+static void test_stopped_run_says_so(void **state)
+{
+    (void)state;
+    forge_args args = train_args();
+    args.train.steps = 1000000;
+    args.train.part_tokens = 256;
+    int how = 0;
+    do { /* a signal before the handler is there kills: then once more */
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            alarm(0);
+            shoal_err err = SHOAL_ERR_INIT;
+            shoal_status status = shoal_forge_train(&args, &err);
+            _exit(status == SHOAL_E_CANCELLED && strstr(err.text, "of 1000000 steps") ? 3 : 1);
+        }
+        (void)usleep(300000);
+        (void)kill(child, SIGTERM);
+        assert_int_equal(waitpid(child, &how, 0), child);
+    } while (WIFSIGNALED(how));
+    assert_int_equal(WEXITSTATUS(how), 3);
+}
+
 /* --- batches --------------------------------------------------------------------------------- */
 
 static void test_batch_is_a_pure_function_and_within_its_room(void **state)
@@ -320,6 +344,7 @@ int main(void)
         cmocka_unit_test(test_wrong_usage_is_refused_in_words),
         cmocka_unit_test(test_batch_is_a_pure_function_and_within_its_room),
         cmocka_unit_test(test_stopped_run_goes_on_to_the_same_model),
+        cmocka_unit_test(test_stopped_run_says_so),
         cmocka_unit_test(test_small_catalogue_is_learnt_whole),
         cmocka_unit_test(test_adapter_learns_another_catalogue),
     };

@@ -227,6 +227,34 @@ static void test_stream_that_stops_ends_in_an_end_token(void **state)
     assert_int_equal(t.ids[1], end);
 }
 
+/* The probe asks whether an engine tells ids: the end of an answer alone is none. */
+static void test_ids_of_the_engine_are_told_from_our_own(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t n_told;
+        size_t n_ids;
+    } cases[] = {
+        {CHUNK("\"text\":\"\",\"finish_reason\":\"stop\""), 1, 0},
+        {CHUNK("\"text\":\"a\",\"token_ids\":[10],\"finish_reason\":\"stop\""), 2, 1},
+        {CHUNK("\"text\":\"a\",\"token_ids\":[10,11],\"finish_reason\":\"length\""), 2, 2},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
+        told t = {.n = 0};
+        upstream_stream stream;
+        upstream_site site = {.tokenizer = vocab, .end_id = shoal_retoken_end_id(vocab)};
+        upstream_sink sink = {.on_tokens = on_tokens, .ctx = &t};
+        site.abilities.ids = SHOAL_UPSTREAM_IDS_PLAIN;
+        assert_int_equal(shoal_upstream_stream_init(&stream, &site, 4, sink), SHOAL_OK);
+        assert_int_equal(
+            shoal_upstream_stream_push(&stream, cases[i].bytes, strlen(cases[i].bytes)), SHOAL_OK);
+        assert_int_equal(stream.n_told, cases[i].n_told);
+        assert_int_equal(stream.n_ids, cases[i].n_ids);
+        shoal_upstream_stream_fini(&stream);
+    }
+}
+
 static void test_stream_of_text_becomes_ids_of_that_text(void **state)
 {
     (void)state;
@@ -425,6 +453,7 @@ int main(void)
         cmocka_unit_test(test_chunk_takes_a_bounded_number_of_ids),
         cmocka_unit_test(test_stream_of_ids_in_any_pieces_tells_them_once),
         cmocka_unit_test(test_stream_that_stops_ends_in_an_end_token),
+        cmocka_unit_test(test_ids_of_the_engine_are_told_from_our_own),
         cmocka_unit_test(test_stream_of_text_becomes_ids_of_that_text),
         cmocka_unit_test(test_stream_that_breaks_its_word_is_refused),
         cmocka_unit_test(test_prompt_logprobs_name_the_likeliest),
