@@ -60,4 +60,19 @@ typedef struct shoal_attend_form {
 
 void shoal_attend_walk(const shoal_attend *a, const shoal_attend_form *form);
 
+/* Runs fn over lines with the level and the codes of sealed blocks as constants, so that it is
+ * compiled for each. */
+#define SHOAL_ATTEND_BY_LEVEL(level, fn, s, lines, n, q8, q4, q3)                                  \
+    switch (level) {                                                                               \
+    case SHOAL_KV_LEVEL_Q8:                                                                        \
+        fn(s, lines, n, SHOAL_KV_LEVEL_Q8, q8);                                                    \
+        break;                                                                                     \
+    case SHOAL_KV_LEVEL_Q4:                                                                        \
+        fn(s, lines, n, SHOAL_KV_LEVEL_Q4, q4);                                                    \
+        break;                                                                                     \
+    case SHOAL_KV_LEVEL_Q3:                                                                        \
+        fn(s, lines, n, SHOAL_KV_LEVEL_Q3, q3);                                                    \
+        break;                                                                                     \
+    }
+
 #endif

@@ -633,33 +633,14 @@ static void attend_q8(const shoal_attend *a)
 
 static void weigh_sealed(const step *s, line_state *lines, size_t n)
 {
-    switch (s->a->k_level) {
-    case SHOAL_KV_LEVEL_Q8:
-        score_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q8, codes_q8);
-        break;
-    case SHOAL_KV_LEVEL_Q4:
-        score_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q4, codes_q4);
-        break;
-    case SHOAL_KV_LEVEL_Q3:
-        score_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q3, codes_q3);
-        break;
-    }
+    SHOAL_ATTEND_BY_LEVEL(s->a->k_level, score_sealed_lines, s, lines, n, codes_q8, codes_q4,
+                          codes_q3)
     softmax_tile(s, lines, sealed, n);
 }
 
 static void add_sealed(const token_span *s, line_state *lines, size_t n)
 {
-    switch (s->level) {
-    case SHOAL_KV_LEVEL_Q8:
-        add_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q8, codes_q8);
-        break;
-    case SHOAL_KV_LEVEL_Q4:
-        add_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q4, codes_q4);
-        break;
-    case SHOAL_KV_LEVEL_Q3:
-        add_sealed_lines(s, lines, n, SHOAL_KV_LEVEL_Q3, codes_q3);
-        break;
-    }
+    SHOAL_ATTEND_BY_LEVEL(s->level, add_sealed_lines, s, lines, n, codes_q8, codes_q4, codes_q3)
 }
 
 static void attend_sealed(const shoal_attend *a)
