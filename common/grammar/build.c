@@ -14,6 +14,7 @@ static void free_choices(shoal_grammar_node *node)
         shoal_free(node->choices[i].text);
     }
     shoal_free(node->choices);
+    shoal_free(node->tail);
 }
 
 void shoal_grammar_free(shoal_grammar *grammar)
@@ -134,6 +135,45 @@ shoal_status shoal_grammar_add_map(shoal_grammar *grammar, uint32_t value, uint3
     return add(grammar, node, ret_node);
 }
 
+static bool one_begins_another(const shoal_grammar_node *node)
+{
+    for (size_t i = 0; i < node->n_choices; i++) {
+        for (size_t k = 0; k < node->n_choices; k++) {
+            const shoal_grammar_choice *a = &node->choices[i];
+            const shoal_grammar_choice *b = &node->choices[k];
+            if (i != k && a->n_text <= b->n_text && memcmp(a->text, b->text, a->n_text) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+shoal_status shoal_grammar_add_cases(shoal_grammar *grammar, const shoal_grammar_case *cases,
+                                     size_t n, const char *tail, uint32_t *ret_node)
+{
+    shoal_grammar_node node = {.kind = SHOAL_GRAMMAR_CASES, .n_tail = (uint32_t)strlen(tail)};
+    if (node.n_tail < 1 || node.n_tail > SHOAL_GRAMMAR_TEXT_MAX) {
+        return node.n_tail < 1 ? SHOAL_E_INVALID : SHOAL_E_LIMIT;
+    }
+    SHOAL_TRY(make_choices(n, &node));
+    node.tail = shoal_strdup(tail);
+    shoal_status status = node.tail ? SHOAL_OK : SHOAL_E_NOMEM;
+    for (size_t i = 0; i < n && status == SHOAL_OK; i++) {
+        node.choices[i].node = cases[i].value;
+        status = cases[i].value < grammar->n_nodes ? copy_text(cases[i].text, &node.choices[i])
+                                                   : SHOAL_E_INVALID;
+    }
+    if (status == SHOAL_OK && one_begins_another(&node)) {
+        status = SHOAL_E_UNSUPPORTED;
+    }
+    if (status != SHOAL_OK) {
+        free_choices(&node);
+        return status;
+    }
+    return add(grammar, node, ret_node);
+}
+
 /* --- what a value may begin with -------------------------------------------------------------- */
 
 static bool begins(const shoal_grammar_node *node, char byte)
@@ -150,6 +190,7 @@ static bool begins(const shoal_grammar_node *node, char byte)
     case SHOAL_GRAMMAR_MAP:
         return byte == '{';
     case SHOAL_GRAMMAR_TEXTS:
+    case SHOAL_GRAMMAR_CASES:
         for (size_t i = 0; i < node->n_choices; i++) {
             if (node->choices[i].text[0] == byte) {
                 return true;

@@ -104,6 +104,27 @@ static result take_text(shoal_grammar_state *state, const shoal_grammar_node *no
     return whole(node, left, f->at, &longer) && !longer ? leave(state) : TAKEN;
 }
 
+/* The text that chooses a value, then the value, then the tail. */
+static result take_case(shoal_grammar_state *state, const shoal_grammar_node *node, char byte)
+{
+    shoal_grammar_frame *f = top(state);
+    if (f->phase == AFTER) {
+        bool right = byte == node->tail[f->at];
+        f->at++;
+        return !right ? REFUSED : f->at == node->n_tail ? leave(state) : TAKEN;
+    }
+    bool longer = false;
+    f->mask = narrow(node, f->mask, f->at, byte);
+    f->at++;
+    uint64_t found = whole(node, f->mask, f->at, &longer);
+    if (found == 0) {
+        return f->mask != 0 ? TAKEN : REFUSED;
+    }
+    f->phase = AFTER;
+    f->at = 0;
+    return enter(state, node->choices[__builtin_ctzll(found)].node);
+}
+
 /* --- strings and numbers ---------------------------------------------------------------------- */
 
 static bool is_digit(char byte)
@@ -352,6 +373,10 @@ static result begin(const shoal_grammar *grammar, shoal_grammar_state *state, ch
         f->phase = IN;
         f->mask = UINT64_MAX;
         return take_text(state, node, byte);
+    case SHOAL_GRAMMAR_CASES:
+        f->phase = IN;
+        f->mask = UINT64_MAX;
+        return take_case(state, node, byte);
     case SHOAL_GRAMMAR_UNION:
         break;
     }
@@ -382,6 +407,8 @@ static result take(const shoal_grammar *grammar, shoal_grammar_state *state, cha
         return take_object(state, node, byte);
     case SHOAL_GRAMMAR_MAP:
         return take_map(grammar, state, node, byte);
+    case SHOAL_GRAMMAR_CASES:
+        return take_case(state, node, byte);
     case SHOAL_GRAMMAR_UNION:
         break;
     }

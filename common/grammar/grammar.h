@@ -65,6 +65,16 @@ shoal_status shoal_grammar_add_map(shoal_grammar *grammar, uint32_t value,
 /* SHOAL_E_UNSUPPORTED when two parts can begin with the same byte. */
 shoal_status shoal_grammar_add_union(shoal_grammar *grammar, const uint32_t *parts, size_t n,
                                      uint32_t *ret_node) SHOAL_MUST_CHECK;
+typedef struct shoal_grammar_case {
+    const char *text; /* as it stands, byte for byte; copied */
+    uint32_t value;
+} shoal_grammar_case;
+/* One of several values, each behind a text of its own and all before the same tail: the text
+ * chooses the value. Blanks between them are those that texts and tail have. SHOAL_E_UNSUPPORTED
+ * when one text begins another; SHOAL_E_INVALID for an empty text or tail. */
+shoal_status shoal_grammar_add_cases(shoal_grammar *grammar, const shoal_grammar_case *cases,
+                                     size_t n, const char *tail,
+                                     uint32_t *ret_node) SHOAL_MUST_CHECK;
 /* The last step of building. */
 void shoal_grammar_set_root(shoal_grammar *grammar, uint32_t node);
 

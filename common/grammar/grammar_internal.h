@@ -15,7 +15,8 @@ typedef enum shoal_grammar_kind {
     SHOAL_GRAMMAR_ARRAY,
     SHOAL_GRAMMAR_OBJECT,
     SHOAL_GRAMMAR_MAP,
-    SHOAL_GRAMMAR_UNION
+    SHOAL_GRAMMAR_UNION,
+    SHOAL_GRAMMAR_CASES
 } shoal_grammar_kind;
 
 typedef struct shoal_grammar_choice {
@@ -32,6 +33,8 @@ typedef struct shoal_grammar_node {
     uint32_t n_max;
     shoal_grammar_choice *choices; /* [n_choices], owned */
     size_t n_choices;
+    char *tail; /* of cases; owned */
+    uint32_t n_tail;
 } shoal_grammar_node;
 
 struct shoal_grammar {

@@ -192,6 +192,51 @@ static void test_form_holds_names_order_and_bounds(void **state)
     check_rows(g, rows, SHOAL_COUNT(rows));
 }
 
+/* {"id": integer} or {"note": any map}. */
+static shoal_grammar *make_cases(void)
+{
+    shoal_grammar *g = NULL;
+    uint32_t id = 0;
+    uint32_t note = 0;
+    uint32_t root = 0;
+    assert_int_equal(shoal_grammar_new(&g), SHOAL_OK);
+    assert_int_equal(shoal_grammar_add_number(g, true, &id), SHOAL_OK);
+    assert_int_equal(shoal_grammar_add_map(g, SHOAL_GRAMMAR_ANY, &note), SHOAL_OK);
+    const shoal_grammar_case cases[] = {{"{\"id\": ", id}, {"{\"note\": ", note}};
+    assert_int_equal(shoal_grammar_add_cases(g, cases, 2, "}", &root), SHOAL_OK);
+    shoal_grammar_set_root(g, root);
+    return g;
+}
+
+static void test_text_of_a_case_chooses_its_value(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *g = make_cases();
+    static const row rows[] = {
+        {"{\"id\": 12}", TOOK_ALL},
+        {"\n{\"id\":  12}", TOOK_ALL},
+        {"{\"id\": 12", MORE},
+        {"{\"id\": 12 }", REFUSED_TEXT},
+        {"{\"id\":12", REFUSED_TEXT},
+        {"{ \"id\"", REFUSED_TEXT},
+        {"{\"id\": {", REFUSED_TEXT},
+        {"{\"note\": {\"a\": [1]}}", TOOK_ALL},
+        {"{\"note\": 1", REFUSED_TEXT},
+        {"{\"note\": {}} ", REFUSED_TEXT},
+        {"{\"not", MORE},
+        {"{\"no\"", REFUSED_TEXT},
+    };
+    check_rows(g, rows, SHOAL_COUNT(rows));
+    uint32_t node = 0;
+    const shoal_grammar_case same[] = {{"ab", 0}, {"a", 0}};
+    assert_int_equal(shoal_grammar_add_cases(g, same, 2, "}", &node), SHOAL_E_UNSUPPORTED);
+    assert_int_equal(shoal_grammar_add_cases(g, same, 1, "", &node), SHOAL_E_INVALID);
+    assert_int_equal(shoal_grammar_add_cases(g, same, 0, "}", &node), SHOAL_E_INVALID);
+    const shoal_grammar_case nowhere = {"a", 100000};
+    assert_int_equal(shoal_grammar_add_cases(g, &nowhere, 1, "}", &node), SHOAL_E_INVALID);
+    assert_int_equal(shoal_grammar_add_cases(g, same, 1, "}", &node), SHOAL_OK);
+}
+
 static void test_builder_refuses_what_it_cannot_hold(void **state)
 {
     (void)state;
@@ -344,6 +389,7 @@ static void test_every_walk_ends_in_json(void **state)
     (void)state;
     SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *any = NULL;
     SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *form = make_form();
+    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *cases = make_cases();
     shoal_grammar_vocab *vocab = NULL;
     assert_int_equal(shoal_grammar_new(&any), SHOAL_OK);
     shoal_grammar_set_root(any, SHOAL_GRAMMAR_ANY);
@@ -352,6 +398,7 @@ static void test_every_walk_ends_in_json(void **state)
     for (uint64_t seed = 1; seed <= 600; seed++) {
         walk(vocab, any, seed);
         walk(vocab, form, seed);
+        walk(vocab, cases, seed);
     }
     shoal_grammar_vocab_free(vocab);
 }
@@ -362,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_any_value_is_json_and_nothing_else),
         cmocka_unit_test(test_blanks_and_depth_end_at_their_limits),
         cmocka_unit_test(test_form_holds_names_order_and_bounds),
+        cmocka_unit_test(test_text_of_a_case_chooses_its_value),
         cmocka_unit_test(test_builder_refuses_what_it_cannot_hold),
         cmocka_unit_test(test_every_walk_ends_in_json),
     };
