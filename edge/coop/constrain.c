@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Answers of a given form: after each token the grammar says what may come next, and the sampler
- * sees nothing else. Engine thread.
+ * sees nothing else. A form may wait for an opening: until the text has it, or has begun otherwise,
+ * every token is allowed. Engine thread.
  */
 #include "edge/coop/coop_internal.h"
 
@@ -38,7 +39,7 @@ static shoal_status make_vocab(shoal_coop *coop)
 
 shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g)
 {
-    if (!g->grammar) {
+    if (!g->sampling.allowed) {
         return SHOAL_OK;
     }
     if (!coop->vocab && make_vocab(coop) != SHOAL_OK) {
@@ -63,6 +64,25 @@ shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g)
     return SHOAL_OK;
 }
 
+/* Text before the grammar holds. Begins it otherwise, the answer is free for good. */
+static void open_form(gen *g, const char *text, size_t n)
+{
+    size_t n_opening = strlen(g->opening);
+    size_t at = 0;
+    while (at < n && g->n_opened < n_opening && text[at] == g->opening[g->n_opened]) {
+        at++;
+        g->n_opened++;
+    }
+    bool open = g->n_opened == n_opening;
+    if (n == 0 || (!open && at < n) ||
+        (open && !shoal_grammar_push(g->grammar, &g->followed, text + at, n - at))) {
+        shoal_grammar_free(g->grammar);
+        g->grammar = NULL;
+    } else if (open) {
+        g->sampling.allowed = g->allowed;
+    }
+}
+
 void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id)
 {
     if (!g->grammar || shoal_tokenizer_is_end(coop->model->tokenizer, id)) {
@@ -71,6 +91,11 @@ void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id)
     speller s = {.tokenizer = coop->model->tokenizer};
     const char *text = NULL;
     size_t n = spell(&s, id, &text);
+    if (!g->sampling.allowed) {
+        open_form(g, text, n);
+        shoal_buf_fini(&s.text);
+        return;
+    }
     bool taken = n > 0 && shoal_grammar_push(g->grammar, &g->followed, text, n);
     shoal_buf_fini(&s.text);
     if (!taken) { /* no memory to spell it: what follows could not be held to the form */

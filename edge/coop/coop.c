@@ -292,6 +292,10 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
                              "log-probabilities are told in mode \"local\" alone: in others the "
                              "cloud says what the text is");
     }
+    if (request->grammar_opening && strlen(request->grammar_opening) > SHOAL_COOP_OPENING_MAX) {
+        return shoal_err_set(err, SHOAL_E_LIMIT, "the opening of a form has at most %d bytes",
+                             SHOAL_COOP_OPENING_MAX);
+    }
     if (request->take_grammar && request->mode != SHOAL_MODE_LOCAL) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "an answer of a given form is sampled by the edge alone: use mode "

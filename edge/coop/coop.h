@@ -96,20 +96,41 @@ typedef struct shoal_coop_score {
     float top_logprob;
 } shoal_coop_score;
 
+enum {
+    SHOAL_COOP_TOPS_MAX = 20,
+    SHOAL_COOP_OPENING_MAX = 32
+};
+
+/* One of the tokens the edge model thought likeliest at a place. */
+typedef struct shoal_coop_top {
+    int32_t id;
+    float logprob;
+} shoal_coop_top;
+
 typedef struct shoal_coop_request {
     shoal_mode mode;
     const int32_t *ids; /* prompt tokens, copied; at least one */
     size_t n_ids;
     size_t n_tokens_max; /* tokens to generate; at least 1 */
-    /* [n_ids + n_tokens_max], written by the engine thread up to the last event: scores of the
-     * prompt and of what is generated. Mode LOCAL alone. NULL: not wanted; it costs a product with
-     * the output matrix for each token of the prompt. */
+    /* [n_ids + n_tokens_max], written by the engine thread up to the last event, each entry before
+     * the event of its token: scores of the prompt and of what is generated. Mode LOCAL alone.
+     * NULL: not wanted; those of the prompt cost a product with the output matrix for each of its
+     * tokens, those of the answer nothing but a look at its logits. */
     shoal_coop_score *scores;
+    bool score_prompt; /* else the entries of the prompt stay as they are */
+    /* [n_ids + n_tokens_max, n_tops], with scores: the likeliest first, lower ids first among
+     * equals. At most SHOAL_COOP_TOPS_MAX; NULL with 0. */
+    shoal_coop_top *tops;
+    size_t n_tops;
     shoal_sampling sampling;  /* biases copied */
     const char *const *stops; /* copied */
+    size_t n_stops;
     shoal_grammar
         *take_grammar; /* what the text must be, mode local alone; NULL: free. Taken by OK */
-    size_t n_stops;
+    /* NULL or "": the whole text is of the grammar. Else the text is free, but for one that begins
+     * with these bytes: what follows them is of the grammar, as far as the token that ended them
+     * left it possible. At most SHOAL_COOP_OPENING_MAX bytes, copied. */
+    const char *grammar_opening;
     uint64_t deadline_ms;   /* from now, 0: none */
     uint64_t reconnect_ms;  /* how long a lost cloud is waited for, 0: the configured time */
     bool degrade;           /* exact, cloud: go on locally when the cloud is gone */

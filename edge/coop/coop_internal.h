@@ -132,6 +132,9 @@ struct gen {
     size_t n_tokens;
     size_t n_sent;
     shoal_coop_score *scores; /* (n_end), the caller's; NULL: not wanted */
+    bool score_prompt;
+    shoal_coop_top *tops; /* (n_end, n_tops), the caller's */
+    size_t n_tops;
 
     shoal_kv_seq *seq; /* NULL in cloud mode */
     size_t n_pages;    /* promised to it */
@@ -152,7 +155,9 @@ struct gen {
 
     shoal_grammar *grammar; /* NULL: free text */
     shoal_grammar_state followed;
-    uint32_t *allowed; /* [n_vocab / 32 up], with a grammar */
+    uint32_t *allowed;                        /* [n_vocab / 32 up], with a grammar */
+    char opening[SHOAL_COOP_OPENING_MAX + 1]; /* the grammar holds behind it; "": from the start */
+    size_t n_opened;                          /* bytes of it that the text has */
 
     shoal_detok detok;
     shoal_stop *stop; /* NULL: no stop strings */
@@ -237,9 +242,13 @@ void shoal_coop_publish_totals(shoal_coop *coop);
 
 /* The logits after tokens[position - 1] say what the token at that position, id, is worth. */
 void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, size_t n_vocab);
+/* The n likeliest tokens in order; n at most SHOAL_COOP_TOPS_MAX and n_vocab. best: the logprob of
+ * the first. */
+void shoal_gen_top(const float *logits, size_t n_vocab, double best, shoal_coop_top *ret_tops,
+                   size_t n);
 
-/* What may come next, before a sample is drawn; without a grammar nothing happens. On failure the
- * generation has ended. */
+/* What may come next, before a sample is drawn; without a grammar, or before its opening, nothing
+ * happens. On failure the generation has ended. */
 shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
 /* The token that was drawn: the grammar goes on behind it. */
 void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);

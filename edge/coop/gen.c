@@ -39,7 +39,9 @@ static shoal_status copy_request(const shoal_coop *coop, gen *g, const shoal_coo
         if (!g->allowed) {
             return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the form of an answer");
         }
-        g->sampling.allowed = g->allowed;
+        (void)snprintf(g->opening, sizeof g->opening, "%s",
+                       request->grammar_opening ? request->grammar_opening : "");
+        g->sampling.allowed = g->opening[0] ? NULL : g->allowed;
         shoal_grammar_start(request->take_grammar, &g->followed);
     }
     if (request->n_stops > 0) {
@@ -66,7 +68,10 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->n_tokens = g->n_prompt;
     g->n_sent = g->n_prompt;
     g->scores = request->scores;
-    if (g->scores) {
+    g->score_prompt = request->scores && request->score_prompt;
+    g->tops = request->tops;
+    g->n_tops = SHOAL_MIN(request->n_tops, coop->model->hp.n_vocab);
+    if (g->score_prompt) {
         g->scores[0] = (shoal_coop_score){.id = request->ids[0], .top_id = -1};
     }
     g->retry_ms = COOP_RETRY_MS_MIN;
@@ -281,7 +286,7 @@ bool shoal_gen_span(const gen *g, shoal_span *ret_span)
     }
     size_t length = shoal_kv_seq_length(g->seq);
     size_t n = g->n_tokens - length;
-    size_t n_max = g->scores ? COOP_SCORE_ROWS : COOP_PREFILL_CHUNK;
+    size_t n_max = g->score_prompt ? COOP_SCORE_ROWS : COOP_PREFILL_CHUNK;
     bool to_the_end = n <= n_max;
     *ret_span = (shoal_span){
         .seq = g->seq,
@@ -290,10 +295,30 @@ bool shoal_gen_span(const gen *g, shoal_span *ret_span)
         .n_logits = to_the_end ? 1 : 0,
         .logits_i = 0,
     };
-    if (g->scores) {
+    if (g->score_prompt) {
         ret_span->n_logits = ret_span->n_ids;
     }
     return true;
+}
+
+void shoal_gen_top(const float *logits, size_t n_vocab, double best, shoal_coop_top *ret_tops,
+                   size_t n)
+{
+    size_t n_found = 0;
+    for (size_t i = 0; n > 0 && i < n_vocab; i++) {
+        if (n_found == n && !(logits[i] > logits[ret_tops[n - 1].id])) {
+            continue;
+        }
+        size_t at = n_found < n ? n_found++ : n - 1;
+        for (; at > 0 && logits[i] > logits[ret_tops[at - 1].id]; at--) {
+            ret_tops[at] = ret_tops[at - 1];
+        }
+        ret_tops[at].id = (int32_t)i;
+    }
+    for (size_t i = 0; i < n_found; i++) {
+        ret_tops[i].logprob =
+            (float)((double)logits[ret_tops[i].id] - (double)logits[ret_tops[0].id] + best);
+    }
 }
 
 void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, size_t n_vocab)
@@ -313,6 +338,9 @@ void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, s
         .logprob = (float)((double)logits[id] - (double)logits[top] + best),
         .top_logprob = (float)best,
     };
+    if (g->n_tops > 0) {
+        shoal_gen_top(logits, n_vocab, best, g->tops + position * g->n_tops, g->n_tops);
+    }
 }
 
 void shoal_gen_take_sample(shoal_coop *coop, gen *g, const shoal_sampled *sampled)

@@ -215,7 +215,7 @@ static void score_prompt(shoal_coop *coop, gen *g, const shoal_span *span)
 static void take_rows(shoal_coop *coop, gen *g, const shoal_span *span)
 {
     shoal_sampled sampled;
-    if (g->scores) {
+    if (g->score_prompt) {
         score_prompt(coop, g, span);
         if (span->ids + span->n_ids < g->tokens + g->n_tokens) {
             return; /* of a prompt that goes on */

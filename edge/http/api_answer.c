@@ -23,12 +23,14 @@ shoal_status shoal_api_put_envelope(shoal_api_call *call)
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) {
         random[0] = call->started_ns; /* an id must differ, not be secret */
     }
+    (void)snprintf(call->random, sizeof call->random, "%016" PRIx64 "%08" PRIx64, random[0],
+                   random[1] >> 32);
     char hash[SHOAL_HASH_HEX];
     shoal_hash_hex(&call->api->context.model->hash, hash);
     SHOAL_TRY(shoal_buf_appendf(&call->envelope,
-                                "\"id\":\"%s-%016" PRIx64 "%08" PRIx64 "\",\"created\":%lld,"
+                                "\"id\":\"%s-%s\",\"created\":%lld,"
                                 "\"system_fingerprint\":\"fp_%.10s\",\"model\":",
-                                is_chat(call) ? "chatcmpl" : "cmpl", random[0], random[1] >> 32,
+                                is_chat(call) ? "chatcmpl" : "cmpl", call->random,
                                 (long long)time(NULL), hash));
     return shoal_json_put_text(&call->envelope, call->api->context.model_id);
 }
@@ -71,13 +73,15 @@ shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m)
 
 shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *m)
 {
-    const shoal_api_call *call = m->call;
+    shoal_api_call *call = m->call;
     SHOAL_TRY(put_start(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,%s",
-                                is_chat(call) ? "\"delta\":{\"content\":" : "\"text\":"));
-    SHOAL_TRY(shoal_json_put_string(buf, m->text, m->n_text));
-    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":null}]",
-                                is_chat(call) ? "}" : ""));
+                                is_chat(call) ? "\"delta\":{" : "\"text\":"));
+    SHOAL_TRY(is_chat(call) ? shoal_api_put_delta(buf, call, m->text, m->n_text)
+                            : shoal_json_put_string(buf, m->text, m->n_text));
+    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":", is_chat(call) ? "}" : ""));
+    SHOAL_TRY(shoal_api_put_next_logprobs(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"finish_reason\":null}]"));
     SHOAL_TRY(put_null_usage(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"shoal\":{\"tokens\":["));
     SHOAL_TRY(shoal_api_put_token(buf, m));
@@ -86,7 +90,9 @@ shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *m)
 
 static const char *finish_name(const shoal_api_call *call)
 {
-    return call->finish == SHOAL_FINISH_LENGTH ? "length" : "stop";
+    return call->tools.phase == SHOAL_API_CALLED ? "tool_calls"
+           : call->finish == SHOAL_FINISH_LENGTH ? "length"
+                                                 : "stop";
 }
 
 /* Tokens after the first one per second; the first one waits for the prompt. */
@@ -118,14 +124,14 @@ static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
     return shoal_buf_appendf(buf, "}}");
 }
 
-shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call)
+shoal_status shoal_api_put_finish(shoal_buf *buf, shoal_api_call *call)
 {
     SHOAL_TRY(put_start(buf, call));
-    SHOAL_TRY(shoal_buf_appendf(buf,
-                                ",\"choices\":[{\"index\":0,%s,\"logprobs\":null,"
-                                "\"finish_reason\":\"%s\"}]",
-                                is_chat(call) ? "\"delta\":{}" : "\"text\":\"\"",
-                                finish_name(call)));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,%s",
+                                is_chat(call) ? "\"delta\":{" : "\"text\":\"\""));
+    SHOAL_TRY(is_chat(call) ? shoal_api_put_last_delta(buf, call) : SHOAL_OK);
+    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]",
+                                is_chat(call) ? "}" : "", finish_name(call)));
     SHOAL_TRY(put_null_usage(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, "}\n\n"));
     if (call->request->include_usage) {
@@ -137,7 +143,7 @@ shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call)
     return shoal_buf_appendf(buf, "data: [DONE]\n\n");
 }
 
-shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call)
+shoal_status shoal_api_put_answer(shoal_buf *buf, shoal_api_call *call)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {.limit = SHOAL_API_ANSWER_MAX};
     if (call->request->echo) {
@@ -145,14 +151,12 @@ shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call)
     }
     SHOAL_TRY(shoal_buf_append(&text, call->text.data ? call->text.data : "", call->text.length));
     SHOAL_TRY(shoal_buf_appendf(
-        buf, "{%s,\"object\":\"%s\",\"choices\":[{\"index\":0,%s", call->envelope.data,
-        is_chat(call) ? "chat.completion" : "text_completion",
-        is_chat(call) ? "\"message\":{\"role\":\"assistant\",\"refusal\":null,"
-                        "\"content\":"
-                      : "\"text\":"));
-    SHOAL_TRY(shoal_json_put_string(buf, text.data, text.length));
-    SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":", is_chat(call) ? "}" : ""));
-    SHOAL_TRY(call->scores ? shoal_api_put_logprobs(buf, call) : shoal_buf_appendf(buf, "null"));
+        buf, "{%s,\"object\":\"%s\",\"choices\":[{\"index\":0,\"%s\":", call->envelope.data,
+        is_chat(call) ? "chat.completion" : "text_completion", is_chat(call) ? "message" : "text"));
+    SHOAL_TRY(is_chat(call) ? shoal_api_put_message(buf, call, &text)
+                            : shoal_json_put_string(buf, text.data, text.length));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"logprobs\":"));
+    SHOAL_TRY(shoal_api_put_logprobs(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"finish_reason\":\"%s\"}],\"usage\":", finish_name(call)));
     SHOAL_TRY(put_usage(buf, &call->usage));
     if (call->request->tell_tokens) {

@@ -39,6 +39,8 @@ void shoal_api_call_free(shoal_api_call *call)
     shoal_buf_fini(&call->text);
     shoal_buf_fini(&call->tokens);
     shoal_free(call->scores);
+    shoal_free(call->tops);
+    shoal_api_tools_fini(&call->tools);
     shoal_free(call);
 }
 
@@ -145,19 +147,30 @@ static void fail_call(shoal_api_call *call, const shoal_http_error *error)
     shoal_http_stream_end(x, put);
 }
 
+static bool make_scores(shoal_api_call *call)
+{
+    const shoal_api_request *q = call->request;
+    size_t n = q->n_ids + q->n_tokens_max;
+    call->told.detok.started = true; /* an answer goes on where the prompt ended */
+    if (!q->tell_logprobs) {
+        return true;
+    }
+    call->scores = shoal_calloc(n, sizeof *call->scores);
+    call->tops = q->n_tops > 0 ? shoal_calloc(n * q->n_tops, sizeof *call->tops) : NULL;
+    return call->scores && (call->tops || q->n_tops == 0);
+}
+
 static void submit(shoal_api_call *call)
 {
     shoal_api *api = call->api;
     const shoal_api_request *q = call->request;
     shoal_http_error error = {0};
-    if (q->tell_logprobs) {
-        call->scores = shoal_calloc(q->n_ids + q->n_tokens_max, sizeof *call->scores);
-        if (!call->scores) {
-            (void)shoal_http_error_set(&error, 503, NULL, "out_of_memory", "no memory for scores");
-            fail_call(call, &error);
-            shoal_api_call_free(call);
-            return;
-        }
+    shoal_api_tools_start(&call->tools, q);
+    if (!make_scores(call)) {
+        (void)shoal_http_error_set(&error, 503, NULL, "out_of_memory", "no memory for scores");
+        fail_call(call, &error);
+        shoal_api_call_free(call);
+        return;
     }
     shoal_coop_request request = {
         .mode = q->mode,
@@ -165,10 +178,14 @@ static void submit(shoal_api_call *call)
         .n_ids = q->n_ids,
         .n_tokens_max = q->n_tokens_max,
         .scores = call->scores,
+        .score_prompt = q->echo,
+        .tops = call->tops,
+        .n_tops = q->n_tops,
         .sampling = q->sampling,
         .stops = (const char *const *)q->stops,
         .n_stops = q->n_stops,
         .take_grammar = q->grammar,
+        .grammar_opening = q->n_tools > 0 && !q->must_call ? SHOAL_API_CALL : NULL,
         .deadline_ms = api->settings.deadline_ms,
         .reconnect_ms = q->reconnect_ms,
         .degrade = q->degrade,

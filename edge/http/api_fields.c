@@ -130,8 +130,22 @@ static shoal_status read_echo(shoal_api_reader *r, const char *name, const json_
 static shoal_status read_logprobs(shoal_api_reader *r, const char *name, const json_t *value)
 {
     json_int_t n = 0;
-    SHOAL_TRY(read_int(r, name, value, 0, 1, &n));
-    r->request->tell_logprobs = true; /* 0 wants those of the tokens themselves, 1 the likeliest */
+    SHOAL_TRY(read_int(r, name, value, 0, 5, &n)); /* OpenAI's 5 */
+    r->request->tell_logprobs = true;              /* 0 wants those of the tokens alone */
+    r->request->n_tops = SHOAL_MIN((size_t)n, r->context->model->hp.n_vocab);
+    return SHOAL_OK;
+}
+
+static shoal_status read_chat_logprobs(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    return read_bool(r, name, value, &r->request->tell_logprobs);
+}
+
+static shoal_status read_top_logprobs(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    json_int_t n = 0;
+    SHOAL_TRY(read_int(r, name, value, 0, SHOAL_COOP_TOPS_MAX, &n));
+    r->request->n_tops = SHOAL_MIN((size_t)n, r->context->model->hp.n_vocab);
     return SHOAL_OK;
 }
 
@@ -293,6 +307,20 @@ static shoal_status read_prompt(shoal_api_reader *r, const char *name, const jso
     return SHOAL_OK;
 }
 
+static shoal_status read_tools(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    (void)name;
+    r->tools = value;
+    return SHOAL_OK;
+}
+
+static shoal_status read_tool_choice(shoal_api_reader *r, const char *name, const json_t *value)
+{
+    (void)name;
+    r->tool_choice = value;
+    return SHOAL_OK;
+}
+
 static shoal_status read_messages(shoal_api_reader *r, const char *name, const json_t *value)
 {
     (void)name;
@@ -320,10 +348,7 @@ static shoal_status only_one(shoal_api_reader *r, const char *name, const json_t
 
 static shoal_status only_off(shoal_api_reader *r, const char *name, const json_t *value)
 {
-    bool off = json_is_false(value) ||
-               (json_is_integer(value) && json_integer_value(value) == 0 &&
-                strcmp(name, "top_logprobs") == 0) ||
-               (json_is_array(value) && json_array_size(value) == 0) ||
+    bool off = json_is_false(value) || (json_is_array(value) && json_array_size(value) == 0) ||
                (json_is_string(value) && json_string_length(value) == 0);
     return off ? SHOAL_OK : unsupported(r, name, "not supported by this edge; leave it out");
 }
@@ -334,7 +359,7 @@ static shoal_status only_none(shoal_api_reader *r, const char *name, const json_
     if (text && (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0)) {
         return SHOAL_OK;
     }
-    return unsupported(r, name, "this edge calls no tools; leave it out");
+    return unsupported(r, name, "functions are called by tools and tool_choice here");
 }
 
 static shoal_status only_text(shoal_api_reader *r, const char *name, const json_t *value)
@@ -382,19 +407,19 @@ static const struct {
     {"service_tier", C | M, ignore},
     {"safety_identifier", C | M, ignore},
     {"prompt_cache_key", C | M, ignore},
-    {"parallel_tool_calls", M, ignore}, /* without tools it says nothing */
+    {"parallel_tool_calls", M, ignore}, /* allows several calls; there is one at most */
     {"n", C | M, only_one},
     {"best_of", C, only_one},
     {"echo", C, read_echo},
     {"return_tokens_as_token_ids", C, read_names},
     {"suffix", C, only_off},
     {"logprobs", C, read_logprobs},
-    {"logprobs", M, only_off},
-    {"top_logprobs", M, only_off},
+    {"logprobs", M, read_chat_logprobs},
+    {"top_logprobs", M, read_top_logprobs},
     {"store", M, only_off},
-    {"tools", M, only_off},
+    {"tools", M, read_tools},
     {"functions", M, only_off},
-    {"tool_choice", M, only_none},
+    {"tool_choice", M, read_tool_choice},
     {"function_call", M, only_none},
     {"response_format", C | M, shoal_api_read_format},
     {"modalities", M, only_text},

@@ -18,8 +18,18 @@ enum {
     SHOAL_API_JSON_BUDGET = 48 << 20,      /* bytes one body may take as parsed JSON */
     SHOAL_API_JOBS_MAX = 64,               /* bodies waiting for the worker */
     SHOAL_API_TOKENS_QUEUED_MAX = 1 << 15, /* token messages the loop has not yet seen */
-    SHOAL_API_ANSWER_MAX = 64 << 20        /* bytes of an answer that is not streamed */
+    SHOAL_API_ANSWER_MAX = 64 << 20,       /* bytes of an answer that is not streamed */
+    SHOAL_API_TOOLS_MAX = SHOAL_GRAMMAR_CHOICES_MAX,
+    SHOAL_API_TOOL_NAME_MAX = 64
 };
+
+/* How a text that is a call begins. */
+#define SHOAL_API_CALL "<tool_call>"
+
+typedef struct shoal_api_tool {
+    char name[SHOAL_API_TOOL_NAME_MAX + 1];
+    char head[SHOAL_API_TOOL_NAME_MAX + 32]; /* {"name": "...", "arguments": */
+} shoal_api_tool;
 
 typedef enum shoal_api_kind {
     SHOAL_API_COMPLETION = 1,
@@ -43,6 +53,7 @@ typedef struct shoal_api_request {
     bool degrade;
     bool echo;          /* the prompt's text, and its log-probabilities, come first */
     bool tell_logprobs; /* of each token, and of the likeliest there */
+    size_t n_tops;      /* how many of the likeliest, at most SHOAL_COOP_TOPS_MAX */
     bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
     uint64_t reconnect_ms; /* 0: as configured */
     shoal_mode mode;
@@ -50,7 +61,10 @@ typedef struct shoal_api_request {
     shoal_logit_bias *biases;
     char *stops[SHOAL_STOPS_MAX];
     size_t n_stops;
-    shoal_grammar *grammar; /* response_format; NULL: free text */
+    shoal_grammar *grammar; /* response_format, or a call; NULL: free text */
+    shoal_api_tool *tools;  /* [n_tools] that may be called; 0: none */
+    size_t n_tools;
+    bool must_call; /* else only a text that begins with SHOAL_API_CALL is a call */
     int32_t *ids;
     size_t n_ids;
     size_t n_tokens_max;
@@ -91,6 +105,34 @@ typedef struct shoal_api_fixed_message {
     shoal_api_call *call;
 } shoal_api_fixed_message;
 
+/* How far a stream has come in telling tokens with their logprobs. */
+typedef struct shoal_api_told {
+    size_t n_tokens;
+    size_t n_characters; /* of their texts */
+    shoal_detok detok;
+} shoal_api_told;
+
+typedef enum shoal_api_tool_phase {
+    SHOAL_API_TEXT,      /* content, to the end */
+    SHOAL_API_OPENING,   /* may become a call */
+    SHOAL_API_HEAD,      /* before the arguments */
+    SHOAL_API_ARGUMENTS, /* inside them */
+    SHOAL_API_CALLED     /* behind them */
+} shoal_api_tool_phase;
+
+/* What the text of an answer means where there are tools. push and end set the last three. */
+typedef struct shoal_api_tool_reader {
+    shoal_api_tool_phase phase;
+    size_t tool_i; /* of the request, from ARGUMENTS on */
+    size_t depth;  /* braces and brackets open in the arguments */
+    bool in_string;
+    bool escaped;
+    shoal_buf held;    /* not yet known to be content or call */
+    bool began;        /* the call of tool_i has begun */
+    shoal_buf content; /* new content */
+    shoal_buf arguments;
+} shoal_api_tool_reader;
+
 struct shoal_api_call {
     shoal_api *api;
     shoal_api_call *next;
@@ -116,7 +158,12 @@ struct shoal_api_call {
     shoal_buf envelope;       /* id, created, model: the same in every chunk */
     shoal_buf text;           /* not streamed: all of it */
     shoal_buf tokens;         /* origins, comma-separated objects */
-    shoal_coop_score *scores; /* the engine thread's until the end message; NULL: not asked for */
+    shoal_coop_score *scores; /* the engine thread's until the message of the token, or of the end;
+                               * NULL: not asked for */
+    shoal_coop_top *tops;     /* likewise */
+    shoal_api_told told;
+    shoal_api_tool_reader tools;
+    char random[25]; /* hexadecimal: what makes its ids differ from others */
 };
 
 struct shoal_api {
@@ -157,15 +204,32 @@ void shoal_api_work(void *api);        /* the worker's thread */
 shoal_status shoal_api_put_envelope(shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_role(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
+/* Once for each token, in order. */
 shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
-/* The last chunks and [DONE]. */
-shoal_status shoal_api_put_finish(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
-shoal_status shoal_api_put_answer(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+/* The last chunks and [DONE]; once. */
+shoal_status shoal_api_put_finish(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_answer(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
 
-/* api_logprobs.c: the text of the prompt; and the object that OpenAI's completions call logprobs.
- */
+/* api_tool_answer.c: the text of a chat, in order. */
+void shoal_api_tools_start(shoal_api_tool_reader *t, const shoal_api_request *q);
+void shoal_api_tools_fini(shoal_api_tool_reader *t);
+shoal_status shoal_api_tools_push(shoal_api_tool_reader *t, const shoal_api_request *q,
+                                  const char *text, size_t n) SHOAL_MUST_CHECK;
+shoal_status shoal_api_tools_end(shoal_api_tool_reader *t,
+                                 const shoal_api_request *q) SHOAL_MUST_CHECK;
+/* The members of the delta that this piece of text is; and of what was held at the end. */
+shoal_status shoal_api_put_delta(shoal_buf *buf, shoal_api_call *call, const char *text,
+                                 size_t n) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_last_delta(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
+/* The message that the whole text is. */
+shoal_status shoal_api_put_message(shoal_buf *buf, shoal_api_call *call,
+                                   const shoal_buf *text) SHOAL_MUST_CHECK;
+
+/* api_logprobs.c: the text of the prompt; and the object that OpenAI calls logprobs, of the whole
+ * answer, or of the next token of a stream. */
 shoal_status shoal_api_put_prompt_text(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_logprobs(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_next_logprobs(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
 
 /* api_status.c */
 void shoal_api_answer_health(shoal_api *api, shoal_http_exchange *exchange);

@@ -127,7 +127,8 @@ static shoal_status take_role(shoal_api_reader *r, size_t i, const json_t *value
     static const char *const known[][2] = {{"system", "system"},
                                            {"developer", "system"},
                                            {"user", "user"},
-                                           {"assistant", "assistant"}};
+                                           {"assistant", "assistant"},
+                                           {"tool", "user"}};
     const char *role = json_string_value(value);
     for (size_t k = 0; role && k < SHOAL_COUNT(known); k++) {
         if (strcmp(role, known[k][0]) == 0) {
@@ -135,7 +136,7 @@ static shoal_status take_role(shoal_api_reader *r, size_t i, const json_t *value
             return SHOAL_OK;
         }
     }
-    return bad_message(r, i, "role", "must be system, developer, user or assistant");
+    return bad_message(r, i, "role", "must be system, developer, user, assistant or tool");
 }
 
 /* Parts mean the same as their texts in a row. */
@@ -171,11 +172,62 @@ static shoal_status take_content(shoal_api_reader *r, size_t i, const json_t *va
     return *ret_content ? SHOAL_OK : SHOAL_E_NOMEM;
 }
 
+/* What a function gave, as the templates with tools write it. */
+static shoal_status wrap_result(char **inout_content)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    SHOAL_TRY(shoal_buf_appendf(&text, "<tool_response>\n%s\n</tool_response>", *inout_content));
+    shoal_free(*inout_content);
+    *inout_content = SHOAL_STEAL(text.data);
+    return SHOAL_OK;
+}
+
+/* The content of an answer with calls may be null; the calls stand behind it. */
+static shoal_status take_answer(shoal_api_reader *r, size_t i, const json_t *message,
+                                char **ret_content)
+{
+    const json_t *content = json_object_get(message, "content");
+    const json_t *calls = json_object_get(message, "tool_calls");
+    bool some = calls && !json_is_null(calls);
+    if (!some) {
+        return take_content(r, i, content, ret_content);
+    }
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    SHOAL_TRY(shoal_buf_append(&text, "", 0));
+    if (content && !json_is_null(content)) {
+        SHOAL_TRY(take_content(r, i, content, ret_content));
+        SHOAL_TRY(shoal_buf_append(&text, *ret_content, strlen(*ret_content)));
+        shoal_free(*ret_content);
+        *ret_content = NULL;
+    }
+    SHOAL_TRY(shoal_api_put_calls(r, i, calls, &text));
+    *ret_content = SHOAL_STEAL(text.data);
+    return SHOAL_OK;
+}
+
+static shoal_status take_message(shoal_api_reader *r, size_t i, const json_t *m,
+                                 shoal_chat_message *message, char **ret_content)
+{
+    const char *role = json_string_value(json_object_get(m, "role"));
+    SHOAL_TRY(take_role(r, i, json_object_get(m, "role"), &message->role));
+    if (strcmp(message->role, "assistant") == 0) {
+        SHOAL_TRY(take_answer(r, i, m, ret_content));
+    } else {
+        SHOAL_TRY(take_content(r, i, json_object_get(m, "content"), ret_content));
+    }
+    if (strcmp(role, "tool") == 0) {
+        SHOAL_TRY(wrap_result(ret_content));
+    }
+    message->content = *ret_content;
+    return SHOAL_OK;
+}
+
 /* Whole messages come back from clients with everything an answer may have: what is empty says
  * nothing, what is not would be lost. */
 static shoal_status check_extras(shoal_api_reader *r, size_t i, const json_t *message)
 {
-    static const char *const harmless[] = {"role", "content", "name", "refusal", "annotations"};
+    static const char *const harmless[] = {"role",        "content",    "name",        "refusal",
+                                           "annotations", "tool_calls", "tool_call_id"};
     json_t *object = (json_t *)(uintptr_t)message;
     for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
         const json_t *v = json_object_iter_value(it);
@@ -185,12 +237,33 @@ static shoal_status check_extras(shoal_api_reader *r, size_t i, const json_t *me
             known = known || strcmp(json_object_iter_key(it), harmless[k]) == 0;
         }
         if (!known) {
-            return bad_message(r, i, "", "only role, content and name are understood");
+            return bad_message(r, i, "",
+                               "only role, content, name, tool_calls and tool_call_id are "
+                               "understood");
         }
     }
     return SHOAL_OK;
 }
 
+/* The model is told of its tools at the end of the first system message, or by one of its own. */
+static shoal_status tell_tools(shoal_api_reader *r, shoal_chat_message **inout_first,
+                               size_t *inout_n, char **ret_words)
+{
+    shoal_chat_message *first = *inout_first;
+    bool has_system = strcmp(first[1].role, "system") == 0;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf words = {0};
+    if (has_system) {
+        SHOAL_TRY(shoal_buf_appendf(&words, "%s\n\n", first[1].content));
+    }
+    SHOAL_TRY(shoal_api_put_tools(r, &words));
+    *ret_words = SHOAL_STEAL(words.data);
+    first[has_system ? 1 : 0] = (shoal_chat_message){.role = "system", .content = *ret_words};
+    *inout_first += has_system ? 1 : 0;
+    *inout_n += has_system ? 0 : 1;
+    return SHOAL_OK;
+}
+
+/* messages and contents: [n + 1]; the first is for the words about tools. */
 static shoal_status fill_messages(shoal_api_reader *r, shoal_chat_message *messages,
                                   char **contents, size_t n)
 {
@@ -200,12 +273,16 @@ static shoal_status fill_messages(shoal_api_reader *r, shoal_chat_message *messa
             return bad_message(r, i, "", "must be an object with role and content");
         }
         SHOAL_TRY(check_extras(r, i, m));
-        SHOAL_TRY(take_role(r, i, json_object_get(m, "role"), &messages[i].role));
-        SHOAL_TRY(take_content(r, i, json_object_get(m, "content"), &contents[i]));
-        messages[i].content = contents[i];
+        SHOAL_TRY(take_message(r, i, m, &messages[i + 1], &contents[i + 1]));
+    }
+    shoal_chat_message *first = messages;
+    if (r->request->n_tools > 0) {
+        SHOAL_TRY(tell_tools(r, &first, &n, &contents[0]));
+    } else {
+        first++;
     }
     shoal_err err = SHOAL_ERR_INIT;
-    shoal_status status = shoal_chat_encode(r->context->model->tokenizer, messages, n,
+    shoal_status status = shoal_chat_encode(r->context->model->tokenizer, first, n,
                                             &r->request->ids, &r->request->n_ids, &err);
     return judge(r, status, "messages", &err);
 }
@@ -222,13 +299,13 @@ static shoal_status take_messages(shoal_api_reader *r)
                                     "messages must be an array of 1 to %d messages",
                                     SHOAL_API_MESSAGES_MAX);
     }
-    shoal_chat_message *messages = shoal_calloc(n, sizeof *messages);
-    char **contents = shoal_calloc(n, sizeof *contents);
+    shoal_chat_message *messages = shoal_calloc(n + 1, sizeof *messages);
+    char **contents = shoal_calloc(n + 1, sizeof *contents);
     shoal_status status = SHOAL_E_NOMEM;
     if (messages && contents) {
         status = fill_messages(r, messages, contents, n);
     }
-    for (size_t i = 0; contents && i < n; i++) {
+    for (size_t i = 0; contents && i < n + 1; i++) {
         shoal_free(contents[i]);
     }
     shoal_free(contents);
@@ -265,10 +342,13 @@ static shoal_status settle(shoal_api_reader *r)
         return shoal_http_error_set(r->error, 400, "stream_options", "invalid_value",
                                     "stream_options may only be given with \"stream\": true");
     }
-    if (q->stream && (q->echo || q->tell_logprobs)) {
-        return shoal_http_error_set(r->error, 400, q->echo ? "echo" : "logprobs",
-                                    "unsupported_parameter",
-                                    "echo and logprobs come with a whole answer: leave stream out");
+    if (q->stream && q->echo) {
+        return shoal_http_error_set(r->error, 400, "echo", "unsupported_parameter",
+                                    "echo comes with a whole answer: leave stream out");
+    }
+    if (q->n_tops > 0 && !q->tell_logprobs) {
+        return shoal_http_error_set(r->error, 400, "top_logprobs", "invalid_value",
+                                    "top_logprobs may only be given with \"logprobs\": true");
     }
     if (r->local_only && r->has_mode && q->mode != SHOAL_MODE_LOCAL) {
         return shoal_http_error_set(r->error, 400, "shoal.local_only", "invalid_value",
@@ -278,6 +358,13 @@ static shoal_status settle(shoal_api_reader *r)
     if (r->local_only) {
         q->mode = SHOAL_MODE_LOCAL;
     }
+    if (q->tell_logprobs && q->mode != SHOAL_MODE_LOCAL) {
+        return shoal_http_error_set(
+            r->error, 400, "logprobs", "unsupported_value",
+            "logprobs: the edge knows those of its own model alone, and mode \"%s\" was %s: add "
+            "\"shoal\": {\"mode\": \"local\"}",
+            shoal_mode_name(q->mode), r->has_mode ? "asked for" : "the default");
+    }
     if (q->grammar && q->mode != SHOAL_MODE_LOCAL) {
         return shoal_http_error_set(
             r->error, 400, "response_format", "unsupported_value",
@@ -285,6 +372,7 @@ static shoal_status settle(shoal_api_reader *r)
             "\"%s\" was %s: add \"shoal\": {\"mode\": \"local\"}",
             shoal_mode_name(q->mode), r->has_mode ? "asked for" : "the default");
     }
+    SHOAL_TRY(shoal_api_settle_tools(r));
     if (!r->has_seed) {
         if (getrandom(&q->sampling.seed, sizeof q->sampling.seed, 0) !=
             (ssize_t)sizeof q->sampling.seed) {
@@ -402,6 +490,7 @@ void shoal_api_request_free(shoal_api_request *request)
         shoal_free(request->stops[i]);
     }
     shoal_grammar_free(request->grammar);
+    shoal_free(request->tools);
     shoal_free(request->biases);
     shoal_free(request->ids);
     shoal_free(request);

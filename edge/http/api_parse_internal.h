@@ -16,6 +16,8 @@ typedef struct shoal_api_reader {
     const json_t *prompt;
     const json_t *messages;
     const json_t *stream_options;
+    const json_t *tools;
+    const json_t *tool_choice;
     size_t n_max;        /* max_tokens, 0: not given */
     const char *n_field; /* which field said so */
     bool has_mode;
@@ -28,5 +30,18 @@ shoal_status shoal_api_read_fields(shoal_api_reader *reader, const json_t *root)
 /* api_schema.c: response_format. */
 shoal_status shoal_api_read_format(shoal_api_reader *reader, const char *name,
                                    const json_t *value) SHOAL_MUST_CHECK;
+/* The schema of a function's arguments, NULL: it has none. strict: what the grammar cannot hold is
+ * refused; else it is left to the model. param is how errors name it. */
+shoal_status shoal_api_build_arguments(shoal_api_reader *reader, shoal_grammar *grammar,
+                                       const char *param, const json_t *schema, bool strict,
+                                       uint32_t *ret_node) SHOAL_MUST_CHECK;
+
+/* api_tools.c: tools and tool_choice, once every field is read. */
+shoal_status shoal_api_settle_tools(shoal_api_reader *reader) SHOAL_MUST_CHECK;
+/* What the model is told of them. */
+shoal_status shoal_api_put_tools(const shoal_api_reader *reader, shoal_buf *text) SHOAL_MUST_CHECK;
+/* The calls of message i, which the assistant made before, as it wrote them. */
+shoal_status shoal_api_put_calls(shoal_api_reader *reader, size_t i, const json_t *calls,
+                                 shoal_buf *text) SHOAL_MUST_CHECK;
 
 #endif

@@ -21,6 +21,8 @@ typedef struct builder {
     shoal_api_reader *r;
     shoal_grammar *grammar;
     const json_t *root;
+    const char *param; /* what errors name */
+    bool lenient;      /* what is not supported is left to the model */
     int depth;
 } builder;
 
@@ -28,18 +30,18 @@ static shoal_status build(builder *b, const json_t *schema, uint32_t *ret_node);
 
 static shoal_status refuse(builder *b, const char *what)
 {
-    return shoal_http_error_set(b->r->error, 400, "response_format", "unsupported_value",
-                                "response_format: %.160s", what);
+    return shoal_http_error_set(b->r->error, 400, b->param, "unsupported_value", "%s: %.160s",
+                                b->param, what);
 }
 
 static shoal_status refuse_key(builder *b, const char *key)
 {
     return shoal_http_error_set(
-        b->r->error, 400, "response_format", "unsupported_value",
-        "response_format: the schema's \"%.40s\" is not supported here; known are type, "
+        b->r->error, 400, b->param, "unsupported_value",
+        "%s: the schema's \"%.40s\" is not supported here; known are type, "
         "properties, required, additionalProperties, items, minItems, maxItems, minLength, "
         "maxLength, enum, const, anyOf, $ref, $defs",
-        key);
+        b->param, key);
 }
 
 /* What the grammar refuses: its limits. */
@@ -89,7 +91,7 @@ static shoal_status check_keys(builder *b, const json_t *schema)
     json_t *object = (json_t *)(uintptr_t)schema;
     for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it)) {
         const char *key = json_object_iter_key(it);
-        if (!known_key(key) && !idle_bound(key, json_object_iter_value(it))) {
+        if (!b->lenient && !known_key(key) && !idle_bound(key, json_object_iter_value(it))) {
             return refuse_key(b, key);
         }
     }
@@ -360,6 +362,11 @@ static shoal_status build(builder *b, const json_t *schema, uint32_t *ret_node)
     b->depth++;
     shoal_status status = build_inside(b, schema, ret_node);
     b->depth--;
+    if (status != SHOAL_OK && b->lenient && b->r->error->status != 0) {
+        *b->r->error = (shoal_http_error){0};
+        *ret_node = SHOAL_GRAMMAR_ANY;
+        return SHOAL_OK;
+    }
     return status;
 }
 
@@ -394,8 +401,32 @@ shoal_status shoal_api_read_format(shoal_api_reader *r, const char *name, const 
     }
     SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *grammar = NULL;
     SHOAL_TRY(shoal_grammar_new(&grammar));
-    builder b = {.r = r, .grammar = grammar};
+    builder b = {.r = r, .grammar = grammar, .param = "response_format"};
     SHOAL_TRY(build_root(&b, value, type));
     r->request->grammar = SHOAL_STEAL(grammar);
     return SHOAL_OK;
+}
+
+/* --- tools ------------------------------------------------------------------------------------ */
+
+shoal_status shoal_api_build_arguments(shoal_api_reader *r, shoal_grammar *grammar,
+                                       const char *param, const json_t *schema, bool strict,
+                                       uint32_t *ret_node)
+{
+    builder b = {.r = r, .grammar = grammar, .root = schema, .param = param, .lenient = !strict};
+    const char *type = json_string_value(json_object_get(schema, "type"));
+    if (!schema || json_is_null(schema) ||
+        (json_is_object(schema) && json_object_size(schema) == 0)) {
+        return judge(&b, shoal_grammar_add_object(grammar, NULL, 0, ret_node));
+    }
+    if (type ? strcmp(type, "object") != 0 : !json_object_get(schema, "properties")) {
+        return refuse(&b, "must be a schema of type object");
+    }
+    b.depth = 1;
+    shoal_status status = build_inside(&b, schema, ret_node);
+    if (status != SHOAL_OK && b.lenient && r->error->status != 0) {
+        *r->error = (shoal_http_error){0};
+        return judge(&b, shoal_grammar_add_map(grammar, SHOAL_GRAMMAR_ANY, ret_node));
+    }
+    return status;
 }

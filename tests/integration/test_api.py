@@ -52,6 +52,76 @@ def test_answers_keep_the_form_asked_for():
         expect(status == 200 and answer["choices"][0]["message"]["content"].lstrip().startswith("{"), answer)
 
 
+def test_logprobs_are_those_of_the_text():
+    with Site() as site:
+        _, edge = site.models()
+        url = site.edge(edge, mode__default="local").start().address
+        wanted = {"logprobs": True, "top_logprobs": 4, "temperature": 0, "max_tokens": 24}
+        status, answer = ask(url, **wanted)
+        expect(status == 200, answer)
+        choice = answer["choices"][0]
+        content = choice["logprobs"]["content"]
+        said = b"".join(bytes(one["bytes"]) for one in content)
+        expect(said.decode("utf-8") == choice["message"]["content"], f"{said} is not {choice['message']['content']!r}")
+        for one in content:
+            tops = [top["logprob"] for top in one["top_logprobs"]]
+            expect(len(tops) == 4 and tops == sorted(tops, reverse=True) and tops[0] == one["logprob"] <= 0,
+                   f"at temperature 0 the likeliest is taken: {one}")
+        streamed = []
+        body = {"messages": [{"role": "user", "content": "What does H40 mean on the Tapir 10?"}], "stream": True, **wanted}
+        _, _, reply = request(url, "POST", "/v1/chat/completions", json.dumps(body))
+        for line in reply.decode("utf-8").splitlines():
+            if line.startswith("data: {"):
+                for part in json.loads(line[6:])["choices"]:
+                    streamed += (part["logprobs"] or {"content": []})["content"]
+        expect(streamed == content, "streamed logprobs differ from whole ones")
+        # Of a sample drawn at a temperature, what is told is still the model's own probability.
+        status, answer = ask(url, **{**wanted, "temperature": 1.5, "seed": 3, "top_logprobs": 20})
+        for one in answer["choices"][0]["logprobs"]["content"]:
+            same = [top["logprob"] for top in one["top_logprobs"] if top["bytes"] == one["bytes"]]
+            expect(not same or one["logprob"] in same, f"{one}")
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": "open_ticket", "description": "Opens a ticket for a fault.", "parameters": {
+        "type": "object", "additionalProperties": False, "required": ["code", "urgent"],
+        "properties": {"code": {"type": "string", "minLength": 1, "maxLength": 6}, "urgent": {"type": "boolean"}}}}},
+    {"type": "function", "function": {"name": "list_parts", "parameters": {
+        "type": "object", "required": ["count"], "properties": {"count": {"enum": [1, 2, 3]}}}}},
+]
+
+
+def fits_tool(call):
+    arguments = json.loads(call["function"]["arguments"])
+    if call["function"]["name"] == "list_parts":
+        return list(arguments) == ["count"] and arguments["count"] in (1, 2, 3)
+    return (call["function"]["name"] == "open_ticket" and set(arguments) == {"code", "urgent"}
+            and 1 <= len(arguments["code"]) <= 6 and type(arguments["urgent"]) is bool)
+
+
+def test_tools_are_called_with_arguments_of_their_schema():
+    with Site() as site:
+        _, edge = site.models()
+        url = site.edge(edge, mode__default="local").start().address
+        for seed in range(6):
+            status, answer = ask(url, tools=TOOLS, tool_choice="required", temperature=(0, 1, 1.7)[seed % 3], seed=seed, max_tokens=200)
+            expect(status == 200, answer)
+            choice = answer["choices"][0]
+            calls = choice["message"]["tool_calls"]
+            expect(choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None, choice)
+            expect(len(calls) == 1 and fits_tool(calls[0]), f"seed {seed}: {calls}")
+        named = {"type": "function", "function": {"name": "list_parts"}}
+        _, answer = ask(url, tools=TOOLS, tool_choice=named, temperature=1, seed=3, max_tokens=200)
+        called = answer["choices"][0]["message"]["tool_calls"][0]
+        expect(called["function"]["name"] == "list_parts" and fits_tool(called), called)
+        # A conversation that goes on behind a call, and a model that has not learnt tools and may answer.
+        history = [{"role": "user", "content": "What does H40 mean on the Tapir 10?"}, answer["choices"][0]["message"],
+                   {"role": "tool", "tool_call_id": called["id"], "content": "[]"}]
+        status, _, reply = request(url, "POST", "/v1/chat/completions", json.dumps({"messages": history, "tools": TOOLS, "temperature": 0}))
+        message = json.loads(reply)["choices"][0]["message"]
+        expect(status == 200 and (message["content"] or fits_tool(message["tool_calls"][0])), reply)
+
+
 def test_link_cut_in_mid_answer_costs_no_token():
     with Site() as site:
         full, edge = site.models()
@@ -82,4 +152,5 @@ def test_link_cut_in_mid_answer_costs_no_token():
 
 
 if __name__ == "__main__":
-    main([test_answers_keep_the_form_asked_for, test_link_cut_in_mid_answer_costs_no_token])
+    main([test_answers_keep_the_form_asked_for, test_logprobs_are_those_of_the_text,
+          test_tools_are_called_with_arguments_of_their_schema, test_link_cut_in_mid_answer_costs_no_token])

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { ChatOpenAI, OpenAI as LangChainCompletion } from "@langchain/openai";
-import { generateText, streamText } from "ai";
+import { generateText, jsonSchema, streamText } from "ai";
 import OpenAI from "openai";
 
 const [baseURL, model, apiKey] = process.argv.slice(2);
@@ -77,6 +77,57 @@ await check("openai stops where it is told to", async () => {
   assert.equal(answer.choices[0].finish_reason, "stop");
 });
 
+const parameters = {
+  type: "object", additionalProperties: false, required: ["code", "urgent"],
+  properties: { code: { type: "string", minLength: 1, maxLength: 6 }, urgent: { type: "boolean" } },
+};
+const tools = [{ type: "function", function: { name: "open_ticket", description: "Opens a ticket.", strict: true, parameters } }];
+const local = { shoal: { mode: "local" } };
+
+function checkCall(call) {
+  assert.equal(call.function.name, "open_ticket");
+  const given = JSON.parse(call.function.arguments);
+  assert.deepEqual(Object.keys(given).sort(), ["code", "urgent"]);
+  assert.ok(typeof given.urgent === "boolean" && given.code.length >= 1 && given.code.length <= 6);
+}
+
+await check("openai calls a tool", async () => {
+  const answer = await openai.chat.completions.create({ model, messages, tools, tool_choice: "required", seed: 1, ...local });
+  assert.equal(answer.choices[0].finish_reason, "tool_calls");
+  assert.equal(answer.choices[0].message.tool_calls.length, 1);
+  checkCall(answer.choices[0].message.tool_calls[0]);
+});
+
+await check("openai's stream helper gathers the call of a tool", async () => {
+  const tool_choice = { type: "function", function: { name: "open_ticket" } };
+  const stream = openai.chat.completions.stream({ model, messages, tools, tool_choice, seed: 2, ...local });
+  const message = await stream.finalMessage();
+  checkCall(message.tool_calls[0]);
+});
+
+await check("openai runs tools and hands their results back", async () => {
+  let n = 0;
+  const runner = openai.chat.completions.runTools({
+    model, messages, seed: 3, max_completion_tokens: 120, ...local, tool_choice: { type: "function", function: { name: "open_ticket" } },
+    tools: [{ type: "function", function: { name: "open_ticket", description: "Opens a ticket.", parameters, parse: JSON.parse,
+      function: (given) => { n += 1; return `ticket for ${given.code}`; } } }],
+  });
+  await runner.done();
+  assert.equal(n, 1);
+});
+
+await check("openai reads logprobs, whole and streamed", async () => {
+  const wanted = { model, messages, temperature: 0, max_completion_tokens: 16, logprobs: true, top_logprobs: 2, ...local };
+  const answer = await openai.chat.completions.create(wanted);
+  const content = answer.choices[0].logprobs.content;
+  assert.equal(new TextDecoder().decode(new Uint8Array(content.flatMap((t) => t.bytes))), answer.choices[0].message.content);
+  const streamed = [];
+  for await (const chunk of await openai.chat.completions.create({ ...wanted, stream: true })) {
+    streamed.push(...(chunk.choices[0]?.logprobs?.content ?? []));
+  }
+  assert.deepEqual(streamed, content);
+});
+
 await check("openai's errors are of its own classes, with code and param", async () => {
   await assert.rejects(openai.chat.completions.create({ model: "nobody", messages }), (error) => {
     assert.ok(error instanceof OpenAI.NotFoundError);
@@ -108,6 +159,16 @@ await check("ai generates text", async () => {
   assert.ok(usage.outputTokens > 0);
 });
 
+await check("ai calls a tool", async () => {
+  const shoal = createOpenAICompatible({ name: "shoal", baseURL, apiKey, transformRequestBody: (body) => ({ ...body, ...local }) });
+  const { toolCalls } = await generateText({
+    model: shoal(model), prompt: question, seed: 4, toolChoice: "required",
+    tools: { open_ticket: { description: "Opens a ticket.", inputSchema: jsonSchema(parameters) } },
+  });
+  assert.equal(toolCalls.length, 1);
+  checkCall({ function: { name: toolCalls[0].toolName, arguments: JSON.stringify(toolCalls[0].input) } });
+});
+
 await check("ai streams text", async () => {
   const { textStream, usage } = streamText({ model: provider(model), prompt: question, temperature: 0, maxOutputTokens: 48 });
   let text = "";
@@ -121,6 +182,13 @@ await check("LangChain invokes a chat", async () => {
   const answer = await chat.invoke(question);
   assert.equal(answer.content, expected);
   assert.ok(answer.usage_metadata.output_tokens > 0);
+});
+
+await check("LangChain calls a tool", async () => {
+  const chat = new ChatOpenAI({ model, apiKey, configuration: { baseURL }, modelKwargs: local });
+  const answer = await chat.bindTools(tools, { tool_choice: "required" }).invoke(question);
+  assert.equal(answer.tool_calls.length, 1);
+  checkCall({ function: { name: answer.tool_calls[0].name, arguments: JSON.stringify(answer.tool_calls[0].args) } });
 });
 
 await check("LangChain streams a chat", async () => {

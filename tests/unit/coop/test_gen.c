@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "common/base/rng.h"
 #include "edge/coop/coop_internal.h"
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
@@ -172,9 +173,39 @@ static void test_long_text_forgotten_is_fed_in_pieces(void **state)
     coop_fini(&coop);
 }
 
+static void test_likeliest_tokens_come_in_order(void **state)
+{
+    (void)state;
+    enum {
+        N_VOCAB = 50
+    };
+    uint64_t rng = 11;
+    for (size_t round = 0; round < 200; round++) {
+        float logits[N_VOCAB];
+        shoal_coop_top tops[SHOAL_COOP_TOPS_MAX];
+        size_t n = 1 + round % SHOAL_COOP_TOPS_MAX;
+        for (size_t i = 0; i < N_VOCAB; i++) {
+            logits[i] = (float)(shoal_rng_next(&rng) % 16); /* with equals among them */
+        }
+        shoal_gen_top(logits, N_VOCAB, -0.5, tops, n);
+        for (size_t k = 0; k < n; k++) {
+            /* as many stand before it as its place says */
+            size_t n_before = 0;
+            for (size_t i = 0; i < N_VOCAB; i++) {
+                float mine = logits[tops[k].id];
+                n_before += logits[i] > mine || (logits[i] == mine && (int32_t)i < tops[k].id);
+            }
+            assert_int_equal(n_before, k);
+            assert_true((double)tops[k].logprob ==
+                        (double)logits[tops[k].id] - (double)logits[tops[0].id] - 0.5);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_likeliest_tokens_come_in_order),
         cmocka_unit_test(test_rollback_deeper_than_a_ring_gives_the_same_drafts),
         cmocka_unit_test(test_long_text_forgotten_is_fed_in_pieces),
     };

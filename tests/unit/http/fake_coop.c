@@ -17,6 +17,9 @@ typedef struct generation {
     fake_script script;
     size_t n;
     size_t n_prompt;
+    shoal_coop_score *scores;
+    shoal_coop_top *tops;
+    size_t n_tops;
     void (*on_event)(void *ctx, const shoal_coop_event *event);
     void *ctx;
     atomic_bool cancelled;
@@ -72,6 +75,19 @@ static void say_end(generation *g, size_t n_said, bool failed, shoal_finish fini
     g->on_event(g->ctx, &event);
 }
 
+static void score(generation *g, size_t i)
+{
+    if (!g->scores) {
+        return;
+    }
+    g->scores[g->n_prompt + i] = (shoal_coop_score){
+        .id = (int32_t)(100 + i), .top_id = 90, .logprob = -0.5F, .top_logprob = -0.25F};
+    for (size_t k = 0; k < g->n_tops; k++) {
+        g->tops[(g->n_prompt + i) * g->n_tops + k] =
+            (shoal_coop_top){.id = (int32_t)(90 + k), .logprob = -0.25F * (float)(k + 1)};
+    }
+}
+
 static void speak(generation *g)
 {
     const char *text = g->script.text ? g->script.text : "w";
@@ -90,6 +106,7 @@ static void speak(generation *g)
             say_end(g, i, true, SHOAL_FINISH_STOP);
             return;
         }
+        score(g, i);
         shoal_coop_event event = {.kind = SHOAL_COOP_TOKEN,
                                   .request = g->id,
                                   .id = (int32_t)(100 + i),
@@ -132,6 +149,9 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
     g->script = fake_next;
     g->n = SHOAL_MIN(g->script.n_tokens, request->n_tokens_max);
     g->n_prompt = request->n_ids;
+    g->scores = request->scores;
+    g->tops = request->tops;
+    g->n_tops = request->n_tops;
     g->on_event = request->on_event;
     g->ctx = request->ctx;
     (void)pthread_mutex_lock(&coop->mutex);

@@ -283,6 +283,60 @@ static void test_fields_reach_the_engine(void **state)
     api_stop(&a);
 }
 
+static void check_chat_logprobs(json_t *list, size_t n)
+{
+    assert_int_equal(json_array_size(list), n);
+    for (size_t i = 0; i < n; i++) {
+        json_t *one = json_array_get(list, i);
+        assert_true(json_number_value(api_at(one, "logprob")) == -0.5);
+        assert_int_equal(json_array_size(api_at(one, "top_logprobs")), 3);
+        assert_true(json_number_value(api_at(one, "top_logprobs.2.logprob")) == -0.75);
+        assert_true(strlen(api_text_at(one, "token")) > 0);
+        assert_int_equal(json_array_size(api_at(one, "bytes")), strlen(api_text_at(one, "token")));
+    }
+}
+
+static void test_logprobs_come_whole_and_streamed(void **state)
+{
+    (void)state;
+    api_fixture a;
+    api_start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    assert_int_equal(api_post(&a, "/v1/chat/completions",
+                              "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],"
+                              "\"logprobs\":true,\"top_logprobs\":3}",
+                              &r),
+                     200);
+    json_t *j = api_body(&r);
+    assert_false(fake_last.score_prompt);
+    check_chat_logprobs(api_at(j, "choices.0.logprobs.content"), 5);
+    json_decref(j);
+    assert_int_equal(api_post(&a, "/v1/chat/completions",
+                              "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],"
+                              "\"logprobs\":true,\"top_logprobs\":3,\"stream\":true}",
+                              &r),
+                     200);
+    stream s;
+    read_stream(&r, &s);
+    assert_int_equal(s.n, 7);
+    for (size_t i = 0; i < 5; i++) {
+        check_chat_logprobs(api_at(s.events[i + 1], "choices.0.logprobs.content"), 1);
+    }
+    free_stream(&s);
+    assert_int_equal(api_post(&a, "/v1/completions",
+                              "{\"prompt\":\"x\",\"stream\":true,\"logprobs\":2,\"max_tokens\":2}",
+                              &r),
+                     200);
+    read_stream(&r, &s);
+    assert_int_equal(s.n, 3);
+    json_t *second = api_at(s.events[1], "choices.0.logprobs");
+    assert_int_equal(json_object_size(api_at(second, "top_logprobs.0")), 2);
+    assert_true(json_number_value(api_at(second, "token_logprobs.0")) == -0.5);
+    assert_int_equal(json_integer_value(api_at(second, "text_offset.0")), 1);
+    free_stream(&s);
+    api_stop(&a);
+}
+
 /* --- refusals --------------------------------------------------------------------------------- */
 
 typedef struct bad_row {
@@ -375,8 +429,10 @@ static const bad_row bad_completions[] = {
     {"{\"prompt\":\"a\",\"best_of\":2}", 400, "best_of", "unsupported_parameter"},
     {"{\"prompt\":\"a\",\"echo\":true,\"stream\":true}", 400, "echo", "unsupported_parameter"},
     {"{\"prompt\":\"a\",\"echo\":1}", 400, "echo", "invalid_value"},
-    {"{\"prompt\":\"a\",\"logprobs\":0,\"stream\":true}", 400, "logprobs", "unsupported_parameter"},
-    {"{\"prompt\":\"a\",\"logprobs\":2}", 400, "logprobs", "invalid_value"},
+    {"{\"prompt\":\"a\",\"echo\":true,\"stream\":true}", 400, "echo", "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"logprobs\":6}", 400, "logprobs", "invalid_value"},
+    {"{\"prompt\":\"a\",\"logprobs\":1,\"shoal\":{\"mode\":\"exact\"}}", 400, "logprobs",
+     "unsupported_value"},
     {"{\"prompt\":\"a\",\"logprobs\":-1}", 400, "logprobs", "invalid_value"},
     {"{\"prompt\":\"a\",\"return_tokens_as_token_ids\":1}", 400, "return_tokens_as_token_ids",
      "invalid_value"},
@@ -400,7 +456,7 @@ static const bad_row bad_chats[] = {
     {"{\"messages\":[{\"content\":\"hi\"}]}", 400, "messages[0].role", "invalid_value"},
     {"{\"messages\":[{\"role\":\"root\",\"content\":\"hi\"}]}", 400, "messages[0].role",
      "invalid_value"},
-    {"{\"messages\":[{\"role\":\"tool\",\"content\":\"hi\"}]}", 400, "messages[0].role",
+    {"{\"messages\":[{\"role\":\"robot\",\"content\":\"hi\"}]}", 400, "messages[0].role",
      "invalid_value"},
     {"{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content", "invalid_value"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":null}]}", 400, "messages[0].content",
@@ -410,13 +466,16 @@ static const bad_row bad_chats[] = {
     {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400,
      "messages[0].content", "invalid_value"},
     {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"tool_calls\":[1]}]}", 400,
-     "messages[0]", "invalid_value"},
+     "messages", "invalid_value"},
     {"{" CHAT ",\"prompt\":\"a\"}", 400, "prompt", "unknown_parameter"},
-    {"{" CHAT ",\"tools\":[{}]}", 400, "tools", "unsupported_parameter"},
-    {"{" CHAT ",\"tool_choice\":\"required\"}", 400, "tool_choice", "unsupported_parameter"},
+    {"{" CHAT ",\"tools\":[{}]}", 400, "tools[0].type", "invalid_value"},
+    {"{" CHAT ",\"tool_choice\":\"required\"}", 400, "tool_choice", "invalid_value"},
     {"{" CHAT ",\"functions\":[{}]}", 400, "functions", "unsupported_parameter"},
-    {"{" CHAT ",\"logprobs\":true}", 400, "logprobs", "unsupported_parameter"},
-    {"{" CHAT ",\"top_logprobs\":1000}", 400, "top_logprobs", "unsupported_parameter"},
+    {"{" CHAT ",\"logprobs\":1}", 400, "logprobs", "invalid_value"},
+    {"{" CHAT ",\"logprobs\":true,\"top_logprobs\":21}", 400, "top_logprobs", "invalid_value"},
+    {"{" CHAT ",\"top_logprobs\":2}", 400, "top_logprobs", "invalid_value"},
+    {"{" CHAT ",\"logprobs\":true,\"shoal\":{\"mode\":\"cloud\"}}", 400, "logprobs",
+     "unsupported_value"},
     {"{" CHAT ",\"shoal\":{\"mode\":\"exact\"},\"response_format\":{\"type\":\"json_object\"}}",
      400, "response_format", "unsupported_value"},
     {"{" CHAT ",\"max_tokens\":4,\"max_completion_tokens\":5}", 400, "max_completion_tokens",
@@ -800,6 +859,7 @@ int main(void)
         cmocka_unit_test(test_control_texts_in_messages_stay_text),
         cmocka_unit_test(test_chat_stream_has_the_promised_form),
         cmocka_unit_test(test_fields_reach_the_engine),
+        cmocka_unit_test(test_logprobs_come_whole_and_streamed),
         cmocka_unit_test(test_bad_requests_name_the_field),
         cmocka_unit_test(test_failures_of_the_engine_have_their_status),
         cmocka_unit_test(test_gone_clients_cancel_their_generation),
