@@ -10,6 +10,8 @@
 #include <sys/random.h>
 
 static const size_t NO_ENTRY = SIZE_MAX;
+/* Weight of a step in what is told of its cost. */
+static const double COST_GAIN = 0.125;
 
 /* The scheduler knows no engine, so it has a number of its own for what is one thing. */
 _Static_assert((int)SHOAL_SCHED_BLOCK == (int)SHOAL_KV_BLOCK, "a page is a page");
@@ -35,6 +37,9 @@ struct shoal_batch {
     shoal_sched *sched;
     shoal_prefix *prefix; /* NULL: off */
     shoal_sched_cost cost;
+    double step_us; /* of a step without its drafts, smoothed; 0: none was run */
+    double price;   /* of a draft in tokens, smoothed */
+    shoal_msg_cost told;
     entry *entries; /* [n_sessions_max], oldest first */
     size_t n_entries;
     uint64_t next_id;
@@ -129,6 +134,7 @@ shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session, uint64_
     e->salted =
         batch->prefix != NULL &&
         shoal_prefix_salt(batch->prefix, shoal_session_tenant(session), &e->salt) == SHOAL_OK;
+    shoal_session_set_cost(session, &batch->told);
     return SHOAL_OK;
 }
 
@@ -139,6 +145,7 @@ void shoal_batch_remove(shoal_batch *batch, shoal_session *session)
         return;
     }
     shoal_sched_leave(batch->sched, batch->entries[i].tenant);
+    shoal_session_set_cost(session, NULL);
     batch->n_entries--;
     memmove(batch->entries + i, batch->entries + i + 1,
             (batch->n_entries - i) * sizeof(*batch->entries));
@@ -266,6 +273,21 @@ static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_p
 
 /* --- the step --------------------------------------------------------------------------------- */
 
+/* What the edges are told of the cost. Smoothed over some steps: who waits changes from one to the
+ * next with who happens to be on the way to its edge. */
+static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan)
+{
+    size_t n_drafts = plan->n_logits - plan->n_samples;
+    double step_us = shoal_sched_cost_us(&batch->cost, plan->n_rows - n_drafts);
+    bool first = batch->step_us <= 0.0;
+    batch->step_us += (step_us - batch->step_us) * (first ? 1.0 : COST_GAIN);
+    batch->price += (plan->price - batch->price) * (first ? 1.0 : COST_GAIN);
+    double us_max = SHOAL_WIRE_COST_US_MAX;
+    batch->told.step_us = (uint32_t)SHOAL_MIN(batch->step_us, us_max);
+    batch->told.row_us = (uint32_t)SHOAL_MIN(batch->cost.row_us, us_max);
+    batch->told.price = (uint32_t)(batch->price * SHOAL_WIRE_PRICE_ONE);
+}
+
 static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t elapsed_ns,
                        uint64_t now_ms)
 {
@@ -273,6 +295,7 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
     shoal_metric_observe(batch->metrics->step_seconds, (double)elapsed_ns / 1e9);
     shoal_metric_observe(batch->metrics->step_rows, (double)plan->n_rows);
     shoal_sched_cost_observe(&batch->cost, plan->n_rows, elapsed_ns / 1000);
+    tell_cost(batch, plan);
     batch->turn++;
     for (size_t k = 0; k < plan->n_picks; k++) {
         const shoal_span *span = &batch->spans[k];

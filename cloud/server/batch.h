@@ -47,7 +47,8 @@ void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hol
  * for less than idle_hold_ms; try again a little later. A step that fails otherwise ends its
  * sessions and is SHOAL_OK. */
 shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock) SHOAL_MUST_CHECK;
-/* Learnt from the steps so far; valid until the next one. */
+/* Learnt from the steps so far; valid until the next one. Sessions tell their edges what it comes
+ * to, from add to remove. */
 const shoal_sched_cost *shoal_batch_cost(const shoal_batch *batch);
 
 #endif

@@ -44,6 +44,8 @@ struct shoal_session {
                          * an engine */
     shoal_sampling sampling;
     shoal_logit_bias *biases;
+    const shoal_msg_cost *cost; /* what work costs; NULL: nobody knows */
+    shoal_msg_cost told;        /* of it to the edge */
     shoal_session_stats stats;
 };
 
@@ -131,6 +133,31 @@ static void finish_close(shoal_session *session)
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
+void shoal_session_set_cost(shoal_session *session, const shoal_msg_cost *cost)
+{
+    session->cost = cost;
+}
+
+static bool differs(uint32_t now, uint32_t told, uint32_t least)
+{
+    uint32_t by = now > told ? now - told : told - now;
+    return by > SHOAL_MAX(told / 8, least);
+}
+
+/* The cost, when the edge has to hear of it. A few us or 1000ths more say nothing. */
+static shoal_msg_cost cost_to_tell(shoal_session *session)
+{
+    const shoal_msg_cost *now = session->cost;
+    const shoal_msg_cost *told = &session->told;
+    if (now == NULL || now->step_us == 0 ||
+        (told->step_us > 0 && !differs(now->step_us, told->step_us, 10) &&
+         !differs(now->row_us, told->row_us, 10) && !differs(now->price, told->price, 10))) {
+        return (shoal_msg_cost){.step_us = 0};
+    }
+    session->told = *now;
+    return *now;
+}
+
 static uint8_t share_of(float confidence)
 {
     /* Written so that NaN becomes 0. */
@@ -153,6 +180,7 @@ static void emit_tokens(shoal_session *session, size_t from, size_t to)
     while (from < to) {
         size_t n = SHOAL_MIN(to - from, (size_t)SHOAL_WIRE_DRAFT_MAX);
         shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_TOKENS,
+                               .cost = cost_to_tell(session),
                                .body.tokens = {.epoch = session->epoch,
                                                .position = (uint32_t)from,
                                                .ids = session->ids + from,
@@ -169,6 +197,7 @@ static void emit_verdict(shoal_session *session, size_t share_from, size_t accep
 {
     size_t n_ids = SHOAL_MIN(session->n_ids - accepted_to, (size_t)SHOAL_WIRE_DRAFT_MAX);
     shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_VERDICT,
+                           .cost = cost_to_tell(session),
                            .body.verdict = {.epoch = session->epoch,
                                             .accepted_to = (uint32_t)accepted_to,
                                             .ids = session->ids + accepted_to,
@@ -304,7 +333,7 @@ static void push_open(shoal_session *session, const shoal_msg_open *open, uint64
     if (open->deadline_ms > 0) {
         session->deadline_ms = now_ms + open->deadline_ms;
     }
-    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_OPENED};
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_OPENED, .cost = cost_to_tell(session)};
     snprintf(msg.body.opened.node, sizeof(msg.body.opened.node), "%s", session->env.node);
     session->out.emit(session->out.ctx, &msg);
 }

@@ -65,6 +65,9 @@ shoal_status shoal_session_new(const shoal_session_env *env, const shoal_session
 void shoal_session_free(shoal_session *session);
 SHOAL_DEFINE_CLEANUP(shoal_session, shoal_session_free)
 
+/* What work costs the node, told to the edge with the answers when it has changed by an eighth.
+ * Borrowed until another is set; NULL, or a step of 0 us: nobody knows. */
+void shoal_session_set_cost(shoal_session *session, const shoal_msg_cost *cost);
 /* Takes one message of the peer; anything wrong with it ends the session. After the end messages
  * are ignored. */
 void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint64_t now_ms);

@@ -23,6 +23,8 @@ enum {
     SHOAL_WIRE_TEXT_MAX = 256,          /* bytes of names and error texts */
     SHOAL_WIRE_POSITION_MAX = 1 << 24,  /* positions */
     SHOAL_WIRE_EPOCH_MAX = INT32_MAX,   /* so that epoch + 1 never wraps */
+    SHOAL_WIRE_COST_US_MAX = INT32_MAX, /* of a step, of a row */
+    SHOAL_WIRE_PRICE_ONE = 1000,        /* the price of a token, and the highest of a draft */
     SHOAL_WIRE_ROUND_BYTES = 200        /* budget of one verification round, each way */
 };
 
@@ -96,6 +98,13 @@ typedef struct shoal_msg_verdict {
     size_t n_confidences;
 } shoal_msg_verdict;
 
+/* What work costs the cloud now (SPEC.md, section 10). */
+typedef struct shoal_msg_cost {
+    uint32_t step_us; /* a step in which each session that waits runs one row; 0: not told */
+    uint32_t row_us;  /* each row more */
+    uint32_t price;   /* of a row of a draft, 0..SHOAL_WIRE_PRICE_ONE */
+} shoal_msg_cost;
+
 typedef struct shoal_msg_finished {
     uint32_t n_prompt;
     uint32_t n_generated;
@@ -131,6 +140,7 @@ typedef enum shoal_cloud_msg_kind {
 
 typedef struct shoal_cloud_msg {
     shoal_cloud_msg_kind kind;
+    shoal_msg_cost cost; /* with OPENED, VERDICT and TOKENS, else not told */
     union {
         struct {
             uint32_t n_cached;

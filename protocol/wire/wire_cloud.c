@@ -16,10 +16,22 @@ enum {
 
 /* --- checks ----------------------------------------------------------------------------------- */
 
+/* m is NULL where nothing is told. */
+static shoal_status check_cost(const shoal_wire_check *check, const Shoal__V1__Cost *m)
+{
+    if (!m) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_wire_check_range(check, "Cost.step_us", m->step_us, 1, SHOAL_WIRE_COST_US_MAX));
+    SHOAL_TRY(shoal_wire_check_range(check, "Cost.row_us", m->row_us, 0, SHOAL_WIRE_COST_US_MAX));
+    return shoal_wire_check_range(check, "Cost.price", m->price, 0, SHOAL_WIRE_PRICE_ONE);
+}
+
 static shoal_status check_opened(const shoal_wire_check *check, const Shoal__V1__Opened *m)
 {
     SHOAL_TRY(
         shoal_wire_check_range(check, "Opened.n_cached", m->n_cached, 0, SHOAL_WIRE_POSITION_MAX));
+    SHOAL_TRY(check_cost(check, m->cost));
     return shoal_wire_check_text(check, "Opened.node", m->node.data, m->node.len,
                                  SHOAL_WIRE_TEXT_MAX - 1);
 }
@@ -30,6 +42,7 @@ static shoal_status check_verdict(const shoal_wire_check *check, const Shoal__V1
     SHOAL_TRY(
         shoal_wire_check_range(check, "Verdict.ids count", m->n_ids, 0, SHOAL_WIRE_DRAFT_MAX));
     SHOAL_TRY(shoal_wire_check_span(check, "Verdict", m->accepted_to, m->n_ids));
+    SHOAL_TRY(check_cost(check, m->cost));
     /* None at all, or one per id after one for each of at most DRAFT_MAX accepted drafts. */
     if (m->confidences.len > 0) {
         SHOAL_TRY(shoal_wire_check_range(check, "Verdict.confidences count", m->confidences.len,
@@ -45,6 +58,7 @@ static shoal_status check_tokens(const shoal_wire_check *check, const Shoal__V1_
     SHOAL_TRY(
         shoal_wire_check_range(check, "CloudTokens.ids count", m->n_ids, 1, SHOAL_WIRE_PROMPT_MAX));
     SHOAL_TRY(shoal_wire_check_span(check, "CloudTokens", m->position, m->n_ids));
+    SHOAL_TRY(check_cost(check, m->cost));
     SHOAL_TRY(shoal_wire_check_range(check, "CloudTokens.confidences count", m->confidences.len,
                                      m->n_ids, m->n_ids));
     return shoal_wire_check_ids(check, "CloudTokens.ids", m->ids, m->n_ids);
@@ -59,6 +73,16 @@ static shoal_status check_error(const shoal_wire_check *check, const Shoal__V1__
 
 /* --- encoding --------------------------------------------------------------------------------- */
 
+/* NULL where nothing is told. */
+static Shoal__V1__Cost *fill_cost(const shoal_msg_cost *cost, Shoal__V1__Cost *m)
+{
+    shoal__v1__cost__init(m);
+    m->step_us = cost->step_us;
+    m->row_us = cost->row_us;
+    m->price = cost->price;
+    return cost->step_us > 0 ? m : NULL;
+}
+
 static shoal_status encode_opened(const shoal_wire_check *check, const shoal_cloud_msg *msg,
                                   shoal_buf *buf)
 {
@@ -66,6 +90,8 @@ static shoal_status encode_opened(const shoal_wire_check *check, const shoal_clo
     Shoal__V1__Opened m = SHOAL__V1__OPENED__INIT;
     m.n_cached = msg->body.opened.n_cached;
     m.node = shoal_wire_bytes(node, strnlen(node, sizeof msg->body.opened.node));
+    Shoal__V1__Cost cost;
+    m.cost = fill_cost(&msg->cost, &cost);
     SHOAL_TRY(check_opened(check, &m));
     Shoal__V1__CloudMessage envelope = SHOAL__V1__CLOUD_MESSAGE__INIT;
     envelope.body_case = SHOAL__V1__CLOUD_MESSAGE__BODY_OPENED;
@@ -73,15 +99,18 @@ static shoal_status encode_opened(const shoal_wire_check *check, const shoal_clo
     return shoal_wire_pack(&envelope.base, buf);
 }
 
-static shoal_status encode_verdict(const shoal_wire_check *check, const shoal_msg_verdict *verdict,
+static shoal_status encode_verdict(const shoal_wire_check *check, const shoal_cloud_msg *msg,
                                    shoal_buf *buf)
 {
+    const shoal_msg_verdict *verdict = &msg->body.verdict;
     Shoal__V1__Verdict m = SHOAL__V1__VERDICT__INIT;
     m.epoch = verdict->epoch;
     m.accepted_to = verdict->accepted_to;
     m.n_ids = verdict->n_ids;
     m.ids = shoal_wire_words(verdict->ids);
     m.confidences = shoal_wire_bytes(verdict->confidences, verdict->n_confidences);
+    Shoal__V1__Cost cost;
+    m.cost = fill_cost(&msg->cost, &cost);
     SHOAL_TRY(check_verdict(check, &m));
     Shoal__V1__CloudMessage envelope = SHOAL__V1__CLOUD_MESSAGE__INIT;
     envelope.body_case = SHOAL__V1__CLOUD_MESSAGE__BODY_VERDICT;
@@ -89,15 +118,18 @@ static shoal_status encode_verdict(const shoal_wire_check *check, const shoal_ms
     return shoal_wire_pack(&envelope.base, buf);
 }
 
-static shoal_status encode_tokens(const shoal_wire_check *check, const shoal_msg_tokens *tokens,
+static shoal_status encode_tokens(const shoal_wire_check *check, const shoal_cloud_msg *msg,
                                   shoal_buf *buf)
 {
+    const shoal_msg_tokens *tokens = &msg->body.tokens;
     Shoal__V1__CloudTokens m = SHOAL__V1__CLOUD_TOKENS__INIT;
     m.epoch = tokens->epoch;
     m.position = tokens->position;
     m.n_ids = tokens->n_ids;
     m.ids = shoal_wire_words(tokens->ids);
     m.confidences = shoal_wire_bytes(tokens->confidences, tokens->confidences ? tokens->n_ids : 0);
+    Shoal__V1__Cost cost;
+    m.cost = fill_cost(&msg->cost, &cost);
     SHOAL_TRY(check_tokens(check, &m));
     Shoal__V1__CloudMessage envelope = SHOAL__V1__CLOUD_MESSAGE__INIT;
     envelope.body_case = SHOAL__V1__CLOUD_MESSAGE__BODY_TOKENS;
@@ -143,9 +175,9 @@ shoal_status shoal_cloud_msg_encode(const shoal_cloud_msg *msg, shoal_buf *buf)
     case SHOAL_CLOUD_OPENED:
         return encode_opened(&ours, msg, buf);
     case SHOAL_CLOUD_VERDICT:
-        return encode_verdict(&ours, &msg->body.verdict, buf);
+        return encode_verdict(&ours, msg, buf);
     case SHOAL_CLOUD_TOKENS:
-        return encode_tokens(&ours, &msg->body.tokens, buf);
+        return encode_tokens(&ours, msg, buf);
     case SHOAL_CLOUD_BUSY:
         busy.retry_after_ms = msg->body.busy_retry_after_ms;
         envelope.body_case = SHOAL__V1__CLOUD_MESSAGE__BODY_BUSY;
@@ -183,6 +215,12 @@ static shoal_cloud_msg *copy_lists(const uint32_t *from_ids, size_t n_ids,
     return msg;
 }
 
+static shoal_msg_cost cost_of(const Shoal__V1__Cost *m)
+{
+    return m ? (shoal_msg_cost){.step_us = m->step_us, .row_us = m->row_us, .price = m->price}
+             : (shoal_msg_cost){.step_us = 0};
+}
+
 static shoal_status decode_verdict(const shoal_wire_check *check, const Shoal__V1__Verdict *m,
                                    shoal_cloud_msg **ret_msg)
 {
@@ -199,6 +237,7 @@ static shoal_status decode_verdict(const shoal_wire_check *check, const Shoal__V
         return shoal_err_set(check->err, SHOAL_E_NOMEM, "Verdict: out of memory");
     }
     msg->kind = SHOAL_CLOUD_VERDICT;
+    msg->cost = cost_of(m->cost);
     msg->body.verdict = verdict;
     *ret_msg = msg;
     return SHOAL_OK;
@@ -220,6 +259,7 @@ static shoal_status decode_tokens(const shoal_wire_check *check, const Shoal__V1
         return shoal_err_set(check->err, SHOAL_E_NOMEM, "CloudTokens: out of memory");
     }
     msg->kind = SHOAL_CLOUD_TOKENS;
+    msg->cost = cost_of(m->cost);
     msg->body.tokens = tokens;
     *ret_msg = msg;
     return SHOAL_OK;
@@ -232,6 +272,7 @@ static shoal_status decode_scalars(const shoal_wire_check *check, const Shoal__V
     if (m->body_case == SHOAL__V1__CLOUD_MESSAGE__BODY_OPENED) {
         SHOAL_TRY(check_opened(check, m->opened));
         msg->kind = SHOAL_CLOUD_OPENED;
+        msg->cost = cost_of(m->opened->cost);
         msg->body.opened.n_cached = m->opened->n_cached;
         shoal_wire_copy_text(msg->body.opened.node, &m->opened->node);
     } else if (m->body_case == SHOAL__V1__CLOUD_MESSAGE__BODY_BUSY) {

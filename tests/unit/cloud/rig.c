@@ -164,6 +164,10 @@ static void on_emit(void *ctx, const shoal_cloud_msg *msg)
     edge *e = ctx;
     assert_false(e->done);
     e->n_messages++;
+    if (msg->cost.step_us > 0) {
+        e->cost = msg->cost;
+        e->n_costs++;
+    }
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
         assert_string_equal(msg->body.opened.node, "node-a");

@@ -69,6 +69,8 @@ typedef struct edge {
     bool done;
     shoal_rpc_status status;
     uint8_t shares[RIG_TEXT_MAX]; /* confidences as told */
+    shoal_msg_cost cost;          /* the last one told */
+    size_t n_costs;
 } edge;
 
 /* Makes the session and adds it to the batch; nothing is pushed. */

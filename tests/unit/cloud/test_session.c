@@ -776,10 +776,78 @@ static void test_step_allocates_nothing(void **state)
     edge_fini(&e);
 }
 
+/* Once at the beginning, then when a number has changed by an eighth, with the next answer. */
+static void test_cost_is_told_when_it_changes(void **state)
+{
+    (void)state;
+    int32_t text[N_TEXT];
+    make_prompt(91, text, N_PROMPT);
+    const shoal_sampling sampling = sampling_of(0, 1);
+    shoal_msg_cost cost = {.step_us = 8000, .row_us = 400, .price = 50};
+    edge e;
+    edge_init(&e, &shared);
+    shoal_session_set_cost(e.session, &cost);
+    edge_open(&e, &sampling, N_TEXT);
+    assert_int_equal(e.n_costs, 1);
+    assert_memory_equal(&e.cost, &cost, sizeof(cost));
+    edge_prompt(&e, text, N_PROMPT);
+    edge_continue(&e, N_PROMPT, 4);
+    rig_settle(&shared);
+    assert_int_equal(e.n_costs, 1);
+    static const shoal_msg_cost costs[] = {{9000, 400, 50}, {9001, 400, 50}, {9001, 450, 60},
+                                           {9001, 451, 60}, {9001, 451, 71}, {8000, 451, 71}};
+    static const size_t n_told[] = {1, 2, 2, 3, 4, 4};
+    for (size_t i = 0; i < SHOAL_COUNT(costs); i++) {
+        cost = costs[i];
+        size_t at = e.n_confirmed;
+        if (i % 2 == 0) {
+            edge_continue(&e, at, 1);
+        } else {
+            const int32_t draft = 5;
+            edge_draft(&e, &draft, 1);
+        }
+        rig_settle(&shared);
+        assert_true(e.n_confirmed > at);
+        assert_int_equal(e.n_costs, n_told[i]);
+    }
+    cost.step_us = 0; /* nobody knows any more: what was told stays */
+    edge_continue(&e, e.n_confirmed, 1);
+    rig_settle(&shared);
+    assert_int_equal(e.n_costs, 4);
+    edge_fini(&e);
+}
+
+/* So an edge learns how far the cloud is, while the cloud decodes. */
+static void test_draft_of_the_known_leaves_a_continue_alone(void **state)
+{
+    (void)state;
+    int32_t text[N_TEXT];
+    make_prompt(92, text, N_PROMPT);
+    const shoal_sampling sampling = sampling_of(0.9F, 6);
+    size_t n = rig_decode(&shared, &sampling, text, N_PROMPT, N_TEXT);
+    edge e;
+    edge_init(&e, &shared);
+    edge_open(&e, &sampling, N_TEXT);
+    edge_prompt(&e, text, N_PROMPT);
+    edge_continue(&e, N_PROMPT, N_TEXT - N_PROMPT);
+    for (size_t i = 0; e.n_confirmed < n; i++) {
+        size_t n_verdicts = e.n_verdicts;
+        assert_true(i < N_TEXT);
+        edge_tokens(&e, SHOAL_TOKENS_DRAFT, e.n_confirmed - 1, e.text + e.n_confirmed - 1, 1);
+        assert_int_equal(e.n_verdicts, n_verdicts + 1);
+        assert_int_equal(e.epoch, 0);
+        assert_true(shoal_batch_step(shared.batch, &shared.clock) >= 0);
+    }
+    assert_text(&e, text, n);
+    edge_fini(&e);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_continue_any_split_equals_decode),
+        cmocka_unit_test(test_cost_is_told_when_it_changes),
+        cmocka_unit_test(test_draft_of_the_known_leaves_a_continue_alone),
         cmocka_unit_test(test_continue_at_end_token_and_limits_stops),
         cmocka_unit_test(test_draft_any_grouping_equals_decode),
         cmocka_unit_test(test_draft_on_a_ring_that_forgets_equals_decode),

@@ -190,6 +190,91 @@ static void test_error_text_is_cleaned_when_sent(void **state)
     shoal_cloud_msg_free(back);
 }
 
+static const shoal_msg_cost dear = {.step_us = SHOAL_WIRE_COST_US_MAX,
+                                    .row_us = SHOAL_WIRE_COST_US_MAX,
+                                    .price = SHOAL_WIRE_PRICE_ONE};
+
+/* With the three kinds that carry it; not told is not told on the other side. */
+static void test_cost_round_trips(void **state)
+{
+    (void)state;
+    const int32_t id = 7;
+    const uint8_t confidence = 99;
+    shoal_cloud_msg msgs[3] = {
+        {.kind = SHOAL_CLOUD_OPENED}, {.kind = SHOAL_CLOUD_VERDICT}, {.kind = SHOAL_CLOUD_TOKENS}};
+    msgs[2].body.tokens = (shoal_msg_tokens){.ids = &id, .n_ids = 1, .confidences = &confidence};
+    const shoal_msg_cost costs[] = {{0}, {.step_us = 1}, {3000, 200, 62}, dear};
+    for (size_t i = 0; i < SHOAL_COUNT(msgs); i++) {
+        for (size_t k = 0; k < SHOAL_COUNT(costs); k++) {
+            msgs[i].cost = costs[k];
+            shoal_cloud_msg *back = round_trip(&msgs[i]);
+            assert_int_equal(back->kind, msgs[i].kind);
+            assert_memory_equal(&back->cost, &costs[k], sizeof costs[k]);
+            shoal_cloud_msg_free(back);
+        }
+    }
+}
+
+static void test_cost_fits_the_round_budget(void **state)
+{
+    (void)state;
+    uint8_t confidences[SHOAL_WIRE_DRAFT_MAX + 1] = {255};
+    int32_t id = N_VOCAB - 1;
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_VERDICT};
+    msg.body.verdict = (shoal_msg_verdict){.epoch = 1 << 20,
+                                           .accepted_to = 1 << 20,
+                                           .ids = &id,
+                                           .n_ids = 1,
+                                           .confidences = confidences,
+                                           .n_confidences = SHOAL_COUNT(confidences)};
+    shoal_buf buf = {0};
+    assert_int_equal(shoal_cloud_msg_encode(&msg, &buf), SHOAL_OK);
+    size_t n_without = buf.length;
+    shoal_buf_reset(&buf);
+    msg.cost = (shoal_msg_cost){.step_us = 2000000, .row_us = 2000000, .price = 1000};
+    assert_int_equal(shoal_cloud_msg_encode(&msg, &buf), SHOAL_OK);
+    assert_in_range(buf.length - n_without, 1, 14);
+    assert_in_range(buf.length, 1, SHOAL_WIRE_ROUND_BYTES);
+    shoal_buf_fini(&buf);
+}
+
+static void cost_case(uint64_t step_us, uint64_t row_us, uint64_t price, const char *word)
+{
+    static const unsigned fields[] = {3, 5, 5};
+    for (unsigned i = 0; i < SHOAL_COUNT(fields); i++) {
+        shoal_buf cost = {0};
+        shoal_buf body = {0};
+        pb_uint(&cost, 1, step_us);
+        pb_uint(&cost, 2, row_us);
+        pb_uint(&cost, 3, price);
+        if (i == 2) {
+            pb_ids(&body, 3, 1, 1);
+            pb_bytes(&body, 4, "c", 1);
+        }
+        pb_buf(&body, fields[i], &cost);
+        shoal_buf_fini(&cost);
+        body_case(i + 1, &body, word);
+    }
+}
+
+static void test_cost_fields_at_their_limits(void **state)
+{
+    (void)state;
+    uint64_t most = SHOAL_WIRE_COST_US_MAX;
+    cost_case(0, 0, 0, "Cost.step_us is 0");
+    cost_case(1, 0, 0, NULL);
+    cost_case(most, most, 1000, NULL);
+    cost_case(most + 1, 0, 0, "Cost.step_us");
+    cost_case(1, most + 1, 0, "Cost.row_us");
+    cost_case(1, 0, 1001, "Cost.price is 1001");
+    cost_case(UINT32_MAX, UINT32_MAX, UINT32_MAX, "Cost.step_us");
+    shoal_buf buf = {0};
+    shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_OPENED, .cost = dear};
+    msg.cost.price++;
+    assert_int_equal(shoal_cloud_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    shoal_buf_fini(&buf);
+}
+
 static void opened_case(uint64_t n_cached, const char *node, size_t n_node, const char *word)
 {
     shoal_buf body = {0};
@@ -359,6 +444,9 @@ int main(void)
         cmocka_unit_test(test_tokens_round_trip),
         cmocka_unit_test(test_busy_and_finished_round_trip),
         cmocka_unit_test(test_error_text_is_cleaned_when_sent),
+        cmocka_unit_test(test_cost_round_trips),
+        cmocka_unit_test(test_cost_fits_the_round_budget),
+        cmocka_unit_test(test_cost_fields_at_their_limits),
         cmocka_unit_test(test_opened_fields_at_their_limits),
         cmocka_unit_test(test_text_takes_printable_utf8_only),
         cmocka_unit_test(test_verdict_fields_at_their_limits),

@@ -55,8 +55,10 @@ static shoal_cloud_msg cloud_seed(size_t i)
     switch (msg.kind) {
     case SHOAL_CLOUD_OPENED:
         memcpy(msg.body.opened.node, "node-1", 7);
+        msg.cost = (shoal_msg_cost){.step_us = 2500, .row_us = 150, .price = 60};
         break;
     case SHOAL_CLOUD_VERDICT:
+        msg.cost = (shoal_msg_cost){.step_us = 90000, .row_us = 900, .price = 999};
         msg.body.verdict = (shoal_msg_verdict){.epoch = 1,
                                                .accepted_to = 500,
                                                .ids = some_ids,
