@@ -20,6 +20,7 @@ typedef struct shoal_cloud_settings {
     shoal_rpc_limits rpc;
     shoal_ops_settings ops; /* address "": none */
     const char *model_path;
+    bool huge_pages;
     bool is_upstream; /* backend: upstream */
     shoal_upstream_settings upstream;
     const char *tokenizer_path; /* of the upstream's vocabulary; "": model_path */

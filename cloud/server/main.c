@@ -333,12 +333,22 @@ static void announce_upstream(const shoal_upstream *upstream)
               a->token_prompts ? "ids" : "text", ids[a->ids], scores[a->scores]);
 }
 
+static shoal_status load_model(daemon_state *d, shoal_err *err)
+{
+    SHOAL_TRY(shoal_model_load(d->settings.model_path, &d->model, err));
+    if (d->settings.huge_pages && !shoal_model_use_huge_pages(d->model)) {
+        shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
+                                  "stays in the file's pages, which costs speed alone");
+    }
+    return SHOAL_OK;
+}
+
 /* The model, or the vocabulary of one that another engine serves. */
 static shoal_status open_model(daemon_state *d, shoal_err *err)
 {
     shoal_cloud_settings *s = &d->settings;
     if (!s->is_upstream) {
-        return shoal_model_load(s->model_path, &d->model, err);
+        return load_model(d, err);
     }
     SHOAL_TRY(
         shoal_relay_open_tokenizer(s->tokenizer_path, &d->tokenizer, &s->node.n_ctx_trained, err));

@@ -142,6 +142,79 @@ void shoal_map_forget(const void *data, size_t n)
     }
 }
 
+enum {
+    HUGE_BYTES = 2 << 20,
+    PIECE_BYTES = 64 << 20, /* copied and put in place at once, so that little is held twice */
+    PART_BYTES = 4 << 20
+};
+
+/* A piece on its way; both start at a huge page. */
+typedef struct shoal_map_piece {
+    uint8_t *to;
+    const uint8_t *from;
+    size_t n;
+} shoal_map_piece;
+
+static void copy_part(void *ctx, size_t part_i, size_t worker_i)
+{
+    (void)worker_i;
+    const shoal_map_piece *p = ctx;
+    size_t at = part_i * PART_BYTES;
+    memcpy(p->to + at, p->from + at, SHOAL_MIN((size_t)PART_BYTES, p->n - at));
+}
+
+/* Memory that starts at a huge page: taken with a page too much, the rest given back. */
+static uint8_t *map_huge(size_t n)
+{
+    uint8_t *all =
+        mmap(NULL, n + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED) {
+        return NULL;
+    }
+    size_t head = (size_t)(-(uintptr_t)all % HUGE_BYTES);
+    if (head > 0) {
+        (void)munmap(all, head);
+    }
+    if (head < HUGE_BYTES) {
+        (void)munmap(all + head + n, HUGE_BYTES - head);
+    }
+    if (madvise(all + head, n, MADV_HUGEPAGE) != 0) {
+        (void)munmap(all + head, n);
+        return NULL;
+    }
+    return all + head;
+}
+
+static bool use_huge_pages_in(const uint8_t *at, size_t n, shoal_pool *pool)
+{
+    shoal_map_piece piece = {.to = map_huge(n), .from = at, .n = n};
+    if (!piece.to) {
+        return false;
+    }
+    shoal_pool_run(pool, copy_part, &piece, (n + PART_BYTES - 1) / PART_BYTES);
+    (void)mprotect(piece.to, n, PROT_READ);
+    /* One step for every reader: a fault waits until the new pages stand. */
+    void *moved = mremap(piece.to, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at);
+    if (moved == MAP_FAILED) {
+        (void)munmap(piece.to, n);
+        return false;
+    }
+    return true;
+}
+
+bool shoal_map_use_huge_pages(const shoal_map *map, shoal_pool *pool)
+{
+    size_t at = (size_t)(-(uintptr_t)map->data % HUGE_BYTES);
+    while (map->size >= HUGE_BYTES && at <= map->size - HUGE_BYTES) {
+        size_t n = SHOAL_MIN((size_t)PIECE_BYTES, (map->size - at) / HUGE_BYTES * HUGE_BYTES);
+        if (!use_huge_pages_in(map->data + at, n, pool)) {
+            return false;
+        }
+        at += n;
+    }
+    return true;
+}
+
 static bool write_all(int fd, const uint8_t *data, size_t n)
 {
     while (n > 0) {

@@ -6,7 +6,9 @@
 #define SHOAL_BASE_FILE_H
 
 #include "common/base/buf.h"
+#include "common/base/pool.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Reads all of path, at most limit bytes, appended to buf. Errors name the path and the reason. */
@@ -23,6 +25,12 @@ void shoal_map_close(shoal_map *map);
 /* Part of a mapping has been read and will not be for a while: its whole pages leave this process,
  * and come back from the file when they are touched. */
 void shoal_map_forget(const void *data, size_t n);
+/* Puts a private copy in huge pages, as far as the kernel has them, where the file's pages are
+ * mapped: what is read whole again and again costs fewer misses of the TLB then. Addresses and
+ * content stay; threads may read meanwhile. The copy no longer follows the file, is not shared with
+ * other processes and cannot be dropped under pressure. pool's threads copy. False: left as it was,
+ * wholly or from some place on, because memory or huge pages are missing. */
+bool shoal_map_use_huge_pages(const shoal_map *map, shoal_pool *pool);
 
 /* Writes path.tmp, syncs, renames: readers see the old content or the new, never a part. */
 shoal_status shoal_file_write(const char *path, const void *data, size_t n,

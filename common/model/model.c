@@ -154,6 +154,13 @@ shoal_status shoal_model_load(const char *path, shoal_model **ret_model, shoal_e
     return SHOAL_OK;
 }
 
+bool shoal_model_use_huge_pages(const shoal_model *model)
+{
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = NULL;
+    return !model->packed || (shoal_pool_new(shoal_pool_n_cpus(), &pool) == SHOAL_OK &&
+                              shoal_map_use_huge_pages(&model->map, pool));
+}
+
 void shoal_model_free(shoal_model *model)
 {
     if (!model) {

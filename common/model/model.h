@@ -170,6 +170,10 @@ shoal_status shoal_model_new(const shoal_gguf *gguf, shoal_model **ret_model,
  * that hold the two forms together. Other architectures are refused. */
 shoal_status shoal_model_new_expanded(const shoal_gguf *gguf, shoal_model **ret_model,
                                       shoal_err *err) SHOAL_MUST_CHECK;
+/* Copies the weights of a packed file from the file's pages into huge ones
+ * (shoal_map_use_huge_pages) with the threads of all CPUs. Nothing for a plain file, whose weights
+ * lie in such pages anyway. False: some stayed where they were, which costs speed alone. */
+bool shoal_model_use_huge_pages(const shoal_model *model);
 void shoal_model_free(shoal_model *model);
 SHOAL_DEFINE_CLEANUP(shoal_model, shoal_model_free)
 

@@ -211,6 +211,10 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     SHOAL_TRY(shoal_edge_coop_settings(d->config, &settings, err));
     SHOAL_TRY(shoal_edge_check_exposure(d->config, err));
     SHOAL_TRY(shoal_model_load(path, &d->model, err));
+    if (shoal_config_bool(d->config, "model.huge_pages") && !shoal_model_use_huge_pages(d->model)) {
+        shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
+                                  "stays in the file's pages, which costs speed alone");
+    }
     SHOAL_TRY(make_metrics(d, err));
     return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
 }

@@ -9,6 +9,8 @@
 #include "common/base/mem.h"
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,6 +159,105 @@ static void test_forgotten_pages_of_a_map_come_back(void **state)
     shoal_free(bytes);
 }
 
+/* Reads a mapping over and over until told to stop; counts bytes that are not what they should be.
+ */
+typedef struct rereader {
+    const uint8_t *data;
+    size_t n;
+    atomic_bool stop;
+    size_t n_wrong;
+} rereader;
+
+static uint8_t byte_at(size_t i)
+{
+    return (uint8_t)(i * 31 % 251);
+}
+
+static void *reread(void *ctx)
+{
+    rereader *r = ctx;
+    do {
+        for (size_t i = 0; i < r->n; i += 509) {
+            r->n_wrong += r->data[i] != byte_at(i);
+        }
+    } while (!atomic_load(&r->stop));
+    return NULL;
+}
+
+static bool kernel_has_huge_pages(void)
+{
+    return access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK) == 0;
+}
+
+static void test_huge_pages_change_no_byte_while_others_read(void **state)
+{
+    (void)state;
+    enum {
+        HUGE = 2 << 20,
+        N = (64 << 20) + 3 * HUGE + 123 /* more than a piece */
+    };
+    uint8_t *bytes = shoal_calloc(N, 1);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < N; i++) {
+        bytes[i] = byte_at(i);
+    }
+    shoal_pool *pool = NULL;
+    assert_int_equal(shoal_pool_new(2, &pool), SHOAL_OK);
+    const size_t sizes[] = {0, 1, HUGE - 1, HUGE, 2 * HUGE - 1, 2 * HUGE, N};
+    for (size_t s = 0; s < SHOAL_COUNT(sizes); s++) {
+        shoal_map map = {0};
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_int_equal(shoal_file_write(path, bytes, sizes[s], &err), SHOAL_OK);
+        assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
+        rereader r = {.data = map.data, .n = map.size};
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, reread, &r), 0);
+        bool done = shoal_map_use_huge_pages(&map, pool);
+        assert_true(done || !kernel_has_huge_pages());
+        atomic_store(&r.stop, true);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        assert_int_equal(r.n_wrong, 0);
+        assert_int_equal(map.size, sizes[s]);
+        assert_memory_equal(map.data, bytes, sizes[s]);
+        shoal_map_close(&map);
+    }
+    shoal_pool_free(pool);
+    shoal_free(bytes);
+}
+
+/* What was copied does not follow the file any more: the proof that something was. */
+static void test_huge_pages_are_a_copy(void **state)
+{
+    (void)state;
+    enum {
+        HUGE = 2 << 20,
+        N = 3 * HUGE
+    };
+    if (!kernel_has_huge_pages()) {
+        skip();
+    }
+    uint8_t *bytes = shoal_calloc(N, 1);
+    assert_non_null(bytes);
+    shoal_map map = {0};
+    shoal_pool *pool = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_pool_new(1, &pool), SHOAL_OK);
+    assert_int_equal(shoal_file_write(path, bytes, N, &err), SHOAL_OK);
+    assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
+    assert_true(shoal_map_use_huge_pages(&map, pool));
+    memset(bytes, 7, N);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, N), N);
+    assert_int_equal(close(fd), 0);
+    size_t head = (size_t)(-(uintptr_t)map.data % HUGE);
+    assert_int_equal(map.data[head], 0);
+    assert_int_equal(map.data[head + HUGE], 0);
+    shoal_map_close(&map);
+    shoal_pool_free(pool);
+    shoal_free(bytes);
+}
+
 static void test_map_of_anything_else_is_refused(void **state)
 {
     (void)state;
@@ -275,6 +376,8 @@ int main(void)
         cmocka_unit_test(test_read_of_missing_or_odd_files_names_path_and_reason),
         cmocka_unit_test(test_map_shows_the_bytes_of_a_regular_file),
         cmocka_unit_test(test_forgotten_pages_of_a_map_come_back),
+        cmocka_unit_test(test_huge_pages_change_no_byte_while_others_read),
+        cmocka_unit_test(test_huge_pages_are_a_copy),
         cmocka_unit_test(test_map_of_anything_else_is_refused),
         cmocka_unit_test(test_write_keeps_the_mode_and_leaves_no_tmp),
         cmocka_unit_test(test_write_does_not_follow_a_planted_link),
