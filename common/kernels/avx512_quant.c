@@ -28,7 +28,7 @@ enum {
     CHUNK = 16,             /* blocks unpacked at a time: 13 KiB */
     CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
     PANELS_MAX = 4,         /* streams of weights at width 1 */
-    AHEAD = 2048,           /* bytes: how far in front weights are fetched */
+    AHEAD = 4096,           /* bytes: how far in front weights are fetched */
     SCALES_BYTES = 32       /* sixteen f16 */
 };
 
@@ -460,11 +460,21 @@ static size_t tile_width(size_t left)
     return left < sizeof widths ? widths[left] : COLS_MAX;
 }
 
+/* The same where the weights may come from memory: a second tile of a few columns reads and unpacks
+ * them again, so each width has a tile of its own as far as the kind does. */
+static size_t fused_width(const tiles *t, size_t left)
+{
+    if (left <= COLS_MAX && t->fused[left]) {
+        return left;
+    }
+    size_t n = tile_width(left);
+    return t->fused[n] ? n : n / 2; /* dear kinds have no tile of eight */
+}
+
 static void fused_panel(const shoal_gemm *g, const tiles *t, size_t p, size_t c, size_t c1)
 {
     for (size_t n_c = 0; c < c1; c += n_c) {
-        n_c = tile_width(c1 - c);
-        n_c = t->fused[n_c] ? n_c : n_c / 2; /* dear kinds have no tile of eight */
+        n_c = fused_width(t, c1 - c);
         t->fused[n_c](g, p, c);
     }
 }
@@ -543,19 +553,23 @@ static void gemm(const shoal_gemm *g, size_t p0, size_t p1, const tiles *t)
     SHOAL_FUSED(kind, 1, 1)                                                                        \
     SHOAL_FUSED(kind, 1, 2)                                                                        \
     SHOAL_FUSED(kind, 1, 3)                                                                        \
-    SHOAL_FUSED(kind, 1, 4)
+    SHOAL_FUSED(kind, 1, 4)                                                                        \
+    SHOAL_FUSED(kind, 1, 5)
 
 #define SHOAL_NARROW_TILES(k)                                                                      \
     .kind = &(k), .four_panels = fused_##k##_4x1, .two_panels = fused_##k##_2x2,                   \
     .fused[1] = fused_##k##_1x1, .fused[2] = fused_##k##_1x2, .fused[3] = fused_##k##_1x3,         \
-    .fused[4] = fused_##k##_1x4
+    .fused[4] = fused_##k##_1x4, .fused[5] = fused_##k##_1x5
 
 #define SHOAL_CHEAP(kind)                                                                          \
     SHOAL_NARROW(kind)                                                                             \
+    SHOAL_FUSED(kind, 1, 6)                                                                        \
+    SHOAL_FUSED(kind, 1, 7)                                                                        \
     SHOAL_FUSED(kind, 1, 8)                                                                        \
     static void gemm_##kind(const shoal_gemm *g, size_t p0, size_t p1)                             \
     {                                                                                              \
-        static const tiles t = {SHOAL_NARROW_TILES(kind), .fused[8] = fused_##kind##_1x8};         \
+        static const tiles t = {SHOAL_NARROW_TILES(kind), .fused[6] = fused_##kind##_1x6,          \
+                                .fused[7] = fused_##kind##_1x7, .fused[8] = fused_##kind##_1x8};   \
         gemm(g, p0, p1, &t);                                                                       \
     }
 
