@@ -27,6 +27,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
     {"api.link_switch", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Let POST /v1/shoal/link cut the link to the cloud, for demonstrations: it does so for every "
      "client. With api.key for who has it, else from this machine alone."},
+    STRING("api.cors_origins", "",
+           "Origins whose web pages may call, comma-separated, as https://app.example:8443; \"*\": "
+           "any, without api.key only."),
     STRING("model.path", "", "GGUF file of the edge model."),
     STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
@@ -156,6 +159,7 @@ shoal_http_settings shoal_edge_http_settings(const shoal_config *config)
     s.address = shoal_config_string(config, "listen.address");
     s.unix_path = shoal_config_string(config, "listen.unix");
     s.hosts = shoal_config_string(config, "listen.hosts");
+    s.origins = shoal_config_string(config, "api.cors_origins");
     s.n_connections_max = (size_t)shoal_config_int(config, "http.connections_max");
     s.body_bytes_max = (size_t)shoal_config_int(config, "http.body_max_kib") << 10;
     s.body_bytes_total_max = SHOAL_MAX(s.body_bytes_total_max, s.body_bytes_max);
@@ -170,6 +174,13 @@ shoal_status shoal_edge_check_exposure(const shoal_config *config, shoal_err *er
 {
     static const char *const loopback[] = {"127.", "[::1]:", "localhost:"};
     const char *address = shoal_config_string(config, "listen.address");
+    const char *origins = shoal_config_string(config, "api.cors_origins");
+    SHOAL_TRY(shoal_http_origins_check(origins, err));
+    if (strcmp(origins, "*") == 0 && shoal_config_string(config, "api.key")[0]) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "api.cors_origins: \"*\" beside api.key would let any web page try "
+                             "keys: name the origins, or leave api.key empty");
+    }
     bool inside = address[0] == '\0' || shoal_config_string(config, "api.key")[0] != '\0' ||
                   shoal_config_bool(config, "api.anonymous");
     for (size_t i = 0; i < SHOAL_COUNT(loopback); i++) {

@@ -236,6 +236,9 @@ static void begin_body(shoal_http_conn *conn)
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
     shoal_http_server *server = conn->server;
     shoal_http_error error = {0};
+    if (conn->message_whole && conn->x.origin && shoal_http_preflight(conn)) {
+        return;
+    }
     if (server->handler.on_head) {
         server->handler.on_head(server->handler.ctx, &conn->x, &error);
     }

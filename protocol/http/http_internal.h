@@ -84,10 +84,11 @@ struct shoal_http_exchange {
     const char *method;
     const char *path;
     char request_id[SHOAL_HTTP_REQUEST_ID_MAX + 1];
-    bool is_head;    /* HEAD: the answer has no body */
-    bool http_1_0;   /* no chunked answers */
-    bool keep_alive; /* the client's wish */
-    bool begun;      /* stream_begin */
+    const char *origin; /* of another origin's page that may call; NULL: none */
+    bool is_head;       /* HEAD: the answer has no body */
+    bool http_1_0;      /* no chunked answers */
+    bool keep_alive;    /* the client's wish */
+    bool begun;         /* stream_begin */
     bool chunked;
     int status;
     size_t n_sent; /* body bytes answered */
@@ -154,6 +155,14 @@ void shoal_http_request_head(shoal_http_conn *conn);
 /* Feeds body bytes; returns how many were used; fills refusal or sets message_whole. */
 size_t shoal_http_request_body(shoal_http_conn *conn, const char *data, size_t n);
 void shoal_http_request_make_id(shoal_http_conn *conn);
+
+/* cors.c */
+/* Whether pages of that origin may call. */
+bool shoal_http_origin_ok(const shoal_http_server *server, const char *origin);
+/* The lines that let such a page read the answer. */
+shoal_status shoal_http_put_origin(shoal_buf *buf, const shoal_http_exchange *x) SHOAL_MUST_CHECK;
+/* Answers a browser that asks before it sends a request; false: it is none of these. */
+bool shoal_http_preflight(shoal_http_conn *conn);
 
 /* respond.c */
 /* Answers with an error and ends the connection: what follows cannot be trusted or used. */

@@ -143,10 +143,13 @@ static int check_host(shoal_http_conn *conn)
     const shoal_http_field *origin = find(conn, "origin", &n);
     if (origin) {
         const char *authority = strstr(text_of(conn, origin), "://");
-        if (!authority || !shoal_http_host_ok(authority + 3, server->names, server->any_address)) {
+        if (shoal_http_origin_ok(server, origin->value)) {
+            conn->x.origin = origin->value;
+        } else if (!authority ||
+                   !shoal_http_host_ok(authority + 3, server->names, server->any_address)) {
             return refuse(conn, 403, "origin_not_allowed",
-                          "pages from another origin may not call this edge: add their host to "
-                          "listen.hosts");
+                          "pages from another origin may not call this edge: add it to "
+                          "api.cors_origins");
         }
     }
     return 0;

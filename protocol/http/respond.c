@@ -136,6 +136,7 @@ static shoal_status put_head(shoal_http_exchange *x, int status, const char *typ
                                 x->request_id));
     SHOAL_TRY(shoal_buf_appendf(&conn->out,
                                 "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n", type));
+    SHOAL_TRY(shoal_http_put_origin(&conn->out, x));
     if (length != SIZE_MAX) {
         SHOAL_TRY(shoal_buf_appendf(&conn->out, "Content-Length: %zu\r\n", length));
     } else if (x->chunked) {

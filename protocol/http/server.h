@@ -30,6 +30,8 @@ typedef struct shoal_http_settings {
     const char *address_key;     /* how errors name it; "listen.address" */
     const char *unix_path;       /* socket file, made with mode 0660; "" or NULL: none */
     const char *hosts;           /* more names for the Host header, comma-separated; NULL: none */
+    const char *origins;         /* other origins whose pages may call, comma-separated; "*": any;
+                                  * NULL: none */
     size_t n_connections_max;    /* open at once; default 1024 */
     size_t header_bytes_max;     /* request line and headers; default 16 KiB */
     size_t n_headers_max;        /* default 100 */
@@ -44,6 +46,8 @@ typedef struct shoal_http_settings {
     uint32_t linger_ms; /* what still comes after a last answer is read and dropped; 1000 */
 } shoal_http_settings;
 shoal_http_settings shoal_http_settings_default(void);
+/* A list of origins is well formed: "*", or of scheme://host with an optional port each. */
+shoal_status shoal_http_origins_check(const char *origins, shoal_err *err) SHOAL_MUST_CHECK;
 
 typedef struct shoal_http_server shoal_http_server;
 typedef struct shoal_http_exchange shoal_http_exchange;

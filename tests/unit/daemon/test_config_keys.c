@@ -126,6 +126,38 @@ static void test_exposure_needs_a_key_beyond_loopback(void **state)
     }
 }
 
+static void test_origins_are_checked_before_anything_listens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *origins;
+        const char *says; /* NULL: fine */
+    } rows[] = {{"", NULL},
+                {"*", NULL},
+                {"https://a.example,http://localhost:3000 , http://[::1]:8080", NULL},
+                {"a.example", "a.example"},
+                {"https://", "https://"},
+                {"https://a.example/page", "without a path"},
+                {"https://a.example, *", "\"*\""},
+                {"https://user@a.example", "user@"}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_config *config = make();
+        shoal_err err = SHOAL_ERR_INIT;
+        char text[128];
+        (void)snprintf(text, sizeof text, "api.cors_origins=%s", rows[i].origins);
+        set(config, text);
+        shoal_status status = shoal_edge_check_exposure(config, &err);
+        assert_int_equal(status == SHOAL_OK, rows[i].says == NULL);
+        assert_true(!rows[i].says || strstr(err.text, rows[i].says));
+        set(config, "api.key=k");
+        shoal_err_clear(&err);
+        bool any = strcmp(rows[i].origins, "*") == 0;
+        assert_int_equal(shoal_edge_check_exposure(config, &err) == SHOAL_OK,
+                         !any && rows[i].says == NULL);
+        shoal_config_free(config);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -133,6 +165,7 @@ int main(void)
         cmocka_unit_test(test_settings_reach_the_parts),
         cmocka_unit_test(test_bad_hash_and_mask_name_the_key),
         cmocka_unit_test(test_exposure_needs_a_key_beyond_loopback),
+        cmocka_unit_test(test_origins_are_checked_before_anything_listens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -261,6 +261,62 @@ static void test_server_pipeline_is_answered_in_order(void **state)
     stop(&e);
 }
 
+static void test_pages_of_known_origins_may_call(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *origins;
+        const char *request;
+        int status;
+        const char *says;
+    } rows[] = {
+        {"https://app.example, http://localhost:3000",
+         "GET /a HTTP/1.1\r\n" HOST "Origin: https://app.example\r\nConnection: close\r\n\r\n", 200,
+         "Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n"},
+        {"https://app.example, http://localhost:3000",
+         "OPTIONS /a HTTP/1.1\r\n" HOST "Origin: http://localhost:3000\r\n"
+         "Access-Control-Request-Method: POST\r\n"
+         "Access-Control-Request-Headers: authorization,x-stainless-os\r\n"
+         "Access-Control-Request-Private-Network: true\r\nConnection: close\r\n\r\n",
+         200, "Access-Control-Allow-Headers: authorization,x-stainless-os\r\n"},
+        {"*",
+         "OPTIONS /forbidden HTTP/1.1\r\n" HOST "Origin: null\r\nConnection: close\r\n"
+         "Access-Control-Request-Method: POST\r\n\r\n",
+         200, "Access-Control-Allow-Methods: GET, POST"},
+        /* A refusal must be readable too, and a preflight is answered only with its own question.
+         */
+        {"*", "GET /forbidden HTTP/1.1\r\n" HOST "Origin: https://x\r\nConnection: close\r\n\r\n",
+         401, "Access-Control-Allow-Origin: https://x\r\n"},
+        {"https://app.example",
+         "OPTIONS /a HTTP/1.1\r\n" HOST "Origin: https://app.example\r\nConnection: close\r\n\r\n",
+         200, "/a"},
+        {"https://app.example",
+         "GET /a HTTP/1.1\r\n" HOST "Origin: https://app.example.evil\r\n\r\n", 403,
+         "api.cors_origins"},
+        {"https://app.example", "GET /a HTTP/1.1\r\n" HOST "Origin: http://app.example\r\n\r\n",
+         403, "api.cors_origins"},
+        {"https://app.example",
+         "OPTIONS /a HTTP/1.1\r\n" HOST "Origin: https://evil.example\r\n"
+         "Access-Control-Request-Method: POST\r\n\r\n",
+         403, "api.cors_origins"},
+        {"*", "GET /a HTTP/1.1\r\nHost: evil.example\r\nOrigin: https://x\r\n\r\n", 403,
+         "listen.hosts"},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        echo e = {0};
+        shoal_http_settings s = http_fixture_settings();
+        s.origins = rows[i].origins;
+        start(&e, &s);
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf a = {0};
+        int status = http_ask(&e.f, rows[i].request, &a);
+        if (status != rows[i].status || !strstr(a.data, rows[i].says)) {
+            fail_msg("row %zu gave %s", i, a.data);
+        }
+        assert_true(status != 403 || !strstr(a.data, "Access-Control"));
+        stop(&e);
+    }
+}
+
 typedef struct bad_row {
     const char *request;
     int status;
@@ -835,6 +891,7 @@ int main(void)
         cmocka_unit_test(test_server_plain_request_is_answered),
         cmocka_unit_test(test_server_bytes_one_by_one_are_the_same),
         cmocka_unit_test(test_server_pipeline_is_answered_in_order),
+        cmocka_unit_test(test_pages_of_known_origins_may_call),
         cmocka_unit_test(test_server_bad_requests_are_refused_with_json),
         cmocka_unit_test(test_server_limits_hold_at_the_edge),
         cmocka_unit_test(test_server_huge_body_is_refused_early),
