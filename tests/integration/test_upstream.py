@@ -144,6 +144,8 @@ def without_ids(client, pieces):
         if line.startswith(b"data: {"):
             chunk = json.loads(line[6:])
             chunk.pop("shoal", None)
+            for choice in chunk.get("choices", []):
+                choice.pop("logprobs", None)
             client.sendall(b"data: " + json.dumps(chunk).encode() + b"\n\n")
     client.sendall(b"data: [DONE]\n\n")
 
