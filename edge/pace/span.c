@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "edge/pace/span.h"
+
+#include "common/base/macros.h"
+
+#include <math.h>
+
+enum {
+    POSITIONS = 160, /* of a cycle that are gone through */
+    SPANS = POSITIONS + 1
+};
+
+/* What is beyond these positions is left to the slope. */
+static const double REACH_MIN = 0.01;
+/* At the price itself a draft is worth neither more nor less than what else the cloud would do, and
+ * acceptance is known to some per cent only. */
+static const double PRICE_SHARE = 0.95;
+
+/* A cycle in which every draft stands: when each position's verdict is at the edge. Where a draft
+ * falls, the cycle ends with the verdict of its position. */
+typedef struct cycle {
+    const shoal_pace_world *world;
+    size_t n_draft;
+    size_t n_window;
+    size_t n_end; /* positions wanted */
+    double known_us[POSITIONS + 2];
+    size_t n_known; /* positions whose verdict is reckoned */
+    double edge_free_us;
+    size_t n_drafted; /* positions that are drafted, or were given */
+    /* Spans on their way: their last position and when they arrive. */
+    size_t last[SPANS];
+    double arrive_us[SPANS];
+    size_t n_spans;
+    size_t n_taken;
+    double cloud_free_us;
+} cycle;
+
+static void send_span(cycle *c)
+{
+    if (c->n_spans < SPANS) {
+        c->last[c->n_spans] = c->n_drafted;
+        c->arrive_us[c->n_spans++] = c->edge_free_us + c->world->trip_us / 2;
+    }
+}
+
+/* The edge drafts as far as the window lets it with what is known so far. */
+static void draft(cycle *c)
+{
+    size_t n_open = 0; /* drafts of a span that is not sent */
+    while (c->n_drafted < c->n_end) {
+        size_t j = c->n_drafted + 1;
+        size_t gate = j > c->n_window ? j - c->n_window : 0;
+        if (gate > c->n_known) {
+            break;
+        }
+        double start_us = SHOAL_MAX(c->edge_free_us, gate > 0 ? c->known_us[gate] : 0.0);
+        c->n_drafted = j;
+        if (j <= c->n_known && c->known_us[j] <= start_us) {
+            c->edge_free_us = start_us; /* the cloud's own token came first */
+            continue;
+        }
+        c->edge_free_us = start_us + c->world->edge_us;
+        n_open++;
+        if (n_open == c->n_draft) {
+            send_span(c);
+            n_open = 0;
+        }
+    }
+    if (n_open > 0) {
+        send_span(c);
+    }
+}
+
+/* When a step may begin that has something to do from arrive_us on. Where others are served, steps
+ * follow on each other: who comes late by a little waits for a whole one. */
+static double step_start(const cycle *c, double arrive_us)
+{
+    double others_us = c->world->step_us - c->world->row_us;
+    if (arrive_us <= c->cloud_free_us) {
+        return c->cloud_free_us;
+    }
+    if (c->n_known == 0 || c->world->wait_us <= 0.0 || others_us <= 0.0) {
+        return arrive_us + c->world->wait_us;
+    }
+    return c->cloud_free_us + ceil((arrive_us - c->cloud_free_us) / others_us) * others_us;
+}
+
+/* The next step of the cloud takes of the spans that are there what is worth it. False: none is. */
+static bool step(cycle *c)
+{
+    while (c->n_taken < c->n_spans && c->last[c->n_taken] <= c->n_known) {
+        c->n_taken++; /* known already from the cloud's own token */
+    }
+    if (c->n_taken == c->n_spans) {
+        return false;
+    }
+    double start_us = step_start(c, c->arrive_us[c->n_taken]);
+    size_t n_there = c->n_known;
+    for (size_t i = c->n_taken; i < c->n_spans && c->arrive_us[i] <= start_us; i++) {
+        n_there = c->last[i];
+    }
+    size_t n_rows = SHOAL_MIN(n_there - c->n_known, c->world->n_step);
+    c->cloud_free_us = start_us + c->world->step_us + (double)n_rows * c->world->row_us;
+    /* With the drafts their successor is found out. */
+    size_t last = SHOAL_MIN(c->n_known + n_rows + 1, (size_t)POSITIONS + 1);
+    while (c->n_known < last) {
+        c->known_us[++c->n_known] = c->cloud_free_us + c->world->trip_us / 2;
+    }
+    return true;
+}
+
+static double accept_at(const shoal_pace_world *world, size_t depth)
+{
+    return world->accept[SHOAL_MIN(depth, (size_t)SHOAL_PACE_DEPTHS) - 1];
+}
+
+double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t n_window)
+{
+    cycle c = {.world = world, .n_draft = n_draft, .n_window = n_window};
+    double stands = 1.0;
+    while (c.n_end < POSITIONS && (stands > REACH_MIN || c.n_end < n_draft)) {
+        stands *= accept_at(world, ++c.n_end);
+    }
+    bool more = true;
+    while (more && c.n_known < c.n_end) {
+        draft(&c);
+        more = step(&c);
+    }
+    double us = 0.0;
+    double n = 0.0;
+    stands = 1.0;
+    for (size_t j = 1; j <= c.n_end; j++) {
+        double ends = stands * (1.0 - accept_at(world, j));
+        us += ends * c.known_us[j];
+        n += ends * (double)j;
+        stands -= ends;
+    }
+    /* Who gets to the end goes on as in the last half of the way. */
+    size_t half = c.n_end / 2;
+    double slope_us = (c.known_us[c.n_end] - c.known_us[half]) / (double)(c.n_end - half);
+    double deep = SHOAL_MIN(accept_at(world, c.n_end + 1), 0.999);
+    double n_tail = 1.0 / (1.0 - deep);
+    us += stands * (c.known_us[c.n_end] + n_tail * slope_us);
+    n += stands * ((double)c.n_end + n_tail);
+    return us / n;
+}
+
+size_t shoal_pace_span_max(const shoal_pace_world *world)
+{
+    double stands = 1.0;
+    for (size_t j = 1; j <= SHOAL_PACE_DRAFT_MAX; j++) {
+        stands *= accept_at(world, j);
+        if (stands < PRICE_SHARE * world->price) {
+            return j - 1;
+        }
+    }
+    return SHOAL_PACE_DRAFT_MAX;
+}
+
+/* A little dearer for what costs others: messages, and drafts that are likely in vain. */
+static double weigh(double us, size_t n_draft, size_t n_window)
+{
+    return us * (1.0 + 0.005 / (double)n_draft + 0.0002 * (double)n_window);
+}
+
+shoal_pace_choice shoal_pace_span_best(const shoal_pace_world *world, size_t n_draft_max,
+                                       double *ret_us)
+{
+    static const size_t drafts[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32};
+    static const size_t spans[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64};
+    shoal_pace_choice best = {.n_draft = 0, .n_window = 0};
+    double best_weight = 0.0;
+    for (size_t i = 0; i < SHOAL_COUNT(drafts); i++) {
+        size_t n = drafts[i];
+        size_t n_before = 0;
+        double us_before = 0.0;
+        if (n > n_draft_max) {
+            break;
+        }
+        for (size_t k = 0; k < SHOAL_COUNT(spans); k++) {
+            size_t window = SHOAL_MIN(n * spans[k], (size_t)SHOAL_PACE_WINDOW_MAX);
+            if (window == n_before) {
+                break;
+            }
+            n_before = window;
+            double us = shoal_pace_span_us(world, n, window);
+            double weight = weigh(us, n, window);
+            bool wider_is_vain = k > 0 && us > 0.999 * us_before;
+            us_before = us;
+            if (best.n_draft == 0 || weight < best_weight) {
+                best = (shoal_pace_choice){.n_draft = n, .n_window = window};
+                best_weight = weight;
+                *ret_us = us;
+            }
+            if (wider_is_vain) {
+                break;
+            }
+        }
+    }
+    return best;
+}
