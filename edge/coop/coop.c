@@ -20,8 +20,8 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .kv_type = -1,
         .n_active_max = 8,
         .n_waiting_max = 32,
-        .n_draft = 5,
-        .n_window = 15,
+        .n_draft = 0,
+        .n_window = 0,
         .reconnect_ms = 10000,
         .retry_burst = 64,
         .retries_per_s = 20,
@@ -39,8 +39,8 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     } rows[] = {
         {"active requests", s->n_active_max, 1, 256},
         {"waiting requests", s->n_waiting_max, 0, 65536},
-        {"draft tokens", s->n_draft, 1, COOP_DRAFT_MAX},
-        {"window tokens", s->n_window, s->n_draft, COOP_WINDOW_MAX},
+        {"draft tokens", s->n_draft, 0, SHOAL_PACE_DRAFT_MAX},
+        {"window tokens", s->n_window, s->n_window > 0 ? s->n_draft : 0, SHOAL_PACE_WINDOW_MAX},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         if (rows[i].value < rows[i].min || rows[i].value > rows[i].max) {
@@ -164,6 +164,21 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
         {&coop->metrics.first_token,
          {"shoal_time_to_first_token_seconds", "From submission to the first token shown.", "",
           SHOAL_METRIC_HISTOGRAM, first_token_bounds, SHOAL_COUNT(first_token_bounds)}},
+        {&coop->metrics.draft_tokens,
+         {"shoal_draft_length_tokens", "Draft tokens of a round; 0: the cloud decodes alone.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&coop->metrics.draft_window,
+         {"shoal_draft_window_tokens", "Unverified draft tokens in flight at most.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&coop->metrics.draft_acceptance,
+         {"shoal_draft_acceptance_ratio", "Share of recent drafts that the cloud accepted.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&coop->metrics.cloud_step,
+         {"shoal_cloud_step_seconds", "A step of the cloud, as it says; 0: it has not.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&coop->metrics.cloud_price,
+         {"shoal_cloud_draft_price_ratio", "What a draft costs the cloud, in tokens, as it says.",
+          "", SHOAL_METRIC_GAUGE, NULL, 0}},
     };
     for (size_t i = 0; registry && i < SHOAL_COUNT(rows); i++) {
         if (shoal_metrics_add(registry, &rows[i].def, rows[i].slot) != SHOAL_OK) {
@@ -184,6 +199,8 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     coop->model = model;
     coop->settings = *settings;
     coop->clock = shoal_clock_real();
+    const shoal_pace_settings pace = {.n_draft = settings->n_draft, .n_window = settings->n_window};
+    shoal_pace_init(&coop->pace, &pace);
     if (shoal_mailbox_init(&coop->box) != SHOAL_OK ||
         pthread_mutex_init(&coop->state_mutex, NULL) != 0) {
         shoal_free(coop);

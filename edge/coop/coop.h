@@ -150,8 +150,8 @@ typedef struct shoal_coop_settings {
     int kv_type;             /* shoal_kv_type, -1: f32 for F32 models, else f16 */
     size_t n_active_max;     /* requests generating at once */
     size_t n_waiting_max;    /* requests waiting, more are refused SHOAL_BUSY */
-    size_t n_draft;          /* draft tokens per round, 1..32 */
-    size_t n_window;         /* unverified draft tokens in flight at most */
+    size_t n_draft;          /* draft tokens per round, 1..32; 0: chosen (edge/pace) */
+    size_t n_window;         /* unverified draft tokens in flight at most, n_draft..64; 0: chosen */
     uint64_t reconnect_ms;   /* how long a cut stream is retried before the request fails */
     double retry_burst;      /* retries of all requests that reach the cloud at once, at least 1 */
     double retries_per_s;    /* and from then on, above 0 */
@@ -178,6 +178,17 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
 /* Any thread; unknown ids are ignored. The request ends with DONE(CANCELLED). */
 void shoal_coop_cancel(shoal_coop *coop, uint64_t id);
 
+/* How far ahead the edge drafts, and why. */
+typedef struct shoal_coop_speculation {
+    bool fixed;           /* by the settings; else chosen as it goes */
+    size_t n_draft;       /* of a round, in the last generation; 0: the cloud decodes alone */
+    size_t n_window;      /* in flight at most */
+    double acceptance;    /* of recent drafts; of an assumption before the first */
+    double edge_token_ms; /* 0: not yet seen */
+    double cloud_step_ms; /* as the cloud says; 0: it has not */
+    double price;         /* of a draft in tokens, 0..1, as the cloud says */
+} shoal_coop_speculation;
+
 typedef struct shoal_coop_state {
     size_t n_active;
     size_t n_waiting;
@@ -190,6 +201,7 @@ typedef struct shoal_coop_state {
     shoal_describe cloud; /* when cloud_described */
     bool link_cut;        /* by shoal_coop_cut_link; link is then DOWN */
     double round_trip_ms; /* from sending to the cloud's answer, smoothed; 0: not yet seen */
+    shoal_coop_speculation speculation;
     shoal_coop_totals totals;
 } shoal_coop_state;
 /* A consistent copy; any thread. */

@@ -11,6 +11,7 @@
 #include "common/engine/engine.h"
 #include "edge/coop/budget.h"
 #include "edge/coop/coop.h"
+#include "edge/pace/pace.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,8 +24,7 @@ enum {
     COOP_RETRY_MS_MAX = 500,
     COOP_LINK_MAILS_MAX = 4096, /* messages of one stream the engine has not yet seen */
     COOP_GOODBYE_MS = 2000,     /* patience after Close */
-    COOP_DRAFT_MAX = 32,
-    COOP_WINDOW_MAX = 64,
+    COOP_WINDOW_MAX = SHOAL_PACE_WINDOW_MAX,
     COOP_FRAME_BYTES = 5 /* gRPC's length prefix, counted with every message */
 };
 
@@ -143,13 +143,19 @@ struct gen {
     cloud_state cloud;
     uint32_t epoch;
     uint32_t retry_ms;
-    uint64_t retry_at_ms;    /* next attempt */
-    bool busy;               /* this stream's end was announced by a Busy */
-    bool retry_paid;         /* the next attempt has its place in the budget */
-    uint64_t cut_at_ms;      /* when the stream was lost, 0: it stands */
-    uint64_t reconnect_ms;   /* how long it is tried again */
+    uint64_t retry_at_ms;  /* next attempt */
+    bool busy;             /* this stream's end was announced by a Busy */
+    bool retry_paid;       /* the next attempt has its place in the budget */
+    uint64_t cut_at_ms;    /* when the stream was lost, 0: it stands */
+    uint64_t reconnect_ms; /* how long it is tried again */
+    shoal_pace pace;       /* how far ahead to draft; from admission on */
+    shoal_pace_choice choice;
+    bool continuing;         /* mode EXACT: a Continue of this epoch runs in place of drafts */
     uint64_t sent_ns;        /* when what the cloud has not answered was sent, 0: nothing timed */
     size_t sent_position;    /* of the drafts timed; the prompt's end while opening */
+    size_t sent_rows;        /* of them in the cloud's step, 0: their answer waits for no step */
+    bool sent_alone;         /* nothing else was on its way */
+    bool sent_decoding;      /* a Continue ran */
     uint64_t deadline_at_ms; /* 0: none */
     uint64_t started_ns;
 
@@ -201,10 +207,12 @@ struct shoal_coop {
     gen *active;
     size_t n_active;
     size_t n_pages_promised;
-    double round_trip_ms;    /* 0: not yet seen */
-    shoal_coop_totals ended; /* of generations whose books are closed */
-    shoal_span *spans;       /* (n_active_max) */
-    gen **span_gens;         /* (n_active_max) */
+    double round_trip_ms;     /* 0: not yet seen */
+    shoal_pace pace;          /* what all generations have measured */
+    shoal_pace_choice choice; /* the last one's */
+    shoal_coop_totals ended;  /* of generations whose books are closed */
+    shoal_span *spans;        /* (n_active_max) */
+    gen **span_gens;          /* (n_active_max) */
 
     pthread_mutex_t state_mutex;
     shoal_coop_state state;
@@ -220,6 +228,11 @@ struct shoal_coop {
         shoal_metric *bytes_down;
         shoal_metric *kv_usage;
         shoal_metric *first_token;
+        shoal_metric *draft_tokens;
+        shoal_metric *draft_window;
+        shoal_metric *draft_acceptance;
+        shoal_metric *cloud_step;
+        shoal_metric *cloud_price;
     } metrics;
 };
 

@@ -270,10 +270,10 @@ bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g)
     if (g->done || g->n_tokens >= g->n_end) {
         return false;
     }
+    if (g->mode == SHOAL_MODE_EXACT && g->n_tokens - g->n_confirmed >= g->choice.n_window) {
+        return false;
+    }
     if (g->n_tokens > g->n_confirmed) {
-        if (g->n_tokens - g->n_confirmed >= coop->settings.n_window) {
-            return false;
-        }
         return !shoal_tokenizer_is_end(coop->model->tokenizer, g->tokens[g->n_tokens - 1]);
     }
     return true;
@@ -366,7 +366,10 @@ bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence
 {
     size_t position = g->n_confirmed;
     if (position < g->n_tokens && g->tokens[position] == id) {
-        shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
+        /* What the cloud decodes by itself is its own, whatever the edge would have said. */
+        bool own = g->continuing && position >= g->n_sent;
+        g->confidences[position] = own ? confidence : g->confidences[position];
+        shoal_gen_confirm(coop, g, own ? SHOAL_TIER_CLOUD : SHOAL_TIER_EDGE, round);
         g->n_sent = SHOAL_MAX(g->n_sent, g->n_confirmed);
         return true;
     }

@@ -162,6 +162,8 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
             return;
         }
         (void)pop_waiting(coop);
+        shoal_pace_fork(&g->pace, &coop->pace);
+        g->choice = shoal_pace_choose(&g->pace);
         if (need > 0 && shoal_kv_seq_new(shoal_engine_kv(coop->engine), &g->seq) != SHOAL_OK) {
             shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the sequence");
             release(coop, g);
@@ -257,12 +259,17 @@ static bool step(shoal_coop *coop)
     if (n == 0) {
         return false;
     }
+    uint64_t start_ns = shoal_clock_now_ns(&coop->clock);
     shoal_status status = shoal_engine_step(coop->engine, coop->spans, n);
     SHOAL_ASSERT(status == SHOAL_OK); /* admission promised pages and rows */
+    double step_us = (double)(shoal_clock_now_ns(&coop->clock) - start_ns) / 1e3;
     for (size_t i = 0; i < n; i++) {
         gen *g = coop->span_gens[i];
         if (coop->spans[i].n_logits == 0) {
             continue;
+        }
+        if (coop->spans[i].n_ids == 1) {
+            shoal_pace_edge_token(&g->pace, step_us);
         }
         take_rows(coop, g, &coop->spans[i]);
     }
@@ -322,16 +329,31 @@ static void publish(shoal_coop *coop)
     size_t n_used = n_pages - shoal_kv_pool_n_free(kv);
     size_t n_all = atomic_load(&coop->n_waiting);
     size_t n_waiting = n_all > coop->n_active ? n_all - coop->n_active : 0;
+    const shoal_coop_speculation speculation = {
+        .fixed = coop->settings.n_draft > 0,
+        .n_draft = coop->choice.n_draft,
+        .n_window = coop->choice.n_window,
+        .acceptance = shoal_pace_acceptance(&coop->pace),
+        .edge_token_ms = coop->pace.edge_us / 1e3,
+        .cloud_step_ms = coop->pace.step_us / 1e3,
+        .price = coop->pace.price,
+    };
     (void)pthread_mutex_lock(&coop->state_mutex);
     coop->state.n_active = coop->n_active;
     coop->state.n_waiting = n_waiting;
     coop->state.kv_pages_used = n_used;
     coop->state.round_trip_ms = coop->round_trip_ms;
+    coop->state.speculation = speculation;
     (void)pthread_mutex_unlock(&coop->state_mutex);
     shoal_coop_publish_totals(coop);
     shoal_metric_set(coop->metrics.running, (double)coop->n_active);
     shoal_metric_set(coop->metrics.waiting, (double)n_waiting);
     shoal_metric_set(coop->metrics.kv_usage, (double)n_used / (double)n_pages);
+    shoal_metric_set(coop->metrics.draft_tokens, (double)speculation.n_draft);
+    shoal_metric_set(coop->metrics.draft_window, (double)speculation.n_window);
+    shoal_metric_set(coop->metrics.draft_acceptance, speculation.acceptance);
+    shoal_metric_set(coop->metrics.cloud_step, speculation.cloud_step_ms / 1e3);
+    shoal_metric_set(coop->metrics.cloud_price, speculation.price);
 }
 
 void shoal_coop_loop(void *ctx)

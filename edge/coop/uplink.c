@@ -62,10 +62,14 @@ static shoal_status send_open(shoal_coop *coop, gen *g)
 /* --- how long the cloud takes to answer --------------------------------------------------------
  */
 
-static void start_trip(shoal_coop *coop, gen *g)
+static void start_trip(shoal_coop *coop, gen *g, size_t n_rows)
 {
     g->sent_ns = shoal_clock_now_ns(&coop->clock);
     g->sent_position = g->n_sent;
+    /* While the cloud goes on by itself it may have got to the drafts already. */
+    g->sent_rows = g->continuing ? 0 : n_rows;
+    g->sent_decoding = g->continuing;
+    g->sent_alone = g->n_sent == g->n_confirmed;
 }
 
 /* Smoothed as TCP smooths its round trips (RFC 6298, alpha = 1/8). */
@@ -76,6 +80,11 @@ static void end_trip(shoal_coop *coop, gen *g)
     }
     double ms = (double)(shoal_clock_now_ns(&coop->clock) - g->sent_ns) / 1e6;
     g->sent_ns = 0;
+    const shoal_pace_trip trip = {.us = ms * 1e3,
+                                  .n_rows = g->sent_rows,
+                                  .alone = g->sent_alone,
+                                  .decoding = g->sent_decoding};
+    shoal_pace_round_trip(&g->pace, &trip);
     coop->round_trip_ms =
         coop->round_trip_ms > 0 ? coop->round_trip_ms + (ms - coop->round_trip_ms) / 8 : ms;
 }
@@ -119,25 +128,27 @@ static shoal_status send_continue(gen *g)
 static shoal_status open_stream(shoal_coop *coop, gen *g)
 {
     SHOAL_TRY(shoal_link_open(coop, &g->up));
-    start_trip(coop, g);
     g->cloud = CLOUD_OPENING;
     g->epoch = 0;
+    g->continuing = false;
+    start_trip(coop, g, 0);
     g->n_sent = g->n_confirmed;
     SHOAL_TRY(send_open(coop, g));
     SHOAL_TRY(send_confirmed(g));
     return g->mode == SHOAL_MODE_CLOUD ? send_continue(g) : SHOAL_OK;
 }
 
-/* Sends drafts in spans of n_draft; a shorter span when no more can be drafted for now. */
+/* Sends drafts in spans of the length chosen; a shorter span when no more can be drafted for now.
+ */
 static shoal_status send_drafts(shoal_coop *coop, gen *g)
 {
     for (;;) {
         size_t n_ready = g->n_tokens - g->n_sent;
-        bool full = n_ready >= coop->settings.n_draft;
+        bool full = n_ready >= g->choice.n_draft;
         if (n_ready == 0 || (!full && shoal_gen_may_draft(coop, g))) {
             return SHOAL_OK;
         }
-        size_t n_ids = SHOAL_MIN(n_ready, coop->settings.n_draft);
+        size_t n_ids = SHOAL_MIN(n_ready, g->choice.n_draft);
         shoal_edge_msg msg = {
             .kind = SHOAL_EDGE_TOKENS,
             .body.tokens =
@@ -152,11 +163,62 @@ static shoal_status send_drafts(shoal_coop *coop, gen *g)
         size_t n_bytes = 0;
         SHOAL_TRY(send(g, &msg, &n_bytes));
         if (g->sent_ns == 0) {
-            start_trip(coop, g);
+            start_trip(coop, g, n_ids);
         }
+        g->continuing = false;
         g->n_sent += n_ids;
         g->usage.round_up_max = SHOAL_MAX(g->usage.round_up_max, (uint32_t)n_bytes);
     }
+}
+
+/* A draft of what is known already: the verdict comes at once, and the cloud goes on. */
+static shoal_status ask_round_trip(shoal_coop *coop, gen *g)
+{
+    if (g->cloud != CLOUD_OPEN || g->sent_ns != 0 || !shoal_pace_wants_trip(&g->pace)) {
+        return SHOAL_OK;
+    }
+    size_t position = g->n_confirmed - 1;
+    shoal_edge_msg msg = {
+        .kind = SHOAL_EDGE_TOKENS,
+        .body.tokens =
+            {
+                .epoch = g->epoch,
+                .position = (uint32_t)position,
+                .kind = SHOAL_TOKENS_DRAFT,
+                .ids = g->tokens + position,
+                .n_ids = 1,
+            },
+    };
+    size_t n_bytes = 0;
+    SHOAL_TRY(send(g, &msg, &n_bytes));
+    start_trip(coop, g, 0);
+    g->sent_position = position;
+    return SHOAL_OK;
+}
+
+/* The cloud decodes alone: drafts that were not sent are of no use, those on their way are judged
+ * first. */
+static shoal_status leave_to_cloud(shoal_coop *coop, gen *g)
+{
+    if (g->continuing) {
+        return ask_round_trip(coop, g);
+    }
+    if (g->n_tokens > g->n_sent) {
+        g->n_tokens = g->n_sent;
+        if (g->seq) {
+            (void)shoal_kv_seq_truncate(g->seq, g->n_tokens - 1);
+        }
+    }
+    SHOAL_TRY(send_continue(g));
+    g->continuing = true;
+    return SHOAL_OK;
+}
+
+static shoal_status follow_pace(shoal_coop *coop, gen *g)
+{
+    g->choice = shoal_pace_choose(&g->pace);
+    coop->choice = g->choice;
+    return g->choice.n_draft > 0 ? send_drafts(coop, g) : leave_to_cloud(coop, g);
 }
 
 static bool hash_is_zero(const shoal_hash *hash)
@@ -313,7 +375,7 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             return;
         }
     }
-    if (g->mode == SHOAL_MODE_EXACT && send_drafts(coop, g) != SHOAL_OK) {
+    if (g->mode == SHOAL_MODE_EXACT && follow_pace(coop, g) != SHOAL_OK) {
         shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream broke while sending");
     }
 }
@@ -325,13 +387,46 @@ static void broken_protocol(shoal_coop *coop, gen *g, const char *what)
     shoal_uplink_lost(coop, g, SHOAL_RPC_INTERNAL, text);
 }
 
+/* A draft that was sent has been judged. */
+static void note_judged(gen *g, bool right)
+{
+    g->usage.n_drafted++;
+    g->usage.n_accepted += right;
+    shoal_pace_judged(&g->pace, right);
+}
+
+/* The epoch after an answer of the given one. What we send from here on is of it, and a Continue
+ * of the one before may have been dropped on arrival. */
+static void follow_epoch(gen *g, uint32_t epoch, bool void_on_way)
+{
+    if (epoch > g->epoch) {
+        g->epoch = epoch;
+        g->n_sent = g->n_confirmed;
+        g->continuing = false;
+        g->sent_ns = 0; /* what is timed may never be answered */
+    } else if (void_on_way) {
+        /* Drafts past the correction are on their way and wrong: the cloud will raise the epoch
+         * when it meets them. */
+        g->epoch++;
+        g->continuing = false;
+        g->sent_ns = 0;
+    }
+}
+
+/* The time of drafts that were sent, when their answer is here. Alone, any answer from where they
+ * begin is theirs. */
+static void time_verdict(shoal_coop *coop, gen *g, size_t accepted_to)
+{
+    if (accepted_to > g->sent_position || (g->sent_alone && accepted_to == g->sent_position)) {
+        end_trip(coop, g);
+    }
+}
+
 static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, size_t n_bytes)
 {
     g->usage.n_rounds++;
-    g->usage.n_cloud_steps++;
-    if (v->accepted_to > g->sent_position) {
-        end_trip(coop, g);
-    }
+    g->usage.n_cloud_steps += v->accepted_to + v->n_ids > g->n_confirmed;
+    time_verdict(coop, g, v->accepted_to);
     g->usage.round_down_max = SHOAL_MAX(g->usage.round_down_max, (uint32_t)n_bytes);
     uint32_t round = (uint32_t)g->usage.n_rounds;
     if (v->accepted_to > g->n_sent) {
@@ -339,8 +434,7 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
         return;
     }
     while (!g->done && g->n_confirmed < v->accepted_to) {
-        g->usage.n_drafted++;
-        g->usage.n_accepted++;
+        note_judged(g, true);
         shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
     }
     /* The cloud's own tokens: the correction after a mismatch, or the bonus after full acceptance.
@@ -361,25 +455,22 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
         float confidence =
             v->n_confidences >= v->n_ids ? (float)v->confidences[confidence_i] / 255.0F : 0;
         bool right = shoal_gen_take_cloud(coop, g, v->ids[i], confidence, round);
-        g->usage.n_drafted += judged;
-        g->usage.n_accepted += judged && right;
+        if (judged) {
+            note_judged(g, right);
+        }
         rolled_back = rolled_back || !right;
     }
     if (rolled_back) {
         g->sent_ns = 0; /* the drafts timed may never be judged */
     }
-    if (v->epoch > g->epoch) {
-        g->epoch = v->epoch;
-        g->n_sent = g->n_confirmed;
-    } else if (rolled_back && sent_before > g->n_confirmed - 1 && v->epoch == g->epoch) {
-        /* Drafts past the bonus are on their way and wrong: the cloud will raise the epoch when it
-         * meets them, so what we send from here on already carries the next one. */
-        g->epoch++;
-    }
+    follow_epoch(g, v->epoch,
+                 rolled_back && sent_before > g->n_confirmed - 1 && v->epoch == g->epoch);
 }
 
 static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
 {
+    size_t sent_before = g->n_sent;
+    bool rolled_back = false;
     for (size_t i = 0; i < t->n_ids && !g->done; i++) {
         size_t position = (size_t)t->position + i;
         if (position < g->n_confirmed) {
@@ -394,8 +485,21 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
             return;
         }
         g->usage.n_cloud_steps++;
-        (void)shoal_gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
+        bool judged = position < sent_before && !rolled_back;
+        bool compared = position < g->n_tokens && !judged;
+        bool right = shoal_gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
+        if (judged) {
+            note_judged(g, right);
+        } else if (compared) {
+            shoal_pace_judged(&g->pace, right); /* drafted to see what would have stood */
+        }
+        rolled_back = rolled_back || (judged && !right);
     }
+    if (rolled_back) {
+        g->sent_ns = 0;
+    }
+    /* Drafts of an epoch later than the tokens' are compared with them all the same. */
+    follow_epoch(g, t->epoch, rolled_back);
 }
 
 /* Not before that time, and not all at it: up to a quarter later (SPEC.md, section 4). */
@@ -410,6 +514,10 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
 {
     size_t n_before = g->n_confirmed;
     g->usage.bytes_down += n_bytes;
+    if (msg->cost.step_us > 0) {
+        shoal_pace_told(&g->pace, msg->cost.step_us, msg->cost.row_us,
+                        (double)msg->cost.price / SHOAL_WIRE_PRICE_ONE);
+    }
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
         g->cloud = CLOUD_OPEN;
@@ -435,6 +543,10 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
                               msg->body.error.text);
         }
         break;
+    }
+    if (g->n_confirmed > n_before) {
+        shoal_pace_confirmed(&g->pace, g->n_confirmed - n_before,
+                             shoal_clock_now_ns(&coop->clock) / 1000);
     }
     if (g->up && g->n_confirmed > n_before) {
         /* Not when the stream opens: a node may open every one and then fail it. */
@@ -510,8 +622,10 @@ static void drop(gen *g)
         g->up = NULL;
     }
     g->cloud = CLOUD_NONE;
+    g->continuing = false;
     g->sent_ns = 0;
     g->busy = false;
+    shoal_pace_paused(&g->pace);
 }
 
 void shoal_uplink_refused(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)

@@ -55,8 +55,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
     {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|exact|cloud", false,
      "Mode of requests that name none; auto: exact with a cloud, else local."},
-    INT("coop.draft_tokens", "5", 1, 32, "Draft tokens of one verification round."),
-    INT("coop.window_tokens", "15", 1, 64, "Unverified draft tokens in flight at most."),
+    INT("coop.draft_tokens", "0", 0, 32,
+        "Draft tokens of one verification round; 0: chosen from round trip, acceptance and load."),
+    INT("coop.window_tokens", "0", 0, 64,
+        "Unverified draft tokens in flight at most; 0: chosen, or three rounds of a fixed length."),
     INT("coop.reconnect_ms", "10000", 0, 3600000,
         "How long a cut stream is tried again, in ms, before the request fails or degrades."),
     INT("coop.retry_burst", "64", 1, 65536,
@@ -144,7 +146,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.n_active_max = (size_t)shoal_config_int(config, "requests.active_max");
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
     s.n_draft = (size_t)shoal_config_int(config, "coop.draft_tokens");
-    s.n_window = SHOAL_MAX((size_t)shoal_config_int(config, "coop.window_tokens"), s.n_draft);
+    s.n_window = (size_t)shoal_config_int(config, "coop.window_tokens");
+    s.n_window = s.n_window > 0 ? SHOAL_MAX(s.n_window, s.n_draft) : 0;
     s.reconnect_ms = (uint64_t)shoal_config_int(config, "coop.reconnect_ms");
     s.retry_burst = (double)shoal_config_int(config, "coop.retry_burst");
     s.retries_per_s = shoal_config_real(config, "coop.retries_per_s");

@@ -210,9 +210,31 @@ static shoal_status put_cloud(shoal_buf *buf, const shoal_api *api, const shoal_
         bool named = state->cloud.backend[0] != '\0';
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"backend\":"));
         SHOAL_TRY(shoal_json_put_text(buf, named ? state->cloud.backend : "native"));
-        SHOAL_TRY(shoal_buf_appendf(buf, ",\"verify\":\"%s\"",
-                                    shoal_verify_name(state->cloud.verify)));
+        SHOAL_TRY(
+            shoal_buf_appendf(buf, ",\"verify\":\"%s\"", shoal_verify_name(state->cloud.verify)));
     }
+    return shoal_buf_appendf(buf, "}");
+}
+
+/* A measured time in ms, null before it was measured. */
+static shoal_status put_ms(shoal_buf *buf, const char *name, double ms)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"%s\":", name));
+    return ms > 0 ? shoal_json_put_real(buf, round(ms * 1000) / 1000, 9)
+                  : shoal_json_put_text(buf, NULL);
+}
+
+static shoal_status put_speculation(shoal_buf *buf, const shoal_coop_speculation *s)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                ",\"speculation\":{\"draft\":\"%s\",\"draft_tokens\":%zu"
+                                ",\"window_tokens\":%zu,\"acceptance\":",
+                                s->fixed ? "fixed" : "auto", s->n_draft, s->n_window));
+    SHOAL_TRY(shoal_json_put_real(buf, round(s->acceptance * 1000) / 1000, 9));
+    SHOAL_TRY(put_ms(buf, "edge_token_ms", s->edge_token_ms));
+    SHOAL_TRY(put_ms(buf, "cloud_step_ms", s->cloud_step_ms));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"price\":"));
+    SHOAL_TRY(shoal_json_put_real(buf, round(s->price * 1000) / 1000, 9));
     return shoal_buf_appendf(buf, "}");
 }
 
@@ -247,6 +269,7 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
                                 state->n_active, state->n_waiting, api->n_calls,
                                 state->kv_pages_used, state->kv_pages));
     SHOAL_TRY(put_cloud(buf, api, state));
+    SHOAL_TRY(put_speculation(buf, &state->speculation));
     SHOAL_TRY(put_totals(buf, api->n_requests, &state->totals));
     return shoal_buf_appendf(buf, "}");
 }

@@ -754,6 +754,13 @@ static void test_routes_answer_and_refuse(void **state)
     assert_int_equal(json_integer_value(api_at(j, "kv.pages")), 64);
     assert_true(json_is_false(api_at(j, "cloud.cut")));
     assert_true(json_number_value(api_at(j, "cloud.round_trip_ms")) == 41.26);
+    assert_string_equal(json_string_value(api_at(j, "speculation.draft")), "auto");
+    assert_int_equal(json_integer_value(api_at(j, "speculation.draft_tokens")), 6);
+    assert_int_equal(json_integer_value(api_at(j, "speculation.window_tokens")), 18);
+    assert_true(json_number_value(api_at(j, "speculation.acceptance")) == 0.813);
+    assert_true(json_number_value(api_at(j, "speculation.edge_token_ms")) == 1.235);
+    assert_true(json_is_null(api_at(j, "speculation.cloud_step_ms")));
+    assert_true(json_number_value(api_at(j, "speculation.price")) == 0.25);
     assert_int_equal(json_integer_value(api_at(j, "totals.tokens.edge")), 9);
     assert_int_equal(json_integer_value(api_at(j, "totals.cloud_steps")), 4);
     json_decref(j);
