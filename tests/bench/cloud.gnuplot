@@ -42,5 +42,5 @@ set ylabel "tokens a second"
 set logscale x 2
 set key top left reverse Left
 labels = system("awk '!/^#/ && $1 != \"label\" { print $1 }' ".spec." | awk '!seen[$0]++'")
-plot for [l in labels] "< awk '$1 == \"".l."\"' ".spec using 2:8 with linespoints lw 2 pt 7 ps 0.6 title l
+plot for [l in labels] "< awk '$1 == \"".l."\"' ".spec using 2:8 smooth unique with linespoints lw 2 pt 7 ps 0.6 title l
 unset multiplot

@@ -55,6 +55,7 @@ typedef struct edge {
     uint64_t delay_ns;              /* of a message, either way, at least */
     uint64_t opened_ns;             /* of this attempt */
     size_t vanish_at;               /* tokens; SIZE_MAX: never */
+    bool restless;                  /* drafts now so, now otherwise, now not at all */
     char said[SHOAL_WIRE_TEXT_MAX]; /* the last Error */
 } edge;
 
@@ -75,6 +76,7 @@ typedef struct world {
     size_t n_steps_max;
     size_t duplicate; /* one message up in so many comes twice; 0: none */
     bool broken;
+    shoal_pace pace; /* of the edges that choose their spans by it */
 } world;
 
 __attribute__((format(printf, 2, 3))) static void broken(world *w, const char *format, ...)
@@ -148,10 +150,23 @@ static uint64_t delay(world *w, const edge *e)
     return e->delay_ns + sim_draw(&w->rng, 0, 3 * MS);
 }
 
+/* Another length of draft, or plain decoding, in the middle of it. */
+static void change_mind(world *w, edge *e)
+{
+    load_edge_settings *s = &e->state.settings;
+    s->span = sim_draw(&w->rng, 1, 9);
+    s->ahead = sim_draw(&w->rng, 1, 3);
+    s->plain = sim_chance(&w->rng, 3);
+}
+
 /* What the edge has to say. */
 static void pump(world *w, edge *e)
 {
     size_t i = (size_t)(e - w->edges);
+    e->state.now_us = w->now_ns / 1000;
+    if (e->restless && sim_chance(&w->rng, 3)) {
+        change_mind(w, e);
+    }
     while (!w->broken) {
         load_edge_step step = load_edge_next(&e->state);
         if (step == LOAD_EDGE_WAIT || step == LOAD_EDGE_CLOSED) {
@@ -245,6 +260,7 @@ static void message_down(world *w, edge *e, const letter *l)
     shoal_err err = SHOAL_ERR_INIT;
     shoal_cloud_msg *msg = NULL;
     size_t n_new = 0;
+    e->state.now_us = w->now_ns / 1000;
     if (shoal_cloud_msg_decode(l->data, l->n, w->base->truths[0]->describe.n_vocab, &msg, &err) !=
         SHOAL_OK) {
         broken(w, "edge %zu cannot read an answer: %.120s", (size_t)(e - w->edges), err.text);
@@ -548,7 +564,10 @@ static void draw_edge(world *w, size_t i)
         .accept = (double)sim_draw(rng, 0, 10) / 10,
         .deadline_ms = sim_chance(rng, 10) ? (uint32_t)sim_draw(rng, 1, 3000) : 0,
         .priority = (uint32_t)sim_draw(rng, 0, 7),
+        .pace = sim_chance(rng, 4) ? &w->pace : NULL,
+        .draft_us = 1000,
     };
+    e->restless = sim_chance(rng, 2);
     load_edge_init(&e->state, &settings, truth, item, shoal_rng_next(rng));
     e->tenant = tenants[sim_draw(rng, 0, SHOAL_COUNT(tenants) - 1)];
     e->delay_ns = sim_draw(rng, 0, 60) * MS;
@@ -566,7 +585,9 @@ static void draw_edge(world *w, size_t i)
 
 static void draw_world(world *w)
 {
+    const shoal_pace_settings pace = {.n_draft = 0};
     w->n_steps_max = 2000;
+    shoal_pace_init(&w->pace, &pace);
     draw_settings(w);
     w->n_edges = sim_draw(&w->rng, 1, EDGES_MAX);
     for (size_t i = 0; i < w->n_nodes; i++) {

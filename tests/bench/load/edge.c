@@ -19,6 +19,11 @@ void load_edge_init(load_edge *edge, const load_edge_settings *settings, const l
                         .item = item,
                         .noise = noise,
                         .n_confirmed = item->n_prompt};
+    if (settings->pace) {
+        shoal_pace_fork(&edge->pace, settings->pace);
+        shoal_pace_edge_token(&edge->pace, SHOAL_MAX(settings->draft_us, 1.0));
+        edge->choice = shoal_pace_choose(&edge->pace);
+    }
     load_edge_reopen(edge);
 }
 
@@ -29,6 +34,20 @@ void load_edge_reopen(load_edge *edge)
     edge->n_prompted = 0;
     edge->n_sent = edge->n_confirmed;
     edge->finished = false;
+    edge->continuing = false;
+    edge->sent_us = 0;
+    shoal_pace_paused(&edge->pace);
+}
+
+/* How it is drafted now; n_draft 0: not at all. */
+static shoal_pace_choice choice_of(const load_edge *edge)
+{
+    const load_edge_settings *s = &edge->settings;
+    if (s->pace) {
+        return edge->choice;
+    }
+    return s->plain ? (shoal_pace_choice){.n_draft = 0}
+                    : (shoal_pace_choice){.n_draft = s->span, .n_window = s->span * s->ahead};
 }
 
 /* Where the answer ends: what was recorded, or what may come at most. */
@@ -55,7 +74,7 @@ static int32_t draft_at(const load_edge *edge, size_t position)
 
 size_t load_edge_n_drafts(const load_edge *edge)
 {
-    return SHOAL_MIN(edge->settings.span, end_of(edge) - edge->n_sent);
+    return SHOAL_MIN(choice_of(edge).n_draft, end_of(edge) - edge->n_sent);
 }
 
 load_edge_step load_edge_next(const load_edge *edge)
@@ -71,11 +90,39 @@ load_edge_step load_edge_next(const load_edge *edge)
         return edge->step == LOAD_EDGE_CONTINUE ? LOAD_EDGE_CONTINUE : LOAD_EDGE_WAIT;
     }
     size_t n = load_edge_n_drafts(edge);
-    size_t room = edge->settings.span * edge->settings.ahead;
+    size_t room = choice_of(edge).n_window;
+    if (choice_of(edge).n_draft == 0) {
+        bool ask = edge->settings.pace && edge->sent_us == 0 && shoal_pace_wants_trip(&edge->pace);
+        return !edge->continuing ? LOAD_EDGE_CONTINUE : ask ? LOAD_EDGE_ASK : LOAD_EDGE_WAIT;
+    }
     return n > 0 && edge->n_sent - edge->n_confirmed + n <= room ? LOAD_EDGE_DRAFT : LOAD_EDGE_WAIT;
 }
 
 /* --- sending ---------------------------------------------------------------------------------- */
+
+/* What is sent now is timed, unless something is. */
+static void start_trip(load_edge *edge, size_t n_rows)
+{
+    if (edge->sent_us == 0) {
+        edge->sent_us = edge->now_us;
+        edge->sent_position = edge->n_sent;
+        edge->sent_rows = edge->continuing ? 0 : n_rows;
+        edge->sent_decoding = edge->continuing;
+        edge->sent_alone = edge->n_sent == edge->n_confirmed;
+    }
+}
+
+static void end_trip(load_edge *edge)
+{
+    if (edge->sent_us > 0 && edge->settings.pace) {
+        const shoal_pace_trip trip = {.us = (double)(edge->now_us - edge->sent_us),
+                                      .n_rows = edge->sent_rows,
+                                      .alone = edge->sent_alone,
+                                      .decoding = edge->sent_decoding};
+        shoal_pace_round_trip(&edge->pace, &trip);
+    }
+    edge->sent_us = 0;
+}
 
 static void make_open(load_edge *edge, const char *request_id, shoal_edge_msg *ret_msg)
 {
@@ -93,6 +140,7 @@ static void make_open(load_edge *edge, const char *request_id, shoal_edge_msg *r
     open->n_tokens_max = (uint32_t)(edge->item->n_prompt + edge->item->n_out_max);
     (void)snprintf(open->request_id, sizeof open->request_id, "%s", request_id);
     edge->counts.n_opens++;
+    start_trip(edge, 0);
     edge->step = LOAD_EDGE_PROMPT;
 }
 
@@ -118,6 +166,7 @@ static void make_continue(load_edge *edge, shoal_edge_msg *ret_msg)
                              .position = (uint32_t)edge->n_confirmed,
                              .n_max = (uint32_t)(end_of(edge) - edge->n_confirmed)};
     edge->step = edge->settings.record ? LOAD_EDGE_HALF_CLOSE : LOAD_EDGE_WAIT;
+    edge->continuing = true;
 }
 
 static void make_drafts(load_edge *edge, shoal_edge_msg *ret_msg)
@@ -132,7 +181,23 @@ static void make_drafts(load_edge *edge, shoal_edge_msg *ret_msg)
                                               .kind = SHOAL_TOKENS_DRAFT,
                                               .ids = edge->drafts,
                                               .n_ids = n};
+    start_trip(edge, n);
+    edge->continuing = false;
     edge->n_sent += n;
+}
+
+/* A draft of what is known already: its verdict comes at once. */
+static void make_question(load_edge *edge, shoal_edge_msg *ret_msg)
+{
+    size_t position = edge->n_confirmed - 1;
+    ret_msg->kind = SHOAL_EDGE_TOKENS;
+    ret_msg->body.tokens = (shoal_msg_tokens){.epoch = edge->epoch,
+                                              .position = (uint32_t)position,
+                                              .kind = SHOAL_TOKENS_DRAFT,
+                                              .ids = edge->item->ids + position,
+                                              .n_ids = 1};
+    start_trip(edge, 0);
+    edge->sent_position = position;
 }
 
 void load_edge_send(load_edge *edge, const char *request_id, shoal_edge_msg *ret_msg)
@@ -150,6 +215,9 @@ void load_edge_send(load_edge *edge, const char *request_id, shoal_edge_msg *ret
         break;
     case LOAD_EDGE_DRAFT:
         make_drafts(edge, ret_msg);
+        break;
+    case LOAD_EDGE_ASK:
+        make_question(edge, ret_msg);
         break;
     case LOAD_EDGE_CLOSE:
         edge->step = LOAD_EDGE_CLOSED;
@@ -194,6 +262,30 @@ static shoal_status take_id(load_edge *edge, size_t position, int32_t id)
     return SHOAL_OK;
 }
 
+static void note_judged(load_edge *edge, bool right)
+{
+    edge->counts.n_drafted++;
+    edge->counts.n_accepted += right;
+    if (edge->settings.pace) {
+        shoal_pace_judged(&edge->pace, right);
+    }
+}
+
+/* void_on_way: what was sent past a correction will be refused, and raise the epoch. */
+static void follow_epoch(load_edge *edge, uint32_t epoch, bool void_on_way)
+{
+    if (epoch > edge->epoch) {
+        edge->epoch = epoch;
+        edge->n_sent = edge->n_confirmed;
+        edge->continuing = false;
+        edge->sent_us = 0; /* what is timed may never be answered */
+    } else if (void_on_way) {
+        edge->epoch++;
+        edge->continuing = false;
+        edge->sent_us = 0;
+    }
+}
+
 static shoal_status take_accepted(load_edge *edge, size_t accepted_to)
 {
     if (accepted_to > edge->n_sent) {
@@ -203,8 +295,7 @@ static shoal_status take_accepted(load_edge *edge, size_t accepted_to)
     while (edge->n_confirmed < accepted_to) {
         size_t at = edge->n_confirmed;
         SHOAL_TRY(take_id(edge, at, draft_at(edge, at)));
-        edge->counts.n_drafted++;
-        edge->counts.n_accepted++;
+        note_judged(edge, true);
     }
     return SHOAL_OK;
 }
@@ -212,6 +303,10 @@ static shoal_status take_accepted(load_edge *edge, size_t accepted_to)
 static shoal_status take_verdict(load_edge *edge, const shoal_msg_verdict *v)
 {
     edge->counts.n_rounds++;
+    if (v->accepted_to > edge->sent_position ||
+        (edge->sent_alone && v->accepted_to == edge->sent_position)) {
+        end_trip(edge);
+    }
     SHOAL_TRY(take_accepted(edge, v->accepted_to));
     size_t sent_before = edge->n_sent;
     bool rolled_back = false;
@@ -223,27 +318,25 @@ static shoal_status take_verdict(load_edge *edge, const shoal_msg_verdict *v)
         }
         if (position == edge->n_confirmed && position < sent_before && !rolled_back) {
             bool right = draft_at(edge, position) == v->ids[i];
-            edge->counts.n_drafted++;
-            edge->counts.n_accepted += right;
+            note_judged(edge, right);
             rolled_back = !right;
         }
         SHOAL_TRY(take_id(edge, position, v->ids[i]));
     }
     if (rolled_back) {
         edge->n_sent = edge->n_confirmed;
+        edge->sent_us = 0;
     }
     edge->n_sent = SHOAL_MAX(edge->n_sent, edge->n_confirmed);
-    if (v->epoch > edge->epoch) {
-        edge->epoch = v->epoch;
-        edge->n_sent = edge->n_confirmed;
-    } else if (rolled_back && sent_before > edge->n_confirmed - 1 && v->epoch == edge->epoch) {
-        edge->epoch++; /* what is on its way past the correction will be refused with this epoch */
-    }
+    follow_epoch(edge, v->epoch,
+                 rolled_back && sent_before > edge->n_confirmed - 1 && v->epoch == edge->epoch);
     return SHOAL_OK;
 }
 
 static shoal_status take_tokens(load_edge *edge, const shoal_msg_tokens *t)
 {
+    size_t sent_before = edge->n_sent;
+    bool rolled_back = false;
     for (size_t i = 0; i < t->n_ids; i++) {
         size_t position = (size_t)t->position + i;
         if (position > edge->n_confirmed || position >= end_of(edge)) {
@@ -251,9 +344,23 @@ static shoal_status take_tokens(load_edge *edge, const shoal_msg_tokens *t)
                          "a token for position %zu, confirmed are %zu of %zu", position,
                          edge->n_confirmed, end_of(edge));
         }
+        if (position == edge->n_confirmed && position < sent_before && !rolled_back) {
+            bool right = draft_at(edge, position) == t->ids[i];
+            note_judged(edge, right);
+            rolled_back = !right;
+        }
+        if (position == edge->n_confirmed && position >= sent_before && edge->settings.pace &&
+            edge->choice.n_draft == 0 && edge->choice.n_window > 0) {
+            shoal_pace_judged(&edge->pace, draft_at(edge, position) == t->ids[i]);
+        }
         SHOAL_TRY(take_id(edge, position, t->ids[i]));
     }
+    if (rolled_back) {
+        edge->n_sent = edge->n_confirmed;
+        edge->sent_us = 0;
+    }
     edge->n_sent = SHOAL_MAX(edge->n_sent, edge->n_confirmed);
+    follow_epoch(edge, t->epoch, rolled_back);
     return SHOAL_OK;
 }
 
@@ -261,6 +368,10 @@ shoal_status load_edge_take(load_edge *edge, const shoal_cloud_msg *msg, size_t 
 {
     size_t before = edge->n_confirmed;
     shoal_status status = SHOAL_OK;
+    if (edge->settings.pace && msg->cost.step_us > 0) {
+        shoal_pace_told(&edge->pace, msg->cost.step_us, msg->cost.row_us,
+                        (double)msg->cost.price / SHOAL_WIRE_PRICE_ONE);
+    }
     switch (msg->kind) {
     case SHOAL_CLOUD_VERDICT:
         status = take_verdict(edge, &msg->body.verdict);
@@ -272,10 +383,16 @@ shoal_status load_edge_take(load_edge *edge, const shoal_cloud_msg *msg, size_t 
         edge->finished = true;
         break;
     case SHOAL_CLOUD_OPENED:
+        end_trip(edge);
+        break;
     case SHOAL_CLOUD_BUSY:
     case SHOAL_CLOUD_ERROR:
         break;
     }
     *ret_n_new = edge->n_confirmed - before;
+    if (edge->settings.pace) {
+        shoal_pace_confirmed(&edge->pace, *ret_n_new, edge->now_us);
+        edge->choice = shoal_pace_choose(&edge->pace);
+    }
     return status;
 }

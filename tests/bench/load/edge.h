@@ -8,6 +8,7 @@
 #ifndef SHOAL_TESTS_BENCH_LOAD_EDGE_H
 #define SHOAL_TESTS_BENCH_LOAD_EDGE_H
 
+#include "edge/pace/pace.h"
 #include "protocol/wire/wire.h"
 #include "tests/bench/load/truth.h"
 
@@ -16,10 +17,13 @@ enum {
 };
 
 typedef struct load_edge_settings {
-    shoal_mode mode; /* CLOUD: one Continue. EXACT: spans of drafts */
-    size_t span;     /* drafts of a message, 1..SHOAL_WIRE_DRAFT_MAX */
-    size_t ahead;    /* spans that may be unjudged at once, at least 1 */
-    double accept;   /* probability that a draft is right, [0, 1] */
+    shoal_mode mode;  /* CLOUD: one Continue. EXACT: spans of drafts */
+    size_t span;      /* drafts of a message, 1..SHOAL_WIRE_DRAFT_MAX */
+    size_t ahead;     /* spans that may be unjudged at once, at least 1 */
+    bool plain;       /* EXACT: no drafts, the cloud decodes. These three may change at any time */
+    shoal_pace *pace; /* chooses them, as the daemon does, and learns for all edges; NULL: nobody */
+    double draft_us;  /* what a draft takes, for pace */
+    double accept;    /* probability that a draft is right, [0, 1] */
     uint32_t deadline_ms;
     uint32_t priority;
     bool record; /* the item's continuation is not known yet: take what comes (mode CLOUD) */
@@ -32,6 +36,7 @@ typedef enum load_edge_step {
     LOAD_EDGE_PROMPT,
     LOAD_EDGE_CONTINUE,
     LOAD_EDGE_DRAFT,
+    LOAD_EDGE_ASK, /* how far the cloud is, while it decodes */
     LOAD_EDGE_CLOSE,
     LOAD_EDGE_HALF_CLOSE, /* no message: the stream's end alone, which lets a recording finish */
     LOAD_EDGE_CLOSED      /* either was said */
@@ -55,6 +60,15 @@ typedef struct load_edge {
     size_t n_sent;      /* positions sent, drafts included */
     size_t n_prompted;  /* sent as prompt in this stream */
     bool finished;      /* the cloud has said so */
+    bool continuing;    /* EXACT: a Continue of this epoch stands in for drafts */
+    shoal_pace pace;    /* with settings.pace */
+    shoal_pace_choice choice;
+    uint64_t now_us;  /* with settings.pace: set by the caller before send and take */
+    uint64_t sent_us; /* when what is timed was sent; 0: nothing is */
+    size_t sent_position;
+    size_t sent_rows;
+    bool sent_alone;
+    bool sent_decoding;
     int32_t drafts[SHOAL_WIRE_DRAFT_MAX];
     load_edge_counts counts;
     char why[LOAD_WHY_MAX]; /* what was wrong */

@@ -64,7 +64,8 @@ typedef struct run {
     uint64_t noise;
     load_events events;
     shoal_buf buf;
-    bool cutting; /* the drain is over */
+    bool cutting;    /* the drain is over */
+    shoal_pace pace; /* what all edges have learnt, where they choose their spans */
 } run;
 
 static uint64_t now_ns(void)
@@ -159,6 +160,7 @@ static shoal_status pump(run *r, session *s, uint64_t now)
 {
     char id[32];
     (void)snprintf(id, sizeof id, "load-%zu", (size_t)(s - r->sessions));
+    s->edge.now_us = now / 1000;
     while (s->outcome == PENDING && s->stream) {
         load_edge_step step = load_edge_next(&s->edge);
         if (step == LOAD_EDGE_WAIT || step == LOAD_EDGE_CLOSED) {
@@ -211,6 +213,8 @@ static shoal_status session_start(run *r, size_t i, uint64_t scheduled_ns)
     if (load_uniform_at(r->noise, 4 * i + 1) < r->plan->cloud_share) {
         settings.mode = SHOAL_MODE_CLOUD;
     }
+    settings.draft_us = (double)r->plan->draft_ns / 1e3;
+    settings.pace = settings.span == 0 ? &r->pace : NULL;
     /* Rounds through all items, each in an order of its own. */
     size_t n_items = r->truth->settings.n_items;
     size_t step = (size_t)(load_uniform_at(r->noise, 1 + i / n_items) * (double)n_items);
@@ -270,6 +274,7 @@ static shoal_status take_message(run *r, session *s, const load_mail *mail, uint
 {
     const shoal_cloud_msg *msg = mail->msg;
     size_t n_new = 0;
+    s->edge.now_us = at_ns / 1000;
     shoal_status status = load_edge_take(&s->edge, msg, &n_new);
     if (status != SHOAL_OK) {
         note(r, s, s->edge.why);
@@ -584,6 +589,8 @@ shoal_status load_run(load_link *link, load_truth *truth, const load_plan *plan,
     if (!r.sessions) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu sessions", plan->n_sessions);
     }
+    const shoal_pace_settings pace = {.n_draft = 0};
+    shoal_pace_init(&r.pace, &pace);
     double cpu = cpu_seconds();
     r.start_ns = now_ns();
     shoal_status status = plan_arrivals(&r);
