@@ -43,6 +43,7 @@ struct shoal_kv_pool {
 struct shoal_kv_seq {
     shoal_kv_pool *pool; /* borrowed: the pool outlives its sequences */
     size_t length;       /* valid positions */
+    size_t whole;        /* of them, those that every layer has; at most length */
     size_t high;         /* greatest length since the sequence was empty */
     size_t n_blocks;     /* blocks held in each full layer, covers at least length */
     size_t n_ring;       /* blocks held in each windowed layer, at most the ring */
@@ -372,6 +373,11 @@ size_t shoal_kv_seq_length(const shoal_kv_seq *seq)
     return seq->length;
 }
 
+size_t shoal_kv_seq_whole(const shoal_kv_seq *seq)
+{
+    return seq->whole;
+}
+
 /* Grows or shrinks every layer to so many blocks; the pool has been asked. */
 static void hold(shoal_kv_seq *seq, size_t n_blocks, size_t n_ring)
 {
@@ -442,7 +448,7 @@ shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
 {
     shoal_kv_pool *pool = seq->pool;
     if (n_tokens > pool->n_ctx_max ||
-        (pool->window > 0 && n_tokens > seq->length && n_tokens - seq->length > pool->slack)) {
+        (pool->window > 0 && n_tokens > seq->whole && n_tokens - seq->whole > pool->slack)) {
         return SHOAL_E_LIMIT;
     }
     size_t n_blocks = SHOAL_MAX(blocks_for(n_tokens), seq->n_blocks);
@@ -450,7 +456,7 @@ shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
     n_ring = SHOAL_MAX(n_ring, seq->n_ring);
     size_t n_new = (n_blocks - seq->n_blocks) * (pool->shape.n_layers - pool->n_windowed) +
                    (n_ring - seq->n_ring) * pool->n_windowed;
-    size_t from = seq->length / BLOCK;
+    size_t from = seq->whole / BLOCK;
     size_t to = SHOAL_MAX(blocks_for(n_tokens), from);
     if (n_new + count_shared(seq, from, to) > pool->n_free) {
         return SHOAL_BUSY;
@@ -462,8 +468,15 @@ shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
 
 void shoal_kv_seq_advance(shoal_kv_seq *seq, size_t n_tokens)
 {
+    shoal_kv_seq_advance_part(seq, n_tokens, n_tokens);
+}
+
+void shoal_kv_seq_advance_part(shoal_kv_seq *seq, size_t n_tokens, size_t n_whole)
+{
     SHOAL_ASSERT(n_tokens >= seq->length && blocks_for(n_tokens) <= seq->n_blocks);
+    SHOAL_ASSERT(n_whole >= seq->whole && n_whole <= n_tokens);
     seq->length = n_tokens;
+    seq->whole = n_whole;
     seq->high = SHOAL_MAX(seq->high, n_tokens);
 }
 
@@ -489,6 +502,7 @@ size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
     if (seq->length == 0) {
         seq->high = 0;
     }
+    seq->whole = SHOAL_MIN(seq->whole, seq->length);
     size_t n_keep = SHOAL_MIN(blocks_for(n_tokens), seq->n_blocks);
     /* A ring that has gone round holds needed blocks anywhere. */
     bool round = blocks_for(seq->high) > seq->pool->ring;
@@ -501,12 +515,13 @@ size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
 shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens, shoal_kv_seq **ret_seq)
 {
     shoal_kv_pool *pool = seq->pool;
-    if (n_tokens > seq->length || (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq))) {
+    if (n_tokens > seq->whole || (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq))) {
         return SHOAL_E_LIMIT;
     }
     shoal_kv_seq *fork = NULL;
     SHOAL_TRY(shoal_kv_seq_new(pool, &fork));
     fork->length = seq->length;
+    fork->whole = seq->whole;
     fork->high = seq->high;
     fork->n_blocks = seq->n_blocks;
     fork->n_ring = seq->n_ring;
@@ -527,7 +542,7 @@ bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block)
     const shoal_kv_pool *pool = seq->pool;
     size_t n_written = blocks_for(seq->high);
     bool overwritten = pool->window > 0 && n_written > pool->ring + block;
-    return block < seq->length / BLOCK && !overwritten;
+    return block < seq->whole / BLOCK && !overwritten;
 }
 
 shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block, uint32_t *ret_pages)
@@ -599,8 +614,8 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
 {
     const shoal_kv_pool *pool = seq->pool;
     shoal_kv_need need = {.n_rows_held = seq->n_blocks * BLOCK - seq->length};
-    size_t block = seq->length / BLOCK;
-    need.n_pages_copy = count_shared(seq, block, SHOAL_MIN(block + 1, seq->n_blocks));
+    size_t end = SHOAL_MIN(seq->length / BLOCK + 1, seq->n_blocks);
+    need.n_pages_copy = count_shared(seq, seq->whole / BLOCK, end);
     need.n_pages_block = pool->shape.n_layers - pool->n_windowed;
     if (seq->n_ring < pool->ring) {
         need.n_pages_block = pool->shape.n_layers;
@@ -708,7 +723,7 @@ void shoal_kv_seal_loss(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t 
 {
     const shoal_kv_pool *pool = seq->pool;
     const shoal_kv_shape *shape = &pool->shape;
-    SHOAL_ASSERT(shape->type == SHOAL_KV_F16 && block < seq->length / BLOCK);
+    SHOAL_ASSERT(shape->type == SHOAL_KV_F16 && block < seq->whole / BLOCK);
     for (size_t layer = 0; layer < shape->n_layers; layer++) {
         for (size_t head = 0; head < shape->n_kv_heads; head++) {
             uint8_t *at = k_block(seq, layer, block, head);

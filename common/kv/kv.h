@@ -68,13 +68,19 @@ void shoal_kv_seq_free(shoal_kv_seq *seq);
 const shoal_kv_shape *shoal_kv_seq_shape(const shoal_kv_seq *seq);
 /* Positions [0, length) are valid; a windowed layer remembers the last of them. */
 size_t shoal_kv_seq_length(const shoal_kv_seq *seq);
+/* Of these, [0, whole) are there in every layer; the others wait in deeper layers, for whoever
+ * advanced the sequence by parts. */
+size_t shoal_kv_seq_whole(const shoal_kv_seq *seq);
 /* Makes room for positions [0, n_tokens). SHOAL_BUSY: the pool has not enough free pages, nothing
- * changed. SHOAL_E_LIMIT: past n_ctx_max, or more than slack new tokens where a layer has a window,
- * nothing changed. Does not change length. */
+ * changed. SHOAL_E_LIMIT: past n_ctx_max, or more than slack tokens that some layer lacks where one
+ * has a window, nothing changed. Does not change length. */
 shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens) SHOAL_MUST_CHECK;
 /* After a step wrote positions [length, n_tokens). Whoever stores must advance past it before the
  * next truncation. */
 void shoal_kv_seq_advance(shoal_kv_seq *seq, size_t n_tokens);
+/* The same after a step whose last tokens did not go through all layers: [0, n_whole) did. Never
+ * fewer than before. */
+void shoal_kv_seq_advance_part(shoal_kv_seq *seq, size_t n_tokens, size_t n_whole);
 /* Forgets positions >= n_tokens and gives back whole pages. Returns the new length: that of before
  * or n_tokens, whichever is less; but 0 where a windowed layer no longer has what a sequence of
  * that length sees, so it has to be fed again from its first token. Going back by up to slack
@@ -99,8 +105,8 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq);
  * layers are shared as full ones are, and no sequence ever sees another's tokens. Never between a
  * reserve and its advance. */
 
-/* Another sequence with the first n_tokens of seq. Takes no page. SHOAL_E_LIMIT: more than its
- * length, or below its floor; SHOAL_E_NOMEM. */
+/* Another sequence with the first n_tokens of seq. Takes no page. SHOAL_E_LIMIT: more than
+ * every layer has of it, or below its floor; SHOAL_E_NOMEM. */
 shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens,
                                shoal_kv_seq **ret_seq) SHOAL_MUST_CHECK;
 

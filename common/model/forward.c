@@ -57,9 +57,10 @@ static shoal_status allocate(shoal_forward *f)
     f->last = floats(f->shape.n_logits_max, hp->dim, &ok);
     f->logits = floats(f->shape.n_logits_max, hp->n_vocab, &ok);
     f->kept = shoal_calloc(rows, sizeof *f->kept);
+    f->spoken = shoal_calloc(f->shape.n_logits_max, sizeof *f->spoken);
     f->blocks =
         shoal_calloc(shoal_pool_n_threads(f->pool) * 2 * blocks_per_table(f), sizeof *f->blocks);
-    if (!ok || !f->kept || !f->blocks) {
+    if (!ok || !f->kept || !f->spoken || !f->blocks) {
         return SHOAL_E_NOMEM;
     }
     size_t widest = SHOAL_MAX(SHOAL_MAX(hp->dim, att_width),
@@ -98,7 +99,7 @@ void shoal_forward_free(shoal_forward *f)
     }
     void *all[] = {f->x,      f->h,      f->q,    f->k,      f->v,      f->att,
                    f->gate,   f->up,     f->last, f->logits, f->cos[0], f->cos[1],
-                   f->sin[0], f->sin[1], f->kept, f->blocks};
+                   f->sin[0], f->sin[1], f->kept, f->spoken, f->blocks};
     for (size_t i = 0; i < SHOAL_COUNT(all); i++) {
         shoal_free(all[i]);
     }
@@ -439,35 +440,92 @@ void shoal_forward_layers(shoal_forward *f, const shoal_row *rows, size_t n_rows
     }
 }
 
-/* Logits of the rows that are left, through this norm. */
-static void logits_through(shoal_forward *f, const float *norm)
+const float *shoal_forward_state(const shoal_forward *f, size_t i)
+{
+    SHOAL_ASSERT(i < f->n_rows);
+    return f->x + i * f->model->hp.dim;
+}
+
+void shoal_forward_go_on(shoal_forward *f, const float *const *states, size_t n_states)
+{
+    size_t dim = f->model->hp.dim;
+    SHOAL_ASSERT(n_states <= f->shape.n_rows_max);
+    for (size_t i = 0; i < n_states; i++) {
+        memcpy(f->h + i * dim, states[i], dim * sizeof *f->h);
+    }
+    float *x = f->x;
+    f->x = f->h;
+    f->h = x;
+    f->n_rows = n_states;
+}
+
+/* y = output x for the columns last set, which are chosen rows: adapters must know whose they are.
+ */
+static void output_matmul(shoal_forward *f, const size_t *chosen, size_t n_chosen, float *y)
+{
+    const shoal_model *model = f->model;
+    const shoal_weight *output = model->output ? model->output : model->embed;
+    const shoal_row *rows = f->rows;
+    size_t n_rows = f->n_rows;
+    bool regroup = f->shape.n_loras_max > 0;
+    if (regroup) {
+        for (size_t i = 0; i < n_chosen; i++) {
+            f->spoken[i] = rows[chosen ? chosen[i] : i];
+        }
+        f->rows = f->spoken;
+        f->n_rows = n_chosen;
+        shoal_adapting_group(f);
+    }
+    shoal_forward_matmul(f, output, y);
+    f->bytes_heads += shoal_weight_bytes(output);
+    if (regroup) {
+        f->rows = rows;
+        f->n_rows = n_rows;
+        shoal_adapting_group(f);
+    }
+}
+
+void shoal_forward_logits_of(shoal_forward *f, size_t exit_i, const size_t *chosen, size_t n_chosen,
+                             size_t result_i)
 {
     const shoal_model *model = f->model;
     const shoal_hparams *hp = &model->hp;
-    SHOAL_ASSERT(f->n_rows <= f->shape.n_logits_max);
-    if (f->n_rows == 0) {
+    bool full = exit_i == hp->n_exits;
+    const float *norm = full ? model->out_norm : model->exit_norm + exit_i * hp->dim;
+    float *logits = f->logits + result_i * hp->n_vocab;
+    SHOAL_ASSERT(exit_i <= hp->n_exits && f->layer == (full ? hp->n_layers : hp->exits[exit_i]));
+    SHOAL_ASSERT(n_chosen <= f->n_rows && result_i + n_chosen <= f->shape.n_logits_max);
+    if (n_chosen == 0) {
         return;
     }
-    for (size_t i = 0; i < f->n_rows; i++) {
-        f->kernels->rmsnorm(hp->dim, f->x + i * hp->dim, norm, hp->norm_eps, f->last + i * hp->dim);
+    for (size_t i = 0; i < n_chosen; i++) {
+        const float *x = shoal_forward_state(f, chosen ? chosen[i] : i);
+        f->kernels->rmsnorm(hp->dim, x, norm, hp->norm_eps, f->last + i * hp->dim);
     }
-    shoal_acts_set(f->acts, f->last, f->n_rows, hp->dim, hp->dim);
-    shoal_forward_matmul(f, model->output ? model->output : model->embed, f->logits);
-    for (size_t i = 0; hp->final_softcap > 0 && i < f->n_rows; i++) {
-        f->kernels->softcap(hp->n_vocab, hp->final_softcap, f->logits + i * hp->n_vocab);
+    shoal_acts_set(f->acts, f->last, n_chosen, hp->dim, hp->dim);
+    output_matmul(f, chosen, n_chosen, logits);
+    for (size_t i = 0; hp->final_softcap > 0 && i < n_chosen; i++) {
+        f->kernels->softcap(hp->n_vocab, hp->final_softcap, logits + i * hp->n_vocab);
     }
 }
 
 void shoal_forward_logits(shoal_forward *f)
 {
-    logits_through(f, f->model->out_norm);
+    shoal_forward_logits_of(f, f->model->hp.n_exits, NULL, f->n_rows, 0);
 }
 
 void shoal_forward_exit_logits(shoal_forward *f, size_t exit_i)
 {
-    const shoal_hparams *hp = &f->model->hp;
-    SHOAL_ASSERT(exit_i < hp->n_exits && f->layer == hp->exits[exit_i]);
-    logits_through(f, f->model->exit_norm + exit_i * hp->dim);
+    SHOAL_ASSERT(exit_i < f->model->hp.n_exits);
+    shoal_forward_logits_of(f, exit_i, NULL, f->n_rows, 0);
+}
+
+void shoal_forward_logits_move(shoal_forward *f, size_t from, size_t to)
+{
+    size_t n_vocab = f->model->hp.n_vocab;
+    if (from != to) {
+        memcpy(f->logits + to * n_vocab, f->logits + from * n_vocab, n_vocab * sizeof *f->logits);
+    }
 }
 
 const float *shoal_forward_logits_at(const shoal_forward *f, size_t i)
@@ -478,4 +536,9 @@ const float *shoal_forward_logits_at(const shoal_forward *f, size_t i)
 uint64_t shoal_forward_bytes_read(const shoal_forward *f)
 {
     return f->bytes_read;
+}
+
+uint64_t shoal_forward_bytes_heads(const shoal_forward *f)
+{
+    return f->bytes_heads;
 }

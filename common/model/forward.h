@@ -44,15 +44,29 @@ void shoal_forward_free(shoal_forward *forward);
 void shoal_forward_layers(shoal_forward *forward, const shoal_row *rows, size_t n_rows,
                           size_t layer_a, size_t layer_b, const size_t *wanted, size_t n_wanted);
 
+/* Between two calls of shoal_forward_layers: the hidden state of row i of the first, (dim), and
+ * which rows the second goes on with. states[i] is (dim): a state of the first's, or one that was
+ * copied from such a state before, at the same depth. Rows that are not named leave the pass. */
+const float *shoal_forward_state(const shoal_forward *forward, size_t i);
+void shoal_forward_go_on(shoal_forward *forward, const float *const *states, size_t n_states);
+
 /* Logits of all rows that are left: out_norm, then the output matrix. At most n_logits_max. */
 void shoal_forward_logits(shoal_forward *forward);
 /* The same at exit `exit_i`, once the rows have come through layers [0, exits[exit_i]): its norm,
  * then the output matrix. The rows' hidden states stay as they are and may go on. */
 void shoal_forward_exit_logits(shoal_forward *forward, size_t exit_i);
-/* Result i of the last logits of either kind, (n_vocab). */
+/* Either of the two for chosen rows that are left (indices, ascending; NULL: the first n_chosen),
+ * with results from result_i on; those below stay. exit_i n_exits means the full depth. At most
+ * n_logits_max results in all. */
+void shoal_forward_logits_of(shoal_forward *forward, size_t exit_i, const size_t *chosen,
+                             size_t n_chosen, size_t result_i);
+/* Copies result `from` to `to`. */
+void shoal_forward_logits_move(shoal_forward *forward, size_t from, size_t to);
+/* Result i of logits of any kind, (n_vocab). */
 const float *shoal_forward_logits_at(const shoal_forward *forward, size_t i);
 
-/* Bytes of weights that products have read since new. */
+/* Bytes of weights that products have read since new; of these, of the output matrix. */
 uint64_t shoal_forward_bytes_read(const shoal_forward *forward);
+uint64_t shoal_forward_bytes_heads(const shoal_forward *forward);
 
 #endif

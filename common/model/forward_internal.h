@@ -54,9 +54,10 @@ struct shoal_forward {
     const shoal_row *rows; /* of the pass under way */
     size_t n_rows;
     size_t layer;
-    const float *norm;   /* weights of the norm under way; NULL: none */
-    size_t width;        /* of gate and up under way */
-    uint64_t bytes_read; /* of weights, since new */
+    const float *norm;    /* weights of the norm under way; NULL: none */
+    size_t width;         /* of gate and up under way */
+    uint64_t bytes_read;  /* of weights, since new */
+    uint64_t bytes_heads; /* of these, of the output matrix */
 
     float *x;      /* (R, dim) residual stream */
     float *h;      /* (R, dim) normed input of a block, then its output */
@@ -71,6 +72,7 @@ struct shoal_forward {
     float *last;         /* (L, dim) normed rows whose logits are wanted; L is n_logits_max */
     float *logits;       /* (L, n_vocab) */
     shoal_row *kept;     /* (R) rows that go on past the last layer's keys and values */
+    shoal_row *spoken;   /* (L) rows whose logits are under way */
     const void **blocks; /* (n_threads, 2, ceil(n_ctx_max / 32)) block tables */
     shoal_acts *acts;
 
