@@ -208,7 +208,10 @@ static shoal_status measure_prefill(bench *b)
 /* n steps of `width` sequences, each at args->depth. */
 static shoal_status decode(bench *b, size_t width, size_t n, double *ret_tok_s)
 {
-    shoal_span spans[256];
+    SHOAL_CLEANUP(shoal_free_cleanup) shoal_span *spans = shoal_calloc(width, sizeof *spans);
+    if (!spans) {
+        return SHOAL_E_NOMEM;
+    }
     for (size_t i = 0; i < width; i++) {
         (void)shoal_kv_seq_truncate(b->seqs[i], 0);
         SHOAL_TRY(feed(b, i, (size_t)b->args->depth));

@@ -4,6 +4,16 @@
 #include "common/base/mem.h"
 #include "common/model/forward.h"
 
+#include <string.h>
+
+/* How far a span has come within a step. */
+typedef struct course {
+    size_t end;   /* its length after the step */
+    size_t from;  /* first position of its rows in the segment under way */
+    size_t row_i; /* of these rows, the first in the pass */
+    bool on;      /* has not left */
+} course;
+
 struct shoal_engine {
     const shoal_model *model;
     shoal_engine_settings settings; /* resolved: no zero or negative defaults left */
@@ -13,6 +23,8 @@ struct shoal_engine {
     shoal_forward *forward;
     shoal_row *rows;          /* (n_rows_max) */
     size_t *logits_rows;      /* (n_logits_max) row of each wanted logits */
+    const float **states;     /* (n_rows_max) hidden states that go on */
+    course *courses;          /* (n_rows_max) of the step's spans */
     const shoal_lora **loras; /* (n_loras_max) of the step under way */
 };
 
@@ -119,7 +131,10 @@ shoal_status shoal_engine_new(const shoal_model *model, const shoal_engine_setti
     engine->rows = shoal_calloc(shape.n_rows_max, sizeof *engine->rows);
     engine->logits_rows = shoal_calloc(shape.n_logits_max, sizeof *engine->logits_rows);
     engine->loras = shoal_calloc(shape.n_loras_max, sizeof *engine->loras);
-    if (!engine->rows || !engine->logits_rows || !engine->loras ||
+    engine->states = shoal_calloc(shape.n_rows_max, sizeof *engine->states);
+    engine->courses = shoal_calloc(shape.n_rows_max, sizeof *engine->courses);
+    if (!engine->rows || !engine->logits_rows || !engine->loras || !engine->states ||
+        !engine->courses ||
         shoal_forward_new(model, &engine->kernels, engine->pool, &shape, &engine->forward) !=
             SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM,
@@ -141,6 +156,8 @@ void shoal_engine_free(shoal_engine *engine)
     shoal_free(engine->rows);
     shoal_free(engine->logits_rows);
     shoal_free(engine->loras);
+    shoal_free(engine->states);
+    shoal_free(engine->courses);
     shoal_free(engine);
 }
 
@@ -219,40 +236,215 @@ static shoal_status reserve_all(shoal_span *spans, size_t n_spans)
     return SHOAL_OK;
 }
 
-shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans, size_t n_spans)
+/* What a span's rows and logits come to when nothing of it leaves. */
+static shoal_status check_sizes(const shoal_engine *engine, const shoal_span *spans, size_t n_spans)
 {
     size_t n_rows = 0;
     size_t n_logits = 0;
     for (size_t i = 0; i < n_spans; i++) {
-        SHOAL_ASSERT(spans[i].n_ids >= 1 && spans[i].n_logits <= spans[i].n_ids);
-        n_rows += spans[i].n_ids;
-        n_logits += spans[i].n_logits;
+        const shoal_span *span = &spans[i];
+        size_t n_waiting = shoal_depth_n_waiting(span->seq);
+        SHOAL_ASSERT(span->n_ids + n_waiting >= 1 && span->n_logits <= span->n_ids);
+        SHOAL_ASSERT(span->depth || (n_waiting == 0 && span->n_ids >= 1));
+        n_rows += span->n_ids + n_waiting;
+        n_logits += span->n_logits + (span->check ? n_waiting : 0);
     }
-    if (n_rows > engine->settings.n_rows_max || n_logits > engine->settings.n_logits_max) {
-        return SHOAL_E_LIMIT;
-    }
-    SHOAL_TRY(check_loras(engine, spans, n_spans));
-    SHOAL_TRY(reserve_all(spans, n_spans));
+    return n_rows > engine->settings.n_rows_max || n_logits > engine->settings.n_logits_max
+               ? SHOAL_E_LIMIT
+               : SHOAL_OK;
+}
 
-    n_rows = 0;
-    n_logits = 0;
+/* Layers below exit `exit_i`; n_exits: all. Exits cut the layers into segments. */
+static size_t layers_below(const shoal_engine *engine, size_t exit_i)
+{
+    const shoal_hparams *hp = &engine->model->hp;
+    return exit_i < hp->n_exits ? hp->exits[exit_i] : hp->n_layers;
+}
+
+/* First position that has not gone through the layers below an exit. */
+static size_t filled(const shoal_span *span, size_t exit_i)
+{
+    return span->depth ? shoal_depth_filled(span->depth, exit_i) : shoal_kv_seq_length(span->seq);
+}
+
+static void begin_courses(shoal_engine *engine, shoal_span *spans, size_t n_spans)
+{
     for (size_t i = 0; i < n_spans; i++) {
         shoal_span *span = &spans[i];
-        span->logits_i = n_logits;
-        size_t start = shoal_kv_seq_length(span->seq);
-        for (size_t j = 0; j < span->n_ids; j++) {
-            if (j + span->n_logits >= span->n_ids) {
-                engine->logits_rows[n_logits++] = n_rows;
+        size_t length = shoal_kv_seq_length(span->seq);
+        if (span->depth) {
+            shoal_depth_follow(span->depth, span->seq);
+        }
+        engine->courses[i] =
+            (course){.end = length + span->n_ids, .from = length, .row_i = 0, .on = true};
+        span->n_layers = engine->model->hp.n_layers;
+        span->n_checks = 0;
+        span->checks_i = 0;
+        span->check_from = shoal_kv_seq_whole(span->seq);
+    }
+}
+
+/* The rows of a segment: of every span that has not left, those that waited here, then those that
+ * came through the segment before. */
+static size_t gather_rows(shoal_engine *engine, const shoal_span *spans, size_t n_spans,
+                          size_t segment, bool begins)
+{
+    size_t n_rows = 0;
+    for (size_t i = 0; i < n_spans; i++) {
+        const shoal_span *span = &spans[i];
+        course *c = &engine->courses[i];
+        if (!c->on) {
+            continue;
+        }
+        course before = *c;
+        c->from = filled(span, segment);
+        c->row_i = n_rows;
+        for (size_t p = c->from; p < c->end; p++) {
+            shoal_row row = {.seq = span->seq, .position = p, .lora = span->lora};
+            if (begins) {
+                row.id = span->ids[p - shoal_kv_seq_length(span->seq)];
+            } else if (p < before.from) {
+                engine->states[n_rows] = shoal_depth_state(span->depth, p);
+            } else {
+                engine->states[n_rows] =
+                    shoal_forward_state(engine->forward, before.row_i + p - before.from);
             }
-            engine->rows[n_rows++] = (shoal_row){
-                .seq = span->seq, .id = span->ids[j], .position = start + j, .lora = span->lora};
+            engine->rows[n_rows++] = row;
         }
     }
-    shoal_forward_layers(engine->forward, engine->rows, n_rows, 0, engine->model->hp.n_layers,
-                         engine->logits_rows, n_logits);
-    shoal_forward_logits(engine->forward);
+    return n_rows;
+}
+
+/* The rows of the last segment whose logits are wanted: checks of a span first. Says where each
+ * span will find them behind n_left results. */
+static size_t gather_wanted(shoal_engine *engine, shoal_span *spans, size_t n_spans, size_t n_left)
+{
+    size_t n = 0;
     for (size_t i = 0; i < n_spans; i++) {
-        shoal_kv_seq_advance(spans[i].seq, shoal_kv_seq_length(spans[i].seq) + spans[i].n_ids);
+        shoal_span *span = &spans[i];
+        const course *c = &engine->courses[i];
+        if (!c->on) {
+            continue;
+        }
+        span->n_checks = span->check ? c->end - span->n_ids - c->from : 0;
+        span->checks_i = n_left + n;
+        for (size_t j = 0; j < span->n_checks; j++) {
+            engine->logits_rows[n++] = c->row_i + j;
+        }
+        span->logits_i = n_left + n;
+        size_t first = c->row_i + (c->end - c->from) - span->n_logits;
+        for (size_t j = 0; j < span->n_logits; j++) {
+            engine->logits_rows[n++] = first + j;
+        }
+    }
+    return n;
+}
+
+static bool may_leave(const shoal_span *span, const course *c, size_t exit_i)
+{
+    return c->on && span->rules && span->rules[exit_i].on && span->depth && span->n_logits == 1 &&
+           c->end - shoal_kv_seq_whole(span->seq) <= shoal_depth_n_waiting_max(span->depth);
+}
+
+/* The span's rows wait here; its logits are result logits_i. */
+static void leave(shoal_engine *engine, shoal_span *span, course *c, size_t exit_i, size_t logits_i)
+{
+    size_t dim = engine->model->hp.dim;
+    for (size_t p = c->from; p < c->end; p++) {
+        memcpy(shoal_depth_state(span->depth, p),
+               shoal_forward_state(engine->forward, c->row_i + p - c->from), dim * sizeof(float));
+    }
+    shoal_depth_fill(span->depth, exit_i, c->end);
+    span->n_layers = layers_below(engine, exit_i);
+    span->logits_i = logits_i;
+    c->on = false;
+}
+
+/* Asks every span that may leave at this exit; those that do have their logits among the first
+ * n_left results. Returns how many have left by now. */
+static size_t ask_exit(shoal_engine *engine, shoal_span *spans, size_t n_spans, size_t exit_i,
+                       size_t n_left)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < n_spans; i++) {
+        const course *c = &engine->courses[i];
+        if (may_leave(&spans[i], c, exit_i)) {
+            engine->logits_rows[n++] = c->row_i + (c->end - c->from) - 1;
+        }
+    }
+    shoal_forward_logits_of(engine->forward, exit_i, engine->logits_rows, n, n_left);
+    float share = (float)layers_below(engine, exit_i) / (float)engine->model->hp.n_layers;
+    size_t asked_i = n_left;
+    for (size_t i = 0; i < n_spans; i++) {
+        course *c = &engine->courses[i];
+        if (!may_leave(&spans[i], c, exit_i)) {
+            continue;
+        }
+        const shoal_exit_rule *rule = &spans[i].rules[exit_i];
+        shoal_exit_features features;
+        shoal_exit_measure(&engine->kernels, shoal_forward_logits_at(engine->forward, asked_i),
+                           engine->model->hp.n_vocab, share,
+                           rule->policy.kind == SHOAL_EXIT_ENTROPY, &features);
+        if (shoal_exit_decide(&rule->policy, rule->state, &features)) {
+            shoal_forward_logits_move(engine->forward, asked_i, n_left);
+            leave(engine, &spans[i], c, exit_i, n_left++);
+        }
+        asked_i++;
+    }
+    return n_left;
+}
+
+/* Everything that has not left goes through [layer_a, layers_below(segment)). */
+static size_t run_segment(shoal_engine *engine, shoal_span *spans, size_t n_spans, size_t segment,
+                          size_t layer_a, size_t n_left)
+{
+    bool last = segment == engine->model->hp.n_exits;
+    size_t n_rows = gather_rows(engine, spans, n_spans, segment, layer_a == 0);
+    if (n_rows == 0) {
+        return n_left;
+    }
+    if (layer_a > 0) {
+        shoal_forward_go_on(engine->forward, engine->states, n_rows);
+    }
+    size_t n_wanted = last ? gather_wanted(engine, spans, n_spans, n_left) : 0;
+    shoal_forward_layers(engine->forward, engine->rows, n_rows, layer_a,
+                         layers_below(engine, segment), last ? engine->logits_rows : NULL,
+                         n_wanted);
+    if (!last) {
+        return ask_exit(engine, spans, n_spans, segment, n_left);
+    }
+    shoal_forward_logits_of(engine->forward, segment, NULL, n_wanted, n_left);
+    return n_left;
+}
+
+shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans, size_t n_spans)
+{
+    size_t n_exits = engine->model->hp.n_exits;
+    bool deep = true; /* nobody stops on the way */
+    SHOAL_TRY(check_sizes(engine, spans, n_spans));
+    SHOAL_TRY(check_loras(engine, spans, n_spans));
+    SHOAL_TRY(reserve_all(spans, n_spans));
+    for (size_t i = 0; i < n_spans; i++) {
+        deep = deep && !spans[i].depth;
+    }
+    begin_courses(engine, spans, n_spans);
+    size_t layer_a = 0;
+    size_t n_left = 0;
+    for (size_t segment = deep ? n_exits : 0; segment <= n_exits; segment++) {
+        n_left = run_segment(engine, spans, n_spans, segment, layer_a, n_left);
+        layer_a = layers_below(engine, segment);
+    }
+    for (size_t i = 0; i < n_spans; i++) {
+        shoal_span *span = &spans[i];
+        size_t end = engine->courses[i].end;
+        if (!span->depth) {
+            shoal_kv_seq_advance(span->seq, end);
+            continue;
+        }
+        if (engine->courses[i].on) {
+            shoal_depth_fill(span->depth, n_exits, end);
+        }
+        shoal_kv_seq_advance_part(span->seq, end, filled(span, n_exits));
     }
     return SHOAL_OK;
 }
@@ -260,6 +452,11 @@ shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans, size_t n
 uint64_t shoal_engine_bytes_read(const shoal_engine *engine)
 {
     return shoal_forward_bytes_read(engine->forward);
+}
+
+uint64_t shoal_engine_bytes_heads(const shoal_engine *engine)
+{
+    return shoal_forward_bytes_heads(engine->forward);
 }
 
 const float *shoal_engine_logits(const shoal_engine *engine, size_t i)

@@ -7,6 +7,7 @@
 #ifndef SHOAL_ENGINE_ENGINE_H
 #define SHOAL_ENGINE_ENGINE_H
 
+#include "common/engine/depth.h"
 #include "common/kv/kv.h"
 #include "common/model/lora.h"
 #include "common/model/model.h"
@@ -51,23 +52,36 @@ const char *shoal_engine_kv_form(const shoal_engine *engine); /* "f32", "f16", "
 typedef struct shoal_span {
     shoal_kv_seq *seq;
     const int32_t *ids;     /* each in [0, n_vocab): the caller has checked */
-    size_t n_ids;           /* at least 1 */
+    size_t n_ids;           /* at least 1; 0 with a depth: what waits is computed, nothing else */
     size_t n_logits;        /* logits wanted for the last n_logits ids, 0..n_ids */
     size_t logits_i;        /* out: index of the first of them for shoal_engine_logits */
     const shoal_lora *lora; /* adapter of the engine's model, the same for a sequence's whole life
                              * (its KV is made with it); NULL: none */
+
+    /* Deferred depth. The sequence's own, in every step while something of it waits; NULL: all rows
+     * go through all layers now. */
+    shoal_depth *depth;
+    /* (n_exits) when the span may leave; NULL: never. Its last row decides, the others leave with
+     * it. Spans with n_logits other than 1, or with no place to wait, go through all layers. */
+    const shoal_exit_rule *rules;
+    bool check;        /* full-depth logits of waiting rows too, where they are computed */
+    size_t n_layers;   /* out: layers the rows came through; the logits are of that depth */
+    size_t n_checks;   /* out: rows that waited whose full-depth logits there are */
+    size_t checks_i;   /* out: index of the first of them */
+    size_t check_from; /* out: its position: they speak of the token at the next, and so on */
 } shoal_span;
 
 /* Runs all spans (each of another sequence) and advances their lengths. SHOAL_BUSY: the pool lacks
- * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max, n_logits_max, n_ctx, n_loras_max or
- * lora_rank_max, nothing changed. */
+ * pages, nothing changed; SHOAL_E_LIMIT: over n_rows_max or n_logits_max (waiting rows and their
+ * checks count as they might be computed), n_ctx, n_loras_max or lora_rank_max, nothing changed. */
 shoal_status shoal_engine_step(shoal_engine *engine, shoal_span *spans,
                                size_t n_spans) SHOAL_MUST_CHECK;
 
 /* Row i of the last step, [n_vocab], valid until the next step. */
 const float *shoal_engine_logits(const shoal_engine *engine, size_t i);
 
-/* Bytes of weights all steps so far have read. */
+/* Bytes of weights all steps so far have read; of these, of the output matrix. */
 uint64_t shoal_engine_bytes_read(const shoal_engine *engine);
+uint64_t shoal_engine_bytes_heads(const shoal_engine *engine);
 
 #endif
