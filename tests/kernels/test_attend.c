@@ -15,6 +15,7 @@
 #include "common/kernels/kernels.h"
 #include "common/tensor/type.h"
 #include "tests/support/random.h"
+#include "tests/support/attend_reference.h"
 #include "tests/support/tiers.h"
 
 #include <float.h>
@@ -210,55 +211,47 @@ static void operands_free(operands *o)
     shoal_free(o->out[1]);
 }
 
-static double key_at(const operands *o, size_t t, size_t d, bool stored)
+static double stored_key(const void *ctx, size_t t, size_t d)
 {
-    return stored ? element_at(o->form, o->blocks[0][t / BLOCK], d * BLOCK + t % BLOCK, t % BLOCK)
-                  : (double)o->keys[t * o->a.k_dim + d];
+    const operands *o = ctx;
+    return element_at(o->form, o->blocks[0][t / BLOCK], d * BLOCK + t % BLOCK, t % BLOCK);
 }
 
-static double value_at(const operands *o, size_t t, size_t d, bool stored)
+static double stored_value(const void *ctx, size_t t, size_t d)
 {
-    size_t v_dim = o->a.v_dim;
-    return stored ? element_at(o->form, o->blocks[1][t / BLOCK], t % BLOCK * v_dim + d, t % BLOCK)
-                  : (double)o->values[t * v_dim + d];
+    const operands *o = ctx;
+    return element_at(o->form, o->blocks[1][t / BLOCK], t % BLOCK * o->a.v_dim + d, t % BLOCK);
 }
 
-/* The largest distance of one row's head from a plain softmax in float64. */
+static double given_key(const void *ctx, size_t t, size_t d)
+{
+    const operands *o = ctx;
+    return (double)o->keys[t * o->a.k_dim + d];
+}
+
+static double given_value(const void *ctx, size_t t, size_t d)
+{
+    const operands *o = ctx;
+    return (double)o->values[t * o->a.v_dim + d];
+}
+
+/* Of one row's head from what float64 makes of what is stored, or of what was given to store. */
 static double distance(const operands *o, size_t row, size_t head, bool stored)
 {
     const shoal_attend *a = &o->a;
-    const float *q = a->q + row * a->q_stride + head * a->k_dim;
-    const float *out = a->out + row * a->out_stride + head * a->v_dim;
-    size_t first = row_first(a, row);
-    size_t end = a->n_tokens + row;
-    double p[TOKENS_MAX];
-    double max = (double)-INFINITY;
-    for (size_t t = first; t < end; t++) {
-        p[t] = 0;
-        for (size_t d = 0; d < a->k_dim; d++) {
-            p[t] += (double)q[d] * key_at(o, t, d, stored);
-        }
-        p[t] *= (double)a->scale;
-        if (a->softcap > 0) {
-            p[t] = (double)a->softcap * tanh(p[t] / (double)a->softcap);
-        }
-        max = fmax(max, p[t]);
-    }
-    double sum = 0;
-    for (size_t t = first; t < end; t++) {
-        p[t] = exp(p[t] - max);
-        sum += p[t];
-    }
-    double worst = 0;
-    for (size_t d = 0; d < a->v_dim; d++) {
-        double want = 0;
-        for (size_t t = first; t < end; t++) {
-            want += p[t] / sum * value_at(o, t, d, stored);
-        }
-        double off = fabs(want - (double)out[d]);
-        worst = off <= worst ? worst : off; /* NaN is worst */
-    }
-    return worst;
+    const attend_reference r = {
+        .q = a->q + row * a->q_stride + head * a->k_dim,
+        .k_dim = a->k_dim,
+        .v_dim = a->v_dim,
+        .first = row_first(a, row),
+        .end = a->n_tokens + row,
+        .scale = a->scale,
+        .softcap = a->softcap,
+        .key_at = stored ? stored_key : given_key,
+        .value_at = stored ? stored_value : given_value,
+        .ctx = o,
+    };
+    return attend_reference_distance(&r, a->out + row * a->out_stride + head * a->v_dim);
 }
 
 /* --- attention ---------------------------------------------------------------------------------

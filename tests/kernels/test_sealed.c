@@ -17,6 +17,7 @@
 #include "common/kernels/kernels.h"
 #include "common/tensor/type.h"
 #include "tests/support/random.h"
+#include "tests/support/attend_reference.h"
 #include "tests/support/tiers.h"
 
 #include <math.h>
@@ -379,56 +380,40 @@ static double half_at(const uint8_t *block, size_t i)
     return (double)shoal_f16_to_f32(half);
 }
 
-static double key_at(const operands *o, size_t t, size_t d)
+static double key_at(const void *ctx, size_t t, size_t d)
 {
+    const operands *o = ctx;
     size_t b = t / BLOCK;
     return is_sealed(&o->a, b)
                ? element_at(o->a.k_level, o->blocks[0][b], o->a.k_dim, BLOCK, d, t % BLOCK)
                : half_at(o->blocks[0][b], d * BLOCK + t % BLOCK);
 }
 
-static double value_at(const operands *o, size_t t, size_t d)
+static double value_at(const void *ctx, size_t t, size_t d)
 {
+    const operands *o = ctx;
     size_t b = t / BLOCK;
     return is_sealed(&o->a, b)
                ? element_at(o->a.v_level, o->blocks[1][b], BLOCK, o->a.v_dim, t % BLOCK, d)
                : half_at(o->blocks[1][b], t % BLOCK * o->a.v_dim + d);
 }
 
-/* The largest distance of one row's head from a plain softmax in float64. */
 static double distance(const operands *o, size_t row, size_t head)
 {
     const shoal_attend *a = &o->a;
-    const float *q = a->q + row * a->q_stride + head * a->k_dim;
-    const float *out = a->out + row * a->out_stride + head * a->v_dim;
-    size_t first = row_first(a, row);
-    size_t end = a->n_tokens + row;
-    double p[TOKENS_MAX];
-    double max = (double)-INFINITY;
-    for (size_t t = first; t < end; t++) {
-        p[t] = 0;
-        for (size_t d = 0; d < a->k_dim; d++) {
-            p[t] += (double)q[d] * key_at(o, t, d);
-        }
-        p[t] *= (double)a->scale;
-        p[t] = a->softcap > 0 ? (double)a->softcap * tanh(p[t] / (double)a->softcap) : p[t];
-        max = fmax(max, p[t]);
-    }
-    double sum = 0;
-    for (size_t t = first; t < end; t++) {
-        p[t] = exp(p[t] - max);
-        sum += p[t];
-    }
-    double worst = 0;
-    for (size_t d = 0; d < a->v_dim; d++) {
-        double want = 0;
-        for (size_t t = first; t < end; t++) {
-            want += p[t] / sum * value_at(o, t, d);
-        }
-        double off = fabs(want - (double)out[d]);
-        worst = off <= worst ? worst : off; /* NaN is worst */
-    }
-    return worst;
+    const attend_reference r = {
+        .q = a->q + row * a->q_stride + head * a->k_dim,
+        .k_dim = a->k_dim,
+        .v_dim = a->v_dim,
+        .first = row_first(a, row),
+        .end = a->n_tokens + row,
+        .scale = a->scale,
+        .softcap = a->softcap,
+        .key_at = key_at,
+        .value_at = value_at,
+        .ctx = o,
+    };
+    return attend_reference_distance(&r, a->out + row * a->out_stride + head * a->v_dim);
 }
 
 static void check(const shape *s, size_t levels, bool float64)
