@@ -14,7 +14,7 @@
 void shoal_client_options_init(shoal_client_options *options, size_t size)
 {
     const shoal_client_options defaults = {
-        .size = size, .connect_timeout_ms = 5000, .idle_timeout_ms = 120000};
+        .size = size, .connect_timeout_ms = 5000, .idle_timeout_ms = 120000, .resume_ms = 10000};
     memset(options, 0, size);
     memcpy(options, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
@@ -83,6 +83,7 @@ static int configure(shoal_client *client, const shoal_client_options *given,
     memcpy(client->api_key, key, n_key + 1);
     client->connect_timeout_ms = options.connect_timeout_ms;
     client->idle_timeout_ms = options.idle_timeout_ms;
+    client->resume_ms = options.resume_ms;
     return SHOAL_CLIENT_OK;
 }
 
@@ -186,8 +187,7 @@ static int stream_call(const shoal_client_call *call, const shoal_client_request
             .body = body.data,
             .n_body = body.length,
         };
-        code = shoal_client_run(call, &exchange, &stream->http);
-        code = shoal_client_stream_finish(stream, code);
+        code = shoal_client_stream_run(call, &exchange, stream);
     }
     shoal_client_buf_fini(&body);
     return code;

@@ -150,8 +150,12 @@ int shoal_client_http_eof(shoal_client_http *http);
 
 /* --- sse.c ----------------------------------------------------------------------------------- */
 
+enum {
+    SHOAL_CLIENT_EVENT_ID_MAX = 64
+};
+
 /* Server-sent events (WHATWG HTML, 9.2.6): lines end in LF, CR or CRLF; the data lines of one
- * event are joined by LF; other fields do not concern us. */
+ * event are joined by LF; of the other fields id alone concerns us. */
 typedef struct shoal_client_sse {
     int (*on_data)(void *ctx, char *data, size_t n); /* data[n] is NUL; may be changed */
     void *ctx;
@@ -160,10 +164,14 @@ typedef struct shoal_client_sse {
     bool has_data;
     bool after_cr;
     bool past_first_line;
+    char id_next[SHOAL_CLIENT_EVENT_ID_MAX];
+    char id[SHOAL_CLIENT_EVENT_ID_MAX]; /* of the last event given to on_data; "": it had none */
 } shoal_client_sse;
 
 void shoal_client_sse_init(shoal_client_sse *sse);
 void shoal_client_sse_fini(shoal_client_sse *sse);
+/* What came of an event that is not whole is forgotten: another connection begins. */
+void shoal_client_sse_restart(shoal_client_sse *sse);
 /* OK, NOMEM, LIMIT, or what on_data answered. */
 int shoal_client_sse_push(shoal_client_sse *sse, const char *data, size_t n);
 
@@ -189,6 +197,7 @@ struct shoal_client {
     char api_key[SHOAL_CLIENT_KEY_MAX];
     uint32_t connect_timeout_ms;
     uint32_t idle_timeout_ms;
+    uint32_t resume_ms;
     int cancel_fd; /* an eventfd: readable means cancel */
     atomic_flag busy;
 };
@@ -237,7 +246,8 @@ typedef struct shoal_client_exchange {
     const char *method;
     const char *path;
     const char *accept;
-    const char *body; /* NULL: none */
+    const char *last_event_id; /* NULL: none */
+    const char *body;          /* NULL: none */
     size_t n_body;
 } shoal_client_exchange;
 
@@ -261,9 +271,16 @@ typedef struct shoal_client_stream {
     bool done; /* [DONE] has come */
 } shoal_client_stream;
 
+/* resume.c: a streamed call from its request to its end, over as many connections as it takes; a
+ * cancelled one is cancelled at the edge too. A shoal_client_code. */
+int shoal_client_stream_run(const shoal_client_call *call, const shoal_client_exchange *exchange,
+                            shoal_client_stream *stream);
+
 void shoal_client_stream_init(shoal_client_stream *stream, shoal_client_event_fn on_event,
                               void *ctx, shoal_client_error *error);
 void shoal_client_stream_fini(shoal_client_stream *stream);
+/* Another connection takes the answer up where this one broke. */
+void shoal_client_stream_restart(shoal_client_stream *stream);
 /* After shoal_client_run: turns an error answer into an error, a cut one into IO. */
 int shoal_client_stream_finish(shoal_client_stream *stream, int run_code);
 

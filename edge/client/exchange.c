@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One request, one answer, one connection. Connections are not kept: an answer takes far longer
- * than a local connect, and a closed socket is how the edge learns of a cancel.
+ * than a local connect.
  */
 #include "edge/client/client_internal.h"
 
@@ -25,6 +25,11 @@ static int put_head(const shoal_client *client, const shoal_client_exchange *exc
     if (client->api_key[0]) {
         SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "Authorization: Bearer "));
         SHOAL_CLIENT_TRY(shoal_client_buf_text(head, client->api_key));
+        SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "\r\n"));
+    }
+    if (exchange->last_event_id) {
+        SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "Last-Event-ID: "));
+        SHOAL_CLIENT_TRY(shoal_client_buf_text(head, exchange->last_event_id));
         SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "\r\n"));
     }
     if (exchange->body) {

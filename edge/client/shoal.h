@@ -85,6 +85,8 @@ typedef struct shoal_client_options {
     const char *api_key;         /* sent as a bearer token; NULL: none. Printable ASCII */
     uint32_t connect_timeout_ms; /* resolving and connecting; default 5000; 0: none */
     uint32_t idle_timeout_ms;    /* longest silence of the edge; default 120000; 0: none */
+    uint32_t resume_ms;          /* how long a streamed answer whose connection broke is asked for
+                                    again, from where it broke; default 10000; 0: not at all */
 } shoal_client_options;
 
 /* Defaults into the first `size` bytes; call as shoal_client_options_init(&o, sizeof o). */
@@ -102,9 +104,10 @@ SHOAL_CLIENT_API void shoal_client_free(shoal_client *client);
 /* The address in use, for messages; lives as long as the handle. Any thread. */
 SHOAL_CLIENT_API const char *shoal_client_url(const shoal_client *client);
 
-/* Ends the call in progress within 10 ms, with SHOAL_CLIENT_E_CANCELLED; the edge stops
- * generating. Does nothing when no call is in progress: a later call is not affected. Any thread;
- * async-signal-safe; never blocks. */
+/* Ends the call in progress within 20 ms, with SHOAL_CLIENT_E_CANCELLED; the edge is told, and
+ * where it cannot be reached so soon it stops generating after its api.replay_ms. Does nothing when
+ * no call is in progress: a later call is not affected. Any thread; async-signal-safe; never
+ * blocks. */
 SHOAL_CLIENT_API void shoal_client_cancel(shoal_client *client);
 
 /* --- requests -------------------------------------------------------------------------------- */
@@ -198,7 +201,9 @@ typedef struct shoal_client_result {
 /* Sets size and empties the rest; call as shoal_client_result_init(&r, sizeof r). */
 SHOAL_CLIENT_API void shoal_client_result_init(shoal_client_result *result, size_t size);
 
-/* Streams the continuation of request->prompt (POST /v1/completions). on_event may be NULL.
+/* Streams the continuation of request->prompt (POST /v1/completions). A connection that breaks in
+ * the middle is made again for up to resume_ms, and the stream goes on behind the last event: no
+ * token is lost or comes twice. on_event may be NULL.
  * ret_result may be NULL; it is written also on failure, with what had come by then. Returns a
  * shoal_client_code, any of the list above. */
 SHOAL_CLIENT_API int shoal_client_complete(shoal_client *client,

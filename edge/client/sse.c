@@ -10,6 +10,16 @@ void shoal_client_sse_init(shoal_client_sse *sse)
     sse->data.limit = SHOAL_CLIENT_EVENT_MAX;
 }
 
+void shoal_client_sse_restart(shoal_client_sse *sse)
+{
+    sse->line.length = 0;
+    sse->data.length = 0;
+    sse->has_data = false;
+    sse->after_cr = false;
+    sse->past_first_line = false;
+    memcpy(sse->id_next, sse->id, sizeof sse->id_next);
+}
+
 void shoal_client_sse_fini(shoal_client_sse *sse)
 {
     shoal_client_buf_fini(&sse->line);
@@ -25,6 +35,9 @@ static int end_event(shoal_client_sse *sse)
     sse->has_data = false;
     int code = sse->on_data(sse->ctx, sse->data.data, sse->data.length);
     sse->data.length = 0;
+    if (code == SHOAL_CLIENT_OK) {
+        memcpy(sse->id, sse->id_next, sizeof sse->id);
+    }
     return code;
 }
 
@@ -45,7 +58,8 @@ static int end_line(shoal_client_sse *sse)
     }
     const char *colon = memchr(line, ':', n);
     size_t n_name = colon ? (size_t)(colon - line) : n;
-    if (n_name != 4 || memcmp(line, "data", 4) != 0) {
+    bool is_id = n_name == 2 && memcmp(line, "id", 2) == 0;
+    if (!is_id && (n_name != 4 || memcmp(line, "data", 4) != 0)) {
         return SHOAL_CLIENT_OK;
     }
     const char *value = line + n_name + (colon ? 1 : 0);
@@ -53,6 +67,13 @@ static int end_line(shoal_client_sse *sse)
     if (n_value > 0 && *value == ' ') {
         value++;
         n_value--;
+    }
+    if (is_id) {
+        /* One that is too long, or not text, is as good as none. */
+        bool fits = n_value < sizeof sse->id_next && !memchr(value, 0, n_value);
+        memcpy(sse->id_next, value, fits ? n_value : 0);
+        sse->id_next[fits ? n_value : 0] = '\0';
+        return SHOAL_CLIENT_OK;
     }
     if (sse->has_data) {
         SHOAL_CLIENT_TRY(shoal_client_buf_append(&sse->data, "\n", 1));

@@ -252,6 +252,15 @@ void shoal_client_stream_init(shoal_client_stream *stream, shoal_client_event_fn
     shoal_client_result_init(&stream->result, sizeof stream->result);
 }
 
+void shoal_client_stream_restart(shoal_client_stream *stream)
+{
+    shoal_client_http_init(&stream->http, stream->error);
+    stream->http.on_body = take_body;
+    stream->http.ctx = stream;
+    shoal_client_sse_restart(&stream->sse);
+    stream->body.length = 0;
+}
+
 void shoal_client_stream_fini(shoal_client_stream *stream)
 {
     shoal_client_sse_fini(&stream->sse);

@@ -27,6 +27,13 @@ const shoal_config_key shoal_edge_config_keys[] = {
     {"api.link_switch", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Let POST /v1/shoal/link cut the link to the cloud, for demonstrations: it does so for every "
      "client. With api.key for who has it, else from this machine alone."},
+    {"api.on_disconnect", SHOAL_CONFIG_CHOICE, "continue", 0, 0, "continue|cancel", false,
+     "What a stream whose client leaves does, when its request does not say: go on for "
+     "api.replay_ms, so that the client can come back, or end at once."},
+    INT("api.replay_ms", "10000", 0, 600000,
+        "Time in ms for which a stream can be resumed after its end or its client's; 0: never."),
+    INT("api.replay_kib", "8192", 1, 1 << 20,
+        "Tokens held of all streams, to be resumed, KiB; the oldest go first."),
     STRING("api.cors_origins", "",
            "Origins whose web pages may call, comma-separated, as https://app.example:8443; \"*\": "
            "any, without api.key only."),
@@ -225,6 +232,9 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.n_tokens_default = (size_t)shoal_config_int(config, "requests.tokens_default");
     s.deadline_ms = (uint64_t)shoal_config_int(config, "requests.deadline_ms");
     s.link_switch = shoal_config_bool(config, "api.link_switch");
+    s.replay_ms = (uint64_t)shoal_config_int(config, "api.replay_ms");
+    s.replay_bytes_max = (size_t)shoal_config_int(config, "api.replay_kib") << 10;
+    s.cancel_on_gone = strcmp(shoal_config_string(config, "api.on_disconnect"), "cancel") == 0;
     const char *mode = shoal_config_string(config, "mode.default");
     if (shoal_mode_parse(mode, &s.mode_default) != SHOAL_OK) {
         s.mode_default =

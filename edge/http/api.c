@@ -23,6 +23,8 @@ shoal_api_settings shoal_api_settings_default(void)
         .n_waiting_max = 32,
         .inline_bytes_max = 64 << 10,
         .deadline_ms = 600000,
+        .replay_ms = 10000,
+        .replay_bytes_max = 8 << 20,
     };
 }
 
@@ -30,11 +32,17 @@ shoal_api_settings shoal_api_settings_default(void)
 
 static void answer_completion(shoal_api *api, shoal_http_exchange *exchange)
 {
+    if (shoal_api_resume(api, exchange)) {
+        return;
+    }
     shoal_api_call_begin(api, exchange, SHOAL_API_COMPLETION);
 }
 
 static void answer_chat(shoal_api *api, shoal_http_exchange *exchange)
 {
+    if (shoal_api_resume(api, exchange)) {
+        return;
+    }
     shoal_api_call_begin(api, exchange, SHOAL_API_CHAT);
 }
 
@@ -52,6 +60,7 @@ static const route routes[] = {
     {"/v1/models/", "GET, HEAD", false, shoal_api_answer_model},
     {"/v1/shoal/status", "GET, HEAD", false, shoal_api_answer_status},
     {"/v1/shoal/link", "POST", false, shoal_api_answer_link},
+    {"/v1/shoal/streams/", "GET, DELETE", false, shoal_api_answer_stream},
     {"/health", "GET, HEAD", true, shoal_api_answer_health},
     {"/ready", "GET, HEAD", true, shoal_api_answer_ready},
     {"/metrics", "GET, HEAD", false, shoal_api_answer_metrics},
@@ -74,10 +83,15 @@ static const route *find_route(const char *path)
 
 static bool method_ok(const route *r, const char *method)
 {
-    if (r->allow[0] == 'P') {
-        return strcmp(method, "POST") == 0;
+    size_t n = strlen(method);
+    for (const char *at = r->allow; *at; at += strspn(at, ", ")) {
+        size_t n_one = strcspn(at, ",");
+        if (n_one == n && strncmp(at, method, n) == 0) {
+            return true;
+        }
+        at += n_one;
     }
-    return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+    return false;
 }
 
 /* Takes the same time wherever the first difference is; only the length shows. */
@@ -203,6 +217,7 @@ static shoal_status start(shoal_api *api)
     size_t n_calls = api->settings.n_calls_max;
     SHOAL_TRY(make_metrics(api));
     SHOAL_TRY(shoal_wake_new(api->loop, shoal_api_drain_inbox, api, &api->wake));
+    SHOAL_TRY(shoal_timer_new(api->loop, shoal_api_expire, api, &api->expiry));
     /* Each call has at most one fixed message of either kind under way. */
     SHOAL_TRY(shoal_queue_new(SHOAL_API_TOKENS_QUEUED_MAX + 2 * n_calls, &api->inbox));
     shoal_queue_set_wake(api->inbox, shoal_wake_send, api->wake);
@@ -242,6 +257,7 @@ shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model
     api->created = (int64_t)time(NULL);
     api->context.model = model;
     api->context.mode_default = settings->mode_default;
+    api->context.cancel_on_gone = settings->cancel_on_gone;
     api->context.n_tokens_default = SHOAL_MAX(settings->n_tokens_default, (size_t)1);
     api->context.n_room = room_of(coop);
     (void)snprintf(api->context.model_id, sizeof api->context.model_id, "%s", settings->model_id);
@@ -317,6 +333,9 @@ void shoal_api_free(shoal_api *api)
     shoal_queue_free(api->jobs);
     shoal_queue_free(api->inbox);
     shoal_wake_free(api->wake);
+    if (api->expiry) {
+        shoal_timer_free(api->expiry);
+    }
     shoal_buf_fini(&api->scratch);
     shoal_free(api->api_key);
     shoal_free(api);

@@ -20,6 +20,11 @@ typedef struct shoal_api_settings {
     size_t n_waiting_max;    /* of the generation service: full means not ready; default 32 */
     size_t inline_bytes_max; /* bodies up to this are read on the loop; default 64 KiB */
     uint64_t deadline_ms;    /* of one generation, 0: none; default 600000 */
+    uint64_t replay_ms;      /* how long a stream is held for a client that comes back, after its
+                              * end or its client's; 0: not at all; default 10000 */
+    size_t replay_bytes_max; /* tokens held of all streams; default 8 MiB */
+    bool cancel_on_gone;     /* a client that leaves cancels, unless its request says otherwise;
+                              * default false: it has replay_ms to come back */
     bool link_switch;        /* POST /v1/shoal/link may cut the cloud; default false */
 } shoal_api_settings;
 shoal_api_settings shoal_api_settings_default(void);

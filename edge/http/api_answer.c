@@ -35,8 +35,35 @@ shoal_status shoal_api_put_envelope(shoal_api_call *call)
     return shoal_json_put_text(&call->envelope, call->api->context.model_id);
 }
 
-static shoal_status put_start(shoal_buf *buf, const shoal_api_call *call)
+void shoal_api_rewind(shoal_api_call *call, size_t n_seen)
 {
+    call->event_first = is_chat(call) ? 0 : 1; /* number 0 is the role's; tokens begin at 1 */
+    call->event_i = call->event_first;
+    call->n_seen = n_seen;
+    call->told = (shoal_api_told){.detok.started = true}; /* an answer goes on behind its prompt */
+    shoal_api_tools_start(&call->tools, call->request);
+}
+
+shoal_status shoal_api_begin_event(shoal_buf *buf, shoal_api_call *call)
+{
+    call->event_at = buf->length;
+    return call->resumable ? shoal_buf_appendf(buf, "id: %s:%zu\n", call->random, call->event_i)
+                           : SHOAL_OK;
+}
+
+shoal_status shoal_api_end_event(shoal_buf *buf, shoal_api_call *call)
+{
+    SHOAL_TRY(shoal_buf_append(buf, "\n\n", 2));
+    if (call->event_i++ < call->n_seen) {
+        buf->length = call->event_at;
+        buf->data[buf->length] = '\0';
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status put_start(shoal_buf *buf, shoal_api_call *call)
+{
+    SHOAL_TRY(shoal_api_begin_event(buf, call));
     return shoal_buf_appendf(buf, "data: {%s,\"object\":\"%s\"", call->envelope.data,
                              is_chat(call) ? "chat.completion.chunk" : "text_completion");
 }
@@ -47,7 +74,7 @@ static shoal_status put_null_usage(shoal_buf *buf, const shoal_api_call *call)
     return call->request->include_usage ? shoal_buf_appendf(buf, ",\"usage\":null") : SHOAL_OK;
 }
 
-shoal_status shoal_api_put_role(shoal_buf *buf, const shoal_api_call *call)
+shoal_status shoal_api_put_role(shoal_buf *buf, shoal_api_call *call)
 {
     if (!is_chat(call)) {
         return SHOAL_OK;
@@ -57,7 +84,8 @@ shoal_status shoal_api_put_role(shoal_buf *buf, const shoal_api_call *call)
                                      "\"content\":\"\"},\"logprobs\":null,"
                                      "\"finish_reason\":null}]"));
     SHOAL_TRY(put_null_usage(buf, call));
-    return shoal_buf_appendf(buf, "}\n\n");
+    SHOAL_TRY(shoal_buf_append(buf, "}", 1));
+    return shoal_api_end_event(buf, call);
 }
 
 shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m)
@@ -85,7 +113,8 @@ shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *m)
     SHOAL_TRY(put_null_usage(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"shoal\":{\"tokens\":["));
     SHOAL_TRY(shoal_api_put_token(buf, m));
-    return shoal_buf_appendf(buf, "]}}\n\n");
+    SHOAL_TRY(shoal_buf_append(buf, "]}}", 3));
+    return shoal_api_end_event(buf, call);
 }
 
 static const char *finish_name(const shoal_api_call *call)
@@ -133,14 +162,18 @@ shoal_status shoal_api_put_finish(shoal_buf *buf, shoal_api_call *call)
     SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]",
                                 is_chat(call) ? "}" : "", finish_name(call)));
     SHOAL_TRY(put_null_usage(buf, call));
-    SHOAL_TRY(shoal_buf_appendf(buf, "}\n\n"));
+    SHOAL_TRY(shoal_buf_append(buf, "}", 1));
+    SHOAL_TRY(shoal_api_end_event(buf, call));
     if (call->request->include_usage) {
         SHOAL_TRY(put_start(buf, call));
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[],\"usage\":"));
         SHOAL_TRY(put_usage(buf, &call->usage));
-        SHOAL_TRY(shoal_buf_appendf(buf, "}\n\n"));
+        SHOAL_TRY(shoal_buf_append(buf, "}", 1));
+        SHOAL_TRY(shoal_api_end_event(buf, call));
     }
-    return shoal_buf_appendf(buf, "data: [DONE]\n\n");
+    SHOAL_TRY(shoal_api_begin_event(buf, call));
+    SHOAL_TRY(shoal_buf_appendf(buf, "data: [DONE]"));
+    return shoal_api_end_event(buf, call);
 }
 
 shoal_status shoal_api_put_answer(shoal_buf *buf, shoal_api_call *call)

@@ -32,7 +32,12 @@ void shoal_api_call_free(shoal_api_call *call)
     if (call->next) {
         call->next->prev = call->prev;
     }
-    api->n_calls--;
+    if (call->ended) {
+        api->n_ended--;
+    } else {
+        api->n_calls--;
+    }
+    shoal_api_forget(call);
     shoal_api_request_free(call->request);
     shoal_buf_fini(&call->body);
     shoal_buf_fini(&call->envelope);
@@ -138,9 +143,10 @@ static void fail_call(shoal_api_call *call, const shoal_http_error *error)
     }
     shoal_buf *buf = &call->api->scratch;
     shoal_buf_reset(buf);
-    bool put = shoal_buf_appendf(buf, "event: error\ndata: ") == SHOAL_OK &&
+    bool put = shoal_api_begin_event(buf, call) == SHOAL_OK &&
+               shoal_buf_appendf(buf, "event: error\ndata: ") == SHOAL_OK &&
                shoal_http_error_put(error, buf) == SHOAL_OK &&
-               shoal_buf_appendf(buf, "\n\n") == SHOAL_OK;
+               shoal_api_end_event(buf, call) == SHOAL_OK;
     if (put && shoal_http_stream_write(x, buf->data, buf->length) != SHOAL_OK) {
         return; /* has ended with it */
     }
@@ -151,7 +157,6 @@ static bool make_scores(shoal_api_call *call)
 {
     const shoal_api_request *q = call->request;
     size_t n = q->n_ids + q->n_tokens_max;
-    call->told.detok.started = true; /* an answer goes on where the prompt ended */
     if (!q->tell_logprobs) {
         return true;
     }
@@ -165,7 +170,8 @@ static void submit(shoal_api_call *call)
     shoal_api *api = call->api;
     const shoal_api_request *q = call->request;
     shoal_http_error error = {0};
-    shoal_api_tools_start(&call->tools, q);
+    call->resumable = q->stream && api->settings.replay_ms > 0;
+    shoal_api_rewind(call, 0);
     if (!make_scores(call)) {
         (void)shoal_http_error_set(&error, 503, NULL, "out_of_memory", "no memory for scores");
         fail_call(call, &error);
@@ -277,7 +283,8 @@ void shoal_api_call_begin(shoal_api *api, shoal_http_exchange *exchange, shoal_a
 void shoal_api_call_gone(shoal_api_call *call)
 {
     call->exchange = NULL;
-    if (call->submitted) {
+    if (call->submitted && !shoal_api_detach(call)) {
+        shoal_api_forget(call);
         shoal_coop_cancel(call->api->coop, call->generation);
     }
 }
@@ -290,8 +297,7 @@ static void fail_late(shoal_api_call *call, int status, const char *code, const 
     shoal_coop_cancel(call->api->coop, call->generation);
 }
 
-/* Writes scratch; begins the stream when this is the first of it. */
-static void write_stream(shoal_api_call *call)
+void shoal_api_write_stream(shoal_api_call *call)
 {
     shoal_http_exchange *x = call->exchange;
     const shoal_buf *buf = &call->api->scratch;
@@ -318,11 +324,13 @@ static shoal_status collect(shoal_api_call *call, const shoal_api_message *m)
     return shoal_api_put_token(&call->tokens, m);
 }
 
-static void on_token(const shoal_api_message *m)
+/* True: the message is kept. */
+static bool on_token(shoal_api_message *m)
 {
     shoal_api_call *call = m->call;
+    bool kept = shoal_api_keep(m);
     if (!call->exchange) {
-        return;
+        return kept;
     }
     shoal_status status = SHOAL_OK;
     if (!call->request->stream) {
@@ -337,12 +345,13 @@ static void on_token(const shoal_api_message *m)
             status = shoal_api_put_chunk(buf, m);
         }
         if (status == SHOAL_OK) {
-            write_stream(call);
+            shoal_api_write_stream(call);
         }
     }
     if (status != SHOAL_OK) {
         fail_late(call, 503, "out_of_memory", "no memory for the answer");
     }
+    return kept;
 }
 
 static void keep_books(shoal_api_call *call)
@@ -377,7 +386,7 @@ static void finish_answer(shoal_api_call *call)
             status = shoal_api_put_finish(buf, call);
         }
         if (status == SHOAL_OK) {
-            write_stream(call);
+            shoal_api_write_stream(call);
         }
         if (status == SHOAL_OK && call->exchange) {
             shoal_http_stream_end(call->exchange, true);
@@ -392,28 +401,35 @@ static void finish_answer(shoal_api_call *call)
     }
 }
 
+void shoal_api_end_exchange(shoal_api_call *call)
+{
+    if (call->exchange && call->end_error.status != 0) {
+        fail_call(call, &call->end_error);
+    } else if (call->exchange) {
+        finish_answer(call);
+    }
+}
+
 static void on_end(shoal_api_call *call)
 {
+    shoal_http_error *error = &call->end_error;
     keep_books(call);
     call->submitted = false;
-    if (call->exchange) {
-        shoal_http_error error = {0};
-        if (atomic_load(&call->lost)) {
-            (void)shoal_http_error_set(&error, 503, NULL, "overloaded",
-                                       "the edge could not keep up with its own answer: try again");
-        } else if (call->failed) {
-            shoal_http_error_from(&error, &call->failure, NULL);
-        } else if (call->finish == SHOAL_FINISH_CANCELLED) {
-            (void)shoal_http_error_set(&error, 503, NULL, "shutting_down",
-                                       "this edge is shutting down: the answer is not complete");
-        }
-        if (error.status != 0) {
-            fail_call(call, &error);
-        } else {
-            finish_answer(call);
-        }
+    if (atomic_load(&call->lost)) {
+        (void)shoal_http_error_set(error, 503, NULL, "overloaded",
+                                   "the edge could not keep up with its own answer: try again");
+    } else if (call->failed) {
+        shoal_http_error_from(error, &call->failure, NULL);
+    } else if (call->deleted && call->finish == SHOAL_FINISH_CANCELLED) {
+        (void)shoal_http_error_set(error, 409, NULL, "cancelled", "the answer was cancelled");
+    } else if (call->finish == SHOAL_FINISH_CANCELLED) {
+        (void)shoal_http_error_set(error, 503, NULL, "shutting_down",
+                                   "this edge is shutting down: the answer is not complete");
     }
-    shoal_api_call_free(call);
+    shoal_api_end_exchange(call);
+    if (!shoal_api_keep_ended(call)) {
+        shoal_api_call_free(call);
+    }
 }
 
 void shoal_api_drain_inbox(void *ctx)
@@ -431,8 +447,9 @@ void shoal_api_drain_inbox(void *ctx)
             break;
         case SHOAL_API_TOKEN:
             atomic_fetch_sub(&api->n_tokens_queued, 1);
-            on_token(item);
-            shoal_free(item);
+            if (!on_token(item)) {
+                shoal_free(item);
+            }
             break;
         case SHOAL_API_END:
             on_end(any->call);

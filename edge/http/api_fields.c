@@ -187,6 +187,17 @@ static shoal_status read_mode(shoal_api_reader *r, const json_t *value)
     return SHOAL_OK;
 }
 
+static shoal_status read_on_disconnect(shoal_api_reader *r, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    bool cancel = text && strcmp(text, "cancel") == 0;
+    if (!cancel && !(text && strcmp(text, "continue") == 0)) {
+        return bad(r, "shoal.on_disconnect", "must be \"continue\" or \"cancel\"");
+    }
+    r->request->cancel_on_gone = cancel;
+    return SHOAL_OK;
+}
+
 static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json_t *value)
 {
     if (!json_is_object(value)) {
@@ -210,11 +221,15 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             r->request->reconnect_ms = (uint64_t)ms;
         } else if (strcmp(key, "local_only") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.local_only", v, &r->local_only));
+        } else if (strcmp(key, "on_disconnect") == 0) {
+            SHOAL_TRY(read_on_disconnect(r, v));
         } else if (strcmp(key, "tokens") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.tokens", v, &r->request->tell_tokens));
         } else {
             return unsupported(
-                r, name, "the known keys are mode, degrade, reconnect_ms, local_only and tokens");
+                r, name,
+                "the known keys are mode, degrade, reconnect_ms, local_only, on_disconnect "
+                "and tokens");
         }
     }
     return SHOAL_OK;

@@ -39,6 +39,7 @@ typedef enum shoal_api_kind {
 /* What parsing needs to know; immutable, shared with the worker. */
 typedef struct shoal_api_context {
     const shoal_model *model;
+    bool cancel_on_gone; /* when a request does not say */
     char model_id[SHOAL_API_MODEL_ID_MAX];
     shoal_mode mode_default;
     size_t n_tokens_default;
@@ -56,6 +57,7 @@ typedef struct shoal_api_request {
     size_t n_tops;      /* how many of the likeliest, at most SHOAL_COOP_TOPS_MAX */
     bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
     uint64_t reconnect_ms; /* 0: as configured */
+    bool cancel_on_gone;   /* a client that leaves cancels; else it may come back */
     shoal_mode mode;
     shoal_sampling sampling; /* biases point to the next field */
     shoal_logit_bias *biases;
@@ -91,6 +93,7 @@ typedef enum shoal_api_message_kind {
 typedef struct shoal_api_message {
     shoal_api_message_kind kind;
     shoal_api_call *call;
+    struct shoal_api_message *next; /* of those kept */
     int32_t id;
     shoal_tier tier;
     float confidence;
@@ -163,7 +166,20 @@ struct shoal_api_call {
     shoal_coop_top *tops;     /* likewise */
     shoal_api_told told;
     shoal_api_tool_reader tools;
-    char random[25]; /* hexadecimal: what makes its ids differ from others */
+    /* events of a stream */
+    size_t event_first; /* number of the first one */
+    size_t event_i;     /* of the next one */
+    size_t event_at;    /* where it begins in the buffer it is being written to */
+    size_t n_seen;      /* events below this number are not written: the client has them */
+    /* coming back */
+    bool resumable;
+    bool ended;          /* nothing comes any more; kept to be read again */
+    bool deleted;        /* by its client */
+    uint64_t expires_ms; /* nobody waits for it: when it is given up; 0: somebody does */
+    shoal_api_message *kept;
+    shoal_api_message *kept_last;
+    shoal_http_error end_error; /* status 0: it ended well */
+    char random[25];            /* hexadecimal: what makes its ids differ from others */
 };
 
 struct shoal_api {
@@ -184,7 +200,10 @@ struct shoal_api {
     shoal_queue *jobs; /* calls to the worker */
     shoal_thread *worker;
     shoal_api_call *calls;
-    size_t n_calls;
+    size_t n_calls; /* that have not ended */
+    size_t n_ended;
+    size_t kept_bytes;
+    shoal_timer *expiry;
     shoal_buf scratch;   /* the chunk being written */
     uint64_t n_requests; /* taken by coop */
     shoal_metric *duration;
@@ -197,12 +216,21 @@ struct shoal_api {
 void shoal_api_call_begin(shoal_api *api, shoal_http_exchange *exchange, shoal_api_kind kind);
 void shoal_api_call_gone(shoal_api_call *call);
 void shoal_api_call_free(shoal_api_call *call);
+/* Writes scratch; begins the stream when this is the first of it. */
+void shoal_api_write_stream(shoal_api_call *call);
+/* Its last message has come: tells its client, with the error or the last chunks. */
+void shoal_api_end_exchange(shoal_api_call *call);
 void shoal_api_drain_inbox(void *api); /* wake-up on the loop */
 void shoal_api_work(void *api);        /* the worker's thread */
 
 /* api_answer.c: appends JSON, or "data: {...}\n\n". */
 shoal_status shoal_api_put_envelope(shoal_api_call *call) SHOAL_MUST_CHECK;
-shoal_status shoal_api_put_role(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
+/* The events of the stream are written from the start again, those from n_seen on. */
+void shoal_api_rewind(shoal_api_call *call, size_t n_seen);
+/* An event of its own: begins, and ends what was appended since. */
+shoal_status shoal_api_begin_event(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_end_event(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_role(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
 /* Once for each token, in order. */
 shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
@@ -230,6 +258,20 @@ shoal_status shoal_api_put_message(shoal_buf *buf, shoal_api_call *call,
 shoal_status shoal_api_put_prompt_text(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_logprobs(shoal_buf *buf, const shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_next_logprobs(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
+
+/* api_resume.c */
+/* Takes a token's message to be replayed; false: it is the caller's. */
+bool shoal_api_keep(shoal_api_message *message);
+/* Drops what is kept: the stream cannot be resumed any more. */
+void shoal_api_forget(shoal_api_call *call);
+/* Its client is gone: true when the generation goes on, waiting for it to come back. */
+bool shoal_api_detach(shoal_api_call *call);
+/* It has ended: true when it is held to be read again. */
+bool shoal_api_keep_ended(shoal_api_call *call);
+/* A request with Last-Event-ID is answered here; false: it has none. */
+bool shoal_api_resume(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_expire(void *api); /* timer on the loop */
+void shoal_api_answer_stream(shoal_api *api, shoal_http_exchange *exchange);
 
 /* api_status.c */
 void shoal_api_answer_health(shoal_api *api, shoal_http_exchange *exchange);

@@ -466,6 +466,7 @@ shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind ki
     }
     q->kind = kind;
     q->mode = context->mode_default;
+    q->cancel_on_gone = context->cancel_on_gone;
     q->sampling = shoal_sampling_default();
     shoal_api_reader reader = {.context = context, .request = q, .error = error};
     shoal_status status = read_root(&reader, root);

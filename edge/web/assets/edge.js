@@ -81,7 +81,7 @@ export async function chat(messages, shoal, signal, onTokens) {
   const response = await call("/v1/chat/completions", {
     method: "POST",
     signal,
-    body: JSON.stringify({ messages, temperature: 0, stream: true, stream_options: { include_usage: true }, shoal }),
+    body: JSON.stringify({ messages, temperature: 0, stream: true, stream_options: { include_usage: true }, shoal: { on_disconnect: "cancel", ...shoal } }),
   });
   const result = { finish: null, usage: null };
   for await (const { event, data } of events(response)) {

@@ -50,6 +50,7 @@ shoal_api_settings api_test_settings(void)
 {
     shoal_api_settings s = shoal_api_settings_default();
     s.model_id = MODEL;
+    s.cancel_on_gone = true; /* a client that leaves is seen at once */
     return s;
 }
 

@@ -149,7 +149,7 @@ static void read_stream(const shoal_buf *answer, stream *s)
             s->done = true;
         } else if (strcmp(line, "event: error") == 0) {
             s->error = true;
-        } else {
+        } else if (strncmp(line, "id: ", 4) != 0) {
             assert_true(strncmp(line, "data: {", 7) == 0);
             assert_true(s->n < 64);
             s->events[s->n++] = api_load(line + 6);
