@@ -7,6 +7,8 @@
 
 /* Weight of a step against the next one: half is forgotten after some 70 steps. */
 static const double KEEP = 0.99;
+/* Weight of a step in what follows it. */
+static const double LOGIT_GAIN = 1.0 / 32;
 /* Relative spread of the rows (variance / mean of squares) below which the fixed part cannot be
  * told from the rows'. */
 static const double SPREAD_MIN = 1e-3;
@@ -40,6 +42,18 @@ void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us
     cost->fixed_us = SHOAL_MAX((cost->us - row_us * cost->rows) / cost->n, 0.0);
 }
 
+void shoal_sched_cost_observe_logits(shoal_sched_cost *cost, size_t n_logits, uint64_t us)
+{
+    SHOAL_ASSERT(n_logits >= 1);
+    double each = (double)us / (double)n_logits;
+    cost->logit_us += (each - cost->logit_us) * (cost->logit_us > 0.0 ? LOGIT_GAIN : 1.0);
+}
+
+double shoal_sched_cost_draft_us(const shoal_sched_cost *cost)
+{
+    return cost->row_us + cost->logit_us;
+}
+
 double shoal_sched_cost_us(const shoal_sched_cost *cost, size_t n_rows)
 {
     return cost->fixed_us + cost->row_us * (double)n_rows;
@@ -59,6 +73,7 @@ size_t shoal_sched_cost_rows(const shoal_sched_cost *cost, uint64_t us, size_t n
 
 double shoal_sched_cost_price(const shoal_sched_cost *cost, size_t n_sessions)
 {
-    double token_us = cost->fixed_us / (double)n_sessions + cost->row_us;
-    return token_us > 0.0 ? cost->row_us / token_us : 0.0;
+    double draft_us = shoal_sched_cost_draft_us(cost);
+    double token_us = cost->fixed_us / (double)n_sessions + draft_us;
+    return token_us > 0.0 ? draft_us / token_us : 0.0;
 }

@@ -327,6 +327,7 @@ static bool extend(planner *p, shoal_sched_pick *pick, budget *left)
 static void choose_drafts(planner *p, size_t n_prompt, budget *left)
 {
     double value = (double)(p->plan.n_samples + n_prompt);
+    double draft_us = shoal_sched_cost_draft_us(p->cost);
     bool more = true;
     for (size_t depth = 1; more && depth <= p->limits->n_drafts_max; depth++) {
         more = false;
@@ -340,8 +341,9 @@ static void choose_drafts(planner *p, size_t n_prompt, budget *left)
             for (size_t d = 0; d < depth; d++) {
                 gain *= item->acceptance;
             }
-            double step_us = shoal_sched_cost_us(p->cost, p->plan.n_rows + n_prompt);
-            if (gain * step_us >= value * p->cost->row_us && extend(p, pick, left)) {
+            double step_us = shoal_sched_cost_us(p->cost, p->plan.n_rows + n_prompt) +
+                             p->cost->logit_us * (double)p->plan.n_logits;
+            if (gain * step_us >= value * draft_us && extend(p, pick, left)) {
                 value += gain;
                 more = true;
             }

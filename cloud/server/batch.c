@@ -10,8 +10,10 @@
 #include <sys/random.h>
 
 static const size_t NO_ENTRY = SIZE_MAX;
-/* Weight of a step in what is told of its cost. */
+/* Weight of a step in what is told of its cost, and for how long a session counts that waits for
+ * its edge. */
 static const double COST_GAIN = 0.125;
+static const uint64_t ANSWER_MS = 500;
 
 /* The scheduler knows no engine, so it has a number of its own for what is one thing. */
 _Static_assert((int)SHOAL_SCHED_BLOCK == (int)SHOAL_KV_BLOCK, "a page is a page");
@@ -24,6 +26,7 @@ typedef struct entry {
     uint64_t last_ms;  /* last message or result */
     uint64_t since_ms; /* since when its sample, or its prompt, waits */
     uint64_t turn;     /* last step it was in */
+    uint64_t due_ms;   /* when a sample of it was due for the last time; 0: never */
     shoal_hash salt;   /* of its tenant in the prefix cache */
     bool salted;
     bool works; /* had work when the last step was planned */
@@ -182,6 +185,7 @@ static shoal_sched_item describe(entry *e, uint64_t now_ms)
         e->since_ms = now_ms;
     }
     e->works = works;
+    e->due_ms = due.sample ? now_ms : e->due_ms;
     return (shoal_sched_item){.id = e->id,
                               .tenant = e->tenant,
                               .priority = due.priority,
@@ -273,18 +277,32 @@ static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_p
 
 /* --- the step --------------------------------------------------------------------------------- */
 
-/* What the edges are told of the cost. Smoothed over some steps: who waits changes from one to the
- * next with who happens to be on the way to its edge. */
-static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan)
+/* Sessions that are in the middle of an answer, those included whose edge is asked just now. */
+static size_t n_answering(const shoal_batch *batch, uint64_t now_ms)
 {
-    size_t n_drafts = plan->n_logits - plan->n_samples;
-    double step_us = shoal_sched_cost_us(&batch->cost, plan->n_rows - n_drafts);
+    size_t n = 0;
+    for (size_t i = 0; i < batch->n_entries; i++) {
+        uint64_t due_ms = batch->entries[i].due_ms;
+        n += due_ms > 0 && now_ms - SHOAL_MIN(due_ms, now_ms) <= ANSWER_MS;
+    }
+    return SHOAL_MAX(n, (size_t)1);
+}
+
+/* What the edges are told of the cost, smoothed over some steps: as if all sessions were decoded
+ * plainly in each step. Were those counted that happen to wait, an edge that drafts would not be
+ * while it does, and all would take the load for less than it is, and draft on. */
+static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t now_ms)
+{
+    size_t n = n_answering(batch, now_ms);
+    double step_us = shoal_sched_cost_us(&batch->cost, n + plan->n_rows - plan->n_logits) +
+                     batch->cost.logit_us * (double)n;
+    double price = shoal_sched_cost_price(&batch->cost, n);
     bool first = batch->step_us <= 0.0;
     batch->step_us += (step_us - batch->step_us) * (first ? 1.0 : COST_GAIN);
-    batch->price += (plan->price - batch->price) * (first ? 1.0 : COST_GAIN);
+    batch->price += (price - batch->price) * (first ? 1.0 : COST_GAIN);
     double us_max = SHOAL_WIRE_COST_US_MAX;
     batch->told.step_us = (uint32_t)SHOAL_MIN(batch->step_us, us_max);
-    batch->told.row_us = (uint32_t)SHOAL_MIN(batch->cost.row_us, us_max);
+    batch->told.row_us = (uint32_t)SHOAL_MIN(shoal_sched_cost_draft_us(&batch->cost), us_max);
     batch->told.price = (uint32_t)(batch->price * SHOAL_WIRE_PRICE_ONE);
 }
 
@@ -295,7 +313,7 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
     shoal_metric_observe(batch->metrics->step_seconds, (double)elapsed_ns / 1e9);
     shoal_metric_observe(batch->metrics->step_rows, (double)plan->n_rows);
     shoal_sched_cost_observe(&batch->cost, plan->n_rows, elapsed_ns / 1000);
-    tell_cost(batch, plan);
+    tell_cost(batch, plan, now_ms);
     batch->turn++;
     for (size_t k = 0; k < plan->n_picks; k++) {
         const shoal_span *span = &batch->spans[k];
@@ -341,6 +359,10 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
     uint64_t end_ns = shoal_clock_now_ns(clock);
     if (status == SHOAL_OK) {
         distribute(batch, &plan, end_ns - start_ns, end_ns / 1000000u);
+        if (plan.n_logits > 0) {
+            uint64_t after_us = (shoal_clock_now_ns(clock) - end_ns) / 1000u;
+            shoal_sched_cost_observe_logits(&batch->cost, plan.n_logits, after_us);
+        }
         return SHOAL_OK;
     }
     shoal_log(SHOAL_LOG_ERROR, "engine step failed status=\"%s\" sessions=%zu",

@@ -94,19 +94,13 @@ void shoal_pace_edge_token(shoal_pace *pace, double us)
     }
 }
 
-/* How long a step of others still takes when ours comes, on average: half of it, were there many.
- * The price says how many there are. */
-static double wait_us(const shoal_pace *pace)
-{
-    double n = pace->row_us > 0 ? pace->price * pace->step_us / pace->row_us : 1.0;
-    return n > 1.0 ? pace->step_us / 2 * (1.0 - 1.0 / n) : 0.0;
-}
-
 void shoal_pace_round_trip(shoal_pace *pace, const shoal_pace_trip *trip)
 {
     for (shoal_pace *p = pace; p; p = p->parent) {
-        double step_us = trip->n_rows > 0 ? p->step_us + (double)trip->n_rows * p->row_us : 0.0;
-        double others_us = trip->decoding ? p->step_us / 2 : wait_us(p);
+        shoal_pace_world world = shoal_pace_world_get(p);
+        shoal_pace_step step = shoal_pace_span_step(&world, pace->now.n_draft, pace->now.n_window);
+        double step_us = trip->n_rows > 0 ? step.us + (double)trip->n_rows * p->row_us : 0.0;
+        double others_us = trip->decoding ? step.us / 2 : step.wait_us;
         double trip_us = SHOAL_MAX(trip->us - step_us - others_us, 1.0);
         bool wait = !trip->alone && trip_us > p->trip_us;
         double gain = trip->decoding ? TRIP_GAIN_RARE : TRIP_GAIN;
@@ -204,11 +198,12 @@ shoal_pace_world shoal_pace_world_get(const shoal_pace *pace)
     shoal_pace_world world = {
         .edge_us = pace->edge_us > 0 ? pace->edge_us : EDGE_US,
         .trip_us = pace->trip_us > 0 ? pace->trip_us : TRIP_US,
-        .wait_us = wait_us(pace),
         .step_us = pace->step_us,
         .row_us = pace->row_us,
         .price = pace->price,
     };
+    double n = pace->row_us > 0 ? pace->price * pace->step_us / pace->row_us : 1.0;
+    world.others = SHOAL_MAX(n - 1.0, 0.0);
     double all = shoal_pace_acceptance(pace);
     for (size_t i = 0; i < SHOAL_PACE_DEPTHS; i++) {
         world.accept[i] =

@@ -12,7 +12,9 @@
  * taken. A step of the cloud judges no more drafts than up to where the probability that all stand
  * falls below the price of a row; its scheduler leaves the rest for the next step (cloud/sched). So
  * with the load what is judged at once shrinks to one draft, then to none, and plain decoding,
- * which waits for nobody, is faster: nothing is drafted then.
+ * which waits for nobody, is faster: nothing is drafted then. What a step takes depends on what the
+ * other sessions have in it; they are taken to choose as this one does. So edges under one load
+ * come to the choice that is best for all, not to one that each makes at the others' expense.
  *
  * What keeps it honest: the time tokens really took is held against what was predicted, for
  * drafting and for plain decoding each. What keeps it from getting stuck: while the cloud decodes
@@ -49,10 +51,10 @@ typedef struct shoal_pace_choice {
 typedef struct shoal_pace_world {
     double edge_us; /* the edge's time for a draft */
     double trip_us; /* there and back, without the cloud's steps and the wait for them */
-    double wait_us; /* for a step of others to end before one of ours begins, on average; 0: none */
     double step_us; /* a step of the cloud with one row of each session; 0: not told */
     double row_us;  /* each row more */
     double price;   /* of a draft's row in tokens, 0..1 */
+    double others;  /* sessions beside ours */
     size_t n_step;  /* drafts that are worth it: judged in one step at most */
     double accept[SHOAL_PACE_DEPTHS]; /* probability that the d-th draft after a correction stands,
                                          when those before it do; the last is for all deeper ones */

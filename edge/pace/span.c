@@ -16,10 +16,37 @@ static const double REACH_MIN = 0.01;
  * acceptance is known to some per cent only. */
 static const double PRICE_SHARE = 0.95;
 
+static double accept_at(const shoal_pace_world *world, size_t depth)
+{
+    return world->accept[SHOAL_MIN(depth, (size_t)SHOAL_PACE_DEPTHS) - 1];
+}
+
+shoal_pace_step shoal_pace_span_step(const shoal_pace_world *world, size_t n_draft, size_t n_window)
+{
+    double fixed_us = world->step_us - world->row_us * (world->others + 1);
+    double us = world->step_us;
+    double share = 1.0;
+    double stands = 1.0;
+    size_t n_rows = SHOAL_MIN(n_draft, world->n_step);
+    for (size_t i = 1; i <= n_rows + 1; i++) {
+        stands *= accept_at(world, i);
+    }
+    /* Away from the cloud: after a refusal, and after each span when there is only one. */
+    double away_us = world->trip_us + (double)n_draft * world->edge_us;
+    away_us *= n_window >= 2 * n_draft ? 1.0 - stands : 1.0;
+    for (size_t i = 0; i < 4 && world->others > 0 && n_draft > 0; i++) {
+        share = us / (us + away_us);
+        us = fixed_us + world->row_us * (1 + world->others * share * (double)(1 + n_rows));
+    }
+    double there = world->others * share;
+    return (shoal_pace_step){.us = us, .wait_us = us / 2 * there / (there + 1)};
+}
+
 /* A cycle in which every draft stands: when each position's verdict is at the edge. Where a draft
  * falls, the cycle ends with the verdict of its position. */
 typedef struct cycle {
     const shoal_pace_world *world;
+    shoal_pace_step step;
     size_t n_draft;
     size_t n_window;
     size_t n_end; /* positions wanted */
@@ -75,12 +102,12 @@ static void draft(cycle *c)
  * follow on each other: who comes late by a little waits for a whole one. */
 static double step_start(const cycle *c, double arrive_us)
 {
-    double others_us = c->world->step_us - c->world->row_us;
+    double others_us = c->step.us - c->world->row_us;
     if (arrive_us <= c->cloud_free_us) {
         return c->cloud_free_us;
     }
-    if (c->n_known == 0 || c->world->wait_us <= 0.0 || others_us <= 0.0) {
-        return arrive_us + c->world->wait_us;
+    if (c->n_known == 0 || c->step.wait_us < c->step.us / 4) {
+        return arrive_us + c->step.wait_us;
     }
     return c->cloud_free_us + ceil((arrive_us - c->cloud_free_us) / others_us) * others_us;
 }
@@ -100,7 +127,7 @@ static bool step(cycle *c)
         n_there = c->last[i];
     }
     size_t n_rows = SHOAL_MIN(n_there - c->n_known, c->world->n_step);
-    c->cloud_free_us = start_us + c->world->step_us + (double)n_rows * c->world->row_us;
+    c->cloud_free_us = start_us + c->step.us + (double)n_rows * c->world->row_us;
     /* With the drafts their successor is found out. */
     size_t last = SHOAL_MIN(c->n_known + n_rows + 1, (size_t)POSITIONS + 1);
     while (c->n_known < last) {
@@ -109,14 +136,12 @@ static bool step(cycle *c)
     return true;
 }
 
-static double accept_at(const shoal_pace_world *world, size_t depth)
-{
-    return world->accept[SHOAL_MIN(depth, (size_t)SHOAL_PACE_DEPTHS) - 1];
-}
-
 double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t n_window)
 {
-    cycle c = {.world = world, .n_draft = n_draft, .n_window = n_window};
+    cycle c = {.world = world,
+               .step = shoal_pace_span_step(world, n_draft, n_window),
+               .n_draft = n_draft,
+               .n_window = n_window};
     double stands = 1.0;
     while (c.n_end < POSITIONS && (stands > REACH_MIN || c.n_end < n_draft)) {
         stands *= accept_at(world, ++c.n_end);

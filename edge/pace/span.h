@@ -8,6 +8,14 @@
 
 #include "edge/pace/pace.h"
 
+/* A step of the cloud with one row of ours, when the others draft like that, and how long one of
+ * theirs still takes on average when something of ours comes. */
+typedef struct shoal_pace_step {
+    double us;
+    double wait_us; /* 0: there is none */
+} shoal_pace_step;
+shoal_pace_step shoal_pace_span_step(const shoal_pace_world *world, size_t n_draft,
+                                     size_t n_window);
 /* Microseconds a token, expected. n_draft 1..SHOAL_PACE_DRAFT_MAX, n_window n_draft and up. */
 double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t n_window);
 /* The deepest draft that is worth the price of its row, 0..SHOAL_PACE_DRAFT_MAX; from accept and

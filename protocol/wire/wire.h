@@ -100,7 +100,7 @@ typedef struct shoal_msg_verdict {
 
 /* What work costs the cloud now (SPEC.md, section 10). */
 typedef struct shoal_msg_cost {
-    uint32_t step_us; /* a step in which each session that waits runs one row; 0: not told */
+    uint32_t step_us; /* a step in which each session runs one row; 0: not told */
     uint32_t row_us;  /* each row more */
     uint32_t price;   /* of a row of a draft, 0..SHOAL_WIRE_PRICE_ONE */
 } shoal_msg_cost;

@@ -69,6 +69,7 @@ typedef struct stream {
     /* the cloud */
     double cloud_us;
     double stepped_us; /* end of our last step: others' steps begin from here on */
+    double rows;       /* of ours in a step, of late */
     size_t n_held;
     size_t n_drafts;
     uint32_t cloud_epoch;
@@ -124,16 +125,31 @@ static message pop(line *l)
 /* --- the cloud ----------------------------------------------------------------------------------
  */
 
-static double step_us(const stream *s, size_t n_drafts)
+static double others(const stream *s)
 {
-    size_t n_rows = segment_at(s, s->n_held)->n_others + 1 + n_drafts;
-    return s->t->fixed_us + s->t->row_us * (double)n_rows;
+    return (double)segment_at(s, s->n_held)->n_others;
+}
+
+/* With n_rows of ours; the others have as many of late as we have had, and are as often away. */
+static double step_us(const stream *s, size_t n_rows)
+{
+    return s->t->fixed_us + s->t->row_us * ((double)n_rows + others(s) * s->rows);
+}
+
+/* As if all were decoded plainly. */
+static double plain_us(const stream *s)
+{
+    return s->t->fixed_us + s->t->row_us * (1 + others(s));
 }
 
 static double price(const stream *s)
 {
-    double rows = (double)segment_at(s, s->n_held)->n_others + 1;
-    return rows * s->t->row_us / step_us(s, 0);
+    return (1 + others(s)) * s->t->row_us / plain_us(s);
+}
+
+static void note_rows(stream *s, double n_rows)
+{
+    s->rows += (n_rows - s->rows) / 16;
 }
 
 static void answer(stream *s, kind k, size_t from)
@@ -143,7 +159,7 @@ static void answer(stream *s, kind k, size_t from)
                    .epoch = s->cloud_epoch,
                    .from = from,
                    .to = s->n_held,
-                   .step_us = step_us(s, 0),
+                   .step_us = plain_us(s),
                    .price = price(s)});
 }
 
@@ -200,7 +216,8 @@ static void cloud_step(stream *s)
     bool drafted = s->n_drafts > 0;
     size_t n = drafts_taken(s);
     size_t n_right = 0;
-    s->cloud_us += step_us(s, n);
+    s->cloud_us += step_us(s, 1 + n);
+    note_rows(s, (double)(1 + n));
     while (n_right < n && is_right(s, s->n_held + n_right)) {
         n_right++;
     }
@@ -253,8 +270,13 @@ static void cloud_run(stream *s)
     if (idle && segment_at(s, s->n_held)->n_others > 0) {
         /* The others' steps go on: ours begins with the next one, with all that has come by then.
          */
-        double others_us = step_us(s, 0) - s->t->row_us;
-        s->cloud_us += others_us - fmod(s->cloud_us - s->stepped_us, others_us);
+        double others_us = step_us(s, 0);
+        double start_us = s->stepped_us;
+        while (start_us < s->cloud_us) {
+            note_rows(s, 0);
+            start_us += others_us;
+        }
+        s->cloud_us = start_us;
         return;
     }
     cloud_step(s);
@@ -437,13 +459,14 @@ void stream_run(const trace *t, shoal_pace_choice choice, shoal_pace *pace,
     s.choice = choice;
     s.result = ret_result;
     s.timed_us = -1;
+    s.rows = 1;
     s.segment_end = t->segments[0].n_tokens;
     for (size_t i = 0; i < t->n_segments; i++) {
         s.n_end += t->segments[i].n_tokens;
     }
     if (pace) {
         /* What Opened tells, and the time it took. */
-        shoal_pace_told(pace, step_us(&s, 0), t->row_us, price(&s));
+        shoal_pace_told(pace, plain_us(&s), t->row_us, price(&s));
         const shoal_pace_trip trip = {t->segments[0].trip_us, 0, true, false};
         shoal_pace_round_trip(pace, &trip);
     }

@@ -18,7 +18,7 @@ typedef struct segment {
     size_t n_tokens;
     double trip_us;  /* there and back */
     double accept;   /* probability that a draft is right */
-    size_t n_others; /* sessions that run a row in each step of the cloud */
+    size_t n_others; /* sessions beside ours that do as ours does */
 } segment;
 
 typedef struct trace {

@@ -105,6 +105,22 @@ static void test_rows_of_a_time(void **state)
     assert_int_equal(shoal_sched_cost_rows(&slow, 1, 512), 1);
 }
 
+/* A sample costs its row and what follows it, and is as dear as both. */
+static void test_samples_cost_what_follows_the_step(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 900.0, .row_us = 100.0};
+    near(shoal_sched_cost_draft_us(&cost), 100.0);
+    shoal_sched_cost_observe_logits(&cost, 4, 800);
+    near(shoal_sched_cost_draft_us(&cost), 300.0);
+    near(shoal_sched_cost_price(&cost, 1), 0.25);
+    near(shoal_sched_cost_us(&cost, 10), 1900.0); /* the step itself is what it was */
+    for (size_t i = 0; i < 1000; i++) {
+        shoal_sched_cost_observe_logits(&cost, 1, 0);
+    }
+    assert_true(cost.logit_us < 1.0);
+}
+
 static void test_price_rises_with_the_load(void **state)
 {
     (void)state;
@@ -123,6 +139,7 @@ int main(void)
         cmocka_unit_test(test_machine_that_slows_down_is_followed),
         cmocka_unit_test(test_falling_line_is_flat_never_negative),
         cmocka_unit_test(test_rows_of_a_time),
+        cmocka_unit_test(test_samples_cost_what_follows_the_step),
         cmocka_unit_test(test_price_rises_with_the_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
