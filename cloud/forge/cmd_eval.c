@@ -7,7 +7,9 @@
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
+#include "common/engine/rules.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,6 +301,33 @@ static shoal_status judge_exits(eval_run *run, shoal_err *err)
     return SHOAL_OK;
 }
 
+/* The same model and questions, a token a step: without exits, and with tokens that leave. */
+static shoal_status try_exit(eval_run *run, shoal_err *err)
+{
+    eval_report *r = &run->report;
+    const forge_eval_args *args = &run->args->eval;
+    eval_voice *voice = &run->voices[r->edge ? 0 : 1];
+    const eval_quiz *quiz = &r->splits[r->exits_split].quiz;
+    shoal_exit_fitted fitted;
+    shoal_exit_rule rules[SHOAL_MODEL_EXITS_MAX];
+    size_t n_exits = voice->model->hp.n_exits;
+    SHOAL_TRY(shoal_exit_fitted_load(r->edge ? args->edge : run->args->model, voice->model, &fitted,
+                                     err));
+    SHOAL_TRY(shoal_exit_rules_choose(&fitted, args->exit, (float)NAN, rules, err));
+    SHOAL_CLEANUP(shoal_free_cleanup)
+    shoal_exit_state *states = shoal_calloc(n_exits, sizeof *states);
+    if (!states) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for exit policies");
+    }
+    for (size_t i = 0; i < n_exits; i++) {
+        rules[i].state = &states[i];
+    }
+    r->exit = args->exit;
+    r->n_wait = (size_t)args->wait;
+    SHOAL_TRY(shoal_forge_answer_leaving(voice, NULL, r->n_wait, quiz, &r->deep, err));
+    return shoal_forge_answer_leaving(voice, rules, r->n_wait, quiz, &r->leaving, err);
+}
+
 /* --- the command --------------------------------------------------------------------------------
  */
 
@@ -368,6 +397,7 @@ shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err)
         SHOAL_TRY(judge_split(&run, &run.report.splits[i], err));
     }
     SHOAL_TRY(judge_exits(&run, err));
+    SHOAL_TRY(args->eval.exit ? try_exit(&run, err) : SHOAL_OK);
     run.report.seconds = (double)(shoal_clock_now_ns(&clock) - start) / 1e9;
     return put_out(&run, err);
 }

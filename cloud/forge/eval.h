@@ -182,6 +182,26 @@ shoal_status shoal_forge_answer_exit(const forge_args *args, const shoal_model *
                                      size_t exit_i, size_t n_text_max, const eval_quiz *quiz,
                                      eval_answers *ret_answers, shoal_err *err) SHOAL_MUST_CHECK;
 
+/* What answering by a lone client costs when tokens leave early (eval_leave.c). */
+typedef struct eval_leaving {
+    size_t n; /* questions */
+    size_t n_right;
+    size_t n_tokens;                             /* with end tokens */
+    size_t n_by_exit[SHOAL_MODEL_EXITS_MAX + 1]; /* of them, last: the full depth */
+    size_t n_layers;       /* that passes went through, prompts' and what waited included */
+    size_t n_checked;      /* tokens that left and whose full depth was computed later */
+    size_t n_agreed;       /* and says the same */
+    uint64_t bytes_layers; /* of weights read, prompts included */
+    uint64_t bytes_heads;
+    double seconds;
+} eval_leaving;
+
+/* Answers one question after the other, a token a step, in the voice's first lane. rules: [n_exits]
+ * with states where needed; NULL: every token has its full depth. */
+shoal_status shoal_forge_answer_leaving(eval_voice *voice, const shoal_exit_rule *rules,
+                                        size_t n_waiting_max, const eval_quiz *quiz,
+                                        eval_leaving *ret_sum, shoal_err *err) SHOAL_MUST_CHECK;
+
 /* --- two models (eval_mix.c, eval_accept.c) ------------------------------------------------------
  */
 

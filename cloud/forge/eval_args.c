@@ -18,6 +18,10 @@ static const forge_option options[] = {
      "tokens of which the edge is less sure are the full model's"},
     {0, "pick", 0, FORGE_OPTION_FLAG, AT(pick), 0, 0, NULL,
      "choose the threshold on the split dev, for 99.5 % of the full model's exact match"},
+    {0, "exit", 0, FORGE_OPTION_TEXT, AT(exit), 0, 0, "POLICY",
+     "also answer with tokens leaving at exits: risk, or fixed:threshold=0.9"},
+    {0, "wait", 0, FORGE_OPTION_INT, AT(wait), 1, SHOAL_DEPTH_WAITING_MAX, "N",
+     "with --exit: tokens that wait for the layers above at most (default 16)"},
     {0, "report", 0, FORGE_OPTION_TEXT, AT(report), 0, 0, "FILE", "write the figures as JSON"},
     {0, "plot", 0, FORGE_OPTION_TEXT, AT(plot), 0, 0, "FILE",
      "write exact match against the cloud's share of tokens as SVG"},
@@ -30,5 +34,5 @@ const forge_own shoal_forge_eval_own = {
     .defaults = {.threads = 2,
                  .entries = FORGE_FIELD_ENTRIES_DEFAULT,
                  .exponent = 1,
-                 .eval = {.data = "field", .threshold = -1}},
+                 .eval = {.data = "field", .wait = 16, .threshold = -1}},
 };

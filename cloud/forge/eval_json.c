@@ -137,6 +137,32 @@ static shoal_status exits(shoal_buf *buf, const eval_report *r)
     return SHOAL_OK;
 }
 
+static shoal_status cost(shoal_buf *buf, const char *key, const eval_leaving *l, size_t n_exits)
+{
+    SHOAL_TRY(shoal_buf_appendf(
+        buf,
+        ", \"%s\": {\"n\": %zu, \"n_right\": %zu, \"n_tokens\": %zu, \"n_layers\": %zu, "
+        "\"n_checked\": %zu, \"n_agreed\": %zu, \"layer_bytes\": %llu, \"head_bytes\": %llu, "
+        "\"seconds\": %.4f, \"n_by_exit\": [",
+        key, l->n, l->n_right, l->n_tokens, l->n_layers, l->n_checked, l->n_agreed,
+        (unsigned long long)l->bytes_layers, (unsigned long long)l->bytes_heads, l->seconds));
+    for (size_t i = 0; i <= n_exits; i++) {
+        SHOAL_TRY(shoal_buf_appendf(buf, "%s%zu", i ? ", " : "", l->n_by_exit[i]));
+    }
+    return shoal_buf_append(buf, "]}", 2);
+}
+
+static shoal_status leaving(shoal_buf *buf, const eval_report *r)
+{
+    size_t n_exits = (r->edge ? r->edge : r->full)->hp.n_exits;
+    SHOAL_TRY(shoal_buf_appendf(buf, ", \"leaving\": {\"policy\": "));
+    SHOAL_TRY(shoal_forge_json_string(buf, r->exit, strlen(r->exit)));
+    SHOAL_TRY(shoal_buf_appendf(buf, ", \"wait\": %zu", r->n_wait));
+    SHOAL_TRY(cost(buf, "none_leaves", &r->deep, n_exits));
+    SHOAL_TRY(cost(buf, "they_leave", &r->leaving, n_exits));
+    return shoal_buf_append(buf, "}", 1);
+}
+
 static shoal_status model(shoal_buf *buf, const char *key, const shoal_model *m)
 {
     char hash[SHOAL_HASH_HEX];
@@ -169,5 +195,7 @@ shoal_status shoal_forge_report_json(const eval_report *r, shoal_buf *buf)
     }
     SHOAL_TRY(shoal_buf_appendf(buf, "], \"exits\": ["));
     SHOAL_TRY(exits(buf, r));
-    return shoal_buf_appendf(buf, "]}\n");
+    SHOAL_TRY(shoal_buf_append(buf, "]", 1));
+    SHOAL_TRY(r->exit ? leaving(buf, r) : SHOAL_OK);
+    return shoal_buf_appendf(buf, "}\n");
 }

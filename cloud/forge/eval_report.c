@@ -167,6 +167,47 @@ static shoal_status put_exits(const eval_report *r, bool color, shoal_buf *buf)
     return SHOAL_OK;
 }
 
+/* Kilobytes of weights for each token of the answers. */
+static double kb_per_token(uint64_t bytes, const eval_leaving *l)
+{
+    return l->n_tokens ? (double)bytes / (double)l->n_tokens / 1e3 : 0;
+}
+
+static shoal_status put_cost(const char *name, const eval_leaving *l, shoal_buf *buf)
+{
+    forge_interval exact = shoal_forge_wilson(l->n_right, l->n);
+    SHOAL_TRY(shoal_buf_appendf(buf, "  %-14s", name));
+    SHOAL_TRY(put_interval(&exact, buf));
+    return shoal_buf_appendf(buf, " %8.3f %11.1f %11.1f %11.0f\n", ratio(l->n_layers, l->n_tokens),
+                             kb_per_token(l->bytes_layers, l), kb_per_token(l->bytes_heads, l),
+                             (double)l->n_tokens / l->seconds);
+}
+
+/* Real exits in the real engine, one client, prompts included. */
+static shoal_status put_leaving(const eval_report *r, shoal_buf *buf)
+{
+    const eval_leaving *l = &r->leaving;
+    const shoal_model *model = r->edge ? r->edge : r->full;
+    double less =
+        1 - kb_per_token(l->bytes_layers, l) / kb_per_token(r->deep.bytes_layers, &r->deep);
+    SHOAL_TRY(shoal_buf_appendf(
+        buf,
+        "\n%s: tokens of the %s model leave by %s, %zu wait at most\n"
+        "  %-14s  exact match (95 %%)        layers  layers, KB    heads, KB    tokens/s\n",
+        r->splits[r->exits_split].quiz.name, r->edge ? "edge" : "full", r->exit, r->n_wait, ""));
+    SHOAL_TRY(put_cost("none leaves", &r->deep, buf));
+    SHOAL_TRY(put_cost("they leave", l, buf));
+    SHOAL_TRY(shoal_buf_appendf(buf, "  %.1f %% less of layers' weights read a token; left after",
+                                100 * less));
+    for (size_t i = 0; i <= model->hp.n_exits; i++) {
+        size_t layers = i < model->hp.n_exits ? model->hp.exits[i] : model->hp.n_layers;
+        SHOAL_TRY(shoal_buf_appendf(buf, "%s %zu: %.1f %%", i ? "," : "", layers,
+                                    100 * ratio(l->n_by_exit[i], l->n_tokens)));
+    }
+    return shoal_buf_appendf(buf, "; of %zu looked at again in full %.2f %% stand\n", l->n_checked,
+                             100 * ratio(l->n_agreed, l->n_checked));
+}
+
 shoal_status shoal_forge_report_table(const eval_report *r, bool color, shoal_buf *buf)
 {
     SHOAL_TRY(shoal_buf_appendf(buf, "full  %s, %.2f M parameters\n", r->full->hp.name,
@@ -191,6 +232,7 @@ shoal_status shoal_forge_report_table(const eval_report *r, bool color, shoal_bu
     }
     SHOAL_TRY(r->n_exits ? shoal_buf_appendf(buf, "\n") : SHOAL_OK);
     SHOAL_TRY(put_exits(r, color, buf));
+    SHOAL_TRY(r->exit ? put_leaving(r, buf) : SHOAL_OK);
     return shoal_buf_appendf(buf, "\n%.1f s\n", r->seconds);
 }
 

@@ -44,6 +44,10 @@ typedef struct eval_report {
     eval_exit *exits; /* [n_exits], of the edge, or of the full model when it is alone */
     size_t n_exits;
     size_t exits_split; /* they were asked questions of this split */
+    const char *exit;   /* a policy; NULL: exits were not tried at work */
+    size_t n_wait;
+    eval_leaving leaving; /* the same model and split, with that policy */
+    eval_leaving deep;    /* and without exits */
     double seconds;
 } eval_report;
 

@@ -54,6 +54,8 @@ typedef struct forge_eval_args {
     const char *data;   /* questions */
     const char *report; /* JSON */
     const char *plot;   /* SVG */
+    const char *exit;   /* a policy; NULL: exits are not measured at work */
+    long wait;          /* tokens that wait for their depth at most */
     long questions;     /* of a split; 0: not said */
     double threshold;   /* below 0: none */
     bool pick;

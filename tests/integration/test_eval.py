@@ -80,6 +80,13 @@ def test_field_and_exits():
         expect("weighted" in report["splits"][1]["kinds"][-1]["full"], "the catalogue is weighed by use")
         expect([e["n_layers"] for e in report["exits"]] == [1, 3], report["exits"])
         expect(report["exits"][0]["kinds"][-1]["exit"]["n"] == N, report["exits"][0])
+        expect("leaving" not in report, "nobody asked for exits at work")
+        command = ["-m", model, "--data", "field:comp", "--entries", "50", "-n", str(N), "--exit"]
+        at_work = json.loads(evaluate(*command, "fixed:threshold=0", "--wait", "4", "--json").stdout)["leaving"]
+        left, deep = at_work["they_leave"], at_work["none_leaves"]
+        expect(left["layer_bytes"] / left["n_tokens"] < 0.6 * deep["layer_bytes"] / deep["n_tokens"], at_work)
+        expect(sum(left["n_by_exit"]) == left["n_tokens"] and left["n_by_exit"][0] > left["n_by_exit"][2], at_work)
+        expect("they leave" in evaluate(*command, "fixed:threshold=0").stdout, "the table")
 
 
 def on_terminal(environment, *args):

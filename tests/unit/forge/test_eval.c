@@ -515,6 +515,36 @@ static void test_exits_answer_as_when_left_there_for_every_token(void **state)
     shoal_forge_answers_fini(&answers);
 }
 
+/* Where nothing leaves: the answers of the wide pass. */
+static void test_leaving_answers_token_by_token_as_the_wide_passes_do(void **state)
+{
+    (void)state;
+    shoal_exit_rule rule = {.on = true, .policy = {.kind = SHOAL_EXIT_FIXED, .threshold = 2}};
+    eval_leaving deep;
+    eval_leaving never;
+    eval_leaving always;
+    size_t n_right = 0;
+    assert_int_equal(shoal_forge_answer_leaving(&voices[0], NULL, 4, &quiz, &deep, NULL), SHOAL_OK);
+    assert_int_equal(shoal_forge_answer_leaving(&voices[0], &rule, 4, &quiz, &never, NULL),
+                     SHOAL_OK);
+    rule.policy.threshold = 0;
+    assert_int_equal(shoal_forge_answer_leaving(&voices[0], &rule, 4, &quiz, &always, NULL),
+                     SHOAL_OK);
+    for (size_t i = 0; i < quiz.n; i++) {
+        n_right += shoal_forge_is_right(&quiz, &edge_answers, i);
+    }
+    assert_int_equal(deep.n_right, n_right);
+    assert_int_equal(never.n_right, n_right);
+    assert_int_equal(never.n_tokens, deep.n_tokens);
+    assert_int_equal(never.bytes_layers, deep.bytes_layers);
+    assert_int_equal(never.n_by_exit[0] + deep.n_by_exit[0], 0);
+    /* One in five has no place to wait and goes deep. */
+    assert_true(always.n_by_exit[0] > always.n_by_exit[1]);
+    assert_true(always.bytes_layers < deep.bytes_layers);
+    assert_true(always.n_checked > 0 && always.n_agreed < always.n_checked);
+    assert_int_equal(always.n_by_exit[0] + always.n_by_exit[1], always.n_tokens);
+}
+
 /* --- limits -------------------------------------------------------------------------------------
  */
 
@@ -568,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_pick_refuses_what_it_cannot_show),
         cmocka_unit_test(test_acceptance_equals_plain_counting),
         cmocka_unit_test(test_exits_answer_as_when_left_there_for_every_token),
+        cmocka_unit_test(test_leaving_answers_token_by_token_as_the_wide_passes_do),
         cmocka_unit_test(test_failing_allocations_are_reported),
         cmocka_unit_test(test_a_text_longer_than_the_context_is_refused),
     };
