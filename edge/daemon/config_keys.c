@@ -37,6 +37,16 @@ const shoal_config_key shoal_edge_config_keys[] = {
     STRING("api.cors_origins", "",
            "Origins whose web pages may call, comma-separated, as https://app.example:8443; \"*\": "
            "any, without api.key only."),
+    {"redact.enabled", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Put placeholders in place of private words before anything leaves the device, and the words "
+     "back into the answer. They are found by form: some are missed."},
+    {"redact.email", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false, "E-mail addresses."},
+    {"redact.phone", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false, "Telephone numbers."},
+    {"redact.card", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false,
+     "Card numbers whose check digit is right."},
+    {"redact.key", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false, "Keys and tokens of services."},
+    STRING("redact.names", "",
+           "Names and words, comma-separated; found as whole words, in any case of ASCII letters."),
     STRING("model.path", "", "GGUF file of the edge model."),
     STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
@@ -241,4 +251,22 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
             shoal_config_string(config, "cloud.target")[0] ? SHOAL_MODE_EXACT : SHOAL_MODE_LOCAL;
     }
     return s;
+}
+
+shoal_status shoal_edge_redact_rules(const shoal_config *config, shoal_redact_rules **ret_rules,
+                                     shoal_err *err)
+{
+    const shoal_redact_settings settings = {
+        .kinds = {[SHOAL_REDACT_EMAIL] = shoal_config_bool(config, "redact.email"),
+                  [SHOAL_REDACT_PHONE] = shoal_config_bool(config, "redact.phone"),
+                  [SHOAL_REDACT_CARD] = shoal_config_bool(config, "redact.card"),
+                  [SHOAL_REDACT_KEY] = shoal_config_bool(config, "redact.key"),
+                  [SHOAL_REDACT_NAME] = true},
+        .names = shoal_config_string(config, "redact.names"),
+    };
+    if (!shoal_config_bool(config, "redact.enabled")) {
+        *ret_rules = NULL;
+        return SHOAL_OK;
+    }
+    return shoal_redact_rules_new(&settings, ret_rules, err);
 }

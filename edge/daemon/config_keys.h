@@ -22,4 +22,8 @@ shoal_http_settings shoal_edge_http_settings(const shoal_config *config);
 shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model,
                                            char name[128]);
 
+/* What must not leave the device; *ret_rules is NULL where redact.enabled is false. */
+shoal_status shoal_edge_redact_rules(const shoal_config *config, shoal_redact_rules **ret_rules,
+                                     shoal_err *err) SHOAL_MUST_CHECK;
+
 #endif

@@ -71,6 +71,7 @@ typedef struct daemon_state {
     char model_name[128];
     shoal_coop *coop;
     shoal_api *api;
+    shoal_redact_rules *redact;
     shoal_http_handler handler;
     shoal_http_server *server;
     bool draining;
@@ -89,6 +90,7 @@ static void unwind(daemon_state *d)
         shoal_api_free(d->api);
     }
     shoal_coop_free(d->coop);
+    shoal_redact_rules_free(d->redact);
     if (d->grace) {
         shoal_timer_free(d->grace);
     }
@@ -210,6 +212,7 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     shoal_coop_settings settings;
     SHOAL_TRY(shoal_edge_coop_settings(d->config, &settings, err));
     SHOAL_TRY(shoal_edge_check_exposure(d->config, err));
+    SHOAL_TRY(shoal_edge_redact_rules(d->config, &d->redact, err));
     SHOAL_TRY(shoal_model_load(path, &d->model, err));
     if (shoal_config_bool(d->config, "model.huge_pages") && !shoal_model_use_huge_pages(d->model)) {
         shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
@@ -232,6 +235,7 @@ static shoal_status wire_http(daemon_state *d, shoal_err *err)
     }
     shoal_api_settings api = shoal_edge_api_settings(d->config, d->model, d->model_name);
     shoal_http_settings http = shoal_edge_http_settings(d->config);
+    api.redact = d->redact;
     SHOAL_TRY(shoal_api_new(d->loop, d->coop, d->model, d->metrics, &api, &d->api, err));
     shoal_api_set_on_drained(d->api, on_drained, d);
     d->handler = shoal_api_handler(d->api);
@@ -272,7 +276,10 @@ static int refused(const shoal_err *err, shoal_status status)
 static shoal_status check(const shoal_config *config, shoal_err *err)
 {
     shoal_coop_settings settings;
+    shoal_redact_rules *redact = NULL;
     SHOAL_TRY(shoal_edge_coop_settings(config, &settings, err));
+    SHOAL_TRY(shoal_edge_redact_rules(config, &redact, err));
+    shoal_redact_rules_free(redact);
     return shoal_edge_check_exposure(config, err);
 }
 

@@ -258,6 +258,7 @@ shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model
     api->context.model = model;
     api->context.mode_default = settings->mode_default;
     api->context.cancel_on_gone = settings->cancel_on_gone;
+    api->context.redact = settings->redact;
     api->context.n_tokens_default = SHOAL_MAX(settings->n_tokens_default, (size_t)1);
     api->context.n_room = room_of(coop);
     (void)snprintf(api->context.model_id, sizeof api->context.model_id, "%s", settings->model_id);

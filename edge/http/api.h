@@ -7,6 +7,7 @@
 #ifndef SHOAL_HTTP_API_H
 #define SHOAL_HTTP_API_H
 
+#include "common/redact/redact.h"
 #include "edge/coop/coop.h"
 #include "protocol/http/server.h"
 
@@ -25,7 +26,9 @@ typedef struct shoal_api_settings {
     size_t replay_bytes_max; /* tokens held of all streams; default 8 MiB */
     bool cancel_on_gone;     /* a client that leaves cancels, unless its request says otherwise;
                               * default false: it has replay_ms to come back */
-    bool link_switch;        /* POST /v1/shoal/link may cut the cloud; default false */
+    const shoal_redact_rules *redact; /* what leaves in no mode but local; borrowed; NULL: nothing
+                                       * is held back */
+    bool link_switch;                 /* POST /v1/shoal/link may cut the cloud; default false */
 } shoal_api_settings;
 shoal_api_settings shoal_api_settings_default(void);
 

@@ -41,6 +41,7 @@ void shoal_api_rewind(shoal_api_call *call, size_t n_seen)
     call->event_i = call->event_first;
     call->n_seen = n_seen;
     call->told = (shoal_api_told){.detok.started = true}; /* an answer goes on behind its prompt */
+    call->restorer = (shoal_redact_restorer){.n_held = 0};
     shoal_api_tools_start(&call->tools, call->request);
 }
 
@@ -88,10 +89,32 @@ shoal_status shoal_api_put_role(shoal_buf *buf, shoal_api_call *call)
     return shoal_api_end_event(buf, call);
 }
 
-shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m)
+shoal_status shoal_api_restore(const shoal_api_message *m, shoal_str *ret_text)
+{
+    shoal_api_call *call = m->call;
+    const shoal_redact_map *map = call->request->redacted;
+    *ret_text = (shoal_str){.data = m->text, .length = m->n_text};
+    if (!map) {
+        return SHOAL_OK;
+    }
+    shoal_buf_reset(&call->restored);
+    SHOAL_TRY(shoal_buf_append(&call->restored, "", 0));
+    SHOAL_TRY(shoal_redact_restore(map, &call->restorer, m->text, m->n_text, &call->restored));
+    *ret_text = (shoal_str){.data = call->restored.data, .length = call->restored.length};
+    return SHOAL_OK;
+}
+
+/* What began like a placeholder and was none, at the end; nothing comes twice. */
+static shoal_status restore_end(shoal_api_call *call)
+{
+    shoal_buf_reset(&call->restored);
+    return shoal_redact_restore_end(&call->restorer, &call->restored);
+}
+
+shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m, shoal_str text)
 {
     SHOAL_TRY(shoal_buf_appendf(buf, "{\"id\":%" PRId32 ",\"text\":", m->id));
-    SHOAL_TRY(shoal_json_put_string(buf, m->text, m->n_text));
+    SHOAL_TRY(shoal_json_put_string(buf, text.data, text.length));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"tier\":\"%s\",\"confidence\":", shoal_tier_name(m->tier)));
     SHOAL_TRY(shoal_json_put_real(buf, (double)m->confidence, 4));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"round\":%" PRIu32 ",\"ms\":", m->round));
@@ -102,17 +125,19 @@ shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m)
 shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *m)
 {
     shoal_api_call *call = m->call;
+    shoal_str text;
+    SHOAL_TRY(shoal_api_restore(m, &text));
     SHOAL_TRY(put_start(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,%s",
                                 is_chat(call) ? "\"delta\":{" : "\"text\":"));
-    SHOAL_TRY(is_chat(call) ? shoal_api_put_delta(buf, call, m->text, m->n_text)
-                            : shoal_json_put_string(buf, m->text, m->n_text));
+    SHOAL_TRY(is_chat(call) ? shoal_api_put_delta(buf, call, text.data, text.length)
+                            : shoal_json_put_string(buf, text.data, text.length));
     SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":", is_chat(call) ? "}" : ""));
     SHOAL_TRY(shoal_api_put_next_logprobs(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"finish_reason\":null}]"));
     SHOAL_TRY(put_null_usage(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"shoal\":{\"tokens\":["));
-    SHOAL_TRY(shoal_api_put_token(buf, m));
+    SHOAL_TRY(shoal_api_put_token(buf, m, text));
     SHOAL_TRY(shoal_buf_append(buf, "]}}", 3));
     return shoal_api_end_event(buf, call);
 }
@@ -153,12 +178,24 @@ static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
     return shoal_buf_appendf(buf, "}}");
 }
 
+/* What the last chunk says: the text that was held until now, most often none. */
+static shoal_status put_rest(shoal_buf *buf, shoal_api_call *call)
+{
+    SHOAL_TRY(restore_end(call));
+    if (is_chat(call) && call->restored.length == 0) {
+        SHOAL_TRY(shoal_buf_appendf(buf, "\"delta\":{"));
+        return shoal_api_put_last_delta(buf, call);
+    }
+    SHOAL_TRY(shoal_buf_appendf(buf, is_chat(call) ? "\"delta\":{\"content\":" : "\"text\":"));
+    return shoal_json_put_string(buf, call->restored.data ? call->restored.data : "",
+                                 call->restored.length);
+}
+
 shoal_status shoal_api_put_finish(shoal_buf *buf, shoal_api_call *call)
 {
     SHOAL_TRY(put_start(buf, call));
-    SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,%s",
-                                is_chat(call) ? "\"delta\":{" : "\"text\":\"\""));
-    SHOAL_TRY(is_chat(call) ? shoal_api_put_last_delta(buf, call) : SHOAL_OK);
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"choices\":[{\"index\":0,"));
+    SHOAL_TRY(put_rest(buf, call));
     SHOAL_TRY(shoal_buf_appendf(buf, "%s,\"logprobs\":null,\"finish_reason\":\"%s\"}]",
                                 is_chat(call) ? "}" : "", finish_name(call)));
     SHOAL_TRY(put_null_usage(buf, call));
@@ -182,7 +219,10 @@ shoal_status shoal_api_put_answer(shoal_buf *buf, shoal_api_call *call)
     if (call->request->echo) {
         SHOAL_TRY(shoal_api_put_prompt_text(&text, call));
     }
+    SHOAL_TRY(restore_end(call));
     SHOAL_TRY(shoal_buf_append(&text, call->text.data ? call->text.data : "", call->text.length));
+    SHOAL_TRY(shoal_buf_append(&text, call->restored.data ? call->restored.data : "",
+                               call->restored.length));
     SHOAL_TRY(shoal_buf_appendf(
         buf, "{%s,\"object\":\"%s\",\"choices\":[{\"index\":0,\"%s\":", call->envelope.data,
         is_chat(call) ? "chat.completion" : "text_completion", is_chat(call) ? "message" : "text"));

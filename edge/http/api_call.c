@@ -46,6 +46,7 @@ void shoal_api_call_free(shoal_api_call *call)
     shoal_free(call->scores);
     shoal_free(call->tops);
     shoal_api_tools_fini(&call->tools);
+    shoal_buf_fini(&call->restored);
     shoal_free(call);
 }
 
@@ -316,12 +317,14 @@ void shoal_api_write_stream(shoal_api_call *call)
 
 static shoal_status collect(shoal_api_call *call, const shoal_api_message *m)
 {
-    SHOAL_TRY(shoal_buf_append(&call->text, m->text, m->n_text));
+    shoal_str text;
+    SHOAL_TRY(shoal_api_restore(m, &text));
+    SHOAL_TRY(shoal_buf_append(&call->text, text.data, text.length));
     if (!call->request->tell_tokens) {
         return SHOAL_OK;
     }
     SHOAL_TRY(shoal_buf_append(&call->tokens, ",", call->tokens.length > 0 ? 1 : 0));
-    return shoal_api_put_token(&call->tokens, m);
+    return shoal_api_put_token(&call->tokens, m, text);
 }
 
 /* True: the message is kept. */

@@ -40,6 +40,7 @@ typedef enum shoal_api_kind {
 typedef struct shoal_api_context {
     const shoal_model *model;
     bool cancel_on_gone; /* when a request does not say */
+    const shoal_redact_rules *redact;
     char model_id[SHOAL_API_MODEL_ID_MAX];
     shoal_mode mode_default;
     size_t n_tokens_default;
@@ -66,7 +67,8 @@ typedef struct shoal_api_request {
     shoal_grammar *grammar; /* response_format, or a call; NULL: free text */
     shoal_api_tool *tools;  /* [n_tools] that may be called; 0: none */
     size_t n_tools;
-    bool must_call; /* else only a text that begins with SHOAL_API_CALL is a call */
+    bool must_call;             /* else only a text that begins with SHOAL_API_CALL is a call */
+    shoal_redact_map *redacted; /* words taken out of the prompt; NULL: none */
     int32_t *ids;
     size_t n_ids;
     size_t n_tokens_max;
@@ -166,6 +168,8 @@ struct shoal_api_call {
     shoal_coop_top *tops;     /* likewise */
     shoal_api_told told;
     shoal_api_tool_reader tools;
+    shoal_redact_restorer restorer;
+    shoal_buf restored; /* the piece of text being told, with the words put back */
     /* events of a stream */
     size_t event_first; /* number of the first one */
     size_t event_i;     /* of the next one */
@@ -231,7 +235,11 @@ void shoal_api_rewind(shoal_api_call *call, size_t n_seen);
 shoal_status shoal_api_begin_event(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_end_event(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
 shoal_status shoal_api_put_role(shoal_buf *buf, shoal_api_call *call) SHOAL_MUST_CHECK;
-shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
+/* The text of a token as it is told, in order; valid until the next one. */
+shoal_status shoal_api_restore(const shoal_api_message *message,
+                               shoal_str *ret_text) SHOAL_MUST_CHECK;
+shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *message,
+                                 shoal_str text) SHOAL_MUST_CHECK;
 /* Once for each token, in order. */
 shoal_status shoal_api_put_chunk(shoal_buf *buf, const shoal_api_message *message) SHOAL_MUST_CHECK;
 /* The last chunks and [DONE]; once. */

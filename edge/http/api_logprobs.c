@@ -23,10 +23,17 @@ static const shoal_tokenizer *tokenizer_of(const shoal_api_call *call)
 shoal_status shoal_api_put_prompt_text(shoal_buf *buf, const shoal_api_call *call)
 {
     shoal_detok detok = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
     for (size_t i = 0; i < call->request->n_ids; i++) {
-        SHOAL_TRY(shoal_detok_push(tokenizer_of(call), &detok, call->request->ids[i], buf));
+        SHOAL_TRY(shoal_detok_push(tokenizer_of(call), &detok, call->request->ids[i], &text));
     }
-    return SHOAL_OK;
+    if (!call->request->redacted) {
+        return shoal_buf_append(buf, text.data ? text.data : "", text.length);
+    }
+    shoal_redact_restorer restorer = {.n_held = 0};
+    SHOAL_TRY(
+        shoal_redact_restore(call->request->redacted, &restorer, text.data, text.length, buf));
+    return shoal_redact_restore_end(&restorer, buf);
 }
 
 /* A token's own text; half a character becomes U+FFFD. */

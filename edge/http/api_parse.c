@@ -38,6 +38,52 @@ static void free_json(json_t **json)
     json_decref(*json);
 }
 
+/* --- what must not leave ---------------------------------------------------------------------- */
+
+static bool hides(const shoal_api_reader *r)
+{
+    return r->context->redact && r->request->mode != SHOAL_MODE_LOCAL;
+}
+
+static shoal_status hide_one(shoal_api_reader *r, char **inout_text)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    shoal_status status = shoal_redact_text(r->context->redact, r->request->redacted, *inout_text,
+                                            strlen(*inout_text), &text);
+    if (status == SHOAL_E_LIMIT) {
+        return shoal_http_error_set(
+            r->error, 400, r->request->kind == SHOAL_API_CHAT ? "messages" : "prompt",
+            "invalid_value",
+            "the text has more than %d different words to hold back (redact.*): shorten it, or use "
+            "mode \"local\", which holds back none since nothing leaves",
+            SHOAL_REDACT_WORDS_MAX);
+    }
+    SHOAL_TRY(status);
+    shoal_free(*inout_text);
+    *inout_text = SHOAL_STEAL(text.data);
+    return SHOAL_OK;
+}
+
+/* The texts of a prompt, where they will leave the device. */
+static shoal_status hide(shoal_api_reader *r, char **texts, size_t n)
+{
+    if (!hides(r)) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_redact_map_new(&r->request->redacted));
+    for (size_t i = 0; i < n; i++) {
+        shoal_redact_reserve(r->request->redacted, texts[i], strlen(texts[i]));
+    }
+    for (size_t i = 0; i < n; i++) {
+        SHOAL_TRY(hide_one(r, &texts[i]));
+    }
+    if (shoal_redact_map_n(r->request->redacted) == 0) {
+        shoal_redact_map_free(r->request->redacted);
+        r->request->redacted = NULL;
+    }
+    return SHOAL_OK;
+}
+
 /* --- prompt ----------------------------------------------------------------------------------- */
 
 /* What the tokenizer refuses is the request's fault, but for want of memory. */
@@ -60,8 +106,26 @@ static shoal_status encode(shoal_api_reader *r, const char *text, size_t n)
     return judge(r, status, "prompt", &err);
 }
 
+static shoal_status encode_prompt(shoal_api_reader *r, const json_t *prompt)
+{
+    char *text = shoal_strdup(json_string_value(prompt));
+    shoal_status status = text ? hide(r, &text, 1) : SHOAL_E_NOMEM;
+    if (status == SHOAL_OK) {
+        status = encode(r, text, strlen(text));
+    }
+    shoal_free(text);
+    return status;
+}
+
 static shoal_status copy_ids(shoal_api_reader *r, const json_t *array)
 {
+    if (hides(r)) {
+        return shoal_http_error_set(
+            r->error, 400, "prompt", "unsupported_value",
+            "prompt: private words are held back here (redact.*), and token "
+            "ids cannot be searched for them: send text, or use mode "
+            "\"local\"");
+    }
     size_t n = json_array_size(array);
     size_t n_vocab = r->context->model->hp.n_vocab;
     r->request->ids = shoal_calloc(n, sizeof *r->request->ids);
@@ -109,7 +173,7 @@ static shoal_status take_prompt(shoal_api_reader *r)
                                     "prompt must be a string, an array of one string, or an array "
                                     "of token ids");
     }
-    return encode(r, json_string_value(p), json_string_length(p));
+    return encode_prompt(r, p);
 }
 
 /* --- messages --------------------------------------------------------------------------------- */
@@ -218,7 +282,6 @@ static shoal_status take_message(shoal_api_reader *r, size_t i, const json_t *m,
     if (strcmp(role, "tool") == 0) {
         SHOAL_TRY(wrap_result(ret_content));
     }
-    message->content = *ret_content;
     return SHOAL_OK;
 }
 
@@ -274,6 +337,10 @@ static shoal_status fill_messages(shoal_api_reader *r, shoal_chat_message *messa
         }
         SHOAL_TRY(check_extras(r, i, m));
         SHOAL_TRY(take_message(r, i, m, &messages[i + 1], &contents[i + 1]));
+    }
+    SHOAL_TRY(hide(r, contents + 1, n));
+    for (size_t i = 1; i <= n; i++) {
+        messages[i].content = contents[i];
     }
     shoal_chat_message *first = messages;
     if (r->request->n_tools > 0) {
@@ -491,6 +558,7 @@ void shoal_api_request_free(shoal_api_request *request)
         shoal_free(request->stops[i]);
     }
     shoal_grammar_free(request->grammar);
+    shoal_redact_map_free(request->redacted);
     shoal_free(request->tools);
     shoal_free(request->biases);
     shoal_free(request->ids);

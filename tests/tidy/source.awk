@@ -8,7 +8,7 @@ BEGIN {
     rank["obs"] = rank["config"] = rank["tensor"] = 1
     rank["kernels"] = 2
     rank["weight"] = 3
-    rank["kv"] = rank["tokenizer"] = rank["grammar"] = rank["sample"] = rank["exit"] = 4
+    rank["kv"] = rank["tokenizer"] = rank["grammar"] = rank["redact"] = rank["sample"] = rank["exit"] = 4
     rank["model"] = 5
     rank["spec"] = rank["engine"] = 6
     rank["train"] = 7
