@@ -19,8 +19,9 @@ enum {
     PROBE_AFTER_MAX = 2048
 };
 
-/* Before anything is measured. */
-static const double EDGE_US = 5000.0;
+/* Before anything is measured. A fast edge: else the cloud would be left to decode, and the edge's
+ * time never seen. */
+static const double EDGE_US = 100.0;
 static const double TRIP_US = 20000.0;
 static const double ACCEPT = 0.8;
 /* As good as it may get. */

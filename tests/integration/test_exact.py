@@ -69,6 +69,31 @@ def test_exact_batched_and_corrupted_equals_cloud():
                 f"({bad:.2f} corrupted); a round at most {up} bytes up, {down} down")
 
 
+def test_exact_of_any_draft_length_equals_cloud():
+    """Fixed lengths, and lengths chosen on the way: where drafts are mostly wrong, or the cloud is as near and as fast
+    as here, the edge leaves the text to the cloud in the middle of it, and looks or tries again. tests/sim changes
+    them far more often."""
+    some = cases()[:: max(1, len(cases()) // 12)]
+    n = 64 if SANITIZED else 160
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        cloud = site.cloud(full).start()
+        kinds = {"1": {"coop__draft_tokens": 1, "coop__window_tokens": 1}, "32": {"coop__draft_tokens": 32},
+                 "chosen": {}, "chosen, most wrong": {"fault__flip_ratio": 0.9}}
+        edges = {name: site.edge(edge_model, cloud.address, **settings).start() for name, settings in kinds.items()}
+        reference = ask_all(edges["1"].address, "cloud", some, n)
+        share = {}
+        for name, edge in edges.items():
+            answers = ask_all(edge.address, "exact", some, n)
+            wrong = list(differing(some, reference, answers))
+            expect(not wrong, f"drafts {name}: {len(wrong)} of {len(some)} generations differ (seed {SEED})")
+            tokens = sum(len(a.ids) for a in answers)
+            share[name] = sum(a.usage["shoal"]["drafted"] for a in answers) / tokens
+        expect(share["1"] > 0.4 and share["32"] > 0.8, f"fixed lengths draft all along: {share}")
+        expect(share["chosen, most wrong"] < 0.5, f"the edge goes on with drafts that fall: {share}")
+        return ", ".join(f"{name}: {value:.2f} drafts judged a token" for name, value in share.items())
+
+
 def test_exact_one_at_a_time_equals_batched():
     some = cases()[:: max(1, len(cases()) // 24)]
     with Site(SEED) as site:
@@ -130,5 +155,5 @@ def test_cloud_killed_at_random_moments_changes_nothing():
 
 
 if __name__ == "__main__":
-    main([test_exact_batched_and_corrupted_equals_cloud, test_exact_one_at_a_time_equals_batched,
-          test_cloud_killed_at_random_moments_changes_nothing])
+    main([test_exact_batched_and_corrupted_equals_cloud, test_exact_of_any_draft_length_equals_cloud,
+          test_exact_one_at_a_time_equals_batched, test_cloud_killed_at_random_moments_changes_nothing])
