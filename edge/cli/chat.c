@@ -50,15 +50,14 @@ static bool history_add(history *h, const char *role, const char *content)
     return true;
 }
 
-static const char commands[] = "  /mode local|exact|cloud   who may write from now on\n"
-                               "  /clear                    forget the conversation\n"
-                               "  /quit                     leave (so does Ctrl-D)\n"
-                               "  Ctrl-C                    ends an answer\n";
+static const char commands[] = "  /mode local|assist|exact|cloud   who may write from now on\n"
+                               "  /clear                           forget the conversation\n"
+                               "  /quit                            leave (so does Ctrl-D)\n"
+                               "  Ctrl-C                           ends an answer\n";
 
 /* A line that starts with a slash. False: leave. */
 static bool obey(cli_session *session, history *h, const char *line)
 {
-    static const char *const modes[] = {"local", "exact", "cloud"};
     if (strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0) {
         return false;
     }
@@ -75,10 +74,10 @@ static bool obey(cli_session *session, history *h, const char *line)
         return true;
     }
     if (strncmp(line, "/mode ", 6) == 0) {
-        for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
-            if (strcmp(line + 6, modes[i]) == 0) {
-                session->mode = modes[i];
-                (void)printf("mode: %s\n", modes[i]);
+        for (size_t i = 0; i < CLI_MODES; i++) {
+            if (strcmp(line + 6, cli_modes[i]) == 0) {
+                session->mode = cli_modes[i];
+                (void)printf("mode: %s\n", cli_modes[i]);
                 return true;
             }
         }

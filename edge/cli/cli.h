@@ -50,7 +50,11 @@ typedef struct cli_options {
 
 /* CLI_GO_ON, or the exit status after help or a usage error has been printed. */
 int cli_options_parse(int argc, char **argv, cli_options *ret_options);
-/* "local", "exact", "cloud". */
+enum {
+    CLI_MODES = 4
+};
+/* "local", "assist", "exact", "cloud". */
+extern const char *const cli_modes[CLI_MODES];
 bool cli_mode_ok(const char *mode);
 
 /* --- answer.c -------------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@ static const char help_text[] =
     "\n"
     "Answer\n"
     "  --mode MODE        local   nothing leaves the device\n"
+    "                     assist  the edge while it is sure, the cloud where it is not\n"
     "                     exact   the edge drafts, the cloud verifies every token\n"
     "                     cloud   the cloud writes, the edge relays\n"
     "                     (default: the edge's own setting)\n"
@@ -76,9 +77,16 @@ static bool read_double(const char *text, double low, double high, double *ret_v
     return ok;
 }
 
+const char *const cli_modes[CLI_MODES] = {"local", "assist", "exact", "cloud"};
+
 bool cli_mode_ok(const char *mode)
 {
-    return strcmp(mode, "local") == 0 || strcmp(mode, "exact") == 0 || strcmp(mode, "cloud") == 0;
+    for (size_t i = 0; i < CLI_MODES; i++) {
+        if (strcmp(mode, cli_modes[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 enum {
@@ -182,8 +190,9 @@ static int take_option(cli_options *o, int option, const char *value)
         return CLI_GO_ON;
     case OPT_MODE:
         o->mode = value;
-        return cli_mode_ok(value) ? CLI_GO_ON
-                                  : usage_error(" is not local, exact or cloud", "--mode", value);
+        return cli_mode_ok(value)
+                   ? CLI_GO_ON
+                   : usage_error(" is not local, assist, exact or cloud", "--mode", value);
     case OPT_STOP:
         return take_stop(o, value);
     case OPT_SYSTEM:

@@ -16,6 +16,8 @@ void shoal_client_request_init(shoal_client_request *request, size_t size)
         .min_p = -1.0,
         .top_k = -1,
         .seed = -1,
+        .max_cloud_tokens = -1,
+        .risk = -1.0,
     };
     memset(request, 0, size);
     memcpy(request, &defaults, size < sizeof defaults ? size : sizeof defaults);
@@ -95,6 +97,25 @@ static int put_int(shoal_client_buf *body, const char *name, int64_t x)
     return shoal_client_json_put_int(body, x);
 }
 
+/* What OpenAI's API has no fields for. The edge judges what goes with which mode. */
+static int put_shoal(const shoal_client_request *request, shoal_client_buf *body,
+                     shoal_client_error *error)
+{
+    if (!request->mode && request->max_cloud_tokens < 0 && request->risk < 0.0) {
+        return SHOAL_CLIENT_OK;
+    }
+    bool more = request->mode != NULL;
+    SHOAL_CLIENT_TRY(shoal_client_buf_text(body, ",\"shoal\":{"));
+    if (request->mode) {
+        SHOAL_CLIENT_TRY(put_field(body, "\"mode\":", request->mode, error));
+    }
+    SHOAL_CLIENT_TRY(put_int(body, more ? ",\"max_cloud_tokens\":" : "\"max_cloud_tokens\":",
+                             request->max_cloud_tokens));
+    more = more || request->max_cloud_tokens >= 0;
+    SHOAL_CLIENT_TRY(put_double(body, more ? ",\"risk\":" : "\"risk\":", request->risk));
+    return shoal_client_buf_text(body, "}");
+}
+
 static int put_body(const shoal_client_request *request, bool chat, shoal_client_buf *body,
                     shoal_client_error *error)
 {
@@ -109,10 +130,7 @@ static int put_body(const shoal_client_request *request, bool chat, shoal_client
     if (request->model) {
         SHOAL_CLIENT_TRY(put_field(body, ",\"model\":", request->model, error));
     }
-    if (request->mode) {
-        SHOAL_CLIENT_TRY(put_field(body, ",\"shoal\":{\"mode\":", request->mode, error));
-        SHOAL_CLIENT_TRY(shoal_client_buf_text(body, "}"));
-    }
+    SHOAL_CLIENT_TRY(put_shoal(request, body, error));
     SHOAL_CLIENT_TRY(put_int(body, ",\"max_tokens\":", request->max_tokens));
     SHOAL_CLIENT_TRY(put_double(body, ",\"temperature\":", request->temperature));
     SHOAL_CLIENT_TRY(put_double(body, ",\"top_p\":", request->top_p));

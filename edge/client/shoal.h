@@ -123,16 +123,19 @@ typedef struct shoal_client_request {
     const shoal_client_message *messages; /* for shoal_client_chat */
     size_t n_messages;                    /* 1..SHOAL_CLIENT_MESSAGES_MAX */
     const char *model;                    /* NULL: the edge's own */
-    const char *mode;                     /* "local", "exact", "cloud"; NULL: the edge's default */
-    int32_t max_tokens;                   /* negative: the edge's default */
-    double temperature;                   /* negative: the edge's default */
-    double top_p;                         /* negative: the edge's default */
-    double min_p;                         /* negative: the edge's default */
-    int32_t top_k;                        /* negative: the edge's default */
-    int64_t seed;                         /* negative: the edge's choice */
-    const char *const *stop;              /* n_stop strings */
-    size_t n_stop;                        /* 0..SHOAL_CLIENT_STOPS_MAX */
-    uint32_t timeout_ms;                  /* whole call; 0: none */
+    const char *mode;         /* "local", "assist", "exact", "cloud"; NULL: the edge's */
+    int32_t max_tokens;       /* negative: the edge's default */
+    double temperature;       /* negative: the edge's default */
+    double top_p;             /* negative: the edge's default */
+    double min_p;             /* negative: the edge's default */
+    int32_t top_k;            /* negative: the edge's default */
+    int64_t seed;             /* negative: the edge's choice */
+    const char *const *stop;  /* n_stop strings */
+    size_t n_stop;            /* 0..SHOAL_CLIENT_STOPS_MAX */
+    uint32_t timeout_ms;      /* whole call; 0: none */
+    int32_t max_cloud_tokens; /* mode "assist": the cloud's; negative: no limit */
+    double risk; /* mode "assist": share of tokens that may differ from the cloud's; negative: the
+                  * edge's default */
 } shoal_client_request;
 
 /* Defaults into the first `size` bytes: nothing set, everything the edge's choice. */

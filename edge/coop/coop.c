@@ -26,6 +26,8 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .retry_burst = 64,
         .retries_per_s = 20,
         .fault_flip_ratio = 0,
+        .route = shoal_route_settings_default(),
+        .patience_ms = 2000,
     };
 }
 
@@ -47,6 +49,9 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
             return shoal_err_set(err, SHOAL_E_INVALID, "%s: %zu is outside %zu to %zu",
                                  rows[i].name, rows[i].value, rows[i].min, rows[i].max);
         }
+    }
+    if (s->patience_ms < 1) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "patience for the cloud must be at least 1 ms");
     }
     if (!(s->fault_flip_ratio >= 0 && s->fault_flip_ratio <= 1)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "fault flip ratio must lie in 0 to 1");
@@ -119,6 +124,31 @@ static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
                                  err);
 }
 
+/* Of the budgets that are set. */
+static shoal_status make_spend_metrics(shoal_coop *coop, shoal_metrics *registry, shoal_err *err)
+{
+    static const char *const labels[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS] = {
+        {"what=\"cloud_tokens\",per=\"hour\"", "what=\"cloud_tokens\",per=\"day\"",
+         "what=\"cloud_tokens\",per=\"month\""},
+        {"what=\"uplink_bytes\",per=\"hour\"", "what=\"uplink_bytes\",per=\"day\"",
+         "what=\"uplink_bytes\",per=\"month\""}};
+    for (size_t k = 0; k < SHOAL_SPEND_KINDS; k++) {
+        for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+            const shoal_metric_def def = {"shoal_budget_used_ratio",
+                                          "Share of a budget that is used in its present period.",
+                                          labels[k][p],
+                                          SHOAL_METRIC_GAUGE,
+                                          NULL,
+                                          0};
+            if (coop->settings.spend.most[k][p] > 0 &&
+                shoal_metrics_add(registry, &def, &coop->metrics.spend[k][p]) != SHOAL_OK) {
+                return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
+            }
+        }
+    }
+    return SHOAL_OK;
+}
+
 static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoal_err *err)
 {
     static const double first_token_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
@@ -161,6 +191,13 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
         {&coop->metrics.kv_usage,
          {"shoal_kv_cache_usage_ratio", "Share of the KV pool in use.", "", SHOAL_METRIC_GAUGE,
           NULL, 0}},
+        {&coop->metrics.saved,
+         {"shoal_saved_tokens_total",
+          "Generated tokens for which no step of the cloud's model was waited for.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.given_up,
+         {"shoal_cloud_given_up", "1 while mode assist goes on without the cloud.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
         {&coop->metrics.first_token,
          {"shoal_time_to_first_token_seconds", "From submission to the first token shown.", "",
           SHOAL_METRIC_HISTOGRAM, first_token_bounds, SHOAL_COUNT(first_token_bounds)}},
@@ -185,7 +222,7 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
             return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
         }
     }
-    return SHOAL_OK;
+    return registry ? make_spend_metrics(coop, registry, err) : SHOAL_OK;
 }
 
 shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings *settings,
@@ -206,7 +243,15 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
         shoal_free(coop);
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the mailbox");
     }
-    shoal_status status = make_engine(coop, err);
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+    shoal_breaker_init(&coop->breaker, COOP_PAUSE_MS_MIN, COOP_PAUSE_MS_MAX, now_ms);
+    shoal_spend_init(&coop->spend, &settings->spend, now_ms);
+    shoal_status status =
+        shoal_route_init(&coop->route, &settings->route,
+                         settings->has_escalation ? &settings->escalation : NULL, err);
+    if (status == SHOAL_OK) {
+        status = make_engine(coop, err);
+    }
     if (status == SHOAL_OK) {
         status = make_metrics(coop, metrics, err);
     }
@@ -293,12 +338,11 @@ size_t shoal_coop_n_ctx(const shoal_coop *coop)
 static shoal_status check_request(const shoal_coop *coop, const shoal_coop_request *request,
                                   shoal_err *err)
 {
-    if (request->mode == SHOAL_MODE_ASSIST) {
-        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "mode \"assist\" is not offered by this edge: use \"local\", "
-                             "\"exact\" or \"cloud\"");
+    bool is_assist = request->mode == SHOAL_MODE_ASSIST;
+    if (is_assist && request->risk != 0) {
+        SHOAL_TRY(shoal_route_check_risk(&coop->route, request->risk, err));
     }
-    if (request->mode != SHOAL_MODE_LOCAL && !coop->channel) {
+    if (request->mode != SHOAL_MODE_LOCAL && !is_assist && !coop->channel) {
         return shoal_err_set(err, SHOAL_E_UNAVAILABLE,
                              "mode \"%s\" needs a cloud and none is configured: set cloud.target, "
                              "or use mode \"local\"",

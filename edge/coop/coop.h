@@ -14,6 +14,8 @@
 #include "common/obs/metrics.h"
 #include "common/sample/sample.h"
 #include "common/tokenizer/tokenizer.h"
+#include "edge/coop/route.h"
+#include "edge/coop/spend.h"
 #include "protocol/rpc/rpc.h"
 #include "protocol/wire/wire.h"
 
@@ -40,7 +42,7 @@ typedef struct shoal_usage {
     size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
     size_t n_drafted;              /* draft tokens judged by the cloud */
     size_t n_accepted;             /* of those, accepted */
-    size_t n_rounds;               /* verification rounds */
+    size_t n_rounds;               /* verification rounds; in mode ASSIST hand-overs to the cloud */
     size_t n_cloud_steps;          /* steps of the cloud's model waited for, the prompt's aside */
     uint64_t bytes_up;             /* message bytes with gRPC frame headers, above TLS */
     uint64_t bytes_down;
@@ -60,6 +62,7 @@ typedef struct shoal_coop_totals {
     uint64_t n_rounds;
     uint64_t n_cloud_steps;
     uint64_t n_reconnects;
+    uint64_t n_saved; /* generated tokens for which no step of the cloud was waited for */
     uint64_t bytes_up;
     uint64_t bytes_down;
 } shoal_coop_totals;
@@ -77,7 +80,7 @@ typedef struct shoal_coop_event {
     int32_t id;
     shoal_tier tier;
     float confidence; /* of the tier that produced it */
-    uint32_t round;   /* verification round, 0: none */
+    uint32_t round;   /* verification round or hand-over, 0: none */
     const char *text; /* valid UTF-8 now safe to show, may be empty; borrowed for the call */
     size_t n_text;
     /* DONE */
@@ -134,6 +137,8 @@ typedef struct shoal_coop_request {
     uint64_t deadline_ms;   /* from now, 0: none */
     uint64_t reconnect_ms;  /* how long a lost cloud is waited for, 0: the configured time */
     bool degrade;           /* exact, cloud: go on locally when the cloud is gone */
+    size_t n_cloud_max;     /* mode ASSIST: tokens the cloud may make; SIZE_MAX: no limit */
+    double risk;            /* mode ASSIST: as shoal_route_asks takes it; 0: as configured */
     const char *request_id; /* for logs, copied, at most 64 bytes */
     void (*on_event)(void *ctx, const shoal_coop_event *event); /* engine thread, must not block */
     void *ctx;
@@ -156,7 +161,14 @@ typedef struct shoal_coop_settings {
     double retry_burst;      /* retries of all requests that reach the cloud at once, at least 1 */
     double retries_per_s;    /* and from then on, above 0 */
     double fault_flip_ratio; /* testing: share of drafts replaced by a random id */
-    shoal_hash model_pin;    /* cloud model to insist on; all zero: whatever it describes */
+    uint32_t fault_cut_at;   /* testing: each generation loses its stream once, before the message
+                              * of this number, both ways counted from 1; 0: never */
+    shoal_route_settings route;
+    bool has_escalation; /* the model's metadata has a calibrated policy: */
+    shoal_exit_policy escalation;
+    shoal_spend_limits spend;
+    uint64_t patience_ms; /* mode ASSIST: how long the cloud is waited for, at least 1 */
+    shoal_hash model_pin; /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
 
@@ -202,6 +214,12 @@ typedef struct shoal_coop_state {
     bool link_cut;        /* by shoal_coop_cut_link; link is then DOWN */
     double round_trip_ms; /* from sending to the cloud's answer, smoothed; 0: not yet seen */
     shoal_coop_speculation speculation;
+    bool cloud_given_up;                     /* mode ASSIST goes on without it for now */
+    char cloud_trouble[SHOAL_WIRE_TEXT_MAX]; /* why, "": no trouble yet */
+    double unsure;      /* share of the edge's rows that mode ASSIST would hand over, smoothed */
+    double spend_level; /* of the budgets, 0..1: shoal_spend_level */
+    shoal_spend spend;
+    uint64_t spend_left_ms[SHOAL_SPEND_PERIODS]; /* until each period of the budgets ends */
     shoal_coop_totals totals;
 } shoal_coop_state;
 /* A consistent copy; any thread. */

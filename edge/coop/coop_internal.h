@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/thread.h"
 #include "common/engine/engine.h"
+#include "edge/coop/breaker.h"
 #include "edge/coop/budget.h"
 #include "edge/coop/coop.h"
 #include "edge/pace/pace.h"
@@ -24,6 +25,8 @@ enum {
     COOP_RETRY_MS_MAX = 500,
     COOP_LINK_MAILS_MAX = 4096, /* messages of one stream the engine has not yet seen */
     COOP_GOODBYE_MS = 2000,     /* patience after Close */
+    COOP_PAUSE_MS_MIN = 250,    /* first pause after mode ASSIST lost the cloud */
+    COOP_PAUSE_MS_MAX = 10000,
     COOP_WINDOW_MAX = SHOAL_PACE_WINDOW_MAX,
     COOP_FRAME_BYTES = 5 /* gRPC's length prefix, counted with every message */
 };
@@ -108,6 +111,21 @@ typedef enum cloud_state {
     CLOUD_OPEN     /* Opened has come */
 } cloud_state;
 
+/* Mode ASSIST: who is at work, and what the cloud has been told. */
+typedef struct assist_state {
+    bool waits;      /* the cloud makes the next tokens, up to `until`; the edge rests */
+    bool asked;      /* Continue was sent on this stream */
+    bool alone;      /* the cloud is of no use to this answer any more */
+    size_t n_told;   /* tokens that the cloud has, on this stream */
+    size_t until;    /* the hand-over ends when so many tokens are confirmed */
+    size_t n_unsure; /* unsure rows in a row */
+    size_t n_most;   /* tokens the cloud may make; SIZE_MAX: no limit */
+    double risk;     /* 0: as configured */
+    uint64_t give_up_ms;
+    shoal_sampled own; /* what the edge would have said at position own_at */
+    size_t own_at;
+} assist_state;
+
 /* tokens[0..n_confirmed) may be shown; tokens[n_confirmed..n_tokens) are drafts, of which those
  * below n_sent are with the cloud. n_prompt <= n_confirmed <= n_sent <= n_tokens <= capacity. */
 struct gen {
@@ -158,6 +176,8 @@ struct gen {
     bool sent_decoding;      /* a Continue ran */
     uint64_t deadline_at_ms; /* 0: none */
     uint64_t started_ns;
+    assist_state assist;
+    uint32_t n_messages; /* of its streams, both ways, for fault_cut_at */
 
     shoal_grammar *grammar; /* NULL: free text */
     shoal_grammar_state followed;
@@ -201,6 +221,10 @@ struct shoal_coop {
 
     link *closing; /* streams that said goodbye */
     shoal_budget retries;
+    shoal_breaker breaker; /* mode ASSIST */
+    shoal_route route;
+    shoal_spend spend;
+    shoal_coop_totals spent; /* of all generations, as far as spend knows them */
 
     gen *waiting_head;
     gen *waiting_tail;
@@ -227,6 +251,9 @@ struct shoal_coop {
         shoal_metric *bytes_up;
         shoal_metric *bytes_down;
         shoal_metric *kv_usage;
+        shoal_metric *saved;
+        shoal_metric *given_up;
+        shoal_metric *spend[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS]; /* NULL without a limit */
         shoal_metric *first_token;
         shoal_metric *draft_tokens;
         shoal_metric *draft_window;
@@ -267,7 +294,7 @@ shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
 void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);
 
 /* Whether the edge model should compute for it now, and the span to run. */
-bool shoal_gen_span(const gen *g, shoal_span *ret_span);
+bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span);
 /* True when another draft or token may be sampled at position n_tokens. */
 bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g);
 
@@ -284,5 +311,39 @@ void shoal_uplink_check_cut(shoal_coop *coop);
 void shoal_uplink_refused(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text);
 /* Says goodbye and forgets the stream. */
 void shoal_uplink_close(gen *g);
+/* Opens a stream and sends everything confirmed. */
+shoal_status shoal_uplink_open(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
+/* Tells the cloud the confirmed tokens from position from on, and hands over: it makes up to n_max
+ * more. */
+shoal_status shoal_uplink_hand_over(shoal_coop *coop, gen *g, size_t from,
+                                    size_t n_max) SHOAL_MUST_CHECK;
+/* R9 on our side: what the cloud describes must fit our tokenizer and the operator's pin. */
+bool shoal_uplink_identity_ok(const shoal_coop *coop, char *text, size_t n_text);
+
+/* --- mode ASSIST (assist.c) ------------------------------------------------------------------- */
+
+/* A row of the edge model, and what was sampled from it. True: the cloud makes this token, the
+ * sample is not to be taken. */
+bool shoal_assist_asks(shoal_coop *coop, gen *g, const float *logits, const shoal_sampled *sampled);
+/* Logits wanted of the last n_ids of the prompt, 1 unless prompts are judged. */
+size_t shoal_assist_prompt_rows(const shoal_coop *coop, const gen *g, size_t n_ids);
+/* The rows of the prompt's end: hands the whole answer over where they are too hard. */
+void shoal_assist_judge_prompt(shoal_coop *coop, gen *g, const shoal_span *span);
+/* Opens, tells and hands over, where the cloud is wanted; gives up when its time is over. */
+void shoal_assist_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
+/* Tokens of the cloud were confirmed. */
+void shoal_assist_progress(shoal_coop *coop, gen *g);
+/* The stream is gone: the edge goes on. again: another attempt may end otherwise. */
+void shoal_assist_lost(shoal_coop *coop, gen *g, bool again, const char *text);
+/* Whether a lost cloud answers again, when it is time to ask; for all generations. */
+void shoal_assist_probe(shoal_coop *coop, uint64_t now_ms);
+/* Describe has been answered, or has failed with a text. */
+void shoal_assist_described(shoal_coop *coop, const char *failure, uint64_t now_ms);
+/* What was spent since the last call, by all modes. */
+void shoal_assist_spend(shoal_coop *coop, const shoal_coop_totals *totals, uint64_t now_ms);
+/* False: a budget is used up, and the text says which. */
+bool shoal_assist_may_spend(const shoal_coop *coop, char *text, size_t n_text);
+/* Copies what others read into coop->state, under its lock. */
+void shoal_assist_publish(shoal_coop *coop, uint64_t now_ms);
 
 #endif

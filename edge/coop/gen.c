@@ -60,6 +60,8 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->id = atomic_fetch_add(&coop->next_id, 1) + 1;
     g->mode = request->mode;
     g->degrade = request->degrade;
+    g->assist.n_most = request->n_cloud_max;
+    g->assist.risk = request->risk;
     g->on_event = request->on_event;
     g->ctx = request->ctx;
     g->n_prompt = request->n_ids;
@@ -121,6 +123,12 @@ static double elapsed_ms(const shoal_coop *coop, const gen *g)
     return (double)(shoal_clock_now_ns(&coop->clock) - g->started_ns) / 1e6;
 }
 
+/* Tokens that the cloud alone would have made, a step each. */
+static size_t n_saved(const shoal_usage *usage)
+{
+    return usage->n_generated - SHOAL_MIN(usage->n_cloud_steps, usage->n_generated);
+}
+
 static void add_usage(shoal_coop_totals *totals, const shoal_usage *usage)
 {
     for (size_t t = 0; t < SHOAL_TIERS; t++) {
@@ -132,6 +140,7 @@ static void add_usage(shoal_coop_totals *totals, const shoal_usage *usage)
     totals->n_rounds += usage->n_rounds;
     totals->n_cloud_steps += usage->n_cloud_steps;
     totals->n_reconnects += usage->n_reconnects;
+    totals->n_saved += n_saved(usage);
     totals->bytes_up += usage->bytes_up;
     totals->bytes_down += usage->bytes_down;
 }
@@ -144,6 +153,7 @@ void shoal_coop_publish_totals(shoal_coop *coop)
             add_usage(&totals, &g->usage);
         }
     }
+    shoal_assist_spend(coop, &totals, shoal_clock_now_ms(&coop->clock));
     (void)pthread_mutex_lock(&coop->state_mutex);
     coop->state.totals = totals;
     (void)pthread_mutex_unlock(&coop->state_mutex);
@@ -159,6 +169,7 @@ static void close_books(shoal_coop *coop, gen *g)
     shoal_metric_add(coop->metrics.reconnects, (double)g->usage.n_reconnects);
     shoal_metric_add(coop->metrics.bytes_up, (double)g->usage.bytes_up);
     shoal_metric_add(coop->metrics.bytes_down, (double)g->usage.bytes_down);
+    shoal_metric_add(coop->metrics.saved, (double)n_saved(&g->usage));
     for (size_t t = 0; t < SHOAL_TIERS; t++) {
         shoal_metric_add(coop->metrics.tokens[t], (double)g->usage.n_by_tier[t]);
     }
@@ -279,7 +290,7 @@ bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g)
     return true;
 }
 
-bool shoal_gen_span(const gen *g, shoal_span *ret_span)
+bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span)
 {
     if (!g->seq) {
         return false;
@@ -292,7 +303,7 @@ bool shoal_gen_span(const gen *g, shoal_span *ret_span)
         .seq = g->seq,
         .ids = g->tokens + length,
         .n_ids = to_the_end ? n : n_max,
-        .n_logits = to_the_end ? 1 : 0,
+        .n_logits = to_the_end ? shoal_assist_prompt_rows(coop, g, n) : 0,
         .logits_i = 0,
     };
     if (g->score_prompt) {

@@ -45,7 +45,8 @@ static void cancel(shoal_coop *coop, uint64_t id)
 static void fail_unanswered(shoal_coop *coop, const mail *m)
 {
     for (gen *g = coop->active; g; g = g->next) {
-        if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !g->done) {
+        bool waits = g->mode != SHOAL_MODE_ASSIST || g->assist.waits;
+        if (g->mode != SHOAL_MODE_LOCAL && waits && g->cloud == CLOUD_NONE && !g->done) {
             shoal_uplink_lost(coop, g, m->status, m->text);
         }
     }
@@ -53,7 +54,9 @@ static void fail_unanswered(shoal_coop *coop, const mail *m)
 
 static void take_described(shoal_coop *coop, const mail *m)
 {
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
     shoal_coop_describe_end(coop);
+    shoal_assist_described(coop, m->status == SHOAL_RPC_OK ? NULL : m->text, now_ms);
     if (m->status == SHOAL_RPC_OK) {
         coop->described = true;
         coop->cloud = m->describe;
@@ -63,7 +66,7 @@ static void take_described(shoal_coop *coop, const mail *m)
         (void)pthread_mutex_unlock(&coop->state_mutex);
         return;
     }
-    coop->describe_at_ms = shoal_clock_now_ms(&coop->clock) + DESCRIBE_RETRY_MS;
+    coop->describe_at_ms = now_ms + DESCRIBE_RETRY_MS;
     fail_unanswered(coop, m);
 }
 
@@ -199,7 +202,8 @@ static void reap(shoal_coop *coop)
 /* Whether the edge model has work for this generation. */
 static bool wants_compute(const shoal_coop *coop, const gen *g)
 {
-    return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && shoal_gen_may_draft(coop, g);
+    return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && !g->assist.waits &&
+           shoal_gen_may_draft(coop, g);
 }
 
 /* The rows of a span as scores of the prompt's tokens that follow them. The last row of a whole
@@ -226,10 +230,16 @@ static void take_rows(shoal_coop *coop, gen *g, const shoal_span *span)
     if (shoal_gen_constrain(coop, g) != SHOAL_OK) {
         return; /* has ended with it */
     }
+    if (g->mode == SHOAL_MODE_ASSIST && span->n_logits > 1) {
+        shoal_assist_judge_prompt(coop, g, span);
+    }
     const float *logits = shoal_engine_logits(coop->engine, span->logits_i + span->n_logits - 1);
     shoal_sample(coop->sampler, &g->sampling, logits, g->tokens, g->n_tokens, &sampled);
     if (g->scores) {
         shoal_gen_score(g, g->n_tokens, sampled.id, logits, coop->model->hp.n_vocab);
+    }
+    if (g->mode == SHOAL_MODE_ASSIST && shoal_assist_asks(coop, g, logits, &sampled)) {
+        return;
     }
     shoal_gen_follow(coop, g, sampled.id);
     if (!g->done) {
@@ -246,7 +256,7 @@ static bool step(shoal_coop *coop)
     size_t n_logits_max = shoal_engine_n_logits_max(coop->engine);
     for (gen *g = coop->active; g && n < coop->settings.n_active_max; g = g->next) {
         shoal_span span;
-        if (!wants_compute(coop, g) || !shoal_gen_span(g, &span) ||
+        if (!wants_compute(coop, g) || !shoal_gen_span(coop, g, &span) ||
             n_rows + span.n_ids > COOP_ROWS_MAX || n_logits + span.n_logits > n_logits_max) {
             continue;
         }
@@ -302,7 +312,9 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
         if (g->deadline_at_ms) {
             until = SHOAL_MIN(until, g->deadline_at_ms);
         }
-        if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !coop->describe_call) {
+        if (g->mode == SHOAL_MODE_ASSIST) {
+            until = g->assist.waits ? SHOAL_MIN(until, g->assist.give_up_ms) : until;
+        } else if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !coop->describe_call) {
             uint64_t next =
                 coop->described ? g->retry_at_ms : SHOAL_MAX(g->retry_at_ms, coop->describe_at_ms);
             until = SHOAL_MIN(until, next);
@@ -322,7 +334,7 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
     return until > now_ms ? until - now_ms : 0;
 }
 
-static void publish(shoal_coop *coop)
+static void publish(shoal_coop *coop, uint64_t now_ms)
 {
     const shoal_kv_pool *kv = shoal_engine_kv(coop->engine);
     size_t n_pages = shoal_kv_pool_n_pages(kv);
@@ -344,10 +356,12 @@ static void publish(shoal_coop *coop)
     coop->state.kv_pages_used = n_used;
     coop->state.round_trip_ms = coop->round_trip_ms;
     coop->state.speculation = speculation;
+    shoal_assist_publish(coop, now_ms);
     (void)pthread_mutex_unlock(&coop->state_mutex);
     shoal_coop_publish_totals(coop);
     shoal_metric_set(coop->metrics.running, (double)coop->n_active);
     shoal_metric_set(coop->metrics.waiting, (double)n_waiting);
+    shoal_metric_set(coop->metrics.given_up, coop->breaker.open ? 1 : 0);
     shoal_metric_set(coop->metrics.kv_usage, (double)n_used / (double)n_pages);
     shoal_metric_set(coop->metrics.draft_tokens, (double)speculation.n_draft);
     shoal_metric_set(coop->metrics.draft_window, (double)speculation.n_window);
@@ -376,13 +390,14 @@ void shoal_coop_loop(void *ctx)
         shoal_uplink_check_cut(coop);
         reap(coop);
         admit(coop, now_ms);
+        shoal_assist_probe(coop, now_ms);
         for (gen *g = coop->active; g; g = g->next) {
             shoal_uplink_pump(coop, g, now_ms);
         }
         computed = step(coop);
         reap(coop);
         shoal_link_sweep(coop, now_ms, false);
-        publish(coop);
+        publish(coop, now_ms);
         if (atomic_load(&coop->stopping) && !coop->active && !coop->waiting_head) {
             return;
         }

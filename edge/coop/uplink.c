@@ -22,8 +22,17 @@ void shoal_uplink_close(gen *g)
     }
 }
 
+/* Counts a message. True: the stream is to be lost before it, for tests. */
+static bool is_fault_due(const shoal_coop *coop, gen *g)
+{
+    return ++g->n_messages == coop->settings.fault_cut_at;
+}
+
 static shoal_status send(gen *g, const shoal_edge_msg *msg, size_t *ret_bytes)
 {
+    if (is_fault_due(g->up->coop, g)) {
+        return SHOAL_E_CANCELLED;
+    }
     return shoal_link_send(g->up, msg, &g->usage.bytes_up, ret_bytes);
 }
 
@@ -110,7 +119,7 @@ static shoal_status send_confirmed(gen *g)
     return SHOAL_OK;
 }
 
-static shoal_status send_continue(gen *g)
+static shoal_status send_continue(gen *g, size_t n_max)
 {
     shoal_edge_msg msg = {
         .kind = SHOAL_EDGE_CONTINUE,
@@ -118,7 +127,7 @@ static shoal_status send_continue(gen *g)
             {
                 .epoch = g->epoch,
                 .position = (uint32_t)g->n_confirmed,
-                .n_max = (uint32_t)(g->n_end - g->n_confirmed),
+                .n_max = (uint32_t)n_max,
             },
     };
     size_t n = 0;
@@ -135,7 +144,35 @@ static shoal_status open_stream(shoal_coop *coop, gen *g)
     g->n_sent = g->n_confirmed;
     SHOAL_TRY(send_open(coop, g));
     SHOAL_TRY(send_confirmed(g));
-    return g->mode == SHOAL_MODE_CLOUD ? send_continue(g) : SHOAL_OK;
+    return g->mode == SHOAL_MODE_CLOUD ? send_continue(g, g->n_end - g->n_confirmed) : SHOAL_OK;
+}
+
+shoal_status shoal_uplink_open(shoal_coop *coop, gen *g)
+{
+    return open_stream(coop, g);
+}
+
+shoal_status shoal_uplink_hand_over(shoal_coop *coop, gen *g, size_t from, size_t n_max)
+{
+    size_t n = 0;
+    if (from < g->n_confirmed) {
+        shoal_edge_msg msg = {
+            .kind = SHOAL_EDGE_TOKENS,
+            .body.tokens =
+                {
+                    .epoch = g->epoch,
+                    .position = (uint32_t)from,
+                    .kind = SHOAL_TOKENS_TRUSTED,
+                    .ids = g->tokens + from,
+                    .n_ids = g->n_confirmed - from,
+                },
+        };
+        SHOAL_TRY(send(g, &msg, &n));
+    }
+    if (g->sent_ns == 0) {
+        start_trip(coop, g, 1);
+    }
+    return send_continue(g, n_max);
 }
 
 /* Sends drafts in spans of the length chosen; a shorter span when no more can be drafted for now.
@@ -209,7 +246,7 @@ static shoal_status leave_to_cloud(shoal_coop *coop, gen *g)
             (void)shoal_kv_seq_truncate(g->seq, g->n_tokens - 1);
         }
     }
-    SHOAL_TRY(send_continue(g));
+    SHOAL_TRY(send_continue(g, g->n_end - g->n_confirmed));
     g->continuing = true;
     return SHOAL_OK;
 }
@@ -227,8 +264,7 @@ static bool hash_is_zero(const shoal_hash *hash)
     return memcmp(hash, &zero, sizeof zero) == 0;
 }
 
-/* R9 on our side: what the cloud describes must fit our tokenizer and the operator's pin. */
-static bool identity_ok(const shoal_coop *coop, char *text, size_t n_text)
+bool shoal_uplink_identity_ok(const shoal_coop *coop, char *text, size_t n_text)
 {
     const shoal_tokenizer *tokenizer = coop->model->tokenizer;
     const struct {
@@ -336,6 +372,8 @@ void shoal_uplink_check_cut(shoal_coop *coop)
                 shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, cut_text);
             }
         }
+    } else if (!cut && coop->link_is_cut) {
+        shoal_breaker_reset(&coop->breaker, shoal_clock_now_ms(&coop->clock));
     }
     coop->link_is_cut = cut;
 }
@@ -343,6 +381,10 @@ void shoal_uplink_check_cut(shoal_coop *coop)
 void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
     if (g->done || g->mode == SHOAL_MODE_LOCAL) {
+        return;
+    }
+    if (g->mode == SHOAL_MODE_ASSIST) {
+        shoal_assist_pump(coop, g, now_ms);
         return;
     }
     if (g->cloud == CLOUD_NONE) {
@@ -360,11 +402,15 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             return;
         }
         char text[SHOAL_WIRE_TEXT_MAX];
-        if (!identity_ok(coop, text, sizeof text)) {
+        if (!shoal_uplink_identity_ok(coop, text, sizeof text)) {
             shoal_gen_fail(coop, g, SHOAL_E_MISMATCH, text);
             return;
         }
         if (!verify_ok(coop, g)) {
+            return;
+        }
+        if (!shoal_assist_may_spend(coop, text, sizeof text)) {
+            shoal_uplink_refused(coop, g, SHOAL_RPC_RESOURCE_EXHAUSTED, text);
             return;
         }
         if (!retry_allowed(coop, g, now_ms)) {
@@ -487,7 +533,9 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
         g->usage.n_cloud_steps++;
         bool judged = position < sent_before && !rolled_back;
         bool compared = position < g->n_tokens && !judged;
-        bool right = shoal_gen_take_cloud(coop, g, t->ids[i], (float)t->confidences[i] / 255.0F, 0);
+        uint32_t round = g->mode == SHOAL_MODE_ASSIST ? (uint32_t)g->usage.n_rounds : 0;
+        float confidence = (float)t->confidences[i] / 255.0F;
+        bool right = shoal_gen_take_cloud(coop, g, t->ids[i], confidence, round);
         if (judged) {
             note_judged(g, right);
         } else if (compared) {
@@ -513,6 +561,10 @@ static void take_busy(shoal_coop *coop, gen *g, uint32_t retry_after_ms)
 void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, size_t n_bytes)
 {
     size_t n_before = g->n_confirmed;
+    if (is_fault_due(coop, g)) {
+        shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "cut by fault.cut_at");
+        return;
+    }
     g->usage.bytes_down += n_bytes;
     if (msg->cost.step_us > 0) {
         shoal_pace_told(&g->pace, msg->cost.step_us, msg->cost.row_us,
@@ -544,7 +596,7 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
         }
         break;
     }
-    if (g->n_confirmed > n_before) {
+    if (g->mode != SHOAL_MODE_ASSIST && g->n_confirmed > n_before) {
         shoal_pace_confirmed(&g->pace, g->n_confirmed - n_before,
                              shoal_clock_now_ns(&coop->clock) / 1000);
     }
@@ -552,6 +604,10 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
         /* Not when the stream opens: a node may open every one and then fail it. */
         g->cut_at_ms = 0;
         g->retry_ms = COOP_RETRY_MS_MIN;
+        if (g->mode == SHOAL_MODE_ASSIST) {
+            end_trip(coop, g);
+            shoal_assist_progress(coop, g);
+        }
     }
 }
 
@@ -634,6 +690,10 @@ void shoal_uplink_refused(shoal_coop *coop, gen *g, shoal_rpc_status status, con
     if (g->done) {
         return;
     }
+    if (g->mode == SHOAL_MODE_ASSIST) {
+        shoal_assist_lost(coop, g, false, text);
+        return;
+    }
     if (g->degrade && g->seq) {
         degrade_to_local(coop, g);
         return;
@@ -646,12 +706,18 @@ void shoal_uplink_refused(shoal_coop *coop, gen *g, shoal_rpc_status status, con
 
 void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const char *text)
 {
+    bool was_open = g->up != NULL;
     drop(g);
     if (g->done) {
         return;
     }
     if (status == SHOAL_RPC_FAILED_PRECONDITION) {
         coop->described = false; /* another model came up there: ask again before the next one */
+    }
+    if (g->mode == SHOAL_MODE_ASSIST) {
+        g->usage.n_reconnects += was_open;
+        shoal_assist_lost(coop, g, worth_retrying(status), text);
+        return;
     }
     uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
     if (g->cut_at_ms == 0) {

@@ -13,6 +13,10 @@
     {                                                                                              \
         name, SHOAL_CONFIG_STRING, fallback, 0, 0, NULL, false, help                               \
     }
+#define LIMIT(name, help)                                                                          \
+    {                                                                                              \
+        name, SHOAL_CONFIG_INT, "0", 0, 1 << 30, NULL, false, help                                 \
+    }
 
 const shoal_config_key shoal_edge_config_keys[] = {
     STRING("listen.address", "127.0.0.1:8088",
@@ -70,7 +74,7 @@ const shoal_config_key shoal_edge_config_keys[] = {
            "Name expected in the cloud's certificate when the target is an address."),
     STRING("cloud.model_hash", "",
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
-    {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|exact|cloud", false,
+    {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|assist|exact|cloud", false,
      "Mode of requests that name none; auto: exact with a cloud, else local."},
     INT("coop.draft_tokens", "0", 0, 32,
         "Draft tokens of one verification round; 0: chosen from round trip, acceptance and load."),
@@ -82,6 +86,27 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "Retries of all requests together that may reach the cloud at once."),
     {"coop.retries_per_s", SHOAL_CONFIG_REAL, "20", 0.1, 65536, NULL, false,
      "Retries per second from then on; more wait in line, or fail when that takes too long."},
+    {"assist.rate", SHOAL_CONFIG_REAL, "0.1", 0.001, 0.999, NULL, false,
+     "Mode assist: share of tokens at which the cloud is asked, where the edge is least sure."},
+    {"assist.risk", SHOAL_CONFIG_REAL, "0", 0, 0.5, NULL, false,
+     "Mode assist, instead of the rate: share of tokens kept that differ from the cloud's, at "
+     "most; not below what the model was calibrated for (shoal-forge inspect). 0: the rate."},
+    INT("assist.span_tokens", "8", 1, SHOAL_ROUTE_SPAN_MAX,
+        "Mode assist: most tokens of one hand-over; 1, 1, 2, 4 and so on while the edge stays "
+        "unsure."),
+    {"assist.prompt_entropy", SHOAL_CONFIG_REAL, "0", 0, 30, NULL, false,
+     "Mode assist: a prompt whose last 16 rows have a greater mean entropy, in nats, is the "
+     "cloud's as a whole; 0: none is."},
+    INT("assist.patience_ms", "2000", 1, 600000,
+        "Mode assist: time in ms the cloud may take before the edge goes on alone."),
+    LIMIT("budget.cloud_tokens_per_hour", "Tokens the cloud may make in an hour; 0: no limit."),
+    LIMIT("budget.cloud_tokens_per_day", "In a day."),
+    LIMIT("budget.cloud_tokens_per_month", "In 30 days."),
+    LIMIT("budget.uplink_kib_per_hour", "KiB sent to the cloud in an hour; 0: no limit."),
+    LIMIT("budget.uplink_kib_per_day", "In a day."),
+    LIMIT("budget.uplink_kib_per_month", "In 30 days, each counted from the daemon's start."),
+    INT("fault.cut_at", "0", 0, 1 << 20,
+        "For tests: each answer loses its stream once, before its so-manieth message; 0: never."),
     {"fault.flip_ratio", SHOAL_CONFIG_REAL, "0", 0, 1, NULL, false,
      "For tests: share of drafts replaced by a random token; texts do not change."},
     INT("requests.active_max", "8", 1, 256, "Requests generating at once."),
@@ -137,6 +162,22 @@ static int kv_type(const shoal_config *config)
     return shoal_kv_type_parse(shoal_config_string(config, "kv.type"), &type) == 0 ? (int)type : -1;
 }
 
+static shoal_spend_limits spend_limits(const shoal_config *config)
+{
+    static const char *const keys[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS] = {
+        {"budget.cloud_tokens_per_hour", "budget.cloud_tokens_per_day",
+         "budget.cloud_tokens_per_month"},
+        {"budget.uplink_kib_per_hour", "budget.uplink_kib_per_day", "budget.uplink_kib_per_month"}};
+    shoal_spend_limits limits = {0};
+    for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+        limits.most[SHOAL_SPEND_TOKENS][p] =
+            (uint64_t)shoal_config_int(config, keys[SHOAL_SPEND_TOKENS][p]);
+        limits.most[SHOAL_SPEND_BYTES][p] =
+            (uint64_t)shoal_config_int(config, keys[SHOAL_SPEND_BYTES][p]) << 10;
+    }
+    return limits;
+}
+
 shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_settings *ret_settings,
                                       shoal_err *err)
 {
@@ -169,6 +210,13 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.retry_burst = (double)shoal_config_int(config, "coop.retry_burst");
     s.retries_per_s = shoal_config_real(config, "coop.retries_per_s");
     s.fault_flip_ratio = shoal_config_real(config, "fault.flip_ratio");
+    s.fault_cut_at = (uint32_t)shoal_config_int(config, "fault.cut_at");
+    s.route.rate = shoal_config_real(config, "assist.rate");
+    s.route.risk = shoal_config_real(config, "assist.risk");
+    s.route.n_span_max = (size_t)shoal_config_int(config, "assist.span_tokens");
+    s.route.prompt_entropy = shoal_config_real(config, "assist.prompt_entropy");
+    s.patience_ms = (uint64_t)shoal_config_int(config, "assist.patience_ms");
+    s.spend = spend_limits(config);
     *ret_settings = s;
     return SHOAL_OK;
 }

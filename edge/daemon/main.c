@@ -3,6 +3,7 @@
  * shoal-edge: parses, wires, runs, unwinds.
  */
 #include "edge/daemon/config_keys.h"
+#include "edge/daemon/escalation.h"
 #include "common/obs/notify.h"
 
 #include "common/base/thread.h"
@@ -214,6 +215,8 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     SHOAL_TRY(shoal_edge_check_exposure(d->config, err));
     SHOAL_TRY(shoal_edge_redact_rules(d->config, &d->redact, err));
     SHOAL_TRY(shoal_model_load(path, &d->model, err));
+    SHOAL_TRY(
+        shoal_edge_escalation(path, d->model, &settings.has_escalation, &settings.escalation, err));
     if (shoal_config_bool(d->config, "model.huge_pages") && !shoal_model_use_huge_pages(d->model)) {
         shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
                                   "stays in the file's pages, which costs speed alone");

@@ -196,6 +196,8 @@ static void submit(shoal_api_call *call)
         .deadline_ms = api->settings.deadline_ms,
         .reconnect_ms = q->reconnect_ms,
         .degrade = q->degrade,
+        .n_cloud_max = q->n_cloud_max,
+        .risk = q->risk,
         .request_id = call->request_id,
         .on_event = on_event,
         .ctx = call,

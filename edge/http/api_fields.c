@@ -181,7 +181,7 @@ static shoal_status read_mode(shoal_api_reader *r, const json_t *value)
 {
     const char *text = json_string_value(value);
     if (!text || shoal_mode_parse(text, &r->request->mode) != SHOAL_OK) {
-        return bad(r, "shoal.mode", "must be \"local\", \"exact\" or \"cloud\"");
+        return bad(r, "shoal.mode", "must be \"local\", \"assist\", \"exact\" or \"cloud\"");
     }
     r->has_mode = true;
     return SHOAL_OK;
@@ -219,6 +219,14 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             json_int_t ms = 0;
             SHOAL_TRY(read_int(r, "shoal.reconnect_ms", v, 1, 3600000, &ms));
             r->request->reconnect_ms = (uint64_t)ms;
+        } else if (strcmp(key, "max_cloud_tokens") == 0) {
+            json_int_t n = 0;
+            SHOAL_TRY(read_int(r, "shoal.max_cloud_tokens", v, 0, INT32_MAX, &n));
+            r->request->n_cloud_max = (size_t)n;
+        } else if (strcmp(key, "risk") == 0) {
+            float risk = 0;
+            SHOAL_TRY(read_real(r, "shoal.risk", v, 1e-6, 0.5, &risk));
+            r->request->risk = (double)risk;
         } else if (strcmp(key, "local_only") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.local_only", v, &r->local_only));
         } else if (strcmp(key, "on_disconnect") == 0) {
@@ -226,10 +234,9 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
         } else if (strcmp(key, "tokens") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.tokens", v, &r->request->tell_tokens));
         } else {
-            return unsupported(
-                r, name,
-                "the known keys are mode, degrade, reconnect_ms, local_only, on_disconnect "
-                "and tokens");
+            return unsupported(r, name,
+                               "the known keys are mode, degrade, reconnect_ms, max_cloud_tokens, "
+                               "risk, local_only, on_disconnect and tokens");
         }
     }
     return SHOAL_OK;

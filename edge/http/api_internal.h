@@ -59,6 +59,8 @@ typedef struct shoal_api_request {
     bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
     uint64_t reconnect_ms; /* 0: as configured */
     bool cancel_on_gone;   /* a client that leaves cancels; else it may come back */
+    size_t n_cloud_max;    /* mode assist; SIZE_MAX: no limit */
+    double risk;           /* mode assist; 0: as configured */
     shoal_mode mode;
     shoal_sampling sampling; /* biases point to the next field */
     shoal_logit_bias *biases;

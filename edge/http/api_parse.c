@@ -432,6 +432,13 @@ static shoal_status settle(shoal_api_reader *r)
             "\"shoal\": {\"mode\": \"local\"}",
             shoal_mode_name(q->mode), r->has_mode ? "asked for" : "the default");
     }
+    if (q->mode != SHOAL_MODE_ASSIST && (q->n_cloud_max != SIZE_MAX || q->risk > 0)) {
+        const char *field = q->risk > 0 ? "shoal.risk" : "shoal.max_cloud_tokens";
+        return shoal_http_error_set(r->error, 400, field, "invalid_value",
+                                    "%s is of mode \"assist\", and mode \"%s\" was %s", field,
+                                    shoal_mode_name(q->mode),
+                                    r->has_mode || r->local_only ? "asked for" : "the default");
+    }
     if (q->grammar && q->mode != SHOAL_MODE_LOCAL) {
         return shoal_http_error_set(
             r->error, 400, "response_format", "unsupported_value",
@@ -534,6 +541,7 @@ shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind ki
     q->kind = kind;
     q->mode = context->mode_default;
     q->cancel_on_gone = context->cancel_on_gone;
+    q->n_cloud_max = SIZE_MAX;
     q->sampling = shoal_sampling_default();
     shoal_api_reader reader = {.context = context, .request = q, .error = error};
     shoal_status status = read_root(&reader, root);

@@ -200,6 +200,9 @@ static shoal_status put_cloud(shoal_buf *buf, const shoal_api *api, const shoal_
     SHOAL_TRY(state->round_trip_ms > 0
                   ? shoal_json_put_real(buf, round(state->round_trip_ms * 100) / 100, 9)
                   : shoal_json_put_text(buf, NULL));
+    SHOAL_TRY(shoal_buf_appendf(
+        buf, ",\"given_up\":%s,\"trouble\":", state->cloud_given_up ? "true" : "false"));
+    SHOAL_TRY(shoal_json_put_text(buf, state->cloud_trouble[0] ? state->cloud_trouble : NULL));
     if (state->cloud_described) {
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"name\":"));
         SHOAL_TRY(shoal_json_put_text(buf, state->cloud.name));
@@ -238,6 +241,33 @@ static shoal_status put_speculation(shoal_buf *buf, const shoal_coop_speculation
     return shoal_buf_appendf(buf, "}");
 }
 
+/* What mode assist goes by, and what the budgets leave of it. */
+static shoal_status put_assist(shoal_buf *buf, const shoal_coop_state *state)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"assist\":{\"unsure\":"));
+    SHOAL_TRY(shoal_json_put_real(buf, state->unsure, 4));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"budget_level\":"));
+    SHOAL_TRY(shoal_json_put_real(buf, state->spend_level, 4));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"budgets\":["));
+    bool first = true;
+    for (size_t k = 0; k < SHOAL_SPEND_KINDS; k++) {
+        for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+            uint64_t limit = state->spend.limits.most[k][p];
+            if (limit > 0) {
+                SHOAL_TRY(
+                    shoal_buf_appendf(buf,
+                                      "%s{\"what\":\"%s\",\"per\":\"%s\",\"limit\":%" PRIu64
+                                      ",\"used\":%" PRIu64 ",\"ends_in_s\":%" PRIu64 "}",
+                                      first ? "" : ",", shoal_spend_kind_name((shoal_spend_kind)k),
+                                      shoal_spend_period_name((shoal_spend_period)p), limit,
+                                      state->spend.used[k][p], state->spend_left_ms[p] / 1000));
+                first = false;
+            }
+        }
+    }
+    return shoal_buf_appendf(buf, "]}");
+}
+
 static shoal_status put_totals(shoal_buf *buf, uint64_t n_requests, const shoal_coop_totals *t)
 {
     return shoal_buf_appendf(
@@ -245,11 +275,11 @@ static shoal_status put_totals(shoal_buf *buf, uint64_t n_requests, const shoal_
         ",\"totals\":{\"requests\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64
         ",\"tokens\":{\"exit\":%" PRIu64 ",\"edge\":%" PRIu64 ",\"cloud\":%" PRIu64
         "},\"drafted\":%" PRIu64 ",\"accepted\":%" PRIu64 ",\"rounds\":%" PRIu64
-        ",\"cloud_steps\":%" PRIu64 ",\"reconnects\":%" PRIu64 ",\"bytes_up\":%" PRIu64
-        ",\"bytes_down\":%" PRIu64 "}",
+        ",\"cloud_steps\":%" PRIu64 ",\"saved\":%" PRIu64 ",\"reconnects\":%" PRIu64
+        ",\"bytes_up\":%" PRIu64 ",\"bytes_down\":%" PRIu64 "}",
         n_requests, t->n_prompt, t->n_by_tier[SHOAL_TIER_EXIT], t->n_by_tier[SHOAL_TIER_EDGE],
         t->n_by_tier[SHOAL_TIER_CLOUD], t->n_drafted, t->n_accepted, t->n_rounds, t->n_cloud_steps,
-        t->n_reconnects, t->bytes_up, t->bytes_down);
+        t->n_saved, t->n_reconnects, t->bytes_up, t->bytes_down);
 }
 
 static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_state *state)
@@ -270,6 +300,7 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
                                 state->kv_pages_used, state->kv_pages));
     SHOAL_TRY(put_cloud(buf, api, state));
     SHOAL_TRY(put_speculation(buf, &state->speculation));
+    SHOAL_TRY(put_assist(buf, state));
     SHOAL_TRY(put_totals(buf, api->n_requests, &state->totals));
     return shoal_buf_appendf(buf, "}");
 }

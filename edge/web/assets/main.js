@@ -355,6 +355,10 @@ function sentence() {
   }
   if (live && mode() === "local") return "The edge answers alone. Nothing leaves the device.";
   if (live && mode() === "cloud") return "The cloud generates; the edge passes it on.";
+  if (live && mode() === "assist") {
+    if (cloud.given_up) return "The edge goes on alone: the cloud did not answer.";
+    return "The edge speaks while it is sure and hands over to the cloud where it is not.";
+  }
   const accepted = totals.drafted > 0 ? `The cloud agreed with ${Math.round(share(totals.accepted, totals.drafted))} of 100 drafts.` : "";
   if (live) return `The edge drafts, the cloud judges every token. ${accepted}`;
   if (requests.active > 0) return `${count(requests.active, "request")} under way. ${accepted}`;

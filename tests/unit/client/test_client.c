@@ -217,6 +217,8 @@ static void test_client_request_says_what_was_set(void **state)
     assert_int_equal(shoal_client_chat(client, &request, NULL, NULL, NULL, NULL), SHOAL_CLIENT_OK);
     shoal_client_request_init(&request, sizeof request);
     request.prompt = "raw";
+    request.max_cloud_tokens = 4;
+    request.risk = 0.25;
     seen s = {.n_events = 0};
     assert_int_equal(shoal_client_complete(client, &request, on_event, &s, NULL, NULL),
                      SHOAL_CLIENT_OK);
@@ -237,7 +239,8 @@ static void test_client_request_says_what_was_set(void **state)
         ",\"</s>\"],\"stream\":true,\"stream_options\":{\"include_usage\":true}}"));
     const char *second = script_server_request(server, 1);
     assert_non_null(strstr(second, "POST /v1/completions HTTP/1.1\r\n"));
-    assert_non_null(strstr(second, "\r\n\r\n{\"prompt\":\"raw\",\"stream\":true"));
+    assert_non_null(strstr(second, "\r\n\r\n{\"prompt\":\"raw\",\"shoal\":{\"max_cloud_tokens\":4,"
+                                   "\"risk\":0.25},\"stream\":true"));
     script_server_free(server);
     (void)unlink(socket_path);
     (void)rmdir(path);

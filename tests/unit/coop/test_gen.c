@@ -100,7 +100,7 @@ static size_t draft_to(shoal_coop *coop, gen *g, size_t n_tokens)
     size_t n_fed = 0;
     while (g->n_tokens < n_tokens) {
         shoal_span span;
-        assert_true(shoal_gen_span(g, &span));
+        assert_true(shoal_gen_span(coop, g, &span));
         assert_int_equal(shoal_engine_step(coop->engine, &span, 1), SHOAL_OK);
         if (span.n_logits == 0) {
             n_fed++;
@@ -127,8 +127,8 @@ static void test_rollback_deeper_than_a_ring_gives_the_same_drafts(void **state)
     (void)state;
     /* A window of 12: with a slack of 512 the ring holds more than the text, with 128 it holds 192
      * tokens. */
-    shoal_coop roomy;
-    shoal_coop tight;
+    static shoal_coop roomy; /* large */
+    static shoal_coop tight;
     coop_init(&roomy, 512);
     coop_init(&tight, COOP_PREFILL_CHUNK);
     gen *a = gen_new(&roomy);

@@ -56,11 +56,20 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "coop.window_tokens=4"); /* a window holds at least one draft */
     set(config, "kv.type=f16");
     set(config, "http.body_max_kib=100");
+    set(config, "assist.rate=0.25");
+    set(config, "assist.span_tokens=3");
+    set(config, "budget.cloud_tokens_per_day=70");
+    set(config, "budget.uplink_kib_per_month=5");
     set(config, "model.path=some/where/minnow.gguf");
     assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
     assert_int_equal(coop.kv_bytes_max, 7 << 20);
     assert_int_equal(coop.n_draft, 9);
     assert_int_equal(coop.n_window, 9);
+    assert_true(coop.route.rate > 0.249 && coop.route.rate < 0.251);
+    assert_int_equal(coop.route.n_span_max, 3);
+    assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_DAY], 70);
+    assert_int_equal(coop.spend.most[SHOAL_SPEND_BYTES][SHOAL_SPEND_MONTH], 5 << 10);
+    assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_HOUR], 0);
     set(config, "coop.draft_tokens=0"); /* chosen, as by default */
     set(config, "coop.window_tokens=0");
     assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);

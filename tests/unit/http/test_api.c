@@ -258,6 +258,15 @@ static void test_fields_reach_the_engine(void **state)
     assert_true(fake_last.sampling.seed != seed && fake_last.sampling.seed < UINT64_MAX / 2);
     assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":[[5,6]],\"seed\":-1}", &r), 200);
     assert_int_equal(fake_last.n_ids, 2);
+    assert_true(fake_last.n_cloud_max == SIZE_MAX && fake_last.risk <= 0);
+    assert_int_equal(api_post(&a, "/v1/completions",
+                              "{\"prompt\":\"ab\",\"shoal\":{\"mode\":\"assist\","
+                              "\"max_cloud_tokens\":0,\"risk\":0.25}}",
+                              &r),
+                     200);
+    assert_int_equal(fake_last.mode, SHOAL_MODE_ASSIST);
+    assert_int_equal(fake_last.n_cloud_max, 0);
+    assert_true(fake_last.risk > 0.24 && fake_last.risk < 0.26);
     /* Parts are their texts in a row, developer is system. */
     assert_int_equal(
         api_post(&a, "/v1/chat/completions",
@@ -440,6 +449,14 @@ static const bad_row bad_completions[] = {
     {"{\"prompt\":\"a\",\"frobnicate\":1}", 400, "frobnicate", "unknown_parameter"},
     {"{\"prompt\":\"a\",\"messages\":[]}", 400, "messages", "unknown_parameter"},
     {"{\"prompt\":\"a\",\"shoal\":1}", 400, "shoal", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"risk\":0.1}}", 400, "shoal.risk",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"local_only\":true,\"max_cloud_tokens\":1}}", 400,
+     "shoal.max_cloud_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"assist\",\"max_cloud_tokens\":-1}}", 400,
+     "shoal.max_cloud_tokens", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"assist\",\"risk\":0}}", 400, "shoal.risk",
+     "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"turbo\"}}", 400, "shoal.mode", "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"mode\":1}}", 400, "shoal.mode", "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"degrade\":1}}", 400, "shoal.degrade", "invalid_value"},
