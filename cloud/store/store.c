@@ -12,10 +12,7 @@
 #include <string.h>
 
 enum {
-    BATCH_BYTES = 16 << 20, /* of blocks given to a back end at once, but for a single one */
-    LEASE_MS_MAX = 600000,
-    TTL_S_MAX = 30 * 24 * 3600,
-    TIMEOUT_MS_MAX = 60000
+    BATCH_BYTES = 16 << 20 /* of blocks given to a back end at once, but for a single one */
 };
 
 struct shoal_store {
@@ -28,6 +25,7 @@ struct shoal_store {
     atomic_size_t inflight_bytes;
     atomic_bool closing;
     store_counters counters;
+    shoal_metric *get_seconds;
 };
 
 /* --- settings --------------------------------------------------------------------------------- */
@@ -67,12 +65,14 @@ static shoal_status check(const shoal_store_settings *s, shoal_err *err)
                              "KV store: %zu requests in flight, possible are 1 to %d",
                              s->n_inflight_max, (int)SHOAL_STORE_INFLIGHT_MAX);
     }
-    if (s->lease_ms < 1 || s->lease_ms > LEASE_MS_MAX || s->timeout_ms < 1 ||
-        s->timeout_ms > TIMEOUT_MS_MAX || s->ttl_s < 1 || s->ttl_s > TTL_S_MAX) {
+    if (s->lease_ms < 1 || s->lease_ms > SHOAL_STORE_LEASE_MS_MAX || s->timeout_ms < 1 ||
+        s->timeout_ms > SHOAL_STORE_TIMEOUT_MS_MAX || s->ttl_s < 1 ||
+        s->ttl_s > SHOAL_STORE_TTL_S_MAX) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "KV store: a lease is 1 to %d ms, a timeout 1 to %d ms, a block's "
                              "life 1 to %d s",
-                             (int)LEASE_MS_MAX, (int)TIMEOUT_MS_MAX, (int)TTL_S_MAX);
+                             (int)SHOAL_STORE_LEASE_MS_MAX, (int)SHOAL_STORE_TIMEOUT_MS_MAX,
+                             (int)SHOAL_STORE_TTL_S_MAX);
     }
     return SHOAL_OK;
 }
@@ -87,6 +87,17 @@ static const shoal_metric_def counter_defs[STORE_N_COUNTERS] = {
 #undef X
 };
 
+static const double get_bounds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
+                                    0.025,  0.05,    0.1,    0.25,  0.5,    1.0};
+
+static const shoal_metric_def get_seconds_def = {
+    .name = "shoal_store_get_seconds",
+    .help = "From asking the KV store for a block to its answer.",
+    .labels = "",
+    .kind = SHOAL_METRIC_HISTOGRAM,
+    .bounds = get_bounds,
+    .n_bounds = SHOAL_COUNT(get_bounds)};
+
 void shoal_store_count(store_counters *counters, store_counter which, uint64_t n)
 {
     atomic_fetch_add_explicit(&counters->values[which], n, memory_order_relaxed);
@@ -98,7 +109,7 @@ static shoal_status register_metrics(shoal_store *store, shoal_metrics *registry
     for (size_t i = 0; registry && i < STORE_N_COUNTERS; i++) {
         SHOAL_TRY(shoal_metrics_add(registry, &counter_defs[i], &store->counters.metrics[i]));
     }
-    return SHOAL_OK;
+    return registry ? shoal_metrics_add(registry, &get_seconds_def, &store->get_seconds) : SHOAL_OK;
 }
 
 void shoal_store_stats_get(const shoal_store *store, shoal_store_stats *ret_stats)
@@ -177,6 +188,10 @@ static void finish(shoal_store *store, store_job *job)
         judge_get(store, job);
     } else if (job->result.op == SHOAL_STORE_PUT) {
         judge_put(store, job);
+    }
+    job->result.waited_us = (shoal_clock_now_ns(&store->settings.clock) - job->asked_ns) / 1000u;
+    if (job->result.op == SHOAL_STORE_GET) {
+        shoal_metric_observe(store->get_seconds, (double)job->result.waited_us / 1e6);
     }
     shoal_status status = shoal_queue_push(store->done, job);
     SHOAL_ASSERT(status == SHOAL_OK); /* as long as all that may be in flight */
@@ -322,6 +337,7 @@ static shoal_status submit(shoal_store *store, const store_job *like)
         return SHOAL_E_NOMEM;
     }
     *job = *like;
+    job->asked_ns = shoal_clock_now_ns(&store->settings.clock);
     shoal_status status = shoal_queue_push(store->jobs, job);
     SHOAL_ASSERT(status == SHOAL_OK); /* as long as all that may be in flight */
     return SHOAL_OK;

@@ -26,6 +26,9 @@
 
 enum {
     SHOAL_STORE_INFLIGHT_MAX = 65536,
+    SHOAL_STORE_LEASE_MS_MAX = 600000,
+    SHOAL_STORE_TTL_S_MAX = 30 * 24 * 3600,
+    SHOAL_STORE_TIMEOUT_MS_MAX = 60000,
     SHOAL_STORE_LEASES_MAX = 4096 /* of memory and disk; the oldest gives way */
 };
 
@@ -97,8 +100,9 @@ typedef struct shoal_store_result {
      * again after retry_ms. The rest: SHOAL_OK; SHOAL_EOF: not done, there or not makes no
      * difference. */
     shoal_status status;
-    bool leased;       /* of a get's SHOAL_EOF: the lease is ours */
-    uint32_t retry_ms; /* of SHOAL_BUSY: what is left of the other's lease, at least 1 */
+    bool leased;        /* of a get's SHOAL_EOF: the lease is ours */
+    uint32_t retry_ms;  /* of SHOAL_BUSY: what is left of the other's lease, at least 1 */
+    uint64_t waited_us; /* from the request to this result */
     shoal_block *block;
 } shoal_store_result;
 

@@ -19,6 +19,7 @@ typedef struct store_job {
     shoal_block_id id;
     size_t n_bytes; /* of the container, put and get */
     bool lease;
+    uint64_t asked_ns;
 } store_job;
 
 /* X(name, metric, labels, help) */
