@@ -206,6 +206,20 @@ shoal_status shoal_prefix_add_public(shoal_prefix *prefix, const int32_t *ids, s
     return SHOAL_OK;
 }
 
+size_t shoal_prefix_n_public(const shoal_prefix *prefix, const int32_t *ids, size_t n_ids)
+{
+    size_t n = 0;
+    uint32_t i = NONE;
+    while (n < n_ids / BLOCK) {
+        i = find_child(prefix, i, &no_salt, ids + n * BLOCK);
+        if (i == NONE) {
+            break;
+        }
+        n++;
+    }
+    return n;
+}
+
 /* --- order of use ----------------------------------------------------------------------------- */
 
 static void unlink_use(shoal_prefix *prefix, uint32_t i)

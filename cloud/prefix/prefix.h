@@ -44,6 +44,9 @@ shoal_status shoal_prefix_salt(const shoal_prefix *prefix, const char *tenant,
 shoal_status shoal_prefix_add_public(shoal_prefix *prefix, const int32_t *ids,
                                      size_t n_ids) SHOAL_MUST_CHECK;
 
+/* Leading blocks of ids[0..n_ids) that are marked so. */
+size_t shoal_prefix_n_public(const shoal_prefix *prefix, const int32_t *ids, size_t n_ids);
+
 /* Makes seq, whose tokens are ids[0..length), begin with the longest cached chain of ids[0..n_ids)
  * when that is longer than what it has. Returns the tokens it gained. Takes no page. */
 size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_hash *salt, const int32_t *ids,
