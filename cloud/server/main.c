@@ -75,6 +75,7 @@ typedef struct daemon_state {
     shoal_wake *drained;
     shoal_thread *drain;
     bool draining;
+    bool ending; /* told to end before it was ready */
     shoal_metrics *registry;
     shoal_metric *reload_failures;
     shoal_metric *reloads;
@@ -177,7 +178,7 @@ static void on_hangup(void *ctx, int number)
     (void)number;
     daemon_state *d = ctx;
     shoal_err err = SHOAL_ERR_INIT;
-    if (d->draining) {
+    if (d->draining || d->service == NULL) {
         return;
     }
     shoal_notify_reloading();
@@ -211,6 +212,10 @@ static void drain_main(void *ctx)
 static void on_terminate(void *ctx, int number)
 {
     daemon_state *d = ctx;
+    if (d->service == NULL) {
+        d->ending = true;
+        return;
+    }
     if (d->draining) {
         shoal_log(SHOAL_LOG_WARN, "second signal: open sessions are cut");
         _exit(EXIT_SUCCESS);
@@ -343,6 +348,13 @@ static shoal_status load_model(daemon_state *d, shoal_err *err)
     return SHOAL_OK;
 }
 
+static bool told_to_end(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_loop_turn(d->loop);
+    return d->ending;
+}
+
 /* The model, or the vocabulary of one that another engine serves. */
 static shoal_status open_model(daemon_state *d, shoal_err *err)
 {
@@ -352,6 +364,8 @@ static shoal_status open_model(daemon_state *d, shoal_err *err)
     }
     SHOAL_TRY(
         shoal_relay_open_tokenizer(s->tokenizer_path, &d->tokenizer, &s->node.n_ctx_trained, err));
+    s->upstream.give_up = told_to_end;
+    s->upstream.give_up_ctx = d;
     SHOAL_TRY(shoal_upstream_new(&s->upstream, d->tokenizer, &s->node.take_upstream, err));
     announce_upstream(s->node.take_upstream);
     return SHOAL_OK;
@@ -435,6 +449,11 @@ static shoal_status run(const shoal_program_options *opts, const shoal_config *c
     (void)signal(SIGPIPE, SIG_IGN);
     shoal_status status = serve(&d, err);
     unwind(&d);
+    if (d.ending && status == SHOAL_E_CANCELLED) {
+        shoal_log(SHOAL_LOG_INFO, "ended before it was ready: %s", err->text);
+        shoal_err_clear(err);
+        return SHOAL_OK;
+    }
     return status;
 }
 

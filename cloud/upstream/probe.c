@@ -37,6 +37,28 @@ static size_t keep_bytes(char *bytes, size_t size, size_t n, void *ctx)
     return shoal_buf_append(answer, bytes, n) == SHOAL_OK ? n : 0;
 }
 
+static bool gives_up(const upstream_site *site)
+{
+    return site->settings.give_up != NULL && site->settings.give_up(site->settings.give_up_ctx);
+}
+
+/* Called once a second also while nothing comes. */
+static int on_progress(void *ctx, curl_off_t down_all, curl_off_t down, curl_off_t up_all,
+                       curl_off_t up)
+{
+    (void)down_all;
+    (void)down;
+    (void)up_all;
+    (void)up;
+    return gives_up(ctx) ? 1 : 0;
+}
+
+static shoal_status cancelled(const upstream_site *site, shoal_err *err)
+{
+    return shoal_err_set(err, SHOAL_E_CANCELLED, "upstream %.80s: given up before it was up",
+                         site->url);
+}
+
 /* GET without a body. SHOAL_E_UNAVAILABLE: no answer at all. */
 static shoal_status fetch(probe *p, const char *url, const shoal_buf *body, shoal_err *err)
 {
@@ -48,6 +70,9 @@ static shoal_status fetch(probe *p, const char *url, const shoal_buf *body, shoa
     bool good =
         curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, keep_bytes) == CURLE_OK &&
         curl_easy_setopt(easy, CURLOPT_WRITEDATA, &p->answer) == CURLE_OK &&
+        curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress) == CURLE_OK &&
+        curl_easy_setopt(easy, CURLOPT_XFERINFODATA, p->site) == CURLE_OK &&
+        curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L) == CURLE_OK &&
         curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)p->site->settings.silence_ms) == CURLE_OK;
     if (good && body != NULL) {
         good = curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
@@ -58,6 +83,9 @@ static shoal_status fetch(probe *p, const char *url, const shoal_buf *body, shoa
     CURLcode code = good ? curl_easy_perform(easy) : CURLE_OUT_OF_MEMORY;
     (void)curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &p->http_status);
     curl_easy_cleanup(easy);
+    if (code == CURLE_ABORTED_BY_CALLBACK) {
+        return cancelled(p->site, err);
+    }
     return code == CURLE_OK ? SHOAL_OK
                             : shoal_err_set(err, SHOAL_E_UNAVAILABLE, "upstream %.80s: %s",
                                             p->site->url, curl_easy_strerror(code));
@@ -96,7 +124,10 @@ static shoal_status ask_model(probe *p, shoal_err *err)
     while (not_up_yet(p, status) && shoal_clock_now_ms(&clock) < end_ms) {
         (void)nanosleep(&(struct timespec){.tv_nsec = PROBE_PAUSE_MS * 1000000L}, NULL);
         shoal_err_clear(err);
-        status = fetch(p, site->models, NULL, err);
+        status = gives_up(site) ? cancelled(site, err) : fetch(p, site->models, NULL, err);
+    }
+    if (status == SHOAL_E_CANCELLED) {
+        return status;
     }
     if (status != SHOAL_OK) {
         shoal_err_prefix(err, "not up within upstream.start_ms (%llu)",

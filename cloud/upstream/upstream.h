@@ -23,14 +23,16 @@ enum {
 };
 
 typedef struct shoal_upstream_settings {
-    const char *url;          /* "http://host:8000", with or without "/v1" */
-    const char *model;        /* as the engine names it; "": the first it has */
-    const char *api_key_file; /* its first line is the key; "": none */
-    const char *ca_file;      /* PEM of the authority for https; "": the system's */
-    size_t n_calls_max;       /* at once, 1..SHOAL_UPSTREAM_CALLS_MAX; default 64 */
-    uint64_t connect_ms;      /* until a connection stands; default 5000 */
-    uint64_t silence_ms;      /* longest silence of an answer, the first token included; 120000 */
-    uint64_t start_ms;        /* how long to wait for an engine that is not up yet; 30000 */
+    const char *url;            /* "http://host:8000", with or without "/v1" */
+    const char *model;          /* as the engine names it; "": the first it has */
+    const char *api_key_file;   /* its first line is the key; "": none */
+    const char *ca_file;        /* PEM of the authority for https; "": the system's */
+    size_t n_calls_max;         /* at once, 1..SHOAL_UPSTREAM_CALLS_MAX; default 64 */
+    uint64_t connect_ms;        /* until a connection stands; default 5000 */
+    uint64_t silence_ms;        /* longest silence of an answer, the first token included; 120000 */
+    uint64_t start_ms;          /* how long to wait for an engine that is not up yet; 30000 */
+    bool (*give_up)(void *ctx); /* asked while start is waiting, every second; NULL: never */
+    void *give_up_ctx;
     bool verify; /* use log-probabilities of prompts where there are any; default true */
 } shoal_upstream_settings;
 shoal_upstream_settings shoal_upstream_settings_default(void);
@@ -56,8 +58,9 @@ typedef struct shoal_upstream shoal_upstream;
 typedef struct shoal_upstream_call shoal_upstream_call;
 
 /* Asks the engine what it can do and starts the thread. Blocks up to start_ms while the engine is
- * not up. tokenizer is the engine's, borrowed for the client's life. Errors name the URL and the
- * remedy; SHOAL_E_MISMATCH: the engine's tokens are not this tokenizer's. */
+ * not up; SHOAL_E_CANCELLED: give_up said so. tokenizer is the engine's, borrowed for the client's
+ * life. Errors name the URL and the remedy; SHOAL_E_MISMATCH: the engine's tokens are not this
+ * tokenizer's. */
 shoal_status shoal_upstream_new(const shoal_upstream_settings *settings,
                                 const shoal_tokenizer *tokenizer, shoal_upstream **ret_upstream,
                                 shoal_err *err) SHOAL_MUST_CHECK;

@@ -35,12 +35,22 @@ shoal_status shoal_loop_new(shoal_loop **ret_loop, shoal_err *err)
     return SHOAL_OK;
 }
 
-void shoal_loop_run(shoal_loop *loop)
+static void run(shoal_loop *loop, uv_run_mode mode)
 {
     shoal_role before = shoal_thread_role();
     shoal_thread_set_role(SHOAL_ROLE_LOOP);
-    (void)uv_run(&loop->uv, UV_RUN_DEFAULT);
+    (void)uv_run(&loop->uv, mode);
     shoal_thread_set_role(before);
+}
+
+void shoal_loop_run(shoal_loop *loop)
+{
+    run(loop, UV_RUN_DEFAULT);
+}
+
+void shoal_loop_turn(shoal_loop *loop)
+{
+    run(loop, UV_RUN_NOWAIT);
 }
 
 void shoal_loop_stop(shoal_loop *loop)

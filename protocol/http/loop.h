@@ -18,6 +18,8 @@ shoal_status shoal_loop_new(shoal_loop **ret_loop, shoal_err *err) SHOAL_MUST_CH
 /* Turns until shoal_loop_stop; the calling thread has role loop meanwhile. */
 void shoal_loop_run(shoal_loop *loop);
 void shoal_loop_stop(shoal_loop *loop);
+/* Handles what has come and does not wait for more: for who is busy before the loop runs. */
+void shoal_loop_turn(shoal_loop *loop);
 /* Everything made on the loop is freed before; only signals may remain. */
 void shoal_loop_free(shoal_loop *loop);
 

@@ -6,10 +6,13 @@ import http.client
 import json
 import os
 import random
+import signal
 import socket
+import subprocess
 import threading
+import time
 
-from harness import FAMILY_EOS, SANITIZED, Site, complete, expect, main, parallel, prompts, questions, request, wait_until
+from harness import FAMILY_EOS, SANITIZED, Site, binary, complete, expect, main, parallel, prompts, questions, request, wait_until
 
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261128"))
 N_PROMPTS = int(os.environ.get("SHOAL_TEST_PROMPTS", "2" if SANITIZED else "12"))
@@ -382,8 +385,35 @@ def test_echo_and_logprobs_as_openai_defines_them():
             expect(status in (400, 503) and told["error"]["message"], f"{fields}: {status} {told}")
 
 
+def test_cloud_that_waits_for_its_engine_hears_sigterm():
+    """At once, whether the engine refuses, or takes connections and says nothing; and exits 0."""
+    with Site() as site:
+        full, _ = site.models()
+        for answers in (True, False):
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                listener.settimeout(30)
+                command = [binary("shoal-cloud")]
+                for key, value in {"listen.address": "127.0.0.1:0", "backend": "upstream", "upstream.tokenizer": full,
+                                   "upstream.url": f"http://127.0.0.1:{listener.getsockname()[1]}",
+                                   "upstream.start_ms": "600000"}.items():
+                    command += ["--set", f"{key}={value}"]
+                with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+                    try:
+                        client, _ = listener.accept()
+                        if answers:
+                            client.close()
+                        process.send_signal(signal.SIGTERM)
+                        began = time.monotonic()
+                        status = process.wait(20)
+                        took = time.monotonic() - began
+                    finally:
+                        process.kill()
+                    expect(status == 0, f"exit {status}: {process.stderr.read()}")
+                    expect(took < (15 if SANITIZED else 5), f"ended {took:.1f} s after SIGTERM")
+
+
 if __name__ == "__main__":
-    main([test_cloud_mode_says_what_the_engine_says, test_exact_is_verified_by_log_probabilities,
+    main([test_cloud_that_waits_for_its_engine_hears_sigterm, test_cloud_mode_says_what_the_engine_says, test_exact_is_verified_by_log_probabilities,
           test_echo_and_logprobs_as_openai_defines_them, test_text_alone_gives_the_same_text,
           test_trouble_with_the_engine_changes_no_token, test_engine_that_stays_away_is_named,
           test_cancelled_answer_ends_its_request, test_exact_is_refused_or_degraded_where_nobody_verifies])
