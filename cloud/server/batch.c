@@ -3,6 +3,7 @@
 
 #include "cloud/prefix/prefix.h"
 #include "cloud/sched/sched.h"
+#include "cloud/server/share.h"
 #include "common/base/mem.h"
 #include "common/obs/log.h"
 
@@ -29,6 +30,8 @@ typedef struct entry {
     uint64_t due_ms;   /* when a sample of it was due for the last time; 0: never */
     shoal_hash salt;   /* of its tenant in the prefix cache */
     bool salted;
+    bool waits; /* for blocks of the store */
+    shoal_share_part part;
     bool works; /* had work when the last step was planned */
     bool held;
 } entry;
@@ -39,6 +42,7 @@ struct shoal_batch {
     const shoal_cloud_metrics *metrics;
     shoal_sched *sched;
     shoal_prefix *prefix; /* NULL: off */
+    shoal_share *share;   /* NULL: off */
     shoal_sched_cost cost;
     double step_us; /* of a step without its drafts, smoothed; 0: none was run */
     double price;   /* of a draft in tokens, smoothed */
@@ -69,6 +73,23 @@ static shoal_status make_prefix(shoal_batch *batch)
     return shoal_prefix_new(pool, &settings, &batch->prefix);
 }
 
+static shoal_status make_share(shoal_batch *batch)
+{
+    const shoal_batch_settings *s = &batch->settings;
+    if (s->store == NULL) {
+        return SHOAL_OK;
+    }
+    const shoal_share_settings settings = {.store = s->store,
+                                           .pool = shoal_engine_kv(batch->engine),
+                                           .prefix = batch->prefix,
+                                           .model = shoal_engine_model(batch->engine)->hash,
+                                           .secret = s->store_secret,
+                                           .n_fetches_max = s->n_sessions_max,
+                                           .wait_ms = s->store_wait_ms,
+                                           .always = s->store_always};
+    return shoal_share_new(&settings, batch->metrics, &batch->share);
+}
+
 shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *settings,
                              const shoal_cloud_metrics *metrics, shoal_batch **ret_batch)
 {
@@ -90,6 +111,7 @@ shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *s
     sched.n_items_max = n;
     SHOAL_TRY(shoal_sched_new(&sched, &batch->sched));
     SHOAL_TRY(make_prefix(batch));
+    SHOAL_TRY(make_share(batch));
     /* Half of a step's rows at most are prompts, so that neither kind of work starves the other. */
     size_t half = SHOAL_MAX(shoal_engine_n_rows_max(engine) / 2, (size_t)1);
     batch->settings.prefill_chunk = SHOAL_MIN(SHOAL_MAX(settings->prefill_chunk, (size_t)1), half);
@@ -103,11 +125,17 @@ void shoal_batch_free(shoal_batch *batch)
         return;
     }
     shoal_sched_free(batch->sched);
+    shoal_share_free(batch->share);
     shoal_prefix_free(batch->prefix);
     shoal_free(batch->entries);
     shoal_free(batch->items);
     shoal_free(batch->spans);
     shoal_free(batch);
+}
+
+shoal_status shoal_batch_add_public(shoal_batch *batch, const int32_t *ids, size_t n_ids)
+{
+    return batch->prefix == NULL ? SHOAL_BUSY : shoal_prefix_add_public(batch->prefix, ids, n_ids);
 }
 
 static size_t find(const shoal_batch *batch, const shoal_session *session)
@@ -138,6 +166,9 @@ shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session, uint64_
         batch->prefix != NULL &&
         shoal_prefix_salt(batch->prefix, shoal_session_tenant(session), &e->salt) == SHOAL_OK;
     shoal_session_set_cost(session, &batch->told);
+    if (batch->share != NULL) {
+        shoal_share_join(batch->share, shoal_session_tenant(session), &e->part);
+    }
     return SHOAL_OK;
 }
 
@@ -149,6 +180,9 @@ void shoal_batch_remove(shoal_batch *batch, shoal_session *session)
     }
     shoal_sched_leave(batch->sched, batch->entries[i].tenant);
     shoal_session_set_cost(session, NULL);
+    if (batch->share != NULL) {
+        shoal_share_leave(batch->share, &batch->entries[i].part);
+    }
     batch->n_entries--;
     memmove(batch->entries + i, batch->entries + i + 1,
             (batch->n_entries - i) * sizeof(*batch->entries));
@@ -177,7 +211,7 @@ static shoal_sched_item describe(entry *e, uint64_t now_ms)
 {
     shoal_session_due due = {.n_prefill = 0};
     shoal_kv_need need = shoal_session_kv_need(e->session);
-    if (!e->held) {
+    if (!e->held && !e->waits) {
         due = shoal_session_due_get(e->session);
     }
     bool works = due.sample || due.n_prefill > 0;
@@ -204,15 +238,56 @@ static shoal_sched_item describe(entry *e, uint64_t now_ms)
                               .n_pages_held = need.n_pages_held};
 }
 
-static shoal_status plan_step(shoal_batch *batch, uint64_t now_ms, shoal_sched_plan *ret_plan)
+/* False: nothing is cached. */
+static bool evict_prefix(shoal_batch *batch)
 {
+    bool evicted = batch->prefix != NULL && shoal_prefix_evict(batch->prefix);
+    shoal_metric_add(batch->metrics->prefix_evictions, evicted ? 1 : 0);
+    return evicted;
+}
+
+static bool make_room(void *ctx)
+{
+    return evict_prefix(ctx);
+}
+
+static shoal_share_site site_of(shoal_batch *batch, const entry *e)
+{
+    return (shoal_share_site){.session = e->session,
+                              .prefix = e->salted ? batch->prefix : NULL,
+                              .salt = &e->salt,
+                              .cost = &batch->cost,
+                              .prefill_chunk = batch->settings.prefill_chunk,
+                              .make_room = make_room,
+                              .ctx = batch};
+}
+
+/* Begins each text with what is there of it: in the prefix cache, then in the store. */
+static void find_texts(shoal_batch *batch, const shoal_clock *clock)
+{
+    if (batch->share != NULL) {
+        shoal_share_poll(batch->share);
+    }
     for (size_t i = 0; i < batch->n_entries; i++) {
         entry *e = &batch->entries[i];
+        size_t n = 0;
         if (e->salted && !e->held) {
-            size_t n = shoal_session_take_prefix(e->session, batch->prefix, &e->salt);
+            n = shoal_session_take_prefix(e->session, batch->prefix, &e->salt);
             shoal_metric_add(batch->metrics->prefix_tokens, (double)n);
         }
+        if (batch->share != NULL) {
+            const shoal_share_site site = site_of(batch, e);
+            shoal_share_found(&e->part, n > 0 ? shoal_session_kv_length(e->session) : 0);
+            e->waits = shoal_share_fetch(batch->share, &e->part, &site, clock);
+        }
     }
+}
+
+static shoal_status plan_step(shoal_batch *batch, const shoal_clock *clock,
+                              shoal_sched_plan *ret_plan)
+{
+    uint64_t now_ms = shoal_clock_now_ms(clock);
+    find_texts(batch, clock);
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
     const shoal_sched_limits limits = {.n_rows_max = shoal_engine_n_rows_max(batch->engine),
                                        .n_logits_max = shoal_engine_n_logits_max(batch->engine),
@@ -235,26 +310,20 @@ static void evict(shoal_batch *batch, size_t i)
     shoal_log(SHOAL_LOG_DEBUG, "kv evict id=%s tokens=%zu",
               shoal_session_stats_get(e->session)->request_id, shoal_session_kv_length(e->session));
     shoal_session_evict(e->session);
+    shoal_share_dropped(&e->part);
     shoal_metric_add(batch->metrics->kv_evictions, 1);
-}
-
-/* False: nothing is cached. */
-static bool evict_prefix(shoal_batch *batch)
-{
-    bool evicted = shoal_prefix_evict(batch->prefix);
-    shoal_metric_add(batch->metrics->prefix_evictions, evicted ? 1 : 0);
-    return evicted;
 }
 
 /* A plan, and the pages it takes. Where it finds none because sessions share them, these give way
  * one by one, and at last the cache forgets what it shares with them. */
-static shoal_status plan_room(shoal_batch *batch, uint64_t now_ms, shoal_sched_plan *ret_plan)
+static shoal_status plan_room(shoal_batch *batch, const shoal_clock *clock,
+                              shoal_sched_plan *ret_plan)
 {
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
     shoal_status status = SHOAL_OK;
     size_t n_rounds = 0;
     for (bool again = true; again; n_rounds++) {
-        status = plan_step(batch, now_ms, ret_plan);
+        status = plan_step(batch, clock, ret_plan);
         for (size_t k = 0; k < ret_plan->n_preempted; k++) {
             evict(batch, ret_plan->preempted[k]);
         }
@@ -307,8 +376,9 @@ static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t
 }
 
 static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t elapsed_ns,
-                       uint64_t now_ms)
+                       const shoal_clock *clock)
 {
+    uint64_t now_ms = shoal_clock_now_ms(clock);
     shoal_metric_add(batch->metrics->steps, 1);
     shoal_metric_observe(batch->metrics->step_seconds, (double)elapsed_ns / 1e9);
     shoal_metric_observe(batch->metrics->step_rows, (double)plan->n_rows);
@@ -339,15 +409,26 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
                      1.0 - (double)n_unused / (double)shoal_kv_pool_n_pages(pool));
 }
 
+/* Apart from distribute, whose time is taken for that of samples. */
+static void give_blocks(shoal_batch *batch, const shoal_sched_plan *plan, const shoal_clock *clock)
+{
+    for (size_t k = 0; batch->share != NULL && k < plan->n_picks; k++) {
+        entry *e = &batch->entries[plan->picks[k].item_i];
+        const shoal_share_site site = site_of(batch, e);
+        shoal_share_give(batch->share, &e->part, &site, clock);
+    }
+}
+
 shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
 {
-    uint64_t start_ns = shoal_clock_now_ns(clock);
     shoal_sched_plan plan;
-    shoal_status status = plan_room(batch, start_ns / 1000000u, &plan);
+    shoal_status status = plan_room(batch, clock, &plan);
     shoal_metric_set(batch->metrics->waiting, (double)plan.n_waiting);
     if (status != SHOAL_OK) {
-        return status;
+        bool asking = batch->share != NULL && shoal_share_n_asking(batch->share) > 0;
+        return status == SHOAL_EOF && asking ? SHOAL_BUSY : status;
     }
+    uint64_t start_ns = shoal_clock_now_ns(clock);
     for (size_t k = 0; k < plan.n_picks; k++) {
         const shoal_sched_pick *pick = &plan.picks[k];
         bool offered = shoal_session_offer(batch->entries[pick->item_i].session, pick->n_rows,
@@ -358,11 +439,12 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
     status = shoal_engine_step(batch->engine, batch->spans, plan.n_picks);
     uint64_t end_ns = shoal_clock_now_ns(clock);
     if (status == SHOAL_OK) {
-        distribute(batch, &plan, end_ns - start_ns, end_ns / 1000000u);
+        distribute(batch, &plan, end_ns - start_ns, clock);
         if (plan.n_logits > 0) {
             uint64_t after_us = (shoal_clock_now_ns(clock) - end_ns) / 1000u;
             shoal_sched_cost_observe_logits(&batch->cost, plan.n_logits, after_us);
         }
+        give_blocks(batch, &plan, clock);
         return SHOAL_OK;
     }
     shoal_log(SHOAL_LOG_ERROR, "engine step failed status=\"%s\" sessions=%zu",

@@ -13,6 +13,7 @@
 #include "cloud/sched/cost.h"
 #include "cloud/server/metrics.h"
 #include "cloud/server/session.h"
+#include "cloud/server/share.h"
 #include "common/base/clock.h"
 
 typedef struct shoal_batch_settings {
@@ -21,6 +22,10 @@ typedef struct shoal_batch_settings {
     uint64_t idle_hold_ms;   /* silence after which a KV may be dropped; default 1000 */
     unsigned prefix_percent; /* of the KV pool that prefixes may keep, 0..100; 0: no cache */
     uint64_t step_time_us;   /* what a step should take at most; 0: no limit */
+    shoal_store *store;      /* borrowed for the batch's life; NULL: nothing is shared */
+    shoal_hash store_secret; /* these three as in shoal_share_settings */
+    uint64_t store_wait_ms;
+    bool store_always;
 } shoal_batch_settings;
 
 typedef struct shoal_batch shoal_batch;
@@ -31,6 +36,11 @@ shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *s
                              shoal_batch **ret_batch) SHOAL_MUST_CHECK;
 void shoal_batch_free(shoal_batch *batch);
 SHOAL_DEFINE_CLEANUP(shoal_batch, shoal_batch_free)
+
+/* The full blocks of this text are everybody's: shoal_prefix_add_public. SHOAL_BUSY: the cache does
+ * not hold them, or there is none. */
+shoal_status shoal_batch_add_public(shoal_batch *batch, const int32_t *ids,
+                                    size_t n_ids) SHOAL_MUST_CHECK;
 
 /* Sessions are borrowed until removed; age counts from here. Sessions of one tenant share what it
  * gets of the engine. SHOAL_BUSY at n_sessions_max. */
@@ -44,7 +54,8 @@ void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hol
 
 /* One engine step, then every session's result. SHOAL_OK: a step was run. SHOAL_EOF: no session
  * has work. SHOAL_BUSY: there is work, but the pages are held by older sessions that are silent
- * for less than idle_hold_ms; try again a little later. A step that fails otherwise ends its
+ * for less than idle_hold_ms, or its blocks may come from the store; try again a little later, or
+ * when the store wakes. A step that fails otherwise ends its
  * sessions and is SHOAL_OK. */
 shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock) SHOAL_MUST_CHECK;
 /* Learnt from the steps so far; valid until the next one. Sessions tell their edges what it comes

@@ -65,6 +65,36 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("prefix.percent", "50", 0, 100,
         "Share of kv.max_mib that texts of ended or running generations may keep for later ones of "
         "the same tenant; given up before any generation loses its KV; 0: none."),
+    STRING("prefix.public", "",
+           "Files with system prompts that all tenants share, divided by ';': their KV is computed "
+           "once for all, so it can be told by the clock that somebody used one. Needs a restart."),
+    {"store.kind", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|memory|disk|redis", false,
+     "Where KV of texts is kept beyond kv.max_mib: in memory, in a folder, or in a Redis or Valkey "
+     "that nodes share; equal model, kv.type and secret on all of them."},
+    STRING("store.folder", "", "Folder of a store on disk, of this process alone."),
+    STRING("store.address", "", "Redis: host:port, or the path of a Unix socket."),
+    STRING("store.user", "", "Redis: user; empty: the default one."),
+    STRING("store.password_file", "", "Redis: file whose first line is the password; empty: none."),
+    {"store.plaintext", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Allow a Redis beyond loopback: no TLS is spoken to it, and it holds texts and KV."},
+    STRING("store.secret_file", "",
+           "File whose first line goes into the names of blocks: nodes with the same one share; "
+           "empty: nodes of one model share."),
+    INT("store.max_mib", "1024", 1, 1 << 24,
+        "Blocks kept in memory or on disk, MiB; a Redis has its own maxmemory."),
+    INT("store.ttl_s", "3600", 1, SHOAL_STORE_TTL_S_MAX,
+        "Redis: a block lives so many seconds since it was last read."),
+    INT("store.timeout_ms", "500", 1, SHOAL_STORE_TIMEOUT_MS_MAX,
+        "Redis: time in ms to connect, and of silence in an answer."),
+    INT("store.lease_ms", "2000", 1, SHOAL_STORE_LEASE_MS_MAX,
+        "For how many ms others leave a block to the node that makes it."),
+    INT("store.wait_ms", "250", 1, 60000,
+        "Longest time in ms that a generation waits for blocks of the store; what has not come is "
+        "computed."),
+    INT("store.inflight_mib", "64", 1, 65536,
+        "Blocks on their way to or from the store, MiB; past that they are computed, or dropped."),
+    {"store.always", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Fetch even where computing is measured to be faster."},
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
     STRING("upstream.url", "",
@@ -165,6 +195,47 @@ static void upstream_from(const shoal_config *config, shoal_cloud_settings *s)
     }
 }
 
+static shoal_status store_from(const shoal_config *config, shoal_cloud_settings *s, shoal_err *err)
+{
+    const char *kind = shoal_config_string(config, "store.kind");
+    shoal_store_settings *store = &s->store;
+    *store = shoal_store_settings_default();
+    s->is_shared = shoal_store_kind_parse(kind, &store->kind) == 0;
+    store->folder = path_or_null(config, "store.folder");
+    store->address = path_or_null(config, "store.address");
+    store->user = path_or_null(config, "store.user");
+    store->plaintext = shoal_config_bool(config, "store.plaintext");
+    store->bytes_max = (size_t)shoal_config_int(config, "store.max_mib") << 20;
+    store->inflight_bytes_max = (size_t)shoal_config_int(config, "store.inflight_mib") << 20;
+    store->ttl_s = (uint32_t)shoal_config_int(config, "store.ttl_s");
+    store->timeout_ms = (uint32_t)shoal_config_int(config, "store.timeout_ms");
+    store->lease_ms = (uint32_t)shoal_config_int(config, "store.lease_ms");
+    s->store_password_file = path_or_null(config, "store.password_file");
+    s->store_secret_file = path_or_null(config, "store.secret_file");
+    s->node.store_wait_ms = (uint64_t)shoal_config_int(config, "store.wait_ms");
+    s->node.store_always = shoal_config_bool(config, "store.always");
+    s->node.public_files = shoal_config_string(config, "prefix.public");
+    if (s->node.public_files[0] != '\0' && (s->is_upstream || s->node.prefix_percent == 0)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "prefix.public needs backend native and prefix.percent above 0");
+    }
+    if (!s->is_shared) {
+        return SHOAL_OK;
+    }
+    const char *lacks = store->kind == SHOAL_STORE_DISK && store->folder == NULL ? "store.folder"
+                        : store->kind == SHOAL_STORE_REDIS && store->address == NULL
+                            ? "store.address"
+                            : NULL;
+    if (lacks != NULL) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "store.kind %s needs %s", kind, lacks);
+    }
+    return s->is_upstream ? shoal_err_set(err, SHOAL_E_INVALID,
+                                          "store.kind %s needs backend native: an upstream engine "
+                                          "keeps its own KV",
+                                          kind)
+                          : SHOAL_OK;
+}
+
 shoal_status shoal_cloud_settings_from(const shoal_config *config,
                                        shoal_cloud_settings *ret_settings, shoal_err *err)
 {
@@ -203,6 +274,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.rpc.calls_max = (uint32_t)s.node.n_sessions_max + 64;
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
     upstream_from(config, &s);
+    SHOAL_TRY(store_from(config, &s, err));
     s.service.address = shoal_config_string(config, "listen.address");
     s.service.wait_max_ms = (uint64_t)shoal_config_int(config, "admit.wait_max_ms");
     s.ops.address = shoal_config_string(config, "http.address");

@@ -24,6 +24,10 @@ typedef struct shoal_cloud_settings {
     bool is_upstream; /* backend: upstream */
     shoal_upstream_settings upstream;
     const char *tokenizer_path; /* of the upstream's vocabulary; "": model_path */
+    bool is_shared;             /* store.kind is not none */
+    shoal_store_settings store;
+    const char *store_password_file; /* these two NULL: none */
+    const char *store_secret_file;
     uint64_t drain_grace_ms;
 } shoal_cloud_settings;
 

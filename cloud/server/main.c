@@ -3,6 +3,7 @@
  * shoal-cloud: parses, wires, runs, unwinds.
  */
 #include "cloud/server/config_keys.h"
+#include "cloud/server/files.h"
 #include "cloud/server/ops.h"
 #include "common/base/file.h"
 #include "common/base/thread.h"
@@ -371,11 +372,43 @@ static shoal_status open_model(daemon_state *d, shoal_err *err)
     return SHOAL_OK;
 }
 
+/* The node copies what it needs of them. */
+typedef struct secrets {
+    char password[SHOAL_SECRET_MAX + 1];
+    char secret[SHOAL_SECRET_MAX + 1];
+} secrets;
+
+static shoal_status read_secrets(daemon_state *d, secrets *s, shoal_err *err)
+{
+    shoal_cloud_settings *set = &d->settings;
+    if (set->store_password_file != NULL) {
+        SHOAL_TRY(
+            shoal_secret_read("store.password_file", set->store_password_file, s->password, err));
+        set->store.password = s->password;
+    }
+    if (set->store_secret_file != NULL) {
+        SHOAL_TRY(shoal_secret_read("store.secret_file", set->store_secret_file, s->secret, err));
+        SHOAL_TRY(shoal_hash_of(s->secret, strlen(s->secret), &set->node.store_secret));
+    }
+    return SHOAL_OK;
+}
+
 static shoal_status make_node(daemon_state *d, shoal_err *err)
 {
-    shoal_node_settings settings = d->settings.node;
-    d->settings.node.take_upstream = NULL;
-    return shoal_node_new(d->model, &settings, d->registry, &d->node, err);
+    secrets read;
+    shoal_status status = SHOAL_OK;
+    if (d->settings.is_shared) {
+        d->settings.node.store = &d->settings.store;
+        status = read_secrets(d, &read, err);
+    }
+    if (status == SHOAL_OK) {
+        shoal_node_settings settings = d->settings.node;
+        d->settings.node.take_upstream = NULL;
+        status = shoal_node_new(d->model, &settings, d->registry, &d->node, err);
+    }
+    explicit_bzero(&read, sizeof(read));
+    d->settings.store.password = NULL;
+    return status;
 }
 
 static shoal_status serve(daemon_state *d, shoal_err *err)

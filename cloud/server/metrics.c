@@ -15,6 +15,9 @@ static const double row_bounds[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024,
 #define REFUSED(reason)                                                                            \
     "shoal_admission_refused_total", "Sessions refused before they began, by reason.",             \
         "reason=\"" reason "\""
+#define FETCHES(result)                                                                            \
+    "shoal_store_fetches_total",                                                                   \
+        "Texts whose blocks the KV store was to be asked for, by result.", "result=\"" result "\""
 #define HISTOGRAM(bounds) SHOAL_METRIC_HISTOGRAM, bounds, SHOAL_COUNT(bounds)
 #define COUNTER           SHOAL_METRIC_COUNTER, NULL, 0
 #define GAUGE             SHOAL_METRIC_GAUGE, NULL, 0
@@ -67,6 +70,13 @@ shoal_status shoal_cloud_metrics_init(shoal_metrics *registry, shoal_cloud_metri
           COUNTER}},
         {&m->prefix_blocks,
          {"shoal_prefix_blocks", "Blocks of 32 tokens in the prefix cache.", "", GAUGE}},
+        {&m->store_tokens,
+         {"shoal_store_hit_tokens_total", "Tokens whose KV came from the KV store.", "", COUNTER}},
+        {&m->store_hit, {FETCHES("hit"), COUNTER}},
+        {&m->store_miss, {FETCHES("miss"), COUNTER}},
+        {&m->store_late, {FETCHES("late"), COUNTER}},
+        {&m->store_full, {FETCHES("full"), COUNTER}},
+        {&m->store_dear, {FETCHES("dear"), COUNTER}},
         {&m->kv_evictions,
          {"shoal_kv_evictions_total", "Sessions whose KV was dropped for another.", "", COUNTER}},
         {&m->steps, {"shoal_engine_steps_total", "Engine steps run.", "", COUNTER}},

@@ -31,6 +31,12 @@ typedef struct shoal_cloud_metrics {
     shoal_metric *prefix_tokens;    /* shoal_prefix_hit_tokens_total */
     shoal_metric *prefix_evictions; /* shoal_prefix_evictions_total */
     shoal_metric *prefix_blocks;    /* shoal_prefix_blocks */
+    shoal_metric *store_tokens;     /* shoal_store_hit_tokens_total */
+    shoal_metric *store_hit;        /* shoal_store_fetches_total{result="hit"} */
+    shoal_metric *store_miss;       /* result="miss" */
+    shoal_metric *store_late;       /* result="late": what had not come was computed */
+    shoal_metric *store_full;       /* result="full": no place for the questions */
+    shoal_metric *store_dear;       /* result="dear": computing is predicted to be faster */
     shoal_metric *kv_evictions;     /* shoal_kv_evictions_total */
     shoal_metric *steps;            /* shoal_engine_steps_total */
     shoal_metric *step_seconds;     /* shoal_engine_step_seconds */

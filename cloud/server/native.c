@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/native.h"
 
+#include "cloud/server/files.h"
 #include "common/base/mem.h"
 
 #include <stdio.h>
@@ -84,9 +85,15 @@ static const shoal_backend_ops native_ops = {.name = "native",
                                              .cost = native_cost,
                                              .free = native_free};
 
+static shoal_status add_public(void *ctx, const int32_t *ids, size_t n_ids)
+{
+    return shoal_batch_add_public(ctx, ids, n_ids);
+}
+
 shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_settings *engine,
-                              const shoal_batch_settings *batch, const shoal_cloud_metrics *metrics,
-                              shoal_backend *ret_backend, shoal_err *err)
+                              const shoal_batch_settings *batch, const char *public_files,
+                              const shoal_cloud_metrics *metrics, shoal_backend *ret_backend,
+                              shoal_err *err)
 {
     native *n = shoal_calloc(1, sizeof(*n));
     if (n == NULL) {
@@ -102,6 +109,10 @@ shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_setti
             (void)shoal_err_set(err, status, "cannot set up %zu sessions: %s; lower sessions.max",
                                 batch->n_sessions_max, shoal_status_text(status));
         }
+    }
+    if (status == SHOAL_OK) {
+        const shoal_public_sink sink = {.take = add_public, .ctx = n->batch};
+        status = shoal_public_read(model->tokenizer, public_files, SHOAL_PREFIX_BLOCK, &sink, err);
     }
     if (status != SHOAL_OK) {
         native_free(n);

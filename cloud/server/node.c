@@ -66,6 +66,7 @@ struct shoal_conn {
 struct shoal_node {
     shoal_node_settings settings;
     shoal_backend backend;
+    shoal_store *store; /* NULL: none */
     shoal_cloud_metrics metrics;
     shoal_describe describe;
     char node_name[SHOAL_WIRE_TEXT_MAX];
@@ -91,6 +92,7 @@ shoal_node_settings shoal_node_settings_default(void)
     return (shoal_node_settings){.engine = shoal_engine_settings_default(),
                                  .model_name = "",
                                  .node_name = "",
+                                 .public_files = "",
                                  .n_sessions_max = 256,
                                  .inbox_bytes_max = 256 << 10,
                                  .prefill_chunk = 128,
@@ -98,6 +100,7 @@ shoal_node_settings shoal_node_settings_default(void)
                                  .prefix_percent = 50,
                                  .idle_ms = 300000,
                                  .kv_hold_ms = 1000,
+                                 .store_wait_ms = 250,
                                  .n_retries = 3,
                                  .clock = shoal_clock_real()};
 }
@@ -323,17 +326,18 @@ static void log_end(const shoal_conn *conn, uint64_t now_ms)
         snprintf(ttft, sizeof(ttft), "%llu",
                  (unsigned long long)(s->first_token_ms - s->opened_ms));
     }
-    shoal_log(SHOAL_LOG_INFO,
-              "session end id=%s tenant=%s mode=%s outcome=%s prompt=%u generated=%u verified=%u "
-              "accepted=%u acceptance=%.2f rounds=%u evictions=%u compute_ms=%.1f ttft_ms=%s "
-              "wall_ms=%llu",
-              shoal_log_escape(s->request_id, id, sizeof(id)),
-              shoal_log_escape(conn->peer.identity, tenant, sizeof(tenant)),
-              s->request_id[0] == '\0' && s->n_prompt == 0 ? "-" : shoal_mode_name(s->mode),
-              shoal_rpc_status_name(conn->status), s->n_prompt, s->n_generated, s->n_verified,
-              s->n_accepted, (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_rounds,
-              s->n_evictions, (double)s->compute_us / 1e3, ttft,
-              (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
+    shoal_log(
+        SHOAL_LOG_INFO,
+        "session end id=%s tenant=%s mode=%s outcome=%s prompt=%u generated=%u verified=%u "
+        "accepted=%u acceptance=%.2f rounds=%u cached=%u evictions=%u compute_ms=%.1f ttft_ms=%s "
+        "wall_ms=%llu",
+        shoal_log_escape(s->request_id, id, sizeof(id)),
+        shoal_log_escape(conn->peer.identity, tenant, sizeof(tenant)),
+        s->request_id[0] == '\0' && s->n_prompt == 0 ? "-" : shoal_mode_name(s->mode),
+        shoal_rpc_status_name(conn->status), s->n_prompt, s->n_generated, s->n_verified,
+        s->n_accepted, (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_rounds,
+        s->n_cached, s->n_evictions, (double)s->compute_us / 1e3, ttft,
+        (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
 }
 
 static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
@@ -614,8 +618,24 @@ static shoal_status make_backend(shoal_node *node, const shoal_model *model, sho
                                   .prefill_chunk = settings->prefill_chunk,
                                   .idle_hold_ms = settings->kv_hold_ms,
                                   .prefix_percent = settings->prefix_percent,
-                                  .step_time_us = settings->step_time_ms * 1000};
-    return shoal_native_new(model, &settings->engine, &batch, &node->metrics, &node->backend, err);
+                                  .step_time_us = settings->step_time_ms * 1000,
+                                  .store = node->store,
+                                  .store_secret = settings->store_secret,
+                                  .store_wait_ms = settings->store_wait_ms,
+                                  .store_always = settings->store_always};
+    return shoal_native_new(model, &settings->engine, &batch, settings->public_files,
+                            &node->metrics, &node->backend, err);
+}
+
+static shoal_status open_store(shoal_node *node, shoal_metrics *registry, shoal_err *err)
+{
+    if (node->settings.store == NULL || node->settings.take_upstream != NULL) {
+        return SHOAL_OK;
+    }
+    shoal_store_settings settings = *SHOAL_STEAL(node->settings.store);
+    settings.wake = wake;
+    settings.wake_ctx = node;
+    return shoal_store_open(&settings, registry, &node->store, err);
 }
 
 static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metrics *registry,
@@ -629,6 +649,7 @@ static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metr
     if (shoal_cloud_metrics_init(registry, &node->metrics) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for metrics");
     }
+    SHOAL_TRY(open_store(node, registry, err));
     SHOAL_TRY(make_backend(node, model, err));
     describe(node);
     size_t per_call = SHOAL_NODE_QUEUED_MAX + FIXED_ITEMS;
@@ -690,10 +711,11 @@ void shoal_node_free(shoal_node *node)
         shoal_thread_join(node->thread);
         drain(node);
     }
-    shoal_queue_free(node->inbox);
     if (node->backend.ops != NULL) {
         node->backend.ops->free(node->backend.ctx);
     }
+    shoal_store_close(node->store);
+    shoal_queue_free(node->inbox); /* after all whose threads wake this one */
     shoal_upstream_free(node->settings.take_upstream);
     shoal_free(node->conns);
     shoal_free(node);

@@ -9,6 +9,7 @@
 
 #include "cloud/server/metrics.h"
 #include "cloud/server/relay.h"
+#include "cloud/store/store.h"
 #include "common/base/clock.h"
 #include "common/engine/engine.h"
 #include "protocol/rpc/rpc.h"
@@ -25,15 +26,20 @@ enum {
 
 typedef struct shoal_node_settings {
     shoal_engine_settings engine;
-    const char *model_name;  /* told in Describe; copied; "": the model's own */
-    const char *node_name;   /* told in Opened; copied; "": the host's */
-    size_t n_sessions_max;   /* 1..SHOAL_NODE_SESSIONS_MAX, default 256 */
-    size_t inbox_bytes_max;  /* of one call's waiting messages before reading pauses; 256 KiB */
-    size_t prefill_chunk;    /* default 128 */
-    unsigned prefix_percent; /* of the KV that cached prefixes may keep, 0..100, default 50 */
-    uint64_t step_time_ms;   /* what an engine step should take at most; 0: no limit; 200 */
-    uint64_t idle_ms;        /* a call without messages and without work ends; default 300000 */
-    uint64_t kv_hold_ms;     /* see shoal_batch_settings, default 1000 */
+    const char *model_name;   /* told in Describe; copied; "": the model's own */
+    const char *node_name;    /* told in Opened; copied; "": the host's */
+    size_t n_sessions_max;    /* 1..SHOAL_NODE_SESSIONS_MAX, default 256 */
+    size_t inbox_bytes_max;   /* of one call's waiting messages before reading pauses; 256 KiB */
+    size_t prefill_chunk;     /* default 128 */
+    unsigned prefix_percent;  /* of the KV that cached prefixes may keep, 0..100, default 50 */
+    uint64_t step_time_ms;    /* what an engine step should take at most; 0: no limit; 200 */
+    uint64_t idle_ms;         /* a call without messages and without work ends; default 300000 */
+    uint64_t kv_hold_ms;      /* see shoal_batch_settings, default 1000 */
+    const char *public_files; /* of shoal_public_read; borrowed for shoal_node_new; "" */
+    const shoal_store_settings *store; /* borrowed for shoal_node_new; NULL: nothing is shared */
+    shoal_hash store_secret;           /* these three as in shoal_share_settings; 250 ms */
+    uint64_t store_wait_ms;
+    bool store_always;
     shoal_upstream *take_upstream; /* NULL: the back end is native; else taken by shoal_node_new */
     size_t n_retries;              /* these two of shoal_relay_settings; default 3 and 0 */
     size_t n_ctx_trained;

@@ -2,6 +2,7 @@
 #include "cloud/server/session.h"
 
 #include "common/base/mem.h"
+#include "common/kv/kv_move.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -759,6 +760,12 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
 
 /* --- prefixes --------------------------------------------------------------------------------- */
 
+/* What was dropped and found again is not counted twice. */
+static void note_cached(shoal_session *session, size_t n)
+{
+    session->stats.n_cached += session->stats.n_evictions == 0 ? (uint32_t)n : 0;
+}
+
 size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
                                  const shoal_hash *salt)
 {
@@ -768,6 +775,7 @@ size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
     }
     size_t n = shoal_prefix_take(prefix, salt, session->ids, session->n_ids - 1, session->seq);
     session->n_published = n > 0 ? shoal_kv_seq_length(session->seq) : session->n_published;
+    note_cached(session, n);
     return n;
 }
 
@@ -778,6 +786,29 @@ void shoal_session_publish(shoal_session *session, shoal_prefix *prefix, const s
         shoal_prefix_publish(prefix, salt, session->ids, session->seq);
         session->n_published = n;
     }
+}
+
+size_t shoal_session_blocks_missing(const shoal_session *session)
+{
+    if (session->seq == NULL || shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING ||
+        shoal_kv_seq_length(session->seq) % SHOAL_PREFIX_BLOCK != 0) {
+        return 0;
+    }
+    return n_missing(session) / SHOAL_PREFIX_BLOCK;
+}
+
+shoal_status shoal_session_import(shoal_session *session, const uint8_t *bytes, size_t n)
+{
+    SHOAL_ASSERT(shoal_session_blocks_missing(session) > 0);
+    SHOAL_TRY(shoal_kv_block_import(session->seq, bytes, n));
+    note_cached(session, SHOAL_PREFIX_BLOCK);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_session_export(const shoal_session *session, size_t block, uint8_t *ret_bytes)
+{
+    SHOAL_ASSERT(session->seq != NULL);
+    return shoal_kv_block_export(session->seq, block, ret_bytes);
 }
 
 /* --- KV and reports --------------------------------------------------------------------------- */

@@ -52,6 +52,7 @@ typedef struct shoal_session_stats {
     uint32_t n_accepted;     /* of those, equal to our own sample */
     uint32_t n_rounds;       /* verdicts sent */
     uint32_t n_evictions;    /* times the KV was dropped */
+    uint32_t n_cached;       /* tokens of the text whose KV was found, not computed */
     uint64_t compute_us;     /* share of engine time */
     uint64_t opened_ms;      /* when the session was made */
     uint64_t first_token_ms; /* when the first own token or verdict left, 0: not yet */
@@ -137,6 +138,17 @@ size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
 /* Gives the cache the full blocks of the KV, all of confirmed tokens. Not between offer and
  * result. */
 void shoal_session_publish(shoal_session *session, shoal_prefix *prefix, const shoal_hash *salt);
+
+/* Full blocks of 32 confirmed tokens that the KV lacks before the last token, from the block where
+ * it ends; 0 without work, or when it ends within a block. */
+size_t shoal_session_blocks_missing(const shoal_session *session);
+/* Appends a block of another node that computed the same text, and takes one out for others: as
+ * shoal_kv_block_import and _export. Not between offer and result; import only while blocks are
+ * missing. */
+shoal_status shoal_session_import(shoal_session *session, const uint8_t *bytes,
+                                  size_t n) SHOAL_MUST_CHECK;
+shoal_status shoal_session_export(const shoal_session *session, size_t block,
+                                  uint8_t *ret_bytes) SHOAL_MUST_CHECK;
 
 /* Tokens whose KV is held. */
 size_t shoal_session_kv_length(const shoal_session *session);

@@ -74,7 +74,10 @@ void rig_init(rig *r, const rig_settings *settings)
                                .n_sessions_max = 64,
                                .prefill_chunk =
                                    settings->prefill_chunk == 0 ? 8 : settings->prefill_chunk,
-                               .idle_hold_ms = 1000};
+                               .idle_hold_ms = 1000,
+                               .store = settings->store,
+                               .store_secret = {{settings->store_secret}},
+                               .store_wait_ms = 250};
     assert_int_equal(shoal_batch_new(r->engine, &bs, &r->metrics, &r->batch), SHOAL_OK);
     describe(r);
     r->now_ns = 1000000000u;

@@ -384,6 +384,50 @@ static void test_common_prefix_is_computed_once_for_each_tenant(void **state)
     rig_fini(&r);
 }
 
+enum {
+    N_CROWD = 64,
+    N_CROWD_SHARED = 448, /* of a system prompt */
+    N_CROWD_OWN = 16,
+    N_CROWD_TEXT = N_CROWD_SHARED + N_CROWD_OWN + 4
+};
+
+/* All at once, drawn with different seeds: each as alone, and what is common computed once. */
+static void test_crowd_with_one_long_prompt_computes_it_once(void **state)
+{
+    (void)state;
+    static edge edges[N_CROWD];
+    static int32_t truth[N_CROWD][RIG_TEXT_MAX];
+    size_t n_truth[N_CROWD];
+    size_t n_computed = 0;
+    size_t n_own = 0;
+    rig r;
+    rig_init(
+        &r, &(rig_settings){.seed = 7, .prefix_percent = 50, .n_pages = 4096, .prefill_chunk = 32});
+    for (size_t i = 0; i < N_CROWD; i++) {
+        shoal_sampling sampling = shoal_sampling_default();
+        sampling.seed = i;
+        for (size_t k = 0; k < N_CROWD_SHARED + N_CROWD_OWN; k++) {
+            truth[i][k] = (int32_t)(10 + (k * 7 + (k < N_CROWD_SHARED ? 0 : i * 3)) % 200);
+        }
+        n_truth[i] =
+            rig_decode(&r, &sampling, truth[i], N_CROWD_SHARED + N_CROWD_OWN, N_CROWD_TEXT);
+        edge_init(&edges[i], &r);
+        edge_open(&edges[i], &sampling, N_CROWD_TEXT);
+        edge_prompt(&edges[i], truth[i], N_CROWD_SHARED + N_CROWD_OWN);
+        edge_continue(&edges[i], N_CROWD_SHARED + N_CROWD_OWN, 4);
+    }
+    rig_settle(&r);
+    for (size_t i = 0; i < N_CROWD; i++) {
+        assert_int_equal(edges[i].n_confirmed, n_truth[i]);
+        assert_memory_equal(edges[i].text, truth[i], n_truth[i] * sizeof(int32_t));
+        n_computed += n_truth[i] - 1 - shoal_session_stats_get(edges[i].session)->n_cached;
+        n_own += n_truth[i] - 1 - N_CROWD_SHARED;
+        edge_fini(&edges[i]);
+    }
+    assert_int_equal(n_computed, N_CROWD_SHARED + n_own);
+    rig_fini(&r);
+}
+
 static void test_held_session_gets_no_work(void **state)
 {
     (void)state;
@@ -432,6 +476,7 @@ int main(void)
         cmocka_unit_test(test_scarce_logits_are_shared_in_turn),
         cmocka_unit_test(test_tenants_share_scarce_logits),
         cmocka_unit_test(test_common_prefix_is_computed_once_for_each_tenant),
+        cmocka_unit_test(test_crowd_with_one_long_prompt_computes_it_once),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),
     };

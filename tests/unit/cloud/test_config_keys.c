@@ -73,6 +73,11 @@ static void test_contradictions_name_their_keys(void **state)
     refused("tls.ca=a.pem", "tls.cert=b.pem", "tls.key");
     refused("step.rows_max=16", "step.logits_max=17", "step.logits_max");
     refused("cpu.mask=z80", NULL, "cpu.mask");
+    refused("store.kind=redis", NULL, "store.address");
+    refused("store.kind=disk", NULL, "store.folder");
+    refused("store.kind=memory", "backend=upstream", "store.kind");
+    refused("prefix.public=a.txt", "prefix.percent=0", "prefix.percent");
+    refused("prefix.public=a.txt", "backend=upstream", "prefix.public");
 }
 
 static void test_quotas_come_from_their_keys(void **state)

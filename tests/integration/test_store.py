@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Cloud nodes that share KV through a Redis of the test's own: what one computed another takes over, and nothing
+that happens to the Redis changes a token or ends a session. Exit 77 where Debian's redis-tools is missing."""
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "bench", "load"))
+from loadlib import make_tenant, metric, start_node  # noqa: E402
+from harness import FAMILY_EOS, SANITIZED, Site, complete, expect, main, parallel, prompts, questions, wait_until  # noqa: E402
+
+SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261128"))
+SERVER = "/usr/bin/redis-server"
+SKIPPED = 77
+# The family's own context is 512 tokens; the small models' is shorter.
+LONG = " ".join(prompts(4 if SANITIZED else 24, SEED))
+
+
+class Redis:
+    def __init__(self, site):
+        self.path = site.file("redis.sock")
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen([SERVER, "--port", "0", "--unixsocket", self.path, "--save", "", "--appendonly",
+                                         "no", "--dir", os.path.dirname(self.path)], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(self.answers, what="Redis")
+        return self
+
+    def answers(self):
+        try:
+            return self.ask("PING") == b"+PONG\r\n"
+        except OSError:
+            return False
+
+    def ask(self, *words):
+        """The first bytes of the answer, as Redis speaks."""
+        parts = [w if isinstance(w, bytes) else str(w).encode() for w in words]
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(20)
+            s.connect(self.path)
+            s.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
+            return s.recv(1 << 20)
+
+    def blocks(self):
+        return int(self.ask("EVAL", "return #redis.call('KEYS', 'shoal:kv:*')", 0).split(b"\r\n")[0].lstrip(b":"))
+
+    def kill(self):
+        if self.process:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+def node(site, model, redis, **settings):
+    base = {"store__kind": "redis", "store__address": redis.path, "store__wait_ms": "20000", "store__timeout_ms": "10000",
+            "store__always": "true"}
+    base.update(settings)
+    return start_node(site, model, **base)
+
+
+def ask(edge, text, seed=7, temperature=0.8):
+    bias = {} if SANITIZED else {"logit_bias": {str(FAMILY_EOS): -100}}
+    return complete(edge.address, text, "cloud", n=16, chat=not SANITIZED, temperature=temperature, seed=seed, **bias)
+
+
+def check(answer, right, what):
+    expect(answer.error is None, f"{what}: {answer.error}")
+    expect(answer.ids == right.ids and answer.text == right.text, f"{what}: {answer.ids}, right is {right.ids}")
+
+
+def hits(a_node):
+    return metric(a_node, "shoal_store_hit_tokens_total")
+
+
+def stored(redis, n):
+    wait_until(lambda: redis.blocks() >= n, what=f"{n} blocks in Redis, there are {redis.blocks()}")
+
+
+def test_second_node_takes_what_the_first_computed():
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        alone = site.cloud(full).start()
+        right = ask(site.edge(edge_model, alone.address).start(), LONG)
+        nodes = [node(site, full, redis) for _ in range(2)]
+        edges = [site.edge(edge_model, n.address).start() for n in nodes]
+        check(ask(edges[0], LONG), right, "computed and given")
+        expect(hits(nodes[0]) == 0, "the first node found something")
+        stored(redis, 2)
+        check(ask(edges[1], LONG), right, "taken over")
+        taken = hits(nodes[1])
+        expect(taken >= 64, f"the second node took {taken} tokens")
+        expect(metric(nodes[1], 'shoal_store_fetches_total{result="hit"}') == 1, "no hit was counted")
+        expect(metric(nodes[1], "shoal_store_get_seconds_count") >= taken / 32, "latency is not counted")
+        wait_until(lambda: f" cached={taken:.0f} " in nodes[1].tail(), what=f"cached={taken:.0f} in the log")
+        return f"{taken:.0f} tokens taken over"
+
+
+def test_broken_blocks_are_refused_and_computed():
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        first, second = node(site, full, redis), node(site, full, redis)
+        right = ask(site.edge(edge_model, first.address).start(), LONG)
+        expect(right.error is None, f"{right.error}")
+        stored(redis, 2)
+        n = redis.ask("EVAL", "local keys = redis.call('KEYS', 'shoal:kv:*') for _, k in ipairs(keys) do "
+                              "redis.call('SETRANGE', k, 300, 'broken') end return #keys", 0)
+        expect(n.startswith(b":") and int(n[1:].split(b"\r\n")[0]) >= 2, f"{n}")
+        check(ask(site.edge(edge_model, second.address).start(), LONG), right, "over broken blocks")
+        expect(hits(second) == 0, "a broken block was used")
+        expect(metric(second, "shoal_store_refused_total") >= 1, "no broken block was noticed")
+
+
+def test_tenants_and_secrets_do_not_meet():
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        with open(site.file("secret"), "w", encoding="ascii") as f:
+            f.write("a-secret-of-the-operator\n")
+        first = node(site, full, redis)
+        right = ask(site.edge(edge_model, first.address).start(), LONG)
+        stored(redis, 2)
+        n_blocks = redis.blocks()
+        cert, key = make_tenant(site, "other")
+        second = node(site, full, redis)
+        other = site.edge(edge_model, second.address, cloud__cert=cert, cloud__key=key).start()
+        check(ask(other, LONG), right, "of another tenant")
+        expect(hits(second) == 0, "a tenant took another's blocks")
+        stored(redis, 2 * n_blocks)
+        third = node(site, full, redis, store__secret_file=site.file("secret"))
+        check(ask(site.edge(edge_model, third.address).start(), LONG), right, "under another secret")
+        expect(hits(third) == 0, "blocks were found under another secret")
+
+
+def test_public_prompt_is_shared_by_tenants():
+    if SANITIZED:
+        return "needs a model with a chat template"
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        with open(site.file("system"), "w", encoding="utf-8") as f:
+            f.write(LONG + "\n")
+        settings = {"prefix__public": site.file("system")}
+        nodes = [node(site, full, redis, **settings) for _ in range(2)]
+        cert, key = make_tenant(site, "other")
+        edges = [site.edge(edge_model, nodes[0].address).start(),
+                 site.edge(edge_model, nodes[1].address, cloud__cert=cert, cloud__key=key).start()]
+        body = {"messages": [{"role": "system", "content": LONG}, {"role": "user", "content": "What does H40 mean?"}]}
+        answers = []
+        for edge in edges:
+            answers.append(complete(edge.address, "", "cloud", n=8, chat=True, temperature=0, **body))
+            if len(answers) == 1:
+                stored(redis, 2)
+        check(answers[1], answers[0], "of another tenant")
+        taken = hits(nodes[1])
+        expect(taken >= 64, f"another tenant took {taken} tokens of the public prompt")
+        return f"{taken:.0f} tokens of a public prompt"
+
+
+def test_redis_gone_and_back_under_load_changes_no_token():
+    texts = [LONG[i % 7:] for i in range(4)] + (prompts if SANITIZED else questions)(4, SEED)
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        alone = site.edge(edge_model, site.cloud(full).start().address).start()
+        right = parallel([lambda t=t: ask(alone, t) for t in texts], 4)
+        # Without a cache the nodes ask the store again and again.
+        nodes = [node(site, full, redis, store__timeout_ms="200", store__wait_ms="200", prefix__percent="0") for _ in range(2)]
+        edges = [site.edge(edge_model, n.address).start() for n in nodes]
+        over = threading.Event()
+        kills = []
+
+        def trouble():
+            rng = random.Random(SEED)
+            while not over.is_set():
+                time.sleep(rng.uniform(0.05, 0.3))
+                if rng.random() < 0.5:
+                    redis.kill()
+                    time.sleep(rng.uniform(0, 0.2))
+                    redis.start()
+                else:
+                    redis.process.send_signal(signal.SIGSTOP)
+                    time.sleep(rng.uniform(0, 0.4))
+                    redis.process.send_signal(signal.SIGCONT)
+                kills.append(1)
+
+        thread = threading.Thread(target=trouble)
+        thread.start()
+        n_asked = 0
+        try:
+            while len(kills) < (3 if SANITIZED else 12):
+                for text, answer in zip(texts, parallel(
+                        [lambda t=t, i=i: ask(edges[i % 2], t) for i, t in enumerate(texts)], 4)):
+                    want = right[texts.index(text)]
+                    check(answer, want, f"after {len(kills)} troubles (seed {SEED})")
+                    n_asked += 1
+        finally:
+            over.set()
+            thread.join()
+        expect(sum(metric(n, "shoal_store_errors_total") for n in nodes) > 0, "no node noticed any trouble")
+
+        def recovers():
+            before = hits(nodes[1])
+            check(ask(edges[0], LONG), right[0], "after the trouble")
+            time.sleep(0.1)
+            check(ask(edges[1], LONG), right[0], "after the trouble")
+            return hits(nodes[1]) > before
+
+        wait_until(recovers, 40, "taking over blocks again")
+        return f"{len(kills)} troubles, {n_asked} answers, 0 differ"
+
+
+if __name__ == "__main__":
+    if not os.path.exists(SERVER):
+        print(f"SKIPPED: no {SERVER} (Debian package redis-tools)")
+        sys.exit(SKIPPED)
+    main([test_second_node_takes_what_the_first_computed, test_broken_blocks_are_refused_and_computed,
+          test_tenants_and_secrets_do_not_meet, test_public_prompt_is_shared_by_tenants,
+          test_redis_gone_and_back_under_load_changes_no_token])
