@@ -80,6 +80,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "Draft tokens of one verification round; 0: chosen from round trip, acceptance and load."),
     INT("coop.window_tokens", "0", 0, 64,
         "Unverified draft tokens in flight at most; 0: chosen, or three rounds of a fixed length."),
+    {"coop.plain_gain", SHOAL_CONFIG_REAL, "1", 1, 1000, NULL, false,
+     "With a chosen length: how many times faster an idle cloud must be without drafts before they "
+     "are left; above 1 spares the cloud."},
     INT("coop.reconnect_ms", "10000", 0, 3600000,
         "How long a cut stream is tried again, in ms, before the request fails or degrades."),
     INT("coop.retry_burst", "64", 1, 65536,
@@ -206,6 +209,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.n_draft = (size_t)shoal_config_int(config, "coop.draft_tokens");
     s.n_window = (size_t)shoal_config_int(config, "coop.window_tokens");
     s.n_window = s.n_window > 0 ? SHOAL_MAX(s.n_window, s.n_draft) : 0;
+    s.plain_gain = shoal_config_real(config, "coop.plain_gain");
     s.reconnect_ms = (uint64_t)shoal_config_int(config, "coop.reconnect_ms");
     s.retry_burst = (double)shoal_config_int(config, "coop.retry_burst");
     s.retries_per_s = shoal_config_real(config, "coop.retries_per_s");

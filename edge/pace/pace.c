@@ -277,6 +277,15 @@ static bool is_curious(const shoal_pace *pace, shoal_pace_world world, double pl
     return us < SWITCH * plain_us;
 }
 
+/* A token of plain decoding costs the cloud a step, one of many drafts a part of it. Who would
+ * rather spare the cloud than be fast counts plain tokens for slower than they are; in a full batch
+ * there is nothing to spare. */
+static double weigh_plain(const shoal_pace *pace, double plain_us)
+{
+    double more = SHOAL_MAX(pace->settings.plain_gain - 1.0, 0.0);
+    return plain_us * (1.0 + more * (1.0 - SHOAL_MIN(pace->price, 1.0)));
+}
+
 static shoal_pace_choice plain_choice(const shoal_pace *pace)
 {
     bool looks = pace->curious && pace->n_spell % LOOK_TOKENS < LOOK_DRAFTS;
@@ -313,7 +322,7 @@ shoal_pace_choice shoal_pace_choose(shoal_pace *pace)
     }
     double plain_us = world.step_us;
     double real_draft_us = draft_us * ratio(&pace->drafting, draft_us);
-    double real_plain_us = plain_us * ratio(&pace->plain, plain_us);
+    double real_plain_us = weigh_plain(pace, plain_us * ratio(&pace->plain, plain_us));
     bool drafted = pace->now.n_draft > 0;
     bool tried = pace->n_probe > 0;
     pace->n_doubt = real_plain_us < SWITCH * real_draft_us ? pace->n_doubt + n_tokens : 0;
@@ -324,7 +333,7 @@ shoal_pace_choice shoal_pace_choose(shoal_pace *pace)
             pace->probe_after = SHOAL_MIN(after, (size_t)PROBE_AFTER_MAX);
             pace->n_probe = 0;
         }
-        pace->curious = is_curious(pace, world, plain_us);
+        pace->curious = is_curious(pace, world, weigh_plain(pace, plain_us));
         take(pace, plain_choice(pace), plain_us);
         return pace->now;
     }

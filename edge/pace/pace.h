@@ -36,9 +36,11 @@ enum {
 };
 
 typedef struct shoal_pace_settings {
-    size_t n_draft;  /* drafts of a message, 1..SHOAL_PACE_DRAFT_MAX; 0: chosen */
-    size_t n_window; /* drafts on their way, n_draft..SHOAL_PACE_WINDOW_MAX; 0: chosen, or with a
-                      * fixed n_draft three times that */
+    size_t n_draft;    /* drafts of a message, 1..SHOAL_PACE_DRAFT_MAX; 0: chosen */
+    size_t n_window;   /* drafts on their way, n_draft..SHOAL_PACE_WINDOW_MAX; 0: chosen, or with a
+                        * fixed n_draft three times that */
+    double plain_gain; /* how many times faster plain decoding must be before drafts are left while
+                        * the cloud is idle; the more it is loaded the less; 1 or below: faster */
 } shoal_pace_settings;
 
 typedef struct shoal_pace_choice {

@@ -79,7 +79,8 @@ def test_exact_of_any_draft_length_equals_cloud():
         full, edge_model = site.models("Q4_0")
         cloud = site.cloud(full).start()
         kinds = {"1": {"coop__draft_tokens": 1, "coop__window_tokens": 1}, "32": {"coop__draft_tokens": 32},
-                 "chosen": {}, "chosen, most wrong": {"fault__flip_ratio": 0.9}}
+                 "chosen": {}, "chosen, most wrong": {"fault__flip_ratio": 0.9},
+                 "chosen, cloud spared": {"coop__plain_gain": 20}}
         edges = {name: site.edge(edge_model, cloud.address, **settings).start() for name, settings in kinds.items()}
         reference = ask_all(edges["1"].address, "cloud", some, n)
         share = {}
@@ -91,6 +92,7 @@ def test_exact_of_any_draft_length_equals_cloud():
             share[name] = sum(a.usage["shoal"]["drafted"] for a in answers) / tokens
         expect(share["1"] > 0.4 and share["32"] > 0.8, f"fixed lengths draft all along: {share}")
         expect(share["chosen, most wrong"] < 0.5, f"the edge goes on with drafts that fall: {share}")
+        expect(share["chosen, cloud spared"] > 0.02, f"a cloud that is to be spared is not left alone: {share}")
         return ", ".join(f"{name}: {value:.2f} drafts judged a token" for name, value in share.items())
 
 

@@ -72,9 +72,11 @@ static void test_settings_reach_the_parts(void **state)
     assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_HOUR], 0);
     set(config, "coop.draft_tokens=0"); /* chosen, as by default */
     set(config, "coop.window_tokens=0");
+    set(config, "coop.plain_gain=20");
     assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
     assert_int_equal(coop.n_draft, 0);
     assert_int_equal(coop.n_window, 0);
+    assert_true(coop.plain_gain == 20.0);
     assert_int_equal(shoal_edge_http_settings(config).body_bytes_max, 100 << 10);
     shoal_model model = {.hp = {.name = "named"}};
     char name[128];

@@ -128,7 +128,8 @@ static void test_fixed_settings_are_kept(void **state)
     static const struct {
         shoal_pace_settings settings;
         shoal_pace_choice choice;
-    } cases[] = {{{5, 0}, {5, 15}}, {{5, 7}, {5, 7}}, {{5, 2}, {5, 5}}, {{32, 0}, {32, 64}}};
+    } cases[] = {
+        {{5, 0, 1}, {5, 15}}, {{5, 7, 1}, {5, 7}}, {{5, 2, 1}, {5, 5}}, {{32, 0, 1}, {32, 64}}};
     for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
         shoal_pace pace;
         shoal_pace_init(&pace, &cases[i].settings);
@@ -259,6 +260,24 @@ static void test_clock_has_the_last_word(void **state)
     assert_true(n_plain > 2000);
 }
 
+/* An idle cloud is spared though it would be faster by itself, a full one is not. */
+static void test_plain_gain_spares_an_idle_cloud(void **state)
+{
+    (void)state;
+    static const double gains[] = {0.0, 1.0, 2.0, 20.0};
+    for (size_t i = 0; i < SHOAL_COUNT(gains); i++) {
+        const shoal_pace_settings settings = {.plain_gain = gains[i]};
+        shoal_pace pace;
+        shoal_pace_init(&pace, &settings);
+        trip(&pace, 60000);
+        shoal_pace_told(&pace, 3000, 100, 0.03);
+        bool drafts = shoal_pace_choose(&pace).n_draft > 0;
+        assert_int_equal(drafts, gains[i] > 10);
+        shoal_pace_told(&pace, 30000, 100, 0.99);
+        assert_int_equal(shoal_pace_choose(&pace).n_draft, 0);
+    }
+}
+
 /* Far away the cloud decodes; when it has come near, one answer says so. */
 static void test_the_way_is_asked_for_while_the_cloud_decodes(void **state)
 {
@@ -325,6 +344,7 @@ int main(void)
         cmocka_unit_test(test_saturated_cloud_means_plain_decoding_at_once),
         cmocka_unit_test(test_plain_decoding_is_left_now_and_then),
         cmocka_unit_test(test_clock_has_the_last_word),
+        cmocka_unit_test(test_plain_gain_spares_an_idle_cloud),
         cmocka_unit_test(test_the_way_is_asked_for_while_the_cloud_decodes),
         cmocka_unit_test(test_forks_learn_for_their_parent),
         cmocka_unit_test(test_acceptance_follows_what_is_recent),
