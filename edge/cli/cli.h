@@ -50,6 +50,8 @@ typedef struct cli_options {
 
 /* CLI_GO_ON, or the exit status after help or a usage error has been printed. */
 int cli_options_parse(int argc, char **argv, cli_options *ret_options);
+/* The text of --help. */
+const char *cli_help_text(void);
 enum {
     CLI_MODES = 4
 };
@@ -149,6 +151,12 @@ int cli_answer_to(cli_session *session, const shoal_client_message *messages, si
 int cli_ask(cli_session *session);
 int cli_chat(cli_session *session);
 int cli_status(cli_session *session);
+
+/* --- manual.c -------------------------------------------------------------------------------- */
+
+void cli_print_manual(FILE *out);
+/* CLI_OK, or CLI_USAGE for a shell that is not bash, zsh or fish. */
+int cli_print_completion(const char *shell, FILE *out);
 
 /* main.c: true once after an interrupt; asking clears it. */
 bool cli_interrupted(void);

@@ -10,6 +10,8 @@ static const char help_text[] =
     "Usage: shoal ask [options] TEXT...     one answer; TEXT - reads standard input\n"
     "       shoal chat [options]            a conversation; /help lists its commands\n"
     "       shoal status [options]          is the edge there, and which models?\n"
+    "       shoal completion SHELL          what bash, zsh or fish may complete\n"
+    "       shoal manual                    this text as a manual page, for man -l\n"
     "\n"
     "Talks to a Shoal edge, which answers with its own small model and borrows the\n"
     "cloud's large one where it must. Every token shows where it came from.\n"
@@ -45,6 +47,11 @@ static const char help_text[] =
     "  -V, --version      the version\n"
     "\n"
     "Ctrl-C ends an answer. Exit status: 0 done, 1 failed, 2 wrong usage.\n";
+
+const char *cli_help_text(void)
+{
+    return help_text;
+}
 
 /* "shoal: --mode deep is not ...": the option or command, its value if any, what is wrong. */
 static int usage_error(const char *what, const char *name, const char *value)
@@ -227,14 +234,34 @@ static int take_option(cli_options *o, int option, const char *value)
     }
 }
 
+/* What needs no edge is done here. */
+static int print_own(const char *name, char **words, int n_words)
+{
+    if (strcmp(name, "manual") == 0) {
+        if (n_words > 0) {
+            return usage_error(" is one argument too many", name, words[0]);
+        }
+        cli_print_manual(stdout);
+        return CLI_OK;
+    }
+    if (n_words != 1 || cli_print_completion(words[0], stdout) != CLI_OK) {
+        return usage_error(": one shell is needed: bash, zsh or fish", name, NULL);
+    }
+    return CLI_OK;
+}
+
 static int take_command(cli_options *o, char **words, int n_words)
 {
     if (n_words == 0) {
-        return usage_error("a command is missing: ask, chat or status", "", NULL);
+        return usage_error("a command is missing: ask, chat, status, completion or manual", "",
+                           NULL);
     }
     const char *name = words[0];
     o->words = words + 1;
     o->n_words = n_words - 1;
+    if (strcmp(name, "manual") == 0 || strcmp(name, "completion") == 0) {
+        return print_own(name, o->words, o->n_words);
+    }
     if (strcmp(name, "ask") == 0) {
         o->command = CLI_ASK;
         return o->n_words > 0 ? CLI_GO_ON
@@ -246,7 +273,8 @@ static int take_command(cli_options *o, char **words, int n_words)
     } else if (strcmp(name, "status") == 0) {
         o->command = CLI_STATUS;
     } else {
-        return usage_error(": no such command; there are ask, chat and status", name, NULL);
+        return usage_error(": no such command; there are ask, chat, status, completion and manual",
+                           name, NULL);
     }
     if (o->n_words > 0) {
         return usage_error(" is one argument too many", name, o->words[0]);
