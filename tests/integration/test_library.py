@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""libshoal as an application finds it: installed, by pkg-config; its examples as C99 and as C++, against a real edge."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from harness import BIN, SOURCE, Site, expect, main, request, run
+
+EXAMPLES = os.path.join(SOURCE, "edge/client/examples")
+C = ["cc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+CPP = ["c++", "-x", "c++", "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+
+
+def flags(prefix, *more):
+    path = subprocess.run(["find", prefix, "-name", "shoal.pc"], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(["pkg-config", "--define-prefix", *more, "shoal"], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PKG_CONFIG_PATH": os.path.dirname(path)})
+    return done.stdout.split(), os.path.dirname(os.path.dirname(path))
+
+
+def test_examples_build_from_an_installed_library_and_run():
+    if not shutil.which("pkg-config"):
+        print("skipped: pkg-config is not installed")
+        sys.exit(77)
+    with Site() as site:
+        prefix = site.file("prefix")
+        run("cmake", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-P", os.path.join(BIN, "../edge/client/cmake_install.cmake"))
+        wanted, library = flags(prefix, "--cflags", "--libs")
+        _, edge = site.models()
+        url = site.edge(edge, mode__default="local").start().address
+        question = "What does H40 mean on the Tapir 10?"
+        body = {"messages": [{"role": "user", "content": question}], "temperature": 0}
+        told = json.loads(request(url, "POST", "/v1/chat/completions", json.dumps(body))[2])["choices"][0]["message"]["content"]
+        for name, compiler in (("ask", C), ("ask", CPP), ("loop", C), ("loop", CPP)):
+            program = site.file(f"{name}-{compiler[0]}")
+            run(*compiler, os.path.join(EXAMPLES, f"{name}.c"), "-o", program, *wanted, "-pthread")
+            env = {**os.environ, "SHOAL_URL": url, "LD_LIBRARY_PATH": library}
+            done = subprocess.run([program, question], env=env, capture_output=True, text=True, timeout=60, check=False)
+            expect(done.returncode == 0, f"{name}: {done.stderr}{done.stdout}")
+            if name == "ask":
+                expect(done.stdout == told, f"{done.stdout!r} is not {told!r}")
+                continue
+            expect(done.stdout.endswith("\nok\n") and len(done.stdout) > 4, f"{done.stdout!r}")
+            # It has had enough after a byte: unless all was there by then, the call ends as cancelled.
+            done = subprocess.run([program, question, "1"], env=env, capture_output=True, text=True, timeout=60, check=False)
+            expect(done.returncode == 0 and done.stdout.endswith(("\nok\n", "\ncancelled\n")), f"{done.stdout!r}")
+
+
+if __name__ == "__main__":
+    main([test_examples_build_from_an_installed_library_and_run])
