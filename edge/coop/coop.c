@@ -6,6 +6,7 @@
 
 #include "common/base/mem.h"
 
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -26,6 +27,8 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .reconnect_ms = 10000,
         .retry_burst = 64,
         .retries_per_s = 20,
+        .exit_policy = "off",
+        .n_exit_waiting = 16,
         .fault_flip_ratio = 0,
         .route = shoal_route_settings_default(),
         .patience_ms = 2000,
@@ -42,6 +45,7 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     } rows[] = {
         {"active requests", s->n_active_max, 1, 256},
         {"waiting requests", s->n_waiting_max, 0, 65536},
+        {"tokens that wait for their depth", s->n_exit_waiting, 1, SHOAL_DEPTH_WAITING_MAX},
         {"draft tokens", s->n_draft, 0, SHOAL_PACE_DRAFT_MAX},
         {"window tokens", s->n_window, s->n_window > 0 ? s->n_draft : 0, SHOAL_PACE_WINDOW_MAX},
     };
@@ -74,6 +78,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     es.kv_type = coop->settings.kv_type;
     es.n_rows_max = COOP_ROWS_MAX;
     es.n_logits_max = coop->settings.n_active_max + COOP_SCORE_ROWS;
+    es.n_logits_max += coop->model->hp.n_exits > 0 ? COOP_CHECK_ROWS : 0;
     SHOAL_TRY(shoal_engine_new(coop->model, &es, &coop->engine, err));
     if (shoal_sampler_new(coop->model->hp.n_vocab, shoal_engine_kernels(coop->engine),
                           &coop->sampler) != SHOAL_OK) {
@@ -183,6 +188,18 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
         {&coop->metrics.accepted,
          {"shoal_accepted_tokens_total", "Draft tokens the cloud accepted.", "",
           SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.steps,
+         {"shoal_edge_steps_total", "Steps of the edge's model that gave a token.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.layers,
+         {"shoal_edge_layers_total", "Layers those steps went through; exits make them fewer.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.exit_checked,
+         {"shoal_exit_checked_total", "Tokens that left early and were computed in full later.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.exit_agreed,
+         {"shoal_exit_agreed_total", "Of those, tokens that the full depth says too.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
         {&coop->metrics.reconnects,
          {"shoal_link_reconnects_total", "Streams to the cloud that were cut and opened again.", "",
           SHOAL_METRIC_COUNTER, NULL, 0}},
@@ -233,6 +250,9 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
                             shoal_metrics *metrics, shoal_coop **ret_coop, shoal_err *err)
 {
     SHOAL_TRY(check_settings(settings, err));
+    shoal_exit_rule rules[SHOAL_MODEL_EXITS_MAX];
+    SHOAL_TRY(
+        shoal_exit_rules_choose(&settings->exits, settings->exit_policy, (float)NAN, rules, err));
     shoal_coop *coop = shoal_calloc(1, sizeof *coop);
     if (!coop) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the generation service");

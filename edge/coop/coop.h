@@ -9,6 +9,7 @@
 #define SHOAL_COOP_COOP_H
 
 #include "common/base/macros.h"
+#include "common/engine/rules.h"
 #include "common/grammar/grammar.h"
 #include "common/model/model.h"
 #include "common/obs/metrics.h"
@@ -44,7 +45,11 @@ typedef struct shoal_usage {
     size_t n_accepted;             /* of those, accepted */
     size_t n_rounds;               /* verification rounds; in mode ASSIST hand-overs to the cloud */
     size_t n_cloud_steps;          /* steps of the cloud's model waited for, the prompt's aside */
-    uint64_t bytes_up;             /* message bytes with gRPC frame headers, above TLS */
+    size_t n_steps;                /* steps of the edge's model that gave a token */
+    size_t n_layers; /* layers they went through: n_steps times the model's, or fewer by exits */
+    size_t n_exit_checked; /* tokens that left at an exit and whose full depth was computed later */
+    size_t n_exit_agreed;  /* of those, that the full depth says too */
+    uint64_t bytes_up;     /* message bytes with gRPC frame headers, above TLS */
     uint64_t bytes_down;
     uint32_t round_up_max; /* largest bytes of one round each way */
     uint32_t round_down_max;
@@ -61,6 +66,10 @@ typedef struct shoal_coop_totals {
     uint64_t n_accepted;
     uint64_t n_rounds;
     uint64_t n_cloud_steps;
+    uint64_t n_steps;
+    uint64_t n_layers;
+    uint64_t n_exit_checked;
+    uint64_t n_exit_agreed;
     uint64_t n_reconnects;
     uint64_t n_saved; /* generated tokens for which no step of the cloud was waited for */
     uint64_t bytes_up;
@@ -134,12 +143,14 @@ typedef struct shoal_coop_request {
      * with these bytes: what follows them is of the grammar, as far as the token that ended them
      * left it possible. At most SHOAL_COOP_OPENING_MAX bytes, copied. */
     const char *grammar_opening;
-    uint64_t deadline_ms;   /* from now, 0: none */
-    uint64_t reconnect_ms;  /* how long a lost cloud is waited for, 0: the configured time */
-    bool degrade;           /* exact, cloud: go on locally when the cloud is gone */
-    size_t n_cloud_max;     /* mode ASSIST: tokens the cloud may make; SIZE_MAX: no limit */
-    double risk;            /* mode ASSIST: as shoal_route_asks takes it; 0: as configured */
-    const char *request_id; /* for logs, copied, at most 64 bytes */
+    uint64_t deadline_ms;    /* from now, 0: none */
+    uint64_t reconnect_ms;   /* how long a lost cloud is waited for, 0: the configured time */
+    const char *exit_policy; /* as in shoal_exit_rules_choose; NULL: the configured one */
+    float exit_threshold;    /* with it: in place of the policy's own; NaN: none */
+    bool degrade;            /* exact, cloud: go on locally when the cloud is gone */
+    size_t n_cloud_max;      /* mode ASSIST: tokens the cloud may make; SIZE_MAX: no limit */
+    double risk;             /* mode ASSIST: as shoal_route_asks takes it; 0: as configured */
+    const char *request_id;  /* for logs, copied, at most 64 bytes */
     void (*on_event)(void *ctx, const shoal_coop_event *event); /* engine thread, must not block */
     void *ctx;
 } shoal_coop_request;
@@ -161,6 +172,9 @@ typedef struct shoal_coop_settings {
     uint64_t reconnect_ms;   /* how long a cut stream is retried before the request fails */
     double retry_burst;      /* retries of all requests that reach the cloud at once, at least 1 */
     double retries_per_s;    /* and from then on, above 0 */
+    shoal_exit_fitted exits; /* of the model's file; zeroed: it has no exits */
+    const char *exit_policy; /* of requests that name none, borrowed; "off": nothing leaves */
+    size_t n_exit_waiting;   /* tokens of a request that wait for their depth, 1..64 */
     double fault_flip_ratio; /* testing: share of drafts replaced by a random id */
     uint32_t fault_cut_at;   /* testing: each generation loses its stream once, before the message
                               * of this number, both ways counted from 1; 0: never */
@@ -183,6 +197,9 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
 void shoal_coop_stop(shoal_coop *coop, uint64_t grace_ms);
 void shoal_coop_free(shoal_coop *coop);
 
+/* Any thread. Whether a request may have this exit policy: SHOAL_E_INVALID says why not. */
+shoal_status shoal_coop_check_exit(const shoal_coop *coop, const char *policy, float threshold,
+                                   shoal_err *err) SHOAL_MUST_CHECK;
 /* Any thread. SHOAL_OK with an id; SHOAL_BUSY when n_waiting_max wait; SHOAL_E_LIMIT when prompt
  * and n_tokens_max cannot fit; SHOAL_E_UNAVAILABLE when a cloud mode is asked and none is
  * configured or coop is stopping; SHOAL_E_UNSUPPORTED for a mode that is not offered. */

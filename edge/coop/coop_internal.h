@@ -21,6 +21,7 @@ enum {
     COOP_PREFILL_CHUNK = 128, /* prompt tokens of one generation in one step */
     COOP_ROWS_MAX = 512,      /* rows of one step */
     COOP_SCORE_ROWS = 16,     /* prompt tokens of one step that are scored */
+    COOP_CHECK_ROWS = 16,     /* tokens of one step that left early and are looked at again */
     COOP_RETRY_MS_MIN = 20,   /* first pause before a cut stream is opened again */
     COOP_RETRY_MS_MAX = 500,
     COOP_LINK_MAILS_MAX = 4096, /* messages of one stream the engine has not yet seen */
@@ -179,6 +180,11 @@ struct gen {
     assist_state assist;
     uint32_t n_messages; /* of its streams, both ways, for fault_cut_at */
 
+    shoal_exit_rule exits[SHOAL_MODEL_EXITS_MAX];
+    shoal_depth *depth;            /* NULL: every token has its full depth at once */
+    shoal_exit_state *exit_states; /* (n_exits), with depth: an answer depends on no other's */
+    bool *has_left;                /* (capacity), with depth: the token was said at an exit */
+
     shoal_grammar *grammar; /* NULL: free text */
     shoal_grammar_state followed;
     uint32_t *allowed;                        /* [n_vocab / 32 up], with a grammar */
@@ -247,6 +253,10 @@ struct shoal_coop {
         shoal_metric *waiting;
         shoal_metric *drafted;
         shoal_metric *accepted;
+        shoal_metric *steps;
+        shoal_metric *layers;
+        shoal_metric *exit_checked;
+        shoal_metric *exit_agreed;
         shoal_metric *reconnects;
         shoal_metric *bytes_up;
         shoal_metric *bytes_down;
@@ -297,6 +307,17 @@ void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);
 bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span);
 /* True when another draft or token may be sampled at position n_tokens. */
 bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g);
+
+/* Early exits (leave.c). */
+shoal_status shoal_leave_init(const shoal_coop *coop, gen *g, const char *policy, float threshold,
+                              shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_leave_fini(gen *g);
+/* Makes the span one that may leave. n_checks_free: rows of logits left for a second look. */
+void shoal_leave_span(const gen *g, size_t n_checks_free, shoal_span *span);
+/* After the step, before its token is taken. */
+void shoal_leave_count(shoal_coop *coop, gen *g, const shoal_span *span);
+/* Where the token at a position was produced, when it is confirmed as of this tier. */
+shoal_tier shoal_leave_tier(gen *g, size_t position, shoal_tier tier);
 
 /* --- the cloud's side of a generation (uplink.c) --------------------------------------------- */
 

@@ -90,6 +90,11 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     (void)snprintf(g->request_id, sizeof g->request_id, "%s",
                    request->request_id ? request->request_id : "");
     shoal_status status = copy_request(coop, g, request, err);
+    if (status == SHOAL_OK) {
+        bool own = request->exit_policy != NULL;
+        status = shoal_leave_init(coop, g, own ? request->exit_policy : coop->settings.exit_policy,
+                                  own ? request->exit_threshold : (float)NAN, err);
+    }
     if (status != SHOAL_OK) {
         shoal_gen_free(g);
         return status;
@@ -106,6 +111,7 @@ void shoal_gen_free(gen *g)
     }
     shoal_uplink_close(g);
     shoal_kv_seq_free(g->seq);
+    shoal_leave_fini(g);
     shoal_stop_free(g->stop);
     shoal_grammar_free(g->grammar);
     shoal_free(g->allowed);
@@ -139,6 +145,10 @@ static void add_usage(shoal_coop_totals *totals, const shoal_usage *usage)
     totals->n_accepted += usage->n_accepted;
     totals->n_rounds += usage->n_rounds;
     totals->n_cloud_steps += usage->n_cloud_steps;
+    totals->n_steps += usage->n_steps;
+    totals->n_layers += usage->n_layers;
+    totals->n_exit_checked += usage->n_exit_checked;
+    totals->n_exit_agreed += usage->n_exit_agreed;
     totals->n_reconnects += usage->n_reconnects;
     totals->n_saved += n_saved(usage);
     totals->bytes_up += usage->bytes_up;
@@ -166,6 +176,10 @@ static void close_books(shoal_coop *coop, gen *g)
     g->done = true;
     shoal_metric_add(coop->metrics.drafted, (double)g->usage.n_drafted);
     shoal_metric_add(coop->metrics.accepted, (double)g->usage.n_accepted);
+    shoal_metric_add(coop->metrics.steps, (double)g->usage.n_steps);
+    shoal_metric_add(coop->metrics.layers, (double)g->usage.n_layers);
+    shoal_metric_add(coop->metrics.exit_checked, (double)g->usage.n_exit_checked);
+    shoal_metric_add(coop->metrics.exit_agreed, (double)g->usage.n_exit_agreed);
     shoal_metric_add(coop->metrics.reconnects, (double)g->usage.n_reconnects);
     shoal_metric_add(coop->metrics.bytes_up, (double)g->usage.bytes_up);
     shoal_metric_add(coop->metrics.bytes_down, (double)g->usage.bytes_down);
@@ -235,6 +249,7 @@ void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round
 {
     size_t position = g->n_confirmed++;
     int32_t id = g->tokens[position];
+    tier = shoal_leave_tier(g, position, tier);
     g->usage.n_generated++;
     g->usage.n_by_tier[tier]++;
     if (g->usage.n_generated == 1) {

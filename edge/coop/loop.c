@@ -253,17 +253,25 @@ static bool step(shoal_coop *coop)
     size_t n = 0;
     size_t n_rows = 0;
     size_t n_logits = 0;
+    size_t n_checks = 0;
     size_t n_logits_max = shoal_engine_n_logits_max(coop->engine);
     for (gen *g = coop->active; g && n < coop->settings.n_active_max; g = g->next) {
         shoal_span span;
-        if (!wants_compute(coop, g) || !shoal_gen_span(coop, g, &span) ||
-            n_rows + span.n_ids > COOP_ROWS_MAX || n_logits + span.n_logits > n_logits_max) {
+        if (!wants_compute(coop, g) || !shoal_gen_span(coop, g, &span)) {
+            continue;
+        }
+        size_t n_waiting = shoal_depth_n_waiting(g->seq);
+        shoal_leave_span(g, COOP_CHECK_ROWS - n_checks, &span);
+        size_t n_own_checks = span.check ? n_waiting : 0;
+        if (n_rows + span.n_ids + n_waiting > COOP_ROWS_MAX ||
+            n_logits + span.n_logits + n_own_checks > n_logits_max) {
             continue;
         }
         coop->spans[n] = span;
         coop->span_gens[n] = g;
-        n_rows += span.n_ids;
-        n_logits += span.n_logits;
+        n_rows += span.n_ids + n_waiting;
+        n_logits += span.n_logits + n_own_checks;
+        n_checks += n_own_checks;
         n++;
     }
     if (n == 0) {
@@ -275,6 +283,7 @@ static bool step(shoal_coop *coop)
     double step_us = (double)(shoal_clock_now_ns(&coop->clock) - start_ns) / 1e3;
     for (size_t i = 0; i < n; i++) {
         gen *g = coop->span_gens[i];
+        shoal_leave_count(coop, g, &coop->spans[i]);
         if (coop->spans[i].n_logits == 0) {
             continue;
         }

@@ -76,6 +76,12 @@ const shoal_config_key shoal_edge_config_keys[] = {
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
     {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|assist|exact|cloud", false,
      "Mode of requests that name none; auto: exact with a cloud, else local."},
+    STRING("exit.policy", "off",
+           "When a token may leave the edge model early: off, a policy fitted to the model (risk, "
+           "fixed, margin, entropy, linear, percentile), or one with its numbers, "
+           "fixed:threshold=0.98."),
+    INT("exit.waiting_max", "16", 1, 64,
+        "Tokens of one request that wait for the layers above their exit at most."),
     INT("coop.draft_tokens", "0", 0, 32,
         "Draft tokens of one verification round; 0: chosen from round trip, acceptance and load."),
     INT("coop.window_tokens", "0", 0, 64,
@@ -206,6 +212,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.kv_type = kv_type(config);
     s.n_active_max = (size_t)shoal_config_int(config, "requests.active_max");
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
+    s.exit_policy = shoal_config_string(config, "exit.policy");
+    s.n_exit_waiting = (size_t)shoal_config_int(config, "exit.waiting_max");
     s.n_draft = (size_t)shoal_config_int(config, "coop.draft_tokens");
     s.n_window = (size_t)shoal_config_int(config, "coop.window_tokens");
     s.n_window = s.n_window > 0 ? SHOAL_MAX(s.n_window, s.n_draft) : 0;

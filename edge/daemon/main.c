@@ -221,6 +221,7 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
         shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
                                   "stays in the file's pages, which costs speed alone");
     }
+    SHOAL_TRY(shoal_exit_fitted_load(path, d->model, &settings.exits, err));
     SHOAL_TRY(make_metrics(d, err));
     return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
 }

@@ -165,6 +165,13 @@ static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
                                 "\"shoal\":{\"tiers\":{\"exit\":%zu,\"edge\":%zu,\"cloud\":%zu},",
                                 u->n_by_tier[SHOAL_TIER_EXIT], u->n_by_tier[SHOAL_TIER_EDGE],
                                 u->n_by_tier[SHOAL_TIER_CLOUD]));
+    SHOAL_TRY(shoal_buf_appendf(buf, "\"edge_steps\":%zu,\"edge_layers\":%zu,\"layers_per_token\":",
+                                u->n_steps, u->n_layers));
+    double layers = u->n_steps > 0 ? (double)u->n_layers / (double)u->n_steps : 0;
+    SHOAL_TRY(shoal_json_put_real(buf, round(layers * 1000) / 1000, 9));
+    SHOAL_TRY(shoal_buf_append(buf, ",", 1));
+    SHOAL_TRY(shoal_buf_appendf(buf, "\"exit_checked\":%zu,\"exit_agreed\":%zu,", u->n_exit_checked,
+                                u->n_exit_agreed));
     SHOAL_TRY(shoal_buf_appendf(
         buf,
         "\"drafted\":%zu,\"accepted\":%zu,\"rounds\":%zu,"

@@ -195,6 +195,8 @@ static void submit(shoal_api_call *call)
         .grammar_opening = q->n_tools > 0 && !q->must_call ? SHOAL_API_CALL : NULL,
         .deadline_ms = api->settings.deadline_ms,
         .reconnect_ms = q->reconnect_ms,
+        .exit_policy = q->exit_policy[0] ? q->exit_policy : NULL,
+        .exit_threshold = q->exit_threshold,
         .degrade = q->degrade,
         .n_cloud_max = q->n_cloud_max,
         .risk = q->risk,
@@ -203,7 +205,15 @@ static void submit(shoal_api_call *call)
         .ctx = call,
     };
     shoal_err err = SHOAL_ERR_INIT;
-    shoal_status status = shoal_coop_submit(api->coop, &request, &call->generation, &err);
+    const char *field = q->kind == SHOAL_API_CHAT ? "messages" : "prompt";
+    shoal_status status = SHOAL_OK;
+    if (request.exit_policy) {
+        status = shoal_coop_check_exit(api->coop, q->exit_policy, q->exit_threshold, &err);
+        field = status == SHOAL_OK ? field : "shoal.exit";
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_coop_submit(api->coop, &request, &call->generation, &err);
+    }
     if (status == SHOAL_OK) {
         call->submitted = true;
         call->request->grammar = NULL; /* taken */
@@ -211,7 +221,6 @@ static void submit(shoal_api_call *call)
         return;
     }
     err.code = err.code != SHOAL_OK ? err.code : status;
-    const char *field = q->kind == SHOAL_API_CHAT ? "messages" : "prompt";
     shoal_http_error_from(&error, &err, err.code == SHOAL_E_UNSUPPORTED ? "shoal.mode" : field);
     fail_call(call, &error);
     shoal_api_call_free(call);

@@ -198,6 +198,28 @@ static shoal_status read_on_disconnect(shoal_api_reader *r, const json_t *value)
     return SHOAL_OK;
 }
 
+/* "risk", or {"policy": "fixed", "threshold": 0.98}; whether the model can is asked later. */
+static shoal_status read_exit(shoal_api_reader *r, const json_t *value)
+{
+    const json_t *policy = json_is_object(value) ? json_object_get(value, "policy") : value;
+    const json_t *threshold = json_is_object(value) ? json_object_get(value, "threshold") : NULL;
+    size_t n_known = 1 + (threshold != NULL);
+    if (json_is_object(value) && json_object_size(value) > n_known) {
+        return unsupported(r, "shoal.exit", "the known keys are policy and threshold");
+    }
+    if (!json_is_string(policy) || json_string_length(policy) == 0 ||
+        json_string_length(policy) >= SHOAL_EXIT_TEXT_MAX) {
+        return bad(r, "shoal.exit", "must be a policy's name, or an object with a policy");
+    }
+    r->request->exit_threshold = (float)NAN;
+    if (threshold && !json_is_null(threshold)) {
+        SHOAL_TRY(
+            read_real(r, "shoal.exit.threshold", threshold, -64, 64, &r->request->exit_threshold));
+    }
+    memcpy(r->request->exit_policy, json_string_value(policy), json_string_length(policy) + 1);
+    return SHOAL_OK;
+}
+
 static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json_t *value)
 {
     if (!json_is_object(value)) {
@@ -227,6 +249,8 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             float risk = 0;
             SHOAL_TRY(read_real(r, "shoal.risk", v, 1e-6, 0.5, &risk));
             r->request->risk = (double)risk;
+        } else if (strcmp(key, "exit") == 0) {
+            SHOAL_TRY(read_exit(r, v));
         } else if (strcmp(key, "local_only") == 0) {
             SHOAL_TRY(read_bool(r, "shoal.local_only", v, &r->local_only));
         } else if (strcmp(key, "on_disconnect") == 0) {
@@ -236,7 +260,7 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
         } else {
             return unsupported(r, name,
                                "the known keys are mode, degrade, reconnect_ms, max_cloud_tokens, "
-                               "risk, local_only, on_disconnect and tokens");
+                               "risk, exit, local_only, on_disconnect and tokens");
         }
     }
     return SHOAL_OK;
