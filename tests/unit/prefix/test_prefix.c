@@ -193,7 +193,11 @@ static void test_public_prefix_is_shared_and_nothing_behind_it(void **state)
     assert_int_equal(shoal_prefix_add_public(r.prefix, ids, 80), SHOAL_OK);
     assert_int_equal(shoal_prefix_add_public(r.prefix, ids, 80), SHOAL_OK);
     assert_int_equal(shoal_prefix_n_blocks(r.prefix), 0);
+    assert_int_equal(shoal_prefix_n_public(r.prefix, ids, 160), 2);
+    assert_int_equal(shoal_prefix_n_public(r.prefix, ids, 63), 1);
+    assert_int_equal(shoal_prefix_n_public(r.prefix, ids + 1, 159), 0);
     assert_int_equal(session(&r, &r.a, ids, 160), 160);
+    assert_int_equal(shoal_prefix_n_public(r.prefix, ids, 160), 2); /* a tenant's are not */
     assert_int_equal(session(&r, &r.b, ids, 160), 96);
     assert_int_equal(session(&r, &r.a, ids, 160), 0);
     assert_int_equal(shoal_prefix_n_blocks(r.prefix), 8);
