@@ -116,6 +116,7 @@ static void take_over(shoal_coop *coop, gen *g)
 void shoal_assist_progress(shoal_coop *coop, gen *g)
 {
     shoal_breaker_worked(&coop->breaker);
+    shoal_coop_publish_totals(coop); /* charged before anybody may ask for more */
     g->assist.n_told = g->n_confirmed;
     g->assist.give_up_ms = shoal_clock_now_ms(&coop->clock) + coop->settings.patience_ms;
     if (g->assist.waits && g->n_confirmed >= g->assist.until) {
