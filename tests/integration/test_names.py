@@ -56,7 +56,7 @@ def sessions(node):
 
 
 def ask_all(edge, texts, mode):
-    return parallel([lambda t=t: complete(edge.address, t, mode, n=24, chat=not SANITIZED) for t in texts], 4)
+    return parallel([lambda t=t: complete(edge.address, t, mode, n=24, chat=not SANITIZED, temperature=0) for t in texts], 4)
 
 
 def test_records_of_a_name_share_the_sessions():
