@@ -144,7 +144,7 @@ void shoal_map_forget(const void *data, size_t n)
 
 enum {
     HUGE_BYTES = 2 << 20,
-    PIECE_BYTES = 64 << 20, /* copied and put in place at once, so that little is held twice */
+    PIECE_BYTES = 8 << 20, /* copied and put in place at once: this much is held twice */
     PART_BYTES = 4 << 20
 };
 

@@ -194,7 +194,7 @@ static void test_huge_pages_change_no_byte_while_others_read(void **state)
     (void)state;
     enum {
         HUGE = 2 << 20,
-        N = (64 << 20) + 3 * HUGE + 123 /* more than a piece */
+        N = (24 << 20) + 3 * HUGE + 123 /* some pieces */
     };
     uint8_t *bytes = shoal_calloc(N, 1);
     assert_non_null(bytes);
