@@ -11,6 +11,10 @@ spec = folder."/cloud-spec.txt"
 rows(file) = "< grep -v -e '^#' -e '^label' ".file
 set key top left reverse Left samplen 2
 
+# Four marks at round numbers: what gnuplot chooses itself runs together in panels this narrow.
+stats rows(load) using 2 nooutput
+digit = 10 ** floor(log10(STATS_max / 4))
+set xtics digit * ceil(STATS_max / 4 / digit)
 set title "Latency against offered load"
 set xlabel "sessions a second"
 set ylabel "ms"
@@ -39,6 +43,7 @@ set border 3
 set title "Speculation by concurrency"
 set xlabel "sessions at once"
 set ylabel "tokens a second"
+set xtics autofreq
 set logscale x 2
 set key top left reverse Left
 labels = system("awk '!/^#/ && $1 != \"label\" { print $1 }' ".spec." | awk '!seen[$0]++'")
