@@ -16,7 +16,7 @@ enum {
     PANELS_MAX = 4,
     CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
     FP8_BLOCK = 64 + SHOAL_FP8_TILE * ROWS,
-    AHEAD = 2048 /* bytes: how far in front fp8 weights are fetched */
+    AHEAD = 2048 /* bytes: how far in front weights are fetched */
 };
 
 /* Writes 16 outputs of panel p, fewer in the last panel. */
@@ -48,7 +48,11 @@ SHOAL_INLINE void float_tile(const shoal_gemm *g, size_t p, size_t c, size_t ele
     for (size_t k = 0; k < n_k; k++) {
         __m512 w[PANELS_MAX];
         for (size_t i = 0; i < n_p; i++) {
-            w[i] = load(panel + (i * n_k + k) * ROWS * element);
+            const uint8_t *at = panel + (i * n_k + k) * ROWS * element;
+            if (n_c > 1) {
+                _mm_prefetch((const char *)at + AHEAD, _MM_HINT_T0);
+            }
+            w[i] = load(at);
         }
         for (size_t j = 0; j < n_c; j++) {
             __m512 xk = _mm512_set1_ps(x[j][k]);
@@ -71,16 +75,32 @@ SHOAL_INLINE void float_panels(const shoal_gemm *g, size_t p, size_t c, size_t c
     for (; c + 8 <= c1; c += 8) {
         float_tile(g, p, c, element, load, n_p, 8);
     }
-    if (c + 4 <= c1) {
+    /* What is left of eight has a tile of its own: over one or two columns alone the sums would
+     * wait for each other longer than four columns take. */
+    switch (c1 - c) {
+    case 7:
+        float_tile(g, p, c, element, load, n_p, 7);
+        break;
+    case 6:
+        float_tile(g, p, c, element, load, n_p, 6);
+        break;
+    case 5:
+        float_tile(g, p, c, element, load, n_p, 5);
+        break;
+    case 4:
         float_tile(g, p, c, element, load, n_p, 4);
-        c += 4;
-    }
-    if (c + 2 <= c1) {
+        break;
+    case 3:
+        float_tile(g, p, c, element, load, n_p, 3);
+        break;
+    case 2:
         float_tile(g, p, c, element, load, n_p, 2);
-        c += 2;
-    }
-    if (c < c1) {
+        break;
+    case 1:
         float_tile(g, p, c, element, load, n_p, 1);
+        break;
+    default:
+        break;
     }
 }
 
