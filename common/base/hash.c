@@ -6,7 +6,16 @@
 
 #include "common/base/mem.h"
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
+
+/* OpenSSL takes itself down when the process exits, while threads of gRPC may still be inside it:
+ * what they hold is lost then, or gone under their hands. The first call decides, so it is made
+ * before main; the memory goes with the process. */
+__attribute__((constructor)) static void keep_openssl_until_the_end(void)
+{
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+}
 
 struct shoal_hasher {
     EVP_MD_CTX *ctx;
