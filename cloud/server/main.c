@@ -342,9 +342,8 @@ static void announce_upstream(const shoal_upstream *upstream)
 static shoal_status load_model(daemon_state *d, shoal_err *err)
 {
     SHOAL_TRY(shoal_model_load(d->settings.model_path, &d->model, err));
-    if (d->settings.huge_pages && !shoal_model_use_huge_pages(d->model)) {
-        shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
-                                  "stays in the file's pages, which costs speed alone");
+    if (d->settings.huge_pages) {
+        shoal_model_start_huge_pages(d->model);
     }
     return SHOAL_OK;
 }

@@ -144,24 +144,8 @@ void shoal_map_forget(const void *data, size_t n)
 
 enum {
     HUGE_BYTES = 2 << 20,
-    PIECE_BYTES = 8 << 20, /* copied and put in place at once: this much is held twice */
-    PART_BYTES = 4 << 20
+    PIECE_BYTES = 8 << 20 /* copied and put in place at once: this much is held twice */
 };
-
-/* A piece on its way; both start at a huge page. */
-typedef struct shoal_map_piece {
-    uint8_t *to;
-    const uint8_t *from;
-    size_t n;
-} shoal_map_piece;
-
-static void copy_part(void *ctx, size_t part_i, size_t worker_i)
-{
-    (void)worker_i;
-    const shoal_map_piece *p = ctx;
-    size_t at = part_i * PART_BYTES;
-    memcpy(p->to + at, p->from + at, SHOAL_MIN((size_t)PART_BYTES, p->n - at));
-}
 
 /* Memory that starts at a huge page: taken with a page too much, the rest given back. */
 static uint8_t *map_huge(size_t n)
@@ -185,29 +169,28 @@ static uint8_t *map_huge(size_t n)
     return all + head;
 }
 
-static bool use_huge_pages_in(const uint8_t *at, size_t n, shoal_pool *pool)
+static bool use_huge_pages_in(const uint8_t *at, size_t n)
 {
-    shoal_map_piece piece = {.to = map_huge(n), .from = at, .n = n};
-    if (!piece.to) {
+    uint8_t *copy = map_huge(n);
+    if (!copy) {
         return false;
     }
-    shoal_pool_run(pool, copy_part, &piece, (n + PART_BYTES - 1) / PART_BYTES);
-    (void)mprotect(piece.to, n, PROT_READ);
+    memcpy(copy, at, n);
+    (void)mprotect(copy, n, PROT_READ);
     /* One step for every reader: a fault waits until the new pages stand. */
-    void *moved = mremap(piece.to, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at);
-    if (moved == MAP_FAILED) {
-        (void)munmap(piece.to, n);
+    if (mremap(copy, n, n, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)at) == MAP_FAILED) {
+        (void)munmap(copy, n);
         return false;
     }
     return true;
 }
 
-bool shoal_map_use_huge_pages(const shoal_map *map, shoal_pool *pool)
+bool shoal_map_use_huge_pages(const shoal_map *map, const atomic_bool *stop)
 {
     size_t at = (size_t)(-(uintptr_t)map->data % HUGE_BYTES);
     while (map->size >= HUGE_BYTES && at <= map->size - HUGE_BYTES) {
         size_t n = SHOAL_MIN((size_t)PIECE_BYTES, (map->size - at) / HUGE_BYTES * HUGE_BYTES);
-        if (!use_huge_pages_in(map->data + at, n, pool)) {
+        if ((stop && atomic_load(stop)) || !use_huge_pages_in(map->data + at, n)) {
             return false;
         }
         at += n;

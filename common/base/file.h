@@ -6,8 +6,8 @@
 #define SHOAL_BASE_FILE_H
 
 #include "common/base/buf.h"
-#include "common/base/pool.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -28,9 +28,9 @@ void shoal_map_forget(const void *data, size_t n);
 /* Puts a private copy in huge pages, as far as the kernel has them, where the file's pages are
  * mapped: what is read whole again and again costs fewer misses of the TLB then. Addresses and
  * content stay; threads may read meanwhile. The copy no longer follows the file, is not shared with
- * other processes and cannot be dropped under pressure. pool's threads copy. False: left as it was,
- * wholly or from some place on, because memory or huge pages are missing. */
-bool shoal_map_use_huge_pages(const shoal_map *map, shoal_pool *pool);
+ * other processes and cannot be dropped under pressure. False: left as it was, wholly or from some
+ * place on, because memory or huge pages are missing, or *stop came true; NULL: it never does. */
+bool shoal_map_use_huge_pages(const shoal_map *map, const atomic_bool *stop);
 
 /* Writes path.tmp, syncs, renames: readers see the old content or the new, never a part. */
 shoal_status shoal_file_write(const char *path, const void *data, size_t n,

@@ -154,11 +154,24 @@ shoal_status shoal_model_load(const char *path, shoal_model **ret_model, shoal_e
     return SHOAL_OK;
 }
 
-bool shoal_model_use_huge_pages(const shoal_model *model)
+static void settle(void *ctx)
 {
-    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = NULL;
-    return !model->packed || (shoal_pool_new(shoal_pool_n_cpus(), &pool) == SHOAL_OK &&
-                              shoal_map_use_huge_pages(&model->map, pool));
+    shoal_model *model = ctx;
+    (void)shoal_map_use_huge_pages(&model->map, &model->stop);
+}
+
+void shoal_model_start_huge_pages(shoal_model *model)
+{
+    if (model->packed && shoal_thread_start(SHOAL_ROLE_IO, "shoal-settle", settle, model,
+                                            &model->settler) != SHOAL_OK) {
+        model->settler = NULL;
+    }
+}
+
+void shoal_model_wait_huge_pages(shoal_model *model)
+{
+    shoal_thread_join(model->settler);
+    model->settler = NULL;
 }
 
 void shoal_model_free(shoal_model *model)
@@ -166,6 +179,8 @@ void shoal_model_free(shoal_model *model)
     if (!model) {
         return;
     }
+    atomic_store(&model->stop, true);
+    shoal_model_wait_huge_pages(model);
     for (size_t i = 0; model->layers && i < model->hp.n_layers; i++) {
         shoal_layer_fini(&model->layers[i], &model->hp);
     }

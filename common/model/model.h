@@ -8,12 +8,14 @@
 
 #include "common/base/file.h"
 #include "common/base/hash.h"
+#include "common/base/thread.h"
 #include "common/kv/kv.h"
 #include "common/model/arch.h"
 #include "common/tensor/gguf.h"
 #include "common/tokenizer/tokenizer.h"
 #include "common/weight/weight.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -152,10 +154,12 @@ typedef struct shoal_model {
                       * differ in exits alone verify each other */
     uint64_t file_bytes;
     uint64_t n_params;
-    shoal_type main_type; /* type of most weight bytes */
-    bool packed;          /* from a packed file: weights lie in map */
-    shoal_map map;        /* empty unless packed */
-    shoal_pool *builders; /* threads of the load; NULL once it is done */
+    shoal_type main_type;  /* type of most weight bytes */
+    bool packed;           /* from a packed file: weights lie in map */
+    shoal_map map;         /* empty unless packed */
+    shoal_thread *settler; /* copies map into huge pages; NULL: nobody does */
+    atomic_bool stop;      /* told to the settler */
+    shoal_pool *builders;  /* threads of the load; NULL once it is done */
 } shoal_model;
 
 /* Loads path: a plain file is mapped for the load only, a packed one for the model's life. Errors
@@ -171,9 +175,12 @@ shoal_status shoal_model_new(const shoal_gguf *gguf, shoal_model **ret_model,
 shoal_status shoal_model_new_expanded(const shoal_gguf *gguf, shoal_model **ret_model,
                                       shoal_err *err) SHOAL_MUST_CHECK;
 /* Copies the weights of a packed file from the file's pages into huge ones
- * (shoal_map_use_huge_pages) with the threads of all CPUs. Nothing for a plain file, whose weights
- * lie in such pages anyway. False: some stayed where they were, which costs speed alone. */
-bool shoal_model_use_huge_pages(const shoal_model *model);
+ * (shoal_map_use_huge_pages), on a thread of its own while steps go on. Nothing for a plain file,
+ * whose weights lie in such pages anyway, nor where a thread, memory or huge pages are missing:
+ * that costs speed alone. Once for a model. */
+void shoal_model_start_huge_pages(shoal_model *model);
+/* Until that is done. */
+void shoal_model_wait_huge_pages(shoal_model *model);
 void shoal_model_free(shoal_model *model);
 SHOAL_DEFINE_CLEANUP(shoal_model, shoal_model_free)
 

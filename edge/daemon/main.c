@@ -217,11 +217,9 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     SHOAL_TRY(shoal_model_load(path, &d->model, err));
     SHOAL_TRY(
         shoal_edge_escalation(path, d->model, &settings.has_escalation, &settings.escalation, err));
-    if (shoal_config_bool(d->config, "model.huge_pages") && !shoal_model_use_huge_pages(d->model)) {
-        shoal_log(SHOAL_LOG_WARN, "model.huge_pages: memory or huge pages are missing; the model "
-                                  "stays in the file's pages, which costs speed alone");
+    if (shoal_config_bool(d->config, "model.huge_pages")) {
+        shoal_model_start_huge_pages(d->model);
     }
-    SHOAL_TRY(shoal_exit_fitted_load(path, d->model, &settings.exits, err));
     SHOAL_TRY(make_metrics(d, err));
     return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
 }

@@ -140,7 +140,8 @@ static shoal_status prepare(bench *b, shoal_err *err)
 {
     double start = seconds();
     SHOAL_TRY(shoal_model_load(b->path, &b->model, err));
-    (void)shoal_model_use_huge_pages(b->model); /* as the daemons do */
+    shoal_model_start_huge_pages(b->model); /* as the daemons do, which do not wait for it */
+    shoal_model_wait_huge_pages(b->model);
     b->load_s = seconds() - start;
     SHOAL_TRY(open_engine(b, 0, SHOAL_KV_F16, err));
     SHOAL_TRY(open_engine(b, 1, SHOAL_KV_Q8, err));

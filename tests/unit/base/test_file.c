@@ -201,8 +201,6 @@ static void test_huge_pages_change_no_byte_while_others_read(void **state)
     for (size_t i = 0; i < N; i++) {
         bytes[i] = byte_at(i);
     }
-    shoal_pool *pool = NULL;
-    assert_int_equal(shoal_pool_new(2, &pool), SHOAL_OK);
     const size_t sizes[] = {0, 1, HUGE - 1, HUGE, 2 * HUGE - 1, 2 * HUGE, N};
     for (size_t s = 0; s < SHOAL_COUNT(sizes); s++) {
         shoal_map map = {0};
@@ -212,7 +210,7 @@ static void test_huge_pages_change_no_byte_while_others_read(void **state)
         rereader r = {.data = map.data, .n = map.size};
         pthread_t thread;
         assert_int_equal(pthread_create(&thread, NULL, reread, &r), 0);
-        bool done = shoal_map_use_huge_pages(&map, pool);
+        bool done = shoal_map_use_huge_pages(&map, NULL);
         assert_true(done || !kernel_has_huge_pages());
         atomic_store(&r.stop, true);
         assert_int_equal(pthread_join(thread, NULL), 0);
@@ -221,7 +219,6 @@ static void test_huge_pages_change_no_byte_while_others_read(void **state)
         assert_memory_equal(map.data, bytes, sizes[s]);
         shoal_map_close(&map);
     }
-    shoal_pool_free(pool);
     shoal_free(bytes);
 }
 
@@ -239,12 +236,10 @@ static void test_huge_pages_are_a_copy(void **state)
     uint8_t *bytes = shoal_calloc(N, 1);
     assert_non_null(bytes);
     shoal_map map = {0};
-    shoal_pool *pool = NULL;
     shoal_err err = SHOAL_ERR_INIT;
-    assert_int_equal(shoal_pool_new(1, &pool), SHOAL_OK);
     assert_int_equal(shoal_file_write(path, bytes, N, &err), SHOAL_OK);
     assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
-    assert_true(shoal_map_use_huge_pages(&map, pool));
+    assert_true(shoal_map_use_huge_pages(&map, NULL));
     memset(bytes, 7, N);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     assert_true(fd >= 0);
@@ -254,7 +249,18 @@ static void test_huge_pages_are_a_copy(void **state)
     assert_int_equal(map.data[head], 0);
     assert_int_equal(map.data[head + HUGE], 0);
     shoal_map_close(&map);
-    shoal_pool_free(pool);
+    /* Who is told to stop before it begins has copied nothing: the map follows the file. */
+    atomic_bool stop = true;
+    assert_int_equal(shoal_map_open(path, &map, &err), SHOAL_OK);
+    assert_false(shoal_map_use_huge_pages(&map, &stop));
+    assert_int_equal(map.data[head + HUGE], 7);
+    memset(bytes, 9, N);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, N), N);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(map.data[head + HUGE], 9);
+    shoal_map_close(&map);
     shoal_free(bytes);
 }
 
