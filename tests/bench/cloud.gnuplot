@@ -13,7 +13,7 @@ set key top left reverse Left samplen 2
 
 # Four marks at round numbers: what gnuplot chooses itself runs together in panels this narrow.
 stats rows(load) using 2 nooutput
-digit = 10 ** floor(log10(STATS_max / 4))
+digit = 10.0 ** floor(log10(STATS_max / 4))
 set xtics digit * ceil(STATS_max / 4 / digit)
 set title "Latency against offered load"
 set xlabel "sessions a second"
