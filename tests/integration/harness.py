@@ -64,6 +64,8 @@ class Daemon:
         return self
 
     def tail(self):
+        if not os.path.exists(self.log):
+            return "(never started)"
         with open(self.log, encoding="utf-8", errors="replace") as f:
             return f.read()[-2000:]
 
