@@ -220,6 +220,7 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     if (shoal_config_bool(d->config, "model.huge_pages")) {
         shoal_model_start_huge_pages(d->model);
     }
+    SHOAL_TRY(shoal_exit_fitted_load(path, d->model, &settings.exits, err));
     SHOAL_TRY(make_metrics(d, err));
     return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
 }
