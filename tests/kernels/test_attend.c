@@ -134,12 +134,6 @@ typedef struct operands {
     size_t out_bytes;
 } operands;
 
-static size_t row_first(const shoal_attend *a, size_t row)
-{
-    size_t end = a->n_tokens + row;
-    return a->window > 0 && end > a->window ? end - a->window : 0;
-}
-
 static float *floats(size_t n)
 {
     float *x = shoal_calloc_aligned(n, sizeof *x);
@@ -192,7 +186,7 @@ static void operands_new(operands *o, const form *f, const shape *s)
         o->k[b] = o->blocks[0][b];
         o->v[b] = o->blocks[1][b];
     }
-    for (size_t t = row_first(&o->a, 0); t < n_tokens; t++) {
+    for (size_t t = attend_reference_first(&o->a, 0); t < n_tokens; t++) {
         store_of(&scalar, f)(s->k_dim, s->v_dim, o->keys + t * s->k_dim, o->values + t * s->v_dim,
                              t % BLOCK, o->blocks[0][t / BLOCK], o->blocks[1][t / BLOCK]);
     }
@@ -235,25 +229,6 @@ static double given_value(const void *ctx, size_t t, size_t d)
     return (double)o->values[t * o->a.v_dim + d];
 }
 
-/* Of one row's head from what float64 makes of what is stored, or of what was given to store. */
-static double distance(const operands *o, size_t row, size_t head, bool stored)
-{
-    const shoal_attend *a = &o->a;
-    const attend_reference r = {
-        .q = a->q + row * a->q_stride + head * a->k_dim,
-        .k_dim = a->k_dim,
-        .v_dim = a->v_dim,
-        .first = row_first(a, row),
-        .end = a->n_tokens + row,
-        .scale = a->scale,
-        .softcap = a->softcap,
-        .key_at = stored ? stored_key : given_key,
-        .value_at = stored ? stored_value : given_value,
-        .ctx = o,
-    };
-    return attend_reference_distance(&r, a->out + row * a->out_stride + head * a->v_dim);
-}
-
 /* --- attention ---------------------------------------------------------------------------------
  */
 
@@ -261,8 +236,9 @@ static void check_float64(const operands *o)
 {
     for (size_t row = 0; row < o->a.n_rows; row++) {
         for (size_t head = 0; head < o->a.n_heads; head++) {
-            double stored = distance(o, row, head, true);
-            double given = distance(o, row, head, false);
+            double stored =
+                attend_reference_distance(&o->a, row, head, stored_key, stored_value, o);
+            double given = attend_reference_distance(&o->a, row, head, given_key, given_value, o);
             if (!(stored < 1e-5) || !(given < o->form->budget)) {
                 fail_msg("%s row %zu head %zu: %.2e from what is stored, %.2e from what was given",
                          o->form->name, row, head, stored, given);
@@ -387,7 +363,7 @@ static void test_attend_of_many_rows_equals_one_row_at_a_time(void **state)
             memset(o.out[1], 0xA5, o.out_bytes);
             attend_of(kernels, o.form)(&o.a);
             for (size_t row = 0; row < s.n_rows; row++) {
-                size_t skip = row_first(&o.a, row) / BLOCK;
+                size_t skip = attend_reference_first(&o.a, row) / BLOCK;
                 shoal_attend one = o.a;
                 one.n_rows = 1;
                 one.n_tokens = s.n_tokens + row - skip * BLOCK;

@@ -257,12 +257,6 @@ typedef struct operands {
     size_t out_bytes;
 } operands;
 
-static size_t row_first(const shoal_attend *a, size_t row)
-{
-    size_t end = a->n_tokens + row;
-    return a->window > 0 && end > a->window ? end - a->window : 0;
-}
-
 static bool is_sealed(const shoal_attend *a, size_t b)
 {
     return b >= a->sealed_from && b < a->sealed_to;
@@ -290,7 +284,7 @@ static void fill_block(operands *o, size_t b)
     shoal_attend *a = &o->a;
     static uint16_t k[SHOAL_HEAD_DIM_MAX * BLOCK];
     static uint16_t v[SHOAL_HEAD_DIM_MAX * BLOCK];
-    size_t first = row_first(a, 0);
+    size_t first = attend_reference_first(a, 0);
     size_t end = a->n_tokens + a->n_rows - 1;
     bool seal = is_sealed(a, b);
     bool visible = (b + 1) * BLOCK > first;
@@ -398,24 +392,6 @@ static double value_at(const void *ctx, size_t t, size_t d)
                : half_at(o->blocks[1][b], t % BLOCK * o->a.v_dim + d);
 }
 
-static double distance(const operands *o, size_t row, size_t head)
-{
-    const shoal_attend *a = &o->a;
-    const attend_reference r = {
-        .q = a->q + row * a->q_stride + head * a->k_dim,
-        .k_dim = a->k_dim,
-        .v_dim = a->v_dim,
-        .first = row_first(a, row),
-        .end = a->n_tokens + row,
-        .scale = a->scale,
-        .softcap = a->softcap,
-        .key_at = key_at,
-        .value_at = value_at,
-        .ctx = o,
-    };
-    return attend_reference_distance(&r, a->out + row * a->out_stride + head * a->v_dim);
-}
-
 static void check(const shape *s, size_t levels, bool float64)
 {
     operands o;
@@ -424,7 +400,7 @@ static void check(const shape *s, size_t levels, bool float64)
     scalar.attend_sealed(&o.a);
     for (size_t row = 0; float64 && row < s->n_rows; row++) {
         for (size_t head = 0; head < s->n_heads; head++) {
-            double off = distance(&o, row, head);
+            double off = attend_reference_distance(&o.a, row, head, key_at, value_at, &o);
             if (!(off < 2e-5)) {
                 fail_msg("%s keys, %s values, row %zu head %zu: off by %.2e", names[o.a.k_level],
                          names[o.a.v_level], row, head, off);
@@ -509,7 +485,7 @@ static void test_attend_of_many_rows_equals_one_row_at_a_time(void **state)
             memset(o.out[1], 0xA5, o.out_bytes);
             kernels->attend_sealed(&o.a);
             for (size_t row = 0; row < s.n_rows; row++) {
-                size_t skip = row_first(&o.a, row) / BLOCK;
+                size_t skip = attend_reference_first(&o.a, row) / BLOCK;
                 shoal_attend one = o.a;
                 one.n_rows = 1;
                 one.n_tokens = s.n_tokens + row - skip * BLOCK;

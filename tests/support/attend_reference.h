@@ -6,22 +6,17 @@
 #ifndef SHOAL_TESTS_SUPPORT_ATTEND_REFERENCE_H
 #define SHOAL_TESTS_SUPPORT_ATTEND_REFERENCE_H
 
-#include <stddef.h>
+#include "common/kernels/kernels.h"
 
-typedef struct attend_reference {
-    const float *q; /* [k_dim] */
-    size_t k_dim;
-    size_t v_dim;
-    size_t first; /* tokens [first, end) are attended to */
-    size_t end;
-    float scale;
-    float softcap; /* 0: none */
-    double (*key_at)(const void *ctx, size_t t, size_t d);
-    double (*value_at)(const void *ctx, size_t t, size_t d);
-    const void *ctx;
-} attend_reference;
+/* Channel d of token t. */
+typedef double attend_element_fn(const void *ctx, size_t t, size_t d);
 
-/* The largest distance of out [v_dim] from it; NaN where out has one. */
-double attend_reference_distance(const attend_reference *r, const float *out);
+/* The first position that a row sees; the last is n_tokens + row - 1. */
+size_t attend_reference_first(const shoal_attend *a, size_t row);
+
+/* The largest distance of a row's head in a->out from it; NaN where that has one. */
+double attend_reference_distance(const shoal_attend *a, size_t row, size_t head,
+                                 attend_element_fn *key_at, attend_element_fn *value_at,
+                                 const void *ctx);
 
 #endif
