@@ -57,8 +57,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
     {"model.pin_threads", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Keep each compute thread on a CPU of its own: for machines that do nothing else."},
     {"model.huge_pages", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false,
-     "Copy a packed model from the file's pages into huge ones of its own, behind the first answers: "
-     "faster steps; false: share the file's pages with other programs."},
+     "Copy a packed model from the file's pages into huge ones of its own, behind the first "
+     "answers: faster steps; false: share the file's pages with other programs."},
     STRING("cpu.mask", "native",
            "CPU tiers allowed: native, scalar, or a comma list of avx2, avx512; same results."),
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
