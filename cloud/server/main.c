@@ -3,7 +3,6 @@
  * shoal-cloud: parses, wires, runs, unwinds.
  */
 #include "cloud/server/config_keys.h"
-#include "cloud/server/files.h"
 #include "cloud/server/ops.h"
 #include "common/base/file.h"
 #include "common/base/thread.h"
@@ -381,12 +380,13 @@ static shoal_status read_secrets(daemon_state *d, secrets *s, shoal_err *err)
 {
     shoal_cloud_settings *set = &d->settings;
     if (set->store_password_file != NULL) {
-        SHOAL_TRY(
-            shoal_secret_read("store.password_file", set->store_password_file, s->password, err));
+        SHOAL_TRY(shoal_file_read_secret("store.password_file", set->store_password_file,
+                                         s->password, err));
         set->store.password = s->password;
     }
     if (set->store_secret_file != NULL) {
-        SHOAL_TRY(shoal_secret_read("store.secret_file", set->store_secret_file, s->secret, err));
+        SHOAL_TRY(
+            shoal_file_read_secret("store.secret_file", set->store_secret_file, s->secret, err));
         SHOAL_TRY(shoal_hash_of(s->secret, strlen(s->secret), &set->node.store_secret));
     }
     return SHOAL_OK;

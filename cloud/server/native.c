@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/native.h"
 
-#include "cloud/server/files.h"
+#include "cloud/server/public.h"
 #include "common/base/mem.h"
 
 #include <stdio.h>

@@ -4,9 +4,9 @@
  */
 #include "cloud/upstream/upstream_internal.h"
 
+#include "common/base/file.h"
 #include "common/base/mem.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -101,32 +101,6 @@ static shoal_status copy_texts(upstream_site *site, const shoal_upstream_setting
 
 /* --- key -------------------------------------------------------------------------------------- */
 
-/* The first line of the file, of visible ASCII: anything else could change the request. */
-static shoal_status read_key(const char *path, char *key, size_t n_key, shoal_err *err)
-{
-    FILE *file = fopen(path, "re");
-    if (file == NULL) {
-        return shoal_err_set(err, SHOAL_E_IO, "upstream.api_key_file %.100s: %s", path,
-                             strerror(errno));
-    }
-    size_t n = fread(key, 1, n_key - 1, file);
-    bool failed = ferror(file) != 0;
-    (void)fclose(file);
-    key[n] = '\0';
-    size_t end = strcspn(key, "\r\n");
-    bool good = !failed && end > 0 && (end < n || n < n_key - 1);
-    for (size_t i = 0; i < end; i++) {
-        good = good && key[i] > ' ' && key[i] < 0x7f;
-    }
-    key[end] = '\0';
-    return good
-               ? SHOAL_OK
-               : shoal_err_set(err, SHOAL_E_INVALID,
-                               "upstream.api_key_file %.100s: its first line must be a key of 1 to "
-                               "%d visible ASCII characters",
-                               path, (int)SHOAL_UPSTREAM_KEY_MAX);
-}
-
 static shoal_status add_header(upstream_site *site, const char *line)
 {
     struct curl_slist *longer = curl_slist_append(site->headers, line);
@@ -144,9 +118,9 @@ static shoal_status make_headers(upstream_site *site, const char *key_file, shoa
     if (key_file[0] == '\0') {
         return SHOAL_OK;
     }
-    char key[SHOAL_UPSTREAM_KEY_MAX + 2];
-    char line[SHOAL_UPSTREAM_KEY_MAX + 32];
-    shoal_status status = read_key(key_file, key, sizeof(key), err);
+    char key[SHOAL_SECRET_MAX + 1];
+    char line[SHOAL_SECRET_MAX + 32];
+    shoal_status status = shoal_file_read_secret("upstream.api_key_file", key_file, key, err);
     if (status == SHOAL_OK) {
         (void)snprintf(line, sizeof(line), "Authorization: Bearer %s", key);
         status = add_header(site, line);

@@ -18,8 +18,7 @@
 
 enum {
     SHOAL_UPSTREAM_CALLS_MAX = 4096,
-    SHOAL_UPSTREAM_EVENT_IDS = 64, /* ids of one event */
-    SHOAL_UPSTREAM_KEY_MAX = 4096  /* bytes of a key */
+    SHOAL_UPSTREAM_EVENT_IDS = 64 /* ids of one event */
 };
 
 typedef struct shoal_upstream_settings {

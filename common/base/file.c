@@ -91,6 +91,59 @@ shoal_status shoal_file_read(const char *path, size_t limit, shoal_buf *buf, sho
     return status;
 }
 
+/* The first bytes, at most n. */
+static shoal_status read_head(int fd, const char *path, char *head, size_t n, size_t *ret_n,
+                              shoal_err *err)
+{
+    size_t total = 0;
+    while (total < n) {
+        ssize_t got = read(fd, head + total, n - total);
+        if (got < 0 && errno == EINTR) {
+            continue;
+        }
+        if (got < 0) {
+            return fail_errno(path, "read", err);
+        }
+        if (got == 0) {
+            break;
+        }
+        total += (size_t)got;
+    }
+    *ret_n = total;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_file_read_secret(const char *setting, const char *path,
+                                    char ret_secret[SHOAL_SECRET_MAX + 1], shoal_err *err)
+{
+    SHOAL_CLEANUP(close_fd) int fd = -1;
+    char head[SHOAL_SECRET_MAX + 1]; /* a line of the greatest length and what ends it */
+    size_t n_head = 0;
+    size_t n = 0;
+    shoal_status status = open_for_reading(path, &fd, err);
+    if (status == SHOAL_OK) {
+        status = read_head(fd, path, head, sizeof head, &n_head, err);
+    }
+    if (status != SHOAL_OK) {
+        shoal_err_prefix(err, "%s", setting);
+    }
+    while (n < n_head && head[n] > ' ' && head[n] < 0x7f) {
+        n++;
+    }
+    bool ends = n == n_head || head[n] == '\n' || head[n] == '\r';
+    if (status == SHOAL_OK && (n < 1 || n > SHOAL_SECRET_MAX || !ends)) {
+        status = shoal_err_set(err, SHOAL_E_INVALID,
+                               "%s %.200s: its first line must be 1 to %d visible ASCII characters",
+                               setting, path, (int)SHOAL_SECRET_MAX);
+    }
+    if (status == SHOAL_OK) {
+        memcpy(ret_secret, head, n);
+        ret_secret[n] = '\0';
+    }
+    explicit_bzero(head, sizeof head);
+    return status;
+}
+
 shoal_status shoal_map_open(const char *path, shoal_map *ret_map, shoal_err *err)
 {
     static const uint8_t nothing[1];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Whole files: read into memory, mapped read-only, written by write-then-rename. Any thread.
+ * Whole files: read into memory, mapped read-only, written by write-then-rename; secrets. Any
+ * thread.
  */
 #ifndef SHOAL_BASE_FILE_H
 #define SHOAL_BASE_FILE_H
@@ -14,6 +15,17 @@
 /* Reads all of path, at most limit bytes, appended to buf. Errors name the path and the reason. */
 shoal_status shoal_file_read(const char *path, size_t limit, shoal_buf *buf,
                              shoal_err *err) SHOAL_MUST_CHECK;
+
+enum {
+    SHOAL_SECRET_MAX = 4096 /* bytes of a secret */
+};
+
+/* A key or a password: the first line of path, 1 to SHOAL_SECRET_MAX visible ASCII characters.
+ * Nothing else of the file is looked at, and no copy stays behind. Errors name the setting and the
+ * path. */
+shoal_status shoal_file_read_secret(const char *setting, const char *path,
+                                    char ret_secret[SHOAL_SECRET_MAX + 1],
+                                    shoal_err *err) SHOAL_MUST_CHECK;
 
 /* A read-only private mapping of a regular file. */
 typedef struct shoal_map {

@@ -292,6 +292,55 @@ static void test_write_keeps_the_mode_and_leaves_no_tmp(void **state)
     assert_int_not_equal(access(tmp, F_OK), 0);
 }
 
+static void secret_case(const char *text, size_t n, shoal_status status, size_t n_secret)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    char secret[SHOAL_SECRET_MAX + 1] = "before";
+    assert_int_equal(shoal_file_write(path, text, n, &err), SHOAL_OK);
+    assert_int_equal(shoal_file_read_secret("a.key_file", path, secret, &err), status);
+    if (status == SHOAL_OK) {
+        assert_int_equal(strlen(secret), n_secret);
+        assert_memory_equal(secret, text, n_secret);
+    } else {
+        assert_string_equal(secret, "before");
+        assert_non_null(strstr(err.text, "a.key_file"));
+        assert_non_null(strstr(err.text, path));
+    }
+    shoal_err_clear(&err);
+}
+
+static void test_secret_is_the_first_line_and_nothing_but_visible(void **state)
+{
+    (void)state;
+    secret_case("sesame", 6, SHOAL_OK, 6);
+    secret_case("s\n", 2, SHOAL_OK, 1);
+    secret_case("sesame\r\nmore\n", 13, SHOAL_OK, 6);
+    secret_case("~!\n\x7f\0", 5, SHOAL_OK, 2);
+    secret_case("", 0, SHOAL_E_INVALID, 0);
+    secret_case("\nsesame", 7, SHOAL_E_INVALID, 0);
+    secret_case("two words\n", 10, SHOAL_E_INVALID, 0);
+    secret_case("nul\0\n", 5, SHOAL_E_INVALID, 0);
+    secret_case("del\x7f\n", 5, SHOAL_E_INVALID, 0);
+    secret_case("b\xc3\xa4r\n", 5, SHOAL_E_INVALID, 0);
+    SHOAL_CLEANUP(shoal_free_cleanup) char *wide = shoal_calloc(4 * SHOAL_SECRET_MAX, 1);
+    memset(wide, 'k', 4 * SHOAL_SECRET_MAX);
+    for (size_t n = SHOAL_SECRET_MAX - 1; n <= SHOAL_SECRET_MAX + 1; n++) {
+        shoal_status status = n <= SHOAL_SECRET_MAX ? SHOAL_OK : SHOAL_E_INVALID;
+        secret_case(wide, n, status, n);
+        wide[n] = '\n'; /* and a long file behind it */
+        secret_case(wide, 4 * SHOAL_SECRET_MAX, status, n);
+        wide[n] = 'k';
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    char secret[SHOAL_SECRET_MAX + 1];
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(shoal_file_read_secret("a.key_file", path, secret, &err), SHOAL_E_NOTFOUND);
+    assert_non_null(strstr(err.text, "a.key_file"));
+    shoal_err_clear(&err);
+    assert_true(shoal_file_read_secret("a.key_file", folder, secret, &err) < 0);
+    assert_non_null(strstr(err.text, folder));
+}
+
 /* A link left under the temporary name must not be followed. */
 static void test_write_does_not_follow_a_planted_link(void **state)
 {
@@ -385,6 +434,7 @@ int main(void)
         cmocka_unit_test(test_huge_pages_change_no_byte_while_others_read),
         cmocka_unit_test(test_huge_pages_are_a_copy),
         cmocka_unit_test(test_map_of_anything_else_is_refused),
+        cmocka_unit_test(test_secret_is_the_first_line_and_nothing_but_visible),
         cmocka_unit_test(test_write_keeps_the_mode_and_leaves_no_tmp),
         cmocka_unit_test(test_write_does_not_follow_a_planted_link),
         cmocka_unit_test(test_write_into_a_missing_folder_fails_with_words),

@@ -1,36 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cloud/server/files.h"
+#include "cloud/server/public.h"
 
 #include "common/base/file.h"
 #include "common/base/mem.h"
 
 #include <string.h>
-
-shoal_status shoal_secret_read(const char *key, const char *path,
-                               char ret_secret[SHOAL_SECRET_MAX + 1], shoal_err *err)
-{
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {.limit = 2 * SHOAL_SECRET_MAX};
-    shoal_status status = shoal_file_read(path, 2 * (size_t)SHOAL_SECRET_MAX, &text, err);
-    if (status != SHOAL_OK) {
-        shoal_err_prefix(err, "%s", key);
-        return status;
-    }
-    size_t n = 0;
-    while (n < text.length && text.data[n] > ' ' && text.data[n] < 0x7f) {
-        n++;
-    }
-    bool ends = n == text.length || text.data[n] == '\n' || text.data[n] == '\r';
-    if (n < 1 || n > SHOAL_SECRET_MAX || !ends) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
-                             "%s %.200s: its first line must be 1 to %d visible ASCII characters",
-                             key, path, (int)SHOAL_SECRET_MAX);
-    }
-    memcpy(ret_secret, text.data, n);
-    ret_secret[n] = '\0';
-    return SHOAL_OK;
-}
-
-/* --- public texts ----------------------------------------------------------------------------- */
 
 static shoal_status encode_chat(const shoal_tokenizer *tokenizer, const char *system,
                                 const char *user, int32_t **ret_ids, size_t *ret_n, shoal_err *err)
@@ -89,7 +63,7 @@ static shoal_status read_one(const shoal_tokenizer *tokenizer, const char *path,
         status = sink->take(sink->ctx, ids, n_ids);
         if (status != SHOAL_OK) {
             (void)shoal_err_set(err, status,
-                                "%.200s: %zu tokens more than the prefix cache holds; raise "
+                                "%.200s: %zu tokens, more than the prefix cache holds; raise "
                                 "prefix.percent or kv.max_mib",
                                 path, n_ids);
         }

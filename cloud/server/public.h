@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Small files that an operator names in the configuration: secrets, and texts that are public.
- * Read at start; errors name the key, the file and the remedy. Any thread.
+ * System prompts that are everybody's, from files that the operator names in prefix.public. Read at
+ * start; errors name the key, the file and the remedy. Any thread.
  */
-#ifndef SHOAL_CLOUD_SERVER_FILES_H
-#define SHOAL_CLOUD_SERVER_FILES_H
+#ifndef SHOAL_CLOUD_SERVER_PUBLIC_H
+#define SHOAL_CLOUD_SERVER_PUBLIC_H
 
 #include "common/base/macros.h"
 #include "common/tokenizer/tokenizer.h"
@@ -13,16 +13,9 @@
 #include <stdint.h>
 
 enum {
-    SHOAL_SECRET_MAX = 4096,     /* bytes of a secret */
     SHOAL_PUBLIC_MAX = 1 << 20,  /* bytes of a public text */
     SHOAL_PUBLIC_FILES_MAX = 256 /* in one list */
 };
-
-/* The first line of the file: 1..SHOAL_SECRET_MAX visible ASCII characters. key names the setting
- * in errors. */
-shoal_status shoal_secret_read(const char *key, const char *path,
-                               char ret_secret[SHOAL_SECRET_MAX + 1],
-                               shoal_err *err) SHOAL_MUST_CHECK;
 
 /* What a file of the list is read for; stops at the first failure. ids are borrowed. */
 typedef struct shoal_public_sink {
