@@ -154,16 +154,23 @@ static shoal_status next_name(const shoal_hash *root, size_t block, const int32_
                       : shoal_block_next(&before, ids + block * BLOCK, id);
 }
 
-/* Names the next block of the text. ids[0..n_ids) are final. */
+/* Leading blocks of the first n that are public, where those named so far all are. */
+static size_t n_public(const shoal_share *share, const shoal_share_part *part, const int32_t *ids,
+                       size_t n)
+{
+    const shoal_prefix *prefix = share->settings.prefix;
+    bool open = prefix != NULL && part->n_open == part->n_named;
+    return open ? shoal_prefix_n_public(prefix, ids, n * BLOCK) : 0;
+}
+
+/* Names the next block of the text, whose first n_open_max blocks are public (n_public). */
 static shoal_status name_block(const shoal_share *share, shoal_share_part *part, const int32_t *ids,
-                               shoal_block_id *ret_id)
+                               size_t n_open_max, shoal_block_id *ret_id)
 {
     size_t b = part->n_named;
-    const shoal_prefix *prefix = share->settings.prefix;
     SHOAL_TRY(next_name(&part->root, b, ids, &part->own));
     *ret_id = part->own;
-    if (prefix != NULL && part->n_open == b &&
-        shoal_prefix_n_public(prefix, ids, (b + 1) * BLOCK) == b + 1) {
+    if (b < n_open_max) {
         SHOAL_TRY(next_name(&share->open_root, b, ids, &part->open));
         part->n_open++;
         *ret_id = part->open;
@@ -315,9 +322,10 @@ static fetch *new_fetch(shoal_share *share, const shoal_share_part *part, const 
     f->busy = n;
     shoal_share_part names = {.root = part->root};
     shoal_block_id skipped;
+    size_t n_open = n_public(share, &names, ids, from + n);
     for (size_t b = 0; b < from + n; b++) {
-        if (name_block(share, &names, ids, b < from ? &skipped : &pieces[b - from].id) !=
-            SHOAL_OK) {
+        shoal_block_id *id = b < from ? &skipped : &pieces[b - from].id;
+        if (name_block(share, &names, ids, n_open, id) != SHOAL_OK) {
             empty(f);
             return NULL;
         }
@@ -545,9 +553,10 @@ void shoal_share_give(shoal_share *share, shoal_share_part *part, const shoal_sh
     size_t n_ids = 0;
     const int32_t *ids = shoal_session_ids(site->session, &n_ids);
     bool worth = is_worth(share, site, n, shoal_clock_now_ns(clock));
+    size_t n_open = n_public(share, part, ids, n);
     while (part->n_named < n) {
         shoal_block_id id;
-        if (name_block(share, part, ids, &id) != SHOAL_OK) {
+        if (name_block(share, part, ids, n_open, &id) != SHOAL_OK) {
             part->joined = false;
             return;
         }
