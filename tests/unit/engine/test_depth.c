@@ -113,6 +113,12 @@ static void subject_fini(subject *s)
     shoal_model_free(s->base);
 }
 
+/* The first text has none, so that a batch has rows with it and without. */
+static const shoal_lora *lora_of(const subject *s, size_t text)
+{
+    return text > 0 ? s->lora : NULL;
+}
+
 static shoal_engine *engine_of(const shoal_model *model, shoal_kv_type kv, size_t n_threads)
 {
     shoal_engine_settings es = shoal_engine_settings_default();
@@ -178,7 +184,7 @@ static void compute_expected(const subject *who, shoal_kv_type kv)
         shoal_engine *engine = engine_of(who->lora ? who->left : cut, kv, 1);
         for (size_t s = 0; s < N_SEQS; s++) {
             shoal_kv_seq *seq = sequence(engine);
-            run_text(engine, s, who->lora, seq, expected[s][head]);
+            run_text(engine, s, lora_of(who, s), seq, expected[s][head]);
             shoal_kv_seq_free(seq);
         }
         shoal_engine_free(engine);
@@ -278,7 +284,7 @@ static void draw_span(run *r, size_t s, shoal_span *ret)
                         .ids = l->wrong + length,
                         .n_ids = l->n_fed,
                         .n_logits = l->n_fed == 0 ? 0 : draw(r, 5) > 0,
-                        .lora = r->who->lora,
+                        .lora = lora_of(r->who, l->text),
                         .depth = l->depth,
                         .rules = l->depth && draw(r, 5) > 0 ? r->rules[s] : NULL,
                         .check = l->depth && draw(r, 2)};
@@ -404,7 +410,7 @@ static void check_kv(const run *r, const lane *l)
     const shoal_kv_shape *shape = shoal_kv_seq_shape(l->seq);
     shoal_engine *engine = engine_of(r->who->left, r->kv, 1);
     shoal_kv_seq *seq = sequence(engine);
-    run_text(engine, l->text, r->who->lora, seq, NULL);
+    run_text(engine, l->text, lora_of(r->who, l->text), seq, NULL);
     assert_int_equal(shoal_kv_seq_whole(l->seq), N);
     for (size_t block = 0; block < N / SHOAL_KV_BLOCK; block++) {
         bool both = shoal_kv_seq_has_block(l->seq, block) && shoal_kv_seq_has_block(seq, block);
@@ -432,7 +438,7 @@ static void finish_lane(run *r, lane *l)
     shoal_span span = {.seq = l->seq,
                        .ids = &ids[l->text][length],
                        .n_ids = SHOAL_MIN(N - length, ROWS_MAX - n_waiting),
-                       .lora = r->who->lora,
+                       .lora = lora_of(r->who, l->text),
                        .depth = l->depth};
     if (span.n_ids + n_waiting > 0) {
         assert_int_equal(shoal_engine_step(r->engine, &span, 1), SHOAL_OK);
@@ -517,137 +523,162 @@ static void test_depth_every_architecture_keeps_its_bits(void **state)
 
 /* --- limits ---------------------------------------------------------------------------------- */
 
-static const shoal_exit_rule always = {.on = true,
-                                       .policy = {.kind = SHOAL_EXIT_FIXED, .threshold = 0}};
+static const shoal_exit_rule at_once[] = {
+    {.on = true, .policy = {.kind = SHOAL_EXIT_FIXED, .threshold = 0}},
+    {.on = true, .policy = {.kind = SHOAL_EXIT_FIXED, .threshold = 0}},
+    {.on = true, .policy = {.kind = SHOAL_EXIT_FIXED, .threshold = 0}},
+};
+
+/* One sequence whose tokens leave as soon as they may. */
+typedef struct lone {
+    subject who;
+    shoal_engine *engine;
+    shoal_kv_seq *seq;
+    shoal_depth *depth;
+} lone;
+
+static void lone_init(lone *l, size_t n_waiting_max)
+{
+    fill_ids();
+    memset(l, 0, sizeof *l);
+    subject_init(&l->who, NULL, SHOAL_TYPE_F32, false);
+    l->engine = engine_of(l->who.left, SHOAL_KV_F32, 2);
+    l->seq = sequence(l->engine);
+    assert_int_equal(shoal_depth_new(l->who.left, n_waiting_max, &l->depth), SHOAL_OK);
+}
+
+static void lone_fini(lone *l)
+{
+    shoal_kv_seq_free(l->seq);
+    shoal_depth_free(l->depth);
+    shoal_engine_free(l->engine);
+    subject_fini(&l->who);
+}
+
+/* The next n tokens of the text. */
+static shoal_span lone_span(const lone *l, size_t n)
+{
+    return (shoal_span){.seq = l->seq,
+                        .ids = &ids[0][shoal_kv_seq_length(l->seq)],
+                        .n_ids = n,
+                        .n_logits = 1,
+                        .depth = l->depth,
+                        .rules = at_once,
+                        .check = true};
+}
+
+static shoal_span lone_step(lone *l, size_t n)
+{
+    shoal_span span = lone_span(l, n);
+    assert_int_equal(shoal_engine_step(l->engine, &span, 1), SHOAL_OK);
+    return span;
+}
 
 static void test_depth_waiting_is_bounded_and_the_next_goes_deep(void **state)
 {
     (void)state;
-    fill_ids();
-    subject who;
-    subject_init(&who, NULL, SHOAL_TYPE_F32, false);
-    const shoal_exit_rule rules[] = {always, always, always};
     for (size_t n_max = 1; n_max <= 4; n_max++) {
-        shoal_engine *engine = engine_of(who.left, SHOAL_KV_F32, 1);
-        shoal_kv_seq *seq = sequence(engine);
-        SHOAL_CLEANUP(shoal_depth_freep) shoal_depth *depth = NULL;
-        assert_int_equal(shoal_depth_new(who.left, n_max, &depth), SHOAL_OK);
+        lone l;
+        lone_init(&l, n_max);
         for (size_t i = 0; i < 3 * (n_max + 1); i++) {
-            shoal_span span = {.seq = seq,
-                               .ids = &ids[0][i],
-                               .n_ids = 1,
-                               .n_logits = 1,
-                               .depth = depth,
-                               .rules = rules,
-                               .check = true};
-            assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+            shoal_span span = lone_step(&l, 1);
             bool full = i % (n_max + 1) == n_max;
-            assert_int_equal(span.n_layers, full ? who.left->hp.n_layers : 1);
+            assert_int_equal(span.n_layers, full ? l.who.left->hp.n_layers : 1);
             assert_int_equal(span.n_checks, full ? n_max : 0);
-            assert_int_equal(shoal_depth_n_waiting(seq), full ? 0 : i % (n_max + 1) + 1);
+            assert_int_equal(shoal_depth_n_waiting(l.seq), full ? 0 : i % (n_max + 1) + 1);
         }
-        shoal_kv_seq_free(seq);
-        shoal_engine_free(engine);
+        lone_fini(&l);
     }
-    subject_fini(&who);
 }
 
 /* A span of several tokens leaves as one where there is place for all, and not with one more. */
 static void test_depth_span_leaves_whole_or_not_at_all(void **state)
 {
     (void)state;
-    fill_ids();
-    subject who;
-    subject_init(&who, NULL, SHOAL_TYPE_F32, false);
-    const shoal_exit_rule rules[] = {always, always, always};
-    shoal_engine *engine = engine_of(who.left, SHOAL_KV_F32, 1);
-    SHOAL_CLEANUP(shoal_depth_freep) shoal_depth *depth = NULL;
-    assert_int_equal(shoal_depth_new(who.left, 8, &depth), SHOAL_OK);
+    lone l;
+    lone_init(&l, 8);
     for (size_t n = 7; n <= 9; n++) {
-        shoal_kv_seq *seq = sequence(engine);
-        shoal_span span = {
-            .seq = seq, .ids = ids[0], .n_ids = n, .n_logits = 1, .depth = depth, .rules = rules};
-        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
-        assert_int_equal(shoal_depth_n_waiting(seq), n <= 8 ? n : 0);
-        assert_int_equal(span.n_layers, n <= 8 ? 1 : who.left->hp.n_layers);
-        shoal_kv_seq_free(seq);
+        shoal_span span = lone_step(&l, n);
+        assert_int_equal(shoal_depth_n_waiting(l.seq), n <= 8 ? n : 0);
+        assert_int_equal(span.n_layers, n <= 8 ? 1 : l.who.left->hp.n_layers);
+        assert_int_equal(shoal_kv_seq_truncate(l.seq, 0), 0);
     }
-    shoal_engine_free(engine);
-    subject_fini(&who);
+    lone_fini(&l);
+}
+
+/* Pages that are shared and lack nothing but depth are copied before they get it. */
+static void test_depth_need_counts_the_pages_that_wait(void **state)
+{
+    (void)state;
+    lone l;
+    shoal_kv_seq *fork = NULL;
+    lone_init(&l, 48);
+    shoal_span span = lone_span(&l, 20);
+    span.depth = NULL; /* as long as nothing waits it may be left out, and is up to date later */
+    span.check = false;
+    assert_int_equal(shoal_engine_step(l.engine, &span, 1), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_fork(l.seq, 20, &fork), SHOAL_OK);
+    size_t n_layers = l.who.left->hp.n_layers;
+    assert_int_equal(shoal_kv_seq_need(l.seq).n_pages_copy, n_layers);
+    assert_int_equal(shoal_kv_seq_need(fork).n_pages_copy, n_layers);
+    (void)lone_step(&l, 20);
+    assert_int_equal(shoal_kv_seq_whole(l.seq), 20);
+    assert_int_equal(shoal_kv_seq_need(l.seq).n_pages_copy, 0);
+    shoal_kv_seq_free(fork);
+    assert_int_equal(shoal_kv_seq_fork(l.seq, 20, &fork), SHOAL_OK);
+    assert_false(shoal_kv_seq_has_block(l.seq, 0)); /* which is full, but waits */
+    assert_int_equal(shoal_kv_seq_need(l.seq).n_pages_copy, n_layers);
+    shoal_kv_seq_free(fork);
+    lone_fini(&l);
 }
 
 static void test_depth_step_over_its_limits_changes_nothing(void **state)
 {
     (void)state;
-    fill_ids();
-    subject who;
-    subject_init(&who, NULL, SHOAL_TYPE_F32, false);
-    const shoal_exit_rule rules[] = {always, always, always};
-    shoal_engine *engine = engine_of(who.left, SHOAL_KV_F32, 1);
-    shoal_kv_seq *seq = sequence(engine);
-    shoal_kv_seq *other = sequence(engine);
-    SHOAL_CLEANUP(shoal_depth_freep) shoal_depth *depth = NULL;
-    assert_int_equal(shoal_depth_new(who.left, 16, &depth), SHOAL_OK);
-    shoal_span span = {
-        .seq = seq, .ids = ids[0], .n_ids = 16, .n_logits = 1, .depth = depth, .rules = rules};
-    assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
-    assert_int_equal(shoal_depth_n_waiting(seq), 16);
+    lone l;
+    lone_init(&l, 16);
+    shoal_kv_seq *other = sequence(l.engine);
+    (void)lone_step(&l, 16);
+    assert_int_equal(shoal_depth_n_waiting(l.seq), 16);
     /* Rows that wait count. */
-    span.ids = &ids[0][16];
-    span.n_ids = 1;
-    shoal_span both[2] = {span,
+    shoal_span both[2] = {lone_span(&l, 1),
                           {.seq = other, .ids = ids[1], .n_ids = ROWS_MAX - 16, .n_logits = 1}};
-    assert_int_equal(shoal_engine_step(engine, both, 2), SHOAL_E_LIMIT);
+    both[0].check = false;
+    assert_int_equal(shoal_engine_step(l.engine, both, 2), SHOAL_E_LIMIT);
     /* So do their checks: 16, one of its own, and one more than there is room for. */
     both[0].check = true;
     both[1].n_ids = LOGITS_MAX - 16;
     both[1].n_logits = LOGITS_MAX - 16;
-    assert_int_equal(shoal_engine_step(engine, both, 2), SHOAL_E_LIMIT);
-    assert_int_equal(shoal_kv_seq_length(seq), 16);
-    assert_int_equal(shoal_kv_seq_whole(seq), 0);
+    assert_int_equal(shoal_engine_step(l.engine, both, 2), SHOAL_E_LIMIT);
+    assert_int_equal(shoal_kv_seq_length(l.seq), 16);
+    assert_int_equal(shoal_kv_seq_whole(l.seq), 0);
     assert_int_equal(shoal_kv_seq_length(other), 0);
     both[1].n_logits--;
-    assert_int_equal(shoal_engine_step(engine, both, 2), SHOAL_OK);
+    assert_int_equal(shoal_engine_step(l.engine, both, 2), SHOAL_OK);
     assert_int_equal(both[0].n_checks, 16);
-    assert_int_equal(shoal_depth_n_waiting(seq), 0);
-    shoal_kv_seq_free(seq);
+    assert_int_equal(shoal_depth_n_waiting(l.seq), 0);
     shoal_kv_seq_free(other);
-    shoal_engine_free(engine);
-    subject_fini(&who);
+    lone_fini(&l);
 }
 
 /* Layers that are not run are not read; those that wait are read once for all. */
 static void test_depth_weights_are_read_once_for_all_that_wait(void **state)
 {
     (void)state;
-    fill_ids();
-    subject who;
-    subject_init(&who, NULL, SHOAL_TYPE_F32, false);
-    const shoal_exit_rule rules[] = {always, always, always};
-    shoal_engine *engine = engine_of(who.left, SHOAL_KV_F32, 1);
-    shoal_kv_seq *seq = sequence(engine);
-    SHOAL_CLEANUP(shoal_depth_freep) shoal_depth *depth = NULL;
-    assert_int_equal(shoal_depth_new(who.left, 4, &depth), SHOAL_OK);
+    lone l;
+    lone_init(&l, 4);
     uint64_t layers[5];
     for (size_t i = 0; i < 5; i++) {
-        uint64_t before = shoal_engine_bytes_read(engine) - shoal_engine_bytes_heads(engine);
-        shoal_span span = {.seq = seq,
-                           .ids = &ids[0][i],
-                           .n_ids = 1,
-                           .n_logits = 1,
-                           .depth = depth,
-                           .rules = rules};
-        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
-        layers[i] = shoal_engine_bytes_read(engine) - shoal_engine_bytes_heads(engine) - before;
+        uint64_t before = shoal_engine_bytes_read(l.engine) - shoal_engine_bytes_heads(l.engine);
+        (void)lone_step(&l, 1);
+        layers[i] = shoal_engine_bytes_read(l.engine) - shoal_engine_bytes_heads(l.engine) - before;
     }
     for (size_t i = 1; i < 4; i++) {
         assert_int_equal(layers[i], layers[0]);
     }
     assert_true(layers[0] > 0);
-    assert_int_equal(layers[4], layers[0] * who.left->hp.n_layers);
-    shoal_kv_seq_free(seq);
-    shoal_engine_free(engine);
-    subject_fini(&who);
+    assert_int_equal(layers[4], layers[0] * l.who.left->hp.n_layers);
+    lone_fini(&l);
 }
 
 static void test_depth_new_refuses_what_it_cannot_hold(void **state)
@@ -674,29 +705,14 @@ static void test_depth_new_refuses_what_it_cannot_hold(void **state)
 static void test_depth_step_allocates_nothing(void **state)
 {
     (void)state;
-    fill_ids();
-    subject who;
-    subject_init(&who, NULL, SHOAL_TYPE_F32, false);
-    const shoal_exit_rule rules[] = {always, always, always};
-    shoal_engine *engine = engine_of(who.left, SHOAL_KV_F32, 2);
-    shoal_kv_seq *seq = sequence(engine);
-    SHOAL_CLEANUP(shoal_depth_freep) shoal_depth *depth = NULL;
-    assert_int_equal(shoal_depth_new(who.left, 3, &depth), SHOAL_OK);
+    lone l;
+    lone_init(&l, 3);
     uint64_t n_before = shoal_mem_count();
     for (size_t i = 0; i < 12; i++) {
-        shoal_span span = {.seq = seq,
-                           .ids = &ids[0][i],
-                           .n_ids = 1,
-                           .n_logits = 1,
-                           .depth = depth,
-                           .rules = rules,
-                           .check = true};
-        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+        (void)lone_step(&l, 1);
     }
     assert_int_equal(shoal_mem_count(), n_before);
-    shoal_kv_seq_free(seq);
-    shoal_engine_free(engine);
-    subject_fini(&who);
+    lone_fini(&l);
 }
 
 int main(void)
@@ -706,6 +722,7 @@ int main(void)
         cmocka_unit_test(test_depth_every_architecture_keeps_its_bits),
         cmocka_unit_test(test_depth_waiting_is_bounded_and_the_next_goes_deep),
         cmocka_unit_test(test_depth_span_leaves_whole_or_not_at_all),
+        cmocka_unit_test(test_depth_need_counts_the_pages_that_wait),
         cmocka_unit_test(test_depth_step_over_its_limits_changes_nothing),
         cmocka_unit_test(test_depth_weights_are_read_once_for_all_that_wait),
         cmocka_unit_test(test_depth_new_refuses_what_it_cannot_hold),

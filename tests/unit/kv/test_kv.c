@@ -224,6 +224,13 @@ static void test_reserve_of_more_than_the_slack_is_refused_with_a_window(void **
     assert_int_equal(shoal_kv_seq_reserve(seq, SLACK - 1), SHOAL_OK);
     assert_int_equal(shoal_kv_seq_reserve(seq, SLACK), SHOAL_OK);
     assert_int_equal(shoal_kv_seq_reserve(seq, SLACK + 1), SHOAL_E_LIMIT);
+    /* What some layer lacks counts as new until it has it. */
+    shoal_kv_seq_advance_part(seq, SLACK, SLACK - 5);
+    assert_int_equal(shoal_kv_seq_reserve(seq, 2 * SLACK - 5), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_reserve(seq, 2 * SLACK - 4), SHOAL_E_LIMIT);
+    shoal_kv_seq_advance(seq, SLACK);
+    assert_int_equal(shoal_kv_seq_whole(seq), SLACK);
+    assert_int_equal(shoal_kv_seq_reserve(seq, 2 * SLACK), SHOAL_OK);
     shoal_kv_seq_free(seq);
     shoal_kv_pool_free(pool);
 }
