@@ -428,6 +428,80 @@ static void test_crowd_with_one_long_prompt_computes_it_once(void **state)
     rig_fini(&r);
 }
 
+/* What was found once is told once: not again when it was dropped and found again. */
+static void test_text_found_again_after_eviction_is_not_counted(void **state)
+{
+    (void)state;
+    int32_t truth[RIG_TEXT_MAX];
+    const shoal_sampling sampling = shoal_sampling_default();
+    rig r;
+    edge e;
+    rig_init(&r, &(rig_settings){.seed = 7, .prefix_percent = 50});
+    for (size_t i = 0; i < 80; i++) {
+        truth[i] = (int32_t)(10 + i * 7 % 200);
+    }
+    size_t n = rig_decode(&r, &sampling, truth, 80, 84);
+    edge_init(&e, &r);
+    edge_open(&e, &sampling, 84);
+    edge_prompt(&e, truth, 80);
+    rig_settle(&r);
+    shoal_session_evict(e.session);
+    edge_continue(&e, 80, 4);
+    assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+    assert_in_range(shoal_session_kv_length(e.session), 65, 80);
+    rig_settle(&r);
+    assert_memory_equal(e.text, truth, n * sizeof(int32_t));
+    assert_int_equal(shoal_session_stats_get(e.session)->n_evictions, 1);
+    assert_int_equal(shoal_session_stats_get(e.session)->n_cached, 0);
+    edge_fini(&e);
+    rig_fini(&r);
+}
+
+/* A millisecond passes whenever it is looked at. */
+static uint64_t tick(void *ctx)
+{
+    uint64_t *now_ns = ctx;
+    *now_ns += 1000000u;
+    return *now_ns;
+}
+
+/* A step takes 1 ms and what follows it 2: of one session no more than 3 can be told, of several
+ * the samples of all. */
+static void test_edges_hear_what_work_costs(void **state)
+{
+    (void)state;
+    static edge edges[N_EDGES];
+    const shoal_sampling sampling = shoal_sampling_default();
+    int32_t prompt[40];
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7});
+    r.clock = (shoal_clock){.now_ns = tick, .ctx = &r.now_ns};
+    for (size_t i = 0; i < SHOAL_COUNT(prompt); i++) {
+        prompt[i] = (int32_t)(10 + i * 7 % 200);
+    }
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_init(&edges[i], &r);
+        edge_open(&edges[i], &sampling, 60);
+        assert_int_equal(edges[i].n_costs, i == 0 ? 0 : 1); /* at once, where it is known */
+        edge_prompt(&edges[i], prompt, SHOAL_COUNT(prompt));
+        edge_continue(&edges[i], SHOAL_COUNT(prompt), 8);
+        if (i == 0) {
+            rig_settle(&r);
+            assert_true(edges[0].n_costs > 0);
+            assert_in_range(edges[0].cost.step_us, 1000, 3000);
+            assert_in_range(edges[0].cost.row_us, 1, edges[0].cost.step_us);
+            assert_in_range(edges[0].cost.price, 1, SHOAL_WIRE_PRICE_ONE - 1);
+        }
+    }
+    rig_settle(&r);
+    assert_in_range(edges[N_EDGES - 1].cost.step_us, 3001, 1000000);
+    assert_in_range(edges[N_EDGES - 1].cost.price, 1, SHOAL_WIRE_PRICE_ONE);
+    for (size_t i = 0; i < N_EDGES; i++) {
+        edge_fini(&edges[i]);
+    }
+    rig_fini(&r);
+}
+
 static void test_held_session_gets_no_work(void **state)
 {
     (void)state;
@@ -477,6 +551,8 @@ int main(void)
         cmocka_unit_test(test_tenants_share_scarce_logits),
         cmocka_unit_test(test_common_prefix_is_computed_once_for_each_tenant),
         cmocka_unit_test(test_crowd_with_one_long_prompt_computes_it_once),
+        cmocka_unit_test(test_text_found_again_after_eviction_is_not_counted),
+        cmocka_unit_test(test_edges_hear_what_work_costs),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),
     };

@@ -80,6 +80,40 @@ static void test_contradictions_name_their_keys(void **state)
     refused("prefix.public=a.txt", "backend=upstream", "prefix.public");
 }
 
+static void test_store_comes_from_its_keys(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = new_config();
+    static const char *const sets[] = {
+        "store.kind=redis",      "store.address=/run/redis", "store.user=u",
+        "store.folder=f",        "store.password_file=p",    "store.secret_file=s",
+        "store.max_mib=2",       "store.inflight_mib=3",     "store.ttl_s=4",
+        "store.timeout_ms=5",    "store.lease_ms=6",         "store.wait_ms=7",
+        "store.plaintext=true",  "store.always=true",        "prefix.public=a;b",
+        "model.huge_pages=false"};
+    shoal_cloud_settings s;
+    assert_int_equal(shoal_cloud_settings_from(config, &s, NULL), SHOAL_OK);
+    assert_false(s.is_shared || s.store.plaintext || s.node.store_always);
+    assert_true(s.huge_pages && s.store_password_file == NULL && s.store_secret_file == NULL);
+    assert_string_equal(s.node.public_files, "");
+    for (size_t i = 0; i < SHOAL_COUNT(sets); i++) {
+        assert_int_equal(shoal_config_set(config, sets[i], NULL), SHOAL_OK);
+    }
+    assert_int_equal(shoal_cloud_settings_from(config, &s, NULL), SHOAL_OK);
+    assert_true(s.is_shared && s.store.plaintext && s.node.store_always && !s.huge_pages);
+    assert_int_equal(s.store.kind, SHOAL_STORE_REDIS);
+    assert_string_equal(s.store.address, "/run/redis");
+    assert_string_equal(s.store.user, "u");
+    assert_string_equal(s.store.folder, "f");
+    assert_string_equal(s.store_password_file, "p");
+    assert_string_equal(s.store_secret_file, "s");
+    assert_string_equal(s.node.public_files, "a;b");
+    assert_int_equal(s.store.bytes_max, 2 << 20);
+    assert_int_equal(s.store.inflight_bytes_max, 3 << 20);
+    assert_true(s.store.ttl_s == 4 && s.store.timeout_ms == 5 && s.store.lease_ms == 6);
+    assert_int_equal(s.node.store_wait_ms, 7);
+}
+
 static void test_quotas_come_from_their_keys(void **state)
 {
     (void)state;
@@ -115,6 +149,7 @@ int main(void)
         cmocka_unit_test(test_defaults_become_settings),
         cmocka_unit_test(test_dump_loads_back),
         cmocka_unit_test(test_contradictions_name_their_keys),
+        cmocka_unit_test(test_store_comes_from_its_keys),
         cmocka_unit_test(test_quotas_come_from_their_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -817,6 +817,32 @@ static void test_cost_is_told_when_it_changes(void **state)
     edge_fini(&e);
 }
 
+/* Blocks can be taken over where the KV ends with one, and only before the last token. */
+static void test_blocks_are_missing_where_the_kv_ends_with_one(void **state)
+{
+    (void)state;
+    int32_t text[N_TEXT];
+    const shoal_sampling sampling = sampling_of(0, 1);
+    static const size_t n_prompts[] = {32, 33, 64, 65};
+    for (size_t i = 0; i < SHOAL_COUNT(n_prompts); i++) {
+        size_t n = n_prompts[i];
+        edge e;
+        make_prompt(93 + i, text, n);
+        edge_init(&e, &shared);
+        assert_int_equal(shoal_session_blocks_missing(e.session), 0);
+        edge_open(&e, &sampling, N_TEXT);
+        edge_prompt(&e, text, n);
+        assert_int_equal(shoal_session_blocks_missing(e.session), (n - 1) / 32);
+        while (shoal_batch_step(shared.batch, &shared.clock) == SHOAL_OK) {
+            size_t length = shoal_session_kv_length(e.session);
+            size_t left = length < n ? (n - 1 - length) / 32 : 0;
+            assert_int_equal(shoal_session_blocks_missing(e.session), length % 32 ? 0 : left);
+        }
+        assert_int_equal(shoal_session_blocks_missing(e.session), 0);
+        edge_fini(&e);
+    }
+}
+
 /* So an edge learns how far the cloud is, while the cloud decodes. */
 static void test_draft_of_the_known_leaves_a_continue_alone(void **state)
 {
@@ -847,6 +873,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_continue_any_split_equals_decode),
         cmocka_unit_test(test_cost_is_told_when_it_changes),
+        cmocka_unit_test(test_blocks_are_missing_where_the_kv_ends_with_one),
         cmocka_unit_test(test_draft_of_the_known_leaves_a_continue_alone),
         cmocka_unit_test(test_continue_at_end_token_and_limits_stops),
         cmocka_unit_test(test_draft_any_grouping_equals_decode),

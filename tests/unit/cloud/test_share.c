@@ -401,6 +401,164 @@ static void test_nothing_is_fetched_while_computing_is_faster(void **state)
     shoal_store_close(store);
 }
 
+/* --- leases ----------------------------------------------------------------------------------- */
+
+/* A node that asks the store for one session of its own. */
+typedef struct asker {
+    rig r;
+    edge e;
+    shoal_share *share;
+    shoal_share_part part;
+    shoal_share_site site;
+} asker;
+
+static void asker_init(asker *a, shoal_store *store, const shoal_sched_cost *cost)
+{
+    rig_init(&a->r, &(rig_settings){.seed = 7});
+    const shoal_share_settings settings = {.store = store,
+                                           .pool = shoal_engine_kv(a->r.engine),
+                                           .model = a->r.model->hash,
+                                           .n_fetches_max = 1,
+                                           .wait_ms = 250};
+    assert_int_equal(shoal_share_new(&settings, &a->r.metrics, &a->share), SHOAL_OK);
+    ask(&a->e, &a->r, "a");
+    a->site = (shoal_share_site){
+        .session = a->e.session, .cost = cost, .prefill_chunk = 32, .make_room = no_room};
+    shoal_share_join(a->share, "a", &a->part);
+}
+
+static void asker_fini(asker *a, shoal_store *store)
+{
+    shoal_share_leave(a->share, &a->part);
+    assert_int_equal(shoal_share_n_asking(a->share), 0);
+    drain(store);
+    shoal_share_free(a->share);
+    edge_fini(&a->e);
+    rig_fini(&a->r);
+}
+
+/* Until it need not wait, for at most n_ms of its clock, which moves on a ms (or not) when the
+ * store has had time to answer. Returns the ms that it waited. */
+static size_t waits(asker *a, size_t n_ms, bool moves)
+{
+    const struct timespec pause = {.tv_nsec = 500000};
+    size_t n = 0;
+    while (n < n_ms && shoal_share_fetch(a->share, &a->part, &a->site, &a->r.clock)) {
+        nanosleep(&pause, NULL);
+        shoal_share_poll(a->share);
+        a->r.now_ns += moves ? 1000000u : 0;
+        n++;
+    }
+    return n;
+}
+
+static const shoal_sched_cost dear_to_compute = {.fixed_us = 1e9, .row_us = 1e6};
+
+static void test_block_that_another_node_makes_is_waited_for(void **state)
+{
+    (void)state;
+    const shoal_sched_cost fast = {.fixed_us = 1e-3, .row_us = 1e-6};
+    shoal_store *store = open_store(SHOAL_STORE_MEMORY, NULL);
+    asker maker;
+    asker other;
+    asker_init(&maker, store, &dear_to_compute);
+    asker_init(&other, store, &dear_to_compute);
+    assert_true(waits(&maker, 10000, false) < 10000); /* nothing is there: it is to make them */
+    assert_int_equal(shoal_session_kv_length(maker.e.session), 0);
+    assert_int_equal(waits(&other, 100, true), 100);
+    rig_settle(&maker.r);
+    shoal_share_give(maker.share, &maker.part, &maker.site, &maker.r.clock);
+    assert_true(waits(&other, 150, true) < 150);
+    assert_int_equal(shoal_session_kv_length(other.e.session), N_SHARED);
+    /* How long another took to compute tells nothing of what fetching costs. */
+    edge next;
+    ask(&next, &other.r, "a");
+    shoal_share_leave(other.share, &other.part);
+    assert_true(asks(other.share, &other.r, &fast, &next));
+    edge_fini(&next);
+    asker_fini(&other, store);
+    asker_fini(&maker, store);
+    shoal_store_close(store);
+}
+
+static void test_block_whose_maker_left_is_made_by_who_waits(void **state)
+{
+    (void)state;
+    shoal_store *store = open_store(SHOAL_STORE_MEMORY, NULL);
+    asker maker;
+    asker other;
+    asker_init(&maker, store, &dear_to_compute);
+    asker_init(&other, store, &dear_to_compute);
+    assert_true(waits(&maker, 10000, false) < 10000);
+    assert_int_equal(waits(&other, 100, true), 100);
+    shoal_share_leave(maker.share, &maker.part);
+    assert_true(waits(&other, 150, true) < 150);
+    assert_int_equal(shoal_session_kv_length(other.e.session), 0);
+    asker_fini(&other, store);
+    asker_fini(&maker, store);
+    shoal_store_close(store);
+}
+
+/* Who leaves while the store still thinks does not keep what it is told later. */
+static void test_lease_that_comes_too_late_is_given_back(void **state)
+{
+    (void)state;
+    const struct timespec pause = {.tv_nsec = 500000};
+    shoal_store *store = open_store(SHOAL_STORE_MEMORY, NULL);
+    asker gone;
+    asker other;
+    asker_init(&gone, store, &dear_to_compute);
+    asker_init(&other, store, &dear_to_compute);
+    assert_true(shoal_share_fetch(gone.share, &gone.part, &gone.site, &gone.r.clock));
+    shoal_share_leave(gone.share, &gone.part);
+    for (size_t i = 0; i < 20 || stats_of(store).n_misses < 2; i++) {
+        nanosleep(&pause, NULL);
+        shoal_share_poll(gone.share);
+    }
+    assert_true(waits(&other, 2000, false) < 2000);
+    asker_fini(&other, store);
+    asker_fini(&gone, store);
+    shoal_store_close(store);
+}
+
+/* Computing both blocks takes 100 ms: for that long it is worth to wait for somebody else's. */
+static void test_who_computes_faster_waits_no_longer_for_a_lease(void **state)
+{
+    (void)state;
+    const shoal_sched_cost cost = {.fixed_us = 50000.0};
+    shoal_store *store = open_store(SHOAL_STORE_MEMORY, NULL);
+    asker maker;
+    asker other;
+    asker_init(&maker, store, &cost);
+    asker_init(&other, store, &cost);
+    assert_true(waits(&maker, 10000, false) < 10000);
+    assert_int_equal(waits(&other, 1000, true), 100);
+    asker_fini(&other, store);
+    asker_fini(&maker, store);
+    shoal_store_close(store);
+}
+
+/* KV that was dropped may be asked for again, what was found or missed once is not. */
+static void test_text_is_asked_for_once_until_its_kv_is_dropped(void **state)
+{
+    (void)state;
+    shoal_store *store = open_store(SHOAL_STORE_MEMORY, NULL);
+    assert_int_equal(visit(&(rig_settings){.seed = 7, .store = store}, "a"), 0);
+    asker a;
+    asker_init(&a, store, &dear_to_compute);
+    assert_true(waits(&a, 10000, false) < 10000);
+    assert_int_equal(shoal_session_kv_length(a.e.session), N_SHARED);
+    shoal_session_evict(a.e.session);
+    assert_false(shoal_share_fetch(a.share, &a.part, &a.site, &a.r.clock));
+    shoal_share_dropped(&a.part);
+    assert_true(shoal_share_fetch(a.share, &a.part, &a.site, &a.r.clock));
+    assert_true(waits(&a, 10000, false) < 10000);
+    assert_int_equal(shoal_session_kv_length(a.e.session), N_SHARED);
+    assert_int_equal(stats_of(store).n_hits, 4);
+    asker_fini(&a, store);
+    shoal_store_close(store);
+}
+
 /* --- limits ----------------------------------------------------------------------------------- */
 
 static void test_pool_without_pages_leaves_the_rest_to_computing(void **state)
@@ -462,6 +620,11 @@ int main(void)
         cmocka_unit_test(test_corrupted_block_is_refused_and_computed),
         cmocka_unit_test(test_store_that_does_not_answer_costs_the_wait_and_no_token),
         cmocka_unit_test(test_nothing_is_fetched_while_computing_is_faster),
+        cmocka_unit_test(test_block_that_another_node_makes_is_waited_for),
+        cmocka_unit_test(test_block_whose_maker_left_is_made_by_who_waits),
+        cmocka_unit_test(test_lease_that_comes_too_late_is_given_back),
+        cmocka_unit_test(test_who_computes_faster_waits_no_longer_for_a_lease),
+        cmocka_unit_test(test_text_is_asked_for_once_until_its_kv_is_dropped),
         cmocka_unit_test(test_pool_without_pages_leaves_the_rest_to_computing),
         cmocka_unit_test(test_failing_allocations_change_no_token),
     };

@@ -114,7 +114,9 @@ static void test_samples_cost_what_follows_the_step(void **state)
     shoal_sched_cost_observe_logits(&cost, 4, 800);
     near(shoal_sched_cost_draft_us(&cost), 300.0);
     near(shoal_sched_cost_price(&cost, 1), 0.25);
-    near(shoal_sched_cost_us(&cost, 10), 1900.0); /* the step itself is what it was */
+    near(shoal_sched_cost_us(&cost, 10), 1900.0);   /* the step itself is what it was */
+    shoal_sched_cost_observe_logits(&cost, 1, 232); /* one step says little */
+    near(shoal_sched_cost_draft_us(&cost), 301.0);
     for (size_t i = 0; i < 1000; i++) {
         shoal_sched_cost_observe_logits(&cost, 1, 0);
     }

@@ -367,6 +367,19 @@ static void test_drafts_shrink_as_the_batch_fills(void **state)
     shoal_sched_free(r.sched);
 }
 
+/* As many as above where all that a row costs is the step's. */
+static void test_drafts_pay_for_their_samples_too(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r);
+    r.cost = (shoal_sched_cost){.fixed_us = 10000.0, .row_us = 400.0, .logit_us = 600.0};
+    add_sample(&r, "a", 1)->n_drafts = 8;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(r.plan.n_rows, 1 + 6);
+    shoal_sched_free(r.sched);
+}
+
 static void test_unknown_cost_takes_all_drafts(void **state)
 {
     (void)state;
@@ -751,6 +764,7 @@ int main(void)
         cmocka_unit_test(test_prompts_of_tenants_are_served_alike),
         cmocka_unit_test(test_idle_tenant_saves_nothing_up),
         cmocka_unit_test(test_drafts_shrink_as_the_batch_fills),
+        cmocka_unit_test(test_drafts_pay_for_their_samples_too),
         cmocka_unit_test(test_unknown_cost_takes_all_drafts),
         cmocka_unit_test(test_scarce_logits_go_to_first_drafts_first),
         cmocka_unit_test(test_pages_at_block_limits),
