@@ -25,6 +25,7 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .n_window = 0,
         .plain_gain = 1,
         .reconnect_ms = 10000,
+        .open_ms = 5000,
         .retry_burst = 64,
         .retries_per_s = 20,
         .exit_policy = "off",
@@ -57,6 +58,9 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     }
     if (s->patience_ms < 1) {
         return shoal_err_set(err, SHOAL_E_INVALID, "patience for the cloud must be at least 1 ms");
+    }
+    if (s->open_ms < 1) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "time for Opened must be at least 1 ms");
     }
     if (!(s->plain_gain >= 1)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "plain gain must be at least 1");

@@ -165,6 +165,7 @@ struct gen {
     uint64_t retry_at_ms;  /* next attempt */
     bool busy;             /* this stream's end was announced by a Busy */
     bool retry_paid;       /* the next attempt has its place in the budget */
+    uint64_t open_by_ms;   /* while it opens: then it is lost */
     uint64_t cut_at_ms;    /* when the stream was lost, 0: it stands */
     uint64_t reconnect_ms; /* how long it is tried again */
     shoal_pace pace;       /* how far ahead to draft; from admission on */

@@ -321,6 +321,9 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
         if (g->deadline_at_ms) {
             until = SHOAL_MIN(until, g->deadline_at_ms);
         }
+        if (g->cloud == CLOUD_OPENING) {
+            until = SHOAL_MIN(until, g->open_by_ms);
+        }
         if (g->mode == SHOAL_MODE_ASSIST) {
             until = g->assist.waits ? SHOAL_MIN(until, g->assist.give_up_ms) : until;
         } else if (g->mode != SHOAL_MODE_LOCAL && g->cloud == CLOUD_NONE && !coop->describe_call) {

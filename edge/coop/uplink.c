@@ -7,6 +7,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -138,6 +139,7 @@ static shoal_status open_stream(shoal_coop *coop, gen *g)
 {
     SHOAL_TRY(shoal_link_open(coop, &g->up));
     g->cloud = CLOUD_OPENING;
+    g->open_by_ms = shoal_clock_now_ms(&coop->clock) + coop->settings.open_ms;
     g->epoch = 0;
     g->continuing = false;
     start_trip(coop, g, 0);
@@ -378,9 +380,23 @@ void shoal_uplink_check_cut(shoal_coop *coop)
     coop->link_is_cut = cut;
 }
 
+/* A node says Opened before it computes anything. Of one that is silent for so long nothing is to
+ * come: its machine stands still, or the call reached it while it ended and nobody has it. */
+static bool is_open_late(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    if (g->cloud != CLOUD_OPENING || now_ms < g->open_by_ms) {
+        return false;
+    }
+    char text[SHOAL_WIRE_TEXT_MAX];
+    (void)snprintf(text, sizeof text, "no answer to Open within coop.open_ms, %" PRIu64 " ms",
+                   coop->settings.open_ms);
+    shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, text);
+    return true;
+}
+
 void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
-    if (g->done || g->mode == SHOAL_MODE_LOCAL) {
+    if (g->done || g->mode == SHOAL_MODE_LOCAL || is_open_late(coop, g, now_ms)) {
         return;
     }
     if (g->mode == SHOAL_MODE_ASSIST) {

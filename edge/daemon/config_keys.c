@@ -91,6 +91,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "are left; above 1 spares the cloud."},
     INT("coop.reconnect_ms", "10000", 0, 3600000,
         "How long a cut stream is tried again, in ms, before the request fails or degrades."),
+    INT("coop.open_ms", "5000", 1, 600000,
+        "Time in ms a node may take to say that a stream is open; then another is tried. Longer "
+        "than the cloud's slowest step."),
     INT("coop.retry_burst", "64", 1, 65536,
         "Retries of all requests together that may reach the cloud at once."),
     {"coop.retries_per_s", SHOAL_CONFIG_REAL, "20", 0.1, 65536, NULL, false,
@@ -219,6 +222,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.n_window = s.n_window > 0 ? SHOAL_MAX(s.n_window, s.n_draft) : 0;
     s.plain_gain = shoal_config_real(config, "coop.plain_gain");
     s.reconnect_ms = (uint64_t)shoal_config_int(config, "coop.reconnect_ms");
+    s.open_ms = (uint64_t)shoal_config_int(config, "coop.open_ms");
     s.retry_burst = (double)shoal_config_int(config, "coop.retry_burst");
     s.retries_per_s = shoal_config_real(config, "coop.retries_per_s");
     s.fault_flip_ratio = shoal_config_real(config, "fault.flip_ratio");

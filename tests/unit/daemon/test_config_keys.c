@@ -56,6 +56,7 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "coop.window_tokens=4"); /* a window holds at least one draft */
     set(config, "kv.type=f16");
     set(config, "http.body_max_kib=100");
+    set(config, "coop.open_ms=321");
     set(config, "assist.rate=0.25");
     set(config, "assist.span_tokens=3");
     set(config, "budget.cloud_tokens_per_day=70");
@@ -65,6 +66,7 @@ static void test_settings_reach_the_parts(void **state)
     assert_int_equal(coop.kv_bytes_max, 7 << 20);
     assert_int_equal(coop.n_draft, 9);
     assert_int_equal(coop.n_window, 9);
+    assert_int_equal(coop.open_ms, 321);
     assert_true(coop.route.rate > 0.249 && coop.route.rate < 0.251);
     assert_int_equal(coop.route.n_span_max, 3);
     assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_DAY], 70);
