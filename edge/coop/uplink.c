@@ -99,23 +99,30 @@ static void end_trip(shoal_coop *coop, gen *g)
         coop->round_trip_ms > 0 ? coop->round_trip_ms + (ms - coop->round_trip_ms) / 8 : ms;
 }
 
+static shoal_status send_tokens(gen *g, shoal_token_kind kind, size_t position, size_t n_ids,
+                                size_t *ret_bytes)
+{
+    shoal_edge_msg msg = {
+        .kind = SHOAL_EDGE_TOKENS,
+        .body.tokens =
+            {
+                .epoch = g->epoch,
+                .position = (uint32_t)position,
+                .kind = kind,
+                .ids = g->tokens + position,
+                .n_ids = n_ids,
+            },
+    };
+    return send(g, &msg, ret_bytes);
+}
+
 /* Everything confirmed, from the start: a cloud node knows nothing it was not told (R3). */
 static shoal_status send_confirmed(gen *g)
 {
     for (size_t at = 0; at < g->n_confirmed; at += PROMPT_CHUNK) {
-        shoal_edge_msg msg = {
-            .kind = SHOAL_EDGE_TOKENS,
-            .body.tokens =
-                {
-                    .epoch = 0,
-                    .position = (uint32_t)at,
-                    .kind = SHOAL_TOKENS_PROMPT,
-                    .ids = g->tokens + at,
-                    .n_ids = SHOAL_MIN(g->n_confirmed - at, (size_t)PROMPT_CHUNK),
-                },
-        };
+        size_t n_ids = SHOAL_MIN(g->n_confirmed - at, (size_t)PROMPT_CHUNK);
         size_t n = 0;
-        SHOAL_TRY(send(g, &msg, &n));
+        SHOAL_TRY(send_tokens(g, SHOAL_TOKENS_PROMPT, at, n_ids, &n));
     }
     return SHOAL_OK;
 }
@@ -158,18 +165,7 @@ shoal_status shoal_uplink_hand_over(shoal_coop *coop, gen *g, size_t from, size_
 {
     size_t n = 0;
     if (from < g->n_confirmed) {
-        shoal_edge_msg msg = {
-            .kind = SHOAL_EDGE_TOKENS,
-            .body.tokens =
-                {
-                    .epoch = g->epoch,
-                    .position = (uint32_t)from,
-                    .kind = SHOAL_TOKENS_TRUSTED,
-                    .ids = g->tokens + from,
-                    .n_ids = g->n_confirmed - from,
-                },
-        };
-        SHOAL_TRY(send(g, &msg, &n));
+        SHOAL_TRY(send_tokens(g, SHOAL_TOKENS_TRUSTED, from, g->n_confirmed - from, &n));
     }
     if (g->sent_ns == 0) {
         start_trip(coop, g, 1);
@@ -188,19 +184,8 @@ static shoal_status send_drafts(shoal_coop *coop, gen *g)
             return SHOAL_OK;
         }
         size_t n_ids = SHOAL_MIN(n_ready, g->choice.n_draft);
-        shoal_edge_msg msg = {
-            .kind = SHOAL_EDGE_TOKENS,
-            .body.tokens =
-                {
-                    .epoch = g->epoch,
-                    .position = (uint32_t)g->n_sent,
-                    .kind = SHOAL_TOKENS_DRAFT,
-                    .ids = g->tokens + g->n_sent,
-                    .n_ids = n_ids,
-                },
-        };
         size_t n_bytes = 0;
-        SHOAL_TRY(send(g, &msg, &n_bytes));
+        SHOAL_TRY(send_tokens(g, SHOAL_TOKENS_DRAFT, g->n_sent, n_ids, &n_bytes));
         if (g->sent_ns == 0) {
             start_trip(coop, g, n_ids);
         }
@@ -217,19 +202,8 @@ static shoal_status ask_round_trip(shoal_coop *coop, gen *g)
         return SHOAL_OK;
     }
     size_t position = g->n_confirmed - 1;
-    shoal_edge_msg msg = {
-        .kind = SHOAL_EDGE_TOKENS,
-        .body.tokens =
-            {
-                .epoch = g->epoch,
-                .position = (uint32_t)position,
-                .kind = SHOAL_TOKENS_DRAFT,
-                .ids = g->tokens + position,
-                .n_ids = 1,
-            },
-    };
     size_t n_bytes = 0;
-    SHOAL_TRY(send(g, &msg, &n_bytes));
+    SHOAL_TRY(send_tokens(g, SHOAL_TOKENS_DRAFT, position, 1, &n_bytes));
     start_trip(coop, g, 0);
     g->sent_position = position;
     return SHOAL_OK;
