@@ -105,7 +105,8 @@ shoal_status shoal_rpc_server_new(shoal_rpc *rpc, const char *address, const sho
 /* What grpc.health.v1 Check and Watch answer for "" and the service names of methods; true at
  * first, false from a drain on. Any thread. */
 void shoal_rpc_server_set_serving(shoal_rpc_server *server, bool serving);
-/* No new calls; waits for open ones up to grace_ms, cancels the rest; returns when all are gone. */
+/* No new calls; waits for open ones up to grace_ms, cancels the rest; returns when all are gone.
+ * Connections without calls are closed after two seconds at most. */
 void shoal_rpc_server_drain(shoal_rpc_server *server, uint64_t grace_ms);
 void shoal_rpc_server_free(shoal_rpc_server *server); /* drains with grace 0 if not drained */
 /* Reads certificates again, from the same files or others: connections made from now on are met

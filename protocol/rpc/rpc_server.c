@@ -13,7 +13,8 @@ enum {
     STREAMS_SPARE = 80,          /* per connection, beyond calls_max: health and refusals */
     HANDSHAKE_MS = 10000,        /* a connection that has not finished TLS by then is closed */
     PING_INTERVAL_MS_MAX = 1000, /* how often a client may ping; more counts as a strike */
-    METADATA_MAX = 16 << 10
+    METADATA_MAX = 16 << 10,
+    STRAY_MS = 2000 /* a drain waits so long for connections that carry no call of ours */
 };
 
 /* --- refusals --------------------------------------------------------------------------------- */
@@ -291,13 +292,27 @@ static struct timespec after_ms(uint64_t ms)
     return at;
 }
 
-/* Waits for the shutdown until the time; under rpc->lock. */
+static bool is_before(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
+}
+
+/* Waits for the shutdown until the time; under rpc->lock. Once every call that gRPC gave us has
+ * ended and every request for one is answered, nothing of ours is left: what the shutdown waits
+ * for then are connections. One may carry a call that came while the shutdown began: gRPC (1.51)
+ * keeps it for a request that can no more be made, and only the end of the connection tells its
+ * client. */
 static void wait_shutdown(shoal_rpc_server *server, const struct timespec *until)
 {
     shoal_rpc *rpc = server->rpc;
     int rc = 0;
-    while (!server->shut_down && rc == 0) {
+    while (!server->shut_down && rc == 0 && (server->n_live > 0 || server->n_slots > 0)) {
         rc = pthread_cond_timedwait(&rpc->changed, &rpc->lock, until);
+    }
+    struct timespec stray = after_ms(STRAY_MS);
+    const struct timespec *end = is_before(&stray, until) ? &stray : until;
+    while (!server->shut_down && rc == 0) {
+        rc = pthread_cond_timedwait(&rpc->changed, &rpc->lock, end);
     }
 }
 

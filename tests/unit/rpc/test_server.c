@@ -30,6 +30,16 @@ static void run_drain(void *ctx)
     shoal_rpc_server_drain(job->server, job->grace_ms);
 }
 
+static int connect_raw(int port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&at, sizeof at), 0);
+    return fd;
+}
+
 static void test_drain_of_an_idle_server_returns(void **state)
 {
     (void)state;
@@ -84,6 +94,28 @@ static void test_drain_cancels_what_outlives_the_grace(void **state)
     assert_int_equal(s.host.status, SHOAL_RPC_CANCELLED);
     stand_close(&s, call);
     assert_int_equal(s.client.status, SHOAL_RPC_UNAVAILABLE);
+    stand_down(&s);
+}
+
+/* gRPC waits for the answer to its ping, and 20 s for one that never comes. */
+static void test_drain_does_not_wait_for_a_connection_without_calls(void **state)
+{
+    (void)state;
+    static const uint8_t hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                                   "\0\0\0\4\0\0\0\0"; /* settings, none; the last 0 is C's */
+    stand s;
+    stand_up(&s, NULL, NULL, NULL);
+    int fd = connect_raw(s.port);
+    uint8_t head[9];
+    assert_int_equal(send(fd, hello, sizeof hello, 0), (ssize_t)sizeof hello);
+    assert_int_equal(recv(fd, head, sizeof head, MSG_WAITALL), (ssize_t)sizeof head);
+    shoal_clock clock = shoal_clock_real();
+    uint64_t before = shoal_clock_now_ms(&clock);
+    shoal_rpc_server_drain(s.server, 60000);
+    uint64_t took = shoal_clock_now_ms(&clock) - before;
+    print_message("drained after %llu ms\n", (unsigned long long)took);
+    assert_in_range(took, 0, 15000);
+    (void)close(fd);
     stand_down(&s);
 }
 
@@ -223,11 +255,7 @@ static void test_random_bytes_at_the_port_are_survived(void **state)
     stand_up(&s, NULL, NULL, NULL);
     uint64_t rng = 77;
     for (int i = 0; i < 100; i++) {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        assert_true(fd >= 0);
-        struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s.port)};
-        at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        assert_int_equal(connect(fd, (const struct sockaddr *)&at, sizeof at), 0);
+        int fd = connect_raw(s.port);
         uint8_t junk[512];
         size_t n = 0;
         if (i % 2 == 0) {
@@ -647,6 +675,7 @@ int main(void)
         cmocka_unit_test(test_drain_of_an_idle_server_returns),
         cmocka_unit_test(test_drain_waits_for_a_call_that_ends_in_time),
         cmocka_unit_test(test_drain_cancels_what_outlives_the_grace),
+        cmocka_unit_test(test_drain_does_not_wait_for_a_connection_without_calls),
         cmocka_unit_test(test_call_after_a_drain_is_unavailable),
         cmocka_unit_test(test_calls_over_the_limit_are_refused),
         cmocka_unit_test(test_server_without_memory_refuses_the_call),
