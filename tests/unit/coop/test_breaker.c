@@ -72,8 +72,12 @@ static void test_hold_and_reset_move_the_end_of_the_pause(void **state)
     assert_false(shoal_breaker_due(&b, 8999));
     assert_false(shoal_breaker_stale(&b, 9999));
     assert_true(shoal_breaker_stale(&b, 10000));
+    shoal_breaker_failed(&b, 9000);
+    shoal_breaker_failed(&b, b.until_ms);
     shoal_breaker_reset(&b, 2000);
     assert_true(shoal_breaker_due(&b, 2000));
+    shoal_breaker_failed(&b, 2000);
+    assert_in_range(b.until_ms, 2050, 2100); /* as if it were the first */
     shoal_breaker_worked(&b);
     shoal_breaker_reset(&b, 3000);
     assert_false(b.open);

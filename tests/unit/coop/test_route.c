@@ -71,12 +71,19 @@ static void test_risk_is_held_from_the_calibrated_one_up(void **state)
     assert_int_equal(shoal_route_check_risk(&route, (double)NAN, NULL), SHOAL_E_LIMIT);
     shoal_route bare = route_of(0.1, 0, NULL);
     assert_int_equal(shoal_route_check_risk(&bare, 0.5, NULL), SHOAL_E_UNSUPPORTED);
+    shoal_exit_policy tenth = fitted;
+    tenth.risk = 0.1F; /* above 0.1 */
+    shoal_route written = route_of(0.1, 0, &tenth);
+    assert_int_equal(shoal_route_check_risk(&written, 0.1, NULL), SHOAL_OK);
+    shoal_route configured = route_of(0.1, 0.01, &fitted);
     for (size_t i = 0; i < 200; i++) {
         shoal_exit_features below = row_of(0.39F);
         shoal_exit_features above = row_of(0.41F);
         assert_true(shoal_route_asks(&route, &below, 0.01, 1));
         assert_false(shoal_route_asks(&route, &above, 0.01, 1));
         assert_false(shoal_route_asks(&route, &below, 0.01, 0));
+        assert_true(shoal_route_asks(&configured, &below, 0, 1));
+        assert_false(shoal_route_asks(&configured, &above, 0, 1));
     }
 }
 
@@ -98,6 +105,29 @@ static void test_rate_is_held_under_drift_and_broken_rows_ask(void **state)
     assert_true(shoal_route_asks(&route, &broken, 0, 1));
 }
 
+static void test_level_leaves_the_least_sure_of_the_unsure(void **state)
+{
+    (void)state;
+    static const double levels[] = {1, 0.5, 0.25};
+    double top_before = 1;
+    for (size_t k = 0; k < SHOAL_COUNT(levels); k++) {
+        uint64_t rng = 17;
+        shoal_route route = route_of(0.2, 0, NULL);
+        double top = 0;
+        size_t n_asked = 0;
+        for (size_t i = 0; i < 10000; i++) {
+            shoal_exit_features row = draw(&rng, 1);
+            if (shoal_route_asks(&route, &row, 0, levels[k])) {
+                top += (double)row.top;
+                n_asked++;
+            }
+        }
+        assert_in_range(n_asked, (size_t)(1500 * levels[k]), (size_t)(2500 * levels[k]));
+        assert_true(top / (double)n_asked < top_before);
+        top_before = top / (double)n_asked;
+    }
+}
+
 static void test_spans_double_up_to_their_limit(void **state)
 {
     (void)state;
@@ -106,6 +136,9 @@ static void test_spans_double_up_to_their_limit(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(wanted); i++) {
         assert_int_equal(shoal_route_span(&route, i + 1), wanted[i]);
     }
+    route.settings.n_span_max = 5;
+    assert_int_equal(shoal_route_span(&route, 5), 5);
+    assert_int_equal(shoal_route_span(&route, 1000000), 5);
     assert_false(shoal_route_is_hard(&route, 29));
     route.settings.prompt_entropy = 2;
     assert_false(shoal_route_is_hard(&route, 2));
@@ -245,6 +278,19 @@ static void test_periods_end_and_limits_are_exact(void **state)
     assert_int_equal(shoal_spend_tokens_left(&spend, 0, 50), 4);
     assert_int_equal(shoal_spend_tokens_left(&spend, 3, 50), 1);
     assert_int_equal(shoal_spend_tokens_left(&spend, 4, 50), 0);
+    /* A limit of 100 has 4 to be spent at once; with 2 of them the level begins to fall. */
+    assert_true(shoal_spend_level(&spend, 2, 50) >= 1);
+    double half = shoal_spend_level(&spend, 3, 50);
+    assert_true(half > 0.45 && half < 0.55);
+    shoal_spend_limits more = {0};
+    shoal_spend wide;
+    more.most[SHOAL_SPEND_BYTES][SHOAL_SPEND_HOUR] = 1000;
+    shoal_spend_init(&wide, &more, 50);
+    assert_true(shoal_spend_level(&wide, 1u << 20, 50) >= 1); /* tokens are no bytes */
+    more.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_HOUR] = 100;
+    more.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_DAY] = 1000;
+    shoal_spend_init(&wide, &more, 50);
+    assert_int_equal(shoal_spend_tokens_left(&wide, 0, 50), 4); /* the least of all */
     assert_int_equal(shoal_spend_tokens_left(&spend, 0, 50 + hour / 2), 54);
     assert_int_equal(shoal_spend_tokens_left(&spend, 0, 50 + hour - 1), 100);
     shoal_spend_add(&spend, SHOAL_SPEND_TOKENS, 99);
@@ -274,6 +320,7 @@ int main(void)
         cmocka_unit_test(test_settings_out_of_range_are_named),
         cmocka_unit_test(test_risk_is_held_from_the_calibrated_one_up),
         cmocka_unit_test(test_rate_is_held_under_drift_and_broken_rows_ask),
+        cmocka_unit_test(test_level_leaves_the_least_sure_of_the_unsure),
         cmocka_unit_test(test_spans_double_up_to_their_limit),
         cmocka_unit_test(test_budget_is_met_within_5_percent_whatever_the_traffic),
         cmocka_unit_test(test_budget_above_what_is_wanted_changes_nothing),

@@ -59,6 +59,9 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "coop.open_ms=321");
     set(config, "assist.rate=0.25");
     set(config, "assist.span_tokens=3");
+    set(config, "assist.risk=0.125");
+    set(config, "assist.patience_ms=777");
+    set(config, "assist.prompt_entropy=1.5");
     set(config, "budget.cloud_tokens_per_day=70");
     set(config, "budget.uplink_kib_per_month=5");
     set(config, "model.path=some/where/minnow.gguf");
@@ -69,6 +72,8 @@ static void test_settings_reach_the_parts(void **state)
     assert_int_equal(coop.open_ms, 321);
     assert_true(coop.route.rate > 0.249 && coop.route.rate < 0.251);
     assert_int_equal(coop.route.n_span_max, 3);
+    assert_true(coop.route.risk == 0.125 && coop.route.prompt_entropy == 1.5);
+    assert_int_equal(coop.patience_ms, 777);
     assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_DAY], 70);
     assert_int_equal(coop.spend.most[SHOAL_SPEND_BYTES][SHOAL_SPEND_MONTH], 5 << 10);
     assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_HOUR], 0);

@@ -96,6 +96,37 @@ static void test_longer_ways_want_longer_spans(void **state)
     assert_true(n_before >= 16);
 }
 
+/* Others fill a step with what they draft, as often as they are there; who comes waits for half of
+ * the one that runs. */
+static void test_a_step_holds_what_the_others_draft(void **state)
+{
+    (void)state;
+    shoal_pace_world world = world_of(0, 0, 20000, 0.0);
+    world.row_us = 1000;
+    near(shoal_pace_span_step(&world, 1, 1).us, 20000, 0);
+    near(shoal_pace_span_step(&world, 1, 1).wait_us, 0, 0);
+    world.others = 9;
+    near(shoal_pace_span_step(&world, 1, 1).us, 29000, 1e-9); /* nobody is ever away */
+    near(shoal_pace_span_step(&world, 1, 1).wait_us, 29000 / 2.0 * 0.9, 1e-9);
+    world.trip_us = 1e12; /* everybody nearly always is */
+    near(shoal_pace_span_step(&world, 1, 1).us, 11000, 1e-3);
+    assert_true(shoal_pace_span_step(&world, 1, 1).wait_us < 1);
+    for (size_t i = 0; i < SHOAL_PACE_DEPTHS; i++) {
+        world.accept[i] = 1;
+    }
+    near(shoal_pace_span_step(&world, 1, 1).us, 11000, 1e-3);
+    near(shoal_pace_span_step(&world, 1, 2).us, 29000, 1e-9); /* the next span is there already */
+}
+
+static void test_what_no_step_judges_is_no_gain(void **state)
+{
+    (void)state;
+    shoal_pace_world world = world_of(100, 1000, 20000, 0.95);
+    double whole_us = shoal_pace_span_us(&world, 8, 8);
+    world.n_step = 2;
+    assert_true(shoal_pace_span_us(&world, 8, 8) > 1.5 * whole_us);
+}
+
 /* --- the controller -----------------------------------------------------------------------------
  */
 
@@ -143,15 +174,15 @@ static void test_fixed_settings_are_kept(void **state)
 static void test_a_fixed_window_holds_what_is_chosen(void **state)
 {
     (void)state;
-    const shoal_pace_settings settings = {.n_window = 7};
+    const shoal_pace_settings settings = {.n_window = 1}; /* else longer spans were chosen */
     shoal_pace pace;
     shoal_pace_init(&pace, &settings);
     trip(&pace, 300000);
     trip(&pace, 300000);
     trip(&pace, 300000);
     shoal_pace_choice choice = shoal_pace_choose(&pace);
-    assert_in_range(choice.n_draft, 1, 7);
-    assert_int_equal(choice.n_window, 7);
+    assert_int_equal(choice.n_draft, 1);
+    assert_int_equal(choice.n_window, 1);
 }
 
 static void test_unknown_cost_means_drafts(void **state)
@@ -184,6 +215,19 @@ static void test_saturated_cloud_means_plain_decoding_at_once(void **state)
     assert_false(shoal_pace_wants_trip(&pace));
     shoal_pace_told(&pace, 40000, 700, 0.02);
     assert_true(shoal_pace_choose(&pace).n_draft >= 1);
+}
+
+/* Where drafts are so dear, not even tries are made. */
+static void test_saturated_cloud_is_not_tried(void **state)
+{
+    (void)state;
+    shoal_pace pace = pace_new();
+    judge(&pace, 100, 10);
+    shoal_pace_told(&pace, 40000, 700, 0.85);
+    for (uint64_t i = 1; i < 3000; i++) {
+        assert_int_equal(shoal_pace_choose(&pace).n_draft, 0);
+        shoal_pace_confirmed(&pace, 1, i * 40000);
+    }
 }
 
 /* Drafts that never stand, far away: the cloud decodes, tries are made, and rarer each time. */
@@ -264,7 +308,7 @@ static void test_clock_has_the_last_word(void **state)
 static void test_plain_gain_spares_an_idle_cloud(void **state)
 {
     (void)state;
-    static const double gains[] = {0.0, 1.0, 2.0, 20.0};
+    static const double gains[] = {0.0, 1.0, 2.0, 8.0};
     for (size_t i = 0; i < SHOAL_COUNT(gains); i++) {
         const shoal_pace_settings settings = {.plain_gain = gains[i]};
         shoal_pace pace;
@@ -272,10 +316,58 @@ static void test_plain_gain_spares_an_idle_cloud(void **state)
         trip(&pace, 60000);
         shoal_pace_told(&pace, 3000, 100, 0.03);
         bool drafts = shoal_pace_choose(&pace).n_draft > 0;
-        assert_int_equal(drafts, gains[i] > 10);
+        assert_int_equal(drafts, gains[i] > 5);
+        shoal_pace_told(&pace, 3000, 100, 0.79); /* a draft is still worth its row */
+        assert_int_equal(shoal_pace_choose(&pace).n_draft, 0);
         shoal_pace_told(&pace, 30000, 100, 0.99);
         assert_int_equal(shoal_pace_choose(&pace).n_draft, 0);
     }
+}
+
+/* What a trip took is what it took less the steps that were waited for. */
+static void test_round_trips_are_weighed_by_what_they_hold(void **state)
+{
+    (void)state;
+    shoal_pace pace = pace_new();
+    shoal_pace_trip t = {.us = 33000, .alone = false};
+    shoal_pace_round_trip(&pace, &t); /* may hold a wait for what was sent before it */
+    near(pace.trip_us, 2000, 1e-9);
+    t.us = 1000;
+    shoal_pace_round_trip(&pace, &t); /* cannot */
+    near(pace.trip_us, 1750, 1e-9);
+    pace = pace_new();
+    shoal_pace_told(&pace, 20000, 0, 0.1);
+    t = (shoal_pace_trip){.us = 30000, .alone = true, .decoding = true};
+    shoal_pace_round_trip(&pace, &t); /* half a step on average, and one of few */
+    near(pace.trip_us, 1000 + 0.75 * 19000, 1e-9);
+    pace = pace_new();
+    shoal_pace_told(&pace, 20000, 500, 0.025); /* one session: nobody else */
+    near(shoal_pace_world_get(&pace).others, 0, 0);
+    t = (shoal_pace_trip){.us = 26000, .n_rows = 2, .alone = true};
+    shoal_pace_round_trip(&pace, &t);
+    near(pace.trip_us, 1000 + 0.25 * 4000, 1e-9);
+    shoal_pace_told(&pace, 30000, 1000, 0.5);
+    near(shoal_pace_world_get(&pace).others, 14, 1e-9);
+}
+
+static void test_pauses_and_changes_of_course_are_not_timed(void **state)
+{
+    (void)state;
+    shoal_pace pace = pace_new();
+    shoal_pace_told(&pace, 40000, 700, 0.02);
+    assert_true(shoal_pace_choose(&pace).n_draft > 0);
+    shoal_pace_confirmed(&pace, 1, 1000);
+    shoal_pace_confirmed(&pace, 1, 5000);
+    near(pace.drafting.real_us, 4000, 0.01);
+    shoal_pace_paused(&pace);
+    shoal_pace_confirmed(&pace, 1, 90000000);
+    near(pace.drafting.real_us, 4000, 0.01);
+    shoal_pace_told(&pace, 40000, 700, 0.95);
+    assert_int_equal(shoal_pace_choose(&pace).n_draft, 0);
+    shoal_pace_confirmed(&pace, 1, 190000000); /* of drafts that were on their way */
+    near(pace.plain.real_us, 0, 0);
+    shoal_pace_confirmed(&pace, 1, 190040000);
+    near(pace.plain.real_us, 40000, 0.01);
 }
 
 /* Far away the cloud decodes; when it has come near, one answer says so. */
@@ -338,14 +430,19 @@ int main(void)
         cmocka_unit_test(test_nothing_depends_on_a_draft_that_never_stands),
         cmocka_unit_test(test_price_makes_spans_shorter_down_to_none),
         cmocka_unit_test(test_longer_ways_want_longer_spans),
+        cmocka_unit_test(test_a_step_holds_what_the_others_draft),
+        cmocka_unit_test(test_what_no_step_judges_is_no_gain),
         cmocka_unit_test(test_fixed_settings_are_kept),
         cmocka_unit_test(test_a_fixed_window_holds_what_is_chosen),
         cmocka_unit_test(test_unknown_cost_means_drafts),
         cmocka_unit_test(test_saturated_cloud_means_plain_decoding_at_once),
+        cmocka_unit_test(test_saturated_cloud_is_not_tried),
         cmocka_unit_test(test_plain_decoding_is_left_now_and_then),
         cmocka_unit_test(test_clock_has_the_last_word),
         cmocka_unit_test(test_plain_gain_spares_an_idle_cloud),
         cmocka_unit_test(test_the_way_is_asked_for_while_the_cloud_decodes),
+        cmocka_unit_test(test_round_trips_are_weighed_by_what_they_hold),
+        cmocka_unit_test(test_pauses_and_changes_of_course_are_not_timed),
         cmocka_unit_test(test_forks_learn_for_their_parent),
         cmocka_unit_test(test_acceptance_follows_what_is_recent),
     };
