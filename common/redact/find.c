@@ -30,10 +30,17 @@ static bool is_letter(char c)
     return low >= 'a' && low <= 'z';
 }
 
-/* Bytes of other alphabets count as letters. */
+/* Letters of other alphabets do not count: where words stand without blanks between them, an
+ * address still ends. */
 static bool is_word(char c)
 {
-    return is_digit(c) || is_letter(c) || c == '_' || (unsigned char)c >= 0x80;
+    return is_digit(c) || is_letter(c) || c == '_';
+}
+
+/* They do for names, which may be of any alphabet. */
+static bool is_name(char c)
+{
+    return is_word(c) || (unsigned char)c >= 0x80;
 }
 
 /* --- e-mail ----------------------------------------------------------------------------------- */
@@ -207,7 +214,7 @@ static size_t find_name(const shoal_redact_rules *rules, const char *p, size_t n
     size_t best = 0;
     for (size_t i = 0; i < rules->n_names; i++) {
         size_t m = strlen(name);
-        bool same = m <= n && (m == n || !is_word(p[m]));
+        bool same = m <= n && (m == n || !is_name(p[m]));
         for (size_t k = 0; same && k < m; k++) {
             char c = p[k] >= 'A' && p[k] <= 'Z' ? (char)(p[k] | 0x20) : p[k];
             same = c == name[k];
@@ -246,5 +253,5 @@ size_t shoal_redact_find(const shoal_redact_rules *rules, const char *text, size
         }
     }
     *ret_kind = SHOAL_REDACT_NAME;
-    return rules->kinds[SHOAL_REDACT_NAME] && rules->n_names > 0 ? find_name(rules, p, left) : 0;
+    return rules->kinds[SHOAL_REDACT_NAME] && !is_name(before) ? find_name(rules, p, left) : 0;
 }

@@ -26,7 +26,8 @@ struct shoal_redact_map {
 static const char *const labels[SHOAL_REDACT_KINDS] = {"EMAIL", "PHONE", "CARD", "KEY", "NAME"};
 
 enum {
-    NUMBER_DIGITS = 6 /* of a placeholder in a text that is heeded; ours have fewer */
+    NUMBER_DIGITS = 9, /* of a placeholder; what has more is none */
+    NUMBER_MAX = 999999999
 };
 
 /* --- rules ------------------------------------------------------------------------------------ */
@@ -167,7 +168,8 @@ static shoal_status put_word(shoal_redact_map *map, shoal_redact_kind kind, cons
             return shoal_buf_append(out, w->placeholder, strlen(w->placeholder));
         }
     }
-    if (map->n_words >= SHOAL_REDACT_WORDS_MAX || n > SHOAL_REDACT_BYTES_MAX - map->n_bytes) {
+    if (map->n_words >= SHOAL_REDACT_WORDS_MAX || n > SHOAL_REDACT_BYTES_MAX - map->n_bytes ||
+        map->last[kind] >= NUMBER_MAX) {
         return SHOAL_E_LIMIT;
     }
     word *w = &map->words[map->n_words];

@@ -55,7 +55,8 @@ size_t shoal_redact_map_n(const shoal_redact_map *map);
  * stands in it already will not be used for another word. */
 void shoal_redact_reserve(shoal_redact_map *map, const char *text, size_t n);
 /* Appends text to out with placeholders; the same word is the same placeholder throughout.
- * SHOAL_E_LIMIT: more words than the limits above. */
+ * SHOAL_E_LIMIT: more words than the limits above, or the text has a placeholder of the last
+ * number, 999999999. */
 shoal_status shoal_redact_text(const shoal_redact_rules *rules, shoal_redact_map *map,
                                const char *text, size_t n, shoal_buf *out) SHOAL_MUST_CHECK;
 

@@ -73,7 +73,17 @@ static void test_what_looks_private_is_taken(void **state)
         {"sk-short1 a-very-long-word-that-is-no-key-at-all-but-words", NULL},
         {"Ann Lee met ann and Annabel, LEE too", "[NAME_1] met [NAME_2] and Annabel, LEE too"},
         {"Zo\xC3\xAB and zo\xC3\xAB", "[NAME_1] and [NAME_2]"},
+        {"\xC3\xA9"
+         "ann annn\xC3\xA9 ann\xC3\xA9",
+         NULL},
+        /* "Telephone ..., address ..." as Chinese has it, without a blank. */
+        {"\xE7\x94\xB5\xE8\xAF\x9D"
+         "030/12345678\xEF\xBC\x8C\xE5\x9C\xB0\xE5\x9D\x80"
+         "a@b.co\xE3\x80\x82",
+         "\xE7\x94\xB5\xE8\xAF\x9D[PHONE_1]\xEF\xBC\x8C\xE5\x9C\xB0\xE5\x9D\x80"
+         "[EMAIL_1]\xE3\x80\x82"},
         {"[EMAIL_1] is not a@b.co", "[EMAIL_1] is not [EMAIL_2]"},
+        {"[EMAIL_999999] [EMAIL_1000000] a@b.co", "[EMAIL_999999] [EMAIL_1000000] [EMAIL_1000001]"},
         {"[NAME_7] [NAME_x] [NAME_] [CARD_99999999] Ann", "[NAME_7] [NAME_x] [NAME_] "
                                                           "[CARD_99999999] [NAME_8]"},
     };
@@ -226,6 +236,16 @@ static void test_limits_are_refusals(void **state)
         assert_int_equal(shoal_redact_map_new(&map), SHOAL_OK);
         assert_int_equal(shoal_redact_text(rules, map, text.data, text.length, &out),
                          n <= SHOAL_REDACT_WORDS_MAX ? SHOAL_OK : SHOAL_E_LIMIT);
+        shoal_redact_map_free(map);
+    }
+    for (size_t n = 0; n < 3; n++) {
+        static const char *const texts[] = {"[EMAIL_999999998] a@b.co", "[EMAIL_999999999] a@b.co",
+                                            "[EMAIL_1000000000] a@b.co"};
+        shoal_buf_reset(&out);
+        assert_int_equal(shoal_redact_map_new(&map), SHOAL_OK);
+        shoal_redact_reserve(map, texts[n], strlen(texts[n]));
+        assert_int_equal(shoal_redact_text(rules, map, texts[n], strlen(texts[n]), &out),
+                         n == 1 ? SHOAL_E_LIMIT : SHOAL_OK);
         shoal_redact_map_free(map);
     }
     static const char words[] = "a@b.co 030/12345678 Ann";
