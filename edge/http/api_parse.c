@@ -54,9 +54,10 @@ static shoal_status hide_one(shoal_api_reader *r, char **inout_text)
         return shoal_http_error_set(
             r->error, 400, r->request->kind == SHOAL_API_CHAT ? "messages" : "prompt",
             "invalid_value",
-            "the text has more than %d different words to hold back (redact.*): shorten it, or use "
-            "mode \"local\", which holds back none since nothing leaves",
-            SHOAL_REDACT_WORDS_MAX);
+            "the text has more than %d different words or %d KiB to hold back (redact.*), or the "
+            "last placeholder of a kind: shorten it, or use mode \"local\", which holds back none "
+            "since nothing leaves",
+            SHOAL_REDACT_WORDS_MAX, SHOAL_REDACT_BYTES_MAX >> 10);
     }
     SHOAL_TRY(status);
     shoal_free(*inout_text);

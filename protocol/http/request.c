@@ -142,9 +142,10 @@ static int check_host(shoal_http_conn *conn)
     }
     const shoal_http_field *origin = find(conn, "origin", &n);
     if (origin) {
-        const char *authority = strstr(text_of(conn, origin), "://");
-        if (shoal_http_origin_ok(server, origin->value)) {
-            conn->x.origin = origin->value;
+        const char *text = text_of(conn, origin);
+        const char *authority = strstr(text, "://");
+        if (text[0] && shoal_http_origin_ok(server, text)) {
+            conn->x.origin = text;
         } else if (!authority ||
                    !shoal_http_host_ok(authority + 3, server->names, server->any_address)) {
             return refuse(conn, 403, "origin_not_allowed",

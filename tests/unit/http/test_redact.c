@@ -63,7 +63,7 @@ static void test_private_words_leave_in_no_mode_but_local(void **state)
     static const struct {
         const char *mode;
         bool leaves;
-    } rows[] = {{"local", false}, {"exact", true}, {"cloud", true}};
+    } rows[] = {{"local", false}, {"assist", true}, {"exact", true}, {"cloud", true}};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
     shoal_http_error error;
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
@@ -93,6 +93,18 @@ static void test_private_words_leave_in_no_mode_but_local(void **state)
     q = parse(SHOAL_API_COMPLETION, "{\"prompt\":[5]}", &error);
     assert_non_null(q);
     shoal_api_request_free(q);
+    /* More than can be held back is refused, not let through. */
+    shoal_buf_reset(&text);
+    assert_int_equal(shoal_buf_appendf(&text, "{\"shoal\":{\"mode\":\"exact\"},\"prompt\":\""),
+                     SHOAL_OK);
+    for (size_t i = 0; i <= SHOAL_REDACT_WORDS_MAX; i++) {
+        assert_int_equal(shoal_buf_appendf(&text, "u%zu@b.co ", i), SHOAL_OK);
+    }
+    assert_int_equal(shoal_buf_append(&text, "\"}", 2), SHOAL_OK);
+    assert_null(parse(SHOAL_API_COMPLETION, text.data, &error));
+    assert_int_equal(error.status, 400);
+    assert_string_equal(error.param, "prompt");
+    assert_non_null(strstr(error.text, "redact."));
 }
 
 /* The text of a stream's chunks, and of the tokens they tell. */
@@ -121,6 +133,7 @@ static void test_words_come_back_over_tokens_and_events(void **state)
     shoal_api_settings s = api_test_settings();
     shoal_http_settings h = http_fixture_settings();
     s.redact = rules;
+    s.replay_ms = 600000;
     api_start_with(&a, &s, &h);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
