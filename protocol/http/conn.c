@@ -10,6 +10,7 @@
 #include "common/base/mem.h"
 #include "common/obs/log.h"
 
+#include <poll.h>
 #include <string.h>
 #include <strings.h>
 
@@ -144,11 +145,20 @@ static void on_written(uv_write_t *request, int status)
     shoal_http_server_check_drained(conn->server);
 }
 
+/* Timers come before sockets in a turn of the loop. After a turn that took long, or a process that
+ * was stopped, what a reader has taken meanwhile shows in the kernel alone. */
+static bool takes_more(const shoal_http_conn *conn)
+{
+    struct pollfd p = {.events = POLLOUT};
+    return uv_fileno(&conn->u.handle, &p.fd) == 0 && poll(&p, 1, 0) == 1 &&
+           (p.revents & POLLOUT) != 0;
+}
+
 static void on_stall(uv_timer_t *timer)
 {
     shoal_http_conn *conn = timer->data;
     size_t left = uv_stream_get_write_queue_size(&conn->u.stream);
-    if (left < conn->stall_left) {
+    if (left < conn->stall_left || takes_more(conn)) {
         conn->stall_left = left;
         int rc = uv_timer_start(timer, on_stall, conn->server->s.stall_ms, 0);
         SHOAL_ASSERT(rc == 0);

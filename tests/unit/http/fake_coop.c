@@ -233,6 +233,7 @@ shoal_coop *fake_coop_new(void)
 void fake_coop_free(shoal_coop *coop)
 {
     for (size_t i = 0; i < coop->n; i++) {
+        atomic_store(&coop->all[i]->cancelled, true); /* nobody waits for the rest */
         if (!coop->all[i]->script.inside) {
             (void)pthread_join(coop->all[i]->thread, NULL);
         }

@@ -101,6 +101,7 @@ static shoal_api_settings settings(void)
 {
     shoal_api_settings s = api_test_settings();
     s.cancel_on_gone = false;
+    s.replay_ms = 600000; /* no test lasts so long */
     return s;
 }
 
@@ -108,6 +109,16 @@ static void start(api_fixture *a, const shoal_api_settings *s)
 {
     shoal_http_settings h = http_fixture_settings();
     api_start_with(a, s, &h);
+}
+
+/* A client that has n events, or a few more, and leaves; s gets them. */
+static void open_and_leave(api_fixture *a, const char *more, size_t n, stream *s)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    int fd = open_chat(a, more);
+    assert_true(http_read_until(fd, &r, "\n\n", n, 5000));
+    (void)close(fd);
+    read_events(r.data, s);
 }
 
 static void test_streams_go_on_behind_every_event(void **state)
@@ -169,12 +180,8 @@ static void test_stream_goes_on_while_its_client_is_away(void **state)
     fake_next.n_tokens = 30;
     fake_next.pause_us = 2000;
     for (size_t n_read = 1; n_read <= 12; n_read++) {
-        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
         SHOAL_CLEANUP(shoal_buf_fini) shoal_buf rest = {0};
-        int fd = open_chat(&a, "");
-        assert_true(http_read_until(fd, &r, "\n\n", n_read, 5000));
-        (void)close(fd);
-        read_events(r.data, &before);
+        open_and_leave(&a, "", n_read, &before);
         assert_true(before.n >= n_read);
         assert_int_equal(ask_again(&a, "GET", before.events[before.n - 1].id, &rest), 200);
         read_events(rest.data, &after);
@@ -201,23 +208,23 @@ static void test_streams_that_nobody_wants_end(void **state)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     static stream seen;
     /* Nobody comes back. */
-    int fd = open_chat(&a, longer);
-    assert_true(http_read_until(fd, &r, "\n\n", 2, 5000));
-    read_events(r.data, &seen);
-    (void)close(fd);
+    open_and_leave(&a, longer, 2, &seen);
     wait_for(&fake_n_cancelled, 1);
     assert_int_equal(ask_again(&a, "GET", seen.events[0].id, &r), 404);
     assert_non_null(strstr(r.data, "api.replay_ms"));
-    /* Asked to end at once, or not streamed: no waiting. */
-    shoal_buf_reset(&r);
-    fd = open_chat(&a, cancelled);
-    assert_true(http_read_until(fd, &r, "\n\n", 2, 5000));
-    (void)close(fd);
-    wait_for(&fake_n_cancelled, 2);
+    api_stop(&a);
+    /* Asked to end at once: no waiting. */
+    s = settings();
+    start(&a, &s);
+    fake_next.n_tokens = 900;
+    fake_next.pause_us = 20000;
+    size_t n_cancelled = atomic_load(&fake_n_cancelled);
+    open_and_leave(&a, cancelled, 2, &seen);
+    wait_for(&fake_n_cancelled, n_cancelled + 1);
     /* Told to. */
     shoal_buf_reset(&r);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf said = {0};
-    fd = open_chat(&a, longer);
+    int fd = open_chat(&a, longer);
     assert_true(http_read_until(fd, &r, "\n\n", 2, 5000));
     read_events(r.data, &seen);
     assert_int_equal(ask_again(&a, "DELETE", seen.events[0].id, &said), 200);
@@ -225,7 +232,7 @@ static void test_streams_that_nobody_wants_end(void **state)
     assert_non_null(strstr(r.data, "\"cancelled\""));
     assert_null(strstr(r.data, "[DONE]"));
     (void)close(fd);
-    wait_for(&fake_n_cancelled, 3);
+    wait_for(&fake_n_cancelled, n_cancelled + 2);
     assert_int_equal(ask_again(&a, "DELETE", seen.events[0].id, &said), 404);
     api_stop(&a);
 }
@@ -242,29 +249,24 @@ static void test_absent_clients_are_few_and_bounded(void **state)
     static stream seen;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     /* Its tokens outgrow the bound while its client is away. */
-    int fd = open_chat(&a, ",\"max_tokens\":900");
-    assert_true(http_read_until(fd, &r, "\n\n", 2, 5000));
-    read_events(r.data, &seen);
-    (void)close(fd);
+    open_and_leave(&a, ",\"max_tokens\":900", 2, &seen);
     wait_for(&fake_n_cancelled, 1);
     assert_int_equal(ask_again(&a, "GET", seen.events[1].id, &r), 404);
     api_stop(&a);
     s.replay_bytes_max = 8 << 20;
     start(&a, &s);
     fake_next.n_tokens = 900;
-    fake_next.pause_us = 5000;
+    fake_next.pause_us = 20000;
     for (int i = 0; i < 6; i++) { /* of six without a client four go on */
-        shoal_buf_reset(&r);
-        fd = open_chat(&a, ",\"max_tokens\":900");
-        assert_true(http_read_until(fd, &r, "\n\n", 2, 5000));
-        (void)close(fd);
+        open_and_leave(&a, ",\"max_tokens\":900", 2, &seen);
     }
     wait_for(&fake_n_cancelled, 2);
     assert_int_equal(atomic_load(&fake_n_cancelled), 2);
     /* A second connection takes a stream over from the first. */
     shoal_buf_reset(&r);
     fake_next.n_tokens = 40;
-    fd = open_chat(&a, ",\"max_tokens\":900");
+    fake_next.pause_us = 5000;
+    int fd = open_chat(&a, ",\"max_tokens\":900");
     assert_true(http_read_until(fd, &r, "\n\n", 2, 5000));
     read_events(r.data, &seen);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf taken = {0};
