@@ -47,6 +47,7 @@ struct shoal_session {
     shoal_logit_bias *biases;
     const shoal_msg_cost *cost; /* what work costs; NULL: nobody knows */
     shoal_msg_cost told;        /* of it to the edge */
+    uint32_t told_cached;       /* of stats.n_cached */
     shoal_session_stats stats;
 };
 
@@ -159,6 +160,15 @@ static shoal_msg_cost cost_to_tell(shoal_session *session)
     return *now;
 }
 
+/* How much of the text was found, not computed, when the edge has to hear of it. */
+static uint32_t cached_to_tell(shoal_session *session)
+{
+    uint32_t now = session->stats.n_cached;
+    bool told = session->told_cached == now;
+    session->told_cached = now;
+    return told ? 0 : now;
+}
+
 static uint8_t share_of(float confidence)
 {
     /* Written so that NaN becomes 0. */
@@ -182,6 +192,7 @@ static void emit_tokens(shoal_session *session, size_t from, size_t to)
         size_t n = SHOAL_MIN(to - from, (size_t)SHOAL_WIRE_DRAFT_MAX);
         shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_TOKENS,
                                .cost = cost_to_tell(session),
+                               .n_cached = cached_to_tell(session),
                                .body.tokens = {.epoch = session->epoch,
                                                .position = (uint32_t)from,
                                                .ids = session->ids + from,
@@ -199,6 +210,7 @@ static void emit_verdict(shoal_session *session, size_t share_from, size_t accep
     size_t n_ids = SHOAL_MIN(session->n_ids - accepted_to, (size_t)SHOAL_WIRE_DRAFT_MAX);
     shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_VERDICT,
                            .cost = cost_to_tell(session),
+                           .n_cached = cached_to_tell(session),
                            .body.verdict = {.epoch = session->epoch,
                                             .accepted_to = (uint32_t)accepted_to,
                                             .ids = session->ids + accepted_to,

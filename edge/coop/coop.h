@@ -39,6 +39,7 @@ typedef enum shoal_finish {
 
 typedef struct shoal_usage {
     size_t n_prompt;
+    size_t n_cached; /* of those, whose KV the cloud had already */
     size_t n_generated;
     size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
     size_t n_drafted;              /* draft tokens judged by the cloud */

@@ -556,6 +556,7 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
         return;
     }
     g->usage.bytes_down += n_bytes;
+    g->usage.n_cached = SHOAL_MAX(g->usage.n_cached, SHOAL_MIN((size_t)msg->n_cached, g->n_prompt));
     if (msg->cost.step_us > 0) {
         shoal_pace_told(&g->pace, msg->cost.step_us, msg->cost.row_us,
                         (double)msg->cost.price / SHOAL_WIRE_PRICE_ONE);

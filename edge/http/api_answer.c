@@ -158,9 +158,11 @@ static double rate(const shoal_usage *u)
 
 static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
 {
-    SHOAL_TRY(shoal_buf_appendf(
-        buf, "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,", u->n_prompt,
-        u->n_generated, u->n_prompt + u->n_generated));
+    SHOAL_TRY(
+        shoal_buf_appendf(buf,
+                          "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
+                          "\"prompt_tokens_details\":{\"cached_tokens\":%zu},",
+                          u->n_prompt, u->n_generated, u->n_prompt + u->n_generated, u->n_cached));
     SHOAL_TRY(shoal_buf_appendf(buf,
                                 "\"shoal\":{\"tiers\":{\"exit\":%zu,\"edge\":%zu,\"cloud\":%zu},",
                                 u->n_by_tier[SHOAL_TIER_EXIT], u->n_by_tier[SHOAL_TIER_EDGE],

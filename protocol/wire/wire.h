@@ -141,9 +141,10 @@ typedef enum shoal_cloud_msg_kind {
 typedef struct shoal_cloud_msg {
     shoal_cloud_msg_kind kind;
     shoal_msg_cost cost; /* with OPENED, VERDICT and TOKENS, else not told */
+    uint32_t n_cached;   /* with VERDICT and TOKENS: tokens of the text whose KV was found, not
+                          * computed, 0..SHOAL_WIRE_POSITION_MAX; 0: as told last */
     union {
         struct {
-            uint32_t n_cached;
             char node[SHOAL_WIRE_TEXT_MAX];
         } opened;
         shoal_msg_verdict verdict;

@@ -29,8 +29,6 @@ static shoal_status check_cost(const shoal_wire_check *check, const Shoal__V1__C
 
 static shoal_status check_opened(const shoal_wire_check *check, const Shoal__V1__Opened *m)
 {
-    SHOAL_TRY(
-        shoal_wire_check_range(check, "Opened.n_cached", m->n_cached, 0, SHOAL_WIRE_POSITION_MAX));
     SHOAL_TRY(check_cost(check, m->cost));
     return shoal_wire_check_text(check, "Opened.node", m->node.data, m->node.len,
                                  SHOAL_WIRE_TEXT_MAX - 1);
@@ -43,6 +41,8 @@ static shoal_status check_verdict(const shoal_wire_check *check, const Shoal__V1
         shoal_wire_check_range(check, "Verdict.ids count", m->n_ids, 0, SHOAL_WIRE_DRAFT_MAX));
     SHOAL_TRY(shoal_wire_check_span(check, "Verdict", m->accepted_to, m->n_ids));
     SHOAL_TRY(check_cost(check, m->cost));
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "Verdict.n_cached", m->n_cached, 0, SHOAL_WIRE_POSITION_MAX));
     /* None at all, or one per id after one for each of at most DRAFT_MAX accepted drafts. */
     if (m->confidences.len > 0) {
         SHOAL_TRY(shoal_wire_check_range(check, "Verdict.confidences count", m->confidences.len,
@@ -59,6 +59,8 @@ static shoal_status check_tokens(const shoal_wire_check *check, const Shoal__V1_
         shoal_wire_check_range(check, "CloudTokens.ids count", m->n_ids, 1, SHOAL_WIRE_PROMPT_MAX));
     SHOAL_TRY(shoal_wire_check_span(check, "CloudTokens", m->position, m->n_ids));
     SHOAL_TRY(check_cost(check, m->cost));
+    SHOAL_TRY(shoal_wire_check_range(check, "CloudTokens.n_cached", m->n_cached, 0,
+                                     SHOAL_WIRE_POSITION_MAX));
     SHOAL_TRY(shoal_wire_check_range(check, "CloudTokens.confidences count", m->confidences.len,
                                      m->n_ids, m->n_ids));
     return shoal_wire_check_ids(check, "CloudTokens.ids", m->ids, m->n_ids);
@@ -88,7 +90,6 @@ static shoal_status encode_opened(const shoal_wire_check *check, const shoal_clo
 {
     const char *node = msg->body.opened.node;
     Shoal__V1__Opened m = SHOAL__V1__OPENED__INIT;
-    m.n_cached = msg->body.opened.n_cached;
     m.node = shoal_wire_bytes(node, strnlen(node, sizeof msg->body.opened.node));
     Shoal__V1__Cost cost;
     m.cost = fill_cost(&msg->cost, &cost);
@@ -109,6 +110,7 @@ static shoal_status encode_verdict(const shoal_wire_check *check, const shoal_cl
     m.n_ids = verdict->n_ids;
     m.ids = shoal_wire_words(verdict->ids);
     m.confidences = shoal_wire_bytes(verdict->confidences, verdict->n_confidences);
+    m.n_cached = msg->n_cached;
     Shoal__V1__Cost cost;
     m.cost = fill_cost(&msg->cost, &cost);
     SHOAL_TRY(check_verdict(check, &m));
@@ -128,6 +130,7 @@ static shoal_status encode_tokens(const shoal_wire_check *check, const shoal_clo
     m.n_ids = tokens->n_ids;
     m.ids = shoal_wire_words(tokens->ids);
     m.confidences = shoal_wire_bytes(tokens->confidences, tokens->confidences ? tokens->n_ids : 0);
+    m.n_cached = msg->n_cached;
     Shoal__V1__Cost cost;
     m.cost = fill_cost(&msg->cost, &cost);
     SHOAL_TRY(check_tokens(check, &m));
@@ -238,6 +241,7 @@ static shoal_status decode_verdict(const shoal_wire_check *check, const Shoal__V
     }
     msg->kind = SHOAL_CLOUD_VERDICT;
     msg->cost = cost_of(m->cost);
+    msg->n_cached = m->n_cached;
     msg->body.verdict = verdict;
     *ret_msg = msg;
     return SHOAL_OK;
@@ -260,6 +264,7 @@ static shoal_status decode_tokens(const shoal_wire_check *check, const Shoal__V1
     }
     msg->kind = SHOAL_CLOUD_TOKENS;
     msg->cost = cost_of(m->cost);
+    msg->n_cached = m->n_cached;
     msg->body.tokens = tokens;
     *ret_msg = msg;
     return SHOAL_OK;
@@ -273,7 +278,6 @@ static shoal_status decode_scalars(const shoal_wire_check *check, const Shoal__V
         SHOAL_TRY(check_opened(check, m->opened));
         msg->kind = SHOAL_CLOUD_OPENED;
         msg->cost = cost_of(m->opened->cost);
-        msg->body.opened.n_cached = m->opened->n_cached;
         shoal_wire_copy_text(msg->body.opened.node, &m->opened->node);
     } else if (m->body_case == SHOAL__V1__CLOUD_MESSAGE__BODY_BUSY) {
         msg->kind = SHOAL_CLOUD_BUSY;

@@ -372,6 +372,7 @@ shoal_status load_edge_take(load_edge *edge, const shoal_cloud_msg *msg, size_t 
         shoal_pace_told(&edge->pace, msg->cost.step_us, msg->cost.row_us,
                         (double)msg->cost.price / SHOAL_WIRE_PRICE_ONE);
     }
+    edge->counts.n_cached = SHOAL_MAX(edge->counts.n_cached, (size_t)msg->n_cached);
     switch (msg->kind) {
     case SHOAL_CLOUD_VERDICT:
         status = take_verdict(edge, &msg->body.verdict);

@@ -47,6 +47,7 @@ typedef struct load_edge_counts {
     size_t n_accepted; /* of those, right */
     size_t n_rounds;   /* verdicts */
     size_t n_opens;
+    size_t n_cached; /* tokens that the node said it need not compute */
 } load_edge_counts;
 
 typedef struct load_edge {

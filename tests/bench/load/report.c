@@ -117,9 +117,9 @@ void load_report_json(FILE *out, const char *label, const load_plan *plan, load_
         result->n_accepted, result->n_rounds);
     (void)fprintf(out,
                   ",\"node_verified\":%" PRIu64 ",\"node_generated\":%" PRIu64
-                  ",\"node_compute_s\":%.6f,\"own_cpu_s\":%.3f",
-                  result->node_verified, result->node_generated, compute_s(result),
-                  result->own_cpu_s);
+                  ",\"node_cached\":%" PRIu64 ",\"node_compute_s\":%.6f,\"own_cpu_s\":%.3f",
+                  result->node_verified, result->node_generated, result->node_cached,
+                  compute_s(result), result->own_cpu_s);
     json_quantiles(out, "first", &result->first);
     json_quantiles(out, "gap", &result->gap);
     json_quantiles(out, "token", &result->token);

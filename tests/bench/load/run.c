@@ -102,6 +102,7 @@ static shoal_status session_over(run *r, session *s)
     result->n_drafted += s->edge.counts.n_drafted;
     result->n_accepted += s->edge.counts.n_accepted;
     result->n_rounds += s->edge.counts.n_rounds;
+    result->node_cached += s->edge.counts.n_cached;
     return r->plan->width > 0 ? start_next(r) : SHOAL_OK;
 }
 

@@ -65,6 +65,7 @@ typedef struct load_result {
     uint64_t node_verified; /* as the node says in Finished */
     uint64_t node_generated;
     uint64_t node_compute_us;
+    uint64_t node_cached; /* tokens it had the KV of, as it says with its tokens */
     double window_s;
     double wall_s;          /* first arrival to last end */
     double own_cpu_s;       /* of this process, all threads */

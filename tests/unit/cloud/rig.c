@@ -171,6 +171,10 @@ static void on_emit(void *ctx, const shoal_cloud_msg *msg)
         e->cost = msg->cost;
         e->n_costs++;
     }
+    if (msg->n_cached > 0) {
+        e->n_cached = msg->n_cached;
+        e->n_cached_told++;
+    }
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
         assert_string_equal(msg->body.opened.node, "node-a");

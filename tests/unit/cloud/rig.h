@@ -73,6 +73,8 @@ typedef struct edge {
     uint8_t shares[RIG_TEXT_MAX]; /* confidences as told */
     shoal_msg_cost cost;          /* the last one told */
     size_t n_costs;
+    uint32_t n_cached; /* the last one told */
+    size_t n_cached_told;
 } edge;
 
 /* Makes the session and adds it to the batch; nothing is pushed. */

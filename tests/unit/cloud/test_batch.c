@@ -420,7 +420,10 @@ static void test_crowd_with_one_long_prompt_computes_it_once(void **state)
     for (size_t i = 0; i < N_CROWD; i++) {
         assert_int_equal(edges[i].n_confirmed, n_truth[i]);
         assert_memory_equal(edges[i].text, truth[i], n_truth[i] * sizeof(int32_t));
-        n_computed += n_truth[i] - 1 - shoal_session_stats_get(edges[i].session)->n_cached;
+        size_t n_cached = shoal_session_stats_get(edges[i].session)->n_cached;
+        assert_int_equal(edges[i].n_cached, n_cached);
+        assert_int_equal(edges[i].n_cached_told, n_cached > 0);
+        n_computed += n_truth[i] - 1 - n_cached;
         n_own += n_truth[i] - 1 - N_CROWD_SHARED;
         edge_fini(&edges[i]);
     }

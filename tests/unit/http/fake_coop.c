@@ -51,6 +51,7 @@ const char *shoal_tier_name(shoal_tier tier)
 static void say_end(generation *g, size_t n_said, bool failed, shoal_finish finish)
 {
     shoal_usage usage = {.n_prompt = g->n_prompt,
+                         .n_cached = g->n_prompt - 1,
                          .n_generated = n_said,
                          .n_by_tier = {[SHOAL_TIER_EDGE] = n_said},
                          .n_drafted = 7,

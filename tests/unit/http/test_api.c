@@ -56,6 +56,8 @@ static void test_completion_answers_in_openai_form(void **state)
     assert_int_equal(json_integer_value(api_at(j, "usage.completion_tokens")), 3);
     assert_int_equal(json_integer_value(api_at(j, "usage.total_tokens")),
                      json_integer_value(api_at(j, "usage.prompt_tokens")) + 3);
+    assert_int_equal(json_integer_value(api_at(j, "usage.prompt_tokens_details.cached_tokens")) + 1,
+                     json_integer_value(api_at(j, "usage.prompt_tokens")));
     assert_int_equal(json_integer_value(api_at(j, "usage.shoal.tiers.edge")), 3);
     assert_int_equal(json_integer_value(api_at(j, "usage.shoal.bytes_up")), 61);
     assert_int_equal(json_integer_value(api_at(j, "usage.shoal.round_down_max")), 24);
@@ -460,8 +462,8 @@ static const bad_row bad_completions[] = {
     {"{\"prompt\":\"a\",\"shoal\":{\"on_disconnect\":\"stay\"}}", 400, "shoal.on_disconnect",
      "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"exit\":1}}", 400, "shoal.exit", "invalid_value"},
-    {"{\"prompt\":\"a\",\"shoal\":{\"exit\":{\"policy\":\"fixed\",\"depth\":1}}}", 400, "shoal.exit",
-     "unsupported_parameter"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"exit\":{\"policy\":\"fixed\",\"depth\":1}}}", 400,
+     "shoal.exit", "unsupported_parameter"},
     {"{\"prompt\":\"a\",\"shoal\":{\"exit\":{\"policy\":\"fixed\",\"threshold\":65}}}", 400,
      "shoal.exit.threshold", "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"mode\":1}}", 400, "shoal.mode", "invalid_value"},

@@ -52,11 +52,9 @@ static void test_opened_round_trips(void **state)
 {
     (void)state;
     shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_OPENED};
-    msg.body.opened.n_cached = 96;
     memcpy(msg.body.opened.node, "cloud-\xc3\xa9", 9);
     shoal_cloud_msg *back = round_trip(&msg);
     assert_int_equal(back->kind, SHOAL_CLOUD_OPENED);
-    assert_int_equal(back->body.opened.n_cached, 96);
     assert_string_equal(back->body.opened.node, "cloud-\xc3\xa9");
     shoal_cloud_msg_free(back);
     memset(msg.body.opened.node, 'n', SHOAL_WIRE_TEXT_MAX - 1);
@@ -234,6 +232,11 @@ static void test_cost_fits_the_round_budget(void **state)
     msg.cost = (shoal_msg_cost){.step_us = 2000000, .row_us = 2000000, .price = 1000};
     assert_int_equal(shoal_cloud_msg_encode(&msg, &buf), SHOAL_OK);
     assert_int_equal(buf.length - n_without, 13); /* as SPEC.md, section 8 says */
+    size_t n_with = buf.length;
+    shoal_buf_reset(&buf);
+    msg.n_cached = (1 << 21) - 1;
+    assert_int_equal(shoal_cloud_msg_encode(&msg, &buf), SHOAL_OK);
+    assert_int_equal(buf.length - n_with, 4); /* likewise */
     assert_in_range(buf.length, 1, SHOAL_WIRE_ROUND_BYTES);
     shoal_buf_fini(&buf);
 }
@@ -275,10 +278,40 @@ static void test_cost_fields_at_their_limits(void **state)
     shoal_buf_fini(&buf);
 }
 
-static void opened_case(uint64_t n_cached, const char *node, size_t n_node, const char *word)
+/* With the two kinds that carry it. */
+static void test_cached_round_trips_and_is_a_position(void **state)
+{
+    (void)state;
+    const int32_t id = 7;
+    const uint8_t confidence = 99;
+    shoal_cloud_msg msgs[2] = {{.kind = SHOAL_CLOUD_VERDICT}, {.kind = SHOAL_CLOUD_TOKENS}};
+    msgs[1].body.tokens = (shoal_msg_tokens){.ids = &id, .n_ids = 1, .confidences = &confidence};
+    static const char *const words[] = {"Verdict.n_cached", "CloudTokens.n_cached"};
+    for (size_t i = 0; i < SHOAL_COUNT(msgs); i++) {
+        for (uint32_t n = SHOAL_WIRE_POSITION_MAX - 1; n <= SHOAL_WIRE_POSITION_MAX + 1; n++) {
+            bool fits = n <= SHOAL_WIRE_POSITION_MAX;
+            shoal_buf buf = {0};
+            msgs[i].n_cached = n;
+            assert_int_equal(shoal_cloud_msg_encode(&msgs[i], &buf),
+                             fits ? SHOAL_OK : SHOAL_E_INVALID);
+            shoal_buf_reset(&buf);
+            if (i == 1) {
+                pb_ids(&buf, 3, 1, 1);
+                pb_bytes(&buf, 4, "c", 1);
+            }
+            pb_uint(&buf, 6, n);
+            body_case((unsigned)i + 2, &buf, fits ? NULL : words[i]);
+        }
+        msgs[i].n_cached = SHOAL_WIRE_POSITION_MAX;
+        shoal_cloud_msg *back = round_trip(&msgs[i]);
+        assert_int_equal(back->n_cached, SHOAL_WIRE_POSITION_MAX);
+        shoal_cloud_msg_free(back);
+    }
+}
+
+static void opened_case(const char *node, size_t n_node, const char *word)
 {
     shoal_buf body = {0};
-    pb_uint(&body, 1, n_cached);
     pb_bytes(&body, 2, node, n_node);
     body_case(1, &body, word);
 }
@@ -288,11 +321,10 @@ static void test_opened_fields_at_their_limits(void **state)
     (void)state;
     char long_name[256];
     memset(long_name, 'n', sizeof long_name);
-    opened_case(0, "", 0, NULL);
-    opened_case(SHOAL_WIRE_POSITION_MAX, "n", 1, NULL);
-    opened_case(SHOAL_WIRE_POSITION_MAX + 1, "n", 1, "Opened.n_cached is 16777217");
-    opened_case(0, long_name, 255, NULL);
-    opened_case(0, long_name, 256, "Opened.node has 256 bytes; at most 255");
+    opened_case("", 0, NULL);
+    opened_case("n", 1, NULL);
+    opened_case(long_name, 255, NULL);
+    opened_case(long_name, 256, "Opened.node has 256 bytes; at most 255");
 }
 
 static void test_text_takes_printable_utf8_only(void **state)
@@ -324,7 +356,7 @@ static void test_text_takes_printable_utf8_only(void **state)
         {"\xff", 1, false},
     };
     for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
-        opened_case(0, cases[i].text, cases[i].n, cases[i].good ? NULL : "Opened.node has byte");
+        opened_case(cases[i].text, cases[i].n, cases[i].good ? NULL : "Opened.node has byte");
     }
 }
 
@@ -447,6 +479,7 @@ int main(void)
         cmocka_unit_test(test_cost_round_trips),
         cmocka_unit_test(test_cost_fits_the_round_budget),
         cmocka_unit_test(test_cost_fields_at_their_limits),
+        cmocka_unit_test(test_cached_round_trips_and_is_a_position),
         cmocka_unit_test(test_opened_fields_at_their_limits),
         cmocka_unit_test(test_text_takes_printable_utf8_only),
         cmocka_unit_test(test_verdict_fields_at_their_limits),
