@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Any bytes as a unit of archived KV: no crash, a refusal has words, and what is taken decodes to
+ * finite numbers, twice the same, and is refused for another place. The same bytes with header and
+ * checksum put right reach the codes behind. The first byte chooses group and position.
+ */
+#include "common/archive/archive.h"
+
+#include "common/base/crc32c.h"
+#include "common/base/mem.h"
+#include "tests/support/tiny_archive.h"
+
+#include <string.h>
+
+enum {
+    HEADER = 20,
+    AT_CRC = 16,
+    PAGES_MAX = SHOAL_TINY_ARCHIVE_CHANNELS * SHOAL_KV_BLOCK
+};
+
+static const shoal_archive *archive;
+static shoal_archive_work *work;
+static shoal_kernels kernels;
+
+static void open_once(void)
+{
+    static shoal_tiny_archive tiny;
+    static shoal_archive *opened;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    if (archive) {
+        return;
+    }
+    shoal_kernels_init(&kernels, UINT32_MAX);
+    shoal_tiny_archive_init(&tiny, 1, 9, 0.05F);
+    SHOAL_ASSERT(shoal_archive_plan_write(&tiny.plan, &file, NULL) == SHOAL_OK);
+    SHOAL_ASSERT(shoal_archive_open((const uint8_t *)file.data, file.length, &tiny.plan.model,
+                                    &tiny.plan.shape, &opened, NULL) == SHOAL_OK);
+    SHOAL_ASSERT(shoal_archive_work_new(opened, &work) == SHOAL_OK);
+    archive = opened;
+}
+
+static void put_u32(uint8_t *at, uint32_t value)
+{
+    for (int i = 0; i < 4; i++) {
+        at[i] = (uint8_t)(value >> (8 * i));
+    }
+}
+
+static void check(size_t group, size_t position, const uint8_t *unit, size_t n)
+{
+    static uint16_t pages[2][PAGES_MAX];
+    shoal_archive_group info = shoal_archive_group_at(archive, group);
+    shoal_err err = SHOAL_ERR_INIT;
+    memset(pages, 0xFF, sizeof pages);
+    if (shoal_archive_decode(archive, &kernels, work, group, position, unit, n, (uint8_t *)pages[0],
+                             &err) != SHOAL_OK) {
+        SHOAL_ASSERT(err.text[0] != '\0' && pages[0][0] == 0xFFFF);
+        return;
+    }
+    for (size_t i = 0; i < info.page_bytes / 2; i++) {
+        SHOAL_ASSERT((pages[0][i] & 0x7C00) != 0x7C00);
+    }
+    SHOAL_ASSERT(shoal_archive_decode(archive, &kernels, work, group, position, unit, n,
+                                      (uint8_t *)pages[1], NULL) == SHOAL_OK);
+    SHOAL_ASSERT(memcmp(pages[0], pages[1], info.page_bytes) == 0);
+    SHOAL_ASSERT(shoal_archive_decode(archive, &kernels, work, group, position + 32, unit, n,
+                                      (uint8_t *)pages[1], NULL) != SHOAL_OK);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    open_once();
+    if (size == 0) {
+        return 0;
+    }
+    size_t group = data[0] & 1;
+    size_t position = (data[0] >> 1 & 3) * 32;
+    check(group, position, data + 1, size - 1);
+    size_t n = size - 1 + HEADER;
+    SHOAL_CLEANUP(shoal_free_cleanup) uint8_t *unit = shoal_calloc(n, 1);
+    if (!unit) {
+        return 0;
+    }
+    memcpy(unit, "SKA1", 4);
+    memcpy(unit + 4, shoal_archive_hash(archive)->bytes, 4);
+    put_u32(unit + 8, (uint32_t)position);
+    put_u32(unit + 12, (uint32_t)group);
+    memcpy(unit + HEADER, data + 1, size - 1);
+    put_u32(unit + AT_CRC, shoal_crc32c(shoal_crc32c(0, unit, AT_CRC), unit + HEADER, n - HEADER));
+    check(group, position, unit, n);
+    return 0;
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/archive/archive.h"
+#include "common/base/crc32c.h"
+#include "common/tensor/type.h"
+#include "tests/support/random.h"
+#include "tests/support/tiny_archive.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    CHANNELS = SHOAL_TINY_ARCHIVE_CHANNELS,
+    HEAD = SHOAL_TINY_ARCHIVE_K + SHOAL_TINY_ARCHIVE_V,
+    T = SHOAL_KV_BLOCK,
+    UNIT_MAX = 1 << 15,
+    HEADER = 20
+};
+
+typedef struct fixture {
+    shoal_tiny_archive tiny;
+    shoal_kernels kernels;
+    shoal_archive *archive;
+    shoal_archive_work *work;
+    uint16_t pages[CHANNELS * T];
+    uint16_t back[CHANNELS * T];
+    uint8_t unit[UNIT_MAX];
+    size_t n;
+} fixture;
+
+static fixture f;
+
+static void open_tiny(size_t missing, float step)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    shoal_tiny_archive_init(&f.tiny, 3, missing, step);
+    assert_int_equal(shoal_archive_plan_write(&f.tiny.plan, &file, NULL), SHOAL_OK);
+    assert_int_equal(shoal_archive_open((const uint8_t *)file.data, file.length, &f.tiny.plan.model,
+                                        &f.tiny.plan.shape, &f.archive, NULL),
+                     SHOAL_OK);
+    assert_int_equal(shoal_archive_work_new(f.archive, &f.work), SHOAL_OK);
+    shoal_kernels_init(&f.kernels, 0);
+    uint64_t rng = 11;
+    for (size_t i = 0; i < SHOAL_COUNT(f.pages); i++) {
+        f.pages[i] = shoal_f32_to_f16(2 * test_signed(&rng));
+    }
+    memset(f.back, 0, sizeof f.back);
+}
+
+static int close_tiny(void **state)
+{
+    (void)state;
+    shoal_archive_free(f.archive);
+    shoal_archive_work_free(f.work);
+    memset(&f, 0, sizeof f);
+    return 0;
+}
+
+static void encode(size_t group, size_t position)
+{
+    assert_int_equal(shoal_archive_encode(f.archive, &f.kernels, f.work, group, position,
+                                          (const uint8_t *)f.pages, f.unit, &f.n),
+                     SHOAL_OK);
+    assert_true(f.n <= shoal_archive_group_at(f.archive, group).unit_bytes);
+    assert_true(f.n <= sizeof f.unit);
+}
+
+static shoal_status decode(size_t group, size_t position, size_t n, shoal_err *err)
+{
+    return shoal_archive_decode(f.archive, &f.kernels, f.work, group, position, f.unit, n,
+                                (uint8_t *)f.back, err);
+}
+
+/* Where channel i of token t lies in a page. */
+static size_t page_at(size_t t, size_t i)
+{
+    size_t d = i % HEAD;
+    size_t at = i / HEAD * HEAD * T;
+    return at + (d < SHOAL_TINY_ARCHIVE_K ? d * T + t
+                                          : SHOAL_TINY_ARCHIVE_K * T + t * SHOAL_TINY_ARCHIVE_V +
+                                                d - SHOAL_TINY_ARCHIVE_K);
+}
+
+/* With all components, which are orthonormal, a token is as far off as its codes are: at most
+ * 0.6 steps each, whatever turned its keys; f16 adds its own rounding. */
+static void test_all_components_bring_tokens_back_to_within_a_step(void **state)
+{
+    (void)state;
+    const size_t positions[] = {0, 32, 4096, 1U << 20};
+    const float step = 0.25F;
+    open_tiny(0, step);
+    for (size_t i = 0; i < 2 * SHOAL_COUNT(positions); i++) {
+        size_t group = i % 2;
+        size_t n = shoal_archive_group_at(f.archive, group).n_channels;
+        encode(group, positions[i / 2]);
+        assert_int_equal(decode(group, positions[i / 2], f.n, NULL), SHOAL_OK);
+        for (size_t t = 0; t < T; t++) {
+            double sum = 0;
+            for (size_t c = 0; c < n; c++) {
+                double d = (double)shoal_f16_to_f32(f.pages[page_at(t, c)]) -
+                           (double)shoal_f16_to_f32(f.back[page_at(t, c)]);
+                sum += d * d;
+            }
+            assert_true(sqrt(sum / (double)n) < 0.601 * (double)step);
+            assert_true(sum > 0 || (positions[i / 2] == 0 && t < SHOAL_ARCHIVE_FIRST));
+        }
+    }
+}
+
+/* The oracle: what is decoded is the mean and the components' multiples of a step, turned. Worked
+ * out here in double, from the definition in plan.h. */
+static void test_decoded_is_the_mean_and_whole_steps_of_components(void **state)
+{
+    (void)state;
+    enum {
+        POSITION = 96,
+        MISSING = 20,
+        N = CHANNELS,
+        KEPT = N - MISSING
+    };
+    open_tiny(MISSING, 0.5F);
+    encode(0, POSITION);
+    assert_int_equal(decode(0, POSITION, f.n, NULL), SHOAL_OK);
+    const shoal_archive_plan_group *g = &f.tiny.groups[0];
+    size_t n_far = 0;
+    for (size_t t = 0; t < T; t++) {
+        double x[2][N];
+        for (size_t i = 0; i < N; i++) {
+            x[0][i] = (double)shoal_f16_to_f32(f.pages[page_at(t, i)]);
+            x[1][i] = (double)shoal_f16_to_f32(f.back[page_at(t, i)]);
+        }
+        for (size_t i = 0; i < 2 * 4 * 4; i++) { /* sides, heads of both layers, pairs */
+            double *v = &x[i / 16][i / 4 % 4 * HEAD + 2 + i % 4];
+            double angle = (double)f.tiny.freq[i / 8 % 2 * 4 + i % 4] * (double)(POSITION + t);
+            double a = v[0];
+            double b = v[4];
+            v[0] = a * cos(angle) + b * sin(angle);
+            v[4] = b * cos(angle) - a * sin(angle);
+        }
+        for (size_t c = 0; c < KEPT; c++) {
+            double y[2] = {0, 0};
+            for (size_t i = 0; i < 2 * N; i++) {
+                y[i / N] +=
+                    (double)g->analysis[c * N + i % N] * (x[i / N][i % N] - (double)g->mean[i % N]);
+            }
+            double want = trunc(fabs(y[0]) / 0.5 + (double)SHOAL_ARCHIVE_ROUND) * 0.5;
+            n_far += fabs(copysign(want, y[0]) - y[1]) > 0.01;
+        }
+    }
+    /* One beside the border between two codes may fall to the other side. */
+    assert_true(n_far <= 2);
+}
+
+static void test_every_tier_writes_and_reads_the_same_bits(void **state)
+{
+    (void)state;
+    static const uint32_t masks[] = {SHOAL_CPU_AVX2, SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512,
+                                     SHOAL_CPU_NEON, UINT32_MAX};
+    open_tiny(5, 0.1F);
+    encode(0, 64);
+    assert_int_equal(decode(0, 64, f.n, NULL), SHOAL_OK);
+    static uint8_t unit[UNIT_MAX];
+    static uint16_t pages[CHANNELS * T];
+    size_t n = f.n;
+    memcpy(unit, f.unit, n);
+    memcpy(pages, f.back, sizeof pages);
+    /* The same on every kind of processor, so the number stands here. */
+    assert_int_equal(shoal_crc32c(0, pages, sizeof pages), 0x3ef95ce1);
+    for (size_t i = 0; i < SHOAL_COUNT(masks); i++) {
+        shoal_kernels_init(&f.kernels, masks[i]);
+        memset(f.back, 0, sizeof f.back);
+        encode(0, 64);
+        assert_int_equal(f.n, n);
+        assert_memory_equal(f.unit, unit, n);
+        assert_int_equal(decode(0, 64, n, NULL), SHOAL_OK);
+        assert_memory_equal(f.back, pages, sizeof pages);
+    }
+}
+
+static void test_first_tokens_come_back_bit_for_bit(void **state)
+{
+    (void)state;
+    open_tiny(30, 1);
+    encode(0, 0);
+    assert_int_equal(decode(0, 0, f.n, NULL), SHOAL_OK);
+    for (size_t i = 0; i < CHANNELS; i++) {
+        for (size_t t = 0; t < SHOAL_ARCHIVE_FIRST; t++) {
+            assert_int_equal(f.back[page_at(t, i)], f.pages[page_at(t, i)]);
+        }
+    }
+    assert_memory_not_equal(f.back, f.pages, sizeof f.back);
+}
+
+/* Codes of far more than 31, and, in the third table, of anything but 0. */
+static void test_codes_without_a_symbol_escape(void **state)
+{
+    (void)state;
+    open_tiny(0, 0.001F);
+    for (size_t i = 0; i < SHOAL_COUNT(f.pages); i += 7) {
+        f.pages[i] = shoal_f32_to_f16(i % 2 ? 20.0F : -20.0F);
+    }
+    encode(0, 32);
+    assert_int_equal(decode(0, 32, f.n, NULL), SHOAL_OK);
+    for (size_t i = 0; i < SHOAL_COUNT(f.pages); i++) {
+        assert_true(fabsf(shoal_f16_to_f32(f.pages[i]) - shoal_f16_to_f32(f.back[i])) < 0.02F);
+    }
+}
+
+static void test_greatest_numbers_stay_finite(void **state)
+{
+    (void)state;
+    open_tiny(0, 4);
+    for (size_t i = 0; i < SHOAL_COUNT(f.pages); i++) {
+        f.pages[i] = i % 3 ? 0x7BFF : 0xFBFF;
+    }
+    encode(1, 32);
+    assert_int_equal(decode(1, 32, f.n, NULL), SHOAL_OK);
+    for (size_t i = 0; i < CHANNELS / 2 * T; i++) {
+        assert_true((f.back[i] & 0x7C00) != 0x7C00);
+    }
+}
+
+static void test_pages_that_are_no_numbers_are_refused(void **state)
+{
+    (void)state;
+    open_tiny(0, 1);
+    const uint16_t bad[] = {0x7C00, 0xFC00, 0x7E00};
+    for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {
+        size_t at = i * (CHANNELS * T - 1) / 2;
+        uint16_t was = f.pages[at];
+        f.pages[at] = bad[i];
+        assert_int_equal(shoal_archive_encode(f.archive, &f.kernels, f.work, 0, 0,
+                                              (const uint8_t *)f.pages, f.unit, &f.n),
+                         SHOAL_E_INVALID);
+        f.pages[at] = was;
+    }
+}
+
+static void test_any_changed_byte_and_any_other_length_is_refused(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    encode(1, 0);
+    for (size_t i = 0; i < f.n; i++) {
+        shoal_err err = SHOAL_ERR_INIT;
+        f.unit[i] ^= (uint8_t)(1U << i % 8);
+        assert_int_equal(decode(1, 0, f.n, &err), SHOAL_E_INVALID);
+        assert_int_not_equal(err.text[0], 0);
+        f.unit[i] ^= (uint8_t)(1U << i % 8);
+        assert_int_equal(decode(1, 0, i, NULL), SHOAL_E_INVALID);
+    }
+    f.unit[f.n] = 0;
+    assert_int_equal(decode(1, 0, f.n + 1, NULL), SHOAL_E_INVALID);
+    for (size_t i = 0; i < SHOAL_COUNT(f.back); i++) {
+        assert_int_equal(f.back[i], 0);
+    }
+    assert_int_equal(decode(1, 0, f.n, NULL), SHOAL_OK);
+}
+
+static void mend(size_t n)
+{
+    uint32_t crc = shoal_crc32c(shoal_crc32c(0, f.unit, 16), f.unit + HEADER, n - HEADER);
+    for (size_t i = 0; i < 4; i++) {
+        f.unit[16 + i] = (uint8_t)(crc >> (8 * i));
+    }
+}
+
+/* With the checksum put right, the coder itself notices codes that are cut or go on. */
+static void test_codes_that_end_too_soon_or_late_are_refused(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    encode(0, 32);
+    shoal_err err = SHOAL_ERR_INIT;
+    for (size_t n = HEADER; n < f.n; n++) {
+        mend(n);
+        assert_int_equal(decode(0, 32, n, NULL), SHOAL_E_INVALID);
+    }
+    f.unit[f.n] = 0;
+    mend(f.n + 1);
+    assert_int_equal(decode(0, 32, f.n + 1, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "codes"));
+    mend(f.n);
+    assert_int_equal(decode(0, 32, f.n, NULL), SHOAL_OK);
+}
+
+static void test_another_place_group_or_basis_is_a_mismatch(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    shoal_err err = SHOAL_ERR_INIT;
+    encode(0, 32);
+    assert_int_equal(decode(0, 64, f.n, &err), SHOAL_E_MISMATCH);
+    assert_non_null(strstr(err.text, "token 32"));
+    assert_non_null(strstr(err.text, "token 64"));
+    assert_int_equal(decode(1, 32, f.n, NULL), SHOAL_E_MISMATCH);
+    f.unit[4] ^= 1;
+    mend(f.n);
+    shoal_err_clear(&err);
+    assert_int_equal(decode(0, 32, f.n, &err), SHOAL_E_MISMATCH);
+    assert_non_null(strstr(err.text, "basis"));
+}
+
+static void test_the_last_tokens_are_not_archived(void **state)
+{
+    (void)state;
+    const size_t cases[][2] = {{0, 0},   {128, 0}, {159, 0},  {160, 1},
+                               {191, 1}, {192, 2}, {1024, 28}};
+    for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
+        assert_int_equal(shoal_archive_n_blocks(cases[i][0]), cases[i][1]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_all_components_bring_tokens_back_to_within_a_step,
+                                  close_tiny),
+        cmocka_unit_test_teardown(test_decoded_is_the_mean_and_whole_steps_of_components,
+                                  close_tiny),
+        cmocka_unit_test_teardown(test_every_tier_writes_and_reads_the_same_bits, close_tiny),
+        cmocka_unit_test_teardown(test_first_tokens_come_back_bit_for_bit, close_tiny),
+        cmocka_unit_test_teardown(test_codes_without_a_symbol_escape, close_tiny),
+        cmocka_unit_test_teardown(test_greatest_numbers_stay_finite, close_tiny),
+        cmocka_unit_test_teardown(test_pages_that_are_no_numbers_are_refused, close_tiny),
+        cmocka_unit_test_teardown(test_any_changed_byte_and_any_other_length_is_refused,
+                                  close_tiny),
+        cmocka_unit_test_teardown(test_codes_that_end_too_soon_or_late_are_refused, close_tiny),
+        cmocka_unit_test_teardown(test_another_place_group_or_basis_is_a_mismatch, close_tiny),
+        cmocka_unit_test(test_the_last_tokens_are_not_archived),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
