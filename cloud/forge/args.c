@@ -51,7 +51,8 @@ static const forge_option rows[] = {
     {'d', "depth", 0, FORGE_OPTION_INT, AT(depth), 0, 1 << 20, "N",
      "tokens in the context before decoding (default 0)"},
     {'k', "kv", 0, FORGE_OPTION_TEXT, AT(kv), 0, 0, "TYPE",
-     "KV form: auto, f16, f32 or q8 (default auto: f32 for F32 models)"},
+     "KV form: f16, f32, q8t, q8, q4, q3, or keys and values apart, as k8v4 (default auto: f32 for "
+     "F32 models, else f16)"},
     {'W', "seal", 0, FORGE_OPTION_TEXT, AT(seal), 0, 0, "LEVEL",
      "seal KV blocks as they fill: q8, q4, q3, or keys and values apart, as q8k-q4v"},
     {'E', "entries", 0, FORGE_OPTION_INT, AT(entries), 1, FORGE_FIELD_ENTRIES_MAX, "N",

@@ -24,7 +24,10 @@ static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
     } else if (shoal_kv_type_parse(text, &type) == 0) {
         *ret_type = (int)type;
     } else {
-        return shoal_err_set(err, SHOAL_E_INVALID, "--kv %s: known are auto, f16, f32, q8", text);
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "--kv %s: known are auto, f16, f32, q8t, q8, q4, q3, and keys and "
+                             "values apart, as k8v4",
+                             text);
     }
     return SHOAL_OK;
 }

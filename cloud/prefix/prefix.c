@@ -26,10 +26,10 @@ typedef struct node {
 struct shoal_prefix {
     shoal_kv_pool *pool;
     shoal_prefix_settings settings;
-    size_t n_layers;
+    size_t n_entries;   /* of a block's pages */
     size_t n_depth_max; /* blocks of the longest sequence */
     node *nodes;        /* [n_blocks_max] */
-    uint32_t *pages;    /* [n_blocks_max][n_layers] */
+    uint32_t *pages;    /* [n_blocks_max][n_entries] */
     uint32_t *buckets;  /* [n_buckets] */
     size_t n_buckets;   /* a power of two */
     uint32_t free;      /* unused nodes */
@@ -37,7 +37,7 @@ struct shoal_prefix {
     uint32_t oldest;
     size_t n_cached;
     uint32_t *path;       /* [n_depth_max] scratch: nodes of a chain */
-    uint32_t *path_pages; /* [n_depth_max][n_layers] scratch */
+    uint32_t *path_pages; /* [n_depth_max][n_entries] scratch */
 };
 
 static const shoal_hash no_salt;
@@ -57,7 +57,7 @@ shoal_status shoal_prefix_new(shoal_kv_pool *pool, const shoal_prefix_settings *
     }
     prefix->pool = pool;
     prefix->settings = *settings;
-    prefix->n_layers = shoal_kv_pool_shape(pool)->n_layers;
+    prefix->n_entries = shoal_kv_pool_block_entries(pool);
     prefix->n_depth_max = shoal_kv_pool_tokens_max(pool) / BLOCK + 1;
     prefix->n_buckets = 1;
     while (prefix->n_buckets < n) {
@@ -66,10 +66,10 @@ shoal_status shoal_prefix_new(shoal_kv_pool *pool, const shoal_prefix_settings *
     prefix->newest = NONE;
     prefix->oldest = NONE;
     prefix->free = NONE;
-    prefix->pages = shoal_calloc(n, prefix->n_layers * sizeof(uint32_t));
+    prefix->pages = shoal_calloc(n, prefix->n_entries * sizeof(uint32_t));
     prefix->buckets = shoal_calloc(prefix->n_buckets, sizeof(uint32_t));
     prefix->path = shoal_calloc(prefix->n_depth_max, sizeof(uint32_t));
-    prefix->path_pages = shoal_calloc(prefix->n_depth_max, prefix->n_layers * sizeof(uint32_t));
+    prefix->path_pages = shoal_calloc(prefix->n_depth_max, prefix->n_entries * sizeof(uint32_t));
     prefix->nodes = shoal_calloc(n, sizeof(*prefix->nodes));
     if (prefix->pages == NULL || prefix->buckets == NULL || prefix->path == NULL ||
         prefix->path_pages == NULL || prefix->nodes == NULL) {
@@ -92,7 +92,7 @@ void shoal_prefix_free(shoal_prefix *prefix)
         return;
     }
     for (uint32_t i = prefix->oldest; prefix->nodes != NULL && i != NONE;) {
-        shoal_kv_block_drop(prefix->pool, prefix->pages + i * prefix->n_layers);
+        shoal_kv_block_drop(prefix->pool, prefix->pages + i * prefix->n_entries);
         i = prefix->nodes[i].newer;
     }
     shoal_free(prefix->nodes);
@@ -252,7 +252,7 @@ static void drop(shoal_prefix *prefix, uint32_t i)
 {
     node *n = &prefix->nodes[i];
     SHOAL_ASSERT(n->cached && n->n_children == 0);
-    shoal_kv_block_drop(prefix->pool, prefix->pages + i * prefix->n_layers);
+    shoal_kv_block_drop(prefix->pool, prefix->pages + i * prefix->n_entries);
     unlink_use(prefix, i);
     n->cached = false;
     prefix->n_cached--;
@@ -274,7 +274,7 @@ static bool evict_but(shoal_prefix *prefix, uint32_t spared)
         if (n->n_children > 0 || i == spared) {
             continue;
         }
-        if (shoal_kv_block_idle(prefix->pool, prefix->pages + i * prefix->n_layers)) {
+        if (shoal_kv_block_idle(prefix->pool, prefix->pages + i * prefix->n_entries)) {
             first = i;
             break;
         }
@@ -296,7 +296,7 @@ bool shoal_prefix_evict(shoal_prefix *prefix)
 size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_hash *salt, const int32_t *ids,
                          size_t n_ids, shoal_kv_seq *seq)
 {
-    size_t n_layers = prefix->n_layers;
+    size_t n_entries = prefix->n_entries;
     size_t n_blocks = SHOAL_MIN(n_ids / BLOCK, prefix->n_depth_max);
     size_t n = 0;
     uint32_t parent = NONE;
@@ -313,8 +313,8 @@ size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_hash *salt, const int
         return 0;
     }
     for (size_t b = 0; b < n; b++) {
-        memcpy(prefix->path_pages + b * n_layers, prefix->pages + prefix->path[b] * n_layers,
-               n_layers * sizeof(uint32_t));
+        memcpy(prefix->path_pages + b * n_entries, prefix->pages + prefix->path[b] * n_entries,
+               n_entries * sizeof(uint32_t));
     }
     (void)shoal_kv_seq_truncate(seq, 0);
     if (shoal_kv_seq_adopt(seq, prefix->path_pages, n) != SHOAL_OK) {
@@ -328,7 +328,7 @@ size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_hash *salt, const int
 static bool keep(shoal_prefix *prefix, uint32_t i, shoal_kv_seq *seq, size_t b)
 {
     node *n = &prefix->nodes[i];
-    if (shoal_kv_block_keep(seq, b, prefix->pages + i * prefix->n_layers) != SHOAL_OK) {
+    if (shoal_kv_block_keep(seq, b, prefix->pages + i * prefix->n_entries) != SHOAL_OK) {
         return false;
     }
     n->cached = true;

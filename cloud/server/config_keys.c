@@ -31,8 +31,11 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("context.max", "0", 0, SHOAL_MODEL_CTX_MAX,
         "Most tokens of one session, prompt included; 0: what the model was trained for."),
     INT("kv.max_mib", "1024", 1, 1 << 20, "Memory for the KV of all sessions, MiB."),
-    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|f16|f32|q8", false,
-     "Stored form of the KV; auto: f32 for an F32 model, else f16. Changes results: equal on all "
+    {"kv.type", SHOAL_CONFIG_CHOICE, "auto", 0, 0,
+     "auto|f16|f32|q8t|q8|q4|q3|k8v4|k8v3|k4v8|k4v3|k3v8|k3v4", false,
+     "Stored form of the KV; auto: f32 for an F32 model, else f16; q8 to k3v4: blocks of 32 "
+     "tokens in 8, 4 or 3 bits once they are full, k8v4 means keys in 8 and values in 4; q8t: "
+     "tokens in 8 bits. Changes results: equal on all "
      "nodes."},
     INT("sessions.max", "256", 1, SHOAL_NODE_SESSIONS_MAX,
         "Concurrent generations; more are refused with a retry time."),

@@ -54,8 +54,8 @@ struct shoal_share {
     const shoal_cloud_metrics *metrics;
     char form[SHOAL_KV_FORM_BYTES];
     shoal_hash open_root;
-    size_t n_block; /* bytes */
-    fetch *fetches; /* [n_fetches_max] */
+    const shoal_kv_shape *shape; /* of the pool */
+    fetch *fetches;              /* [n_fetches_max] */
     size_t n_asking;
     uint64_t turn;
     shoal_sched_cost cost; /* of fetching, by blocks */
@@ -74,7 +74,7 @@ shoal_status shoal_share_new(const shoal_share_settings *settings,
     const shoal_kv_shape *shape = shoal_kv_pool_shape(settings->pool);
     share->settings = *settings;
     share->metrics = metrics;
-    share->n_block = shoal_kv_block_bytes(shape);
+    share->shape = shape;
     shoal_kv_form(shape, share->form);
     share->fetches = shoal_calloc(settings->n_fetches_max, sizeof(*share->fetches));
     if (share->fetches == NULL) {
@@ -272,7 +272,8 @@ static void ask(shoal_share *share, fetch *f, uint64_t now_ns)
         piece *p = &f->pieces[f->n_asked];
         if (p->block == NULL) {
             p->asked_us = (now_ns - f->began_ns) / 1000u;
-            if (shoal_store_get(share->settings.store, &p->id, share->n_block, true,
+            size_t n_bytes = shoal_kv_block_bytes(share->shape, p->id.index);
+            if (shoal_store_get(share->settings.store, &p->id, n_bytes, true,
                                 slot << 32 | f->n_asked) != SHOAL_OK) {
                 break;
             }
@@ -525,7 +526,7 @@ static void put(shoal_share *share, shoal_share_part *part, const shoal_session 
                 const shoal_block_id *id)
 {
     SHOAL_CLEANUP(shoal_block_freep) shoal_block *block = NULL;
-    if (shoal_block_new(share->n_block, &block) == SHOAL_OK &&
+    if (shoal_block_new(shoal_kv_block_bytes(share->shape, id->index), &block) == SHOAL_OK &&
         shoal_session_export(session, id->index, shoal_block_payload(block)) == SHOAL_OK) {
         shoal_status status =
             shoal_store_put(share->settings.store, id, SHOAL_STEAL(block), NO_TAG);

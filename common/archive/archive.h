@@ -49,7 +49,7 @@ size_t shoal_archive_n_groups(const shoal_archive *archive);
 typedef struct shoal_archive_group {
     size_t first_layer;
     size_t n_layers;
-    size_t page_bytes; /* of n_layers pages of f16, as shoal_kv_block_page gives them */
+    size_t page_bytes; /* of n_layers pages of f16, one after the other (kv_move.h) */
     size_t unit_bytes; /* a unit has at most so many */
     size_t n_kept;     /* components that have codes, of n_channels */
     size_t n_channels; /* of a token: keys and values of all heads and layers */

@@ -69,9 +69,9 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
                              s->n_loras_max, s->lora_rank_max, (int)SHOAL_ENGINE_LORAS_MAX,
                              (int)SHOAL_LORA_RANK_MAX);
     }
-    if (s->kv_type > SHOAL_KV_Q8) {
+    if (s->kv_type >= SHOAL_KV_TYPES) {
         return shoal_err_set(err, SHOAL_E_INVALID, "KV type %d is not one of %d to %d", s->kv_type,
-                             (int)SHOAL_KV_F32, (int)SHOAL_KV_Q8);
+                             (int)SHOAL_KV_F32, SHOAL_KV_TYPES - 1);
     }
     if (s->kv_type < 0) {
         s->kv_type = model->main_type == SHOAL_TYPE_F32 ? SHOAL_KV_F32 : SHOAL_KV_F16;

@@ -44,7 +44,7 @@ shoal_kv_pool *shoal_engine_kv(shoal_engine *engine);
 size_t shoal_engine_n_ctx(const shoal_engine *engine);
 size_t shoal_engine_n_rows_max(const shoal_engine *engine);
 size_t shoal_engine_n_logits_max(const shoal_engine *engine);
-const char *shoal_engine_kv_form(const shoal_engine *engine); /* "f32", "f16", "q8" */
+const char *shoal_engine_kv_form(const shoal_engine *engine); /* shoal_kv_type_name */
 
 /* Sequences are shoal_kv_seq of the engine's pool: make them with shoal_kv_seq_new. */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "common/kv/kv.h"
+#include "common/kv/kv_internal.h"
 
 #include "common/base/checked.h"
 #include "common/base/mem.h"
@@ -9,51 +9,18 @@
 
 enum {
     BLOCK = SHOAL_KV_BLOCK,
+    OPEN_BLOCKS = 3, /* that a sequence has open: block 0, the newest one, the one before */
     PAGES_MAX = 1 << 24,
     TOKENS_MAX = 1 << 30 /* of a window, of the slack, of a context */
 };
 
-/* Where a layer's pages are in a sequence's table. */
-typedef struct layer_table {
-    size_t at;
-    size_t window; /* 0: all */
-} layer_table;
-
-struct shoal_kv_pool {
-    shoal_kv_shape shape; /* its windows are ours */
-    size_t n_ctx_max;
-    size_t slack;
-    size_t n_pages;
-    size_t page_bytes;
-    size_t k_bytes;      /* one K block */
-    size_t v_bytes;      /* one V block */
-    size_t window;       /* the longest of any layer; 0: none has one */
-    size_t ring;         /* blocks a windowed layer keeps */
-    size_t n_windowed;   /* layers */
-    size_t n_entries;    /* of a sequence's table */
-    layer_table *layers; /* (n_layers) */
-    uint8_t *pages;      /* [n_pages][page_bytes], zero pages until touched */
-    uint32_t *free_list; /* [n_free] indices of free pages, last in, first out */
-    size_t n_free;
-    uint32_t *refs;     /* [n_pages] sequences that hold the page, and one more when it is kept */
-    bool *kept;         /* [n_pages] as part of a block outside sequences */
-    size_t n_kept_only; /* pages that no sequence holds */
-};
-
-struct shoal_kv_seq {
-    shoal_kv_pool *pool; /* borrowed: the pool outlives its sequences */
-    size_t length;       /* valid positions */
-    size_t whole;        /* of them, those that every layer has; at most length */
-    size_t high;         /* greatest length since the sequence was empty */
-    size_t n_blocks;     /* blocks held in each full layer, covers at least length */
-    size_t n_ring;       /* blocks held in each windowed layer, at most the ring */
-    uint32_t *pages;     /* [n_entries] of the pool, per layer from its table's start */
-};
-
 /* --- shapes ----------------------------------------------------------------------------------- */
 
-static const char *const type_names[] = {
-    [SHOAL_KV_F32] = "f32", [SHOAL_KV_F16] = "f16", [SHOAL_KV_Q8] = "q8"};
+static const char *const type_names[SHOAL_KV_TYPES] = {
+    [SHOAL_KV_F32] = "f32",   [SHOAL_KV_F16] = "f16",   [SHOAL_KV_Q8T] = "q8t",
+    [SHOAL_KV_K8V8] = "q8",   [SHOAL_KV_K8V4] = "k8v4", [SHOAL_KV_K8V3] = "k8v3",
+    [SHOAL_KV_K4V8] = "k4v8", [SHOAL_KV_K4V4] = "q4",   [SHOAL_KV_K4V3] = "k4v3",
+    [SHOAL_KV_K3V8] = "k3v8", [SHOAL_KV_K3V4] = "k3v4", [SHOAL_KV_K3V3] = "q3"};
 
 const char *shoal_kv_type_name(shoal_kv_type type)
 {
@@ -72,17 +39,46 @@ int shoal_kv_type_parse(const char *name, shoal_kv_type *ret_type)
     return -1;
 }
 
-static size_t block_bytes(shoal_kv_type type, size_t dim)
+bool shoal_kv_type_sealed(shoal_kv_type type, shoal_kv_level *ret_k, shoal_kv_level *ret_v)
 {
-    switch (type) {
-    case SHOAL_KV_F32:
-        return dim * BLOCK * sizeof(float);
-    case SHOAL_KV_F16:
-        return dim * BLOCK * sizeof(uint16_t);
-    case SHOAL_KV_Q8:
-        break;
+    if (type < SHOAL_KV_K8V8) {
+        return false;
     }
-    return SHOAL_KV_Q8_SCALES + dim * BLOCK;
+    *ret_k = (shoal_kv_level)((type - SHOAL_KV_K8V8) / SHOAL_KV_LEVELS);
+    *ret_v = (shoal_kv_level)((type - SHOAL_KV_K8V8) % SHOAL_KV_LEVELS);
+    return true;
+}
+
+static size_t f16_bytes(size_t dim)
+{
+    return dim * BLOCK * sizeof(uint16_t);
+}
+
+/* One head's K or V of a block as a page has it. */
+static size_t block_bytes(const shoal_kv_shape *shape, bool is_v)
+{
+    size_t dim = is_v ? shape->v_dim : shape->k_dim;
+    shoal_kv_level k = SHOAL_KV_LEVEL_Q8;
+    shoal_kv_level v = SHOAL_KV_LEVEL_Q8;
+    if (shoal_kv_type_sealed(shape->type, &k, &v)) {
+        return is_v ? shoal_kv_sealed_bytes(v, BLOCK, dim) : shoal_kv_sealed_bytes(k, dim, BLOCK);
+    }
+    if (shape->type == SHOAL_KV_F32) {
+        return dim * BLOCK * sizeof(float);
+    }
+    return shape->type == SHOAL_KV_F16 ? f16_bytes(dim) : SHOAL_KV_Q8_SCALES + dim * BLOCK;
+}
+
+static bool is_sealed(const shoal_kv_shape *shape)
+{
+    shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
+    return shoal_kv_type_sealed(shape->type, &level, &level);
+}
+
+/* Of a sealed type. */
+static size_t item_bytes(const shoal_kv_shape *shape)
+{
+    return f16_bytes(SHOAL_MAX(shape->k_dim, shape->v_dim));
 }
 
 static size_t blocks_for(size_t n_tokens)
@@ -92,8 +88,25 @@ static size_t blocks_for(size_t n_tokens)
 
 size_t shoal_kv_page_bytes(const shoal_kv_shape *shape)
 {
-    return shape->n_kv_heads *
-           (block_bytes(shape->type, shape->k_dim) + block_bytes(shape->type, shape->v_dim));
+    size_t bytes = shape->n_kv_heads * (block_bytes(shape, false) + block_bytes(shape, true));
+    return is_sealed(shape) ? SHOAL_MAX(bytes, item_bytes(shape)) : bytes;
+}
+
+void shoal_kv_part_bytes(const shoal_kv_shape *shape, size_t block, size_t *ret_k, size_t *ret_v)
+{
+    bool open = is_sealed(shape) && block == 0;
+    *ret_k = open ? f16_bytes(shape->k_dim) : block_bytes(shape, false);
+    *ret_v = open ? f16_bytes(shape->v_dim) : block_bytes(shape, true);
+}
+
+/* Pages of an open block of one layer; 0 where there are none. */
+static size_t open_pages(const shoal_kv_shape *shape)
+{
+    if (!is_sealed(shape)) {
+        return 0;
+    }
+    size_t n_items = shoal_kv_page_bytes(shape) / item_bytes(shape);
+    return (2 * shape->n_kv_heads + n_items - 1) / n_items;
 }
 
 static size_t window_of(const shoal_kv_shape *shape, size_t layer)
@@ -119,16 +132,21 @@ static size_t ring_blocks(size_t window, size_t slack)
     return blocks_for(window + slack) + 1;
 }
 
-static size_t pages_for(size_t n_layers, size_t n_windowed, size_t ring, size_t n_blocks)
+/* A sequence of so many blocks; n_open pages of one open block, 0: the type has none. */
+static size_t pages_for(size_t n_layers, size_t n_windowed, size_t ring, size_t n_open,
+                        size_t n_blocks)
 {
-    return (n_layers - n_windowed) * n_blocks + n_windowed * SHOAL_MIN(n_blocks, ring);
+    size_t n_paged = n_blocks - (n_open > 0 && n_blocks > 0);
+    size_t n_opened = n_blocks > 0 ? OPEN_BLOCKS * n_open * n_layers : 0;
+    return n_opened + (n_layers - n_windowed) * n_paged + n_windowed * SHOAL_MIN(n_paged, ring);
 }
 
 size_t shoal_kv_pages_for(const shoal_kv_shape *shape, size_t slack, size_t n_tokens)
 {
     size_t window = 0;
     size_t n_windowed = count_windowed(shape, &window);
-    return pages_for(shape->n_layers, n_windowed, ring_blocks(window, slack), blocks_for(n_tokens));
+    return pages_for(shape->n_layers, n_windowed, ring_blocks(window, slack), open_pages(shape),
+                     blocks_for(n_tokens));
 }
 
 static bool dim_ok(size_t dim)
@@ -189,10 +207,31 @@ static bool make_layers(shoal_kv_pool *pool, const size_t *windows)
     size_t blocks = blocks_for(pool->n_ctx_max);
     pool->ring = SHOAL_MIN(ring_blocks(pool->window, pool->slack), blocks);
     for (size_t i = 0; i < shape->n_layers; i++) {
-        pool->layers[i] = (layer_table){.at = pool->n_entries, .window = copy[i]};
+        pool->layers[i] = (shoal_kv_table){.at = pool->n_entries, .window = copy[i]};
         pool->n_entries += copy[i] > 0 ? pool->ring : blocks;
+        pool->layers[i].open = pool->n_entries;
+        pool->n_entries += OPEN_BLOCKS * pool->n_open;
     }
     return true;
+}
+
+/* What a sealed type needs besides. */
+static bool make_open(shoal_kv_pool *pool)
+{
+    const shoal_kv_shape *shape = &pool->shape;
+    if (!shoal_kv_type_sealed(shape->type, &pool->k_level, &pool->v_level)) {
+        return true;
+    }
+    pool->n_sink = 1;
+    pool->item_bytes = item_bytes(shape);
+    pool->n_items = pool->page_bytes / pool->item_bytes;
+    pool->n_open = open_pages(shape);
+    /* A step that fills blocks b + 1 to c - 1 has stored at least 32 tokens in each of these, and
+     * as many of b to c are neither the newest nor the one before. */
+    pool->n_staged_max = pool->slack / BLOCK;
+    pool->staged =
+        shoal_calloc_aligned(pool->n_staged_max, 2 * shape->n_kv_heads * pool->item_bytes);
+    return pool->staged;
 }
 
 /* Anonymous pages cost nothing until the first token is written into them. */
@@ -228,13 +267,13 @@ shoal_status shoal_kv_pool_new(const shoal_kv_shape *shape, size_t n_pages, size
     pool->n_ctx_max = n_ctx_max;
     pool->slack = slack;
     pool->page_bytes = shoal_kv_page_bytes(shape);
-    pool->k_bytes = block_bytes(shape->type, shape->k_dim);
-    pool->v_bytes = block_bytes(shape->type, shape->v_dim);
+    pool->k_bytes = block_bytes(shape, false);
+    pool->v_bytes = block_bytes(shape, true);
     pool->free_list = shoal_calloc(n_pages, sizeof *pool->free_list);
     pool->refs = shoal_calloc(n_pages, sizeof *pool->refs);
     pool->kept = shoal_calloc(n_pages, sizeof *pool->kept);
-    if (!pool->free_list || !pool->refs || !pool->kept || !make_layers(pool, shape->windows) ||
-        !map_pages(pool)) {
+    if (!pool->free_list || !pool->refs || !pool->kept || !make_open(pool) ||
+        !make_layers(pool, shape->windows) || !map_pages(pool)) {
         shoal_kv_pool_free(pool);
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu KV pages of %zu bytes", n_pages,
                              shoal_kv_page_bytes(shape));
@@ -263,6 +302,7 @@ void shoal_kv_pool_free(shoal_kv_pool *pool)
     shoal_free(pool->free_list);
     shoal_free(pool->refs);
     shoal_free(pool->kept);
+    shoal_free(pool->staged);
     shoal_free(pool);
 }
 
@@ -307,7 +347,7 @@ static void page_unref(shoal_kv_pool *pool, uint32_t page)
 
 static size_t pool_pages_for(const shoal_kv_pool *pool, size_t n_blocks)
 {
-    return pages_for(pool->shape.n_layers, pool->n_windowed, pool->ring, n_blocks);
+    return pages_for(pool->shape.n_layers, pool->n_windowed, pool->ring, pool->n_open, n_blocks);
 }
 
 size_t shoal_kv_pool_pages_for(const shoal_kv_pool *pool, size_t n_tokens)
@@ -378,35 +418,78 @@ size_t shoal_kv_seq_whole(const shoal_kv_seq *seq)
     return seq->whole;
 }
 
+/* Blocks of n that have a page in a full layer. */
+static size_t paged(const shoal_kv_pool *pool, size_t n_blocks)
+{
+    return n_blocks - SHOAL_MIN(n_blocks, pool->n_sink);
+}
+
+/* Pages of a sequence's table, one after the other. */
+typedef struct run {
+    uint32_t *pages;
+    size_t n;
+} run;
+
+/* What a layer holds: by block, and open. */
+static void runs_of(const shoal_kv_seq *seq, size_t layer, run ret_runs[2])
+{
+    const shoal_kv_table *table = &seq->pool->layers[layer];
+    ret_runs[0].pages = seq->pages + table->at;
+    ret_runs[0].n = table->window > 0 ? seq->n_ring : paged(seq->pool, seq->n_blocks);
+    ret_runs[1].pages = seq->pages + table->open;
+    ret_runs[1].n = seq->n_open;
+}
+
 /* Grows or shrinks every layer to so many blocks; the pool has been asked. */
-static void hold(shoal_kv_seq *seq, size_t n_blocks, size_t n_ring)
+static void hold(shoal_kv_seq *seq, size_t n_blocks, size_t n_ring, size_t n_open)
 {
     shoal_kv_pool *pool = seq->pool;
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
         bool windowed = pool->layers[layer].window > 0;
-        uint32_t *pages = seq->pages + pool->layers[layer].at;
-        size_t n_have = windowed ? seq->n_ring : seq->n_blocks;
-        size_t n_want = windowed ? n_ring : n_blocks;
-        for (size_t i = n_have; i < n_want; i++) {
-            pages[i] = page_take(pool);
-        }
-        for (size_t i = n_have; i > n_want; i--) {
-            page_unref(pool, pages[i - 1]);
+        const size_t n_want[] = {windowed ? n_ring : paged(pool, n_blocks), n_open};
+        run have[2];
+        runs_of(seq, layer, have);
+        for (size_t r = 0; r < SHOAL_COUNT(have); r++) {
+            for (size_t i = have[r].n; i < n_want[r]; i++) {
+                have[r].pages[i] = page_take(pool);
+            }
+            for (size_t i = have[r].n; i > n_want[r]; i--) {
+                page_unref(pool, have[r].pages[i - 1]);
+            }
         }
     }
     seq->n_blocks = n_blocks;
     seq->n_ring = n_ring;
+    seq->n_open = n_open;
 }
 
-/* The page of a block that a layer holds, whether or not it still has that block's tokens; NULL: it
- * holds none. */
-static uint32_t *page_at(const shoal_kv_seq *seq, size_t layer, size_t block)
+uint32_t *shoal_kv_page_at(const shoal_kv_seq *seq, size_t layer, size_t block)
 {
     const shoal_kv_pool *pool = seq->pool;
-    const layer_table *table = &pool->layers[layer];
-    size_t i = table->window > 0 ? block % pool->ring : block;
-    size_t n = table->window > 0 ? seq->n_ring : seq->n_blocks;
+    const shoal_kv_table *table = &pool->layers[layer];
+    if (block < pool->n_sink) {
+        return NULL;
+    }
+    size_t i = block - pool->n_sink;
+    i = table->window > 0 ? i % pool->ring : i;
+    size_t n = table->window > 0 ? seq->n_ring : paged(pool, seq->n_blocks);
     return i < n ? &seq->pages[table->at + i] : NULL;
+}
+
+/* The open pages among those held that are written where blocks [from, to) are: those of block 0,
+ * and of the last two blocks. */
+static bool is_written(const shoal_kv_pool *pool, size_t open_i, size_t from, size_t to)
+{
+    size_t which = open_i / pool->n_open;
+    if (which == 0) {
+        return from == 0;
+    }
+    for (size_t back = 1; back <= 2 && to >= from + back && to - back > 0; back++) {
+        if ((to - back) % 2 == which - 1) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Pages of the blocks [from, to) that others hold too: a new one is needed before they are written.
@@ -416,11 +499,40 @@ static size_t count_shared(const shoal_kv_seq *seq, size_t from, size_t to)
     size_t n = 0;
     for (size_t layer = 0; layer < seq->pool->shape.n_layers; layer++) {
         for (size_t block = from; block < to; block++) {
-            const uint32_t *page = page_at(seq, layer, block);
+            const uint32_t *page = shoal_kv_page_at(seq, layer, block);
             n += page && seq->pool->refs[*page] > 1;
         }
     }
     return n;
+}
+
+/* The same of open pages. */
+static size_t count_shared_open(const shoal_kv_seq *seq, size_t from, size_t to)
+{
+    const shoal_kv_pool *pool = seq->pool;
+    size_t n = 0;
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        const uint32_t *pages = seq->pages + pool->layers[layer].open;
+        for (size_t i = 0; i < seq->n_open; i++) {
+            n += is_written(pool, i, from, to) && pool->refs[pages[i]] > 1;
+        }
+    }
+    return n;
+}
+
+/* Makes a page the sequence's own, with what it holds where that is wanted. */
+static void unshare_page(shoal_kv_pool *pool, uint32_t *page, bool copy)
+{
+    if (pool->refs[*page] == 1) {
+        return;
+    }
+    uint32_t own = page_take(pool);
+    if (copy) {
+        memcpy(pool->pages + own * pool->page_bytes, pool->pages + *page * pool->page_bytes,
+               pool->page_bytes);
+    }
+    page_unref(pool, *page);
+    *page = own;
 }
 
 /* Gives the sequence pages of its own for the blocks [from, to), with the tokens below length. */
@@ -429,40 +541,76 @@ static void unshare(shoal_kv_seq *seq, size_t from, size_t to)
     shoal_kv_pool *pool = seq->pool;
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
         for (size_t block = from; block < to; block++) {
-            uint32_t *page = page_at(seq, layer, block);
-            if (!page || pool->refs[*page] == 1) {
-                continue;
+            uint32_t *page = shoal_kv_page_at(seq, layer, block);
+            if (page) {
+                unshare_page(pool, page, block * BLOCK < seq->length);
             }
-            uint32_t own = page_take(pool);
-            if (block * BLOCK < seq->length) {
-                memcpy(pool->pages + own * pool->page_bytes, pool->pages + *page * pool->page_bytes,
-                       pool->page_bytes);
+        }
+        for (size_t i = 0; i < seq->n_open; i++) {
+            if (is_written(pool, i, from, to)) {
+                unshare_page(pool, &seq->pages[pool->layers[layer].open + i], true);
             }
-            page_unref(pool, *page);
-            *page = own;
         }
     }
+}
+
+/* Gives back staged memory. */
+static void unstage(shoal_kv_seq *seq)
+{
+    shoal_kv_pool *pool = seq->pool;
+    pool->n_staged -= seq->n_staged;
+    if (pool->n_staged == 0) {
+        pool->staged_end = 0;
+    }
+    seq->n_staged = 0;
+}
+
+/* Blocks of a step's that are neither the newest nor the one before. */
+static size_t count_staged(const shoal_kv_pool *pool, size_t from, size_t to)
+{
+    return pool->n_open > 0 && to > from + 2 ? to - from - 2 : 0;
+}
+
+/* The pool has been asked. */
+static void stage(shoal_kv_seq *seq, size_t from, size_t to)
+{
+    shoal_kv_pool *pool = seq->pool;
+    seq->staged_block = from;
+    seq->n_staged = count_staged(pool, from, to);
+    seq->staged_at = pool->staged_end;
+    pool->n_staged += seq->n_staged;
+    pool->staged_end += seq->n_staged;
 }
 
 shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
 {
     shoal_kv_pool *pool = seq->pool;
+    bool slack_counts = pool->window > 0 || pool->n_open > 0;
     if (n_tokens > pool->n_ctx_max ||
-        (pool->window > 0 && n_tokens > seq->whole && n_tokens - seq->whole > pool->slack)) {
+        (slack_counts && n_tokens > seq->whole && n_tokens - seq->whole > pool->slack)) {
         return SHOAL_E_LIMIT;
     }
     size_t n_blocks = SHOAL_MAX(blocks_for(n_tokens), seq->n_blocks);
-    size_t n_ring = SHOAL_MIN(n_blocks, pool->ring);
+    size_t n_ring = SHOAL_MIN(paged(pool, n_blocks), pool->ring);
     n_ring = SHOAL_MAX(n_ring, seq->n_ring);
-    size_t n_new = (n_blocks - seq->n_blocks) * (pool->shape.n_layers - pool->n_windowed) +
-                   (n_ring - seq->n_ring) * pool->n_windowed;
+    size_t n_open = n_blocks > 0 ? OPEN_BLOCKS * pool->n_open : 0;
+    size_t n_new = (paged(pool, n_blocks) - paged(pool, seq->n_blocks)) *
+                       (pool->shape.n_layers - pool->n_windowed) +
+                   (n_ring - seq->n_ring) * pool->n_windowed +
+                   (n_open - seq->n_open) * pool->shape.n_layers;
     size_t from = seq->whole / BLOCK;
     size_t to = SHOAL_MAX(blocks_for(n_tokens), from);
-    if (n_new + count_shared(seq, from, to) > pool->n_free) {
+    size_t staged_end = pool->n_staged == seq->n_staged ? 0 : pool->staged_end;
+    if (staged_end + count_staged(pool, from, to) > pool->n_staged_max) {
+        return SHOAL_E_LIMIT;
+    }
+    if (n_new + count_shared(seq, from, to) + count_shared_open(seq, from, to) > pool->n_free) {
         return SHOAL_BUSY;
     }
     unshare(seq, from, to);
-    hold(seq, n_blocks, n_ring);
+    hold(seq, n_blocks, n_ring, n_open);
+    unstage(seq);
+    stage(seq, from, to);
     return SHOAL_OK;
 }
 
@@ -478,13 +626,23 @@ void shoal_kv_seq_advance_part(shoal_kv_seq *seq, size_t n_tokens, size_t n_whol
     seq->length = n_tokens;
     seq->whole = n_whole;
     seq->high = SHOAL_MAX(seq->high, n_tokens);
+    size_t n_blocks = blocks_for(n_tokens);
+    seq->open_from = SHOAL_MAX(seq->open_from, n_blocks - SHOAL_MIN(n_blocks, (size_t)2));
+    unstage(seq);
+}
+
+void shoal_kv_seq_advance_blocks(shoal_kv_seq *seq, size_t n_tokens)
+{
+    SHOAL_ASSERT(n_tokens % BLOCK == 0);
+    shoal_kv_seq_advance(seq, n_tokens);
+    seq->open_from = n_tokens / BLOCK;
 }
 
 size_t shoal_kv_seq_floor(const shoal_kv_seq *seq)
 {
     const shoal_kv_pool *pool = seq->pool;
     size_t n_written = blocks_for(seq->high);
-    if (pool->window == 0 || n_written <= pool->ring) {
+    if (pool->window == 0 || paged(pool, n_written) <= pool->ring) {
         return 0;
     }
     /* Blocks below n_written - ring are overwritten. The token at position n sees from
@@ -492,21 +650,37 @@ size_t shoal_kv_seq_floor(const shoal_kv_seq *seq)
     return (n_written - pool->ring) * BLOCK + pool->window - 1;
 }
 
+/* The length that is left when a sequence is cut to n_tokens, at most its length, but for rings:
+ * codes of a part of a block cannot be gone on from. */
+static size_t cut_at(const shoal_kv_seq *seq, size_t n_tokens)
+{
+    size_t block = n_tokens / BLOCK;
+    bool open = seq->pool->n_open == 0 || block == 0 || block >= seq->open_from;
+    return open ? n_tokens : block * BLOCK;
+}
+
 size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
 {
-    seq->length = SHOAL_MIN(seq->length, n_tokens);
+    unstage(seq);
+    if (n_tokens < seq->length) {
+        n_tokens = cut_at(seq, n_tokens);
+        seq->length = n_tokens;
+        seq->open_from = SHOAL_MIN(seq->open_from, n_tokens / BLOCK);
+    }
     if (seq->length < shoal_kv_seq_floor(seq)) {
         seq->length = 0;
         n_tokens = 0;
     }
     if (seq->length == 0) {
         seq->high = 0;
+        seq->open_from = 0;
     }
     seq->whole = SHOAL_MIN(seq->whole, seq->length);
     size_t n_keep = SHOAL_MIN(blocks_for(n_tokens), seq->n_blocks);
     /* A ring that has gone round holds needed blocks anywhere. */
-    bool round = blocks_for(seq->high) > seq->pool->ring;
-    hold(seq, n_keep, round ? seq->n_ring : SHOAL_MIN(n_keep, seq->n_ring));
+    bool round = paged(seq->pool, blocks_for(seq->high)) > seq->pool->ring;
+    hold(seq, n_keep, round ? seq->n_ring : SHOAL_MIN(paged(seq->pool, n_keep), seq->n_ring),
+         n_keep > 0 ? seq->n_open : 0);
     return seq->length;
 }
 
@@ -515,7 +689,8 @@ size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
 shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens, shoal_kv_seq **ret_seq)
 {
     shoal_kv_pool *pool = seq->pool;
-    if (n_tokens > seq->whole || (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq))) {
+    if (n_tokens > seq->whole || (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq)) ||
+        cut_at(seq, n_tokens) != n_tokens) {
         return SHOAL_E_LIMIT;
     }
     shoal_kv_seq *fork = NULL;
@@ -525,11 +700,16 @@ shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens, shoal_k
     fork->high = seq->high;
     fork->n_blocks = seq->n_blocks;
     fork->n_ring = seq->n_ring;
+    fork->n_open = seq->n_open;
+    fork->open_from = seq->open_from;
     memcpy(fork->pages, seq->pages, pool->n_entries * sizeof *fork->pages);
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
-        size_t n = pool->layers[layer].window > 0 ? seq->n_ring : seq->n_blocks;
-        for (size_t i = 0; i < n; i++) {
-            page_ref(pool, fork->pages[pool->layers[layer].at + i]);
+        run held[2];
+        runs_of(fork, layer, held);
+        for (size_t r = 0; r < SHOAL_COUNT(held); r++) {
+            for (size_t i = 0; i < held[r].n; i++) {
+                page_ref(pool, held[r].pages[i]);
+            }
         }
     }
     (void)shoal_kv_seq_truncate(fork, n_tokens);
@@ -541,30 +721,53 @@ bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block)
 {
     const shoal_kv_pool *pool = seq->pool;
     size_t n_written = blocks_for(seq->high);
-    bool overwritten = pool->window > 0 && n_written > pool->ring + block;
+    bool overwritten = pool->window > 0 && block >= pool->n_sink && n_written > pool->ring + block;
     return block < seq->whole / BLOCK && !overwritten;
+}
+
+size_t shoal_kv_pool_block_entries(const shoal_kv_pool *pool)
+{
+    return pool->shape.n_layers * SHOAL_MAX(pool->n_open, (size_t)1);
+}
+
+/* Where a layer has what is kept of a block, and how many pages that is. */
+static run kept_run(const shoal_kv_seq *seq, size_t layer, size_t block)
+{
+    if (block < seq->pool->n_sink) {
+        return (run){seq->pages + seq->pool->layers[layer].open, seq->pool->n_open};
+    }
+    return (run){shoal_kv_page_at(seq, layer, block), 1};
 }
 
 shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block, uint32_t *ret_pages)
 {
     shoal_kv_pool *pool = seq->pool;
+    size_t n_each = SHOAL_MAX(pool->n_open, (size_t)1);
     if (!shoal_kv_seq_has_block(seq, block)) {
         return SHOAL_E_LIMIT;
     }
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
-        uint32_t page = *page_at(seq, layer, block);
-        SHOAL_ASSERT(!pool->kept[page]);
-        page_ref(pool, page);
-        pool->kept[page] = true;
-        ret_pages[layer] = page;
+        run held = kept_run(seq, layer, block);
+        for (size_t i = 0; i < n_each; i++) {
+            uint32_t page = i < held.n ? held.pages[i] : SHOAL_KV_NO_PAGE;
+            if (page != SHOAL_KV_NO_PAGE) {
+                SHOAL_ASSERT(!pool->kept[page]);
+                page_ref(pool, page);
+                pool->kept[page] = true;
+            }
+            ret_pages[layer * n_each + i] = page;
+        }
     }
     return SHOAL_OK;
 }
 
 void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages)
 {
-    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
-        uint32_t page = pages[layer];
+    for (size_t i = 0; i < shoal_kv_pool_block_entries(pool); i++) {
+        uint32_t page = pages[i];
+        if (page == SHOAL_KV_NO_PAGE) {
+            continue;
+        }
         SHOAL_ASSERT(pool->kept[page]);
         pool->n_kept_only -= pool->refs[page] == 1;
         pool->kept[page] = false;
@@ -574,8 +777,8 @@ void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages)
 
 bool shoal_kv_block_idle(const shoal_kv_pool *pool, const uint32_t *pages)
 {
-    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
-        if (pool->refs[pages[layer]] > 1) {
+    for (size_t i = 0; i < shoal_kv_pool_block_entries(pool); i++) {
+        if (pages[i] != SHOAL_KV_NO_PAGE && pool->refs[pages[i]] > 1) {
             return false;
         }
     }
@@ -585,22 +788,29 @@ bool shoal_kv_block_idle(const shoal_kv_pool *pool, const uint32_t *pages)
 shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages, size_t n_blocks)
 {
     shoal_kv_pool *pool = seq->pool;
+    size_t n_each = SHOAL_MAX(pool->n_open, (size_t)1);
     SHOAL_ASSERT(seq->length == 0);
     if (n_blocks > pool->n_ctx_max / BLOCK) {
         return SHOAL_E_LIMIT;
     }
     (void)shoal_kv_seq_truncate(seq, 0);
     seq->n_blocks = n_blocks;
-    seq->n_ring = SHOAL_MIN(n_blocks, pool->ring);
+    seq->n_ring = SHOAL_MIN(paged(pool, n_blocks), pool->ring);
+    seq->n_open = n_blocks > 0 ? pool->n_open : 0;
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
         bool is_windowed = pool->layers[layer].window > 0;
-        for (size_t b = is_windowed ? n_blocks - seq->n_ring : 0; b < n_blocks; b++) {
-            uint32_t page = pages[b * pool->shape.n_layers + layer];
-            page_ref(pool, page);
-            *page_at(seq, layer, b) = page;
+        for (size_t b = 0; b < n_blocks; b++) {
+            if (is_windowed && b >= pool->n_sink && b < n_blocks - seq->n_ring) {
+                continue;
+            }
+            run held = kept_run(seq, layer, b);
+            for (size_t i = 0; i < held.n; i++) {
+                held.pages[i] = pages[b * shoal_kv_pool_block_entries(pool) + layer * n_each + i];
+                page_ref(pool, held.pages[i]);
+            }
         }
     }
-    shoal_kv_seq_advance(seq, n_blocks * BLOCK);
+    shoal_kv_seq_advance_blocks(seq, n_blocks * BLOCK);
     return SHOAL_OK;
 }
 
@@ -614,12 +824,20 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
 {
     const shoal_kv_pool *pool = seq->pool;
     shoal_kv_need need = {.n_rows_held = seq->n_blocks * BLOCK - seq->length};
+    size_t from = seq->whole / BLOCK;
     size_t end = SHOAL_MIN(seq->length / BLOCK + 1, seq->n_blocks);
-    need.n_pages_copy = count_shared(seq, seq->whole / BLOCK, end);
+    /* Rows of a second block write the other open one. */
+    need.n_pages_copy = count_shared(seq, from, end) + count_shared_open(seq, from, from + 3) +
+                        (OPEN_BLOCKS * pool->n_open - seq->n_open) * pool->shape.n_layers;
     need.n_pages_block = pool->shape.n_layers - pool->n_windowed;
     if (seq->n_ring < pool->ring) {
         need.n_pages_block = pool->shape.n_layers;
     }
+    for (size_t i = 0; i < seq->n_open; i++) {
+        need.n_pages_given +=
+            pool->shape.n_layers * held_alone(pool, seq->pages[pool->layers[0].open + i]);
+    }
+    need.n_pages_held = pool->shape.n_layers * seq->n_open;
     /* All full layers share the same blocks, and all windowed ones do: one of each is looked at. */
     bool seen[2] = {false, false};
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
@@ -629,7 +847,7 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
         }
         seen[is_windowed] = true;
         const uint32_t *pages = seq->pages + pool->layers[layer].at;
-        size_t n = is_windowed ? seq->n_ring : seq->n_blocks;
+        size_t n = is_windowed ? seq->n_ring : paged(pool, seq->n_blocks);
         size_t n_like = is_windowed ? pool->n_windowed : pool->shape.n_layers - pool->n_windowed;
         size_t n_alone = 0;
         bool shared = false;
@@ -645,105 +863,4 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
         }
     }
     return need;
-}
-
-/* --- blocks ----------------------------------------------------------------------------------- */
-
-/* The K block of (layer, block, head); its V block follows. */
-static uint8_t *k_block(const shoal_kv_seq *seq, size_t layer, size_t block, size_t head)
-{
-    const shoal_kv_pool *pool = seq->pool;
-    const layer_table *table = &pool->layers[layer];
-    size_t page = seq->pages[table->at + (table->window > 0 ? block % pool->ring : block)];
-    return pool->pages + page * pool->page_bytes + head * (pool->k_bytes + pool->v_bytes);
-}
-
-uint8_t *shoal_kv_block_page(const shoal_kv_seq *seq, size_t layer, size_t block)
-{
-    SHOAL_ASSERT(block < seq->n_blocks && layer < seq->pool->shape.n_layers);
-    return k_block(seq, layer, block, 0);
-}
-
-void shoal_kv_store(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t position,
-                    const float *k, const float *v)
-{
-    const shoal_kv_pool *pool = seq->pool;
-    const shoal_kv_shape *shape = &pool->shape;
-    SHOAL_ASSERT(position / BLOCK < seq->n_blocks && layer < shape->n_layers);
-    void (*store)(size_t, size_t, const float *, const float *, size_t, void *, void *) =
-        kernels->kv_store_f32;
-    if (shape->type == SHOAL_KV_F16) {
-        store = kernels->kv_store_f16;
-    } else if (shape->type == SHOAL_KV_Q8) {
-        store = kernels->kv_store_q8;
-    }
-    for (size_t head = 0; head < shape->n_kv_heads; head++) {
-        uint8_t *block = k_block(seq, layer, position / BLOCK, head);
-        store(shape->k_dim, shape->v_dim, k + head * shape->k_dim, v + head * shape->v_dim,
-              position % BLOCK, block, block + pool->k_bytes);
-    }
-}
-
-size_t shoal_kv_first(const shoal_kv_seq *seq, size_t layer, size_t n_tokens)
-{
-    size_t window = seq->pool->layers[layer].window;
-    return window > 0 && n_tokens > window ? n_tokens - window : 0;
-}
-
-void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size_t first,
-                     size_t n_tokens, const void **ret_k_blocks, const void **ret_v_blocks)
-{
-    size_t end = blocks_for(n_tokens);
-    SHOAL_ASSERT(end <= seq->n_blocks && layer < seq->pool->shape.n_layers);
-    for (size_t b = first / BLOCK; b < end; b++) {
-        const uint8_t *block = k_block(seq, layer, b, kv_head);
-        *ret_k_blocks++ = block;
-        *ret_v_blocks++ = block + seq->pool->k_bytes;
-    }
-}
-
-/* Of one head's K or V, some rows at a time: a row is sealed alone. */
-static void lose(const shoal_kernels *kernels, shoal_kv_level level, size_t n_rows, size_t n,
-                 uint8_t *block)
-{
-    enum {
-        SOME = 8
-    };
-    uint8_t sealed[64 + SOME * SHOAL_HEAD_DIM_MAX];
-    uint16_t *x = (uint16_t *)(void *)block;
-    for (size_t r = 0; r < n_rows; r += SOME) {
-        size_t n_some = SHOAL_MIN(n_rows - r, (size_t)SOME);
-        kernels->kv_seal(level, n_some, n, x + r * n, sealed);
-        kernels->kv_unseal(level, n_some, n, sealed, x + r * n);
-    }
-}
-
-void shoal_kv_seal_loss(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t block,
-                        shoal_kv_level k_level, shoal_kv_level v_level)
-{
-    const shoal_kv_pool *pool = seq->pool;
-    const shoal_kv_shape *shape = &pool->shape;
-    SHOAL_ASSERT(shape->type == SHOAL_KV_F16 && block < seq->whole / BLOCK);
-    for (size_t layer = 0; layer < shape->n_layers; layer++) {
-        for (size_t head = 0; head < shape->n_kv_heads; head++) {
-            uint8_t *at = k_block(seq, layer, block, head);
-            lose(kernels, k_level, shape->k_dim, BLOCK, at);
-            lose(kernels, v_level, BLOCK, shape->v_dim, at + pool->k_bytes);
-        }
-    }
-}
-
-void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, const shoal_attend *a)
-{
-    switch (seq->pool->shape.type) {
-    case SHOAL_KV_F32:
-        kernels->attend_f32(a);
-        break;
-    case SHOAL_KV_F16:
-        kernels->attend_f16(a);
-        break;
-    case SHOAL_KV_Q8:
-        kernels->attend_q8(a);
-        break;
-    }
 }

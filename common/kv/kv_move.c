@@ -9,9 +9,12 @@ enum {
     ARITHMETIC = 1 /* raise it with any change of the kernels that changes a bit of KV */
 };
 
-size_t shoal_kv_block_bytes(const shoal_kv_shape *shape)
+size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block)
 {
-    return shape->n_layers * shoal_kv_page_bytes(shape);
+    size_t n_k = 0;
+    size_t n_v = 0;
+    shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+    return shape->n_layers * shape->n_kv_heads * (n_k + n_v);
 }
 
 void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTES])
@@ -47,32 +50,23 @@ static bool finite_f32(const uint8_t *bytes, size_t n_values)
     return !bad;
 }
 
-/* Of q8, the scales alone are numbers that can be bad; they stand before the codes of each block.
- */
-static bool finite_q8(const shoal_kv_shape *shape, const uint8_t *page)
+/* Of codes, the scales and minima in front of them alone are numbers that can be bad. */
+static bool finite_part(const shoal_kv_shape *shape, size_t block, const uint8_t *k,
+                        const uint8_t *v)
 {
-    bool ok = true;
-    for (size_t head = 0; head < shape->n_kv_heads; head++) {
-        ok = ok && finite_f16(page, BLOCK);
-        page += SHOAL_KV_Q8_SCALES + shape->k_dim * BLOCK;
-        ok = ok && finite_f16(page, BLOCK);
-        page += SHOAL_KV_Q8_SCALES + shape->v_dim * BLOCK;
+    shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
+    size_t n_k = shape->k_dim * BLOCK;
+    size_t n_v = shape->v_dim * BLOCK;
+    if (shape->type == SHOAL_KV_F32) {
+        return finite_f32(k, n_k) && finite_f32(v, n_v);
     }
-    return ok;
-}
-
-static bool finite_page(const shoal_kv_shape *shape, const uint8_t *page)
-{
-    size_t n_bytes = shoal_kv_page_bytes(shape);
-    switch (shape->type) {
-    case SHOAL_KV_F32:
-        return finite_f32(page, n_bytes / sizeof(float));
-    case SHOAL_KV_F16:
-        return finite_f16(page, n_bytes / sizeof(uint16_t));
-    case SHOAL_KV_Q8:
-        break;
+    if (shape->type == SHOAL_KV_Q8T) {
+        return finite_f16(k, BLOCK) && finite_f16(v, BLOCK);
     }
-    return finite_q8(shape, page);
+    if (block > 0 && shoal_kv_type_sealed(shape->type, &level, &level)) {
+        return finite_f16(k, 2 * shape->k_dim) && finite_f16(v, (size_t)2 * BLOCK);
+    }
+    return finite_f16(k, n_k) && finite_f16(v, n_v);
 }
 
 /* --- moving ----------------------------------------------------------------------------------- */
@@ -80,17 +74,26 @@ static bool finite_page(const shoal_kv_shape *shape, const uint8_t *page)
 shoal_status shoal_kv_block_export(const shoal_kv_seq *seq, size_t block, uint8_t *ret_bytes)
 {
     const shoal_kv_shape *shape = shoal_kv_seq_shape(seq);
-    size_t page_bytes = shoal_kv_page_bytes(shape);
+    size_t n_parts = shape->n_layers * shape->n_kv_heads;
+    size_t n_k = 0;
+    size_t n_v = 0;
     if (!shoal_kv_seq_has_block(seq, block)) {
         return SHOAL_E_LIMIT;
     }
-    for (size_t layer = 0; layer < shape->n_layers; layer++) {
-        if (!finite_page(shape, shoal_kv_block_page(seq, layer, block))) {
+    shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+    for (size_t i = 0; i < n_parts; i++) {
+        shoal_kv_part part =
+            shoal_kv_block_part(seq, i / shape->n_kv_heads, block, i % shape->n_kv_heads);
+        if (!finite_part(shape, block, part.k, part.v)) {
             return SHOAL_E_INVALID;
         }
     }
-    for (size_t layer = 0; layer < shape->n_layers; layer++) {
-        memcpy(ret_bytes + layer * page_bytes, shoal_kv_block_page(seq, layer, block), page_bytes);
+    for (size_t i = 0; i < n_parts; i++) {
+        shoal_kv_part part =
+            shoal_kv_block_part(seq, i / shape->n_kv_heads, block, i % shape->n_kv_heads);
+        memcpy(ret_bytes, part.k, n_k);
+        memcpy(ret_bytes + n_k, part.v, n_v);
+        ret_bytes += n_k + n_v;
     }
     return SHOAL_OK;
 }
@@ -98,13 +101,18 @@ shoal_status shoal_kv_block_export(const shoal_kv_seq *seq, size_t block, uint8_
 shoal_status shoal_kv_block_import(shoal_kv_seq *seq, const uint8_t *bytes, size_t n)
 {
     const shoal_kv_shape *shape = shoal_kv_seq_shape(seq);
-    size_t page_bytes = shoal_kv_page_bytes(shape);
+    size_t n_parts = shape->n_layers * shape->n_kv_heads;
     size_t length = shoal_kv_seq_length(seq);
-    if (n != shoal_kv_block_bytes(shape)) {
+    size_t block = length / BLOCK;
+    size_t n_k = 0;
+    size_t n_v = 0;
+    shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+    if (n != n_parts * (n_k + n_v)) {
         return SHOAL_E_INVALID;
     }
-    for (size_t layer = 0; layer < shape->n_layers; layer++) {
-        if (!finite_page(shape, bytes + layer * page_bytes)) {
+    for (size_t i = 0; i < n_parts; i++) {
+        const uint8_t *part = bytes + i * (n_k + n_v);
+        if (!finite_part(shape, block, part, part + n_k)) {
             return SHOAL_E_INVALID;
         }
     }
@@ -112,10 +120,12 @@ shoal_status shoal_kv_block_import(shoal_kv_seq *seq, const uint8_t *bytes, size
         return SHOAL_E_LIMIT;
     }
     SHOAL_TRY(shoal_kv_seq_reserve(seq, length + BLOCK));
-    for (size_t layer = 0; layer < shape->n_layers; layer++) {
-        memcpy(shoal_kv_block_page(seq, layer, length / BLOCK), bytes + layer * page_bytes,
-               page_bytes);
+    for (size_t i = 0; i < n_parts; i++) {
+        shoal_kv_part part =
+            shoal_kv_block_part(seq, i / shape->n_kv_heads, block, i % shape->n_kv_heads);
+        memcpy(part.k, bytes + i * (n_k + n_v), n_k);
+        memcpy(part.v, bytes + i * (n_k + n_v) + n_k, n_v);
     }
-    shoal_kv_seq_advance(seq, length + BLOCK);
+    shoal_kv_seq_advance_blocks(seq, length + BLOCK);
     return SHOAL_OK;
 }

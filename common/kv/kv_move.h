@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Full blocks of a sequence out of the pool and back in: the pages of all layers, one after the
- * other, as attention reads them (R4). A sequence that took blocks in goes on as one that computed
- * them, bit for bit (R2). It knows no text and no name: what bytes belong to which tokens is said
- * by cloud/store. Engine-only.
+ * Full blocks of a sequence out of the pool and back in: for each layer and each KV head its K
+ * block and its V block, one after the other, as attention reads them (R4). A sequence that took
+ * blocks in goes on as one that computed them, bit for bit (R2). It knows no text and no name: what
+ * bytes belong to which tokens is said by cloud/store. Engine-only.
  */
 #ifndef SHOAL_KV_KV_MOVE_H
 #define SHOAL_KV_KV_MOVE_H
@@ -14,8 +14,9 @@ enum {
     SHOAL_KV_FORM_BYTES = 192 /* of shoal_kv_form, its end included */
 };
 
-/* Bytes of one block of 32 tokens: n_layers pages. */
-size_t shoal_kv_block_bytes(const shoal_kv_shape *shape);
+/* Bytes of the block of tokens [32 * block, 32 * block + 32), of all layers: of a sealed type block
+ * 0 is f16, so it is larger. */
+size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block);
 /* In words, all that decides what a block's bytes mean beyond the model: the type, the shape, and
  * the number of the kernels' arithmetic, which rises when any bit of a result changes. */
 void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTES]);

@@ -234,6 +234,37 @@ static void store_row(void *ctx, size_t row, size_t worker)
     shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
 }
 
+/* What is stored next continues blocks that may have to be got ready first. */
+static void open_blocks(shoal_forward *f)
+{
+    for (size_t row = 0; row < f->n_rows; row++) {
+        if (row == 0 || f->rows[row].seq != f->rows[row - 1].seq) {
+            shoal_kv_open(f->rows[row].seq, f->layer, f->rows[row].position);
+        }
+    }
+}
+
+static void seal_row(void *ctx, size_t row, size_t worker)
+{
+    (void)worker;
+    shoal_forward *f = ctx;
+    if (shoal_kv_fills(f->rows[row].seq, f->rows[row].position)) {
+        shoal_kv_seal(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position);
+    }
+}
+
+/* Blocks that are full now, before anything attends: what a later row reads of them are codes. */
+static void seal_blocks(shoal_forward *f)
+{
+    size_t n = 0;
+    for (size_t row = 0; row < f->n_rows; row++) {
+        n += shoal_kv_fills(f->rows[row].seq, f->rows[row].position);
+    }
+    if (n > 0) {
+        shoal_forward_each(f, f->n_rows, seal_row);
+    }
+}
+
 /* --- attention ------------------------------------------------------------------------------- */
 
 static bool is_latent(const shoal_forward *f)
@@ -277,7 +308,7 @@ static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_he
         .out = (is_absorbed(f) ? f->att_latent : f->att) + head * kv->v_dim,
         .out_stride = hp->n_heads * kv->v_dim,
     };
-    shoal_kv_attend(f->kernels, seq, &a);
+    shoal_kv_attend(f->kernels, seq, first, &a);
 }
 
 /* Rows of one part: a prompt's rows share the blocks they read, while every thread has work. */
@@ -300,6 +331,7 @@ static void attend_part(void *ctx, size_t part, size_t worker)
                f->rows[row + n].position == f->rows[row].position + n) {
             n++;
         }
+        n = shoal_kv_rows_together(f->rows[row].seq, f->rows[row].position, n);
         attend_run(f, row, n, kv_head, worker);
         row += n;
     }
@@ -357,6 +389,7 @@ static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wan
     f->norm = layer->attn_norm;
     shoal_forward_each(f, f->n_rows, norm_row);
     shoal_acts_set(f->acts, f->h, f->n_rows, hp->dim, hp->dim);
+    open_blocks(f);
     if (is_latent(f)) {
         shoal_latent_project(f);
     } else {
@@ -364,6 +397,7 @@ static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wan
         matmuls(f, qkv, (float *[]){f->q, f->k, f->v}, SHOAL_COUNT(qkv));
         shoal_forward_each(f, f->n_rows, store_row);
     }
+    seal_blocks(f);
     if (wanted) {
         keep_rows(f, wanted, n_wanted);
     }

@@ -62,7 +62,7 @@ static shoal_status hash_form(const shoal_model *model, uint32_t mask, int kv_ty
 }
 
 /* The model's own form first. */
-static const int forms[] = {-1, SHOAL_KV_F32, SHOAL_KV_Q8};
+static const int forms[] = {-1, SHOAL_KV_F32, SHOAL_KV_Q8T};
 
 static shoal_status hash_logits(const shoal_model *model, uint32_t mask, size_t n_forms,
                                 char ret[SHOAL_HASH_HEX], shoal_err *err)

@@ -144,7 +144,7 @@ static shoal_status prepare(bench *b, shoal_err *err)
     shoal_model_wait_huge_pages(b->model);
     b->load_s = seconds() - start;
     SHOAL_TRY(open_engine(b, 0, SHOAL_KV_F16, err));
-    SHOAL_TRY(open_engine(b, 1, SHOAL_KV_Q8, err));
+    SHOAL_TRY(open_engine(b, 1, SHOAL_KV_Q8T, err));
     size_t n_ids = SHOAL_MAX(b->options->prefill, b->options->depth) + 1;
     b->ids = shoal_calloc(n_ids, sizeof *b->ids);
     if (!b->ids) {

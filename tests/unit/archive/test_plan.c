@@ -67,7 +67,7 @@ static void test_another_model_or_shape_is_a_mismatch_that_names_both(void **sta
         assert_int_equal(open_plan(&tiny.plan.model, &shape, NULL), SHOAL_E_MISMATCH);
     }
     shoal_kv_shape q8 = tiny.plan.shape;
-    q8.type = SHOAL_KV_Q8;
+    q8.type = SHOAL_KV_Q8T;
     assert_int_equal(open_plan(&tiny.plan.model, &q8, NULL), SHOAL_OK);
 }
 

@@ -61,7 +61,7 @@ static const shoal_type types[] = {
     SHOAL_TYPE_Q4_1, SHOAL_TYPE_Q5_0, SHOAL_TYPE_Q5_1, SHOAL_TYPE_Q2_K,   SHOAL_TYPE_Q3_K,
     SHOAL_TYPE_Q4_K, SHOAL_TYPE_Q5_K, SHOAL_TYPE_Q6_K, SHOAL_TYPE_IQ4_NL, SHOAL_TYPE_I8};
 static const size_t chunks[THREADS_MAX] = {1, 3, 7, 16, 31, 32, 33, N};
-static const char *const kv_names[KV_FORMS] = {"f32", "f16", "q8"};
+static const char *const kv_names[KV_FORMS] = {"f32", "f16", "q8t"};
 
 static int32_t ids[N];
 static float expected[KV_FORMS][N][SHOAL_TINY_VOCAB];

@@ -356,7 +356,12 @@ static void test_truncate_at_the_floor_is_exact_and_below_it_leaves_nothing(void
 static void test_types_have_names_and_sizes(void **state)
 {
     (void)state;
-    static const size_t bytes[] = {3 * 2 * 8 * 32 * 4, 3 * 2 * 8 * 32 * 2, 3 * 2 * (64 + 8 * 32)};
+    static const size_t bytes[] = {3 * 2 * 8 * 32 * 4,
+                                   3 * 2 * 8 * 32 * 2,
+                                   3 * 2 * (64 + 8 * 32),
+                                   3 * (64 + 8 * 32 + 128 + 32 * 32), /* q8: a row of V is padded */
+                                   3 * (64 + 8 * 32 + 128 + 32 * 16), /* k8v4 */
+                                   3 * (64 + 8 * 32 + 128 + 32 * 12)}; /* k8v3 */
     shoal_kv_shape s = shape;
     for (size_t i = 0; i < SHOAL_COUNT(bytes); i++) {
         shoal_kv_type type = SHOAL_KV_F32;
@@ -366,7 +371,7 @@ static void test_types_have_names_and_sizes(void **state)
         assert_int_equal(shoal_kv_page_bytes(&s), bytes[i]);
     }
     shoal_kv_type type = SHOAL_KV_F16;
-    assert_true(shoal_kv_type_parse("q4", &type) < 0 && shoal_kv_type_parse("", &type) < 0);
+    assert_true(shoal_kv_type_parse("k4v4", &type) < 0 && shoal_kv_type_parse("", &type) < 0);
     assert_int_equal(type, SHOAL_KV_F16);
 }
 

@@ -23,7 +23,8 @@ enum {
 };
 
 static const size_t windows[] = {0, 50, 20};
-static const shoal_kv_type types[] = {SHOAL_KV_F32, SHOAL_KV_F16, SHOAL_KV_Q8};
+static const shoal_kv_type types[] = {SHOAL_KV_F32,  SHOAL_KV_F16,  SHOAL_KV_Q8T,
+                                      SHOAL_KV_K8V8, SHOAL_KV_K4V3, SHOAL_KV_K3V8};
 
 static shoal_kernels the_kernels;
 
@@ -52,8 +53,9 @@ static void append(shoal_kv_seq *seq, size_t n)
 {
     size_t from = shoal_kv_seq_length(seq);
     assert_int_equal(shoal_kv_seq_reserve(seq, from + n), SHOAL_OK);
-    for (size_t p = from; p < from + n; p++) {
-        for (size_t layer = 0; layer < 3; layer++) {
+    for (size_t layer = 0; layer < 3; layer++) {
+        shoal_kv_open(seq, layer, from);
+        for (size_t p = from; p < from + n; p++) {
             uint64_t rng = p * 3 + layer;
             float kv[20];
             for (size_t i = 0; i < SHOAL_COUNT(kv); i++) {
@@ -61,18 +63,29 @@ static void append(shoal_kv_seq *seq, size_t n)
             }
             shoal_kv_store(&the_kernels, seq, layer, p, kv, kv + 8);
         }
+        for (size_t p = from; p < from + n; p++) {
+            if (shoal_kv_fills(seq, p)) {
+                shoal_kv_seal(&the_kernels, seq, layer, p);
+            }
+        }
     }
     shoal_kv_seq_advance(seq, from + n);
 }
 
-static void assert_same_blocks(const shoal_kv_seq *a, const shoal_kv_seq *b, size_t n_bytes)
+static void assert_same_blocks(const shoal_kv_seq *a, const shoal_kv_seq *b)
 {
+    const shoal_kv_shape *shape = shoal_kv_seq_shape(a);
     assert_int_equal(shoal_kv_seq_length(a), shoal_kv_seq_length(b));
     for (size_t block = 0; block < shoal_kv_seq_length(a) / 32; block++) {
         assert_int_equal(shoal_kv_seq_has_block(a, block), shoal_kv_seq_has_block(b, block));
-        for (size_t layer = 0; layer < 3 && shoal_kv_seq_has_block(a, block); layer++) {
-            assert_memory_equal(shoal_kv_block_page(a, layer, block),
-                                shoal_kv_block_page(b, layer, block), n_bytes / 3);
+        size_t n_k = 0;
+        size_t n_v = 0;
+        shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+        for (size_t i = 0; i < 6 && shoal_kv_seq_has_block(a, block); i++) {
+            shoal_kv_part of_a = shoal_kv_block_part(a, i / 2, block, i % 2);
+            shoal_kv_part of_b = shoal_kv_block_part(b, i / 2, block, i % 2);
+            assert_memory_equal(of_a.k, of_b.k, n_k);
+            assert_memory_equal(of_a.v, of_b.v, n_v);
         }
     }
 }
@@ -85,8 +98,9 @@ static void test_moved_blocks_are_computed_ones_in_every_form(void **state)
         shoal_kv_pool *other = pool_new(types[i / 2], i % 2, N_PAGES, SLACK);
         shoal_kv_seq *from = seq_new(pool);
         shoal_kv_seq *to = seq_new(other);
-        size_t n_bytes = shoal_kv_block_bytes(shoal_kv_pool_shape(pool));
-        uint8_t *bytes = shoal_calloc(n_bytes, 1);
+        const shoal_kv_shape *shape = shoal_kv_pool_shape(pool);
+        uint8_t *bytes = shoal_calloc(
+            SHOAL_MAX(shoal_kv_block_bytes(shape, 0), shoal_kv_block_bytes(shape, 1)), 1);
         assert_non_null(bytes);
         /* Each as soon as it is full, so that rings still have it. */
         for (size_t block = 0; block < 8; block++) {
@@ -94,14 +108,18 @@ static void test_moved_blocks_are_computed_ones_in_every_form(void **state)
             assert_int_equal(shoal_kv_block_export(from, block, bytes), SHOAL_E_LIMIT);
             append(from, 1);
             assert_int_equal(shoal_kv_block_export(from, block, bytes), SHOAL_OK);
+            size_t n_bytes = shoal_kv_block_bytes(shape, block);
             assert_int_equal(shoal_kv_block_import(to, bytes, n_bytes), SHOAL_OK);
-            assert_same_blocks(from, to, n_bytes);
+            assert_same_blocks(from, to);
         }
-        assert_int_equal(shoal_kv_block_export(from, 0, bytes), i % 2 ? SHOAL_E_LIMIT : SHOAL_OK);
+        /* What a ring has lost, unless it is f16 beside sealed blocks. */
+        bool lost = i % 2 && types[i / 2] < SHOAL_KV_K8V8;
+        assert_int_equal(shoal_kv_block_export(from, 0, bytes), lost ? SHOAL_E_LIMIT : SHOAL_OK);
+        assert_int_equal(shoal_kv_block_export(from, 1, bytes), i % 2 ? SHOAL_E_LIMIT : SHOAL_OK);
         assert_int_equal(shoal_kv_block_export(from, 8, bytes), SHOAL_E_LIMIT);
         append(from, 17);
         append(to, 17);
-        assert_same_blocks(from, to, n_bytes);
+        assert_same_blocks(from, to);
         shoal_free(bytes);
         shoal_kv_seq_free(from);
         shoal_kv_seq_free(to);
@@ -118,7 +136,7 @@ static void test_import_never_writes_what_others_hold(void **state)
     shoal_kv_pool *pool = pool_new(SHOAL_KV_F32, true, N_PAGES, SLACK);
     shoal_kv_seq *a = seq_new(pool);
     shoal_kv_seq *plain = seq_new(pool);
-    size_t n_bytes = shoal_kv_block_bytes(shoal_kv_pool_shape(pool));
+    size_t n_bytes = shoal_kv_block_bytes(shoal_kv_pool_shape(pool), 0);
     uint8_t *bytes = shoal_calloc(n_bytes, 1);
     append(a, 32);
     append(a, 32);
@@ -129,7 +147,7 @@ static void test_import_never_writes_what_others_hold(void **state)
     for (size_t i = 0; i < 4; i++) { /* once round the ring */
         assert_int_equal(shoal_kv_block_import(fork, bytes, n_bytes), SHOAL_OK);
     }
-    assert_same_blocks(a, plain, n_bytes);
+    assert_same_blocks(a, plain);
     shoal_free(bytes);
     shoal_kv_seq_free(a);
     shoal_kv_seq_free(plain);
@@ -142,7 +160,7 @@ static void test_limits_leave_the_sequence_as_it_was(void **state)
     (void)state;
     shoal_kv_pool *pool = pool_new(SHOAL_KV_F16, false, 3, SLACK); /* one block */
     shoal_kv_seq *seq = seq_new(pool);
-    size_t n = shoal_kv_block_bytes(shoal_kv_pool_shape(pool));
+    size_t n = shoal_kv_block_bytes(shoal_kv_pool_shape(pool), 0);
     uint8_t *bytes = shoal_calloc(n + 1, 1);
     assert_int_equal(shoal_kv_block_import(seq, bytes, n - 1), SHOAL_E_INVALID);
     assert_int_equal(shoal_kv_block_import(seq, bytes, n + 1), SHOAL_E_INVALID);
@@ -171,35 +189,62 @@ static void test_limits_leave_the_sequence_as_it_was(void **state)
     shoal_free(bytes);
 }
 
+/* Where a number stands in the last head's V of a block: of codes, the last scale or minimum. */
+static size_t last_number(const shoal_kv_shape *shape, size_t block)
+{
+    shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
+    size_t n_k = 0;
+    size_t n_v = 0;
+    shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+    size_t n_codes = sizeof(uint16_t);
+    if (shape->type == SHOAL_KV_Q8T) {
+        n_codes = (size_t)6 * 32 + 2;
+    } else if (block > 0 && shoal_kv_type_sealed(shape->type, &level, &level)) {
+        n_codes = n_v - 4 * 32 + 2;
+    }
+    return n_v - n_codes;
+}
+
 static void test_numbers_that_are_none_are_refused_both_ways(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < SHOAL_COUNT(types); i++) {
-        shoal_kv_pool *pool = pool_new(types[i], false, N_PAGES, SLACK);
+    for (size_t i = 0; i < 2 * SHOAL_COUNT(types); i++) {
+        shoal_kv_pool *pool = pool_new(types[i / 2], false, N_PAGES, SLACK);
         shoal_kv_seq *seq = seq_new(pool);
         const shoal_kv_shape *shape = shoal_kv_pool_shape(pool);
-        size_t n = shoal_kv_block_bytes(shape);
+        bool wide = shape->type == SHOAL_KV_F32;
+        size_t block = i % 2;
+        size_t n = shoal_kv_block_bytes(shape, block);
+        size_t n_k = 0;
+        size_t n_v = 0;
         uint8_t *bytes = shoal_calloc(n, 1);
-        append(seq, 32);
-        assert_int_equal(shoal_kv_block_export(seq, 0, bytes), SHOAL_OK);
-        /* The last value of the last head's V: in q8, its last scale. */
-        size_t at = n - (types[i] == SHOAL_KV_Q8 ? (size_t)6 * 32 + 2 : sizeof(uint16_t));
+        shoal_kv_seq *full = seq_new(pool);
+        for (size_t b = 0; b <= block; b++) {
+            append(full, 32);
+        }
+        append(seq, block == 0 ? 1 : 32);
+        (void)shoal_kv_seq_truncate(seq, block * 32);
+        assert_int_equal(shoal_kv_block_export(full, block, bytes), SHOAL_OK);
+        shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+        size_t at = n - n_v + last_number(shape, block);
         const uint8_t bad[] = {0x00, 0x7C, 0x01, 0x7E, 0x00, 0xFC, 0x80, 0x7F};
         const uint8_t infinity[] = {0x80, 0x7F};
         for (size_t k = 0; k < 3; k++) {
             uint8_t good[2];
             memcpy(good, bytes + at, sizeof good);
-            memcpy(bytes + at, types[i] == SHOAL_KV_F32 ? infinity : bad + 2 * k, sizeof good);
+            memcpy(bytes + at, wide ? infinity : bad + 2 * k, sizeof good);
             assert_int_equal(shoal_kv_block_import(seq, bytes, n), SHOAL_E_INVALID);
-            assert_int_equal(shoal_kv_seq_length(seq), 32);
+            assert_int_equal(shoal_kv_seq_length(seq), block * 32);
             memcpy(bytes + at, good, sizeof good);
         }
         assert_int_equal(shoal_kv_block_import(seq, bytes, n), SHOAL_OK);
-        uint8_t *page = shoal_kv_block_page(seq, 2, 1);
-        memcpy(page + n / 3 - (n - at), types[i] == SHOAL_KV_F32 ? infinity : bad, 2);
-        assert_int_equal(shoal_kv_block_export(seq, 1, bytes), SHOAL_E_INVALID);
+        assert_same_blocks(seq, full);
+        shoal_kv_part part = shoal_kv_block_part(seq, 2, block, 1);
+        memcpy(part.v + last_number(shape, block), wide ? infinity : bad, 2);
+        assert_int_equal(shoal_kv_block_export(seq, block, bytes), SHOAL_E_INVALID);
         shoal_free(bytes);
         shoal_kv_seq_free(seq);
+        shoal_kv_seq_free(full);
         shoal_kv_pool_free(pool);
     }
 }
@@ -213,7 +258,7 @@ static void test_form_names_type_and_shape(void **state)
     char other[SHOAL_KV_FORM_BYTES];
     shoal_kv_form(&shape, form);
     assert_non_null(strstr(form, "f16 layers=4096 heads=4096 k=512 v=512"));
-    shape.type = SHOAL_KV_Q8;
+    shape.type = SHOAL_KV_Q8T;
     shoal_kv_form(&shape, other);
     assert_string_not_equal(form, other);
 }
