@@ -96,6 +96,26 @@ def test_exact_of_any_draft_length_equals_cloud():
         return ", ".join(f"{name}: {value:.2f} drafts judged a token" for name, value in share.items())
 
 
+def test_exact_equals_cloud_over_sealed_kv():
+    """Whatever form the cloud keeps its KV in, `exact` says what the cloud says over that form; the edge has its own."""
+    some = cases()[:: max(1, len(cases()) // 12)]
+    n = 64 if SANITIZED else 160
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        said = {}
+        for kv, edge_kv in (("f16", "f16"), ("q8", "q4"), ("q4", "q8")):
+            cloud = site.cloud(full, kv__type=kv).start()
+            edge = site.edge(edge_model, cloud.address, kv__type=edge_kv, coop__draft_tokens=7).start()
+            said[kv] = ask_all(edge.address, "cloud", some, n)
+            wrong = list(differing(some, said[kv], ask_all(edge.address, "exact", some, n)))
+            expect(not wrong, f"{kv}: {len(wrong)} of {len(some)} generations differ (seed {SEED})")
+            edge.stop()
+            cloud.stop()
+        others = sum(a.ids != b.ids for a, b in zip(said["f16"], said["q4"]))
+        expect(SANITIZED or others > 0, "q4 changes no text at all: is it used?")
+        return f"{len(some)} generations over f16, q8 and q4, 0 differ; {others} are others over q4 than over f16"
+
+
 def test_exact_one_at_a_time_equals_batched():
     some = cases()[:: max(1, len(cases()) // 24)]
     with Site(SEED) as site:
