@@ -47,11 +47,12 @@ class Daemon:
         self.name, self.ready, self.log = name, ready, log
         self.settings = dict(settings)
         self.arguments = []
+        self.prefix = []  # a command that starts the daemon somewhere else
         self.process = None
         self.address = None
 
     def start(self):
-        command = [binary(self.name), *self.arguments]
+        command = [*self.prefix, binary(self.name), *self.arguments]
         for key, value in self.settings.items():
             command += ["--set", f"{key}={value}"]
         self.stderr = open(self.log, "ab")

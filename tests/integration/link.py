@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A link with a round trip, loss and bandwidth of its own, between this network namespace and another.
+
+A TUN device at each end and a relay in user space between them, since netem may be missing from the kernel. Everything
+above it is the kernel's own TCP. `enter` puts a program into a namespace; `Link` makes the far one, where `place` starts
+a daemon. Each direction has half the round trip, loses each packet with the given probability (a seeded generator
+of its own, so the n-th packet has the same fate in every run) and sends so many bits a second behind a queue of
+QUEUE_S seconds that drops what does not fit. Packets keep their order.
+"""
+import collections
+import ctypes
+import fcntl
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+NEAR, FAR = "10.77.0.1", "10.77.0.2"
+MTU = 1500
+QUEUE_S = 0.2
+QUEUE_MIN_BYTES = 32 * MTU
+INSIDE = "SHOAL_TEST_LINK_INSIDE"
+SKIPPED = 77
+CLONE_NEWNET = 0x40000000
+
+
+def interface(name, address=None):
+    """Brings an interface of this namespace up, with an address in a network of 24 bits."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        if address:
+            for request, value in ((0x8916, address), (0x891C, "255.255.255.0")):  # SIOCSIFADDR, SIOCSIFNETMASK
+                inet = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(value))
+                fcntl.ioctl(s, request, struct.pack("16s16s", name.encode(), inet))
+            fcntl.ioctl(s, 0x8922, struct.pack("16si12x", name.encode(), MTU))  # SIOCSIFMTU
+        fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", name.encode(), 0x41))  # SIOCSIFFLAGS: up, running
+
+
+def tun(name, address):
+    """A new TUN device of this namespace; its file descriptor gives and takes IP packets."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sh22x", name.encode(), 0x1001))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
+    interface(name, address)
+    return fd
+
+
+def enter(skip_status=SKIPPED):
+    """Runs this program again in a network namespace of its own, with loopback; returns inside of it only."""
+    if INSIDE in os.environ:
+        interface("lo")
+        return
+    probe = "import sys; sys.path.insert(0, sys.argv[1]); import link; link.tun('probe', link.NEAR)"
+    command = ["unshare", "--net", "--map-root-user", sys.executable]
+    try:
+        done = subprocess.run([*command, "-c", probe, os.path.dirname(os.path.abspath(__file__))], capture_output=True,
+                              text=True, check=False)
+        trouble = done.stderr.strip().splitlines()[-1:] if done.returncode else None
+    except OSError as error:
+        trouble = [str(error)]
+    if trouble is not None:
+        print(f"skipped: this needs network namespaces and /dev/net/tun: {''.join(trouble)}")
+        sys.exit(skip_status)
+    sys.exit(subprocess.run([*command, *sys.argv], env={**os.environ, INSIDE: "1"}, check=False).returncode)
+
+
+class Link:
+    """Both ends and what relays between them; `set` says how good it is from now on."""
+
+    def __init__(self):
+        here, there = socket.socketpair()
+        self.holder = os.fork()  # keeps the far namespace
+        if self.holder == 0:
+            try:
+                here.close()
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.unshare(CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "unshare")
+                interface("lo")
+                socket.send_fds(there, [b"ready"], [tun("far0", FAR)])
+                there.recv(1)  # until the other side goes
+            finally:
+                os._exit(0)
+        there.close()
+        self.control = here
+        _, fds, _, _ = socket.recv_fds(here, 16, 1)
+        if not fds:
+            raise AssertionError("the far namespace could not be made")
+        self.ends = [tun("near0", NEAR), fds[0]]
+        self.relay = None
+
+    def set(self, rtt_ms, loss=0.0, mbit=0.0, seed=1):
+        """loss: probability of each packet in each direction. mbit: megabits a second each way, 0 for no limit."""
+        self.cut()
+        self.relay = subprocess.Popen([sys.executable, os.path.abspath(__file__), *map(str, self.ends), str(rtt_ms), str(loss),
+                                       str(mbit), str(seed)], pass_fds=self.ends, stdin=subprocess.DEVNULL)
+
+    def cut(self):
+        """Nothing passes until the next `set`."""
+        if self.relay:
+            self.relay.send_signal(signal.SIGTERM)
+            self.relay.wait()
+            self.relay = None
+
+    def place(self, daemon):
+        """A daemon of the harness that has not started will start at the far end."""
+        daemon.prefix = ["nsenter", f"--net=/proc/{self.holder}/ns/net", "--"]
+        return daemon
+
+    def bytes(self):
+        """(up, down): bytes of IP packets that entered the link here and that left it here."""
+        with open("/proc/self/net/dev", encoding="ascii") as f:
+            row = next(line for line in f if line.strip().startswith("near0:")).split(":")[1].split()
+        return int(row[8]), int(row[0])
+
+    @staticmethod
+    def sent_again():
+        """TCP segments this end has sent again."""
+        with open("/proc/self/net/snmp", encoding="ascii") as f:
+            names, values = (line.split() for line in f if line.startswith("Tcp:"))
+        return int(values[names.index("RetransSegs")])
+
+    def close(self):
+        self.cut()
+        self.control.close()
+        os.waitpid(self.holder, 0)
+        for fd in self.ends:
+            os.close(fd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Direction:
+    """Packets from one end to the other."""
+
+    def __init__(self, source, sink, delay_s, loss, bits_per_s, seed):
+        self.source, self.sink, self.delay_s, self.loss = source, sink, delay_s, loss
+        self.bytes_per_s = bits_per_s / 8
+        self.queue_s = max(QUEUE_S, QUEUE_MIN_BYTES / self.bytes_per_s) if bits_per_s else 0
+        self.rng = random.Random(seed)
+        self.idle_at = 0.0  # when all that was accepted has been sent
+        self.waiting = collections.deque()  # (when it arrives, packet)
+
+    def take(self):
+        """Reads what entered; decides the fate of each packet."""
+        while True:
+            try:
+                packet = os.read(self.source, MTU + 64)
+            except BlockingIOError:
+                return
+            now = time.monotonic()
+            lost = self.rng.random() < self.loss
+            sent = max(now, self.idle_at)
+            if lost or (self.bytes_per_s and sent - now > self.queue_s):
+                continue
+            if self.bytes_per_s:
+                sent += len(packet) / self.bytes_per_s
+                self.idle_at = sent
+            self.waiting.append((sent + self.delay_s, packet))
+
+    def give(self):
+        """Writes what has arrived; seconds until the next does, or None."""
+        while self.waiting:
+            rest = self.waiting[0][0] - time.monotonic()
+            if rest > 0:
+                return rest
+            try:
+                os.write(self.sink, self.waiting.popleft()[1])
+            except (BlockingIOError, OSError):
+                pass  # the far end is full or down: a lost packet
+        return None
+
+
+def drain(fd):
+    """Packets that entered while nothing relayed are lost."""
+    while True:
+        try:
+            os.read(fd, MTU + 64)
+        except BlockingIOError:
+            return
+
+
+def relay_main(near, far, rtt_ms, loss, mbit, seed):
+    for fd in (near, far):
+        drain(fd)
+    ways = [Direction(source, sink, rtt_ms / 2e3, loss, mbit * 1e6, f"{seed} {name}")
+            for source, sink, name in ((near, far, "up"), (far, near, "down"))]
+    while True:
+        rests = [rest for rest in (way.give() for way in ways) if rest is not None]
+        select.select([near, far], [], [], min(rests) if rests else None)
+        for way in ways:
+            way.take()
+
+
+if __name__ == "__main__":
+    relay_main(int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:6]), sys.argv[6])

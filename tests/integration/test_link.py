@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Edge and cloud with a bad link between them: 50 ms, every twentieth packet lost, in network namespaces of their own.
+Facts only: what is said and in what order, never how soon."""
+import sys
+import time
+
+import link
+from harness import SANITIZED, Site, complete, expect, main, prompts, questions, wait_until
+
+SEED = 20261129
+RTT_MS = 50
+LOSS = 0.05
+N_TEXTS = 3 if SANITIZED else 4
+N_TOKENS = 8 if SANITIZED else 24
+CLOUD = f"{link.FAR}:7443"
+
+
+def ask(url, text, mode, **fields):
+    answer = complete(url, text, mode, n=N_TOKENS, chat=not SANITIZED, temperature=0, **fields)
+    expect(answer.error is None, f"{mode}: {text!r}: {answer.error}")
+    counted = sum(answer.usage["shoal"]["tiers"].values())
+    expect(counted == answer.usage["completion_tokens"] == len(answer.ids), f"{mode}: {answer.usage} {answer.ids}")
+    return answer
+
+
+def test_a_bad_link_changes_no_token():
+    texts = (prompts if SANITIZED else questions)(N_TEXTS, SEED)
+    with link.Link() as between, Site(SEED) as site:
+        between.set(RTT_MS, LOSS, seed=SEED)
+        full, edge_model = site.models()
+        between.place(site.cloud(full, listen__address=CLOUD)).start()
+        url = site.edge(edge_model, CLOUD).start().address
+        there = site.edge(full).start().address  # what the cloud's model says where no link is
+        whole = [ask(there, text, "local") for text in texts]
+        up, down = between.bytes()
+        started = time.monotonic()
+        for mode in ("cloud", "exact"):
+            for text, a in zip(texts, whole):
+                b = ask(url, text, mode)
+                expect((a.ids, a.text, a.finish) == (b.ids, b.text, b.finish), f"{mode}: {text!r}: {b.ids}, not {a.ids}")
+        waited = time.monotonic() - started
+        expect(waited >= 2 * len(texts) * RTT_MS / 1e3, f"{2 * len(texts)} answers in {waited:.3f} s: the link has no delay")
+        for text in texts:
+            a = ask(url, text, "assist")
+            expect(a.ids and a.finish in ("stop", "length"), f"assist: {a.ids}, {a.finish}")
+        up, down = (now - before for now, before in zip(between.bytes(), (up, down)))
+        expect(up > 0 and down > 0, f"{up} bytes up, {down} down")
+        expect(between.sent_again() > 0, "no segment was sent again: the link loses nothing")
+        return f"{2 * len(texts)} answers as the cloud's model gives them; {up} bytes up, {down} down with TCP and TLS"
+
+
+def test_a_link_that_is_cut_and_comes_back_loses_nothing():
+    texts = (prompts if SANITIZED else questions)(N_TEXTS, SEED + 1)
+    with link.Link() as between, Site(SEED) as site:
+        between.set(RTT_MS, seed=SEED)
+        full, edge_model = site.models()
+        between.place(site.cloud(full, listen__address=CLOUD)).start()
+        url = site.edge(edge_model, CLOUD, coop__reconnect_ms=60000).start().address
+        whole = [ask(url, text, "cloud") for text in texts]
+        carried = between.bytes()[1]
+        cuts = 0
+
+        def blink(answer):
+            nonlocal cuts
+            if len(answer.ids) == 1:
+                between.cut()
+                time.sleep(0.1)  # how long it is away, not something to wait for
+                between.set(RTT_MS, LOSS, seed=SEED + cuts)
+                cuts += 1
+
+        for text, a in zip(texts, whole):
+            b = ask(url, text, "exact", on_event=blink)
+            expect((a.ids, a.text, a.finish) == (b.ids, b.text, b.finish), f"{text!r}: {b.ids}, not {a.ids}")
+        expect(cuts > 0, "the link was never cut in an answer")
+        wait_until(lambda: between.bytes()[1] > carried, what="traffic after the cut")
+        return f"{cuts} cuts in {len(texts)} answers"
+
+
+if __name__ == "__main__":
+    link.enter()
+    main([test_a_bad_link_changes_no_token, test_a_link_that_is_cut_and_comes_back_loses_nothing])
