@@ -4,6 +4,8 @@
  */
 #include "cloud/forge/forge.h"
 
+#include "common/archive/archive.h"
+
 #include "cloud/forge/field.h"
 
 #include "common/tokenizer/train.h"
@@ -55,6 +57,12 @@ static const forge_option rows[] = {
      "F32 models, else f16)"},
     {'W', "seal", 0, FORGE_OPTION_TEXT, AT(seal), 0, 0, "LEVEL",
      "seal KV blocks as they fill: q8, q4, q3, or keys and values apart, as q8k-q4v"},
+    {'H', "archive", 0, FORGE_OPTION_TEXT, AT(archive), 0, 0, "FILE",
+     "archive KV blocks with a basis of kv-calibrate"},
+    {'U', "keep", 0, FORGE_OPTION_INT, AT(keep), 0, 1 << 22, "N",
+     "tokens behind the present that are not archived (default 128)"},
+    {'J', "from", 0, FORGE_OPTION_INT, AT(from), 0, 1 << 22, "N",
+     "judge a window's tokens from position N on (default: all)"},
     {'E', "entries", 0, FORGE_OPTION_INT, AT(entries), 1, FORGE_FIELD_ENTRIES_MAX, "N",
      "entries of the catalogue (default 20000)"},
     {'R', "split", 0, FORGE_OPTION_TEXT, AT(split), 0, 0, "NAME",
@@ -102,7 +110,7 @@ static const forge_option rows[] = {
 };
 
 static const forge_own *const owns[] = {&shoal_forge_train_own, &shoal_forge_eval_own,
-                                        &shoal_forge_calibrate_own};
+                                        &shoal_forge_calibrate_own, &shoal_forge_kv_calibrate_own};
 
 /* NULL: the command has no options of its own. */
 static const forge_own *own_of(const forge_command *command)
@@ -233,6 +241,7 @@ int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
                            forge_args *ret_args)
 {
     forge_args args = {.n = 128,
+                       .keep = SHOAL_ARCHIVE_LAST,
                        .p = 512,
                        .threads = 2,
                        .top_p = 1.0,

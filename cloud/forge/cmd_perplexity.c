@@ -3,11 +3,13 @@
  * Perplexity over windows of --ctx tokens, each begun anew: exp of the mean negative log likelihood
  * of every token but a window's first. Sums are in double. With --seal every block of 32 tokens but
  * a window's first is sealed when it is full, before the first token past it is computed: what a
- * token sees of it depends on the two positions alone.
+ * token sees of it depends on the two positions alone. With --archive a block becomes what its code
+ * keeps as soon as --keep tokens lie behind it.
  */
 #include "cloud/forge/forge.h"
 #include "cloud/forge/metrics.h"
 
+#include "common/archive/archive.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
 
@@ -23,7 +25,23 @@ typedef struct sealing {
     bool on;
     shoal_kv_level k, v;
     shoal_kernels kernels;
+    /* What --archive says. */
+    shoal_archive *archive; /* NULL: nothing */
+    shoal_archive_work *work;
+    uint8_t *pages; /* of the largest group */
+    uint8_t *unit;
+    size_t keep;
+    uint64_t n_bytes; /* of units, and of f16 that went into them */
+    uint64_t n_bytes_f16;
 } sealing;
+
+static void sealing_fini(sealing *s)
+{
+    shoal_archive_free(s->archive);
+    shoal_archive_work_free(s->work);
+    shoal_free(s->pages);
+    shoal_free(s->unit);
+}
 
 static bool parse_level(const char *text, size_t n, shoal_kv_level *ret_level)
 {
@@ -60,9 +78,80 @@ static shoal_status parse_sealing(const char *text, sealing *ret, shoal_err *err
     return SHOAL_OK;
 }
 
-/* Bits of an element of K and V, on average. */
+static shoal_status open_archive(const char *path, const forge_session *session, sealing *s,
+                                 shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    size_t page_bytes = 0;
+    size_t unit_bytes = 0;
+    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
+    shoal_status status =
+        shoal_archive_open((const uint8_t *)file.data, file.length, &session->model->hash,
+                           shoal_kv_seq_shape(session->seq), &s->archive, err);
+    if (status != SHOAL_OK) {
+        shoal_err_prefix(err, "%s", path);
+        return status;
+    }
+    for (size_t g = 0; g < shoal_archive_n_groups(s->archive); g++) {
+        shoal_archive_group group = shoal_archive_group_at(s->archive, g);
+        page_bytes = SHOAL_MAX(page_bytes, group.page_bytes);
+        unit_bytes = SHOAL_MAX(unit_bytes, group.unit_bytes);
+    }
+    s->pages = shoal_calloc_aligned(page_bytes, 1);
+    s->unit = shoal_calloc(unit_bytes, 1);
+    if (!s->pages || !s->unit || shoal_archive_work_new(s->archive, &s->work) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the archive");
+    }
+    shoal_kernels_init(&s->kernels, UINT32_MAX);
+    return SHOAL_OK;
+}
+
+/* The blocks of a group's layers into s->pages, or what s->pages has into them. */
+static void copy_group(const sealing *s, const shoal_kv_seq *seq, const shoal_archive_group *group,
+                       size_t block, bool back)
+{
+    const shoal_kv_shape *shape = shoal_kv_seq_shape(seq);
+    size_t bytes[2];
+    uint8_t *at = s->pages;
+    shoal_kv_part_bytes(shape, block, &bytes[0], &bytes[1]);
+    for (size_t i = 0; i < group->n_layers * shape->n_kv_heads; i++) {
+        shoal_kv_part part = shoal_kv_block_part(seq, group->first_layer + i / shape->n_kv_heads,
+                                                 block, i % shape->n_kv_heads);
+        uint8_t *const sides[2] = {part.k, part.v};
+        for (size_t side = 0; side < 2; side++) {
+            memcpy(back ? sides[side] : at, back ? at : sides[side], bytes[side]);
+            at += bytes[side];
+        }
+    }
+}
+
+/* A block becomes what archiving keeps of it. */
+static shoal_status archive_block(sealing *s, const shoal_kv_seq *seq, size_t block)
+{
+    if (!shoal_kv_seq_has_block(seq, block)) {
+        return SHOAL_OK; /* a layer's window has gone past it */
+    }
+    for (size_t g = 0; g < shoal_archive_n_groups(s->archive); g++) {
+        shoal_archive_group group = shoal_archive_group_at(s->archive, g);
+        size_t n = 0;
+        copy_group(s, seq, &group, block, false);
+        SHOAL_TRY(shoal_archive_encode(s->archive, &s->kernels, s->work, g, block * SHOAL_KV_BLOCK,
+                                       s->pages, s->unit, &n));
+        SHOAL_TRY(shoal_archive_decode(s->archive, &s->kernels, s->work, g, block * SHOAL_KV_BLOCK,
+                                       s->unit, n, s->pages, NULL));
+        copy_group(s, seq, &group, block, true);
+        s->n_bytes += n;
+        s->n_bytes_f16 += group.page_bytes;
+    }
+    return SHOAL_OK;
+}
+
+/* Bits of an element of K and V, on average; of archived blocks alone. */
 static double kv_bits(const sealing *s, const shoal_kv_shape *shape)
 {
+    if (s->archive) {
+        return s->n_bytes_f16 ? 16 * (double)s->n_bytes / (double)s->n_bytes_f16 : 16;
+    }
     size_t n = SHOAL_KV_BLOCK * (shape->k_dim + shape->v_dim);
     size_t bytes = s->on ? shoal_kv_sealed_bytes(s->k, shape->k_dim, SHOAL_KV_BLOCK) +
                                shoal_kv_sealed_bytes(s->v, SHOAL_KV_BLOCK, shape->v_dim)
@@ -71,23 +160,26 @@ static double kv_bits(const sealing *s, const shoal_kv_shape *shape)
 }
 
 /* One window: adds to *inout_sum and *inout_n. */
-static shoal_status window(forge_session *s, const sealing *seal, const int32_t *ids, size_t n,
-                           double *inout_sum, size_t *inout_n)
+static shoal_status window(forge_session *s, sealing *seal, size_t from, const int32_t *ids,
+                           size_t n, double *inout_sum, size_t *inout_n)
 {
-    size_t chunk = seal->on ? SHOAL_KV_BLOCK : CHUNK;
+    size_t chunk = seal->on || seal->archive ? SHOAL_KV_BLOCK : CHUNK;
     (void)shoal_kv_seq_truncate(s->seq, 0);
     for (size_t at = 0; at + 1 < n; at += chunk) {
         size_t n_now = SHOAL_MIN(n - 1 - at, chunk);
         shoal_span span = {
             .seq = s->seq, .ids = ids + at, .n_ids = n_now, .n_logits = n_now, .lora = s->lora};
         SHOAL_TRY(shoal_engine_step(s->engine, &span, 1));
-        for (size_t i = 0; i < n_now; i++) {
+        for (size_t i = at < from ? SHOAL_MIN(from - at, n_now) : 0; i < n_now; i++) {
             const float *logits = shoal_engine_logits(s->engine, span.logits_i + i);
             *inout_sum += shoal_forge_judge(logits, s->model->hp.n_vocab, ids[at + i + 1]).nll;
             (*inout_n)++;
         }
         if (seal->on && at > 0 && n_now == SHOAL_KV_BLOCK) {
             shoal_kv_seal_loss(&seal->kernels, s->seq, at / SHOAL_KV_BLOCK, seal->k, seal->v);
+        }
+        if (seal->archive && n_now == SHOAL_KV_BLOCK && at >= seal->keep) {
+            SHOAL_TRY(archive_block(seal, s->seq, (at - seal->keep) / SHOAL_KV_BLOCK));
         }
     }
     return SHOAL_OK;
@@ -96,7 +188,7 @@ static shoal_status window(forge_session *s, const sealing *seal, const int32_t 
 shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
 {
     SHOAL_TRY(shoal_forge_need(args->file, "-f FILE", err));
-    sealing seal;
+    SHOAL_CLEANUP(sealing_fini) sealing seal = {0};
     SHOAL_TRY(parse_sealing(args->seal, &seal, err));
     SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
@@ -112,11 +204,20 @@ shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_INVALID, "--seal needs --kv f16, this is %s",
                              shoal_kv_type_name(shape->type));
     }
+    if (args->archive && (seal.on || shape->type != SHOAL_KV_F16)) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "--archive needs --kv f16, and no --seal");
+    }
+    if (args->archive) {
+        /* Whole blocks stay, so that each is archived when one is full. */
+        seal.keep = ((size_t)args->keep + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK;
+        SHOAL_TRY(open_archive(args->archive, &s, &seal, err));
+    }
     size_t n_ctx = shoal_engine_n_ctx(s.engine);
     double sum = 0;
     size_t n_judged = 0;
     for (size_t at = 0; at + 1 < n; at += n_ctx) {
-        SHOAL_TRY(window(&s, &seal, ids + at, SHOAL_MIN(n - at, n_ctx), &sum, &n_judged));
+        SHOAL_TRY(window(&s, &seal, (size_t)args->from, ids + at, SHOAL_MIN(n - at, n_ctx), &sum,
+                         &n_judged));
     }
     if (n_judged == 0) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s: at least two tokens are needed",

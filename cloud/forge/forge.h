@@ -73,6 +73,13 @@ typedef struct forge_calibrate_args {
     double rate; /* below 0: not said */
 } forge_calibrate_args;
 
+/* Of `kv-calibrate` alone; its options are in cmd_kv_calibrate.c. */
+typedef struct forge_kv_calibrate_args {
+    double bits;
+    long group; /* layers; 0: not said */
+    long tokens;
+} forge_kv_calibrate_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -85,6 +92,7 @@ typedef struct forge_args {
     const char *batch;
     const char *kv;
     const char *seal;
+    const char *archive; /* a basis of kv-calibrate */
     const char *cpu_mask;
     const char *lora; /* FILE or FILE=STRENGTH */
     const char *name;
@@ -95,6 +103,8 @@ typedef struct forge_args {
     long threads;
     long ctx;
     long depth;
+    long from;
+    long keep;
     long layers;
     long entries;
     long n_examples; /* 0: the command's own default */
@@ -117,6 +127,7 @@ typedef struct forge_args {
     forge_train_args train;
     forge_eval_args eval;
     forge_calibrate_args calibrate;
+    forge_kv_calibrate_args kv_calibrate;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -157,6 +168,7 @@ typedef struct forge_own {
 extern const forge_own shoal_forge_train_own;
 extern const forge_own shoal_forge_eval_own;
 extern const forge_own shoal_forge_calibrate_own;
+extern const forge_own shoal_forge_kv_calibrate_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -175,6 +187,7 @@ shoal_status shoal_forge_merge_lora(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_calibrate(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_kv_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

@@ -107,9 +107,26 @@ def test_convert_perplexity_inspect_bench_speak_json():
         for args, why in ((("--seal", "q5"), "--seal q5: known are"), (("--seal", "q4", "--kv", "f32"), "--seal needs --kv f16")):
             failed = forge("perplexity", "-m", model, "-f", text, *args, check=False)
             expect(failed.returncode != 0 and why in failed.stderr, failed.stderr)
+        basis = site.file("kv.basis")
+        made = json.loads(forge("kv-calibrate", "-m", model, "-f", text, "--ctx", "128", "--bits", "3", "--group", "1",
+                                "-o", basis, "--json").stdout)
+        expect((made["groups"], made["channels"]) == (2, 128) and 0 < made["kept"] <= 128, made)
+        archived = sealed("--archive", basis, "--keep", "32", "--from", "64")
+        plain = sealed("--from", "64")
+        ratio = archived["ppl"] / plain["ppl"]
+        expect(archived["ppl"] != plain["ppl"] and 0.9 < ratio < 1.1, f"archived: perplexity {ratio:.3f} of f16")
+        expect(1 < archived["kv_bits"] < 8, archived)
+        for args, why in ((("kv-calibrate", "-f", text, "-o", basis, "--tokens", "96"), "96 tokens are too few"),
+                          (("kv-calibrate", "-f", text), "-o FILE is missing"),
+                          (("perplexity", "-f", text, "--kv", "f16", "--archive", text), "not a GGUF file"),
+                          (("perplexity", "-f", text, "--kv", "f32", "--archive", basis), "--archive needs --kv f16")):
+            failed = forge(args[0], "-m", model, *args[1:], check=False)
+            expect(failed.returncode != 0 and why in failed.stderr, failed.stderr)
         cut = site.file("cut.gguf")
         forge("convert", "-m", model, "--layers", "1", "-o", cut)
         expect(json.loads(forge("inspect", "-m", cut, "--json").stdout)["n_layers"] == 1, "layers")
+        failed = forge("perplexity", "-m", cut, "-f", text, "--kv", "f16", "--archive", basis, check=False)
+        expect(failed.returncode != 0 and "shoal.archive.model is" in failed.stderr, failed.stderr)
         if not SANITIZED:
             bench = json.loads(forge("bench", "-m", model, "-p", "32", "-n", "8", "-t", "2", "--batch", "1,4", "--json").stdout)
             for key in ("prefill_tok_s", "decode_tok_s", "weight_bytes_per_token", "read_gb_s", "bandwidth_gb_s",
