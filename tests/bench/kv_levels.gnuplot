@@ -6,10 +6,12 @@ set key top right reverse Left samplen 2
 set grid ytics lc rgb "#dddddd"
 set border 3
 set tics nomirror
-set title "What sealed KV blocks cost"
-set xlabel "bits of an element, scales and minima included"
+set title "What sealed and archived KV blocks cost"
+set xlabel "bits of an element, everything included; archived blocks on the left"
+set logscale x 2
+set yrange [0:10]
 set ylabel "perplexity above f16, per cent"
 models = system("awk 'NR > 1 { print $1 }' ".data." | awk '!seen[$0]++'")
-row(m) = sprintf("< awk '$1 == \"%s\" && $2 != \"f16\" { print $3, $5 + 0, $2 }' %s | sort -n", m, data)
+row(m) = sprintf("< awk '$1 == \"%s\" && $2 != \"f16\" && $2 !~ /-128$/ { print $3, $5 + 0, $2 }' %s | sort -n", m, data)
 plot for [m in models] row(m) using 1:2 with linespoints lw 2 pt 7 ps 0.6 title m, \
      row(word(models, words(models))) using 1:2:3 with labels offset 0,1 font ",10" notitle
