@@ -238,6 +238,65 @@ SHOAL_CLIENT_API void shoal_client_info_init(shoal_client_info *info, size_t siz
 SHOAL_CLIENT_API int shoal_client_probe(shoal_client *client, shoal_client_info *ret_info,
                                         shoal_client_error *ret_error);
 
+#define SHOAL_CLIENT_BUDGETS_MAX 8 /* budgets told by shoal_client_stats_get */
+
+/* What the operator allows in a period, and what of it is used. */
+typedef struct shoal_client_budget {
+    char what[SHOAL_CLIENT_NAME_MAX]; /* "cloud_tokens", "uplink_bytes" */
+    char per[SHOAL_CLIENT_NAME_MAX];  /* "hour", "day", "month" */
+    uint64_t limit;
+    uint64_t used;
+    uint64_t ends_in_s;
+} shoal_client_budget;
+
+/* What an edge is doing. Counts are since it started. What it did not say is 0 or empty, a time
+ * or share negative. */
+typedef struct shoal_client_stats {
+    size_t size;
+    char version[SHOAL_CLIENT_NAME_MAX];
+    char status[SHOAL_CLIENT_NAME_MAX]; /* "ready", "full", "draining" */
+    char mode[SHOAL_CLIENT_NAME_MAX];   /* of requests that name none */
+    char model[SHOAL_CLIENT_NAME_MAX];
+    uint64_t uptime_s;
+    uint64_t n_active; /* answers being made; those that wait; clients that are connected to one */
+    uint64_t n_waiting;
+    uint64_t n_open;
+    uint64_t kv_pages_used;
+    uint64_t kv_pages;
+    char cloud[SHOAL_CLIENT_NAME_MAX];   /* its name */
+    char link[SHOAL_CLIENT_NAME_MAX];    /* "idle", "connecting", "ready", "down"; "": no cloud */
+    int link_cut;                        /* by the switch of the page */
+    int given_up;                        /* the cloud failed and is not asked for the time being */
+    char trouble[SHOAL_CLIENT_NAME_MAX]; /* why, cut to fit */
+    double round_trip_ms;
+    double acceptance; /* recent share of drafts that the cloud let stand */
+    uint64_t n_draft;  /* tokens of a draft, and on their way at most */
+    uint64_t n_window;
+    double edge_token_ms;
+    double cloud_step_ms;
+    double budget_level; /* [0, 1]: how much of its share mode "assist" may still ask for */
+    size_t n_budgets;
+    shoal_client_budget budgets[SHOAL_CLIENT_BUDGETS_MAX];
+    uint64_t n_requests;
+    uint64_t n_prompt;
+    uint64_t n_by_tier[SHOAL_CLIENT_TIERS];
+    uint64_t n_drafted;
+    uint64_t n_accepted;
+    uint64_t n_rounds;
+    uint64_t n_saved; /* tokens for which no step of the cloud was waited for */
+    uint64_t n_reconnects;
+    uint64_t bytes_up;
+    uint64_t bytes_down;
+} shoal_client_stats;
+
+/* Sets size and empties the rest; call as shoal_client_stats_init(&s, sizeof s). */
+SHOAL_CLIENT_API void shoal_client_stats_init(shoal_client_stats *stats, size_t size);
+
+/* Asks /v1/shoal/status. Written on success only. Errors: as above; REFUSED when the answer is an
+ * error, PROTOCOL when it is no edge's. */
+SHOAL_CLIENT_API int shoal_client_stats_get(shoal_client *client, shoal_client_stats *ret_stats,
+                                            shoal_client_error *ret_error);
+
 /* GET of any path ("/metrics"), not streamed: the body, NUL-terminated, to be freed with
  * shoal_client_text_free, and the HTTP status, which may be an error's. Written on success only;
  * ret_length may be NULL. Errors: as above, never REFUSED or BUSY. */
