@@ -18,7 +18,7 @@ static int on_event(void *ctx, const shoal_client_event *event)
     return 0;
 }
 
-static shoal_client_request request_of(const cli_session *session)
+shoal_client_request cli_request(const cli_session *session)
 {
     const cli_options *o = session->options;
     shoal_client_request request;
@@ -41,7 +41,7 @@ int cli_answer_to(cli_session *session, const shoal_client_message *messages, si
     cli_answer *answer = &session->answer;
     cli_answer_reset(answer);
     shoal_client_result_init(&answer->result, sizeof answer->result);
-    shoal_client_request request = request_of(session);
+    shoal_client_request request = cli_request(session);
     request.prompt = prompt;
     request.messages = messages;
     request.n_messages = n_messages;
@@ -75,8 +75,7 @@ int cli_answer_to(cli_session *session, const shoal_client_message *messages, si
     return code == SHOAL_CLIENT_OK ? CLI_OK : CLI_FAILED;
 }
 
-/* The words with a space between, or all of standard input for "-". */
-static bool read_text(const cli_options *o, cli_bytes *text)
+static bool gather_text(const cli_options *o, cli_bytes *text)
 {
     if (o->n_words == 1 && strcmp(o->words[0], "-") == 0) {
         char piece[4096];
@@ -97,16 +96,25 @@ static bool read_text(const cli_options *o, cli_bytes *text)
     return true;
 }
 
+bool cli_read_text(const cli_options *options, cli_bytes *text)
+{
+    if (!gather_text(options, text)) {
+        (void)fprintf(stderr, "shoal: the text could not be read, has NUL bytes or is too long\n");
+        return false;
+    }
+    if (text->length == 0) {
+        (void)fprintf(stderr, "shoal: the text is empty\n");
+        return false;
+    }
+    return true;
+}
+
 int cli_ask(cli_session *session)
 {
     const cli_options *o = session->options;
     cli_bytes text = {.data = NULL};
     int status = CLI_FAILED;
-    if (!read_text(o, &text)) {
-        (void)fprintf(stderr, "shoal: the text could not be read, has NUL bytes or is too long\n");
-    } else if (text.length == 0) {
-        (void)fprintf(stderr, "shoal: the text is empty\n");
-    } else {
+    if (cli_read_text(o, &text)) {
         const shoal_client_message messages[2] = {
             {.role = "system", .content = o->system ? o->system : ""},
             {.role = "user", .content = text.data}};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the files of the `shoal` program share. Exit statuses: 0 done, 1 failed (one line on stderr
- * names the cause), 2 wrong usage. Single-threaded; the signal handler only cancels.
+ * names the cause), 2 wrong usage. One thread, but for bench's; the signal handler only cancels.
  */
 #ifndef SHOAL_CLI_CLI_H
 #define SHOAL_CLI_CLI_H
@@ -23,12 +23,14 @@ enum {
 typedef enum cli_command {
     CLI_ASK,
     CLI_CHAT,
-    CLI_STATUS
+    CLI_STATUS,
+    CLI_TOP,
+    CLI_BENCH
 } cli_command;
 
 typedef struct cli_options {
     cli_command command;
-    char **words; /* of ask's text, borrowed from argv */
+    char **words; /* of ask's and bench's text, borrowed from argv */
     int n_words;
     const char *url; /* NULL: $SHOAL_URL or the default */
     const char *mode;
@@ -41,6 +43,11 @@ typedef struct cli_options {
     uint32_t timeout_ms;
     const char *stops[SHOAL_CLIENT_STOPS_MAX];
     size_t n_stops;
+    const char *prompts;  /* a file; NULL: none */
+    int32_t n_views;      /* of top; 0: until interrupted */
+    uint32_t interval_ms; /* of top */
+    int32_t n_requests;   /* of bench */
+    int32_t n_concurrent;
     bool json;
     bool plain;
     bool no_color;
@@ -133,24 +140,38 @@ void cli_render_summary(cli_render *render, const cli_answer *answer);
 void cli_render_trace(const cli_answer *answer, FILE *out, bool terminal);
 /* Text with its control characters made harmless. */
 void cli_print_safe(FILE *out, const char *text, size_t n);
+/* The same for one line, a line feed included in what is harmful, and only as much of it as fits
+ * into n_cells columns; how many it took. */
+size_t cli_print_cells(FILE *out, const char *text, size_t n_cells);
+/* What a terminal says now, at most CLI_WIDTH_MAX columns; 80 and 0 (unknown) where it is none. */
+void cli_terminal_size(int fd, size_t *ret_columns, size_t *ret_rows);
+/* n cells of a tier's mark, in its colour where colours are wanted. */
+void cli_render_bar(const cli_render *render, FILE *out, int tier, size_t n);
 
-/* --- ask.c, chat.c, status.c ----------------------------------------------------------------- */
+/* --- ask.c, chat.c, status.c, top.c, bench.c ------------------------------------------------- */
 
 typedef struct cli_session {
     shoal_client *client;
     const cli_options *options;
     cli_render render;
     cli_answer answer;
-    const char *mode; /* NULL: the edge's default */
+    const char *mode;                       /* NULL: the edge's default */
+    const shoal_client_options *connection; /* for further handles to the same edge */
 } cli_session;
 
 /* One answer to messages (or, for --raw, to a prompt), shown as it comes; CLI_OK or CLI_FAILED,
  * the cause then stands in session->answer.error and was printed. */
 int cli_answer_to(cli_session *session, const shoal_client_message *messages, size_t n_messages,
                   const char *prompt);
+/* The request that the options and the session's mode ask for, without a text. */
+shoal_client_request cli_request(const cli_session *session);
+/* The words with a space between, or all of standard input for "-". False after a message. */
+bool cli_read_text(const cli_options *options, cli_bytes *text);
 int cli_ask(cli_session *session);
 int cli_chat(cli_session *session);
 int cli_status(cli_session *session);
+int cli_top(cli_session *session);
+int cli_bench(cli_session *session);
 
 /* --- manual.c -------------------------------------------------------------------------------- */
 
@@ -160,5 +181,8 @@ int cli_print_completion(const char *shell, FILE *out);
 
 /* main.c: true once after an interrupt; asking clears it. */
 bool cli_interrupted(void);
+/* Waits until fd can be read (-1: nothing to wait for), so many ms have passed (negative: for
+ * ever) or a signal has come, one that came just before included. True: it can be read. */
+bool cli_wait(int fd, int64_t ms);
 
 #endif

@@ -5,8 +5,10 @@
 #include "edge/cli/cli.h"
 
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* What the signal handler needs: set before the handler is installed, never changed after. */
 static shoal_client *running;
@@ -26,6 +28,31 @@ bool cli_interrupted(void)
     return was;
 }
 
+bool cli_wait(int fd, int64_t ms)
+{
+    /* Blocked while looking, so that a signal cannot come between the look and the wait. */
+    sigset_t watched;
+    sigset_t before;
+    (void)sigemptyset(&watched);
+    (void)sigaddset(&watched, SIGINT);
+    (void)sigaddset(&watched, SIGTERM);
+    (void)sigprocmask(SIG_BLOCK, &watched, &before);
+    int n_ready = 0;
+    if (interrupted == 0) {
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+        n_ready = ppoll(&ready, fd >= 0 ? 1 : 0, ms < 0 ? NULL : &time, &before);
+    }
+    (void)sigprocmask(SIG_SETMASK, &before, NULL);
+    return n_ready > 0;
+}
+
+/* A window that changed its size only ends a wait. */
+static void on_resize(int number)
+{
+    (void)number;
+}
+
 /* Without SA_RESTART: Ctrl-C at the prompt ends the read. */
 static void handle_interrupts(shoal_client *client)
 {
@@ -34,6 +61,9 @@ static void handle_interrupts(shoal_client *client)
     (void)sigemptyset(&action.sa_mask);
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = on_resize;
+    action.sa_flags = SA_RESTART;
+    (void)sigaction(SIGWINCH, &action, NULL);
 }
 
 static int run(cli_session *session)
@@ -43,6 +73,10 @@ static int run(cli_session *session)
         return cli_ask(session);
     case CLI_CHAT:
         return cli_chat(session);
+    case CLI_TOP:
+        return cli_top(session);
+    case CLI_BENCH:
+        return cli_bench(session);
     case CLI_STATUS:
     default:
         return cli_status(session);
@@ -62,11 +96,11 @@ int main(int argc, char **argv)
     shoal_client_options_init(&connection, sizeof connection);
     connection.url = options.url;
     connection.api_key = getenv("SHOAL_API_KEY");
-    if (options.command == CLI_STATUS) {
+    if (options.command == CLI_STATUS || options.command == CLI_TOP) {
         connection.idle_timeout_ms = 10000;
     }
     shoal_client_error error;
-    cli_session session = {.options = &options, .mode = options.mode};
+    cli_session session = {.options = &options, .mode = options.mode, .connection = &connection};
     if (shoal_client_new(&connection, &session.client, &error) != SHOAL_CLIENT_OK) {
         (void)fprintf(stderr, "shoal: %s\n", error.text);
         return options.url ? CLI_USAGE : CLI_FAILED;

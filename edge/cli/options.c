@@ -10,6 +10,8 @@ static const char help_text[] =
     "Usage: shoal ask [options] TEXT...     one answer; TEXT - reads standard input\n"
     "       shoal chat [options]            a conversation; /help lists its commands\n"
     "       shoal status [options]          is the edge there, and which models?\n"
+    "       shoal top [options]             what it does: tokens by tier, link, budgets\n"
+    "       shoal bench [options] [TEXT...] how fast its answers come to an app\n"
     "       shoal completion SHELL          what bash, zsh or fish may complete\n"
     "       shoal manual                    this text as a manual page, for man -l\n"
     "\n"
@@ -37,12 +39,22 @@ static const char help_text[] =
     "  --system TEXT      a system message before the conversation\n"
     "  --raw              continue TEXT itself, without a chat template (ask only)\n"
     "\n"
+    "Top\n"
+    "  --interval S       a view every S seconds (default 1)\n"
+    "  -n, --views N      end after N views (default: go on until Ctrl-C)\n"
+    "  --once             one view: averages since the edge started\n"
+    "\n"
+    "Bench\n"
+    "  --requests N       N answers (default 16)\n"
+    "  --concurrency N    N at once (default 1, at most 256)\n"
+    "  --prompts FILE     ask the lines of FILE in turn, instead of TEXT\n"
+    "\n"
     "Output\n"
     "  --plain            text alone, as when the output is not a terminal\n"
     "  --no-color         mark tiers by a line of ~ - = instead of colours; so does\n"
     "                     $NO_COLOR\n"
     "  --trace            afterwards list every token: tier, confidence, round, time\n"
-    "  --json             one JSON object with text, tokens and usage (ask, status)\n"
+    "  --json             one JSON object (ask, status, bench)\n"
     "  -h, --help         this text\n"
     "  -V, --version      the version\n"
     "\n"
@@ -111,7 +123,12 @@ enum {
     OPT_PLAIN,
     OPT_NO_COLOR,
     OPT_TRACE,
-    OPT_JSON
+    OPT_JSON,
+    OPT_INTERVAL,
+    OPT_ONCE,
+    OPT_REQUESTS,
+    OPT_CONCURRENCY,
+    OPT_PROMPTS
 };
 
 static const struct option long_options[] = {
@@ -130,10 +147,49 @@ static const struct option long_options[] = {
     {"no-color", no_argument, NULL, OPT_NO_COLOR},
     {"trace", no_argument, NULL, OPT_TRACE},
     {"json", no_argument, NULL, OPT_JSON},
+    {"interval", required_argument, NULL, OPT_INTERVAL},
+    {"views", required_argument, NULL, 'n'},
+    {"once", no_argument, NULL, OPT_ONCE},
+    {"requests", required_argument, NULL, OPT_REQUESTS},
+    {"concurrency", required_argument, NULL, OPT_CONCURRENCY},
+    {"prompts", required_argument, NULL, OPT_PROMPTS},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
 };
+
+/* The numbers of top and bench. */
+static int take_measure(cli_options *o, int option, const char *value)
+{
+    long long n = 0;
+    double x = 0.0;
+    switch (option) {
+    case OPT_INTERVAL:
+        if (!read_double(value, 0.1, 3600.0, &x)) {
+            return usage_error(" is not a number of seconds from 0.1 to 3600", "--interval", value);
+        }
+        o->interval_ms = (uint32_t)(x * 1000.0 + 0.5);
+        return CLI_GO_ON;
+    case 'n':
+        if (!read_int(value, 1, INT32_MAX, &n)) {
+            return usage_error(" is not a number from 1 to 2147483647", "--views", value);
+        }
+        o->n_views = (int32_t)n;
+        return CLI_GO_ON;
+    case OPT_REQUESTS:
+        if (!read_int(value, 1, 1000000, &n)) {
+            return usage_error(" is not a number from 1 to 1000000", "--requests", value);
+        }
+        o->n_requests = (int32_t)n;
+        return CLI_GO_ON;
+    default:
+        if (!read_int(value, 1, 256, &n)) {
+            return usage_error(" is not a number from 1 to 256", "--concurrency", value);
+        }
+        o->n_concurrent = (int32_t)n;
+        return CLI_GO_ON;
+    }
+}
 
 /* Options with a number. */
 static int take_number(cli_options *o, int option, const char *value)
@@ -220,6 +276,17 @@ static int take_option(cli_options *o, int option, const char *value)
     case OPT_JSON:
         o->json = true;
         return CLI_GO_ON;
+    case OPT_ONCE:
+        o->n_views = 1;
+        return CLI_GO_ON;
+    case OPT_PROMPTS:
+        o->prompts = value;
+        return CLI_GO_ON;
+    case OPT_INTERVAL:
+    case 'n':
+    case OPT_REQUESTS:
+    case OPT_CONCURRENCY:
+        return take_measure(o, option, value);
     case 'h':
         (void)fputs(help_text, stdout);
         return CLI_OK;
@@ -250,11 +317,43 @@ static int print_own(const char *name, char **words, int n_words)
     return CLI_OK;
 }
 
+static const struct {
+    const char *name;
+    cli_command command;
+} commands[] = {
+    {"ask", CLI_ASK}, {"chat", CLI_CHAT},   {"status", CLI_STATUS},
+    {"top", CLI_TOP}, {"bench", CLI_BENCH},
+};
+
+#define COMMANDS "ask, chat, status, top, bench, completion and manual"
+
+/* What goes with one command and not with another. */
+static int check_command(const cli_options *o)
+{
+    bool asks = o->command == CLI_ASK || o->command == CLI_BENCH;
+    if (o->command == CLI_ASK && o->n_words == 0) {
+        return usage_error(": the text is missing; - reads it from standard input", "ask", NULL);
+    }
+    if (!asks && o->n_words > 0) {
+        return usage_error(" is one argument too many", commands[o->command].name, o->words[0]);
+    }
+    if (o->raw && !asks) {
+        return usage_error(" goes with ask and bench only", "--raw", NULL);
+    }
+    if (o->json && (o->command == CLI_CHAT || o->command == CLI_TOP)) {
+        return usage_error(" goes with ask, status and bench only", "--json", NULL);
+    }
+    if (o->prompts && (o->command != CLI_BENCH || o->n_words > 0)) {
+        return usage_error(" goes with bench only, and takes the place of TEXT", "--prompts",
+                           o->prompts);
+    }
+    return CLI_GO_ON;
+}
+
 static int take_command(cli_options *o, char **words, int n_words)
 {
     if (n_words == 0) {
-        return usage_error("a command is missing: ask, chat, status, completion or manual", "",
-                           NULL);
+        return usage_error("a command is missing; there are " COMMANDS, "", NULL);
     }
     const char *name = words[0];
     o->words = words + 1;
@@ -262,38 +361,27 @@ static int take_command(cli_options *o, char **words, int n_words)
     if (strcmp(name, "manual") == 0 || strcmp(name, "completion") == 0) {
         return print_own(name, o->words, o->n_words);
     }
-    if (strcmp(name, "ask") == 0) {
-        o->command = CLI_ASK;
-        return o->n_words > 0 ? CLI_GO_ON
-                              : usage_error(": the text is missing; - reads it from standard input",
-                                            "ask", NULL);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            o->command = commands[i].command;
+            return check_command(o);
+        }
     }
-    if (strcmp(name, "chat") == 0) {
-        o->command = CLI_CHAT;
-    } else if (strcmp(name, "status") == 0) {
-        o->command = CLI_STATUS;
-    } else {
-        return usage_error(": no such command; there are ask, chat, status, completion and manual",
-                           name, NULL);
-    }
-    if (o->n_words > 0) {
-        return usage_error(" is one argument too many", name, o->words[0]);
-    }
-    if (o->raw) {
-        return usage_error(" goes with ask only", "--raw", NULL);
-    }
-    if (o->json && o->command == CLI_CHAT) {
-        return usage_error(" goes with ask and status only", "--json", NULL);
-    }
-    return CLI_GO_ON;
+    return usage_error(": no such command; there are " COMMANDS, name, NULL);
 }
 
 int cli_options_parse(int argc, char **argv, cli_options *ret_options)
 {
-    *ret_options = (cli_options){
-        .max_tokens = -1, .temperature = -1.0, .top_p = -1.0, .top_k = -1, .seed = -1};
+    *ret_options = (cli_options){.max_tokens = -1,
+                                 .temperature = -1.0,
+                                 .top_p = -1.0,
+                                 .top_k = -1,
+                                 .seed = -1,
+                                 .interval_ms = 1000,
+                                 .n_requests = 16,
+                                 .n_concurrent = 1};
     for (;;) {
-        int option = getopt_long(argc, argv, "hV", long_options, NULL);
+        int option = getopt_long(argc, argv, "hVn:", long_options, NULL);
         if (option == -1) {
             break;
         }

@@ -16,12 +16,13 @@ typedef struct look {
     const char *name;
     char mark;
     const char *on; /* 256-colour blue, then underline: 3 curly, 5 dashed, 2 double */
+    const char *bar;
 } look;
 
 static const look looks[SHOAL_CLIENT_TIERS] = {
-    {"edge, early exit", '~', "\x1b[38;5;117m\x1b[4:3m"},
-    {"edge, full depth", '-', "\x1b[38;5;75m\x1b[4:5m"},
-    {"cloud", '=', "\x1b[38;5;33m\x1b[4:2m"},
+    {"edge, early exit", '~', "\x1b[38;5;117m\x1b[4:3m", "\x1b[38;5;117m"},
+    {"edge, full depth", '-', "\x1b[38;5;75m\x1b[4:5m", "\x1b[38;5;75m"},
+    {"cloud", '=', "\x1b[38;5;33m\x1b[4:2m", "\x1b[38;5;33m"},
 };
 static const char off[] = "\x1b[0m";
 
@@ -35,13 +36,13 @@ static bool wants_color(const cli_options *options)
            strcmp(term, "dumb") != 0;
 }
 
-static size_t terminal_width(int fd)
+void cli_terminal_size(int fd, size_t *ret_columns, size_t *ret_rows)
 {
     struct winsize size = {0};
-    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
-        return size.ws_col < CLI_WIDTH_MAX ? size.ws_col : CLI_WIDTH_MAX;
-    }
-    return 80;
+    bool known = ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+    size_t columns = size.ws_col < CLI_WIDTH_MAX ? size.ws_col : CLI_WIDTH_MAX;
+    *ret_columns = known ? columns : 80;
+    *ret_rows = known ? size.ws_row : 0;
 }
 
 void cli_render_init(cli_render *render, FILE *out, const cli_options *options)
@@ -54,7 +55,8 @@ void cli_render_init(cli_render *render, FILE *out, const cli_options *options)
         render->style = wants_color(options) ? CLI_STYLE_COLOR : CLI_STYLE_MARKS;
     }
     render->tier = -1;
-    render->width = terminal_width(fileno(out));
+    size_t n_rows = 0;
+    cli_terminal_size(fileno(out), &render->width, &n_rows);
     render->at_line_start = true;
 }
 
@@ -96,6 +98,26 @@ void cli_print_safe(FILE *out, const char *text, size_t n)
         }
         i += length;
     }
+}
+
+size_t cli_print_cells(FILE *out, const char *text, size_t n_cells)
+{
+    size_t n = strlen(text);
+    size_t used = 0;
+    for (size_t i = 0; i < n;) {
+        uint32_t code = 0;
+        size_t length = character(text + i, n - i, &code);
+        bool bad = harmful(code) || code == '\t' || code == '\n';
+        int columns = bad || code < 0x80 ? 1 : wcwidth((wchar_t)code);
+        size_t cells = columns < 0 ? 1 : (size_t)columns;
+        if (used + cells > n_cells) {
+            break;
+        }
+        (void)fwrite(bad ? replacement : text + i, 1, bad ? sizeof replacement - 1 : length, out);
+        used += cells;
+        i += length;
+    }
+    return used;
 }
 
 /* --- marks ----------------------------------------------------------------------------------- */
@@ -180,6 +202,16 @@ static void put_colored(cli_render *render, const char *text, size_t n, int tier
         }
         i += word;
     }
+}
+
+void cli_render_bar(const cli_render *render, FILE *out, int tier, size_t n)
+{
+    bool color = render->style == CLI_STYLE_COLOR && n > 0;
+    (void)fputs(color ? looks[tier].bar : "", out);
+    for (size_t i = 0; i < n; i++) {
+        (void)fputc(looks[tier].mark, out);
+    }
+    (void)fputs(color ? off : "", out);
 }
 
 /* --- events ---------------------------------------------------------------------------------- */

@@ -39,6 +39,8 @@ check "chat completion" shoal c
 check "--temp" shoal ask --te
 check "--max-tokens" shoal ask --ma
 check "local" shoal ask --mode l
+check "top" shoal t
+check "--concurrency" shoal bench --con
 check "zsh" shoal completion z
 "$shoal" completion tcsh >"$folder/none" 2>"$folder/why" && fail "tcsh has a completion"
 grep -q "bash, zsh or fish" "$folder/why" || fail "the refusal of tcsh does not say which shells there are"
@@ -50,7 +52,7 @@ done
 if command -v groff >"$folder/none"; then
     groff -man -Tascii -P-c -P-b -P-u -ww "$folder/shoal.1" >"$folder/page" 2>"$folder/why"
     [ -s "$folder/why" ] && fail "groff: $(cat "$folder/why")"
-    for title in SYNOPSIS DESCRIPTION CONNECTION ANSWER OUTPUT "EXIT STATUS"; do
+    for title in SYNOPSIS DESCRIPTION CONNECTION ANSWER TOP BENCH OUTPUT "EXIT STATUS"; do
         grep -q "$title" "$folder/page" || fail "the page has no $title"
     done
 fi

@@ -10,12 +10,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -307,6 +309,164 @@ static void test_cli_status_tells_ready_and_models(void **state)
     script_server_free(server);
 }
 
+/* Two looks at a status: between them 20 tokens of the edge and 10 of the cloud. */
+#define STATUS(up_s, edge, cloud)                                                                  \
+    "HTTP/1.1 200 OK\r\n\r\n{\"version\":\"1\",\"uptime_s\":" up_s                                 \
+    ",\"status\":\"ready\",\"mode\":\"assist\",\"model\":{\"id\":\"min\\u001bnow\"},"              \
+    "\"requests\":{\"active\":2,\"waiting\":1,\"open\":3},"                                        \
+    "\"kv\":{\"pages_used\":5,\"pages\":10},\"cloud\":{\"link\":\"ready\",\"cut\":false,"          \
+    "\"round_trip_ms\":52.1,\"given_up\":false,\"trouble\":null},\"speculation\":{"                \
+    "\"draft_tokens\":4,\"window_tokens\":8,\"acceptance\":0.8,\"edge_token_ms\":0.5,"             \
+    "\"cloud_step_ms\":null},\"assist\":{\"budget_level\":1,\"budgets\":[{"                        \
+    "\"what\":\"cloud_tokens\",\"per\":\"hour\",\"limit\":100,\"used\":25,"                        \
+    "\"ends_in_s\":1800}]},\"totals\":{\"requests\":9,\"tokens\":{\"exit\":0,\"edge\":" edge       \
+    ",\"cloud\":" cloud "},\"drafted\":50,\"accepted\":40,\"saved\":30,"                           \
+    "\"bytes_up\":5000,\"bytes_down\":200}}"
+
+static void test_cli_top_tells_rates_link_and_budgets(void **state)
+{
+    (void)state;
+    const script_answer answers[] = {{.bytes = STATUS("10", "100", "0")},
+                                     {.bytes = STATUS("11", "120", "10")}};
+    script_server *server = script_server_start(NULL, answers, 2);
+    const char *argv[] = {"shoal", "top", "-n", "2", "--interval", "0.1", NULL};
+    outcome o;
+    run(argv, "", false, script_server_url(server), &o);
+    script_server_join(server);
+    script_server_free(server);
+    assert_int_equal(o.status, 0);
+    assert_string_equal(o.err, "");
+    assert_null(strchr(o.out, '\x1b'));
+    /* At first the average of 10 s; then what came since, at most 20 in 0.1 s. */
+    assert_non_null(strstr(o.out, "          edge       10.0  ----"));
+    const char *second = strstr(o.out, "\n\n");
+    assert_non_null(second);
+    const char *rate = strstr(second, "          edge");
+    assert_non_null(rate);
+    double edge = strtod(rate + strlen("          edge"), NULL);
+    assert_true(edge > 0.0 && edge <= 200.0);
+    assert_non_null(strstr(second, "          cloud"));
+    assert_non_null(strstr(second, "  ===="));
+    const char *const told[] = {"min\xEF\xBF\xBDnow · mode assist · up 11 s\n",
+                                "2 active · 1 waiting · 3 open · 9 since start\n",
+                                "5 of 10 pages",
+                                "link      ready · round trip 52 ms",
+                                "4 a span, 8 ahead · edge 0.50 ms a token · cloud - a step\n",
+                                "since start 5.0 kB up, 200 B down\n",
+                                "23% of 130 tokens",
+                                "budgets   cloud_tokens a hour: 25 of 100, ends in 30 min"};
+    for (size_t i = 0; i < sizeof told / sizeof told[0]; i++) {
+        assert_non_null(strstr(second, told[i]));
+    }
+}
+
+static void test_cli_top_keeps_to_the_window(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "top", "--once", "--no-color", NULL};
+    outcome o;
+    run_answered(argv, "", true, 1, STATUS("10", "100", "0"), &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    assert_null(strstr(o.out, "38;5"));
+    /* 20 columns and 10 rows, the last of which stays empty. */
+    size_t n_lines = 0;
+    const char *line = strstr(o.out, "\x1b[H");
+    assert_non_null(line);
+    line += 3;
+    for (const char *end = NULL; (end = strstr(line, "\x1b[K\r\n")) != NULL; line = end + 5) {
+        size_t cells = 0;
+        for (const char *at = line; at < end; at++) {
+            cells += ((unsigned char)*at & 0xC0) != 0x80;
+        }
+        assert_in_range(cells, 1, 20);
+        n_lines++;
+    }
+    assert_int_equal(n_lines, 9);
+    assert_non_null(strstr(line, "\x1b[?25h\x1b[?1049l"));
+}
+
+static void test_cli_top_of_something_else_fails(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "top", "--once", NULL};
+    outcome o;
+    run_answered(argv, "", false, 1, "HTTP/1.1 200 OK\r\n\r\n{\"totals\":", &o, NULL, 0);
+    assert_int_equal(o.status, 1);
+    assert_string_equal(o.out, "");
+    assert_string_equal(o.err, "shoal: the status is not that of a Shoal edge\n");
+    run_answered(argv, "", false, 1, "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", &o, NULL, 0);
+    assert_int_equal(o.status, 1);
+    assert_string_equal(o.err, "shoal: the status was refused with HTTP 404\n");
+}
+
+static void test_cli_bench_counts_tokens_by_tier(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "bench",        "--requests", "4", "--json", "--concurrency",
+                          "3",     "--max-tokens", "9",          "x", NULL};
+    outcome o;
+    char request[4096];
+    run_answered(argv, "", false, 4, answer_bytes, &o, request, sizeof request);
+    assert_int_equal(o.status, 0);
+    assert_string_equal(o.err, "");
+    assert_non_null(strstr(request, "\"max_tokens\":9"));
+    assert_non_null(strstr(o.out, "{\"answered\":4,\"refused\":0,\"failed\":0,\"concurrency\":3,"));
+    assert_non_null(strstr(o.out, "\"tokens\":12,"));
+    /* The first of an answer has no token before it. */
+    assert_non_null(strstr(o.out, "\"exit\":{\"tokens\":4,\"token_ms\":null}"));
+    assert_non_null(strstr(o.out, "\"cloud\":{\"tokens\":4,\"token_ms\":{\"n\":4,"));
+    assert_non_null(strstr(o.out, "\"first_token_ms\":{\"n\":4,"));
+    assert_non_null(strstr(o.out, "\"bytes_up\":244,\"bytes_down\":192}\n"));
+}
+
+static void test_cli_bench_tells_refusals_and_fails(void **state)
+{
+    (void)state;
+    const script_answer answers[] = {
+        {.bytes = answer_bytes},
+        {.bytes = "HTTP/1.1 429 Full\r\nContent-Type: application/json\r\n\r\n"
+                  "{\"error\":{\"message\":\"all places are taken\"}}"}};
+    script_server *server = script_server_start(NULL, answers, 2);
+    const char *argv[] = {"shoal", "bench", "--requests", "2", NULL};
+    outcome o;
+    run(argv, "", false, script_server_url(server), &o);
+    script_server_join(server);
+    script_server_free(server);
+    assert_int_equal(o.status, 1);
+    assert_non_null(strstr(o.out, "1 answered, 1 refused, 0 failed; 1 at once, "));
+    assert_non_null(strstr(o.out, "before one of cloud"));
+    assert_non_null(strstr(o.out, "; exit 1 (33%); edge 1 (33%); cloud 1 (33%)\n"));
+    assert_non_null(strstr(o.err, "all places are taken"));
+}
+
+static void test_cli_bench_interrupt_ends_every_answer(void **state)
+{
+    (void)state;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(listener >= 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof address;
+    assert_int_equal(bind(listener, (const struct sockaddr *)&address, n), 0);
+    assert_int_equal(listen(listener, 4), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &n), 0);
+    char url[64];
+    (void)snprintf(url, sizeof url, "http://127.0.0.1:%d", ntohs(address.sin_port));
+    const char *argv[] = {"shoal", "bench", "--requests", "5", "--concurrency", "2", NULL};
+    child c = start(argv, "", false, url);
+    /* Who asks has its handlers; nobody answers. */
+    int first = accept(listener, NULL, NULL);
+    int second = accept(listener, NULL, NULL);
+    assert_true(first >= 0 && second >= 0);
+    assert_int_equal(kill(c.pid, SIGINT), 0);
+    outcome o;
+    finish(&c, &o);
+    (void)close(first);
+    (void)close(second);
+    (void)close(listener);
+    assert_int_equal(o.status, 1);
+    assert_non_null(strstr(o.out, "0 answered, 0 refused, 0 failed; 2 at once, "));
+}
+
 static void test_cli_wrong_usage_is_status_2(void **state)
 {
     (void)state;
@@ -330,6 +490,14 @@ static void test_cli_wrong_usage_is_status_2(void **state)
         {"shoal", "ask", "--url", "https://x", "x", NULL},
         {"shoal", "ask", "--unknown", "x", NULL},
         {"shoal", "ask", "x", "--seed", NULL},
+        {"shoal", "top", "extra", NULL},
+        {"shoal", "top", "--json", NULL},
+        {"shoal", "top", "-n", "0", NULL},
+        {"shoal", "top", "--interval", "0.09", NULL},
+        {"shoal", "bench", "--requests", "1000001", NULL},
+        {"shoal", "bench", "--concurrency", "257", NULL},
+        {"shoal", "bench", "--prompts", "file", "x", NULL},
+        {"shoal", "ask", "--prompts", "file", "x", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         outcome o;
@@ -347,10 +515,12 @@ static void test_cli_help_names_every_option(void **state)
     outcome o;
     run(argv, "", false, "http://127.0.0.1:1", &o);
     assert_int_equal(o.status, 0);
-    const char *const names[] = {"--url",   "--timeout", "--mode",     "--max-tokens", "--temp",
-                                 "--top-p", "--top-k",   "--seed",     "--stop",       "--system",
-                                 "--raw",   "--plain",   "--no-color", "--trace",      "--json",
-                                 "--help",  "--version", "SHOAL_URL",  "SHOAL_API_KEY"};
+    const char *const names[] = {
+        "--url",   "--timeout", "--mode",     "--max-tokens",  "--temp",
+        "--top-p", "--top-k",   "--seed",     "--stop",        "--system",
+        "--raw",   "--plain",   "--no-color", "--trace",       "--json",
+        "--help",  "--version", "SHOAL_URL",  "SHOAL_API_KEY", "--interval",
+        "--views", "--once",    "--requests", "--concurrency", "--prompts"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         assert_non_null(strstr(o.out, names[i]));
     }
@@ -368,6 +538,12 @@ int main(void)
         cmocka_unit_test(test_cli_failure_is_one_line_and_status_1),
         cmocka_unit_test(test_cli_interrupt_ends_the_answer_cleanly),
         cmocka_unit_test(test_cli_status_tells_ready_and_models),
+        cmocka_unit_test(test_cli_top_tells_rates_link_and_budgets),
+        cmocka_unit_test(test_cli_top_keeps_to_the_window),
+        cmocka_unit_test(test_cli_top_of_something_else_fails),
+        cmocka_unit_test(test_cli_bench_counts_tokens_by_tier),
+        cmocka_unit_test(test_cli_bench_tells_refusals_and_fails),
+        cmocka_unit_test(test_cli_bench_interrupt_ends_every_answer),
         cmocka_unit_test(test_cli_wrong_usage_is_status_2),
         cmocka_unit_test(test_cli_help_names_every_option),
     };
