@@ -10,6 +10,9 @@ enum {
     SPANS = POSITIONS + 1
 };
 
+/* What a message takes of both sides' processors, whatever is in it: to encode, to encrypt, to wake
+ * who reads. Next door that is a good part of a step of a small model. */
+static const double MESSAGE_US = 40.0;
 /* What is beyond these positions is left to the slope. */
 static const double REACH_MIN = 0.01;
 /* At the price itself a draft is worth neither more nor less than what else the cloud would do, and
@@ -185,7 +188,8 @@ size_t shoal_pace_span_max(const shoal_pace_world *world)
 /* A little dearer for what costs others: messages, and drafts that are likely in vain. */
 static double weigh(double us, size_t n_draft, size_t n_window)
 {
-    return us * (1.0 + 0.005 / (double)n_draft + 0.0002 * (double)n_window);
+    return us * (1.0 + 0.005 / (double)n_draft + 0.0002 * (double)n_window) +
+           MESSAGE_US / (double)n_draft;
 }
 
 shoal_pace_choice shoal_pace_span_best(const shoal_pace_world *world, size_t n_draft_max,

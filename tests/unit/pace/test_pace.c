@@ -96,6 +96,21 @@ static void test_longer_ways_want_longer_spans(void **state)
     assert_true(n_before >= 16);
 }
 
+/* Where a step is short, drafts that are at hand at once travel together all the same. */
+static void test_messages_are_not_free(void **state)
+{
+    (void)state;
+    shoal_pace_world world = world_of(1, 300, 283, 0.86);
+    world.row_us = 59;
+    world.price = 0.229;
+    world.others = 0.3;
+    world.n_step = shoal_pace_span_max(&world);
+    double us = 0;
+    shoal_pace_choice best = shoal_pace_span_best(&world, SHOAL_PACE_DRAFT_MAX, &us);
+    assert_in_range(best.n_draft, 3, SHOAL_PACE_DRAFT_MAX);
+    near(us, shoal_pace_span_us(&world, best.n_draft, best.n_window), 1e-9);
+}
+
 /* Others fill a step with what they draft, as often as they are there; who comes waits for half of
  * the one that runs. */
 static void test_a_step_holds_what_the_others_draft(void **state)
@@ -430,6 +445,7 @@ int main(void)
         cmocka_unit_test(test_nothing_depends_on_a_draft_that_never_stands),
         cmocka_unit_test(test_price_makes_spans_shorter_down_to_none),
         cmocka_unit_test(test_longer_ways_want_longer_spans),
+        cmocka_unit_test(test_messages_are_not_free),
         cmocka_unit_test(test_a_step_holds_what_the_others_draft),
         cmocka_unit_test(test_what_no_step_judges_is_no_gain),
         cmocka_unit_test(test_fixed_settings_are_kept),
