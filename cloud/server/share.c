@@ -13,6 +13,7 @@ enum {
 };
 
 static const uint64_t FORGET_NS = 10000000000u; /* what fetching costs, without a fetch */
+static const uint64_t PUT_AGAIN_NS = 50000000u; /* after the store had no place */
 static const uint64_t NO_TAG = UINT64_MAX;      /* results that nobody waits for */
 
 _Static_assert((int)BLOCK == (int)SHOAL_PREFIX_BLOCK, "a block is a block");
@@ -60,6 +61,7 @@ struct shoal_share {
     uint64_t turn;
     shoal_sched_cost cost; /* of fetching, by blocks */
     uint64_t cost_ns;      /* when it was last observed */
+    uint64_t put_ns;       /* the store was full: nothing is given before */
 };
 
 /* --- life ------------------------------------------------------------------------------------- */
@@ -522,21 +524,22 @@ bool shoal_share_fetch(shoal_share *share, shoal_share_part *part, const shoal_s
 
 /* --- giving ----------------------------------------------------------------------------------- */
 
-static void put(shoal_share *share, shoal_share_part *part, const shoal_session *session,
-                const shoal_block_id *id)
+/* SHOAL_BUSY: the store has no place now. Without memory it is dropped, and counted there. */
+static shoal_status put(shoal_share *share, shoal_share_part *part, const shoal_session *session,
+                        const shoal_block_id *id)
 {
     SHOAL_CLEANUP(shoal_block_freep) shoal_block *block = NULL;
     if (shoal_block_new(shoal_kv_block_bytes(share->shape, id->index), &block) == SHOAL_OK &&
-        shoal_session_export(session, id->index, shoal_block_payload(block)) == SHOAL_OK) {
-        shoal_status status =
-            shoal_store_put(share->settings.store, id, SHOAL_STEAL(block), NO_TAG);
-        (void)status; /* dropped where there is no place, and counted there */
+        shoal_session_export(session, id->index, shoal_block_payload(block)) == SHOAL_OK &&
+        shoal_store_put(share->settings.store, id, SHOAL_STEAL(block), NO_TAG) == SHOAL_BUSY) {
+        return SHOAL_BUSY;
     }
     fetch *f = fetch_of(share, part);
     if (f != NULL && id->index >= f->from && id->index - f->from < f->n) {
         f->pieces[id->index - f->from].leased = false;
         settle(f);
     }
+    return SHOAL_OK;
 }
 
 void shoal_share_found(shoal_share_part *part, size_t n_tokens)
@@ -548,21 +551,27 @@ void shoal_share_give(shoal_share *share, shoal_share_part *part, const shoal_sh
                       const shoal_clock *clock)
 {
     size_t n = shoal_session_kv_length(site->session) / BLOCK;
-    if (!part->joined || n <= part->n_known) {
+    uint64_t now_ns = shoal_clock_now_ns(clock);
+    if (!part->joined || n <= part->n_known || now_ns < share->put_ns) {
         return;
     }
     size_t n_ids = 0;
     const int32_t *ids = shoal_session_ids(site->session, &n_ids);
-    bool worth = is_worth(share, site, n, shoal_clock_now_ns(clock));
+    bool worth = is_worth(share, site, n, now_ns);
     size_t n_open = n_public(share, part, ids, n);
     while (part->n_named < n) {
         shoal_block_id id;
+        const shoal_share_part before = *part;
         if (name_block(share, part, ids, n_open, &id) != SHOAL_OK) {
             part->joined = false;
             return;
         }
-        if (worth && id.index >= part->n_known) {
-            put(share, part, site->session, &id);
+        if (worth && id.index >= part->n_known &&
+            put(share, part, site->session, &id) == SHOAL_BUSY) {
+            *part = before; /* the rest is given with a later step */
+            part->n_known = id.index;
+            share->put_ns = now_ns + PUT_AGAIN_NS;
+            return;
         }
     }
     part->n_known = n;

@@ -559,6 +559,37 @@ static void test_text_is_asked_for_once_until_its_kv_is_dropped(void **state)
     shoal_store_close(store);
 }
 
+/* A block that finds the store full is given with a later step, not dropped. */
+static void test_blocks_that_find_no_place_are_given_later(void **state)
+{
+    (void)state;
+    shoal_store_settings s = shoal_store_settings_default();
+    shoal_store *store = NULL;
+    const struct timespec pause = {.tv_nsec = 500000};
+    s.kind = SHOAL_STORE_MEMORY;
+    s.n_inflight_max = 1;
+    assert_int_equal(shoal_store_open(&s, NULL, &store, NULL), SHOAL_OK);
+    asker a;
+    asker_init(&a, store, &dear_to_compute);
+    rig_settle(&a.r);
+    for (size_t n = 0; n < 2; n++) { /* so soon after it was full it is not asked again */
+        shoal_share_give(a.share, &a.part, &a.site, &a.r.clock);
+        assert_int_equal(stats_of(store).n_dropped, 1);
+    }
+    for (size_t n = 0; n < 20000 && stats_of(store).n_puts < 2; n++) {
+        nanosleep(&pause, NULL);
+        shoal_share_poll(a.share); /* makes place */
+        a.r.now_ns += 100000000u;
+        shoal_share_give(a.share, &a.part, &a.site, &a.r.clock);
+    }
+    assert_int_equal(stats_of(store).n_puts, 2);
+    shoal_share_leave(a.share, &a.part);
+    shoal_store_close(store);
+    shoal_share_free(a.share);
+    edge_fini(&a.e);
+    rig_fini(&a.r);
+}
+
 /* --- limits ----------------------------------------------------------------------------------- */
 
 static void test_pool_without_pages_leaves_the_rest_to_computing(void **state)
@@ -625,6 +656,7 @@ int main(void)
         cmocka_unit_test(test_lease_that_comes_too_late_is_given_back),
         cmocka_unit_test(test_who_computes_faster_waits_no_longer_for_a_lease),
         cmocka_unit_test(test_text_is_asked_for_once_until_its_kv_is_dropped),
+        cmocka_unit_test(test_blocks_that_find_no_place_are_given_later),
         cmocka_unit_test(test_pool_without_pages_leaves_the_rest_to_computing),
         cmocka_unit_test(test_failing_allocations_change_no_token),
     };
