@@ -75,7 +75,8 @@ static load_plan plan_of(const load_options *o, size_t point)
 {
     load_plan plan = o->plan;
     if (o->at_once) {
-        plan.n_sessions = (size_t)o->points[point];
+        plan.n_sessions = (size_t)o->points[point] * o->times;
+        plan.width = o->times > 1 ? (size_t)o->points[point] : 0;
         plan.end_ns = plan.drain_ns; /* the window is the whole run */
         plan.drain_ns = 0;
         return plan;

@@ -17,6 +17,7 @@ typedef enum option_id {
     OPT_NAME,
     OPT_RATE,
     OPT_AT_ONCE,
+    OPT_TIMES,
     OPT_SECONDS,
     OPT_WARMUP,
     OPT_DRAIN,
@@ -65,6 +66,8 @@ static const option_row rows[] = {
     {"rate", OPT_RATE, "R[,R...]", 0.001, 1e6, "sessions a second, Poisson; a run for each"},
     {"at-once", OPT_AT_ONCE, "N[,N...]", 1, LOAD_SESSIONS_MAX,
      "sessions that all arrive at the beginning; a run for each"},
+    {"times", OPT_TIMES, "N", 1, LOAD_SESSIONS_MAX,
+     "with --at-once: so many follow each other in each of its places (default 1)"},
     {"seconds", OPT_SECONDS, "S", 0.1, 86400, "arrivals at a rate come for so long (default 10)"},
     {"warmup", OPT_WARMUP, "S", 0, 86400, "of those, not counted at the beginning (default 0)"},
     {"drain", OPT_DRAIN, "S", 1, 86400, "after the last arrival sessions get (default 120)"},
@@ -272,7 +275,7 @@ static shoal_status take_number(const option_row *row, const char *value, load_o
         {OPT_SEED, &c->seed, NULL},           {OPT_DEADLINE_MS, NULL, &c->deadline_ms},
         {OPT_PRIORITY, NULL, &c->priority},   {OPT_VANISH, &o->plan.vanish, NULL},
         {OPT_RESUME_S, &c->resume_s, NULL},   {OPT_RECORD_WIDTH, NULL, &o->record_width},
-        {OPT_TIMING, NULL, &o->n_probes},
+        {OPT_TIMES, NULL, &o->times},         {OPT_TIMING, NULL, &o->n_probes},
     };
     for (size_t i = 0; i < SHOAL_COUNT(places); i++) {
         if (places[i].id == row->id) {
@@ -364,6 +367,21 @@ static shoal_status check_tenants(load_options *o, const loose *c, shoal_err *er
     return SHOAL_OK;
 }
 
+static shoal_status check_times(const load_options *o, shoal_err *err)
+{
+    double most = 0;
+    for (size_t i = 0; i < o->n_points; i++) {
+        most = SHOAL_MAX(most, o->points[i]);
+    }
+    if (o->times > 1 && (!o->at_once || most * (double)o->times > LOAD_SESSIONS_MAX)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "--times goes with --at-once, and both together make at most %d "
+                             "sessions",
+                             (int)LOAD_SESSIONS_MAX);
+    }
+    return SHOAL_OK;
+}
+
 /* What follows from several options. */
 static shoal_status settle(load_options *o, const loose *c, shoal_err *err)
 {
@@ -374,6 +392,7 @@ static shoal_status settle(load_options *o, const loose *c, shoal_err *err)
                              "--help");
     }
     SHOAL_TRY(check_tenants(o, c, err));
+    SHOAL_TRY(check_times(o, err));
     if (o->timing && o->plan.n_tenants < 2) {
         return shoal_err_set(err, SHOAL_E_INVALID, "--timing needs two tenants: two --cert");
     }
@@ -404,7 +423,8 @@ shoal_status load_options_parse(int argc, char **argv, load_options *ret_options
     load_options o = {.truth = {.n_items = 64, .prompt = {32, 32}, .out = {32, 32}},
                       .plan.edge = {.mode = SHOAL_MODE_EXACT, .span = 5, .ahead = 1, .accept = 0.8},
                       .seconds = 10,
-                      .record_width = 1};
+                      .record_width = 1,
+                      .times = 1};
     loose c = {.drain_s = 120, .seed = 1, .temperature = 1};
     optind = 1;
     for (;;) {

@@ -22,6 +22,7 @@ typedef struct load_options {
     bool at_once;
     double seconds; /* of arrivals, at a rate */
     double warmup;
+    size_t times; /* sessions that follow each other in each place of --at-once */
     size_t record_width;
     size_t n_probes; /* of --timing */
     const char *recording;

@@ -23,7 +23,8 @@ static double ratio(double a, double b)
 
 static double offered(const load_plan *plan)
 {
-    return plan->rate > 0 ? plan->rate : (double)plan->n_sessions;
+    size_t n_at_once = plan->width > 0 ? plan->width : plan->n_sessions;
+    return plan->rate > 0 ? plan->rate : (double)n_at_once;
 }
 
 static size_t n_failed(const load_result *result)

@@ -434,6 +434,14 @@ static void test_options_with_bounds_are_held_to_them(void **state)
     assert_int_equal(PARSE(&o, &err, "--target", "h:1", "--rate", "1", "--at-once", "2"),
                      SHOAL_E_INVALID);
     assert_int_equal(PARSE(&o, &err, "--target", "h:1", "--rate", "1,,2"), SHOAL_E_INVALID);
+    assert_int_equal(PARSE(&o, &err, "--target", "h:1", "--at-once", "2,4", "--times", "65536"),
+                     SHOAL_OK);
+    assert_int_equal(o.times, 65536);
+    assert_int_equal(PARSE(&o, &err, "--target", "h:1", "--at-once", "2,4", "--times", "65537"),
+                     SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "--times"));
+    assert_int_equal(PARSE(&o, &err, "--target", "h:1", "--rate", "1", "--times", "2"),
+                     SHOAL_E_INVALID);
     assert_int_equal(PARSE(&o, &err, "--target", "h:1", "--rate", "1", "--ca", "x"),
                      SHOAL_E_INVALID);
     assert_int_equal(PARSE(&o, &err, "--target", "h:1"), SHOAL_E_INVALID);
