@@ -338,6 +338,7 @@ shoal_status shoal_forge_kv_fit(kv_rows *rows, shoal_archive_plan *plan, shoal_e
         }
     }
     SHOAL_CLEANUP(shoal_free_cleanup) double *vectors = shoal_calloc(n_vectors, sizeof *vectors);
+    openblas_set_num_threads(1); /* its threads spin for each other on a machine that is busy */
     if (!at || !rates || !harms || !choices || !vectors) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to fit %zu channels", n);
     }
