@@ -78,7 +78,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
     STRING("cloud.model_hash", "",
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
     {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|assist|exact|cloud", false,
-     "Mode of requests that name none; auto: exact with a cloud, else local."},
+     "Mode of requests that name none; auto: local without a cloud, else assist where the model "
+     "was calibrated for it (shoal-forge calibrate), else exact."},
     STRING("exit.policy", "off",
            "When a token may leave the edge model early: off, a policy fitted to the model (risk, "
            "fixed, margin, entropy, linear, percentile), or one with its numbers, "
@@ -297,7 +298,7 @@ static void name_from_path(const char *path, char name[128])
 }
 
 shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model,
-                                           char name[128])
+                                           bool calibrated, char name[128])
 {
     shoal_api_settings s = shoal_api_settings_default();
     const char *given = text_or_null(config, "model.name");
@@ -314,8 +315,9 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.cancel_on_gone = strcmp(shoal_config_string(config, "api.on_disconnect"), "cancel") == 0;
     const char *mode = shoal_config_string(config, "mode.default");
     if (shoal_mode_parse(mode, &s.mode_default) != SHOAL_OK) {
-        s.mode_default =
-            shoal_config_string(config, "cloud.target")[0] ? SHOAL_MODE_EXACT : SHOAL_MODE_LOCAL;
+        s.mode_default = !shoal_config_string(config, "cloud.target")[0] ? SHOAL_MODE_LOCAL
+                         : calibrated                                    ? SHOAL_MODE_ASSIST
+                                                                         : SHOAL_MODE_EXACT;
     }
     return s;
 }

@@ -18,9 +18,10 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
 /* Beyond loopback the API needs a key, or the word that it shall have none. */
 shoal_status shoal_edge_check_exposure(const shoal_config *config, shoal_err *err) SHOAL_MUST_CHECK;
 shoal_http_settings shoal_edge_http_settings(const shoal_config *config);
-/* name is where a model's name is put when it is neither configured nor in the file. */
+/* calibrated: the model's file says when to ask the cloud, so that mode auto is assist. name is
+ * where a model's name is put when it is neither configured nor in the file. */
 shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model,
-                                           char name[128]);
+                                           bool calibrated, char name[128]);
 
 /* What must not leave the device; *ret_rules is NULL where redact.enabled is false. */
 shoal_status shoal_edge_redact_rules(const shoal_config *config, shoal_redact_rules **ret_rules,

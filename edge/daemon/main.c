@@ -73,6 +73,7 @@ typedef struct daemon_state {
     shoal_coop *coop;
     shoal_api *api;
     shoal_redact_rules *redact;
+    bool calibrated; /* the model's file says when to ask the cloud */
     shoal_http_handler handler;
     shoal_http_server *server;
     bool draining;
@@ -217,6 +218,7 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     SHOAL_TRY(shoal_model_load(path, &d->model, err));
     SHOAL_TRY(
         shoal_edge_escalation(path, d->model, &settings.has_escalation, &settings.escalation, err));
+    d->calibrated = settings.has_escalation;
     if (shoal_config_bool(d->config, "model.huge_pages")) {
         shoal_model_start_huge_pages(d->model);
     }
@@ -236,7 +238,8 @@ static shoal_status wire_http(daemon_state *d, shoal_err *err)
     if (!ok) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the event loop");
     }
-    shoal_api_settings api = shoal_edge_api_settings(d->config, d->model, d->model_name);
+    shoal_api_settings api =
+        shoal_edge_api_settings(d->config, d->model, d->calibrated, d->model_name);
     shoal_http_settings http = shoal_edge_http_settings(d->config);
     api.redact = d->redact;
     SHOAL_TRY(shoal_api_new(d->loop, d->coop, d->model, d->metrics, &api, &d->api, err));

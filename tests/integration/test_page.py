@@ -45,7 +45,7 @@ def test_page_streams_an_answer_and_tells_where_it_was_made():
         full, edge = site.models()
         cloud = site.cloud(full).start()
         open_page(browser, site.edge(edge, cloud.address).start().address)
-        expect(browser.run("return document.querySelector('#modes input:checked').value") == "exact", "not exact")
+        expect(browser.run("return document.querySelector('#modes input:checked').value") == "assist", "not assist")
         tiers = ask(browser, QUESTION, 1)
         expect(tiers and set(tiers) <= {"edge", "cloud"}, f"tiers {tiers}")
         # Without colour: another underline for each tier, and words.
@@ -81,6 +81,7 @@ def test_pulled_cable_is_harmless_and_plugs_back():
         full, edge = site.models()
         cloud = site.cloud(full).start()
         open_page(browser, site.edge(edge, cloud.address, api__link_switch="true").start().address)
+        browser.click("#modes input[value=exact]")  # always asks the cloud
         ask(browser, QUESTION, 1)
         browser.wait("!document.querySelector('#cable').disabled", what="the switch")
         browser.click("#cable")

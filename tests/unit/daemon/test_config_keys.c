@@ -87,16 +87,23 @@ static void test_settings_reach_the_parts(void **state)
     assert_int_equal(shoal_edge_http_settings(config).body_bytes_max, 100 << 10);
     shoal_model model = {.hp = {.name = "named"}};
     char name[128];
-    assert_string_equal(shoal_edge_api_settings(config, &model, name).model_id, "named");
+    assert_string_equal(shoal_edge_api_settings(config, &model, false, name).model_id, "named");
     model.hp.name[0] = '\0';
-    assert_string_equal(shoal_edge_api_settings(config, &model, name).model_id, "minnow");
-    assert_int_equal(shoal_edge_api_settings(config, &model, name).mode_default, SHOAL_MODE_LOCAL);
+    assert_string_equal(shoal_edge_api_settings(config, &model, false, name).model_id, "minnow");
+    for (int calibrated = 0; calibrated < 2; calibrated++) {
+        assert_int_equal(shoal_edge_api_settings(config, &model, calibrated, name).mode_default,
+                         SHOAL_MODE_LOCAL);
+    }
     set(config, "cloud.target=127.0.0.1:7443");
-    assert_int_equal(shoal_edge_api_settings(config, &model, name).mode_default, SHOAL_MODE_EXACT);
+    assert_int_equal(shoal_edge_api_settings(config, &model, false, name).mode_default,
+                     SHOAL_MODE_EXACT);
+    assert_int_equal(shoal_edge_api_settings(config, &model, true, name).mode_default,
+                     SHOAL_MODE_ASSIST);
     set(config, "mode.default=cloud");
-    assert_int_equal(shoal_edge_api_settings(config, &model, name).mode_default, SHOAL_MODE_CLOUD);
+    assert_int_equal(shoal_edge_api_settings(config, &model, true, name).mode_default,
+                     SHOAL_MODE_CLOUD);
     set(config, "model.name=mine");
-    assert_string_equal(shoal_edge_api_settings(config, &model, name).model_id, "mine");
+    assert_string_equal(shoal_edge_api_settings(config, &model, false, name).model_id, "mine");
     shoal_config_free(config);
 }
 
