@@ -253,6 +253,15 @@ static double single_rate(const bench *b)
     return b->decode_tok_s[0] / (double)b->widths[0];
 }
 
+/* Sequences of 1024 tokens, sharing nothing, that a pool of 1 GiB holds. */
+static size_t sessions_per_gib(const bench *b)
+{
+    const shoal_kv_pool *pool = shoal_engine_kv(b->engine);
+    size_t n_pages = ((size_t)1 << 30) / shoal_kv_page_bytes(shoal_kv_pool_shape(pool));
+    size_t n_rows = shoal_engine_n_rows_max(b->engine);
+    return n_pages / shoal_kv_pages_for(shoal_kv_pool_shape(pool), n_rows, 1024);
+}
+
 static shoal_status print_bench(const bench *b, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
@@ -270,12 +279,12 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
             SHOAL_TRY(shoal_buf_appendf(&out, "%s{\"width\": %zu, \"tok_s\": %.2f}", i ? ", " : "",
                                         b->widths[i], b->decode_tok_s[i]));
         }
-        SHOAL_TRY(
-            shoal_buf_appendf(&out,
-                              "], \"rss_mib\": %.1f, \"load_s\": %.4f, \"first_token_s\": %.4f, "
-                              "\"tier\": \"%s\", \"kv\": \"%s\", \"threads\": %ld}\n",
-                              b->rss_mib, b->load_s, b->first_token_s, tier,
-                              shoal_engine_kv_form(b->engine), b->args->threads));
+        SHOAL_TRY(shoal_buf_appendf(
+            &out,
+            "], \"rss_mib\": %.1f, \"load_s\": %.4f, \"first_token_s\": %.4f, "
+            "\"tier\": \"%s\", \"kv\": \"%s\", \"sessions_gib\": %zu, \"threads\": %ld}\n",
+            b->rss_mib, b->load_s, b->first_token_s, tier, shoal_engine_kv_form(b->engine),
+            sessions_per_gib(b), b->args->threads));
         return shoal_forge_print(&out, err);
     }
     SHOAL_TRY(shoal_buf_appendf(&out, "%s  %s, %ld threads, KV %s\n", b->model->hp.name, tier,
@@ -293,8 +302,10 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
     }
     SHOAL_TRY(shoal_buf_appendf(&out,
                                 "  first token      %10.3f s       load %.3f s, and prefill %ld\n"
-                                "  resident         %10.1f MiB     peak\n",
-                                b->first_token_s, b->load_s, b->args->p, b->rss_mib));
+                                "  resident         %10.1f MiB     peak\n"
+                                "  KV of 1 GiB      %10zu sessions of 1024 tokens\n",
+                                b->first_token_s, b->load_s, b->args->p, b->rss_mib,
+                                sessions_per_gib(b)));
     return shoal_forge_print(&out, err);
 }
 

@@ -130,7 +130,7 @@ def test_convert_perplexity_inspect_bench_speak_json():
         if not SANITIZED:
             bench = json.loads(forge("bench", "-m", model, "-p", "32", "-n", "8", "-t", "2", "--batch", "1,4", "--json").stdout)
             for key in ("prefill_tok_s", "decode_tok_s", "weight_bytes_per_token", "read_gb_s", "bandwidth_gb_s",
-                        "batch", "rss_mib", "first_token_s"):
+                        "batch", "rss_mib", "first_token_s", "sessions_gib"):
                 expect(key in bench, key)
 
 

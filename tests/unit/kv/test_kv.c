@@ -375,6 +375,47 @@ static void test_types_have_names_and_sizes(void **state)
     assert_int_equal(type, SHOAL_KV_F16);
 }
 
+/* As many sequences of 1000 tokens as the sizes say, and not one more. */
+static size_t count_held(shoal_kv_type type)
+{
+    enum {
+        BYTES = 16 << 20,
+        N = 1000,
+        MOST = 64
+    };
+    const shoal_kv_shape real = {
+        .n_layers = 2, .n_kv_heads = 8, .k_dim = 64, .v_dim = 64, .type = type};
+    size_t n_pages = BYTES / shoal_kv_page_bytes(&real);
+    shoal_kv_pool *pool = NULL;
+    shoal_kv_seq *seqs[MOST];
+    size_t n = 0;
+    assert_int_equal(shoal_kv_pool_new(&real, n_pages, 1024, N, &pool, NULL), SHOAL_OK);
+    while (n < MOST && shoal_kv_seq_new(pool, &seqs[n]) == SHOAL_OK &&
+           shoal_kv_seq_reserve(seqs[n], N) == SHOAL_OK) {
+        shoal_kv_seq_advance(seqs[n++], N);
+    }
+    assert_true(n < MOST);
+    assert_int_equal(n, n_pages / shoal_kv_pages_for(&real, N, N));
+    for (size_t i = 0; i <= n; i++) {
+        shoal_kv_seq_free(seqs[i]);
+    }
+    assert_int_equal(shoal_kv_pool_n_free(pool), n_pages);
+    shoal_kv_pool_free(pool);
+    return n;
+}
+
+static void test_sealed_pools_hold_more_sequences(void **state)
+{
+    (void)state;
+    size_t n_f16 = count_held(SHOAL_KV_F16);
+    size_t n_q8 = count_held(SHOAL_KV_K8V8);
+    size_t n_q4 = count_held(SHOAL_KV_K4V4);
+    size_t n_q3 = count_held(SHOAL_KV_K3V3);
+    print_message("16 MiB hold %zu sequences in f16, %zu in q8, %zu in q4, %zu in q3\n", n_f16,
+                  n_q8, n_q4, n_q3);
+    assert_true(2 * n_q8 >= 3 * n_f16 && 4 * n_q4 >= 9 * n_f16 && n_q3 >= n_q4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -391,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_ring_keeps_what_every_row_sees_on_a_random_walk),
         cmocka_unit_test(test_truncate_at_the_floor_is_exact_and_below_it_leaves_nothing),
         cmocka_unit_test(test_types_have_names_and_sizes),
+        cmocka_unit_test(test_sealed_pools_hold_more_sequences),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
