@@ -2,6 +2,7 @@
 #include "cloud/store/block.h"
 
 #include "common/base/crc32c.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 
 #include <string.h>
@@ -32,33 +33,10 @@ struct shoal_block {
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
-static void put_u32(uint8_t *at, uint32_t value)
-{
-    for (int i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
-}
-
-static void put_u64(uint8_t *at, uint64_t value)
-{
-    put_u32(at, (uint32_t)value);
-    put_u32(at + 4, (uint32_t)(value >> 32));
-}
-
-static uint32_t get_u32(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
-static uint64_t get_u64(const uint8_t *at)
-{
-    return (uint64_t)get_u32(at) | (uint64_t)get_u32(at + 4) << 32;
-}
-
 static void put_tokens(uint8_t *at, const int32_t *tokens)
 {
     for (size_t i = 0; i < SHOAL_BLOCK_TOKENS; i++) {
-        put_u32(at + 4 * i, (uint32_t)tokens[i]);
+        shoal_le_put_u32(at + 4 * i, (uint32_t)tokens[i]);
     }
 }
 
@@ -188,32 +166,32 @@ void shoal_block_seal(shoal_block *block, const shoal_block_id *id)
     size_t n_payload = block->n - HEADER;
     memset(h, 0, HEADER);
     memcpy(h, magic, sizeof magic);
-    put_u32(h + AT_VERSION, SHOAL_BLOCK_VERSION);
-    put_u32(h + AT_HEADER_BYTES, HEADER);
-    put_u64(h + AT_PAYLOAD_BYTES, n_payload);
-    put_u32(h + AT_INDEX, id->index);
-    put_u32(h + AT_PAYLOAD_CRC, shoal_crc32c(0, h + HEADER, n_payload));
+    shoal_le_put_u32(h + AT_VERSION, SHOAL_BLOCK_VERSION);
+    shoal_le_put_u32(h + AT_HEADER_BYTES, HEADER);
+    shoal_le_put_u64(h + AT_PAYLOAD_BYTES, n_payload);
+    shoal_le_put_u32(h + AT_INDEX, id->index);
+    shoal_le_put_u32(h + AT_PAYLOAD_CRC, shoal_crc32c(0, h + HEADER, n_payload));
     memcpy(h + AT_NAME, id->name.bytes, SHOAL_HASH_BYTES);
     put_tokens(h + AT_TOKENS, id->tokens);
     memcpy(h + AT_ROOT, id->root.bytes, SHOAL_HASH_BYTES);
-    put_u32(h + AT_HEADER_CRC, shoal_crc32c(0, h, AT_HEADER_CRC));
+    shoal_le_put_u32(h + AT_HEADER_CRC, shoal_crc32c(0, h, AT_HEADER_CRC));
 }
 
 /* The fields of a header whose checksum is right. */
 static shoal_status check_fields(const uint8_t *h, size_t n, shoal_err *err)
 {
-    if (get_u32(h + AT_HEADER_BYTES) != HEADER) {
+    if (shoal_le_u32(h + AT_HEADER_BYTES) != HEADER) {
         return shoal_err_set(err, SHOAL_E_INVALID, "stored block: header bytes is %u, not %d",
-                             get_u32(h + AT_HEADER_BYTES), (int)HEADER);
+                             shoal_le_u32(h + AT_HEADER_BYTES), (int)HEADER);
     }
-    if (get_u64(h + AT_PAYLOAD_BYTES) != n - HEADER) {
+    if (shoal_le_u64(h + AT_PAYLOAD_BYTES) != n - HEADER) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "stored block: payload bytes is %llu, but %zu follow the header",
-                             (unsigned long long)get_u64(h + AT_PAYLOAD_BYTES), n - HEADER);
+                             (unsigned long long)shoal_le_u64(h + AT_PAYLOAD_BYTES), n - HEADER);
     }
-    if (get_u32(h + AT_INDEX) > SHOAL_BLOCK_INDEX_MAX) {
+    if (shoal_le_u32(h + AT_INDEX) > SHOAL_BLOCK_INDEX_MAX) {
         return shoal_err_set(err, SHOAL_E_INVALID, "stored block: block index %u is above %d",
-                             get_u32(h + AT_INDEX), (int)SHOAL_BLOCK_INDEX_MAX);
+                             shoal_le_u32(h + AT_INDEX), (int)SHOAL_BLOCK_INDEX_MAX);
     }
     for (size_t i = AT_ZERO; i < AT_HEADER_CRC; i++) {
         if (h[i] != 0) {
@@ -234,22 +212,22 @@ shoal_status shoal_block_parse(const uint8_t *bytes, size_t n, shoal_block_id *r
     if (memcmp(bytes, magic, sizeof magic) != 0) {
         return shoal_err_set(err, SHOAL_E_INVALID, "stored block: not a block of KV (magic)");
     }
-    if (get_u32(bytes + AT_VERSION) != SHOAL_BLOCK_VERSION) {
+    if (shoal_le_u32(bytes + AT_VERSION) != SHOAL_BLOCK_VERSION) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "stored block: version %u, this is %d",
-                             get_u32(bytes + AT_VERSION), (int)SHOAL_BLOCK_VERSION);
+                             shoal_le_u32(bytes + AT_VERSION), (int)SHOAL_BLOCK_VERSION);
     }
-    if (get_u32(bytes + AT_HEADER_CRC) != shoal_crc32c(0, bytes, AT_HEADER_CRC)) {
+    if (shoal_le_u32(bytes + AT_HEADER_CRC) != shoal_crc32c(0, bytes, AT_HEADER_CRC)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "stored block: checksum of the header");
     }
     SHOAL_TRY(check_fields(bytes, n, err));
-    if (get_u32(bytes + AT_PAYLOAD_CRC) != shoal_crc32c(0, bytes + HEADER, n - HEADER)) {
+    if (shoal_le_u32(bytes + AT_PAYLOAD_CRC) != shoal_crc32c(0, bytes + HEADER, n - HEADER)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "stored block: checksum of the payload");
     }
-    shoal_block_id id = {.index = get_u32(bytes + AT_INDEX)};
+    shoal_block_id id = {.index = shoal_le_u32(bytes + AT_INDEX)};
     memcpy(id.name.bytes, bytes + AT_NAME, SHOAL_HASH_BYTES);
     memcpy(id.root.bytes, bytes + AT_ROOT, SHOAL_HASH_BYTES);
     for (size_t i = 0; i < SHOAL_BLOCK_TOKENS; i++) {
-        id.tokens[i] = (int32_t)get_u32(bytes + AT_TOKENS + 4 * i);
+        id.tokens[i] = (int32_t)shoal_le_u32(bytes + AT_TOKENS + 4 * i);
     }
     *ret_id = id;
     return SHOAL_OK;

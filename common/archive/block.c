@@ -12,8 +12,10 @@
 #include "common/archive/archive_internal.h"
 
 #include "common/base/crc32c.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "common/kernels/math.h"
+#include "common/kv/kv_move.h"
 
 #include <string.h>
 
@@ -69,18 +71,6 @@ void shoal_archive_work_free(shoal_archive_work *work)
     }
 }
 
-static void put_u32(uint8_t *at, uint32_t value)
-{
-    for (size_t i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
-}
-
-static uint32_t get_u32(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
 static uint32_t unit_crc(const uint8_t *unit, size_t n)
 {
     return shoal_crc32c(shoal_crc32c(0, unit, AT_CRC), unit + ARCHIVE_HEADER_BYTES,
@@ -100,17 +90,6 @@ static inline float widen(uint16_t half)
     bits |= (uint32_t)(half & 0x8000) << 16;
     memcpy(&value, &bits, sizeof value);
     return value;
-}
-
-static bool all_finite(const uint8_t *pages, size_t n)
-{
-    unsigned bad = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint16_t bits = 0;
-        memcpy(&bits, pages + 2 * i, sizeof bits);
-        bad |= (bits & 0x7C00u) == 0x7C00u;
-    }
-    return !bad;
 }
 
 /* Pages to rows: a token's heads one after the other, each its key and its value. */
@@ -268,7 +247,7 @@ shoal_status shoal_archive_encode(const shoal_archive *archive, const shoal_kern
     const shoal_archive_group *info = &g->info;
     size_t stride = info->n_channels + 1;
     size_t n_first = first_bytes(info, position);
-    if (!all_finite(pages, info->n_channels * TOKENS)) {
+    if (!shoal_kv_finite_f16(pages, info->n_channels * TOKENS)) {
         return SHOAL_E_INVALID;
     }
     rows_of_pages(archive, info, pages, stride, work->x);
@@ -278,16 +257,16 @@ shoal_status shoal_archive_encode(const shoal_archive *archive, const shoal_kern
     }
     product(kernels, g->analysis, info->n_kept, stride, work->x, stride, work->y, info->n_kept);
     quantise(g, n_first ? SHOAL_ARCHIVE_FIRST : 0, work->y, info->n_kept, work->codes);
-    put_u32(ret_unit, MAGIC);
+    shoal_le_put_u32(ret_unit, MAGIC);
     memcpy(ret_unit + AT_BASIS, archive->hash.bytes, 4);
-    put_u32(ret_unit + AT_POSITION, (uint32_t)position);
-    put_u32(ret_unit + AT_GROUP, (uint32_t)group);
+    shoal_le_put_u32(ret_unit + AT_POSITION, (uint32_t)position);
+    shoal_le_put_u32(ret_unit + AT_GROUP, (uint32_t)group);
     if (n_first) {
         copy_first(archive, info, pages, ret_unit + ARCHIVE_HEADER_BYTES);
     }
     size_t n = ARCHIVE_HEADER_BYTES + n_first;
     n += shoal_archive_codes_put(archive, g, work->codes, ret_unit + n);
-    put_u32(ret_unit + AT_CRC, unit_crc(ret_unit, n));
+    shoal_le_put_u32(ret_unit + AT_CRC, unit_crc(ret_unit, n));
     *ret_n = n;
     return SHOAL_OK;
 }
@@ -302,10 +281,11 @@ static shoal_status check_header(const shoal_archive *archive, size_t group, siz
                              "archived KV: %zu bytes, a unit of this group has %zu to %zu", n,
                              least, info->unit_bytes);
     }
-    if (get_u32(unit) != MAGIC || get_u32(unit + AT_CRC) != unit_crc(unit, n)) {
+    if (shoal_le_u32(unit) != MAGIC || shoal_le_u32(unit + AT_CRC) != unit_crc(unit, n)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "archived KV: %s",
-                             get_u32(unit) != MAGIC ? "these bytes do not begin as a unit does"
-                                                    : "the checksum is wrong: bytes have changed");
+                             shoal_le_u32(unit) != MAGIC
+                                 ? "these bytes do not begin as a unit does"
+                                 : "the checksum is wrong: bytes have changed");
     }
     if (memcmp(unit + AT_BASIS, archive->hash.bytes, 4) != 0) {
         return shoal_err_set(err, SHOAL_E_MISMATCH,
@@ -315,11 +295,11 @@ static shoal_status check_header(const shoal_archive *archive, size_t group, siz
                              archive->hash.bytes[1], archive->hash.bytes[2],
                              archive->hash.bytes[3]);
     }
-    if (get_u32(unit + AT_POSITION) != position || get_u32(unit + AT_GROUP) != group) {
+    if (shoal_le_u32(unit + AT_POSITION) != position || shoal_le_u32(unit + AT_GROUP) != group) {
         return shoal_err_set(err, SHOAL_E_MISMATCH,
                              "archived KV: a unit of group %u at token %u, wanted is group %zu at "
                              "token %zu",
-                             get_u32(unit + AT_GROUP), get_u32(unit + AT_POSITION), group,
+                             shoal_le_u32(unit + AT_GROUP), shoal_le_u32(unit + AT_POSITION), group,
                              position);
     }
     return SHOAL_OK;
@@ -346,7 +326,7 @@ shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kern
     SHOAL_TRY(check_header(archive, group, position, unit, n, err));
     const uint8_t *first = unit + ARCHIVE_HEADER_BYTES;
     size_t n_codes = n - ARCHIVE_HEADER_BYTES - n_first;
-    if (n_first && !all_finite(first, n_first / 2)) {
+    if (n_first && !shoal_kv_finite_f16(first, n_first / 2)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "archived KV: the first tokens hold what is no number");
     }

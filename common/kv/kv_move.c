@@ -28,7 +28,7 @@ void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTE
 /* --- finite ----------------------------------------------------------------------------------- */
 
 /* Written without a branch inside, so that compilers make vectors of it. */
-static bool finite_f16(const uint8_t *bytes, size_t n_values)
+bool shoal_kv_finite_f16(const uint8_t *bytes, size_t n_values)
 {
     unsigned bad = 0;
     for (size_t i = 0; i < n_values; i++) {
@@ -61,12 +61,13 @@ static bool finite_part(const shoal_kv_shape *shape, size_t block, const uint8_t
         return finite_f32(k, n_k) && finite_f32(v, n_v);
     }
     if (shape->type == SHOAL_KV_Q8T) {
-        return finite_f16(k, BLOCK) && finite_f16(v, BLOCK);
+        return shoal_kv_finite_f16(k, BLOCK) && shoal_kv_finite_f16(v, BLOCK);
     }
     if (block > 0 && shoal_kv_type_sealed(shape->type, &level, &level)) {
-        return finite_f16(k, 2 * shape->k_dim) && finite_f16(v, (size_t)2 * BLOCK);
+        return shoal_kv_finite_f16(k, 2 * shape->k_dim) &&
+               shoal_kv_finite_f16(v, (size_t)2 * BLOCK);
     }
-    return finite_f16(k, n_k) && finite_f16(v, n_v);
+    return shoal_kv_finite_f16(k, n_k) && shoal_kv_finite_f16(v, n_v);
 }
 
 /* --- moving ----------------------------------------------------------------------------------- */

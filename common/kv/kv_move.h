@@ -21,6 +21,9 @@ size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block);
  * the number of the kernels' arithmetic, which rises when any bit of a result changes. */
 void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTES]);
 
+/* Whether n f16 numbers, at any address, are all finite. */
+bool shoal_kv_finite_f16(const uint8_t *bytes, size_t n_values);
+
 /* Copies a full block to ret_bytes, shoal_kv_block_bytes. SHOAL_E_LIMIT: the block is not full, or
  * a windowed layer no longer has it. SHOAL_E_INVALID: it holds an infinity or what is no number, so
  * import would refuse it. */

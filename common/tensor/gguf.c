@@ -7,10 +7,10 @@
 #include "common/tensor/gguf.h"
 
 #include "common/base/checked.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "common/tensor/gguf_internal.h"
 
-#include <endian.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,20 +28,6 @@ typedef struct cursor {
     size_t size;
     size_t at;
 } cursor;
-
-uint32_t shoal_gguf_load_u32(const uint8_t *p)
-{
-    uint32_t x = 0;
-    memcpy(&x, p, sizeof(x));
-    return le32toh(x);
-}
-
-uint64_t shoal_gguf_load_u64(const uint8_t *p)
-{
-    uint64_t x = 0;
-    memcpy(&x, p, sizeof(x));
-    return le64toh(x);
-}
 
 static size_t left(const cursor *c)
 {
@@ -61,7 +47,7 @@ static shoal_status take_u32(cursor *c, const char *what, uint32_t *ret_value, s
     if (left(c) < sizeof(uint32_t)) {
         return cut_short(c, what, sizeof(uint32_t), err);
     }
-    *ret_value = shoal_gguf_load_u32(c->data + c->at);
+    *ret_value = shoal_le_u32(c->data + c->at);
     c->at += sizeof(uint32_t);
     return SHOAL_OK;
 }
@@ -71,7 +57,7 @@ static shoal_status take_u64(cursor *c, const char *what, uint64_t *ret_value, s
     if (left(c) < sizeof(uint64_t)) {
         return cut_short(c, what, sizeof(uint64_t), err);
     }
-    *ret_value = shoal_gguf_load_u64(c->data + c->at);
+    *ret_value = shoal_le_u64(c->data + c->at);
     c->at += sizeof(uint64_t);
     return SHOAL_OK;
 }

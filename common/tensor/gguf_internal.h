@@ -63,8 +63,6 @@ struct shoal_gguf {
 /* Bytes of one element, 0 for strings and arrays. */
 size_t shoal_gguf_kind_bytes(shoal_gguf_kind kind);
 const char *shoal_gguf_kind_name(shoal_gguf_kind kind);
-uint32_t shoal_gguf_load_u32(const uint8_t *p);
-uint64_t shoal_gguf_load_u64(const uint8_t *p);
 /* NULL when absent. */
 const shoal_gguf_pair *shoal_gguf_find_pair(const shoal_gguf *gguf, const char *key);
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
 #include "common/tensor/gguf_internal.h"
@@ -36,7 +37,7 @@ uint64_t shoal_siphash(const uint64_t key[2], const void *data, size_t n)
                      key[0] ^ 0x6c7967656e657261u, key[1] ^ 0x7465646279746573u};
     size_t whole = n / 8 * 8;
     for (size_t i = 0; i < whole; i += 8) {
-        uint64_t m = shoal_gguf_load_u64(p + i);
+        uint64_t m = shoal_le_u64(p + i);
         v[3] ^= m;
         sip_round(v);
         sip_round(v);

@@ -2,6 +2,7 @@
  *
  * Looking into an open GGUF: typed values, array elements, and values rendered for people.
  */
+#include "common/base/le.h"
 #include "common/base/utf8.h"
 #include "common/tensor/gguf_internal.h"
 
@@ -114,12 +115,12 @@ static integer integer_at(const shoal_gguf_pair *pair, size_t i)
 static double float_at(const shoal_gguf_pair *pair, size_t i)
 {
     if (pair->element == SHOAL_GGUF_F64) {
-        uint64_t bits = shoal_gguf_load_u64(pair->value + i * sizeof(bits));
+        uint64_t bits = shoal_le_u64(pair->value + i * sizeof(bits));
         double x = 0.0;
         memcpy(&x, &bits, sizeof(x));
         return x;
     }
-    uint32_t bits = shoal_gguf_load_u32(pair->value + i * sizeof(bits));
+    uint32_t bits = shoal_le_u32(pair->value + i * sizeof(bits));
     float x = 0.0f;
     memcpy(&x, &bits, sizeof(x));
     return (double)x;
@@ -129,7 +130,7 @@ static double float_at(const shoal_gguf_pair *pair, size_t i)
 static shoal_str str_at(const shoal_gguf_pair *pair, size_t i)
 {
     const uint8_t *p = pair->value + (pair->offsets != NULL ? pair->offsets[i] : 0);
-    return (shoal_str){(const char *)p + sizeof(uint64_t), (size_t)shoal_gguf_load_u64(p)};
+    return (shoal_str){(const char *)p + sizeof(uint64_t), (size_t)shoal_le_u64(p)};
 }
 
 /* --- typed look-ups -------------------------------------------------------------------------- */

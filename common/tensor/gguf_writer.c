@@ -4,6 +4,7 @@
  * reader loses nothing; the file is put together at finish.
  */
 #include "common/base/checked.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "common/tensor/gguf_internal.h"
 
@@ -201,7 +202,7 @@ static shoal_str key_of(const char *key)
 shoal_status shoal_gguf_put_raw(shoal_gguf_writer *writer, shoal_str key, shoal_str raw_pair)
 {
     if (raw_pair.length < sizeof(uint64_t) + key.length ||
-        shoal_gguf_load_u64((const uint8_t *)raw_pair.data) != key.length ||
+        shoal_le_u64((const uint8_t *)raw_pair.data) != key.length ||
         memcmp(raw_pair.data + sizeof(uint64_t), key.data, key.length) != 0) {
         return SHOAL_E_INVALID;
     }

@@ -159,17 +159,17 @@ static shoal_status take_head(shoal_kvwire_decoder *d, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: it does not begin as one");
     }
     /* A later version may have another head: its number is read before anything else. */
-    if (get_u32(h + AT_VERSION) != SHOAL_KVWIRE_VERSION) {
+    if (shoal_le_u32(h + AT_VERSION) != SHOAL_KVWIRE_VERSION) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "KV blob: version %u; this program reads version %d",
-                             get_u32(h + AT_VERSION), (int)SHOAL_KVWIRE_VERSION);
+                             shoal_le_u32(h + AT_VERSION), (int)SHOAL_KVWIRE_VERSION);
     }
-    if (get_u32(h + AT_HEAD_CRC) != shoal_crc32c(0, h, AT_HEAD_CRC)) {
+    if (shoal_le_u32(h + AT_HEAD_CRC) != shoal_crc32c(0, h, AT_HEAD_CRC)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: the head's checksum is wrong");
     }
-    if (get_u32(h + AT_HEAD_BYTES) != HEAD_BYTES) {
+    if (shoal_le_u32(h + AT_HEAD_BYTES) != HEAD_BYTES) {
         return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: the head has %u bytes, not %d",
-                             get_u32(h + AT_HEAD_BYTES), (int)HEAD_BYTES);
+                             shoal_le_u32(h + AT_HEAD_BYTES), (int)HEAD_BYTES);
     }
     for (size_t i = AT_ZERO; i < AT_HEAD_CRC; i++) {
         if (h[i] != 0) {
@@ -181,11 +181,11 @@ static shoal_status take_head(shoal_kvwire_decoder *d, shoal_err *err)
     memcpy(about->model.bytes, h + AT_MODEL, SHOAL_HASH_BYTES);
     memcpy(about->tokenizer.bytes, h + AT_TOKENIZER, SHOAL_HASH_BYTES);
     memcpy(about->form.bytes, h + AT_FORM, SHOAL_HASH_BYTES);
-    about->n_tokens = get_u32(h + AT_N_TOKENS);
-    about->n_blocks = get_u32(h + AT_N_BLOCKS);
-    about->n_layers = get_u32(h + AT_N_LAYERS);
-    about->first_bytes = get_u32(h + AT_FIRST_BYTES);
-    about->layer_bytes = get_u32(h + AT_LAYER_BYTES);
+    about->n_tokens = shoal_le_u32(h + AT_N_TOKENS);
+    about->n_blocks = shoal_le_u32(h + AT_N_BLOCKS);
+    about->n_layers = shoal_le_u32(h + AT_N_LAYERS);
+    about->first_bytes = shoal_le_u32(h + AT_FIRST_BYTES);
+    about->layer_bytes = shoal_le_u32(h + AT_LAYER_BYTES);
     return check_shape(d, err);
 }
 
@@ -218,10 +218,10 @@ static shoal_status take_record_head(shoal_kvwire_decoder *d, shoal_err *err)
 {
     uint64_t n = 0;
     uint32_t kind = next_kind(d, &n);
-    if (get_u32(d->buffer) != kind) {
+    if (shoal_le_u32(d->buffer) != kind) {
         return wrong(d, "another kind than belongs here", err);
     }
-    if (get_u32(d->buffer + AT_N) != n) {
+    if (shoal_le_u32(d->buffer + AT_N) != n) {
         return wrong(d, "another length than belongs here", err);
     }
     d->unit = UNIT_PAYLOAD;
@@ -234,7 +234,7 @@ static shoal_status take_tokens(shoal_kvwire_decoder *d, size_t n_payload,
 {
     uint32_t n = (uint32_t)(n_payload / sizeof(int32_t));
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t id = get_u32(d->buffer + RECORD_HEAD + sizeof(int32_t) * (size_t)i);
+        uint32_t id = shoal_le_u32(d->buffer + RECORD_HEAD + sizeof(int32_t) * (size_t)i);
         if (id >= d->expect.n_vocab) {
             return wrong(d, "an id outside the vocabulary", err);
         }
@@ -251,11 +251,11 @@ static shoal_status take_chunk(shoal_kvwire_decoder *d, shoal_err *err)
 {
     const uint8_t *payload = d->buffer + RECORD_HEAD;
     progress *at = &d->at;
-    uint32_t n_blocks = get_u32(payload + AT_CHUNK_BLOCKS);
-    uint32_t n_layers = get_u32(payload + AT_CHUNK_LAYERS);
-    uint32_t codec = get_u32(payload + AT_CHUNK_CODEC);
-    if (get_u32(payload + AT_CHUNK_BLOCK) != at->block ||
-        get_u32(payload + AT_CHUNK_LAYER) != at->layer) {
+    uint32_t n_blocks = shoal_le_u32(payload + AT_CHUNK_BLOCKS);
+    uint32_t n_layers = shoal_le_u32(payload + AT_CHUNK_LAYERS);
+    uint32_t codec = shoal_le_u32(payload + AT_CHUNK_CODEC);
+    if (shoal_le_u32(payload + AT_CHUNK_BLOCK) != at->block ||
+        shoal_le_u32(payload + AT_CHUNK_LAYER) != at->layer) {
         return wrong(d, "a chunk that does not follow the one before", err);
     }
     if (n_blocks < 1 || n_blocks > d->about.n_blocks - at->block ||
@@ -316,10 +316,10 @@ static shoal_status take_end(shoal_kvwire_decoder *d, shoal_kvwire_event *event,
 static shoal_status take_payload(shoal_kvwire_decoder *d, shoal_kvwire_event *event, shoal_err *err)
 {
     size_t n = d->need - RECORD_HEAD;
-    if (get_u32(d->buffer + AT_CRC) != record_crc(d->buffer, n)) {
+    if (shoal_le_u32(d->buffer + AT_CRC) != record_crc(d->buffer, n)) {
         return wrong(d, "its checksum is wrong", err);
     }
-    uint32_t kind = get_u32(d->buffer); /* the one that belongs here */
+    uint32_t kind = shoal_le_u32(d->buffer); /* the one that belongs here */
     if (kind == RECORD_TOKENS) {
         return take_tokens(d, n, event, err);
     }

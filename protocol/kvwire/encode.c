@@ -140,26 +140,26 @@ static void make_head(shoal_kvwire_encoder *e)
     uint8_t *h = e->buffer;
     memset(h, 0, HEAD_BYTES);
     memcpy(h, kvwire_magic, sizeof kvwire_magic);
-    put_u32(h + AT_VERSION, SHOAL_KVWIRE_VERSION);
-    put_u32(h + AT_HEAD_BYTES, HEAD_BYTES);
+    shoal_le_put_u32(h + AT_VERSION, SHOAL_KVWIRE_VERSION);
+    shoal_le_put_u32(h + AT_HEAD_BYTES, HEAD_BYTES);
     memcpy(h + AT_MODEL, about->model.bytes, SHOAL_HASH_BYTES);
     memcpy(h + AT_TOKENIZER, about->tokenizer.bytes, SHOAL_HASH_BYTES);
     memcpy(h + AT_FORM, about->form.bytes, SHOAL_HASH_BYTES);
-    put_u32(h + AT_N_TOKENS, about->n_tokens);
-    put_u32(h + AT_N_BLOCKS, about->n_blocks);
-    put_u32(h + AT_N_LAYERS, about->n_layers);
-    put_u32(h + AT_FIRST_BYTES, about->first_bytes);
-    put_u32(h + AT_LAYER_BYTES, about->layer_bytes);
-    put_u32(h + AT_HEAD_CRC, shoal_crc32c(0, h, AT_HEAD_CRC));
+    shoal_le_put_u32(h + AT_N_TOKENS, about->n_tokens);
+    shoal_le_put_u32(h + AT_N_BLOCKS, about->n_blocks);
+    shoal_le_put_u32(h + AT_N_LAYERS, about->n_layers);
+    shoal_le_put_u32(h + AT_FIRST_BYTES, about->first_bytes);
+    shoal_le_put_u32(h + AT_LAYER_BYTES, about->layer_bytes);
+    shoal_le_put_u32(h + AT_HEAD_CRC, shoal_crc32c(0, h, AT_HEAD_CRC));
     e->n = HEAD_BYTES;
 }
 
 /* Of the payload that stands in the buffer. */
 static void make_record(shoal_kvwire_encoder *e, record_kind kind, size_t n_payload)
 {
-    put_u32(e->buffer, (uint32_t)kind);
-    put_u32(e->buffer + AT_N, (uint32_t)n_payload);
-    put_u32(e->buffer + AT_CRC, record_crc(e->buffer, n_payload));
+    shoal_le_put_u32(e->buffer, (uint32_t)kind);
+    shoal_le_put_u32(e->buffer + AT_N, (uint32_t)n_payload);
+    shoal_le_put_u32(e->buffer + AT_CRC, record_crc(e->buffer, n_payload));
     e->n = RECORD_HEAD + n_payload;
 }
 
@@ -167,7 +167,8 @@ static void make_tokens(shoal_kvwire_encoder *e)
 {
     uint32_t n = SHOAL_MIN(e->about.n_tokens - e->at.id, (uint32_t)IDS_PER_RECORD);
     for (uint32_t i = 0; i < n; i++) {
-        put_u32(e->buffer + RECORD_HEAD + 4 * (size_t)i, (uint32_t)e->source.ids[e->at.id + i]);
+        shoal_le_put_u32(e->buffer + RECORD_HEAD + 4 * (size_t)i,
+                         (uint32_t)e->source.ids[e->at.id + i]);
     }
     make_record(e, RECORD_TOKENS, 4 * (size_t)n);
     e->at.id += n;
@@ -186,11 +187,11 @@ static uint32_t chunk_layers(const shoal_kvwire_encoder *e)
 static void make_chunk(shoal_kvwire_encoder *e)
 {
     uint8_t *payload = e->buffer + RECORD_HEAD;
-    put_u32(payload + AT_CHUNK_BLOCK, e->at.block);
-    put_u32(payload + AT_CHUNK_BLOCKS, chunk_blocks(e));
-    put_u32(payload + AT_CHUNK_LAYER, e->at.layer);
-    put_u32(payload + AT_CHUNK_LAYERS, chunk_layers(e));
-    put_u32(payload + AT_CHUNK_CODEC, SHOAL_KVWIRE_PLAIN);
+    shoal_le_put_u32(payload + AT_CHUNK_BLOCK, e->at.block);
+    shoal_le_put_u32(payload + AT_CHUNK_BLOCKS, chunk_blocks(e));
+    shoal_le_put_u32(payload + AT_CHUNK_LAYER, e->at.layer);
+    shoal_le_put_u32(payload + AT_CHUNK_LAYERS, chunk_layers(e));
+    shoal_le_put_u32(payload + AT_CHUNK_CODEC, SHOAL_KVWIRE_PLAIN);
     make_record(e, RECORD_CHUNK, CHUNK_BYTES);
     e->at.opened = true;
 }

@@ -6,6 +6,7 @@
 #define SHOAL_KVWIRE_KVWIRE_INTERNAL_H
 
 #include "common/base/crc32c.h"
+#include "common/base/le.h"
 #include "protocol/kvwire/kvwire.h"
 
 #include <stdbool.h>
@@ -49,18 +50,6 @@ typedef enum record_kind {
 static const char kvwire_magic[8] = {'S', 'H', 'O', 'A', 'L', 'K', 'V', 'W'};
 /* Separates this hash from every other use of SHA-256. */
 static const char kvwire_content_domain[] = "shoal kvwire content 1";
-
-static inline void put_u32(uint8_t *at, uint32_t value)
-{
-    for (int i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
-}
-
-static inline uint32_t get_u32(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
 
 /* Of a record's first eight bytes and its payload. */
 static inline uint32_t record_crc(const uint8_t *record, size_t n_payload)

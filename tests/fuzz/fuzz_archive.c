@@ -7,6 +7,7 @@
 #include "common/archive/archive.h"
 
 #include "common/base/crc32c.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "tests/support/tiny_archive.h"
 
@@ -37,13 +38,6 @@ static void open_once(void)
                                     &tiny.plan.shape, &opened, NULL) == SHOAL_OK);
     SHOAL_ASSERT(shoal_archive_work_new(opened, &work) == SHOAL_OK);
     archive = opened;
-}
-
-static void put_u32(uint8_t *at, uint32_t value)
-{
-    for (int i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
 }
 
 static void check(size_t group, size_t position, const uint8_t *unit, size_t n)
@@ -85,10 +79,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     memcpy(unit, "SKA1", 4);
     memcpy(unit + 4, shoal_archive_hash(archive)->bytes, 4);
-    put_u32(unit + 8, (uint32_t)position);
-    put_u32(unit + 12, (uint32_t)group);
+    shoal_le_put_u32(unit + 8, (uint32_t)position);
+    shoal_le_put_u32(unit + 12, (uint32_t)group);
     memcpy(unit + HEADER, data + 1, size - 1);
-    put_u32(unit + AT_CRC, shoal_crc32c(shoal_crc32c(0, unit, AT_CRC), unit + HEADER, n - HEADER));
+    shoal_le_put_u32(unit + AT_CRC,
+                     shoal_crc32c(shoal_crc32c(0, unit, AT_CRC), unit + HEADER, n - HEADER));
     check(group, position, unit, n);
     return 0;
 }

@@ -5,6 +5,7 @@
  * and content hash put right reach what lies behind them.
  */
 #include "common/base/crc32c.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "protocol/kvwire/kvwire.h"
 
@@ -28,18 +29,6 @@ static shoal_kvwire_expect expected(void)
                                  .layer_bytes = 3,
                                  .n_vocab = 512,
                                  .n_tokens_max = 1 << 14};
-}
-
-static void put_u32(uint8_t *at, uint32_t value)
-{
-    for (int i = 0; i < 4; i++) {
-        at[i] = (uint8_t)(value >> (8 * i));
-    }
-}
-
-static uint32_t get_u32(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
 typedef struct sum {
@@ -112,24 +101,24 @@ static bool mend(uint8_t *bytes, size_t n)
     memset(bytes + 16, 0, 64);
     memcpy(bytes + 80, hash.bytes, sizeof hash.bytes);
     memset(bytes + 132, 0, 24);
-    put_u32(bytes + AT_HEAD_CRC, shoal_crc32c(0, bytes, AT_HEAD_CRC));
+    shoal_le_put_u32(bytes + AT_HEAD_CRC, shoal_crc32c(0, bytes, AT_HEAD_CRC));
     shoal_hasher_update_field(hasher, "shoal kvwire content 1", 22);
     shoal_hasher_update_field(hasher, NULL, 0);
     shoal_hasher_update(hasher, bytes, HEAD);
     size_t at = HEAD;
     while (n - at >= RECORD_HEAD) {
         uint8_t *record = bytes + at;
-        size_t n_payload = get_u32(record + 4);
+        size_t n_payload = shoal_le_u32(record + 4);
         if (n_payload > n - at - RECORD_HEAD) {
             break;
         }
-        if (get_u32(record) == RECORD_END && n_payload == SHOAL_HASH_BYTES) {
+        if (shoal_le_u32(record) == RECORD_END && n_payload == SHOAL_HASH_BYTES) {
             shoal_hasher_update_field(hasher, NULL, 0);
             shoal_hasher_finish(hasher, &hash);
             memcpy(record + RECORD_HEAD, hash.bytes, sizeof hash.bytes);
         }
         uint32_t crc = shoal_crc32c(0, record, 8);
-        put_u32(record + 8, shoal_crc32c(crc, record + RECORD_HEAD, n_payload));
+        shoal_le_put_u32(record + 8, shoal_crc32c(crc, record + RECORD_HEAD, n_payload));
         shoal_hasher_update(hasher, record, RECORD_HEAD + n_payload);
         at += RECORD_HEAD + n_payload;
     }
