@@ -55,8 +55,6 @@ static const forge_option rows[] = {
     {'k', "kv", 0, FORGE_OPTION_TEXT, AT(kv), 0, 0, "TYPE",
      "KV form: f16, f32, q8t, q8, q4, q3, or keys and values apart, as k8v4 (default auto: f32 for "
      "F32 models, else f16)"},
-    {'W', "seal", 0, FORGE_OPTION_TEXT, AT(seal), 0, 0, "LEVEL",
-     "seal KV blocks as they fill: q8, q4, q3, or keys and values apart, as q8k-q4v"},
     {'H', "archive", 0, FORGE_OPTION_TEXT, AT(archive), 0, 0, "FILE",
      "archive KV blocks with a basis of kv-calibrate"},
     {'U', "keep", 0, FORGE_OPTION_INT, AT(keep), 0, 1 << 22, "N",

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Perplexity over windows of --ctx tokens, each begun anew: exp of the mean negative log likelihood
- * of every token but a window's first. Sums are in double. With --seal every block of 32 tokens but
- * a window's first is sealed when it is full, before the first token past it is computed: what a
- * token sees of it depends on the two positions alone. With --archive a block becomes what its code
- * keeps as soon as --keep tokens lie behind it.
+ * of every token but a window's first. Sums are in double. With --archive a block of 32 tokens
+ * becomes what its code keeps as soon as --keep tokens lie behind it.
  */
 #include "cloud/forge/forge.h"
 #include "cloud/forge/metrics.h"
@@ -20,12 +18,9 @@ enum {
     CHUNK = 64
 };
 
-/* What --seal says. */
-typedef struct sealing {
-    bool on;
-    shoal_kv_level k, v;
+/* What --archive says. */
+typedef struct archiving {
     shoal_kernels kernels;
-    /* What --archive says. */
     shoal_archive *archive; /* NULL: nothing */
     shoal_archive_work *work;
     uint8_t *pages; /* of the largest group */
@@ -33,9 +28,9 @@ typedef struct sealing {
     size_t keep;
     uint64_t n_bytes; /* of units, and of f16 that went into them */
     uint64_t n_bytes_f16;
-} sealing;
+} archiving;
 
-static void sealing_fini(sealing *s)
+static void archiving_fini(archiving *s)
 {
     shoal_archive_free(s->archive);
     shoal_archive_work_free(s->work);
@@ -43,42 +38,7 @@ static void sealing_fini(sealing *s)
     shoal_free(s->unit);
 }
 
-static bool parse_level(const char *text, size_t n, shoal_kv_level *ret_level)
-{
-    static const char *const names[SHOAL_KV_LEVELS] = {"q8", "q4", "q3"};
-    for (size_t i = 0; i < SHOAL_KV_LEVELS; i++) {
-        if (n == 2 && memcmp(text, names[i], 2) == 0) {
-            *ret_level = (shoal_kv_level)i;
-            return true;
-        }
-    }
-    return false;
-}
-
-/* "q4", or "q8k-q4v". */
-static shoal_status parse_sealing(const char *text, sealing *ret, shoal_err *err)
-{
-    sealing s = {.on = text != NULL};
-    if (!text) {
-        *ret = s;
-        return SHOAL_OK;
-    }
-    size_t n = strlen(text);
-    bool apart = n == 7 && text[2] == 'k' && text[3] == '-' && text[6] == 'v';
-    bool ok = apart ? parse_level(text, 2, &s.k) && parse_level(text + 4, 2, &s.v)
-                    : parse_level(text, n, &s.k) && parse_level(text, n, &s.v);
-    if (!ok) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
-                             "--seal %s: known are q8, q4, q3, and keys and values apart, as "
-                             "q8k-q4v",
-                             text);
-    }
-    shoal_kernels_init(&s.kernels, UINT32_MAX);
-    *ret = s;
-    return SHOAL_OK;
-}
-
-static shoal_status open_archive(const char *path, const forge_session *session, sealing *s,
+static shoal_status open_archive(const char *path, const forge_session *session, archiving *s,
                                  shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
@@ -107,8 +67,8 @@ static shoal_status open_archive(const char *path, const forge_session *session,
 }
 
 /* The blocks of a group's layers into s->pages, or what s->pages has into them. */
-static void copy_group(const sealing *s, const shoal_kv_seq *seq, const shoal_archive_group *group,
-                       size_t block, bool back)
+static void copy_group(const archiving *s, const shoal_kv_seq *seq,
+                       const shoal_archive_group *group, size_t block, bool back)
 {
     const shoal_kv_shape *shape = shoal_kv_seq_shape(seq);
     size_t bytes[2];
@@ -126,7 +86,7 @@ static void copy_group(const sealing *s, const shoal_kv_seq *seq, const shoal_ar
 }
 
 /* A block becomes what archiving keeps of it. */
-static shoal_status archive_block(sealing *s, const shoal_kv_seq *seq, size_t block)
+static shoal_status archive_block(archiving *s, const shoal_kv_seq *seq, size_t block)
 {
     if (!shoal_kv_seq_has_block(seq, block)) {
         return SHOAL_OK; /* a layer's window has gone past it */
@@ -146,24 +106,25 @@ static shoal_status archive_block(sealing *s, const shoal_kv_seq *seq, size_t bl
     return SHOAL_OK;
 }
 
-/* Bits of an element of K and V, on average; of archived blocks alone. */
-static double kv_bits(const sealing *s, const shoal_kv_shape *shape)
+/* Bits of an element of K and V in a block behind the first, on average; of archived blocks alone.
+ */
+static double kv_bits(const archiving *s, const shoal_kv_shape *shape)
 {
     if (s->archive) {
         return s->n_bytes_f16 ? 16 * (double)s->n_bytes / (double)s->n_bytes_f16 : 16;
     }
     size_t n = SHOAL_KV_BLOCK * (shape->k_dim + shape->v_dim);
-    size_t bytes = s->on ? shoal_kv_sealed_bytes(s->k, shape->k_dim, SHOAL_KV_BLOCK) +
-                               shoal_kv_sealed_bytes(s->v, SHOAL_KV_BLOCK, shape->v_dim)
-                         : shoal_kv_page_bytes(shape) / shape->n_kv_heads;
-    return 8 * (double)bytes / (double)n;
+    size_t n_k = 0;
+    size_t n_v = 0;
+    shoal_kv_part_bytes(shape, 1, &n_k, &n_v);
+    return 8 * (double)(n_k + n_v) / (double)n;
 }
 
 /* One window: adds to *inout_sum and *inout_n. */
-static shoal_status window(forge_session *s, sealing *seal, size_t from, const int32_t *ids,
+static shoal_status window(forge_session *s, archiving *lossy, size_t from, const int32_t *ids,
                            size_t n, double *inout_sum, size_t *inout_n)
 {
-    size_t chunk = seal->on || seal->archive ? SHOAL_KV_BLOCK : CHUNK;
+    size_t chunk = lossy->archive ? SHOAL_KV_BLOCK : CHUNK;
     (void)shoal_kv_seq_truncate(s->seq, 0);
     for (size_t at = 0; at + 1 < n; at += chunk) {
         size_t n_now = SHOAL_MIN(n - 1 - at, chunk);
@@ -175,11 +136,8 @@ static shoal_status window(forge_session *s, sealing *seal, size_t from, const i
             *inout_sum += shoal_forge_judge(logits, s->model->hp.n_vocab, ids[at + i + 1]).nll;
             (*inout_n)++;
         }
-        if (seal->on && at > 0 && n_now == SHOAL_KV_BLOCK) {
-            shoal_kv_seal_loss(&seal->kernels, s->seq, at / SHOAL_KV_BLOCK, seal->k, seal->v);
-        }
-        if (seal->archive && n_now == SHOAL_KV_BLOCK && at >= seal->keep) {
-            SHOAL_TRY(archive_block(seal, s->seq, (at - seal->keep) / SHOAL_KV_BLOCK));
+        if (lossy->archive && n_now == SHOAL_KV_BLOCK && at >= lossy->keep) {
+            SHOAL_TRY(archive_block(lossy, s->seq, (at - lossy->keep) / SHOAL_KV_BLOCK));
         }
     }
     return SHOAL_OK;
@@ -188,8 +146,7 @@ static shoal_status window(forge_session *s, sealing *seal, size_t from, const i
 shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
 {
     SHOAL_TRY(shoal_forge_need(args->file, "-f FILE", err));
-    SHOAL_CLEANUP(sealing_fini) sealing seal = {0};
-    SHOAL_TRY(parse_sealing(args->seal, &seal, err));
+    SHOAL_CLEANUP(archiving_fini) archiving lossy = {0};
     SHOAL_CLEANUP(shoal_forge_session_close) forge_session s = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
     SHOAL_CLEANUP(shoal_free_cleanup) int32_t *ids = NULL;
@@ -200,23 +157,20 @@ shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
     SHOAL_TRY(shoal_tokenizer_encode(s.model->tokenizer, text.data ? text.data : "", text.length,
                                      flags, &ids, &n, err));
     const shoal_kv_shape *shape = shoal_kv_seq_shape(s.seq);
-    if (seal.on && shape->type != SHOAL_KV_F16) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "--seal needs --kv f16, this is %s",
+    if (args->archive && shape->type != SHOAL_KV_F16) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "--archive needs --kv f16, this is %s",
                              shoal_kv_type_name(shape->type));
-    }
-    if (args->archive && (seal.on || shape->type != SHOAL_KV_F16)) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "--archive needs --kv f16, and no --seal");
     }
     if (args->archive) {
         /* Whole blocks stay, so that each is archived when one is full. */
-        seal.keep = ((size_t)args->keep + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK;
-        SHOAL_TRY(open_archive(args->archive, &s, &seal, err));
+        lossy.keep = ((size_t)args->keep + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK;
+        SHOAL_TRY(open_archive(args->archive, &s, &lossy, err));
     }
     size_t n_ctx = shoal_engine_n_ctx(s.engine);
     double sum = 0;
     size_t n_judged = 0;
     for (size_t at = 0; at + 1 < n; at += n_ctx) {
-        SHOAL_TRY(window(&s, &seal, (size_t)args->from, ids + at, SHOAL_MIN(n - at, n_ctx), &sum,
+        SHOAL_TRY(window(&s, &lossy, (size_t)args->from, ids + at, SHOAL_MIN(n - at, n_ctx), &sum,
                          &n_judged));
     }
     if (n_judged == 0) {
@@ -226,6 +180,6 @@ shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
     double ppl = shoal_forge_perplexity_of(sum, n_judged);
     (void)printf(args->json ? "{\"ppl\": %.8g, \"tokens\": %zu, \"kv_bits\": %.4g}\n"
                             : "perplexity %.6g over %zu tokens, KV of %.4g bits\n",
-                 ppl, n_judged, kv_bits(&seal, shape));
+                 ppl, n_judged, kv_bits(&lossy, shape));
     return SHOAL_OK;
 }

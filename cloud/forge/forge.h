@@ -91,7 +91,6 @@ typedef struct forge_args {
     const char *shape;
     const char *batch;
     const char *kv;
-    const char *seal;
     const char *archive; /* a basis of kv-calibrate */
     const char *cpu_mask;
     const char *lora; /* FILE or FILE=STRENGTH */

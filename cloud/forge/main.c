@@ -14,7 +14,7 @@ static const forge_command commands[] = {
      shoal_forge_tokenize},
     {"logits", "logits after a list of token ids", "mLTajtcCk", shoal_forge_logits},
     {"generate", "continue a text", "mLpnxyzsjtcCk", shoal_forge_generate},
-    {"perplexity", "perplexity of a text file", "mLfcjtCkWHUJ", shoal_forge_perplexity},
+    {"perplexity", "perplexity of a text file", "mLfcjtCkHUJ", shoal_forge_perplexity},
     {"convert", "rewrite a model in another tensor type, or keep its first layers", "moqOltjN",
      shoal_forge_convert},
     {"merge-lora", "write a model with an adapter added to its tensors", "mMoqOtj",

@@ -195,9 +195,5 @@ void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size
  * Fills in which blocks are sealed, and how. */
 void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size_t first,
                      shoal_attend *a);
-/* Replaces a full block of every layer, stored as f16, by what sealing it at these levels keeps
- * (kv_block.h): to measure what a level costs. The sequence holds the block alone. */
-void shoal_kv_seal_loss(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t block,
-                        shoal_kv_level k_level, shoal_kv_level v_level);
 
 #endif

@@ -131,37 +131,6 @@ void shoal_kv_seal(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer
     }
 }
 
-/* Of one head's K or V, some rows at a time: a row is sealed alone. */
-static void lose(const shoal_kernels *kernels, shoal_kv_level level, size_t n_rows, size_t n,
-                 uint8_t *block)
-{
-    enum {
-        SOME = 8
-    };
-    uint8_t sealed[64 + SOME * SHOAL_HEAD_DIM_MAX];
-    uint16_t *x = (uint16_t *)(void *)block;
-    for (size_t r = 0; r < n_rows; r += SOME) {
-        size_t n_some = SHOAL_MIN(n_rows - r, (size_t)SOME);
-        kernels->kv_seal(level, n_some, n, x + r * n, sealed);
-        kernels->kv_unseal(level, n_some, n, sealed, x + r * n);
-    }
-}
-
-void shoal_kv_seal_loss(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t block,
-                        shoal_kv_level k_level, shoal_kv_level v_level)
-{
-    const shoal_kv_pool *pool = seq->pool;
-    const shoal_kv_shape *shape = &pool->shape;
-    SHOAL_ASSERT(shape->type == SHOAL_KV_F16 && block < seq->whole / BLOCK);
-    for (size_t layer = 0; layer < shape->n_layers; layer++) {
-        for (size_t head = 0; head < shape->n_kv_heads; head++) {
-            uint8_t *at = page_of(seq, layer, block, head);
-            lose(kernels, k_level, shape->k_dim, BLOCK, at);
-            lose(kernels, v_level, BLOCK, shape->v_dim, at + pool->k_bytes);
-        }
-    }
-}
-
 /* --- attention -------------------------------------------------------------------------------- */
 
 size_t shoal_kv_first(const shoal_kv_seq *seq, size_t layer, size_t n_tokens)

@@ -92,27 +92,26 @@ def test_convert_perplexity_inspect_bench_speak_json():
             expect(1 / factor < ratio < factor, f"{kind}: perplexity {ratio:.3f} of F32")
             expect(json.loads(forge("inspect", "-m", out, "--json").stdout)["type"] == kind, kind)
 
-        def sealed(*args):
-            return json.loads(forge("perplexity", "-m", model, "-f", text, "--ctx", "128", "--kv", "f16", *args, "--json").stdout)
+        def over(kv, *args):
+            return json.loads(forge("perplexity", "-m", model, "-f", text, "--ctx", "128", "--kv", kv, *args, "--json").stdout)
 
-        plain = sealed()
+        plain = over("f16")
         expect(plain["kv_bits"] == 16, plain)
         bits = float("inf")
-        for level in ("q8", "q8k-q4v", "q3"):
-            lossy = sealed("--seal", level)
+        for level in ("q8", "k8v4", "q3"):
+            lossy = over(level)
             ratio = lossy["ppl"] / plain["ppl"]
             expect(lossy["ppl"] != plain["ppl"] and 0.9 < ratio < 1.1, f"{level}: perplexity {ratio:.3f} of f16")
             expect(lossy["kv_bits"] < bits, f"{level}: {lossy}")
             bits = lossy["kv_bits"]
-        for args, why in ((("--seal", "q5"), "--seal q5: known are"), (("--seal", "q4", "--kv", "f32"), "--seal needs --kv f16")):
-            failed = forge("perplexity", "-m", model, "-f", text, *args, check=False)
-            expect(failed.returncode != 0 and why in failed.stderr, failed.stderr)
+        failed = forge("perplexity", "-m", model, "-f", text, "--kv", "q5", check=False)
+        expect(failed.returncode != 0 and "--kv q5: known are" in failed.stderr, failed.stderr)
         basis = site.file("kv.basis")
         made = json.loads(forge("kv-calibrate", "-m", model, "-f", text, "--ctx", "128", "--bits", "3", "--group", "1",
                                 "-o", basis, "--json").stdout)
         expect((made["groups"], made["channels"]) == (2, 128) and 0 < made["kept"] <= 128, made)
-        archived = sealed("--archive", basis, "--keep", "32", "--from", "64")
-        plain = sealed("--from", "64")
+        archived = over("f16", "--archive", basis, "--keep", "32", "--from", "64")
+        plain = over("f16", "--from", "64")
         ratio = archived["ppl"] / plain["ppl"]
         expect(archived["ppl"] != plain["ppl"] and 0.9 < ratio < 1.1, f"archived: perplexity {ratio:.3f} of f16")
         expect(1 < archived["kv_bits"] < 8, archived)
