@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -63,13 +62,6 @@ typedef struct worker {
     double last_ms;                          /* of the last event with tokens; 0: none yet */
     char error[SHOAL_CLIENT_ERROR_TEXT_MAX]; /* the first */
 } worker;
-
-static double now_ms(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 /* --- samples ---------------------------------------------------------------------------------- */
 
@@ -160,7 +152,7 @@ static bool take_token(worker *w, int tier, double gap_ms)
 {
     int t = tier >= 0 && tier < TIERS ? tier : TIERS - 1;
     w->f.n_tokens[t]++;
-    return gap_ms < 0.0 ? samples_add(&w->f.first, now_ms() - w->asked_ms)
+    return gap_ms < 0.0 ? samples_add(&w->f.first, cli_now_ms() - w->asked_ms)
                         : samples_add(&w->f.gaps[t], gap_ms);
 }
 
@@ -170,7 +162,7 @@ static int on_event(void *ctx, const shoal_client_event *event)
     if (event->n_tokens == 0 && event->n_text == 0) {
         return 0;
     }
-    double now = now_ms();
+    double now = cli_now_ms();
     double gap = w->last_ms > 0.0 ? now - w->last_ms : -1.0;
     bool ok = true;
     /* An edge that tells no origins: what came counts as one token of unknown tier. */
@@ -179,7 +171,7 @@ static int on_event(void *ctx, const shoal_client_event *event)
         ok = take_token(w, tier, i == 0 ? gap : 0.0);
     }
     w->last_ms = now;
-    w->f.out_of_memory = !ok;
+    w->f.out_of_memory |= !ok;
     return ok && !atomic_load(&w->of->stop) ? 0 : 1;
 }
 
@@ -200,7 +192,7 @@ static void ask(worker *w, size_t i)
     shoal_client_result_init(&result, sizeof result);
     shoal_client_error error;
     w->last_ms = 0.0;
-    w->asked_ms = now_ms();
+    w->asked_ms = cli_now_ms();
     int code = (o->raw ? shoal_client_complete : shoal_client_chat)(w->client, &request, on_event,
                                                                     w, &result, &error);
     w->f.n_drafted += result.n_drafted;
@@ -209,7 +201,7 @@ static void ask(worker *w, size_t i)
     w->f.bytes_down += result.bytes_down;
     if (code == SHOAL_CLIENT_OK) {
         w->f.n_done++;
-        w->f.out_of_memory |= !samples_add(&w->f.answer, now_ms() - w->asked_ms);
+        w->f.out_of_memory |= !samples_add(&w->f.answer, cli_now_ms() - w->asked_ms);
         return;
     }
     if (atomic_load(&b->stop) || w->f.out_of_memory) {
@@ -499,11 +491,11 @@ int cli_bench(cli_session *session)
     if (!workers || b.ended_fd < 0) {
         (void)fprintf(stderr, "shoal: no memory or file descriptor left\n");
     } else if (gather_prompts(&b, o)) {
-        double started = now_ms();
+        double started = cli_now_ms();
         bool ok = start_workers(&b, workers, n);
         atomic_store(&b.stop, !ok);
         bool interrupted = wait_for(&b, workers, n);
-        double seconds = (now_ms() - started) * 1e-3;
+        double seconds = (cli_now_ms() - started) * 1e-3;
         for (size_t i = 0; i < n; i++) {
             if (workers[i].running) {
                 (void)pthread_join(workers[i].thread, NULL);

@@ -181,6 +181,8 @@ int cli_print_completion(const char *shell, FILE *out);
 
 /* main.c: true once after an interrupt; asking clears it. */
 bool cli_interrupted(void);
+/* Monotonic. Any thread. */
+double cli_now_ms(void);
 /* Waits until fd can be read (-1: nothing to wait for), so many ms have passed (negative: for
  * ever) or a signal has come, one that came just before included. True: it can be read. */
 bool cli_wait(int fd, int64_t ms);

@@ -28,6 +28,13 @@ bool cli_interrupted(void)
     return was;
 }
 
+double cli_now_ms(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
 bool cli_wait(int fd, int64_t ms)
 {
     /* Blocked while looking, so that a signal cannot come between the look and the wait. */

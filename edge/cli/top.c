@@ -10,7 +10,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     LINE_BYTES = 1024,
@@ -28,13 +27,6 @@ typedef struct view {
     bool in_place;
     size_t n_rows; /* left of the window; counted only when in place */
 } view;
-
-static double now_s(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* --- lines ------------------------------------------------------------------------------------ */
 
@@ -271,7 +263,7 @@ static int look_on(cli_session *session)
         shoal_client_error error;
         shoal_client_stats_init(&now.stats, sizeof now.stats);
         int code = shoal_client_stats_get(session->client, &now.stats, &error);
-        now.at_s = now_s();
+        now.at_s = cli_now_ms() * 1e-3;
         if (code == SHOAL_CLIENT_E_CANCELLED) {
             return CLI_OK;
         }
