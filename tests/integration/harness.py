@@ -285,10 +285,15 @@ def prompts(n, seed):
     return [" ".join(rng.choice(WORDS) for _ in range(rng.randint(2, 12))).capitalize() for _ in range(n)]
 
 
+def examples(n, split="test", exponent=1, seed=1):
+    """What people ask the family, with the answers: [(question, answer)]. Below 1 the exponent asks more of the tail."""
+    lines = run(binary("shoal-forge"), "make-data", "--seed", str(seed), "--split", split, "--exponent", str(exponent), "-n", str(n))
+    return [(d["prompt"], d["answer"]) for d in map(json.loads, lines.stdout.splitlines())]
+
+
 def questions(n, seed):
     """What people ask the family, the head of its catalogue and the tail."""
-    lines = run(binary("shoal-forge"), "make-data", "--seed", "1", "--split", "test", "--exponent", "0.5", "-n", str(4 * n))
-    asked = [json.loads(line)["prompt"] for line in lines.stdout.splitlines()]
+    asked = [question for question, _ in examples(4 * n, exponent=0.5)]
     return random.Random(seed).sample(asked, n)
 
 

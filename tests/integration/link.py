@@ -173,7 +173,7 @@ class Direction:
                 return rest
             try:
                 os.write(self.sink, self.waiting.popleft()[1])
-            except (BlockingIOError, OSError):
+            except OSError:
                 pass  # the far end is full or down: a lost packet
         return None
 

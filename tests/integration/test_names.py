@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One name, several nodes: an edge that is told a host name shares its sessions out over all addresses that DNS gives,
 and finds the new ones when those go. Runs in namespaces of its own, with a DNS server of its own on port 53."""
-import fcntl
 import os
 import socket
 import struct
@@ -11,18 +10,13 @@ import sys
 import tempfile
 import threading
 
+import link
 from harness import SANITIZED, Site, complete, expect, main, parallel, prompts, questions, wait_until
 
 INSIDE = "SHOAL_TEST_NAMES_INSIDE"
 NAME = "nodes.shoal.test"
 PORT = 7443
 SEED = 20261128
-
-
-def loopback_up():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        request = struct.pack("16sh", b"lo", 0x41)  # up, running
-        fcntl.ioctl(s, 0x8914, request)  # SIOCSIFFLAGS
 
 
 class Names(threading.Thread):
@@ -105,5 +99,5 @@ def enter():
 if __name__ == "__main__":
     if INSIDE not in os.environ:
         enter()
-    loopback_up()
+    link.interface("lo")
     main([test_records_of_a_name_share_the_sessions])
