@@ -289,6 +289,20 @@ static void test_codes_that_end_too_soon_or_late_are_refused(void **state)
     assert_int_equal(decode(0, 32, f.n, NULL), SHOAL_OK);
 }
 
+/* The last word's lowest bit: the same code is read, and its state ends beside where it began. */
+static void test_states_that_do_not_end_where_they_began_are_refused(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    encode(0, 32);
+    f.unit[f.n - 2] ^= 1;
+    mend(f.n);
+    assert_int_equal(decode(0, 32, f.n, NULL), SHOAL_E_INVALID);
+    f.unit[f.n - 2] ^= 1;
+    mend(f.n);
+    assert_int_equal(decode(0, 32, f.n, NULL), SHOAL_OK);
+}
+
 static void test_another_place_group_or_basis_is_a_mismatch(void **state)
 {
     (void)state;
@@ -331,6 +345,8 @@ int main(void)
         cmocka_unit_test_teardown(test_any_changed_byte_and_any_other_length_is_refused,
                                   close_tiny),
         cmocka_unit_test_teardown(test_codes_that_end_too_soon_or_late_are_refused, close_tiny),
+        cmocka_unit_test_teardown(test_states_that_do_not_end_where_they_began_are_refused,
+                                  close_tiny),
         cmocka_unit_test_teardown(test_another_place_group_or_basis_is_a_mismatch, close_tiny),
         cmocka_unit_test(test_the_last_tokens_are_not_archived),
     };

@@ -60,6 +60,9 @@ void rig_init(rig *r, const rig_settings *settings)
     shoal_engine_settings es = shoal_engine_settings_default();
     es.n_threads = settings->n_threads == 0 ? 1 : settings->n_threads;
     es.n_ctx = RIG_TEXT_MAX;
+    if (settings->kv != 0) {
+        es.kv_type = (int)settings->kv;
+    }
     es.kv_bytes = n_pages * shape.n_layers * shoal_kv_page_bytes(&shape);
     es.n_rows_max = settings->n_rows_max == 0 ? 64 : settings->n_rows_max;
     es.n_logits_max = settings->n_logits_max == 0 ? 16 : settings->n_logits_max;

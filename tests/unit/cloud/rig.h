@@ -25,6 +25,7 @@ typedef struct rig_settings {
     unsigned prefix_percent;
     size_t prefill_chunk; /* 0: 8 */
     size_t n_threads;     /* 0: 1 */
+    shoal_kv_type kv;     /* 0: the engine's own choice */
     shoal_store *store;   /* NULL: none */
     uint8_t store_secret; /* a byte of it */
 } rig_settings;
