@@ -33,6 +33,8 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .fault_flip_ratio = 0,
         .route = shoal_route_settings_default(),
         .patience_ms = 2000,
+        .n_sessions_max = 8,
+        .session_percent_max = 50,
     };
 }
 
@@ -48,6 +50,8 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
         {"waiting requests", s->n_waiting_max, 0, 65536},
         {"tokens that wait for their depth", s->n_exit_waiting, 1, SHOAL_DEPTH_WAITING_MAX},
         {"draft tokens", s->n_draft, 0, SHOAL_PACE_DRAFT_MAX},
+        {"kept sessions", s->n_sessions_max, 0, SHOAL_SESSIONS_MAX},
+        {"percent of the KV for kept sessions", s->session_percent_max, 0, 100},
         {"window tokens", s->n_window, s->n_window > 0 ? s->n_draft : 0, SHOAL_PACE_WINDOW_MAX},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
@@ -92,6 +96,13 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     coop->span_gens = shoal_calloc(coop->settings.n_active_max, sizeof(gen *));
     if (!coop->spans || !coop->span_gens) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the batch");
+    }
+    size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
+    if (coop->settings.n_sessions_max > 0 &&
+        shoal_keep_new(coop->settings.n_sessions_max,
+                       n_pages * coop->settings.session_percent_max / 100,
+                       &coop->keep) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for kept sessions");
     }
     return SHOAL_OK;
 }
@@ -220,6 +231,15 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
          {"shoal_saved_tokens_total",
           "Generated tokens for which no step of the cloud's model was waited for.", "",
           SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fed,
+         {"shoal_edge_prompt_tokens_total", "Prompt tokens that the edge's model computed.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.kept_tokens,
+         {"shoal_session_reused_tokens_total",
+          "Prompt tokens whose KV was kept of their session, and not computed again.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.sessions,
+         {"shoal_sessions_kept", "Sessions whose KV is kept.", "", SHOAL_METRIC_GAUGE, NULL, 0}},
         {&coop->metrics.given_up,
          {"shoal_cloud_given_up", "1 while mode assist goes on without the cloud.", "",
           SHOAL_METRIC_GAUGE, NULL, 0}},
@@ -349,6 +369,7 @@ void shoal_coop_free(shoal_coop *coop)
     shoal_mailbox_fini(&coop->box);
     shoal_sampler_free(coop->sampler);
     shoal_grammar_vocab_free(coop->vocab);
+    shoal_keep_free(coop->keep); /* before the pool of its sequences */
     shoal_engine_free(coop->engine);
     shoal_free(coop->spans);
     shoal_free(coop->span_gens);
@@ -363,6 +384,26 @@ void shoal_coop_free(shoal_coop *coop)
 size_t shoal_coop_n_ctx(const shoal_coop *coop)
 {
     return shoal_engine_n_ctx(coop->engine);
+}
+
+shoal_status shoal_coop_check_session(const shoal_coop *coop, const char *session, shoal_mode mode,
+                                      shoal_err *err)
+{
+    if (!coop->keep) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "this edge keeps no sessions: set session.max");
+    }
+    if (mode == SHOAL_MODE_CLOUD) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "a session keeps what the edge's model has computed, and in mode "
+                             "\"cloud\" it computes nothing: use another mode");
+    }
+    if (!shoal_session_name_ok(session, strlen(session))) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "the name of a session is 1 to %d letters, digits, '.', '_' and '-'",
+                             SHOAL_SESSION_NAME_MAX);
+    }
+    return SHOAL_OK;
 }
 
 static shoal_status check_request(const shoal_coop *coop, const shoal_coop_request *request,
@@ -391,6 +432,9 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "an answer of a given form is sampled by the edge alone: use mode "
                              "\"local\"");
+    }
+    if (request->session) {
+        SHOAL_TRY(shoal_coop_check_session(coop, request->session, request->mode, err));
     }
     SHOAL_TRY(shoal_sampling_check(&request->sampling, coop->model->hp.n_vocab, err));
     if (request->n_ids < 1 || request->n_tokens_max < 1) {

@@ -17,6 +17,7 @@
 #include "common/tokenizer/tokenizer.h"
 #include "edge/coop/route.h"
 #include "edge/coop/spend.h"
+#include "edge/session/keep.h"
 #include "protocol/rpc/rpc.h"
 #include "protocol/wire/wire.h"
 
@@ -40,6 +41,8 @@ typedef enum shoal_finish {
 typedef struct shoal_usage {
     size_t n_prompt;
     size_t n_cached; /* of those, whose KV the cloud had already */
+    size_t n_kept;   /* of those, whose KV the edge had kept of its session */
+    size_t n_fed;    /* tokens of the prompt that the edge's model computed, each time it did */
     size_t n_generated;
     size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
     size_t n_drafted;              /* draft tokens judged by the cloud */
@@ -149,6 +152,8 @@ typedef struct shoal_coop_request {
     const char *exit_policy; /* as in shoal_exit_rules_choose; NULL: the configured one */
     float exit_threshold;    /* with it: in place of the policy's own; NaN: none */
     bool degrade;            /* exact, cloud: go on locally when the cloud is gone */
+    const char *session;     /* its KV is kept under this name, and what was kept under it is taken
+                              * up; copied, as shoal_session_name_ok says; NULL: none */
     size_t n_cloud_max;      /* mode ASSIST: tokens the cloud may make; SIZE_MAX: no limit */
     double risk;             /* mode ASSIST: as shoal_route_asks takes it; 0: as configured */
     const char *request_id;  /* for logs, copied, at most 64 bytes */
@@ -184,8 +189,10 @@ typedef struct shoal_coop_settings {
     bool has_escalation; /* the model's metadata has a calibrated policy: */
     shoal_exit_policy escalation;
     shoal_spend_limits spend;
-    uint64_t patience_ms; /* mode ASSIST: how long the cloud is waited for, at least 1 */
-    shoal_hash model_pin; /* cloud model to insist on; all zero: whatever it describes */
+    uint64_t patience_ms;       /* mode ASSIST: how long the cloud is waited for, at least 1 */
+    size_t n_sessions_max;      /* sessions whose KV is kept, 0..SHOAL_SESSIONS_MAX */
+    size_t session_percent_max; /* of the KV pool that they may hold while nobody else wants it */
+    shoal_hash model_pin;       /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
 
@@ -202,9 +209,14 @@ void shoal_coop_free(shoal_coop *coop);
 /* Any thread. Whether a request may have this exit policy: SHOAL_E_INVALID says why not. */
 shoal_status shoal_coop_check_exit(const shoal_coop *coop, const char *policy, float threshold,
                                    shoal_err *err) SHOAL_MUST_CHECK;
+/* Any thread. Whether a request of this mode may name this session: SHOAL_E_INVALID and
+ * SHOAL_E_UNSUPPORTED say why not. */
+shoal_status shoal_coop_check_session(const shoal_coop *coop, const char *session, shoal_mode mode,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
 /* Any thread. SHOAL_OK with an id; SHOAL_BUSY when n_waiting_max wait; SHOAL_E_LIMIT when prompt
  * and n_tokens_max cannot fit; SHOAL_E_UNAVAILABLE when a cloud mode is asked and none is
- * configured or coop is stopping; SHOAL_E_UNSUPPORTED for a mode that is not offered. */
+ * configured or coop is stopping; SHOAL_E_UNSUPPORTED for a mode that is not offered, or a session
+ * where none is kept. */
 shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *request,
                                uint64_t *ret_id, shoal_err *err) SHOAL_MUST_CHECK;
 /* Any thread; unknown ids are ignored. The request ends with DONE(CANCELLED). */

@@ -141,6 +141,7 @@ struct gen {
     void (*on_event)(void *ctx, const shoal_coop_event *event);
     void *ctx;
     char request_id[65];
+    char session[SHOAL_SESSION_NAME_MAX + 1]; /* "": its KV goes with it */
 
     int32_t *tokens;
     float *confidences; /* of the tier that produced the token */
@@ -231,6 +232,7 @@ struct shoal_coop {
     shoal_breaker breaker; /* mode ASSIST */
     shoal_route route;
     shoal_spend spend;
+    shoal_keep *keep;        /* NULL: no session is kept */
     shoal_coop_totals spent; /* of all generations, as far as spend knows them */
 
     gen *waiting_head;
@@ -263,6 +265,9 @@ struct shoal_coop {
         shoal_metric *bytes_down;
         shoal_metric *kv_usage;
         shoal_metric *saved;
+        shoal_metric *fed;
+        shoal_metric *kept_tokens;
+        shoal_metric *sessions;
         shoal_metric *given_up;
         shoal_metric *spend[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS]; /* NULL without a limit */
         shoal_metric *first_token;
@@ -308,6 +313,13 @@ void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);
 bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span);
 /* True when another draft or token may be sampled at position n_tokens. */
 bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g);
+
+/* Sessions (session.c). */
+/* Gives it a sequence, with what was kept of its session, and promises it pages: n_pages are free
+ * but for kept sessions. SHOAL_E_NOMEM: nothing was promised. */
+shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages) SHOAL_MUST_CHECK;
+/* Its pages are nobody's any more, but for what is kept of it. */
+void shoal_session_end(shoal_coop *coop, gen *g);
 
 /* Early exits (leave.c). */
 shoal_status shoal_leave_init(const shoal_coop *coop, gen *g, const char *policy, float threshold,

@@ -89,6 +89,7 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->text.limit = (size_t)64 << 20;
     (void)snprintf(g->request_id, sizeof g->request_id, "%s",
                    request->request_id ? request->request_id : "");
+    (void)snprintf(g->session, sizeof g->session, "%s", request->session ? request->session : "");
     shoal_status status = copy_request(coop, g, request, err);
     if (status == SHOAL_OK) {
         bool own = request->exit_policy != NULL;
@@ -184,6 +185,7 @@ static void close_books(shoal_coop *coop, gen *g)
     shoal_metric_add(coop->metrics.bytes_up, (double)g->usage.bytes_up);
     shoal_metric_add(coop->metrics.bytes_down, (double)g->usage.bytes_down);
     shoal_metric_add(coop->metrics.saved, (double)n_saved(&g->usage));
+    shoal_metric_add(coop->metrics.fed, (double)g->usage.n_fed);
     for (size_t t = 0; t < SHOAL_TIERS; t++) {
         shoal_metric_add(coop->metrics.tokens[t], (double)g->usage.n_by_tier[t]);
     }

@@ -135,13 +135,13 @@ static gen *pop_waiting(shoal_coop *coop)
 
 static void release(shoal_coop *coop, gen *g)
 {
-    coop->n_pages_promised -= g->n_pages;
+    shoal_session_end(coop, g);
     atomic_fetch_sub(&coop->n_waiting, 1);
     shoal_gen_free(g);
 }
 
-/* First come, first served; a request begins when the pages of its whole answer are free, so that
- * nothing under way can run out of them. */
+/* First come, first served; a request begins when the pages of its whole answer are free, or held
+ * by kept sessions alone, so that nothing under way can run out of them. */
 static void admit(shoal_coop *coop, uint64_t now_ms)
 {
     size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
@@ -167,13 +167,11 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
         (void)pop_waiting(coop);
         shoal_pace_fork(&g->pace, &coop->pace);
         g->choice = shoal_pace_choose(&g->pace);
-        if (need > 0 && shoal_kv_seq_new(shoal_engine_kv(coop->engine), &g->seq) != SHOAL_OK) {
+        if (need > 0 && shoal_session_begin(coop, g, need) != SHOAL_OK) {
             shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the sequence");
             release(coop, g);
             continue;
         }
-        g->n_pages = need;
-        coop->n_pages_promised += need;
         g->next = coop->active;
         coop->active = g;
         coop->n_active++;
@@ -247,6 +245,13 @@ static void take_rows(shoal_coop *coop, gen *g, const shoal_span *span)
     }
 }
 
+/* Tokens of the prompt among those that the span fed. */
+static void count_fed(gen *g, const shoal_span *span)
+{
+    size_t first = (size_t)(span->ids - g->tokens);
+    g->usage.n_fed += SHOAL_MIN(first + span->n_ids, g->n_prompt) - SHOAL_MIN(first, g->n_prompt);
+}
+
 /* Runs at most one batch; false when nobody wants to compute. */
 static bool step(shoal_coop *coop)
 {
@@ -283,6 +288,7 @@ static bool step(shoal_coop *coop)
     double step_us = (double)(shoal_clock_now_ns(&coop->clock) - start_ns) / 1e3;
     for (size_t i = 0; i < n; i++) {
         gen *g = coop->span_gens[i];
+        count_fed(g, &coop->spans[i]);
         shoal_leave_count(coop, g, &coop->spans[i]);
         if (coop->spans[i].n_logits == 0) {
             continue;
@@ -374,6 +380,7 @@ static void publish(shoal_coop *coop, uint64_t now_ms)
     shoal_metric_set(coop->metrics.running, (double)coop->n_active);
     shoal_metric_set(coop->metrics.waiting, (double)n_waiting);
     shoal_metric_set(coop->metrics.given_up, coop->breaker.open ? 1 : 0);
+    shoal_metric_set(coop->metrics.sessions, coop->keep ? (double)shoal_keep_n(coop->keep) : 0);
     shoal_metric_set(coop->metrics.kv_usage, (double)n_used / (double)n_pages);
     shoal_metric_set(coop->metrics.draft_tokens, (double)speculation.n_draft);
     shoal_metric_set(coop->metrics.draft_window, (double)speculation.n_window);

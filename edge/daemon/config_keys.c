@@ -69,6 +69,11 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "Stored form of the KV; auto: f32 for an F32 model, else f16; q8 to k3v4: blocks of 32 "
      "tokens in 8, 4 or 3 bits once they are full, k8v4 means keys in 8 and values in 4; q8t: "
      "tokens in 8 bits."},
+    INT("session.max", "8", 0, SHOAL_SESSIONS_MAX,
+        "Sessions whose KV is kept between requests, the last used; 0: none. Requests name one by "
+        "\"shoal\": {\"session\": \"NAME\"}."),
+    INT("session.kv_percent", "50", 0, 100,
+        "Share of the KV memory that kept sessions may hold while no request wants it."),
     STRING("cloud.target", "", "host:port of the cloud, or a comma list; empty: no cloud."),
     STRING("cloud.ca", "", "PEM file of the authority that signs the cloud."),
     STRING("cloud.cert", "", "PEM file of this edge's certificate chain."),
@@ -217,6 +222,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
     s.kv_type = kv_type(config);
+    s.n_sessions_max = (size_t)shoal_config_int(config, "session.max");
+    s.session_percent_max = (size_t)shoal_config_int(config, "session.kv_percent");
     s.n_active_max = (size_t)shoal_config_int(config, "requests.active_max");
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
     s.exit_policy = shoal_config_string(config, "exit.policy");

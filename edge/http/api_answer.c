@@ -162,11 +162,14 @@ static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
         shoal_buf_appendf(buf,
                           "{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
                           "\"prompt_tokens_details\":{\"cached_tokens\":%zu},",
-                          u->n_prompt, u->n_generated, u->n_prompt + u->n_generated, u->n_cached));
+                          u->n_prompt, u->n_generated, u->n_prompt + u->n_generated,
+                          SHOAL_MAX(u->n_cached, u->n_kept)));
     SHOAL_TRY(shoal_buf_appendf(buf,
                                 "\"shoal\":{\"tiers\":{\"exit\":%zu,\"edge\":%zu,\"cloud\":%zu},",
                                 u->n_by_tier[SHOAL_TIER_EXIT], u->n_by_tier[SHOAL_TIER_EDGE],
                                 u->n_by_tier[SHOAL_TIER_CLOUD]));
+    SHOAL_TRY(shoal_buf_appendf(buf, "\"kept_tokens\":%zu,\"prefilled_tokens\":%zu,", u->n_kept,
+                                u->n_fed));
     SHOAL_TRY(shoal_buf_appendf(buf, "\"edge_steps\":%zu,\"edge_layers\":%zu,\"layers_per_token\":",
                                 u->n_steps, u->n_layers));
     double layers = u->n_steps > 0 ? (double)u->n_layers / (double)u->n_steps : 0;

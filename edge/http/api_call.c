@@ -166,6 +166,26 @@ static bool make_scores(shoal_api_call *call)
     return call->scores && (call->tops || q->n_tops == 0);
 }
 
+/* On failure *ret_field is the field at fault. */
+static shoal_status hand_in(shoal_api_call *call, const shoal_coop_request *request,
+                            const char **ret_field, shoal_err *err)
+{
+    shoal_coop *coop = call->api->coop;
+    if (request->exit_policy) {
+        *ret_field = "shoal.exit";
+        SHOAL_TRY(shoal_coop_check_exit(coop, request->exit_policy, request->exit_threshold, err));
+    }
+    if (request->session) {
+        *ret_field = "shoal.session";
+        SHOAL_TRY(shoal_coop_check_session(coop, request->session, request->mode, err));
+    }
+    shoal_status status = shoal_coop_submit(coop, request, &call->generation, err);
+    *ret_field = status == SHOAL_E_UNSUPPORTED           ? "shoal.mode"
+                 : call->request->kind == SHOAL_API_CHAT ? "messages"
+                                                         : "prompt";
+    return status;
+}
+
 static void submit(shoal_api_call *call)
 {
     shoal_api *api = call->api;
@@ -198,6 +218,7 @@ static void submit(shoal_api_call *call)
         .exit_policy = q->exit_policy[0] ? q->exit_policy : NULL,
         .exit_threshold = q->exit_threshold,
         .degrade = q->degrade,
+        .session = q->session[0] ? q->session : NULL,
         .n_cloud_max = q->n_cloud_max,
         .risk = q->risk,
         .request_id = call->request_id,
@@ -205,15 +226,8 @@ static void submit(shoal_api_call *call)
         .ctx = call,
     };
     shoal_err err = SHOAL_ERR_INIT;
-    const char *field = q->kind == SHOAL_API_CHAT ? "messages" : "prompt";
-    shoal_status status = SHOAL_OK;
-    if (request.exit_policy) {
-        status = shoal_coop_check_exit(api->coop, q->exit_policy, q->exit_threshold, &err);
-        field = status == SHOAL_OK ? field : "shoal.exit";
-    }
-    if (status == SHOAL_OK) {
-        status = shoal_coop_submit(api->coop, &request, &call->generation, &err);
-    }
+    const char *field = NULL;
+    shoal_status status = hand_in(call, &request, &field, &err);
     if (status == SHOAL_OK) {
         call->submitted = true;
         call->request->grammar = NULL; /* taken */
@@ -221,7 +235,7 @@ static void submit(shoal_api_call *call)
         return;
     }
     err.code = err.code != SHOAL_OK ? err.code : status;
-    shoal_http_error_from(&error, &err, err.code == SHOAL_E_UNSUPPORTED ? "shoal.mode" : field);
+    shoal_http_error_from(&error, &err, field);
     fail_call(call, &error);
     shoal_api_call_free(call);
 }

@@ -198,6 +198,17 @@ static shoal_status read_on_disconnect(shoal_api_reader *r, const json_t *value)
     return SHOAL_OK;
 }
 
+static shoal_status read_session(shoal_api_reader *r, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    if (!text || !shoal_session_name_ok(text, json_string_length(value))) {
+        return bad(r, "shoal.session",
+                   "must be a name of 1 to 64 letters, digits, '.', '_' and '-'");
+    }
+    (void)snprintf(r->request->session, sizeof r->request->session, "%s", text);
+    return SHOAL_OK;
+}
+
 /* "risk", or {"policy": "fixed", "threshold": 0.98}; whether the model can is asked later. */
 static shoal_status read_exit(shoal_api_reader *r, const json_t *value)
 {
@@ -249,6 +260,8 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             float risk = 0;
             SHOAL_TRY(read_real(r, "shoal.risk", v, 1e-6, 0.5, &risk));
             r->request->risk = (double)risk;
+        } else if (strcmp(key, "session") == 0) {
+            SHOAL_TRY(read_session(r, v));
         } else if (strcmp(key, "exit") == 0) {
             SHOAL_TRY(read_exit(r, v));
         } else if (strcmp(key, "local_only") == 0) {
@@ -260,7 +273,7 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
         } else {
             return unsupported(r, name,
                                "the known keys are mode, degrade, reconnect_ms, max_cloud_tokens, "
-                               "risk, exit, local_only, on_disconnect and tokens");
+                               "risk, exit, session, local_only, on_disconnect and tokens");
         }
     }
     return SHOAL_OK;

@@ -57,12 +57,13 @@ typedef struct shoal_api_request {
     bool tell_logprobs; /* of each token, and of the likeliest there */
     size_t n_tops;      /* how many of the likeliest, at most SHOAL_COOP_TOPS_MAX */
     bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
-    uint64_t reconnect_ms;                 /* 0: as configured */
-    char exit_policy[SHOAL_EXIT_TEXT_MAX]; /* "": as configured */
-    float exit_threshold;                  /* with a policy; NaN: its own */
-    bool cancel_on_gone;                   /* a client that leaves cancels; else it may come back */
-    size_t n_cloud_max;                    /* mode assist; SIZE_MAX: no limit */
-    double risk;                           /* mode assist; 0: as configured */
+    char session[SHOAL_SESSION_NAME_MAX + 1]; /* "": none */
+    uint64_t reconnect_ms;                    /* 0: as configured */
+    char exit_policy[SHOAL_EXIT_TEXT_MAX];    /* "": as configured */
+    float exit_threshold;                     /* with a policy; NaN: its own */
+    bool cancel_on_gone; /* a client that leaves cancels; else it may come back */
+    size_t n_cloud_max;  /* mode assist; SIZE_MAX: no limit */
+    double risk;         /* mode assist; 0: as configured */
     shoal_mode mode;
     shoal_sampling sampling; /* biases point to the next field */
     shoal_logit_bias *biases;

@@ -41,6 +41,7 @@ shoal_coop_request fake_last;
 int32_t fake_last_ids[64];
 char fake_last_stops[4][64];
 shoal_logit_bias fake_last_bias;
+char fake_last_session[SHOAL_SESSION_NAME_MAX + 1];
 
 const char *shoal_tier_name(shoal_tier tier)
 {
@@ -52,6 +53,8 @@ static void say_end(generation *g, size_t n_said, bool failed, shoal_finish fini
 {
     shoal_usage usage = {.n_prompt = g->n_prompt,
                          .n_cached = g->n_prompt - 1,
+                         .n_kept = 3,
+                         .n_fed = 2,
                          .n_generated = n_said,
                          .n_by_tier = {[SHOAL_TIER_EDGE] = n_said},
                          .n_drafted = 7,
@@ -144,6 +147,8 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
     for (size_t i = 0; i < request->n_stops && i < 4; i++) {
         (void)snprintf(fake_last_stops[i], sizeof fake_last_stops[i], "%s", request->stops[i]);
     }
+    (void)snprintf(fake_last_session, sizeof fake_last_session, "%s",
+                   request->session ? request->session : "");
     if (request->sampling.n_biases > 0) {
         fake_last_bias = request->sampling.biases[0];
     }
@@ -173,6 +178,16 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
         SHOAL_ASSERT(rc == 0);
     }
     return SHOAL_OK;
+}
+
+shoal_status shoal_coop_check_session(const shoal_coop *coop, const char *session, shoal_mode mode,
+                                      shoal_err *err)
+{
+    (void)coop;
+    (void)session;
+    return mode == SHOAL_MODE_CLOUD
+               ? shoal_err_set(err, SHOAL_E_UNSUPPORTED, "a session in mode cloud")
+               : SHOAL_OK;
 }
 
 void shoal_coop_cancel(shoal_coop *coop, uint64_t id)

@@ -31,6 +31,7 @@ extern shoal_coop_request fake_last;
 extern int32_t fake_last_ids[64];
 extern char fake_last_stops[4][64];
 extern shoal_logit_bias fake_last_bias;
+extern char fake_last_session[SHOAL_SESSION_NAME_MAX + 1];
 
 shoal_coop *fake_coop_new(void);
 void fake_coop_free(shoal_coop *coop); /* waits for its threads */

@@ -59,6 +59,8 @@ static void test_completion_answers_in_openai_form(void **state)
     assert_int_equal(json_integer_value(api_at(j, "usage.prompt_tokens_details.cached_tokens")) + 1,
                      json_integer_value(api_at(j, "usage.prompt_tokens")));
     assert_int_equal(json_integer_value(api_at(j, "usage.shoal.tiers.edge")), 3);
+    assert_int_equal(json_integer_value(api_at(j, "usage.shoal.kept_tokens")), 3);
+    assert_int_equal(json_integer_value(api_at(j, "usage.shoal.prefilled_tokens")), 2);
     assert_int_equal(json_integer_value(api_at(j, "usage.shoal.bytes_up")), 61);
     assert_int_equal(json_integer_value(api_at(j, "usage.shoal.round_down_max")), 24);
     assert_true(json_is_number(api_at(j, "usage.shoal.tokens_per_s")));
@@ -234,7 +236,7 @@ static void test_fields_reach_the_engine(void **state)
             "\"frequency_penalty\":2,\"logit_bias\":{\"12\":-100},\"seed\":42,"
             "\"stop\":[\"END\",\"\\n\"],\"user\":\"u\",\"n\":1,\"best_of\":1,\"echo\":false,"
             "\"logprobs\":null,\"suffix\":\"\",\"response_format\":{\"type\":\"text\"},"
-            "\"shoal\":{\"mode\":\"exact\",\"degrade\":true}}",
+            "\"shoal\":{\"mode\":\"exact\",\"degrade\":true,\"session\":\"Pump-7\"}}",
             &r),
         200);
     assert_int_equal(fake_last.n_ids, 3);
@@ -242,6 +244,7 @@ static void test_fields_reach_the_engine(void **state)
     assert_int_equal(fake_last.n_tokens_max, 9);
     assert_int_equal(fake_last.mode, SHOAL_MODE_EXACT);
     assert_true(fake_last.degrade);
+    assert_string_equal(fake_last_session, "Pump-7");
     assert_true(fake_last.sampling.temperature > 0.49F && fake_last.sampling.temperature < 0.51F);
     assert_int_equal(fake_last.sampling.top_k, 40);
     assert_int_equal(fake_last.sampling.seed, 42);
@@ -462,6 +465,12 @@ static const bad_row bad_completions[] = {
     {"{\"prompt\":\"a\",\"shoal\":{\"on_disconnect\":\"stay\"}}", 400, "shoal.on_disconnect",
      "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"exit\":1}}", 400, "shoal.exit", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"session\":\"a/b\"}}", 400, "shoal.session", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"session\":\"\"}}", 400, "shoal.session", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"session\":1}}", 400, "shoal.session", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"session\":\"a\\u0000\"}}", 400, NULL, "invalid_json"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"session\":\"a\",\"mode\":\"cloud\"}}", 400, "shoal.session",
+     "unsupported_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"exit\":{\"policy\":\"fixed\",\"depth\":1}}}", 400,
      "shoal.exit", "unsupported_parameter"},
     {"{\"prompt\":\"a\",\"shoal\":{\"exit\":{\"policy\":\"fixed\",\"threshold\":65}}}", 400,
