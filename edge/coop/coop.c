@@ -104,6 +104,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
                        &coop->keep) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for kept sessions");
     }
+    shoal_session_identify(coop);
     return SHOAL_OK;
 }
 

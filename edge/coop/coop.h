@@ -17,7 +17,7 @@
 #include "common/tokenizer/tokenizer.h"
 #include "edge/coop/route.h"
 #include "edge/coop/spend.h"
-#include "edge/session/keep.h"
+#include "edge/session/blob.h"
 #include "protocol/rpc/rpc.h"
 #include "protocol/wire/wire.h"
 
@@ -192,7 +192,9 @@ typedef struct shoal_coop_settings {
     uint64_t patience_ms;       /* mode ASSIST: how long the cloud is waited for, at least 1 */
     size_t n_sessions_max;      /* sessions whose KV is kept, 0..SHOAL_SESSIONS_MAX */
     size_t session_percent_max; /* of the KV pool that they may hold while nobody else wants it */
-    shoal_hash model_pin;       /* cloud model to insist on; all zero: whatever it describes */
+    bool has_session_secret;    /* blobs of sessions are for those alone who know it: */
+    uint8_t session_secret[SHOAL_HASH_BYTES];
+    shoal_hash model_pin; /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
 
@@ -221,6 +223,47 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
                                uint64_t *ret_id, shoal_err *err) SHOAL_MUST_CHECK;
 /* Any thread; unknown ids are ignored. The request ends with DONE(CANCELLED). */
 void shoal_coop_cancel(shoal_coop *coop, uint64_t id);
+
+/* --- kept sessions ---------------------------------------------------------------------------- */
+
+typedef enum shoal_session_act {
+    SHOAL_SESSION_LIST,
+    SHOAL_SESSION_SAVE, /* a copy of one */
+    SHOAL_SESSION_LOAD, /* a copy becomes one */
+    SHOAL_SESSION_DROP
+} shoal_session_act;
+
+typedef struct shoal_session_info {
+    char name[SHOAL_SESSION_NAME_MAX + 1];
+    size_t n_tokens;
+    size_t n_bytes; /* of the KV pool */
+} shoal_session_info;
+
+/* Valid for the callback; its copy is to be taken by setting it to NULL. */
+typedef struct shoal_session_done {
+    const shoal_err *error;         /* code SHOAL_OK: done. SHOAL_E_NOTFOUND: no such session */
+    const shoal_session_info *list; /* LIST: all, the last used first; SAVE, LOAD: the one */
+    size_t n_list;
+    shoal_session_copy *copy; /* SAVE */
+} shoal_session_done;
+
+typedef struct shoal_session_order {
+    shoal_session_act act;
+    const char *name;              /* of all but LIST; copied */
+    shoal_session_copy *take_copy; /* LOAD; taken with SHOAL_OK */
+    /* Engine thread, must not block; never when coop is freed before. */
+    void (*on_done)(void *ctx, shoal_session_done *done);
+    void *ctx;
+} shoal_session_order;
+
+/* Any thread. SHOAL_OK: on_done will be called. SHOAL_E_UNSUPPORTED: no session is kept here;
+ * SHOAL_E_INVALID: the name; SHOAL_E_UNAVAILABLE: coop is stopping; SHOAL_E_NOMEM. A load fails
+ * with SHOAL_BUSY while requests under way hold the pages, with SHOAL_E_LIMIT when it needs more
+ * than kept sessions may have. */
+shoal_status shoal_coop_session(shoal_coop *coop, const shoal_session_order *order,
+                                shoal_err *err) SHOAL_MUST_CHECK;
+/* What a blob must be of; immutable. */
+const shoal_session_identity *shoal_coop_session_identity(const shoal_coop *coop);
 
 /* How far ahead the edge drafts, and why. */
 typedef struct shoal_coop_speculation {

@@ -34,6 +34,7 @@ enum {
 
 typedef struct gen gen;
 typedef struct link link;
+typedef struct session_job session_job;
 
 /* --- mailbox: the only way into the engine thread ------------------------------------------- */
 
@@ -43,6 +44,7 @@ typedef enum mail_kind {
     MAIL_MESSAGE,   /* link, message, n_bytes */
     MAIL_CLOSED,    /* link, status, text */
     MAIL_DESCRIBED, /* describe or status, text */
+    MAIL_SESSION,   /* session */
     MAIL_WAKE
 } mail_kind;
 
@@ -51,6 +53,7 @@ typedef struct mail {
     mail_kind kind;
     uint64_t id;
     gen *generation;
+    session_job *session;
     link *from; /* holds a reference */
     shoal_cloud_msg *message;
     size_t n_bytes;
@@ -232,7 +235,8 @@ struct shoal_coop {
     shoal_breaker breaker; /* mode ASSIST */
     shoal_route route;
     shoal_spend spend;
-    shoal_keep *keep;        /* NULL: no session is kept */
+    shoal_keep *keep; /* NULL: no session is kept */
+    shoal_session_identity identity;
     shoal_coop_totals spent; /* of all generations, as far as spend knows them */
 
     gen *waiting_head;
@@ -320,6 +324,10 @@ bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g);
 shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages) SHOAL_MUST_CHECK;
 /* Its pages are nobody's any more, but for what is kept of it. */
 void shoal_session_end(shoal_coop *coop, gen *g);
+void shoal_session_job_free(session_job *job);
+/* What was asked of kept sessions from outside. */
+void shoal_session_serve(shoal_coop *coop, session_job *job);
+void shoal_session_identify(shoal_coop *coop);
 
 /* Early exits (leave.c). */
 shoal_status shoal_leave_init(const shoal_coop *coop, gen *g, const char *policy, float threshold,

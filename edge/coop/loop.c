@@ -105,6 +105,9 @@ static void take_mail(shoal_coop *coop, mail *m)
     case MAIL_DESCRIBED:
         take_described(coop, m);
         break;
+    case MAIL_SESSION:
+        shoal_session_serve(coop, m->session);
+        break;
     case MAIL_WAKE:
         break;
     }

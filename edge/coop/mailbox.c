@@ -50,6 +50,7 @@ void shoal_mail_free(mail *m)
         shoal_link_unref(m->from);
     }
     shoal_gen_free(m->generation);
+    shoal_session_job_free(m->session);
     shoal_cloud_msg_free(m->message);
     shoal_free(m);
 }

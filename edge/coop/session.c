@@ -6,6 +6,10 @@
  */
 #include "edge/coop/coop_internal.h"
 
+#include "common/base/mem.h"
+
+#include <string.h>
+
 static size_t n_pages_free(const shoal_coop *coop)
 {
     return shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine)) - coop->n_pages_promised;
@@ -72,4 +76,188 @@ void shoal_session_end(shoal_coop *coop, gen *g)
     if (n > 0 && shoal_keep_put(coop->keep, g->session, g->tokens, n, g->seq) == SHOAL_OK) {
         g->seq = NULL;
     }
+}
+
+/* --- asked from outside ----------------------------------------------------------------------- */
+
+struct session_job {
+    shoal_session_act act;
+    char name[SHOAL_SESSION_NAME_MAX + 1];
+    shoal_session_copy *copy;
+    void (*on_done)(void *ctx, shoal_session_done *done);
+    void *ctx;
+};
+
+void shoal_session_job_free(session_job *job)
+{
+    if (!job) {
+        return;
+    }
+    shoal_session_copy_free(job->copy);
+    shoal_free(job);
+}
+
+void shoal_session_identify(shoal_coop *coop)
+{
+    const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
+    shoal_session_identity *id = &coop->identity;
+    *id = (shoal_session_identity){
+        .model = coop->model->hash,
+        .tokenizer = *shoal_tokenizer_hash(coop->model->tokenizer),
+        .n_layers = (uint32_t)shape->n_layers,
+        .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / shape->n_layers),
+        .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / shape->n_layers),
+        .n_vocab = (uint32_t)coop->model->hp.n_vocab,
+        .n_tokens_max = (uint32_t)shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine)),
+        .has_secret = coop->settings.has_session_secret,
+    };
+    shoal_kv_form(shape, id->form);
+    memcpy(id->secret, coop->settings.session_secret, sizeof id->secret);
+}
+
+const shoal_session_identity *shoal_coop_session_identity(const shoal_coop *coop)
+{
+    return &coop->identity;
+}
+
+static shoal_session_info info_of(const shoal_coop *coop, const shoal_kept *kept)
+{
+    const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
+    shoal_session_info info = {.n_tokens = kept->n_ids,
+                               .n_bytes = kept->n_pages * shoal_kv_page_bytes(shape)};
+    memcpy(info.name, kept->name, sizeof info.name);
+    return info;
+}
+
+static void serve_list(shoal_coop *coop, const session_job *job)
+{
+    size_t n = shoal_keep_n(coop->keep);
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_session_info *list = shoal_calloc(n, sizeof *list);
+    for (size_t i = 0; list && i < n; i++) {
+        list[i] = info_of(coop, shoal_keep_at(coop->keep, i));
+    }
+    if (!list) {
+        (void)shoal_err_set(&err, SHOAL_E_NOMEM, "no memory for a list of %zu sessions", n);
+    }
+    shoal_session_done done = {.error = &err, .list = list, .n_list = list ? n : 0};
+    job->on_done(job->ctx, &done);
+    shoal_free(list);
+}
+
+/* Blocks in as they come, and the tokens behind the last one through the model: 31 at most. */
+static shoal_status fill(shoal_coop *coop, const shoal_session_copy *copy, shoal_kv_seq *seq,
+                         shoal_err *err)
+{
+    SHOAL_TRY(shoal_session_copy_in(copy, seq, err));
+    size_t length = shoal_kv_seq_length(seq);
+    shoal_span rest = {.seq = seq, .ids = copy->ids + length, .n_ids = copy->n_ids - length};
+    if (rest.n_ids == 0) {
+        return SHOAL_OK;
+    }
+    shoal_status status = shoal_engine_step(coop->engine, &rest, 1);
+    return status == SHOAL_OK
+               ? status
+               : shoal_err_set(err, status, "no room for the last %zu tokens of the session",
+                               rest.n_ids);
+}
+
+static shoal_status load(shoal_coop *coop, const session_job *job, shoal_err *err)
+{
+    shoal_kv_pool *pool = shoal_engine_kv(coop->engine);
+    size_t n_pages = shoal_kv_pool_pages_for(pool, job->copy->n_ids);
+    size_t n_most = shoal_keep_n_pages_max(coop->keep);
+    if (n_pages > n_most) {
+        return shoal_err_set(err, SHOAL_E_LIMIT,
+                             "session %s needs %zu pages of KV and kept sessions may have %zu: "
+                             "raise session.kv_percent or kv.max_mib",
+                             job->name, n_pages, n_most);
+    }
+    if (n_pages > n_pages_free(coop)) {
+        return shoal_err_set(
+            err, SHOAL_BUSY,
+            "requests under way hold the KV that session %s needs: try again later", job->name);
+    }
+    make_room(coop, n_pages);
+    shoal_kv_seq *seq = NULL;
+    shoal_status status = shoal_kv_seq_new(pool, &seq);
+    if (status == SHOAL_OK) {
+        status = fill(coop, job->copy, seq, err);
+    }
+    if (status == SHOAL_OK) {
+        status = shoal_keep_put(coop->keep, job->name, job->copy->ids, job->copy->n_ids, seq);
+    }
+    if (status != SHOAL_OK) {
+        shoal_kv_seq_free(seq);
+        return shoal_err_set(err, status, "no memory for session %s", job->name);
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status find(shoal_coop *coop, const session_job *job, const shoal_kept **ret_kept,
+                         shoal_err *err)
+{
+    *ret_kept = shoal_keep_find(coop->keep, job->name);
+    return *ret_kept ? SHOAL_OK
+                     : shoal_err_set(err, SHOAL_E_NOTFOUND,
+                                     "no session %s is kept here: it was never used, has been "
+                                     "dropped for others (session.max, session.kv_percent), or a "
+                                     "request has it now",
+                                     job->name);
+}
+
+void shoal_session_serve(shoal_coop *coop, session_job *job)
+{
+    const shoal_kept *kept = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_session_done done = {.error = &err};
+    shoal_session_info info;
+    if (job->act == SHOAL_SESSION_LIST) {
+        serve_list(coop, job);
+        return;
+    }
+    shoal_status status = SHOAL_OK;
+    if (job->act == SHOAL_SESSION_LOAD) {
+        status = load(coop, job, &err);
+    }
+    if (status == SHOAL_OK) {
+        status = find(coop, job, &kept, &err);
+    }
+    if (status == SHOAL_OK) {
+        info = info_of(coop, kept);
+        done.list = &info;
+        done.n_list = 1;
+    }
+    if (status == SHOAL_OK && job->act == SHOAL_SESSION_SAVE) {
+        status = shoal_session_copy_out(kept, &done.copy, &err);
+    }
+    if (status == SHOAL_OK && job->act == SHOAL_SESSION_DROP) {
+        (void)shoal_keep_drop(coop->keep, job->name);
+    }
+    SHOAL_ASSERT((status == SHOAL_OK) == (err.code == SHOAL_OK));
+    job->on_done(job->ctx, &done);
+    shoal_session_copy_free(done.copy);
+}
+
+shoal_status shoal_coop_session(shoal_coop *coop, const shoal_session_order *order, shoal_err *err)
+{
+    if (atomic_load(&coop->stopping)) {
+        return shoal_err_set(err, SHOAL_E_UNAVAILABLE, "the edge is shutting down");
+    }
+    const char *name = order->act == SHOAL_SESSION_LIST ? "all" : order->name;
+    SHOAL_TRY(shoal_coop_check_session(coop, name, SHOAL_MODE_LOCAL, err));
+    mail *m = shoal_mail_new(MAIL_SESSION);
+    session_job *job = m ? shoal_calloc(1, sizeof *job) : NULL;
+    if (!job) {
+        shoal_mail_free(m);
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a session's request");
+    }
+    job->act = order->act;
+    memcpy(job->name, name, strlen(name));
+    job->copy = order->take_copy;
+    job->on_done = order->on_done;
+    job->ctx = order->ctx;
+    m->session = job;
+    shoal_mailbox_push(&coop->box, m);
+    return SHOAL_OK;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "edge/daemon/config_keys.h"
 
+#include "common/base/file.h"
 #include "common/kv/kv.h"
 
 #include <string.h>
@@ -74,6 +75,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "\"shoal\": {\"session\": \"NAME\"}."),
     INT("session.kv_percent", "50", 0, 100,
         "Share of the KV memory that kept sessions may hold while no request wants it."),
+    INT("session.body_max_kib", "65536", 1, 1 << 22, "Largest session that is loaded, KiB."),
+    STRING("session.secret_file", "",
+           "File whose first line is known to the edges that load each other's sessions: one saved "
+           "under another is refused; empty: any of the model is taken."),
     STRING("cloud.target", "", "host:port of the cloud, or a comma list; empty: no cloud."),
     STRING("cloud.ca", "", "PEM file of the authority that signs the cloud."),
     STRING("cloud.cert", "", "PEM file of this edge's certificate chain."),
@@ -177,6 +182,22 @@ static shoal_status parse_hash(const char *text, shoal_hash *ret_hash, shoal_err
     return SHOAL_OK;
 }
 
+static shoal_status read_secret(const char *path, shoal_coop_settings *s, shoal_err *err)
+{
+    char secret[SHOAL_SECRET_MAX + 1];
+    if (!path[0]) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_file_read_secret("session.secret_file", path, secret, err));
+    shoal_hash hash;
+    shoal_status status = shoal_hash_of(secret, strlen(secret), &hash);
+    explicit_bzero(secret, sizeof secret);
+    SHOAL_TRY(status);
+    memcpy(s->session_secret, hash.bytes, sizeof s->session_secret);
+    s->has_session_secret = true;
+    return SHOAL_OK;
+}
+
 static int kv_type(const shoal_config *config)
 {
     shoal_kv_type type = SHOAL_KV_F32;
@@ -222,6 +243,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
     s.kv_type = kv_type(config);
+    SHOAL_TRY(read_secret(shoal_config_string(config, "session.secret_file"), &s, err));
     s.n_sessions_max = (size_t)shoal_config_int(config, "session.max");
     s.session_percent_max = (size_t)shoal_config_int(config, "session.kv_percent");
     s.n_active_max = (size_t)shoal_config_int(config, "requests.active_max");
@@ -248,6 +270,11 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     return SHOAL_OK;
 }
 
+static size_t session_bytes(const shoal_config *config)
+{
+    return (size_t)shoal_config_int(config, "session.body_max_kib") << 10;
+}
+
 shoal_http_settings shoal_edge_http_settings(const shoal_config *config)
 {
     shoal_http_settings s = shoal_http_settings_default();
@@ -258,6 +285,7 @@ shoal_http_settings shoal_edge_http_settings(const shoal_config *config)
     s.n_connections_max = (size_t)shoal_config_int(config, "http.connections_max");
     s.body_bytes_max = (size_t)shoal_config_int(config, "http.body_max_kib") << 10;
     s.body_bytes_total_max = SHOAL_MAX(s.body_bytes_total_max, s.body_bytes_max);
+    s.body_bytes_total_max = SHOAL_MAX(s.body_bytes_total_max, session_bytes(config));
     s.header_ms = (uint32_t)shoal_config_int(config, "http.header_ms");
     s.body_ms = (uint32_t)shoal_config_int(config, "http.body_ms");
     s.idle_ms = (uint32_t)shoal_config_int(config, "http.idle_ms");
@@ -316,6 +344,7 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
     s.n_tokens_default = (size_t)shoal_config_int(config, "requests.tokens_default");
     s.deadline_ms = (uint64_t)shoal_config_int(config, "requests.deadline_ms");
+    s.session_bytes_max = session_bytes(config);
     s.link_switch = shoal_config_bool(config, "api.link_switch");
     s.replay_ms = (uint64_t)shoal_config_int(config, "api.replay_ms");
     s.replay_bytes_max = (size_t)shoal_config_int(config, "api.replay_kib") << 10;

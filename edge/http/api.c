@@ -25,6 +25,7 @@ shoal_api_settings shoal_api_settings_default(void)
         .deadline_ms = 600000,
         .replay_ms = 10000,
         .replay_bytes_max = 8 << 20,
+        .session_bytes_max = 64 << 20,
     };
 }
 
@@ -59,6 +60,8 @@ static const route routes[] = {
     {"/v1/models", "GET, HEAD", false, shoal_api_answer_models},
     {"/v1/models/", "GET, HEAD", false, shoal_api_answer_model},
     {"/v1/shoal/status", "GET, HEAD", false, shoal_api_answer_status},
+    {"/v1/shoal/sessions", "GET", false, shoal_api_answer_sessions},
+    {"/v1/shoal/sessions/", "GET, PUT, DELETE", false, shoal_api_answer_session},
     {"/v1/shoal/link", "POST", false, shoal_api_answer_link},
     {"/v1/shoal/streams/", "GET, DELETE", false, shoal_api_answer_stream},
     {"/health", "GET, HEAD", true, shoal_api_answer_health},
@@ -156,11 +159,31 @@ static void on_request(void *ctx, shoal_http_exchange *exchange)
 
 static void on_gone(void *ctx, shoal_http_exchange *exchange)
 {
-    (void)ctx;
     shoal_api_call *call = shoal_http_user(exchange);
-    if (call) {
+    if (!shoal_api_transfer_gone(ctx, exchange) && call) {
         shoal_api_call_gone(call);
     }
+}
+
+static void on_room(void *ctx, shoal_http_exchange *exchange)
+{
+    (void)exchange;
+    const shoal_api *api = ctx;
+    if (api->transfers) {
+        shoal_wake_send(api->wake); /* not from within the server */
+    }
+}
+
+/* A session is larger than any question. */
+static size_t body_max(void *ctx, const shoal_http_exchange *exchange, const char **ret_key)
+{
+    const shoal_api *api = ctx;
+    const route *r = find_route(shoal_http_path(exchange));
+    if (!r || r->answer != shoal_api_answer_session) {
+        return 0;
+    }
+    *ret_key = "session.body_max_kib";
+    return api->settings.session_bytes_max;
 }
 
 static void on_drained(void *ctx)
@@ -175,6 +198,8 @@ shoal_http_handler shoal_api_handler(shoal_api *api)
 {
     return (shoal_http_handler){.ctx = api,
                                 .on_head = on_head,
+                                .body_max = body_max,
+                                .on_room = on_room,
                                 .on_request = on_request,
                                 .on_gone = on_gone,
                                 .on_drained = on_drained};
@@ -218,8 +243,9 @@ static shoal_status start(shoal_api *api)
     SHOAL_TRY(make_metrics(api));
     SHOAL_TRY(shoal_wake_new(api->loop, shoal_api_drain_inbox, api, &api->wake));
     SHOAL_TRY(shoal_timer_new(api->loop, shoal_api_expire, api, &api->expiry));
-    /* Each call has at most one fixed message of either kind under way. */
-    SHOAL_TRY(shoal_queue_new(SHOAL_API_TOKENS_QUEUED_MAX + 2 * n_calls, &api->inbox));
+    /* Each call has at most one fixed message of either kind under way, a transfer has one. */
+    SHOAL_TRY(shoal_queue_new(SHOAL_API_TOKENS_QUEUED_MAX + 2 * n_calls + SHOAL_API_TRANSFERS_MAX,
+                              &api->inbox));
     shoal_queue_set_wake(api->inbox, shoal_wake_send, api->wake);
     SHOAL_TRY(shoal_queue_new(SHOAL_API_JOBS_MAX, &api->jobs));
     return shoal_thread_start(SHOAL_ROLE_IO, "shoal-parse", shoal_api_work, api, &api->worker);
@@ -331,6 +357,7 @@ void shoal_api_free(shoal_api *api)
     while (api->calls) {
         shoal_api_call_free(api->calls);
     }
+    shoal_api_transfers_free(api);
     shoal_queue_free(api->jobs);
     shoal_queue_free(api->inbox);
     shoal_wake_free(api->wake);

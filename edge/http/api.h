@@ -28,6 +28,7 @@ typedef struct shoal_api_settings {
                               * default false: it has replay_ms to come back */
     const shoal_redact_rules *redact; /* what leaves in no mode but local; borrowed; NULL: nothing
                                        * is held back */
+    size_t session_bytes_max;         /* of a session that is loaded; default 64 MiB */
     bool link_switch;                 /* POST /v1/shoal/link may cut the cloud; default false */
 } shoal_api_settings;
 shoal_api_settings shoal_api_settings_default(void);

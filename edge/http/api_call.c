@@ -53,7 +53,7 @@ void shoal_api_call_free(shoal_api_call *call)
 /* --- engine thread and worker ----------------------------------------------------------------- */
 
 /* The inbox has room for every fixed message that can exist, so this cannot fail. */
-static void push_fixed(shoal_api *api, shoal_api_fixed_message *message)
+static void push_fixed(shoal_api *api, void *message)
 {
     shoal_status status = shoal_queue_push(api->inbox, message);
     SHOAL_ASSERT(status == SHOAL_OK);
@@ -119,12 +119,17 @@ void shoal_api_work(void *ctx)
 {
     shoal_api *api = ctx;
     for (;;) {
-        shoal_api_call *call = shoal_queue_pop_wait(api->jobs, UINT64_MAX);
-        if (!call) {
+        void *item = shoal_queue_pop_wait(api->jobs, UINT64_MAX);
+        if (!item) {
             return; /* closed */
         }
-        parse(call);
-        push_fixed(api, &call->parsed);
+        shoal_api_fixed_message *any = item; /* all kinds begin alike */
+        if (any->kind == SHOAL_API_TRANSFER) {
+            shoal_api_transfer_read(item);
+        } else {
+            parse(any->call);
+        }
+        push_fixed(api, item);
     }
 }
 
@@ -297,7 +302,7 @@ void shoal_api_call_begin(shoal_api *api, shoal_http_exchange *exchange, shoal_a
     if (call->body.length <= api->settings.inline_bytes_max) {
         parse(call);
         on_parsed(call);
-    } else if (shoal_queue_push(api->jobs, call) != SHOAL_OK) {
+    } else if (shoal_queue_push(api->jobs, &call->parsed) != SHOAL_OK) {
         (void)shoal_http_error_set(&error, 429, NULL, "rate_limit_exceeded",
                                    "too many large requests wait already: try again later");
         fail_call(call, &error);
@@ -466,9 +471,10 @@ void shoal_api_drain_inbox(void *ctx)
     for (int i = 0; i < MESSAGES_PER_TURN; i++) {
         void *item = shoal_queue_pop(api->inbox);
         if (!item) {
+            shoal_api_transfers_turn(api);
             return;
         }
-        const shoal_api_fixed_message *any = item; /* both kinds begin alike */
+        const shoal_api_fixed_message *any = item; /* all kinds begin alike */
         switch (any->kind) {
         case SHOAL_API_PARSED:
             on_parsed(any->call);
@@ -481,6 +487,9 @@ void shoal_api_drain_inbox(void *ctx)
             break;
         case SHOAL_API_END:
             on_end(any->call);
+            break;
+        case SHOAL_API_TRANSFER:
+            shoal_api_transfer_on_message(item);
             break;
         }
     }

@@ -20,7 +20,8 @@ enum {
     SHOAL_API_TOKENS_QUEUED_MAX = 1 << 15, /* token messages the loop has not yet seen */
     SHOAL_API_ANSWER_MAX = 64 << 20,       /* bytes of an answer that is not streamed */
     SHOAL_API_TOOLS_MAX = SHOAL_GRAMMAR_CHOICES_MAX,
-    SHOAL_API_TOOL_NAME_MAX = 64
+    SHOAL_API_TOOL_NAME_MAX = 64,
+    SHOAL_API_TRANSFERS_MAX = 4 /* of kept sessions, listed, saved, loaded or dropped at once */
 };
 
 /* How a text that is a call begins. */
@@ -92,7 +93,8 @@ typedef struct shoal_api_call shoal_api_call;
 typedef enum shoal_api_message_kind {
     SHOAL_API_PARSED,
     SHOAL_API_TOKEN,
-    SHOAL_API_END
+    SHOAL_API_END,
+    SHOAL_API_TRANSFER /* shoal_api_transfer's */
 } shoal_api_message_kind;
 
 /* TOKEN messages are on the heap, the others lie in their call: what must not fail needs no
@@ -191,6 +193,32 @@ struct shoal_api_call {
     char random[25];            /* hexadecimal: what makes its ids differ from others */
 };
 
+/* Where a transfer is, when its message comes to the loop. */
+typedef enum shoal_api_transfer_phase {
+    SHOAL_API_READ,  /* LOAD: the body is a session, or is none */
+    SHOAL_API_DONE,  /* coop has answered */
+    SHOAL_API_WRITES /* SAVE: a blob is on its way; no message of its own */
+} shoal_api_transfer_phase;
+
+/* A request about kept sessions. Its message is with one thread at a time, and so is the rest. */
+typedef struct shoal_api_transfer {
+    shoal_api_message_kind kind; /* TRANSFER: what the queues hold */
+    shoal_api *api;
+    struct shoal_api_transfer *next;
+    shoal_http_exchange *exchange; /* NULL: the client is gone */
+    shoal_api_transfer_phase phase;
+    bool under_way; /* the worker or coop has it, and its message comes */
+    shoal_session_act act;
+    char name[SHOAL_SESSION_NAME_MAX + 1];
+    shoal_buf body; /* LOAD, until it is read */
+    shoal_session_copy *copy;
+    shoal_err failure;
+    shoal_session_info *list; /* [n_list] */
+    size_t n_list;
+    shoal_session_writer *writer; /* SAVE, once it is written */
+    uint8_t *piece;               /* likewise */
+} shoal_api_transfer;
+
 struct shoal_api {
     shoal_loop *loop;
     shoal_coop *coop;
@@ -206,10 +234,12 @@ struct shoal_api {
     shoal_wake *wake;
     shoal_queue *inbox; /* messages to the loop: has room for every fixed one */
     atomic_size_t n_tokens_queued;
-    shoal_queue *jobs; /* calls to the worker */
+    shoal_queue *jobs; /* to the worker: fixed messages of calls, and of transfers */
     shoal_thread *worker;
     shoal_api_call *calls;
     size_t n_calls; /* that have not ended */
+    shoal_api_transfer *transfers;
+    size_t n_transfers;
     size_t n_ended;
     size_t kept_bytes;
     shoal_timer *expiry;
@@ -293,6 +323,19 @@ void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_models(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_status(shoal_api *api, shoal_http_exchange *exchange);
+
+/* api_session.c */
+void shoal_api_answer_sessions(shoal_api *api, shoal_http_exchange *exchange);
+void shoal_api_answer_session(shoal_api *api, shoal_http_exchange *exchange);
+/* Worker: the body to a session. */
+void shoal_api_transfer_read(shoal_api_transfer *transfer);
+/* Loop: its message has come. */
+void shoal_api_transfer_on_message(shoal_api_transfer *transfer);
+/* Loop: more of the blobs that are on their way. */
+void shoal_api_transfers_turn(shoal_api *api);
+/* False: the exchange is none of a transfer. */
+bool shoal_api_transfer_gone(shoal_api *api, const shoal_http_exchange *exchange);
+void shoal_api_transfers_free(shoal_api *api);
 
 /* api_page.c */
 void shoal_api_answer_page(shoal_api *api, shoal_http_exchange *exchange);

@@ -177,6 +177,11 @@ size_t shoal_keep_n_pages(const shoal_keep *keep)
     return keep->n_pages;
 }
 
+size_t shoal_keep_n_pages_max(const shoal_keep *keep)
+{
+    return keep->n_pages_max;
+}
+
 const shoal_kept *shoal_keep_at(const shoal_keep *keep, size_t i)
 {
     SHOAL_ASSERT(i < keep->n);

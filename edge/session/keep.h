@@ -56,6 +56,7 @@ bool shoal_keep_drop_oldest(shoal_keep *keep);
 
 size_t shoal_keep_n(const shoal_keep *keep);
 size_t shoal_keep_n_pages(const shoal_keep *keep);
+size_t shoal_keep_n_pages_max(const shoal_keep *keep);
 /* The i-th, the last used first; borrowed as above. */
 const shoal_kept *shoal_keep_at(const shoal_keep *keep, size_t i);
 

@@ -141,8 +141,13 @@ static void on_written(uv_write_t *request, int status)
         linger(conn);
         return;
     }
+    shoal_http_server *server = conn->server;
+    if (!conn->writing && conn->phase == SHOAL_HTTP_HANDLING && conn->x.begun &&
+        server->handler.on_room) {
+        server->handler.on_room(server->handler.ctx, &conn->x);
+    }
     shoal_http_conn_process(conn);
-    shoal_http_server_check_drained(conn->server);
+    shoal_http_server_check_drained(server);
 }
 
 /* Timers come before sockets in a turn of the loop. After a turn that took long, or a process that

@@ -127,6 +127,8 @@ struct shoal_http_conn {
     shoal_buf head; /* the request line and headers */
     shoal_buf body;
     size_t n_body_wire; /* bytes of body with its chunk framing */
+    size_t body_max;    /* of this request, once its headers are whole */
+    const char *body_key;
     shoal_http_field *fields;
     size_t n_fields;
     const char *url;

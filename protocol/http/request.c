@@ -107,12 +107,25 @@ static int check_framing(shoal_http_conn *conn)
     if (expect && !(expect->n_value == 12 && strncasecmp(expect->value, "100-continue", 12) == 0)) {
         return refuse(conn, 417, "expectation", "the only expectation known is 100-continue");
     }
-    size_t max = conn->server->s.body_bytes_max;
-    if ((conn->parser.flags & F_CONTENT_LENGTH) && conn->parser.content_length > max) {
+    return 0;
+}
+
+/* Which limit holds depends on what is asked for. */
+static int check_length(shoal_http_conn *conn)
+{
+    const shoal_http_server *server = conn->server;
+    const char *key = NULL;
+    size_t own = server->handler.body_max
+                     ? server->handler.body_max(server->handler.ctx, &conn->x, &key)
+                     : 0;
+    conn->body_max = own > 0 ? own : server->s.body_bytes_max;
+    conn->body_key = own > 0 ? key : "http.body_max_kib";
+    if ((conn->parser.flags & F_CONTENT_LENGTH) && conn->parser.content_length > conn->body_max) {
         (void)shoal_http_error_set(&conn->refusal, 413, NULL, "body_too_large",
                                    "the body has %llu bytes, at most %zu are taken: send less, or "
-                                   "raise http.body_max_kib",
-                                   (unsigned long long)conn->parser.content_length, max);
+                                   "raise %s",
+                                   (unsigned long long)conn->parser.content_length, conn->body_max,
+                                   conn->body_key);
         return -1;
     }
     return 0;
@@ -190,18 +203,17 @@ static int on_headers_complete(llhttp_t *parser)
     }
     finish_fields(conn);
     shoal_http_request_make_id(conn);
-    return 0;
+    return check_length(conn);
 }
 
 static int on_body(llhttp_t *parser, const char *at, size_t n)
 {
     shoal_http_conn *conn = parser->data;
     shoal_http_server *server = conn->server;
-    if (n > server->s.body_bytes_max - conn->body.length) {
+    if (n > conn->body_max - conn->body.length) {
         (void)shoal_http_error_set(&conn->refusal, 413, NULL, "body_too_large",
-                                   "the body has more than %zu bytes: send less, or raise "
-                                   "http.body_max_kib",
-                                   server->s.body_bytes_max);
+                                   "the body has more than %zu bytes: send less, or raise %s",
+                                   conn->body_max, conn->body_key);
         return -1;
     }
     if (n > server->s.body_bytes_total_max - server->body_bytes) {
@@ -280,7 +292,7 @@ void shoal_http_request_head(shoal_http_conn *conn)
 
 size_t shoal_http_request_body(shoal_http_conn *conn, const char *data, size_t n)
 {
-    size_t wire_max = conn->server->s.body_bytes_max * WIRE_PER_BODY + WIRE_SLACK;
+    size_t wire_max = conn->body_max * WIRE_PER_BODY + WIRE_SLACK;
     llhttp_errno_t rc = llhttp_execute(&conn->parser, data, n);
     size_t used = n;
     if (rc == HPE_PAUSED && conn->message_whole) {

@@ -95,6 +95,11 @@ void shoal_http_set_user(shoal_http_exchange *exchange, void *user)
     exchange->user = user;
 }
 
+size_t shoal_http_stream_unsent(const shoal_http_exchange *exchange)
+{
+    return shoal_http_conn_unsent(const_conn_of(exchange));
+}
+
 bool shoal_http_begun(const shoal_http_exchange *exchange)
 {
     return exchange->begun;

@@ -57,8 +57,13 @@ typedef struct shoal_http_handler {
     /* The headers are there, the body is not: filling error refuses the request before a byte of
      * body is read. Optional. */
     void (*on_head)(void *ctx, shoal_http_exchange *exchange, shoal_http_error *error);
+    /* How many bytes of body this request may have, asked when its headers are there; *ret_key is
+     * then the setting that says so. 0, or no such function: body_bytes_max. */
+    size_t (*body_max)(void *ctx, const shoal_http_exchange *exchange, const char **ret_key);
     /* The request is complete. */
     void (*on_request)(void *ctx, shoal_http_exchange *exchange);
+    /* All of a begun stream that had to wait for its reader has been sent. Optional. */
+    void (*on_room)(void *ctx, shoal_http_exchange *exchange);
     /* The client is gone before the answer's end; the last call for this exchange. Not called
      * when the handler learned it from stream_write. */
     void (*on_gone)(void *ctx, shoal_http_exchange *exchange);
@@ -114,6 +119,8 @@ shoal_status shoal_http_stream_write(shoal_http_exchange *exchange, const void *
                                      size_t n) SHOAL_MUST_CHECK;
 /* Ends the exchange; whole: false cuts the connection instead of closing the body properly. */
 void shoal_http_stream_end(shoal_http_exchange *exchange, bool whole);
+/* Bytes written that the kernel has not taken yet. 0: on_room does not come by itself. */
+size_t shoal_http_stream_unsent(const shoal_http_exchange *exchange);
 /* True once stream_begin was called. */
 bool shoal_http_begun(const shoal_http_exchange *exchange);
 

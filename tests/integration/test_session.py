@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Sessions of the edge: what was computed for a text is kept and not computed again, and no answer is changed by it."""
+import json
 import os
 import random
 
@@ -42,6 +43,27 @@ def metric(edge, name):
         if line.startswith(name + " "):
             return float(line.split()[-1])
     raise AssertionError(f"there is no {name}")
+
+
+def save(edge, name):
+    status, headers, blob = request(edge.address, "GET", f"/v1/shoal/sessions/{name}")
+    expect(status == 200 and headers["Content-Type"] == "application/octet-stream", f"{status} {blob[:300]}")
+    return blob
+
+
+def load(edge, name, blob):
+    return request(edge.address, "PUT", f"/v1/shoal/sessions/{name}", blob)
+
+
+def refused(answer, status, code, *words):
+    error = json.loads(answer[2])["error"]
+    expect(answer[0] == status and error["code"] == code, f"{answer[0]} {error}, not {status} {code}")
+    for word in words:
+        expect(word in error["message"], f"{word!r} is not in {error['message']!r}")
+
+
+def sessions(edge):
+    return json.loads(request(edge.address, "GET", "/v1/shoal/sessions")[2])["sessions"]
 
 
 def converse(edge, alone, name, first, mode="local"):
@@ -121,6 +143,127 @@ def test_kept_sessions_are_few_and_give_way():
         expect(metric(small, "shoal_requests_running") == 0, "something still runs")
 
 
+def test_session_survives_a_restart_and_roams():
+    """What an edge saved, itself after a restart and another edge go on with: the same text, nothing computed again."""
+    with Site(SEED) as site:
+        _, model = site.models()
+        for kv in ("f16", "q8", "k8v4", "q4"):
+            alone = site.edge(model, kv__type=kv, session__max="0").start()
+            edge = site.edge(model, kv__type=kv).start()
+            other = site.edge(model, kv__type=kv, model__threads="1", cpu__mask="avx2").start()
+            first = ids(N_FIRST, SEED)
+            prompt = first + ask(edge, first, "pump-7").ids + ids(N_MORE, 3)
+            n_kept = N_FIRST + N_ANSWER - 1
+            [told] = sessions(edge)
+            expect(told["name"] == "pump-7" and told["tokens"] == n_kept and told["kv_bytes"] > 0, f"{told}")
+            blob = save(edge, "pump-7")
+            right = ask(edge, prompt, "pump-7")
+            same(right, ask(alone, prompt), f"{kv}: the uninterrupted session")
+            edge.stop()
+            edge.start()
+            expect(sessions(edge) == [], "a new edge keeps nothing")
+            for where in (edge, other):
+                status, _, body = load(where, "pump-7", blob)
+                expect(status == 200 and json.loads(body)["tokens"] == n_kept, f"{kv}: {status} {body}")
+                expect(save(where, "pump-7") == blob, f"{kv}: what was loaded is not what was saved")
+                answer = ask(where, prompt, "pump-7")
+                check_reuse(answer, n_kept, len(prompt), f"{kv}: after the load")
+                same(answer, right, f"{kv}: after the load")
+            # All of a text was kept: of the same prompt again one token is computed, to have something to sample from.
+            expect(load(other, "again", save(other, "pump-7"))[0] == 200, "a copy under another name")
+            expect(request(other.address, "DELETE", "/v1/shoal/sessions/pump-7")[0] == 200, "dropped")
+            expect([s["name"] for s in sessions(other)] == ["again"], f"{sessions(other)}")
+            for daemon in (alone, edge, other):
+                daemon.stop()
+        return f"{len(blob)} bytes of q4"
+
+
+def test_restored_session_drafts_for_a_cloud():
+    with Site(SEED) as site:
+        full, model = site.models()
+        cloud = site.cloud(full).start()
+        edges = [site.edge(model, cloud.address, coop__draft_tokens="4").start() for _ in range(2)]
+        first = ids(N_FIRST, SEED)
+        prompt = first + ask(edges[0], first, "s", mode="exact").ids + ids(N_MORE, 3)
+        blob = save(edges[0], "s")
+        right = ask(edges[0], prompt, "s", mode="exact")
+        same(right, ask(edges[0], prompt, mode="cloud"), "exact and cloud")
+        expect(load(edges[1], "s", blob)[0] == 200, "the load")
+        answer = ask(edges[1], prompt, "s", mode="exact")
+        same(answer, right, "on another edge")
+        kept = answer.usage["shoal"]["kept_tokens"]
+        expect(kept >= N_FIRST and answer.usage["shoal"]["prefilled_tokens"] <= len(prompt) - kept, f"{answer.usage}")
+
+
+def test_blobs_that_are_not_right_are_refused():
+    with Site(SEED) as site:
+        _, model = site.models()
+        edge = site.edge(model).start()
+        ask(edge, ids(40, SEED), "s", n=4)
+        blob = save(edge, "s")
+        rng = random.Random(SEED)
+        places = [*range(0, 200, 7), *(rng.randrange(len(blob)) for _ in range(150)), len(blob) - 1]
+        for at in places:
+            broken = bytearray(blob)
+            broken[at] ^= 1 << rng.randrange(8)
+            status, _, body = load(edge, "t", bytes(broken))
+            code = json.loads(body)["error"]["code"]
+            expect(status in (400, 409) and code.startswith("session_"), f"byte {at} (seed {SEED}): {status} {body}")
+        for n in (0, 1, 159, 160, len(blob) // 2, len(blob) - 1):
+            refused(load(edge, "t", blob[:n]), 400, "session_invalid")
+        refused(load(edge, "t", blob + b"x"), 400, "session_invalid", "follow")
+        expect([s["name"] for s in sessions(edge)] == ["s"], "a broken session was kept")
+        # Of another model, another form, another secret: both hashes are told.
+        other = site.edge(model, kv__type="q8").start()
+        refused(load(other, "s", blob), 409, "session_mismatch", "KV form", "kv.type")
+        another = site.edge(site.tiny_model(7)).start()
+        refused(load(another, "s", blob), 409, "session_mismatch", "model", blob[16:48].hex())
+        with open(site.file("secret"), "w", encoding="ascii") as f:
+            f.write("of-a-fleet\n")
+        fleet = [site.edge(model, session__secret_file=site.file("secret")).start() for _ in range(2)]
+        expect(load(fleet[0], "s", blob)[0] == 409, "a session without the secret was taken")
+        ask(fleet[0], ids(40, SEED), "s", n=4)
+        expect(load(fleet[1], "s", save(fleet[0], "s"))[0] == 200, "a session of the fleet was refused")
+        expect(load(edge, "t", save(fleet[0], "s"))[0] == 409, "a session of the fleet was taken")
+        return f"{len(places)} broken bytes"
+
+
+def test_sessions_are_bounded_over_http():
+    with Site(SEED) as site:
+        _, model = site.models()
+        edge = site.edge(model, session__max="2").start()
+        tight = site.edge(model, session__body_max_kib="1", session__kv_percent="1").start()
+        none = site.edge(model, session__max="0").start()
+        for name in ("a", "b"):
+            ask(edge, ids(N_FIRST, 1), name, n=4)
+        blob = save(edge, "a")
+        refused(load(tight, "a", blob), 413, "body_too_large", "session.body_max_kib")
+        tight.stop()
+        tight.settings["session.body_max_kib"] = "4096"
+        tight.settings["kv.max_mib"] = "2"
+        tight.start()
+        refused(load(tight, "a", blob), 409, "session_too_long", "session.kv_percent")
+        # Loaded ones are kept like others: the longest unused goes.
+        expect(load(edge, "c", blob)[0] == 200 and [s["name"] for s in sessions(edge)] == ["c", "a"], f"{sessions(edge)}")
+        refused(request(edge.address, "GET", "/v1/shoal/sessions/b"), 404, "session_not_found")
+        refused(request(edge.address, "DELETE", "/v1/shoal/sessions/b"), 404, "session_not_found")
+        refused(request(edge.address, "GET", "/v1/shoal/sessions/b%20"), 400, "session_invalid")
+        refused(load(edge, "x" * 65, blob), 400, "session_invalid")
+        refused(request(none.address, "GET", "/v1/shoal/sessions"), 400, "session_unsupported", "session.max")
+        expect(request(edge.address, "POST", "/v1/shoal/sessions/b", b"")[0] == 405, "POST")
+        key = site.edge(model, api__key="k").start()
+        expect(load(key, "a", blob)[0] == 401, "without the key")
+
+
+def test_session_past_a_window_is_not_saved():
+    with Site(SEED) as site:
+        edge = site.edge(site.tiny_model(3, "F32", "gemma3")).start()
+        ask(edge, [3 + i % 250 for i in range(700)], "s", n=2)
+        refused(request(edge.address, "GET", "/v1/shoal/sessions/s"), 409, "session_too_long", "windowed")
+        ask(edge, [3 + i % 250 for i in range(300)], "t", n=2)
+        expect(len(save(edge, "t")) > 1000, "a text within the ring is saved")
+
+
 def test_what_a_session_cannot_be_is_refused():
     with Site(SEED) as site:
         _, model = site.models()
@@ -136,4 +279,6 @@ def test_what_a_session_cannot_be_is_refused():
 
 if __name__ == "__main__":
     main([test_kept_tokens_are_not_computed_again_in_any_kv, test_verified_answers_do_not_change,
-          test_kept_sessions_are_few_and_give_way, test_what_a_session_cannot_be_is_refused])
+          test_kept_sessions_are_few_and_give_way, test_session_survives_a_restart_and_roams,
+          test_restored_session_drafts_for_a_cloud, test_blobs_that_are_not_right_are_refused,
+          test_sessions_are_bounded_over_http, test_session_past_a_window_is_not_saved, test_what_a_session_cannot_be_is_refused])

@@ -26,13 +26,29 @@ typedef struct generation {
     pthread_t thread;
 } generation;
 
+/* The one session that the fake keeps. */
+typedef struct fake_session {
+    char name[SHOAL_SESSION_NAME_MAX + 1];
+    shoal_session_copy *copy;
+} fake_session;
+
 struct shoal_coop {
     pthread_mutex_t mutex;
+    fake_session session;
     generation *all[GENERATIONS_MAX];
     size_t n;
 };
 
 fake_script fake_next;
+const shoal_session_identity fake_identity = {.model.bytes = {1},
+                                              .tokenizer.bytes = {2},
+                                              .form = "a form",
+                                              .n_layers = 2,
+                                              .first_bytes = 64,
+                                              .layer_bytes = 32,
+                                              .n_vocab = 300,
+                                              .n_tokens_max = 1 << 20};
+shoal_status fake_session_code;
 atomic_size_t fake_n_cancelled;
 atomic_size_t fake_n_submitted;
 atomic_bool fake_link_cut;
@@ -42,6 +58,25 @@ int32_t fake_last_ids[64];
 char fake_last_stops[4][64];
 shoal_logit_bias fake_last_bias;
 char fake_last_session[SHOAL_SESSION_NAME_MAX + 1];
+
+shoal_session_copy *fake_copy(size_t n_ids)
+{
+    size_t n_blocks = n_ids / SHOAL_KV_BLOCK;
+    size_t n_bytes = n_blocks * 64 + 64;
+    shoal_session_copy *copy = shoal_calloc(1, sizeof *copy);
+    SHOAL_ASSERT(copy != NULL);
+    copy->n_ids = n_ids;
+    copy->ids = shoal_calloc(n_ids, sizeof *copy->ids);
+    copy->blocks = shoal_calloc(n_bytes, 1);
+    SHOAL_ASSERT(copy->ids && copy->blocks);
+    for (size_t i = 0; i < n_ids; i++) {
+        copy->ids[i] = (int32_t)(i * 7 % 300);
+    }
+    for (size_t i = 0; i < n_bytes; i++) {
+        copy->blocks[i] = (uint8_t)(i * 31 + 5);
+    }
+    return copy;
+}
 
 const char *shoal_tier_name(shoal_tier tier)
 {
@@ -184,10 +219,55 @@ shoal_status shoal_coop_check_session(const shoal_coop *coop, const char *sessio
                                       shoal_err *err)
 {
     (void)coop;
-    (void)session;
-    return mode == SHOAL_MODE_CLOUD
-               ? shoal_err_set(err, SHOAL_E_UNSUPPORTED, "a session in mode cloud")
-               : SHOAL_OK;
+    if (mode == SHOAL_MODE_CLOUD) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "a session in mode cloud");
+    }
+    return shoal_session_name_ok(session, strlen(session))
+               ? SHOAL_OK
+               : shoal_err_set(err, SHOAL_E_INVALID, "no name");
+}
+
+const shoal_session_identity *shoal_coop_session_identity(const shoal_coop *coop)
+{
+    (void)coop;
+    return &fake_identity;
+}
+
+shoal_status shoal_coop_session(shoal_coop *coop, const shoal_session_order *order, shoal_err *err)
+{
+    if (fake_session_code != SHOAL_OK) {
+        return shoal_err_set(err, fake_session_code, "the script says so");
+    }
+    shoal_err failure = SHOAL_ERR_INIT;
+    shoal_session_info info = {.n_bytes = 4096};
+    shoal_session_done done = {.error = &failure, .list = &info, .n_list = 1};
+    fake_session *s = &coop->session;
+    if (order->act == SHOAL_SESSION_LOAD) {
+        shoal_session_copy_free(s->copy);
+        s->copy = order->take_copy;
+        (void)snprintf(s->name, sizeof s->name, "%s", order->name);
+    }
+    bool all = order->act == SHOAL_SESSION_LIST;
+    bool known = s->copy && (all || strcmp(s->name, order->name) == 0);
+    if (known) {
+        info.n_tokens = s->copy->n_ids;
+        memcpy(info.name, s->name, sizeof info.name);
+    } else {
+        done.n_list = 0;
+    }
+    if (!known && !all) {
+        (void)shoal_err_set(&failure, SHOAL_E_NOTFOUND, "no session %s", order->name);
+    }
+    if (known && order->act == SHOAL_SESSION_SAVE) {
+        done.copy = fake_copy(s->copy->n_ids);
+    }
+    if (known && order->act == SHOAL_SESSION_DROP) {
+        shoal_session_copy_free(s->copy);
+        s->copy = NULL;
+    }
+    order->on_done(order->ctx, &done);
+    shoal_session_copy_free(done.copy);
+    return SHOAL_OK;
 }
 
 void shoal_coop_cancel(shoal_coop *coop, uint64_t id)
@@ -239,6 +319,7 @@ shoal_coop *fake_coop_new(void)
     SHOAL_ASSERT(coop != NULL);
     (void)pthread_mutex_init(&coop->mutex, NULL);
     fake_next = (fake_script){.n_tokens = 5, .fail_at = SIZE_MAX};
+    fake_session_code = SHOAL_OK;
     atomic_store(&fake_n_cancelled, 0);
     atomic_store(&fake_n_submitted, 0);
     atomic_store(&fake_link_cut, false);
@@ -256,5 +337,6 @@ void fake_coop_free(shoal_coop *coop)
         shoal_free(coop->all[i]);
     }
     (void)pthread_mutex_destroy(&coop->mutex);
+    shoal_session_copy_free(coop->session.copy);
     shoal_free(coop);
 }

@@ -33,6 +33,11 @@ extern char fake_last_stops[4][64];
 extern shoal_logit_bias fake_last_bias;
 extern char fake_last_session[SHOAL_SESSION_NAME_MAX + 1];
 
+/* The fake keeps one session, the last loaded; it answers within the call. */
+extern const shoal_session_identity fake_identity;
+extern shoal_status fake_session_code; /* what shoal_coop_session answers */
+shoal_session_copy *fake_copy(size_t n_ids);
+
 shoal_coop *fake_coop_new(void);
 void fake_coop_free(shoal_coop *coop); /* waits for its threads */
 

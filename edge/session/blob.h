@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A session away from its pool: its tokens and the full blocks of its KV, and the same as a blob of
+ * protocol/kvwire, which goes to a file or to another gateway. The tokens behind the last full
+ * block, 31 at most, travel as ids: whoever takes the blob computes them.
+ */
+#ifndef SHOAL_SESSION_BLOB_H
+#define SHOAL_SESSION_BLOB_H
+
+#include "common/kv/kv_move.h"
+#include "edge/session/keep.h"
+#include "protocol/kvwire/kvwire.h"
+
+/* What a blob must be of to be taken here. */
+typedef struct shoal_session_identity {
+    shoal_hash model;
+    shoal_hash tokenizer;
+    char form[SHOAL_KV_FORM_BYTES];
+    uint32_t n_layers;
+    uint32_t first_bytes; /* of block 0 in one layer */
+    uint32_t layer_bytes; /* of any other block in one layer */
+    uint32_t n_vocab;
+    uint32_t n_tokens_max;
+    bool has_secret; /* known to the gateways that take each other's sessions (R10) */
+    uint8_t secret[SHOAL_HASH_BYTES];
+} shoal_session_identity;
+
+/* Plain memory; any one thread at a time. */
+typedef struct shoal_session_copy {
+    int32_t *ids; /* (n_ids) */
+    size_t n_ids;
+    uint8_t *blocks; /* [n_ids / 32] of shoal_kv_block_bytes, one after the other */
+} shoal_session_copy;
+
+void shoal_session_copy_free(shoal_session_copy *copy);
+SHOAL_DEFINE_CLEANUP(shoal_session_copy, shoal_session_copy_free)
+
+/* Engine-only. SHOAL_E_LIMIT: a windowed layer no longer has the text's first tokens;
+ * SHOAL_E_INVALID: the KV holds what is no number; SHOAL_E_NOMEM. */
+shoal_status shoal_session_copy_out(const shoal_kept *kept, shoal_session_copy **ret_copy,
+                                    shoal_err *err) SHOAL_MUST_CHECK;
+/* Engine-only. Fills an empty sequence with the full blocks; the tokens behind them are to be fed.
+ * On failure the sequence holds some of them. SHOAL_E_INVALID: a number that is none; SHOAL_BUSY:
+ * no pages. */
+shoal_status shoal_session_copy_in(const shoal_session_copy *copy, shoal_kv_seq *seq,
+                                   shoal_err *err) SHOAL_MUST_CHECK;
+
+/* A blob's bytes, made as they are read. */
+typedef struct shoal_session_writer shoal_session_writer;
+/* The identity is borrowed for the call, the copy is the writer's with SHOAL_OK. */
+shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
+                                      shoal_session_copy *take_copy,
+                                      shoal_session_writer **ret_writer,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_session_writer_free(shoal_session_writer *writer);
+/* Up to n of the next bytes; fewer, or none, at the end alone. */
+shoal_status shoal_session_writer_read(shoal_session_writer *writer, uint8_t *ret_bytes, size_t n,
+                                       size_t *ret_n) SHOAL_MUST_CHECK;
+
+/* A whole blob of hostile bytes. Nothing of it is given out unless all of it is right: its codes
+ * are those of shoal_kvwire_decoder_step, and SHOAL_E_INVALID where it lacks full blocks. */
+shoal_status shoal_session_read(const shoal_session_identity *identity, const uint8_t *bytes,
+                                size_t n, shoal_session_copy **ret_copy,
+                                shoal_err *err) SHOAL_MUST_CHECK;
+
+#endif
