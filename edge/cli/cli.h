@@ -25,15 +25,17 @@ typedef enum cli_command {
     CLI_CHAT,
     CLI_STATUS,
     CLI_TOP,
-    CLI_BENCH
+    CLI_BENCH,
+    CLI_SESSION
 } cli_command;
 
 typedef struct cli_options {
     cli_command command;
-    char **words; /* of ask's and bench's text, borrowed from argv */
+    char **words; /* of ask's and bench's text, and of session's orders; borrowed from argv */
     int n_words;
     const char *url; /* NULL: $SHOAL_URL or the default */
     const char *mode;
+    const char *session; /* NULL: none */
     const char *system;
     int32_t max_tokens;
     double temperature;
@@ -148,7 +150,8 @@ void cli_terminal_size(int fd, size_t *ret_columns, size_t *ret_rows);
 /* n cells of a tier's mark, in its colour where colours are wanted. */
 void cli_render_bar(const cli_render *render, FILE *out, int tier, size_t n);
 
-/* --- ask.c, chat.c, status.c, top.c, bench.c ------------------------------------------------- */
+/* --- ask.c, chat.c, status.c, top.c, bench.c, session.c
+ * -------------------------------------------- */
 
 typedef struct cli_session {
     shoal_client *client;
@@ -172,6 +175,7 @@ int cli_chat(cli_session *session);
 int cli_status(cli_session *session);
 int cli_top(cli_session *session);
 int cli_bench(cli_session *session);
+int cli_sessions(cli_session *session);
 
 /* --- manual.c -------------------------------------------------------------------------------- */
 

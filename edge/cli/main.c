@@ -84,6 +84,8 @@ static int run(cli_session *session)
         return cli_top(session);
     case CLI_BENCH:
         return cli_bench(session);
+    case CLI_SESSION:
+        return cli_sessions(session);
     case CLI_STATUS:
     default:
         return cli_status(session);

@@ -136,8 +136,12 @@ typedef struct words {
     size_t n;
 } words;
 
+/* What stands last is not added again. */
 static void add_word(words *w, const char *word, size_t n)
 {
+    if (w->n > n && memcmp(w->text + w->n - n, word, n) == 0 && w->text[w->n - n - 1] == ' ') {
+        return;
+    }
     if (w->n + n + 2 <= sizeof w->text) {
         w->text[w->n] = ' ';
         memcpy(w->text + w->n + 1, word, n);
@@ -178,7 +182,8 @@ static void print_fish(FILE *out, const words *commands, const words *options, c
         at += 1 + n;
     }
     (void)fputs(
-        "complete -c shoal -f -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n",
+        "complete -c shoal -f -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n"
+        "complete -c shoal -f -n '__fish_seen_subcommand_from session' -a 'list save load rm'\n",
         out);
 }
 
@@ -204,6 +209,7 @@ int cli_print_completion(const char *shell, FILE *out)
         "    case $before in\n"
         "    --mode) choices='%s' ;;\n"
         "    completion) choices='bash zsh fish' ;;\n"
+        "    session) choices='list save load rm' ;;\n"
         "    *) choices='%s'; [[ $word == -* ]] && choices='%s' ;;\n"
         "    esac\n"
         "    COMPREPLY=($(compgen -W \"$choices\" -- \"$word\"))\n"

@@ -12,6 +12,10 @@ static const char help_text[] =
     "       shoal status [options]          is the edge there, and which models?\n"
     "       shoal top [options]             what it does: tokens by tier, link, budgets\n"
     "       shoal bench [options] [TEXT...] how fast its answers come to an app\n"
+    "       shoal session list              what the edge keeps of texts, by name\n"
+    "       shoal session save NAME FILE    one of them to a file\n"
+    "       shoal session load NAME FILE    and back, or to another edge\n"
+    "       shoal session rm NAME           forgets one\n"
     "       shoal completion SHELL          what bash, zsh or fish may complete\n"
     "       shoal manual                    this text as a manual page, for man -l\n"
     "\n"
@@ -37,6 +41,8 @@ static const char help_text[] =
     "  --seed N           same seed, same answer\n"
     "  --stop TEXT        end before TEXT; up to 16 times\n"
     "  --system TEXT      a system message before the conversation\n"
+    "  --session NAME     the edge keeps the text under NAME and computes only what is\n"
+    "                     new of the next one (ask, chat)\n"
     "  --raw              continue TEXT itself, without a chat template (ask only)\n"
     "\n"
     "Top\n"
@@ -54,7 +60,7 @@ static const char help_text[] =
     "  --no-color         mark tiers by a line of ~ - = instead of colours; so does\n"
     "                     $NO_COLOR\n"
     "  --trace            afterwards list every token: tier, confidence, round, time\n"
-    "  --json             one JSON object (ask, status, bench)\n"
+    "  --json             one JSON object (ask, status, bench, session list)\n"
     "  -h, --help         this text\n"
     "  -V, --version      the version\n"
     "\n"
@@ -128,7 +134,8 @@ enum {
     OPT_ONCE,
     OPT_REQUESTS,
     OPT_CONCURRENCY,
-    OPT_PROMPTS
+    OPT_PROMPTS,
+    OPT_SESSION
 };
 
 static const struct option long_options[] = {
@@ -153,6 +160,7 @@ static const struct option long_options[] = {
     {"requests", required_argument, NULL, OPT_REQUESTS},
     {"concurrency", required_argument, NULL, OPT_CONCURRENCY},
     {"prompts", required_argument, NULL, OPT_PROMPTS},
+    {"session", required_argument, NULL, OPT_SESSION},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -279,6 +287,9 @@ static int take_option(cli_options *o, int option, const char *value)
     case OPT_ONCE:
         o->n_views = 1;
         return CLI_GO_ON;
+    case OPT_SESSION:
+        o->session = value;
+        return CLI_GO_ON;
     case OPT_PROMPTS:
         o->prompts = value;
         return CLI_GO_ON;
@@ -322,10 +333,29 @@ static const struct {
     cli_command command;
 } commands[] = {
     {"ask", CLI_ASK}, {"chat", CLI_CHAT},   {"status", CLI_STATUS},
-    {"top", CLI_TOP}, {"bench", CLI_BENCH},
+    {"top", CLI_TOP}, {"bench", CLI_BENCH}, {"session", CLI_SESSION},
 };
 
-#define COMMANDS "ask, chat, status, top, bench, completion and manual"
+#define COMMANDS "ask, chat, status, top, bench, session, completion and manual"
+
+/* "session" and what to do with which. */
+static int check_orders(const cli_options *o)
+{
+    static const struct {
+        const char *name;
+        int n_words;
+    } orders[] = {{"list", 1}, {"save", 3}, {"load", 3}, {"rm", 2}};
+    for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
+        if (o->n_words > 0 && strcmp(o->words[0], orders[i].name) == 0) {
+            return o->n_words == orders[i].n_words
+                       ? CLI_GO_ON
+                       : usage_error(": there are list, save NAME FILE, load NAME FILE and rm NAME",
+                                     "session", o->words[0]);
+        }
+    }
+    return usage_error(": there are list, save NAME FILE, load NAME FILE and rm NAME", "session",
+                       o->n_words > 0 ? o->words[0] : NULL);
+}
 
 /* What goes with one command and not with another. */
 static int check_command(const cli_options *o)
@@ -333,6 +363,14 @@ static int check_command(const cli_options *o)
     bool asks = o->command == CLI_ASK || o->command == CLI_BENCH;
     if (o->command == CLI_ASK && o->n_words == 0) {
         return usage_error(": the text is missing; - reads it from standard input", "ask", NULL);
+    }
+    if (o->command == CLI_SESSION) {
+        return o->session || o->raw || o->prompts
+                   ? usage_error(" takes no option of an answer", "session", NULL)
+                   : check_orders(o);
+    }
+    if (o->session && o->command != CLI_ASK && o->command != CLI_CHAT) {
+        return usage_error(" goes with ask and chat only", "--session", o->session);
     }
     if (!asks && o->n_words > 0) {
         return usage_error(" is one argument too many", commands[o->command].name, o->words[0]);

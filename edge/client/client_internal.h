@@ -249,6 +249,8 @@ typedef struct shoal_client_exchange {
     const char *last_event_id; /* NULL: none */
     const char *body;          /* NULL: none */
     size_t n_body;
+    const char *type; /* of the body; NULL: JSON */
+    bool body_apart;  /* not copied behind the head: for large ones */
 } shoal_client_exchange;
 
 /* Sends a request and pushes the answer through http until it is complete, or until on_body ends
@@ -279,6 +281,10 @@ int shoal_client_stream_run(const shoal_client_call *call, const shoal_client_ex
 void shoal_client_stream_init(shoal_client_stream *stream, shoal_client_event_fn on_event,
                               void *ctx, shoal_client_error *error);
 void shoal_client_stream_fini(shoal_client_stream *stream);
+/* An answer that is an error: {"error": {"message": ...}} or {"error": "..."}; object may be
+ * NULL. REFUSED or BUSY, with its text. */
+int shoal_client_refused(const shoal_client_json *json, const shoal_client_json_node *object,
+                         int http_status, shoal_client_error *error);
 /* Another connection takes the answer up where this one broke. */
 void shoal_client_stream_restart(shoal_client_stream *stream);
 /* After shoal_client_run: turns an error answer into an error, a cut one into IO. */

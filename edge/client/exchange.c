@@ -33,14 +33,17 @@ static int put_head(const shoal_client *client, const shoal_client_exchange *exc
         SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "\r\n"));
     }
     if (exchange->body) {
+        SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "Content-Type: "));
         SHOAL_CLIENT_TRY(
-            shoal_client_buf_text(head, "Content-Type: application/json\r\nContent-Length: "));
+            shoal_client_buf_text(head, exchange->type ? exchange->type : "application/json"));
+        SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "\r\nContent-Length: "));
         SHOAL_CLIENT_TRY(shoal_client_json_put_int(head, (int64_t)exchange->n_body));
         SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "\r\n"));
     }
     SHOAL_CLIENT_TRY(shoal_client_buf_text(head, "\r\n"));
-    return exchange->body ? shoal_client_buf_append(head, exchange->body, exchange->n_body)
-                          : SHOAL_CLIENT_OK;
+    return exchange->body && !exchange->body_apart
+               ? shoal_client_buf_append(head, exchange->body, exchange->n_body)
+               : SHOAL_CLIENT_OK;
 }
 
 static int read_answer(const shoal_client_call *call, int fd, shoal_client_http *http)
@@ -72,6 +75,9 @@ int shoal_client_run(const shoal_client_call *call, const shoal_client_exchange 
         code = shoal_client_send(call, fd, message.data, message.length);
     }
     shoal_client_buf_fini(&message);
+    if (code == SHOAL_CLIENT_OK && exchange->body_apart) {
+        code = shoal_client_send(call, fd, exchange->body, exchange->n_body);
+    }
     if (code == SHOAL_CLIENT_OK) {
         code = read_answer(call, fd, http);
     }

@@ -101,13 +101,19 @@ static int put_int(shoal_client_buf *body, const char *name, int64_t x)
 static int put_shoal(const shoal_client_request *request, shoal_client_buf *body,
                      shoal_client_error *error)
 {
-    if (!request->mode && request->max_cloud_tokens < 0 && request->risk < 0.0) {
+    if (!request->mode && !request->session && request->max_cloud_tokens < 0 &&
+        request->risk < 0.0) {
         return SHOAL_CLIENT_OK;
     }
     bool more = request->mode != NULL;
     SHOAL_CLIENT_TRY(shoal_client_buf_text(body, ",\"shoal\":{"));
     if (request->mode) {
         SHOAL_CLIENT_TRY(put_field(body, "\"mode\":", request->mode, error));
+    }
+    if (request->session) {
+        SHOAL_CLIENT_TRY(
+            put_field(body, more ? ",\"session\":" : "\"session\":", request->session, error));
+        more = true;
     }
     SHOAL_CLIENT_TRY(put_int(body, more ? ",\"max_cloud_tokens\":" : "\"max_cloud_tokens\":",
                              request->max_cloud_tokens));

@@ -33,17 +33,18 @@ extern "C" {
 
 /* --- limits ---------------------------------------------------------------------------------- */
 
-#define SHOAL_CLIENT_ERROR_TEXT_MAX 512  /* bytes of an error text, with its NUL */
-#define SHOAL_CLIENT_URL_MAX        1024 /* bytes of a URL */
-#define SHOAL_CLIENT_KEY_MAX        1024 /* bytes of an API key */
-#define SHOAL_CLIENT_NAME_MAX       128  /* bytes of a model name or answer id, with its NUL */
-#define SHOAL_CLIENT_REQUEST_MAX    (16u << 20) /* bytes of a request body */
-#define SHOAL_CLIENT_MESSAGES_MAX   4096        /* chat messages of one request */
-#define SHOAL_CLIENT_STOPS_MAX      16          /* stop strings of one request */
-#define SHOAL_CLIENT_HEAD_MAX       (32u << 10) /* bytes of an answer's status line and headers */
-#define SHOAL_CLIENT_EVENT_MAX      (1u << 20)  /* bytes of one streamed event */
-#define SHOAL_CLIENT_BODY_MAX       (4u << 20)  /* bytes of an answer that is not streamed */
-#define SHOAL_CLIENT_MODELS_MAX     16          /* models listed by shoal_client_probe */
+#define SHOAL_CLIENT_ERROR_TEXT_MAX   512  /* bytes of an error text, with its NUL */
+#define SHOAL_CLIENT_URL_MAX          1024 /* bytes of a URL */
+#define SHOAL_CLIENT_KEY_MAX          1024 /* bytes of an API key */
+#define SHOAL_CLIENT_NAME_MAX         128  /* bytes of a model name or answer id, with its NUL */
+#define SHOAL_CLIENT_REQUEST_MAX      (16u << 20) /* bytes of a request body */
+#define SHOAL_CLIENT_MESSAGES_MAX     4096        /* chat messages of one request */
+#define SHOAL_CLIENT_STOPS_MAX        16          /* stop strings of one request */
+#define SHOAL_CLIENT_HEAD_MAX         (32u << 10) /* bytes of an answer's status line and headers */
+#define SHOAL_CLIENT_EVENT_MAX        (1u << 20)  /* bytes of one streamed event */
+#define SHOAL_CLIENT_BODY_MAX         (4u << 20)  /* bytes of an answer that is not streamed */
+#define SHOAL_CLIENT_MODELS_MAX       16          /* models listed by shoal_client_probe */
+#define SHOAL_CLIENT_SESSION_NAME_MAX 64          /* bytes of a session's name */
 
 /* --- errors ---------------------------------------------------------------------------------- */
 
@@ -136,6 +137,8 @@ typedef struct shoal_client_request {
     int32_t max_cloud_tokens; /* mode "assist": the cloud's; negative: no limit */
     double risk; /* mode "assist": share of tokens that may differ from the cloud's; negative: the
                   * edge's default */
+    const char *session; /* the edge keeps what it computed of this text under the name, and
+                          * computes of the next one only what is new; NULL: none */
 } shoal_client_request;
 
 /* Defaults into the first `size` bytes: nothing set, everything the edge's choice. */
@@ -199,6 +202,7 @@ typedef struct shoal_client_result {
     uint64_t round_down_max;
     double first_token_ms;
     double tokens_per_s;
+    uint64_t n_kept; /* prompt tokens that the edge had kept of the session */
 } shoal_client_result;
 
 /* Sets size and empties the rest; call as shoal_client_result_init(&r, sizeof r). */
@@ -306,6 +310,42 @@ SHOAL_CLIENT_API int shoal_client_get(shoal_client *client, const char *path, ch
 
 /* NULL is allowed. Any thread. */
 SHOAL_CLIENT_API void shoal_client_text_free(char *text);
+
+/* --- sessions: what an edge keeps of a text (since SHOAL_1.1) ------------------------------------
+ */
+
+/* What an edge keeps under a name. */
+typedef struct shoal_client_session {
+    size_t size; /* as the library knows it */
+    char name[SHOAL_CLIENT_NAME_MAX];
+    uint64_t n_tokens;
+    uint64_t kv_bytes; /* of the edge's memory */
+} shoal_client_session;
+
+/* Return 0 to go on; anything else ends the call with SHOAL_CLIENT_E_CANCELLED. */
+typedef int (*shoal_client_session_fn)(void *ctx, const shoal_client_session *session);
+typedef int (*shoal_client_bytes_fn)(void *ctx, const void *bytes, size_t n);
+
+/* All sessions, the last used first; on_session may be NULL. */
+SHOAL_CLIENT_API int shoal_client_session_list(shoal_client *client,
+                                               shoal_client_session_fn on_session, void *ctx,
+                                               shoal_client_error *ret_error);
+
+/* The bytes of a session in pieces, for a file or another edge. They are whole with
+ * SHOAL_CLIENT_OK alone. Errors: INVALID (name), REFUSED (http_status 404: there is none). */
+SHOAL_CLIENT_API int shoal_client_session_save(shoal_client *client, const char *name,
+                                               shoal_client_bytes_fn on_bytes, void *ctx,
+                                               shoal_client_error *ret_error);
+
+/* Makes saved bytes a session of this edge, in place of what has the name. Errors: REFUSED when
+ * they are damaged (http_status 400), of another model or KV (409) or too many (413). */
+SHOAL_CLIENT_API int shoal_client_session_load(shoal_client *client, const char *name,
+                                               const void *bytes, size_t n,
+                                               shoal_client_error *ret_error);
+
+/* Forgets a session. */
+SHOAL_CLIENT_API int shoal_client_session_drop(shoal_client *client, const char *name,
+                                               shoal_client_error *ret_error);
 
 #ifdef __cplusplus
 }

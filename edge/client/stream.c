@@ -80,6 +80,7 @@ static void read_usage(shoal_client_stream *stream, node *usage)
     } counts[] = {
         {usage, "prompt_tokens", &r->n_prompt},
         {usage, "completion_tokens", &r->n_generated},
+        {own, "kept_tokens", &r->n_kept},
         {tiers, "exit", &r->n_by_tier[SHOAL_CLIENT_TIER_EXIT]},
         {tiers, "edge", &r->n_by_tier[SHOAL_CLIENT_TIER_EDGE]},
         {tiers, "cloud", &r->n_by_tier[SHOAL_CLIENT_TIER_CLOUD]},
@@ -101,19 +102,18 @@ static void read_usage(shoal_client_stream *stream, node *usage)
         shoal_client_json_double(shoal_client_json_get(json, own, "tokens_per_s"), r->tokens_per_s);
 }
 
-/* {"error": {"message": ...}} or {"error": "..."}. */
-static int fail_from_json(shoal_client_stream *stream, node *object, int http_status)
+int shoal_client_refused(const shoal_client_json *json, const shoal_client_json_node *object,
+                         int http_status, shoal_client_error *error)
 {
-    node *error = shoal_client_json_get(&stream->json, object, "error");
-    node *message = shoal_client_json_get(&stream->json, error, "message");
-    const char *text = shoal_client_json_text(message ? message : error);
+    node *told = shoal_client_json_get(json, object, "error");
+    node *message = shoal_client_json_get(json, told, "message");
+    const char *text = shoal_client_json_text(message ? message : told);
     int code =
         http_status == 429 || http_status == 503 ? SHOAL_CLIENT_E_BUSY : SHOAL_CLIENT_E_REFUSED;
     if (text[0]) {
-        return shoal_client_fail(stream->error, code, "%s", text);
+        return shoal_client_fail(error, code, "%s", text);
     }
-    return shoal_client_fail(stream->error, code, "the edge answered with HTTP status %d",
-                             http_status);
+    return shoal_client_fail(error, code, "the edge answered with HTTP status %d", http_status);
 }
 
 static int tell(shoal_client_stream *stream, node *text, size_t n_tokens)
@@ -138,7 +138,7 @@ static int take_object(shoal_client_stream *stream, node *object)
     shoal_client_result *r = &stream->result;
     node *error = shoal_client_json_get(json, object, "error");
     if (error && error->kind != SHOAL_CLIENT_JSON_NULL) {
-        return fail_from_json(stream, object, stream->http.status);
+        return shoal_client_refused(json, object, stream->http.status, stream->error);
     }
     if (!r->id[0]) {
         shoal_client_copy_name(r->id,
@@ -287,5 +287,5 @@ int shoal_client_stream_finish(shoal_client_stream *stream, int run_code)
                                                      stream->body.length) == SHOAL_CLIENT_OK) {
         object = &stream->json.nodes[0];
     }
-    return fail_from_json(stream, object, http->status);
+    return shoal_client_refused(&stream->json, object, http->status, stream->error);
 }

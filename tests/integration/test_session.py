@@ -5,7 +5,7 @@ import json
 import os
 import random
 
-from harness import FAMILY_EOS, SANITIZED, Site, complete, expect, main, parallel, request
+from harness import FAMILY_EOS, SANITIZED, Site, binary, complete, expect, main, parallel, request, run
 
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261129"))
 N_FIRST = 70  # two blocks and a part of a third
@@ -195,6 +195,38 @@ def test_restored_session_drafts_for_a_cloud():
         expect(kept >= N_FIRST and answer.usage["shoal"]["prefilled_tokens"] <= len(prompt) - kept, f"{answer.usage}")
 
 
+def test_command_line_saves_and_loads():
+    """A person's way: ask under a name, save, start anew, load, ask on. The text is what it would have been."""
+    with Site(SEED) as site:
+        _, model = site.models()
+        edge = site.edge(model).start()
+
+        def shoal(*words, check=True):
+            return run(binary("shoal"), "--url", edge.address, *words, check=check)
+
+        def say(text):
+            done = shoal("ask", "--raw", "--mode", "local", "--temp", "0", "--max-tokens", "12", "--session", "s", "--json", text)
+            return json.loads(done.stdout)["text"]
+
+        question = "What does H40 mean on the Tapir 10, and what should I look at first when it comes back?"
+        text = question + say(question)
+        file = site.file("s.shoal")
+        shoal("session", "save", "s", file)
+        expect("s   " in shoal("session", "list").stdout, "the list names it")
+        right = say(text + " And then")
+        edge.stop()
+        edge.start()
+        expect(shoal("session", "list").stdout == "", "nothing is kept")
+        shoal("session", "load", "s", file)
+        [told] = json.loads(shoal("session", "list", "--json").stdout)["sessions"]
+        expect(told["name"] == "s", f"{told}")
+        expect(say(text + " And then") == right, "the text after the load")
+        expect(metric(edge, "shoal_session_reused_tokens_total") > 32, "nothing was reused")
+        shoal("session", "rm", "s")
+        gone = shoal("session", "save", "s", file + "2", check=False)
+        expect(gone.returncode == 1 and "no session s" in gone.stderr and not os.path.exists(file + "2"), f"{gone}")
+
+
 def test_blobs_that_are_not_right_are_refused():
     with Site(SEED) as site:
         _, model = site.models()
@@ -280,5 +312,5 @@ def test_what_a_session_cannot_be_is_refused():
 if __name__ == "__main__":
     main([test_kept_tokens_are_not_computed_again_in_any_kv, test_verified_answers_do_not_change,
           test_kept_sessions_are_few_and_give_way, test_session_survives_a_restart_and_roams,
-          test_restored_session_drafts_for_a_cloud, test_blobs_that_are_not_right_are_refused,
+          test_restored_session_drafts_for_a_cloud, test_command_line_saves_and_loads, test_blobs_that_are_not_right_are_refused,
           test_sessions_are_bounded_over_http, test_session_past_a_window_is_not_saved, test_what_a_session_cannot_be_is_refused])

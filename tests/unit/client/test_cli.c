@@ -467,6 +467,47 @@ static void test_cli_bench_interrupt_ends_every_answer(void **state)
     assert_non_null(strstr(o.out, "0 answered, 0 refused, 0 failed; 2 at once, "));
 }
 
+static void test_cli_session_file_appears_whole_or_not(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/shoal-cli-XXXXXX";
+    char path[64];
+    char part[80];
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/s", folder);
+    (void)snprintf(part, sizeof part, "%s.part", path);
+    const char *save[] = {"shoal", "session", "save", "a", path, NULL};
+    const char *load[] = {"shoal", "session", "load", "a", path, NULL};
+    outcome o;
+    char request[4096];
+    run_answered(save, "", false, 1, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut", &o, NULL,
+                 0);
+    assert_int_equal(o.status, 1);
+    assert_true(o.err[0] != '\0');
+    assert_true(access(path, F_OK) != 0 && access(part, F_OK) != 0);
+    run_answered(save, "", false, 1, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole", &o,
+                 request, sizeof request);
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(request, "GET /v1/shoal/sessions/a HTTP/1.1\r\n"));
+    assert_true(access(path, R_OK) == 0 && access(part, F_OK) != 0);
+    run_answered(load, "", false, 1, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", &o, request,
+                 sizeof request);
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(request, "PUT /v1/shoal/sessions/a HTTP/1.1\r\n"));
+    assert_non_null(strstr(request, "\r\n\r\nwhole"));
+    assert_int_equal(unlink(path), 0);
+    run(load, "", false, "http://127.0.0.1:1", &o);
+    assert_int_equal(o.status, 1);
+    assert_non_null(strstr(o.err, path));
+    const char *list[] = {"shoal", "session", "list", NULL};
+    run_answered(list, "", false, 1,
+                 "HTTP/1.1 200 OK\r\n\r\n"
+                 "{\"sessions\":[{\"name\":\"a\",\"tokens\":7,\"kv_bytes\":4096}]}",
+                 &o, NULL, 0);
+    assert_string_equal(o.out, "a   7 tokens   4 KiB\n");
+    assert_int_equal(rmdir(folder), 0);
+}
+
 static void test_cli_wrong_usage_is_status_2(void **state)
 {
     (void)state;
@@ -498,6 +539,13 @@ static void test_cli_wrong_usage_is_status_2(void **state)
         {"shoal", "bench", "--concurrency", "257", NULL},
         {"shoal", "bench", "--prompts", "file", "x", NULL},
         {"shoal", "ask", "--prompts", "file", "x", NULL},
+        {"shoal", "session", NULL},
+        {"shoal", "session", "keep", NULL},
+        {"shoal", "session", "list", "x", NULL},
+        {"shoal", "session", "save", "x", NULL},
+        {"shoal", "session", "rm", NULL},
+        {"shoal", "session", "--raw", "list", NULL},
+        {"shoal", "status", "--session", "s", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         outcome o;
@@ -544,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_cli_bench_counts_tokens_by_tier),
         cmocka_unit_test(test_cli_bench_tells_refusals_and_fails),
         cmocka_unit_test(test_cli_bench_interrupt_ends_every_answer),
+        cmocka_unit_test(test_cli_session_file_appears_whole_or_not),
         cmocka_unit_test(test_cli_wrong_usage_is_status_2),
         cmocka_unit_test(test_cli_help_names_every_option),
     };

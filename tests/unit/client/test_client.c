@@ -217,6 +217,7 @@ static void test_client_request_says_what_was_set(void **state)
     assert_int_equal(shoal_client_chat(client, &request, NULL, NULL, NULL, NULL), SHOAL_CLIENT_OK);
     shoal_client_request_init(&request, sizeof request);
     request.prompt = "raw";
+    request.session = "pump-7";
     request.max_cloud_tokens = 4;
     request.risk = 0.25;
     seen s = {.n_events = 0};
@@ -239,8 +240,8 @@ static void test_client_request_says_what_was_set(void **state)
         ",\"</s>\"],\"stream\":true,\"stream_options\":{\"include_usage\":true}}"));
     const char *second = script_server_request(server, 1);
     assert_non_null(strstr(second, "POST /v1/completions HTTP/1.1\r\n"));
-    assert_non_null(strstr(second, "\r\n\r\n{\"prompt\":\"raw\",\"shoal\":{\"max_cloud_tokens\":4,"
-                                   "\"risk\":0.25},\"stream\":true"));
+    assert_non_null(strstr(second, "\r\n\r\n{\"prompt\":\"raw\",\"shoal\":{\"session\":\"pump-7\","
+                                   "\"max_cloud_tokens\":4,\"risk\":0.25},\"stream\":true"));
     script_server_free(server);
     (void)unlink(socket_path);
     (void)rmdir(path);
@@ -650,6 +651,119 @@ static void test_client_get_hands_out_the_body(void **state)
     script_server_free(server);
 }
 
+/* --- sessions -------------------------------------------------------------------------------- */
+
+typedef struct session_seen {
+    size_t n;
+    shoal_client_session last;
+    char bytes[64];
+    size_t n_bytes;
+    size_t stop_at; /* calls until the callback has had enough; 0: never */
+} session_seen;
+
+static int on_session(void *ctx, const shoal_client_session *session)
+{
+    session_seen *s = ctx;
+    s->last = *session;
+    return ++s->n == s->stop_at;
+}
+
+static int on_bytes(void *ctx, const void *bytes, size_t n)
+{
+    session_seen *s = ctx;
+    assert_true(n <= sizeof s->bytes - s->n_bytes);
+    memcpy(s->bytes + s->n_bytes, bytes, n);
+    s->n_bytes += n;
+    return ++s->n == s->stop_at;
+}
+
+static void test_client_sessions_are_listed_saved_loaded_and_dropped(void **state)
+{
+    (void)state;
+    const script_answer answers[] = {
+        {.bytes =
+             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"sessions\":[{\"name\":"
+             "\"a\",\"tokens\":7,\"kv_bytes\":4096},{\"name\":\"b\"}]}",
+         .piece = 5},
+        {.bytes = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  "3\r\na\0b\r\n1\r\nc\r\n0\r\n\r\n",
+         .n_bytes = 47 + 8 + 6 + 5,
+         .piece = 1},
+        {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"},
+        {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"},
+    };
+    script_server *server = script_server_start(NULL, answers, 4);
+    shoal_client *client = connect_to(script_server_url(server));
+    session_seen s = {.n = 0};
+    assert_int_equal(shoal_client_session_list(client, on_session, &s, NULL), SHOAL_CLIENT_OK);
+    assert_int_equal(s.n, 2);
+    assert_string_equal(s.last.name, "b");
+    s = (session_seen){.n = 0};
+    assert_int_equal(shoal_client_session_save(client, "a", on_bytes, &s, NULL), SHOAL_CLIENT_OK);
+    assert_int_equal(s.n_bytes, 4);
+    assert_memory_equal(s.bytes, "a\0bc", 4);
+    assert_int_equal(shoal_client_session_load(client, "a.b", "12345", 5, NULL), SHOAL_CLIENT_OK);
+    assert_int_equal(shoal_client_session_drop(client, "a", NULL), SHOAL_CLIENT_OK);
+    shoal_client_free(client);
+    script_server_join(server);
+    assert_non_null(
+        strstr(script_server_request(server, 0), "GET /v1/shoal/sessions HTTP/1.1\r\n"));
+    assert_non_null(
+        strstr(script_server_request(server, 1), "GET /v1/shoal/sessions/a HTTP/1.1\r\n"));
+    const char *load = script_server_request(server, 2);
+    assert_non_null(strstr(load, "PUT /v1/shoal/sessions/a.b HTTP/1.1\r\n"));
+    assert_non_null(
+        strstr(load, "\r\nContent-Type: application/octet-stream\r\nContent-Length: 5\r\n"));
+    assert_non_null(strstr(load, "\r\n\r\n12345"));
+    assert_non_null(strstr(script_server_request(server, 3), "DELETE /v1/shoal/sessions/a HTTP"));
+    script_server_free(server);
+}
+
+static void test_client_sessions_that_fail_say_why(void **state)
+{
+    (void)state;
+    static const char refused[] = "HTTP/1.1 409 No\r\nContent-Length: 38\r\n\r\n"
+                                  "{\"error\":{\"message\":\"another model\"}} ";
+    const script_answer answers[] = {
+        {.bytes = refused},
+        {.bytes = "HTTP/1.1 429 No\r\nRetry-After: 2\r\nContent-Length: 2\r\n\r\nno"},
+        {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"}, /* cut */
+        {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"},
+        {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"},
+    };
+    script_server *server = script_server_start(NULL, answers, 5);
+    shoal_client *client = connect_to(script_server_url(server));
+    shoal_client_error error;
+    session_seen s = {.n = 0};
+    assert_int_equal(shoal_client_session_load(client, "a", "x", 1, &error),
+                     SHOAL_CLIENT_E_REFUSED);
+    assert_int_equal(error.http_status, 409);
+    assert_string_equal(error.text, "another model");
+    assert_int_equal(shoal_client_session_drop(client, "a", &error), SHOAL_CLIENT_E_BUSY);
+    assert_int_equal(error.retry_after_s, 2);
+    assert_int_equal(shoal_client_session_save(client, "a", on_bytes, &s, &error),
+                     SHOAL_CLIENT_E_IO);
+    assert_int_equal(shoal_client_session_list(client, NULL, NULL, &error),
+                     SHOAL_CLIENT_E_PROTOCOL);
+    s = (session_seen){.stop_at = 1};
+    assert_int_equal(shoal_client_session_save(client, "a", on_bytes, &s, &error),
+                     SHOAL_CLIENT_E_CANCELLED);
+    static const char *const names[] = {NULL,
+                                        "",
+                                        "a/b",
+                                        "a b",
+                                        "\r\n",
+                                        "0123456789012345678901234567890123456789012345678901234567"
+                                        "8901234"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        assert_int_equal(shoal_client_session_drop(client, names[i], &error),
+                         SHOAL_CLIENT_E_INVALID);
+    }
+    shoal_client_free(client);
+    script_server_join(server);
+    script_server_free(server);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -671,6 +785,8 @@ int main(void)
         cmocka_unit_test(test_client_bad_arguments_are_refused),
         cmocka_unit_test(test_client_probe_reads_health_ready_and_models),
         cmocka_unit_test(test_client_get_hands_out_the_body),
+        cmocka_unit_test(test_client_sessions_are_listed_saved_loaded_and_dropped),
+        cmocka_unit_test(test_client_sessions_that_fail_say_why),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,7 +91,29 @@ static int call_failing(shoal_client *client, long i, shoal_client_error *error)
     return code;
 }
 
-static void sweep(const char *answer, bool get)
+typedef int (*call_fn)(shoal_client *client, shoal_client_error *error);
+
+static int call_get(shoal_client *client, shoal_client_error *error)
+{
+    char *body = NULL;
+    int status = 0;
+    int code = shoal_client_get(client, "/x", &body, NULL, &status, error);
+    shoal_client_text_free(body);
+    return code;
+}
+
+static int call_list(shoal_client *client, shoal_client_error *error)
+{
+    return shoal_client_session_list(client, NULL, NULL, error);
+}
+
+static int call_load(shoal_client *client, shoal_client_error *error)
+{
+    return shoal_client_session_load(client, "s", "abc", 3, error);
+}
+
+/* other NULL: a chat. */
+static void sweep(const char *answer, call_fn other)
 {
     script_answer answers[TRIES_MAX];
     for (size_t i = 0; i < TRIES_MAX; i++) {
@@ -106,13 +128,9 @@ static void sweep(const char *answer, bool get)
     long n_failed = 0;
     for (;; n_failed++) {
         shoal_client_error error;
-        char *body = NULL;
-        int status = 0;
         fail_in = n_failed;
-        int code = get ? shoal_client_get(client, "/x", &body, NULL, &status, &error)
-                       : call_failing(client, n_failed, &error);
+        int code = other ? other(client, &error) : call_failing(client, n_failed, &error);
         fail_in = -1;
-        shoal_client_text_free(body);
         if (code != SHOAL_CLIENT_E_NOMEM) {
             assert_int_equal(code, SHOAL_CLIENT_OK);
             break;
@@ -129,13 +147,21 @@ static void sweep(const char *answer, bool get)
 static void test_memory_stream_survives_every_failure(void **state)
 {
     (void)state;
-    sweep(stream, false);
+    sweep(stream, NULL);
 }
 
 static void test_memory_get_survives_every_failure(void **state)
 {
     (void)state;
-    sweep("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", true);
+    sweep("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", call_get);
+}
+
+static void test_memory_sessions_survive_every_failure(void **state)
+{
+    (void)state;
+    sweep("HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{\"sessions\":[{\"name\":\"a\"}]}",
+          call_list);
+    sweep("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", call_load);
 }
 
 int main(void)
@@ -144,6 +170,7 @@ int main(void)
         cmocka_unit_test(test_memory_new_survives_every_failure),
         cmocka_unit_test(test_memory_stream_survives_every_failure),
         cmocka_unit_test(test_memory_get_survives_every_failure),
+        cmocka_unit_test(test_memory_sessions_survive_every_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
