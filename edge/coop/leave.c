@@ -58,7 +58,10 @@ void shoal_leave_span(const gen *g, size_t n_checks_free, shoal_span *span)
     }
     size_t n_waiting = shoal_depth_n_waiting(g->seq);
     span->depth = g->depth;
-    span->rules = g->exits;
+    /* Whether the row behind a prompt might leave would follow from how much of the prompt is fed
+     * with it, so from chunks and from what was kept: the first token has its full depth. */
+    bool behind_prompt = span->ids + span->n_ids <= g->tokens + g->n_prompt;
+    span->rules = behind_prompt ? NULL : g->exits;
     /* What a grammar allowed back then is not known any more. */
     span->check = !g->grammar && n_waiting <= n_checks_free;
 }

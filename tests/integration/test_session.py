@@ -122,6 +122,25 @@ def test_verified_answers_do_not_change():
         return f"kept {kept}"
 
 
+def test_early_exits_do_not_see_what_was_kept():
+    """Whether a token may leave early must not follow from how many others are fed with it."""
+    with Site(SEED) as site:
+        model = site.tiny_model(8, variant="exits") if SANITIZED else site.models()[1]
+        settings = {"exit__policy": "fixed:threshold=0", "kv__type": "q8"}
+        edge, alone = site.edge(model, **settings).start(), site.edge(model, session__max="0", **settings).start()
+        prompt = ids(N_FIRST, SEED)
+        n_left = 0
+        for turn in range(4):
+            answer, right = ask(edge, prompt, "s"), ask(alone, prompt)
+            same(answer, right, f"turn {turn}")
+            expect(answer.tiers == right.tiers and answer.tiers[0] == "edge", f"turn {turn}: {answer.tiers} {right.tiers}")
+            # A token that left at the end is not kept: it lacks layers.
+            expect((turn > 0) == (answer.usage["shoal"]["kept_tokens"] > N_FIRST - 1), f"turn {turn}: {answer.usage}")
+            n_left += answer.tiers.count("exit")
+            prompt = prompt + answer.ids + ids(1 + turn, turn)
+        expect(n_left > 0, "nothing left early")
+
+
 def test_kept_sessions_are_few_and_give_way():
     with Site(SEED) as site:
         _, model = site.models()
@@ -311,6 +330,6 @@ def test_what_a_session_cannot_be_is_refused():
 
 if __name__ == "__main__":
     main([test_kept_tokens_are_not_computed_again_in_any_kv, test_verified_answers_do_not_change,
-          test_kept_sessions_are_few_and_give_way, test_session_survives_a_restart_and_roams,
+          test_early_exits_do_not_see_what_was_kept, test_kept_sessions_are_few_and_give_way, test_session_survives_a_restart_and_roams,
           test_restored_session_drafts_for_a_cloud, test_command_line_saves_and_loads, test_blobs_that_are_not_right_are_refused,
           test_sessions_are_bounded_over_http, test_session_past_a_window_is_not_saved, test_what_a_session_cannot_be_is_refused])
