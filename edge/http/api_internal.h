@@ -207,7 +207,7 @@ typedef struct shoal_api_transfer {
     struct shoal_api_transfer *next;
     shoal_http_exchange *exchange; /* NULL: the client is gone */
     shoal_api_transfer_phase phase;
-    bool under_way; /* the worker or coop has it, and its message comes */
+    bool under_way; /* loop-only: the worker or coop has the rest, and the message comes */
     shoal_session_act act;
     char name[SHOAL_SESSION_NAME_MAX + 1];
     shoal_buf body; /* LOAD, until it is read */

@@ -186,7 +186,7 @@ void shoal_api_transfers_turn(shoal_api *api)
     bool again = false;
     for (shoal_api_transfer *t = api->transfers; t;) {
         shoal_api_transfer *next = t->next;
-        if (t->phase == SHOAL_API_WRITES && t->exchange &&
+        if (!t->under_way && t->phase == SHOAL_API_WRITES && t->exchange &&
             shoal_http_stream_unsent(t->exchange) == 0 && write_piece(t)) {
             again = again || shoal_http_stream_unsent(t->exchange) == 0;
         }
