@@ -117,7 +117,7 @@ bool shoal_http_preflight(shoal_http_conn *conn)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf lines = {0};
     const char *wanted = shoal_http_header(x, "access-control-request-headers");
     const char *private_network = shoal_http_header(x, "access-control-request-private-network");
-    bool put = shoal_buf_appendf(&lines, "Access-Control-Allow-Methods: GET, POST, DELETE\r\n"
+    bool put = shoal_buf_appendf(&lines, "Access-Control-Allow-Methods: GET, POST, PUT, DELETE\r\n"
                                          "Access-Control-Max-Age: 600\r\n") == SHOAL_OK;
     if (wanted && names_ok(wanted)) {
         put = put &&
