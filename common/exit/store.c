@@ -96,8 +96,7 @@ static shoal_status read_hash(const shoal_gguf *gguf, const char *prefix, const 
         ret_hash->bytes[i] = (uint8_t)(sound ? high * 16 + low : 0);
     }
     if (!sound) {
-        return shoal_err_set(err, status == SHOAL_E_NOTFOUND ? status : SHOAL_E_INVALID,
-                             "%s: 64 hexadecimal digits are expected", key);
+        return shoal_err_set(err, SHOAL_E_INVALID, "%s: 64 hexadecimal digits are expected", key);
     }
     return SHOAL_OK;
 }
@@ -134,6 +133,12 @@ shoal_status shoal_exit_calibration_read(const shoal_gguf *gguf, const char *pre
                                          shoal_exit_calibration *ret_calibration, shoal_err *err)
 {
     shoal_exit_calibration c = {0};
+    char key[KEY_MAX];
+    shoal_str any = {0};
+    key_of(prefix, "hash", key);
+    if (shoal_gguf_get_str(gguf, key, &any, NULL) == SHOAL_E_NOTFOUND) {
+        return SHOAL_E_NOTFOUND;
+    }
     SHOAL_TRY(read_hash(gguf, prefix, "hash", &c.data, err));
     SHOAL_TRY(read_hash(gguf, prefix, "model", &c.subject, err));
     SHOAL_TRY(read_count(gguf, prefix, "n", &c.n, err));

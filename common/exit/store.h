@@ -44,7 +44,7 @@ typedef struct shoal_exit_calibration {
     float delta;
 } shoal_exit_calibration;
 
-/* SHOAL_E_NOTFOUND when there is none. */
+/* SHOAL_E_NOTFOUND when there is none: err is as it was, for what fails later. */
 shoal_status shoal_exit_calibration_read(const shoal_gguf *gguf, const char *prefix,
                                          shoal_exit_calibration *ret_calibration,
                                          shoal_err *err) SHOAL_MUST_CHECK;

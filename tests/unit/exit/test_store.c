@@ -166,8 +166,10 @@ static void test_calibration_comes_back(void **state)
     memset(&c, 0, sizeof c);
     assert_int_equal(shoal_exit_calibration_read(gguf, SHOAL_EXIT_CALIBRATION, &c, NULL), SHOAL_OK);
     assert_memory_equal(&c, &want, sizeof c);
-    assert_int_equal(shoal_exit_calibration_read(gguf, SHOAL_ESCALATE_CALIBRATION, &c, NULL),
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_exit_calibration_read(gguf, SHOAL_ESCALATE_CALIBRATION, &c, &err),
                      SHOAL_E_NOTFOUND);
+    assert_true(err.code == SHOAL_OK && err.text[0] == '\0');
 }
 
 static void test_hostile_calibrations_are_refused_by_key(void **state)
