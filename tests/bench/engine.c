@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * shoal-bench-engine: whole models on this machine. Every figure of a model is taken in turn, round
- * after round, with the machine's peaks in between: memory and processor of a virtual machine
- * change within seconds, so shares and ratios are formed inside a round and their medians reported.
+ * shoal-bench-engine: whole models on this machine. Memory and processor of a virtual machine
+ * change within seconds, so every figure of a model and the machine's peaks take turns of a tenth
+ * of a second within a round; shares and ratios are formed inside a round and their medians
+ * reported.
  */
 #include "common/base/clock.h"
 #include "common/base/mem.h"
@@ -19,6 +20,7 @@ enum {
     WIDTH_MAX = 32,
     ROUNDS_MAX = 64,
     MODES_MAX = 16,
+    TURNS = 10,  /* of a round, in each of which every mode but prefill has its slice of time */
     CONTEXT = 16 /* tokens of a sequence before "depth 0" is measured */
 };
 
@@ -45,7 +47,9 @@ typedef struct mode {
     const char *name;
     what what;
     size_t n;
-    size_t engine;             /* index */
+    size_t engine; /* index */
+    double took_s; /* in the present round */
+    size_t n_steps;
     double step_s[ROUNDS_MAX]; /* seconds of a step */
 } mode;
 
@@ -205,35 +209,62 @@ static shoal_status step(bench *b, const mode *m)
     return SHOAL_OK;
 }
 
-static shoal_status measure(bench *b, mode *m, size_t round)
+static shoal_status measure(bench *b, mode *m, double slice_s)
 {
-    size_t n = 0;
     double start = seconds();
     double took = 0;
     do {
         SHOAL_TRY(step(b, m));
-        n++;
+        m->n_steps++;
         took = seconds() - start;
-    } while (took < b->options->round_s);
-    m->step_s[round] = took / (double)n;
+    } while (took < slice_s);
+    m->took_s += took;
     return SHOAL_OK;
 }
 
-/* Round 0 warms up and is overwritten. */
+/* Every mode but prefill, one step of which may take longer than all slices. */
+static shoal_status run_turn(bench *b, double *inout_read)
+{
+    for (size_t i = 0; i < b->n_modes; i++) {
+        if (i < 2) {
+            /* Before and after the step whose share of the bandwidth is told. */
+            *inout_read += bench_peak_read(b->peak) / (2 * TURNS);
+        }
+        if (b->modes[i].what != PREFILL) {
+            SHOAL_TRY(measure(b, &b->modes[i], b->options->round_s / TURNS));
+        }
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status run_round(bench *b, size_t round)
+{
+    double read = 0;
+    for (size_t i = 0; i < b->n_modes; i++) {
+        b->modes[i].took_s = 0;
+        b->modes[i].n_steps = 0;
+    }
+    for (size_t turn = 0; turn < TURNS; turn++) {
+        SHOAL_TRY(run_turn(b, &read));
+    }
+    for (size_t i = 0; i < b->n_modes; i++) {
+        if (b->modes[i].what == PREFILL) {
+            SHOAL_TRY(measure(b, &b->modes[i], b->options->round_s));
+        }
+        b->modes[i].step_s[round] = b->modes[i].took_s / (double)b->modes[i].n_steps;
+    }
+    b->read[round] = read;
+    b->int8[round] = bench_peak_int8(b->peak);
+    b->floats[round] = bench_peak_float(b->peak);
+    return SHOAL_OK;
+}
+
+/* The first round warms up and is overwritten. */
 static shoal_status run_rounds(bench *b)
 {
-    for (size_t r = 0; r <= b->options->n_rounds; r++) {
-        size_t round = r > 0 ? r - 1 : 0;
-        b->read[round] = bench_peak_read(b->peak);
-        for (size_t i = 0; i < b->n_modes; i++) {
-            SHOAL_TRY(measure(b, &b->modes[i], round));
-            if (i == 0) {
-                /* Before and after the step whose share of the bandwidth is told. */
-                b->read[round] = (b->read[round] + bench_peak_read(b->peak)) / 2;
-            }
-        }
-        b->int8[round] = bench_peak_int8(b->peak);
-        b->floats[round] = bench_peak_float(b->peak);
+    SHOAL_TRY(run_round(b, 0));
+    for (size_t round = 0; round < b->options->n_rounds; round++) {
+        SHOAL_TRY(run_round(b, round));
     }
     return SHOAL_OK;
 }
@@ -473,7 +504,7 @@ int main(int argc, char **argv)
                  .n_rounds = 5,
                  .prefill = 512,
                  .depth = 2048,
-                 .round_s = 0.3,
+                 .round_s = 1.0,
                  .cpu_mask = shoal_cpu_detect()};
     if (argc > 1 && strcmp(argv[1], "--help") == 0) {
         usage(stdout);

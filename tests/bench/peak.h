@@ -15,7 +15,7 @@ typedef struct bench_peak bench_peak;
 bench_peak *bench_peak_new(shoal_pool *pool);
 void bench_peak_free(bench_peak *peak);
 
-/* GB/s of all threads together, four streams each: the best of a few passes, about 50 ms. */
+/* GB/s of all threads together, a stream each: the mean of some 30 ms. */
 double bench_peak_read(bench_peak *peak);
 /* Gop/s of all threads together, a multiplication and an addition being two: 8-bit integers with
  * 16-bit sums, and floats. 0 where the processor's vectors are not known here. The best of a few
