@@ -27,6 +27,11 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "listen.hosts", "",
         "More names that the Host header may carry, comma-separated; loopback is always allowed."),
     STRING("api.key", "", "Bearer token that every request needs; needed beyond loopback."),
+    {"api.tls_cert", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
+     "PEM file of a certificate chain: listen.address speaks https; empty: http. Read again on "
+     "SIGHUP."},
+    {"api.tls_key", SHOAL_CONFIG_STRING, "", 0, 0, NULL, true,
+     "PEM file of its private key, without a password."},
     {"api.anonymous", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Answer without a key beyond loopback too: anyone who reaches the address may generate."},
     {"api.link_switch", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
@@ -282,6 +287,8 @@ shoal_http_settings shoal_edge_http_settings(const shoal_config *config)
     s.unix_path = shoal_config_string(config, "listen.unix");
     s.hosts = shoal_config_string(config, "listen.hosts");
     s.origins = shoal_config_string(config, "api.cors_origins");
+    s.tls_cert = shoal_config_string(config, "api.tls_cert");
+    s.tls_key = shoal_config_string(config, "api.tls_key");
     s.n_connections_max = (size_t)shoal_config_int(config, "http.connections_max");
     s.body_bytes_max = (size_t)shoal_config_int(config, "http.body_max_kib") << 10;
     s.body_bytes_total_max = SHOAL_MAX(s.body_bytes_total_max, s.body_bytes_max);

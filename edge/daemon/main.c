@@ -13,12 +13,14 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     EXIT_REFUSED = 1,
     EXIT_USAGE = 2,
-    GOODBYE_MS = 1000 /* for cut answers to say so */
+    GOODBYE_MS = 1000, /* for cut answers to say so */
+    EXPIRY_WARN_S = 14 * 86400
 };
 
 static const char purpose[] =
@@ -69,6 +71,7 @@ typedef struct daemon_state {
     shoal_timer *watchdog;
     uint64_t watchdog_ms; /* 0: nobody watches */
     shoal_metric *reload_failures;
+    shoal_metric *expiry; /* of the API's certificate, where it has one */
     char model_name[128];
     shoal_coop *coop;
     shoal_api *api;
@@ -151,6 +154,23 @@ static void on_terminate(void *ctx, int number)
     shoal_http_server_drain(d->server);
 }
 
+static void read_expiry(daemon_state *d)
+{
+    int64_t end_s = shoal_http_server_tls_end_s(d->server);
+    if (end_s == 0) {
+        return;
+    }
+    shoal_metric_set(d->expiry, (double)end_s);
+    int64_t left_s = end_s - (int64_t)time(NULL);
+    if (left_s < EXPIRY_WARN_S) {
+        shoal_log(SHOAL_LOG_WARN,
+                  "certificate of the API ends soon hours=%lld; replace the file of api.tls_cert "
+                  "and send SIGHUP",
+                  (long long)(left_s / 3600));
+    }
+}
+
+/* What can fail comes before what is taken over. */
 static shoal_status reload(daemon_state *d, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = NULL;
@@ -160,6 +180,9 @@ static shoal_status reload(daemon_state *d, shoal_err *err)
     if (conflict) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s needs a restart", conflict);
     }
+    SHOAL_TRY(shoal_http_server_set_tls(d->server, shoal_config_string(config, "api.tls_cert"),
+                                        shoal_config_string(config, "api.tls_key"), err));
+    read_expiry(d);
     apply_log(config);
     return SHOAL_OK;
 }
@@ -172,7 +195,8 @@ static void on_hangup(void *ctx, int number)
     shoal_err err = SHOAL_ERR_INIT;
     shoal_notify_reloading();
     if (reload(d, &err) == SHOAL_OK) {
-        shoal_log(SHOAL_LOG_INFO, "reloaded log.level; every other key needs a restart");
+        shoal_log(SHOAL_LOG_INFO, "reloaded log.level and the files of api.tls_*; every other key "
+                                  "needs a restart");
     } else {
         shoal_log(SHOAL_LOG_ERROR, "reload refused: %s", err.text);
         shoal_metric_add(d->reload_failures, 1);
@@ -194,10 +218,18 @@ static shoal_status make_metrics(daemon_state *d, shoal_err *err)
                                               SHOAL_METRIC_COUNTER,
                                               NULL,
                                               0};
+    static const shoal_metric_def expiry = {"shoal_certificate_expiry_timestamp_seconds",
+                                            "When the certificate of the HTTP API ends.",
+                                            "",
+                                            SHOAL_METRIC_GAUGE,
+                                            NULL,
+                                            0};
+    bool has_tls = shoal_config_string(d->config, "api.tls_cert")[0] != '\0';
     shoal_metric *info = NULL;
     if (shoal_metrics_new(&d->metrics) != SHOAL_OK ||
         shoal_metrics_add(d->metrics, &build, &info) != SHOAL_OK ||
-        shoal_metrics_add(d->metrics, &failures, &d->reload_failures) != SHOAL_OK) {
+        shoal_metrics_add(d->metrics, &failures, &d->reload_failures) != SHOAL_OK ||
+        (has_tls && shoal_metrics_add(d->metrics, &expiry, &d->expiry) != SHOAL_OK)) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
     }
     shoal_metric_set(info, 1);
@@ -245,7 +277,9 @@ static shoal_status wire_http(daemon_state *d, shoal_err *err)
     SHOAL_TRY(shoal_api_new(d->loop, d->coop, d->model, d->metrics, &api, &d->api, err));
     shoal_api_set_on_drained(d->api, on_drained, d);
     d->handler = shoal_api_handler(d->api);
-    return shoal_http_server_new(d->loop, &http, &d->handler, d->metrics, &d->server, err);
+    SHOAL_TRY(shoal_http_server_new(d->loop, &http, &d->handler, d->metrics, &d->server, err));
+    read_expiry(d);
+    return SHOAL_OK;
 }
 
 static shoal_status run(daemon_state *d, shoal_err *err)
@@ -258,7 +292,8 @@ static shoal_status run(daemon_state *d, shoal_err *err)
               target[0] ? target : "none");
     const char *address = shoal_http_server_address(d->server);
     if (address[0]) {
-        (void)printf("http: http://%s\n", address);
+        bool tls = shoal_http_server_tls_end_s(d->server) != 0;
+        (void)printf("http: %s://%s\n", tls ? "https" : "http", address);
     } else {
         (void)printf("http: unix:%s\n", shoal_config_string(d->config, "listen.unix"));
     }
@@ -286,6 +321,8 @@ static shoal_status check(const shoal_config *config, shoal_err *err)
     SHOAL_TRY(shoal_edge_coop_settings(config, &settings, err));
     SHOAL_TRY(shoal_edge_redact_rules(config, &redact, err));
     shoal_redact_rules_free(redact);
+    SHOAL_TRY(shoal_http_tls_check(shoal_config_string(config, "api.tls_cert"),
+                                   shoal_config_string(config, "api.tls_key"), err));
     return shoal_edge_check_exposure(config, err);
 }
 

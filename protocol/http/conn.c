@@ -15,6 +15,7 @@
 #include <strings.h>
 
 static void on_phase_timer(uv_timer_t *timer);
+static shoal_status send_out(shoal_http_conn *conn);
 
 static uint64_t now_ns(void)
 {
@@ -24,7 +25,7 @@ static uint64_t now_ns(void)
 
 size_t shoal_http_conn_unsent(const shoal_http_conn *conn)
 {
-    return conn->out.length + uv_stream_get_write_queue_size(&conn->u.stream);
+    return conn->out.length + conn->wire.length + uv_stream_get_write_queue_size(&conn->u.stream);
 }
 
 static void set_timer(shoal_http_conn *conn, uint32_t ms)
@@ -59,7 +60,9 @@ static void on_handle_closed(uv_handle_t *handle)
     shoal_http_conn_release(conn);
     shoal_buf_fini(&conn->in);
     shoal_buf_fini(&conn->out);
+    shoal_buf_fini(&conn->wire);
     shoal_buf_fini(&conn->flight);
+    shoal_http_tls_free(conn->tls);
     shoal_free(conn);
 }
 
@@ -70,6 +73,10 @@ void shoal_http_conn_close(shoal_http_conn *conn, bool notify)
     }
     shoal_http_server *server = conn->server;
     bool open = conn->phase == SHOAL_HTTP_HANDLING;
+    if (conn->tls && conn->phase == SHOAL_HTTP_IDLE) {
+        conn->finishing = true; /* tell it apart from a connection that broke */
+        (void)send_out(conn);
+    }
     conn->phase = SHOAL_HTTP_CLOSED;
     if (conn->prev) {
         conn->prev->next = conn->next;
@@ -122,8 +129,6 @@ static void linger(shoal_http_conn *conn)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-static shoal_status send_out(shoal_http_conn *conn);
-
 static void on_written(uv_write_t *request, int status)
 {
     shoal_http_conn *conn = request->data;
@@ -175,24 +180,44 @@ static void on_stall(uv_timer_t *timer)
     shoal_http_conn_close(conn, true);
 }
 
+/* What is answered becomes records, and the last of them says that it is the last. */
+static shoal_status seal(shoal_http_conn *conn)
+{
+    if (!shoal_http_tls_ready(conn->tls)) {
+        return SHOAL_OK; /* nothing is answered before */
+    }
+    if (conn->out.length > 0) {
+        SHOAL_TRY(shoal_http_tls_push(conn->tls, conn->out.data, conn->out.length, &conn->wire));
+        shoal_buf_fini(&conn->out);
+    }
+    return conn->finishing ? shoal_http_tls_close(conn->tls, &conn->wire) : SHOAL_OK;
+}
+
 static shoal_status send_out(shoal_http_conn *conn)
 {
-    if (conn->writing || conn->out.length == 0) {
+    if (conn->writing) {
         return SHOAL_OK;
     }
-    uv_buf_t bytes = {.base = conn->out.data, .len = conn->out.length};
+    if (conn->tls) {
+        SHOAL_TRY(seal(conn));
+    }
+    shoal_buf *ready = conn->tls ? &conn->wire : &conn->out;
+    if (ready->length == 0) {
+        return SHOAL_OK;
+    }
+    uv_buf_t bytes = {.base = ready->data, .len = ready->length};
     int n = uv_try_write(&conn->u.stream, &bytes, 1);
     if (n < 0 && n != UV_EAGAIN) {
         return SHOAL_E_IO;
     }
     if (n > 0) {
-        shoal_buf_consume(&conn->out, (size_t)n);
+        shoal_buf_consume(ready, (size_t)n);
     }
-    if (conn->out.length == 0) {
+    if (ready->length == 0) {
         return SHOAL_OK;
     }
-    conn->flight = conn->out;
-    conn->out = (shoal_buf){0};
+    conn->flight = *ready;
+    *ready = (shoal_buf){0};
     bytes = (uv_buf_t){.base = conn->flight.data, .len = conn->flight.length};
     conn->write.data = conn;
     if (uv_write(&conn->write, &conn->u.stream, &bytes, 1, on_written) != 0) {
@@ -409,6 +434,66 @@ static void on_end(shoal_http_conn *conn, bool orderly)
     shoal_http_conn_close(conn, true);
 }
 
+static void refuse_full(shoal_http_conn *conn);
+
+/* What came is no TLS, or not this client's. What TLS has to say of it still goes out; to a client
+ * that speaks HTTP in the clear we say it in the clear. */
+static void end_tls(shoal_http_conn *conn, bool plain)
+{
+    shoal_metric_add(conn->server->metrics.tls_broken, 1);
+    if (conn->phase == SHOAL_HTTP_HANDLING) {
+        (void)send_out(conn);
+        shoal_http_conn_close(conn, true);
+        return;
+    }
+    shoal_http_tls_free(conn->tls);
+    conn->tls = NULL;
+    shoal_buf_fini(&conn->in);
+    shoal_buf_fini(&conn->out); /* was not sealed */
+    conn->out = conn->wire;
+    conn->wire = (shoal_buf){0};
+    if (!plain) {
+        shoal_http_conn_next(conn, false);
+        return;
+    }
+    shoal_buf_fini(&conn->out);
+    shoal_http_error error = {0};
+    (void)shoal_http_error_set(&error, 400, NULL, "tls_required",
+                               "this address speaks TLS: write https instead of http");
+    shoal_http_refuse(conn, &error);
+}
+
+static void read_tls(shoal_http_conn *conn, const char *data, size_t n)
+{
+    shoal_http_tls_end end = SHOAL_HTTP_TLS_OPEN;
+    if (shoal_http_tls_pull(conn->tls, data, n, &conn->in, &conn->wire, &end) != SHOAL_OK) {
+        shoal_http_conn_close(conn, true);
+        return;
+    }
+    if (end == SHOAL_HTTP_TLS_BROKEN || end == SHOAL_HTTP_TLS_PLAIN) {
+        end_tls(conn, end == SHOAL_HTTP_TLS_PLAIN);
+        return;
+    }
+    if (conn->writing && conn->wire.length > SHOAL_HTTP_READ_BYTES) {
+        conn->reset = true; /* it makes TLS speak and does not listen */
+        shoal_http_conn_close(conn, true);
+        return;
+    }
+    if (send_out(conn) != SHOAL_OK) {
+        shoal_http_conn_close(conn, true);
+        return;
+    }
+    if (conn->full && shoal_http_tls_ready(conn->tls)) {
+        conn->full = false;
+        refuse_full(conn);
+        return;
+    }
+    shoal_http_conn_process(conn);
+    if (end == SHOAL_HTTP_TLS_CLOSED && conn->phase != SHOAL_HTTP_CLOSED) {
+        on_end(conn, true);
+    }
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     shoal_http_conn *conn = stream->data;
@@ -417,6 +502,10 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         return;
     }
     if (n == 0 || conn->phase == SHOAL_HTTP_LINGER) {
+        return;
+    }
+    if (conn->tls) {
+        read_tls(conn, buf->base, (size_t)n);
         return;
     }
     if (shoal_buf_append(&conn->in, buf->base, (size_t)n) != SHOAL_OK) {
@@ -537,10 +626,16 @@ void shoal_http_conn_open(shoal_http_server *server, uv_stream_t *listener, bool
         (void)uv_tcp_nodelay(&conn->u.tcp, 1);
         (void)uv_tcp_keepalive(&conn->u.tcp, 1, 60);
     }
-    if (full) {
+    if (!local && server->tls_keys) {
+        if (shoal_http_tls_new(server->tls_keys, &conn->tls) != SHOAL_OK) {
+            shoal_http_conn_close(conn, false);
+            return;
+        }
+        conn->full = full;
+    } else if (full) {
         refuse_full(conn);
         return;
     }
-    set_timer(conn, server->s.header_ms);
+    set_timer(conn, server->s.header_ms); /* the handshake's time too */
     shoal_http_conn_process(conn);
 }

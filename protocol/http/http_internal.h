@@ -10,6 +10,7 @@
 #include "protocol/http/head.h"
 #include "protocol/http/loop_internal.h"
 #include "protocol/http/server.h"
+#include "protocol/http/tls.h"
 
 #include <llhttp.h>
 #include <uv.h>
@@ -30,6 +31,7 @@ typedef struct shoal_http_metrics {
     shoal_metric *body_bytes;
     shoal_metric *gone;
     shoal_metric *stalled;
+    shoal_metric *tls_broken;
 } shoal_http_metrics;
 
 struct shoal_http_server {
@@ -51,8 +53,9 @@ struct shoal_http_server {
     int port;
     char address[80];
     char names[SHOAL_HTTP_NAMES_MAX];
-    char *read_buffer;      /* shared: uv fills it and hands it over within one callback */
-    shoal_http_conn *first; /* all connections, newest first */
+    shoal_http_tls_keys *tls_keys; /* NULL: TCP in the clear */
+    char *read_buffer;             /* shared: uv fills it and hands it over within one callback */
+    shoal_http_conn *first;        /* all connections, newest first */
     size_t n_connections;
     size_t body_bytes; /* held for all requests */
     uint64_t next_request;
@@ -116,13 +119,16 @@ struct shoal_http_conn {
     bool eof;          /* the client has closed its side */
     bool reset;        /* close without caring for what is unsent */
     bool writing;      /* write is with uv */
+    bool full;         /* to be refused once the client can hear it */
     size_t stall_left; /* unsent bytes when the stall timer last looked */
     uv_write_t write;
     uv_shutdown_t shutdown;
-    shoal_buf in;     /* read, not yet used */
-    size_t n_scanned; /* of in, by the head scan */
-    shoal_buf out;    /* answered, not yet with uv */
-    shoal_buf flight; /* with uv */
+    shoal_buf in;        /* read, not yet used */
+    size_t n_scanned;    /* of in, by the head scan */
+    shoal_http_tls *tls; /* NULL: in the clear */
+    shoal_buf out;       /* answered, not yet with uv; under TLS not yet sealed */
+    shoal_buf wire;      /* under TLS: sealed, not yet with uv */
+    shoal_buf flight;    /* with uv */
     shoal_http_head scan;
     shoal_buf head; /* the request line and headers */
     shoal_buf body;

@@ -27,6 +27,9 @@ enum {
     RETRY_MS = 50
 };
 
+#define TLS_CERT "api.tls_cert"
+#define TLS_KEY  "api.tls_key"
+
 shoal_http_settings shoal_http_settings_default(void)
 {
     return (shoal_http_settings){
@@ -84,6 +87,10 @@ static shoal_status make_metrics(shoal_http_server *server, shoal_metrics *regis
         {&m->stalled,
          {"shoal_http_readers_stalled_total", "Connections cut because the client did not read.",
           "", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&m->tls_broken,
+         {"shoal_http_tls_broken_total",
+          "Connections ended because what came was no TLS, or TLS that was not accepted.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
     };
     if (!registry) {
         return SHOAL_OK;
@@ -307,6 +314,55 @@ static shoal_status listen_tcp(shoal_http_server *server, shoal_err *err)
     return read_port(server, host, six, err);
 }
 
+/* --- TLS -------------------------------------------------------------------------------------- */
+
+static shoal_status read_keys(const char *cert, const char *key, shoal_http_tls_keys **ret_keys,
+                              shoal_err *err)
+{
+    bool has_cert = cert && cert[0];
+    bool has_key = key && key[0];
+    *ret_keys = NULL;
+    if (!has_cert && !has_key) {
+        return SHOAL_OK;
+    }
+    if (!has_cert || !has_key) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "%s is set and %s is not: TLS needs the certificate and its key",
+                             has_cert ? TLS_CERT : TLS_KEY, has_cert ? TLS_KEY : TLS_CERT);
+    }
+    return shoal_http_tls_keys_new(cert, key, TLS_CERT, TLS_KEY, ret_keys, err);
+}
+
+shoal_status shoal_http_tls_check(const char *cert, const char *key, shoal_err *err)
+{
+    shoal_http_tls_keys *keys = NULL;
+    SHOAL_TRY(read_keys(cert, key, &keys, err));
+    shoal_http_tls_keys_free(keys);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_http_server_set_tls(shoal_http_server *server, const char *cert, const char *key,
+                                       shoal_err *err)
+{
+    shoal_http_tls_keys *keys = NULL;
+    SHOAL_TRY(read_keys(cert, key, &keys, err));
+    if ((keys != NULL) != (server->tls_keys != NULL)) {
+        shoal_http_tls_keys_free(keys);
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "%s: TLS is turned on or off by a restart, not by a reload", TLS_CERT);
+    }
+    shoal_http_tls_keys_free(server->tls_keys);
+    server->tls_keys = keys;
+    return SHOAL_OK;
+}
+
+int64_t shoal_http_server_tls_end_s(const shoal_http_server *server)
+{
+    return server->tls_keys ? shoal_http_tls_keys_end_s(server->tls_keys) : 0;
+}
+
+/* --- the Unix socket -------------------------------------------------------------------------- */
+
 /* A socket file that nobody listens on is what a killed process left behind. */
 static shoal_status clear_socket(const char *path, shoal_err *err)
 {
@@ -413,6 +469,7 @@ static shoal_status start(shoal_http_server *server, shoal_metrics *metrics, sho
         SHOAL_TRY(add_name(server, s->hosts, err));
     }
     fit_files(server);
+    SHOAL_TRY(read_keys(s->tls_cert, s->tls_key, &server->tls_keys, err));
     SHOAL_TRY(listen_tcp(server, err));
     SHOAL_TRY(listen_unix(server, err));
     if (!server->tcp_open && !server->pipe_open) {
@@ -481,6 +538,7 @@ void shoal_http_server_free(shoal_http_server *server)
     while (server->n_handles > 0) {
         (void)uv_run(&server->loop->uv, UV_RUN_ONCE);
     }
+    shoal_http_tls_keys_free(server->tls_keys);
     shoal_free(server->read_buffer);
     shoal_free(server);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A hardened HTTP/1.1 server: TCP and optionally a Unix socket, one request at a time per
- * connection (pipelined ones wait), everything bounded by settings. It knows no route and no JSON
- * but that of an error. Loop-only, all of it.
+ * A hardened HTTP/1.1 server: TCP, in the clear or under TLS, and optionally a Unix socket, one
+ * request at a time per connection (pipelined ones wait), everything bounded by settings. It knows
+ * no route and no JSON but that of an error. Loop-only, all of it.
  *
  * An exchange is one request with its answer. The handler gets it in on_request and owns the duty
  * to answer it: respond, fail, or stream_begin .. stream_end, at once or later. After the end, or
@@ -32,6 +32,8 @@ typedef struct shoal_http_settings {
     const char *hosts;           /* more names for the Host header, comma-separated; NULL: none */
     const char *origins;         /* other origins whose pages may call, comma-separated; "*": any;
                                   * NULL: none */
+    const char *tls_cert;        /* PEM chain for TCP, NULL or "": in the clear; "api.tls_cert" */
+    const char *tls_key;         /* PEM key beside it; "api.tls_key" */
     size_t n_connections_max;    /* open at once; default 1024 */
     size_t header_bytes_max;     /* request line and headers; default 16 KiB */
     size_t n_headers_max;        /* default 100 */
@@ -80,6 +82,15 @@ shoal_status shoal_http_server_new(shoal_loop *loop, const shoal_http_settings *
 int shoal_http_server_port(const shoal_http_server *server);
 /* "127.0.0.1:41234" as bound, "" without TCP. */
 const char *shoal_http_server_address(const shoal_http_server *server);
+/* Reads certificate and key again, from these files; connections made from then on meet them. On an
+ * error everything is as before. SHOAL_E_INVALID also when the server speaks no TLS. */
+shoal_status shoal_http_server_set_tls(shoal_http_server *server, const char *cert, const char *key,
+                                       shoal_err *err) SHOAL_MUST_CHECK;
+/* When the certificate ends, in seconds of Unix time; 0: no TLS. */
+int64_t shoal_http_server_tls_end_s(const shoal_http_server *server);
+/* The pair of files can serve, or is empty. Errors name the setting and the file. */
+shoal_status shoal_http_tls_check(const char *cert, const char *key,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
 size_t shoal_http_server_n_connections(const shoal_http_server *server);
 /* Idle connections close now, the others after their answer. New ones are still served, so that
  * probes see the handler say no. */

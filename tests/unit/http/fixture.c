@@ -68,6 +68,11 @@ void http_fixture_start(http_fixture *f, const shoal_http_settings *settings,
         fail_msg("%s", err.text);
     }
     f->port = shoal_http_server_port(f->server);
+    http_fixture_resume_loop(f);
+}
+
+void http_fixture_resume_loop(http_fixture *f)
+{
     assert_int_equal(
         shoal_thread_start(SHOAL_ROLE_LOOP, "test-loop", run_loop, f->loop, &f->thread), SHOAL_OK);
 }

@@ -24,7 +24,8 @@ void http_fixture_loop(http_fixture *f); /* the loop alone, for handlers that ne
 void http_fixture_start(http_fixture *f, const shoal_http_settings *settings,
                         const shoal_http_handler *handler);
 void http_fixture_stop_loop(http_fixture *f); /* the thread is gone, everything else is there */
-void http_fixture_free(http_fixture *f);      /* loop and server; stops first if needed */
+void http_fixture_resume_loop(http_fixture *f);
+void http_fixture_free(http_fixture *f); /* loop and server; stops first if needed */
 
 int http_connect(const http_fixture *f);
 void http_send(int fd, const char *text);
