@@ -32,10 +32,23 @@ static size_t joined_rows(const shoal_net_part *parts, size_t n_parts, size_t i,
     return rows;
 }
 
+static void tell(const shoal_net *net, const shoal_net_part *parts, size_t n_parts, size_t n,
+                 const float *x, size_t x_row)
+{
+    for (size_t i = 0; i < n_parts; i++) {
+        const shoal_param *item = &net->params->items[parts[i].item];
+        net->observe(net->observe_ctx, item, (parts[i].offset - item->offset) / item->n_cols,
+                     parts[i].n_rows, i > 0, parts[i].n_cols, n, x, x_row);
+    }
+}
+
 void shoal_net_linear(shoal_net *net, const shoal_net_part *parts, size_t n_parts, size_t n,
                       const float *x, size_t x_row, bool add, float *y, size_t y_row)
 {
     size_t k = parts[0].n_cols;
+    if (net->observe && n > 0) {
+        tell(net, parts, n_parts, n, x, x_row);
+    }
     for (size_t i = 0, end = 0; i < n_parts && n > 0; i = end) {
         size_t rows = joined_rows(parts, n_parts, i, &end);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)n, (blasint)rows, (blasint)k,

@@ -48,6 +48,12 @@ void shoal_net_skip(shoal_net *net, const uint64_t *skip)
     }
 }
 
+void shoal_net_observe(shoal_net *net, shoal_net_observe_fn *fn, void *ctx)
+{
+    net->observe = fn;
+    net->observe_ctx = ctx;
+}
+
 uint64_t shoal_net_flops(const shoal_net *net)
 {
     return net->flops;

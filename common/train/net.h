@@ -49,6 +49,14 @@ float *shoal_net_logits(shoal_net *net, size_t head);
 void shoal_net_backward(shoal_net *net, const shoal_params *params, const shoal_batch *batch,
                         float *grads);
 
+/* Told of the input of every product of the passes that follow, before it is made: n rows of x,
+ * [n][x_row] of k used elements, go through rows [row, row + n_rows) of params->items[item]. again:
+ * x is that of the call before, where several parts read it. Must not touch the net. */
+typedef void shoal_net_observe_fn(void *ctx, const shoal_param *item, size_t row, size_t n_rows,
+                                  bool again, size_t k, size_t n, const float *x, size_t x_row);
+/* fn NULL: nobody. */
+void shoal_net_observe(shoal_net *net, shoal_net_observe_fn *fn, void *ctx);
+
 /* Multiply-adds of products since new, counted as two operations each. */
 uint64_t shoal_net_flops(const shoal_net *net);
 

@@ -135,6 +135,8 @@ struct shoal_net {
     size_t n_targets_max;
     uint64_t flops;
     uint64_t skip[SHOAL_MODEL_LAYERS_MAX / 64];
+    shoal_net_observe_fn *observe; /* NULL: nobody */
+    void *observe_ctx;
     void **memory; /* (n_memory_max) everything that was given out (memory.c) */
     size_t n_memory;
     size_t n_memory_max;
