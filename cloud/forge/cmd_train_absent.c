@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * `train` and `kv-calibrate` where OpenBLAS is not to be had.
+ * `train`, `kv-calibrate` and `calibrate-weights` where OpenBLAS is not to be had.
  */
 #include "cloud/forge/forge.h"
 
@@ -25,3 +25,14 @@ shoal_status shoal_forge_kv_calibrate(const forge_args *args, shoal_err *err)
 
 const forge_own shoal_forge_kv_calibrate_own = {
     .run = shoal_forge_kv_calibrate, .options = NULL, .n_options = 0, .defaults = {.threads = 2}};
+
+shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *err)
+{
+    (void)args;
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "this shoal-forge was built without OpenBLAS: calibrate on a machine that "
+                         "has it; the moments serve every machine");
+}
+
+const forge_own shoal_forge_calibrate_weights_own = {
+    .run = shoal_forge_calibrate_weights, .options = NULL, .n_options = 0};

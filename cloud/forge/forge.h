@@ -80,6 +80,14 @@ typedef struct forge_kv_calibrate_args {
     long tokens;
 } forge_kv_calibrate_args;
 
+/* Of `calibrate-weights` alone; its options are in cmd_calibrate_weights.c. */
+typedef struct forge_calibrate_weights_args {
+    long tokens;
+    long window;
+    long mib;
+    bool ids;
+} forge_calibrate_weights_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -127,6 +135,7 @@ typedef struct forge_args {
     forge_eval_args eval;
     forge_calibrate_args calibrate;
     forge_kv_calibrate_args kv_calibrate;
+    forge_calibrate_weights_args calibrate_weights;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -168,6 +177,7 @@ extern const forge_own shoal_forge_train_own;
 extern const forge_own shoal_forge_eval_own;
 extern const forge_own shoal_forge_calibrate_own;
 extern const forge_own shoal_forge_kv_calibrate_own;
+extern const forge_own shoal_forge_calibrate_weights_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -187,6 +197,7 @@ shoal_status shoal_forge_train_tokenizer(const forge_args *args, shoal_err *err)
 shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_kv_calibrate(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

@@ -31,6 +31,8 @@ static const forge_command commands[] = {
      "mosjtcCk", shoal_forge_calibrate},
     {"kv-calibrate", "make the basis with which KV of a model is archived, from a text", "mfotjcC",
      shoal_forge_kv_calibrate},
+    {"calibrate-weights", "second moments of what every linear layer is fed along a text",
+     "mfoj", shoal_forge_calibrate_weights},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
     {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",
@@ -44,7 +46,7 @@ static void usage(FILE *to)
                       "usage: shoal-forge COMMAND [options]\n"
                       "       shoal-forge COMMAND --help\n\ncommands:\n");
     for (size_t i = 0; i < SHOAL_COUNT(commands); i++) {
-        (void)fprintf(to, "  %-16s %s\n", commands[i].name, commands[i].summary);
+        (void)fprintf(to, "  %-17s %s\n", commands[i].name, commands[i].summary);
     }
     (void)fprintf(
         to, "\nexit status: 0 done, 1 refused input (stderr says why), 2 usage, 3 stopped by a "

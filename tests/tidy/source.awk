@@ -11,7 +11,7 @@ BEGIN {
     rank["kv"] = rank["tokenizer"] = rank["grammar"] = rank["redact"] = rank["sample"] = rank["exit"] = 4
     rank["model"] = rank["archive"] = 5
     rank["spec"] = rank["engine"] = 6
-    rank["train"] = 7
+    rank["train"] = rank["compress"] = 7
 
     instead["strcpy"] = instead["strcat"] = instead["strncpy"] = "memcpy with a checked length, or shoal_buf"
     instead["sprintf"] = instead["vsprintf"] = "snprintf or shoal_buf_appendf"
