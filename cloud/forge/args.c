@@ -109,7 +109,8 @@ static const forge_option rows[] = {
 
 static const forge_own *const owns[] = {&shoal_forge_train_own, &shoal_forge_eval_own,
                                         &shoal_forge_calibrate_own, &shoal_forge_kv_calibrate_own,
-                                        &shoal_forge_calibrate_weights_own};
+                                        &shoal_forge_calibrate_weights_own,
+                                        &shoal_forge_compare_passes_own};
 
 /* NULL: the command has no options of its own. */
 static const forge_own *own_of(const forge_command *command)

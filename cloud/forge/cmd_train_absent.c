@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * `train`, `kv-calibrate` and `calibrate-weights` where OpenBLAS is not to be had.
+ * What stands here where OpenBLAS is not to be had: `train`, `kv-calibrate`, `calibrate-weights` and
+ * `compare-passes`.
  */
 #include "cloud/forge/forge.h"
 
@@ -36,3 +37,14 @@ shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *er
 
 const forge_own shoal_forge_calibrate_weights_own = {
     .run = shoal_forge_calibrate_weights, .options = NULL, .n_options = 0};
+
+shoal_status shoal_forge_compare_passes(const forge_args *args, shoal_err *err)
+{
+    (void)args;
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "this shoal-forge was built without OpenBLAS: compare on a machine that "
+                         "has it");
+}
+
+const forge_own shoal_forge_compare_passes_own = {
+    .run = shoal_forge_compare_passes, .options = NULL, .n_options = 0};

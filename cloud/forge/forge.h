@@ -88,6 +88,12 @@ typedef struct forge_calibrate_weights_args {
     bool ids;
 } forge_calibrate_weights_args;
 
+/* Of `compare-passes` alone; its options are in cmd_compare_passes.c. */
+typedef struct forge_compare_passes_args {
+    const char *moments;
+    long bits;
+} forge_compare_passes_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -136,6 +142,7 @@ typedef struct forge_args {
     forge_calibrate_args calibrate;
     forge_kv_calibrate_args kv_calibrate;
     forge_calibrate_weights_args calibrate_weights;
+    forge_compare_passes_args compare_passes;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -178,6 +185,7 @@ extern const forge_own shoal_forge_eval_own;
 extern const forge_own shoal_forge_calibrate_own;
 extern const forge_own shoal_forge_kv_calibrate_own;
 extern const forge_own shoal_forge_calibrate_weights_own;
+extern const forge_own shoal_forge_compare_passes_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -198,6 +206,7 @@ shoal_status shoal_forge_make_data(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_kv_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_compare_passes(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

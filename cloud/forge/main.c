@@ -33,6 +33,8 @@ static const forge_command commands[] = {
      shoal_forge_kv_calibrate},
     {"calibrate-weights", "second moments of what every linear layer is fed along a text",
      "mfoj", shoal_forge_calibrate_weights},
+    {"compare-passes", "what each way to compress makes of every linear layer, at equal bytes",
+     "mj", shoal_forge_compare_passes},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth", "mLPnbdktjC",
      shoal_forge_bench},
     {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to common/compress: a problem in doubles, and what passes share. A pass is one file that
+ * ends in a function of shoal_pass_fn; pass.c lists them.
+ */
+#ifndef SHOAL_COMPRESS_COMPRESS_INTERNAL_H
+#define SHOAL_COMPRESS_COMPRESS_INTERNAL_H
+
+#include "common/compress/compress.h"
+
+struct shoal_problem {
+    size_t n_rows;
+    size_t n_cols;
+    double *w;     /* (n_rows, n_cols) */
+    double *h;     /* (n_cols, n_cols) */
+    double *u;     /* (n_cols, n_cols) upper triangle, U^T U is the inverse of the damped h */
+    double energy; /* tr(W H W^T) */
+};
+
+/* out has the parts that its form asks for, all zero; a mask that is not ALL keeps nothing yet. */
+typedef shoal_status shoal_pass_fn(const shoal_problem *p, shoal_compressed *out);
+shoal_status shoal_pass_rtn(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_awq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_gptq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_magnitude(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_wanda(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_sparsegpt(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_svd(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_whitened_svd(const shoal_problem *p,
+                                     shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_two_four(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_wrp(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_joint(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+
+/* --- parts (parts.c) ------------------------------------------------------------------------- */
+
+shoal_status shoal_compressed_new(size_t n_rows, size_t n_cols, const shoal_form *form,
+                                  shoal_compressed **ret_compressed) SHOAL_MUST_CHECK;
+/* Bytes of parts of this form, single elements and column scales not counted. */
+uint64_t shoal_form_bytes(size_t n_rows, size_t n_cols, const shoal_form *form);
+/* Contents of one into another of the same form; nothing is allocated. */
+void shoal_compressed_copy(const shoal_compressed *from, shoal_compressed *to);
+/* tr(D H D^T) / energy of D = W - W'; scratch is twice (n_rows, n_cols). */
+double shoal_compressed_error_in(const shoal_problem *p, const shoal_compressed *c,
+                                 double *scratch);
+
+static inline bool shoal_kept(const shoal_compressed *c, size_t row, size_t col)
+{
+    return !c->kept || (c->kept[row * ((c->n_cols + 7) / 8) + col / 8] >> col % 8 & 1);
+}
+
+static inline void shoal_keep(shoal_compressed *c, size_t row, size_t col, bool keep)
+{
+    uint8_t *byte = &c->kept[row * ((c->n_cols + 7) / 8) + col / 8];
+    *byte = (uint8_t)(keep ? *byte | 1u << col % 8 : *byte & ~(1u << col % 8));
+}
+
+/* Kept elements of a layer of n_cols columns that a density asks for. */
+static inline size_t shoal_keep_count(double density, size_t n)
+{
+    return (size_t)(density * (double)n + 0.5);
+}
+
+/* --- values (values.c) ----------------------------------------------------------------------- */
+
+/* The f16 nearest to x. */
+double shoal_half(double x, uint16_t *ret_half);
+/* Chooses the scale of a group for the kept ones of w, n of a row from column col on. */
+void shoal_values_scale(shoal_compressed *c, size_t row, size_t col, size_t n, const double *w);
+/* Puts an element, which is kept, and returns what it is then. Its group has a scale. */
+double shoal_values_put(shoal_compressed *c, size_t row, size_t col, double w);
+/* All kept elements of w [n_rows][n_cols], rounded to nearest. */
+void shoal_values_put_all(shoal_compressed *c, const double *w);
+/* Forgets values and mask. */
+void shoal_values_clear(shoal_compressed *c);
+/* The n-th largest (0: the largest) of n_all; x is reordered. */
+double shoal_values_largest(double *x, size_t n_all, size_t n);
+/* Keeps in every four columns of a row the two of greatest score, the left ones of equals. */
+void shoal_values_two_of_four(shoal_compressed *c, size_t row, size_t col, const double *score,
+                              size_t n);
+
+/* The walk along the inverse of H (walk.c): w [n_rows][n_cols] is what is to be stored, and is used
+ * up. Masks are chosen on the way. */
+shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w) SHOAL_MUST_CHECK;
+
+/* --- factors (factors.c) --------------------------------------------------------------------- */
+
+/* L R nearest to e [n_rows][n_cols] in the norm of h (NULL: of the identity), quantised. */
+shoal_status shoal_factors_fit(const shoal_problem *p, const double *h, const double *e,
+                               shoal_compressed *c) SHOAL_MUST_CHECK;
+/* w += sign * L R. */
+void shoal_factors_add(const shoal_compressed *c, double sign, double *w);
+
+#endif

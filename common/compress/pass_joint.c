@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The joint form, W' = Q(S) + L R, by alternating minimisation in the output's norm: values are
+ * walked to W - L R, then factors are fitted to W - Q(S), each with H. Neither step may lower the
+ * error every time, since both round, so the best state of all is what is given. Two starts: from
+ * values alone, as LoftQ does, and from factors of W, as OATS does.
+ */
+#include "common/compress/compress_internal.h"
+
+#include "common/base/mem.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    ROUNDS = 6
+};
+
+typedef struct joint {
+    const shoal_problem *p;
+    shoal_compressed *now;
+    shoal_compressed *best;
+    double *w;       /* (n_rows, n_cols) */
+    double *scratch; /* twice that */
+    double best_error;
+} joint;
+
+static void judge(joint *j)
+{
+    double error = shoal_compressed_error_in(j->p, j->now, j->scratch);
+    if (error < j->best_error) {
+        j->best_error = error;
+        shoal_compressed_copy(j->now, j->best);
+    }
+}
+
+/* j->w = W - L R, which the values are to be; or W - Q(S), which the factors are to be. */
+static void rest_of(const joint *j, bool values)
+{
+    size_t n = j->p->n_rows * j->p->n_cols;
+    memcpy(j->w, j->p->w, n * sizeof *j->w);
+    if (values) {
+        shoal_compressed_expand(j->now, j->scratch);
+        for (size_t i = 0; i < n; i++) {
+            j->w[i] -= j->scratch[i];
+        }
+    }
+    shoal_factors_add(j->now, values ? 1 : -1, j->w); /* W - W' + L R is W - Q(S) */
+}
+
+static shoal_status rounds(joint *j)
+{
+    for (size_t i = 0; i < ROUNDS; i++) {
+        rest_of(j, false);
+        SHOAL_TRY(shoal_walk(j->p, j->now, j->w));
+        judge(j);
+        if (j->now->form.rank == 0) {
+            break;
+        }
+        rest_of(j, true);
+        SHOAL_TRY(shoal_factors_fit(j->p, j->p->h, j->w, j->now));
+        judge(j);
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_pass_joint(const shoal_problem *p, shoal_compressed *out)
+{
+    size_t n = p->n_rows * p->n_cols;
+    SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *now = NULL;
+    SHOAL_CLEANUP(shoal_free_cleanup) double *w = shoal_calloc(3 * n, sizeof *w);
+    if (!w) {
+        return SHOAL_E_NOMEM;
+    }
+    SHOAL_TRY(shoal_compressed_new(p->n_rows, p->n_cols, &out->form, &now));
+    joint j = {
+        .p = p, .now = now, .best = out, .w = w, .scratch = w + n, .best_error = (double)INFINITY};
+    SHOAL_TRY(rounds(&j)); /* its factors are zero at first */
+    if (out->form.rank > 0) {
+        SHOAL_TRY(shoal_factors_fit(p, p->h, p->w, now));
+        return rounds(&j);
+    }
+    return SHOAL_OK;
+}
