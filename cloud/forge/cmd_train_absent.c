@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What stands here where OpenBLAS is not to be had: `train`, `kv-calibrate`, `calibrate-weights` and
- * `compare-passes`.
+ * What stands here where OpenBLAS is not to be had: `train`, `kv-calibrate`,
+ * `calibrate-weights`, `compare-passes`.
  */
 #include "cloud/forge/forge.h"
 
