@@ -303,6 +303,17 @@ static void test_states_that_do_not_end_where_they_began_are_refused(void **stat
     assert_int_equal(decode(0, 32, f.n, NULL), SHOAL_OK);
 }
 
+static void test_first_tokens_that_are_not_finite_are_refused(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    encode(0, 0);
+    f.unit[HEADER + 1] |= 0x7C;
+    f.unit[HEADER] = 0;
+    mend(f.n);
+    assert_int_equal(decode(0, 0, f.n, NULL), SHOAL_E_INVALID);
+}
+
 static void test_another_place_group_or_basis_is_a_mismatch(void **state)
 {
     (void)state;
@@ -347,6 +358,7 @@ int main(void)
         cmocka_unit_test_teardown(test_codes_that_end_too_soon_or_late_are_refused, close_tiny),
         cmocka_unit_test_teardown(test_states_that_do_not_end_where_they_began_are_refused,
                                   close_tiny),
+        cmocka_unit_test_teardown(test_first_tokens_that_are_not_finite_are_refused, close_tiny),
         cmocka_unit_test_teardown(test_another_place_group_or_basis_is_a_mismatch, close_tiny),
         cmocka_unit_test(test_the_last_tokens_are_not_archived),
     };

@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "common/base/crc32c.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "protocol/kvwire/kvwire.h"
 
@@ -18,6 +20,8 @@ enum {
     FIRST = 24, /* bytes of block 0 in one layer */
     OTHER = 10,
     KV = LAYERS * (FIRST + (BLOCKS - 1) * OTHER),
+    CHUNK = 20, /* bytes of a chunk's head */
+    AT_HEAD_CRC = 156,
     BLOB_MAX = 1 << 16
 };
 
@@ -354,6 +358,44 @@ static void test_records_of_another_blob_are_refused_at_the_end(void **state)
     assert_false(t.ended);
 }
 
+/* A blob of one chunk a layer with a number changed and the checksum over it put right, as whoever
+ * means harm would. */
+static void refuse_forged(size_t at, uint32_t value, size_t crc_at, const char *why)
+{
+    static uint8_t blob[BLOB_MAX];
+    size_t n = blob_of(1, BLOCKS, no_salt, blob);
+    shoal_le_put_u32(blob + at, value);
+    if (crc_at == AT_HEAD_CRC) {
+        shoal_le_put_u32(blob + crc_at, shoal_crc32c(0, blob, AT_HEAD_CRC));
+    } else {
+        uint32_t crc = shoal_crc32c(0, blob + crc_at - 8, 8);
+        shoal_le_put_u32(blob + crc_at, shoal_crc32c(crc, blob + crc_at + 4, CHUNK));
+    }
+    taken t;
+    shoal_err err = SHOAL_ERR_INIT;
+    const shoal_kvwire_expect expect = expect_of();
+    assert_int_not_equal(decode(&expect, blob, n, n, &t, &err), SHOAL_OK);
+    if (!strstr(err.text, why)) {
+        fail_msg("\"%s\" does not say \"%s\"", err.text, why);
+    }
+}
+
+static void test_forged_numbers_are_refused_where_they_stand(void **state)
+{
+    (void)state;
+    const size_t first = AT_HEAD_CRC + 4 + 12 + 4 * TOKENS; /* a record begins: the first chunk */
+    const size_t second = first + 12 + CHUNK + BLOCKS * 12 + FIRST + (BLOCKS - 1) * OTHER;
+    refuse_forged(AT_HEAD_CRC - 4, 1, AT_HEAD_CRC, "is not 0");
+    refuse_forged(first + 12, 1, first + 8, "does not follow");
+    refuse_forged(first + 16, 0, first + 8, "blocks that are not there");
+    refuse_forged(first + 16, BLOCKS + 1, first + 8, "blocks that are not there");
+    refuse_forged(first + 20, 1, first + 8, "does not follow");
+    refuse_forged(first + 24, 0, first + 8, "layers that are not there");
+    refuse_forged(first + 24, LAYERS + 1, first + 8, "layers that are not there");
+    refuse_forged(first + 28, 7, first + 8, "codec 7");
+    refuse_forged(second + 16, BLOCKS - 1, second + 8, "blocks that are not there");
+}
+
 static void test_another_identity_is_refused_naming_both(void **state)
 {
     (void)state;
@@ -520,6 +562,7 @@ int main(void)
         cmocka_unit_test(test_a_changed_bit_anywhere_is_refused),
         cmocka_unit_test(test_every_other_length_is_refused),
         cmocka_unit_test(test_records_of_another_blob_are_refused_at_the_end),
+        cmocka_unit_test(test_forged_numbers_are_refused_where_they_stand),
         cmocka_unit_test(test_another_identity_is_refused_naming_both),
         cmocka_unit_test(test_another_shape_or_vocabulary_is_refused),
         cmocka_unit_test(test_who_does_not_know_the_salt_is_refused),
