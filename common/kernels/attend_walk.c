@@ -6,6 +6,8 @@
  */
 #include "common/kernels/attend_walk.h"
 
+#include "common/kernels/attend_share.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -136,10 +138,18 @@ static void walk_part(const shoal_attend *a, const part *p, const shoal_attend_f
         size_t n = n_lines;
         size_t from = s.all ? 0 : lines_of_block(a, p, b, lines, &n);
         attend_block(&s, lines + from, n, form);
+        size_t at = b * TOKENS;
+        size_t n_t = a->n_tokens - at < TOKENS ? a->n_tokens - at : TOKENS;
+        for (size_t l = 0; a->shares && l < n_lines; l++) {
+            shoal_attend_share(a, p->head + l, at, n_t, lines[l].correction, lines[l].weights);
+        }
     }
     for (size_t i = 0; i < n_lines; i++) {
         for (size_t d = 0; d < a->v_dim; d++) {
             lines[i].out[d] = lines[i].out[d] / lines[i].sum;
+        }
+        if (a->shares) {
+            shoal_attend_share_end(a, p->head + i, lines[i].sum);
         }
     }
 }

@@ -48,7 +48,9 @@ enum {
  *   l = fma(l, c, sum32(p)) where sum32 is the 16-lane reduction over the 32 entries
  *   out[d] = out[d] * c, then out[d] = fma(p_t, V[t][d], out[d]) for t ascending
  *   (q8: fma(p_t * f32(dv_t), the code as a float, out[d]))
- * At the end out[d] = out[d] / l (division).
+ * At the end out[d] = out[d] / l (division). Where shares are wanted, share[t] is what out[d] would
+ * be if V[t][d] were 1 and all other values 0: p_t, times the c of every later block whose c is not
+ * 1, then / l.
  *
  * attend_sealed reads f16 blocks but for blocks sealed_from to sealed_to - 1, which are sealed
  * (kv_block.h), K at k_level and V at v_level. Those differ from the above in
@@ -71,6 +73,10 @@ typedef struct shoal_attend {
     const void *const *v_blocks;
     float *out;        /* [n_rows][out_stride], of which [n_heads][v_dim] are written */
     size_t out_stride; /* at least n_heads * v_dim */
+    /* NULL, or what part of a head's attention each token has, [n_heads][shares_stride], of which
+     * n_tokens are written: from attend_f32 and attend_f16 with one row and no window. */
+    float *shares;
+    size_t shares_stride; /* at least n_tokens */
     /* For attend_sealed; other slots do not read them. */
     size_t sealed_from, sealed_to;
     shoal_kv_level k_level, v_level;

@@ -7,6 +7,7 @@
  */
 #include "common/kernels/tiers_internal.h"
 
+#include "common/kernels/attend_share.h"
 #include "common/kernels/math.h"
 #include "common/kernels/neon_kv_codes.h"
 #include "common/kernels/neon_math.h"
@@ -469,10 +470,17 @@ SHOAL_INLINE void attend_tile(const shoal_attend *a, size_t n0, size_t n, form f
             attend_block(a, lines + from, block, f, 1);
             break;
         }
+        for (size_t l = 0; a->shares && l < n; l++) {
+            shoal_attend_share(a, n0 + l, b * TOKENS, lines[l].t1, lines[l].correction,
+                               lines[l].weights);
+        }
     }
     for (size_t l = 0; l < n; l++) {
         for (size_t d = 0; d < a->v_dim; d++) {
             lines[l].out[d] = lines[l].out[d] / lines[l].sum;
+        }
+        if (a->shares) {
+            shoal_attend_share_end(a, n0 + l, lines[l].sum);
         }
     }
 }

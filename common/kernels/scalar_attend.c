@@ -2,6 +2,7 @@
  *
  * The specification of the KV blocks and of attention over them, in plain C.
  */
+#include "common/kernels/attend_share.h"
 #include "common/kernels/kernels.h"
 
 #include "common/kernels/math.h"
@@ -130,6 +131,7 @@ static float sum32(const float p[TOKENS])
 typedef struct head_state {
     const float *q;
     float *out;
+    size_t head;
     float max;
     float sum;
 } head_state;
@@ -228,6 +230,9 @@ static void attend_block(const shoal_attend *a, size_t block, size_t t0, size_t 
         add_sealed(a, v, t0, t1, carry, p, state->out);
         return;
     }
+    if (a->shares) {
+        shoal_attend_share(a, state->head, block * TOKENS, t1, carry, p);
+    }
     for (size_t t = t0; f->scale && t < t1; t++) {
         p[t] = p[t] * f->scale(v, t);
     }
@@ -247,6 +252,7 @@ static void attend_head(const shoal_attend *a, size_t row, size_t head, const fo
     head_state state = {
         .q = a->q + row * a->q_stride + head * a->k_dim,
         .out = a->out + row * a->out_stride + head * a->v_dim,
+        .head = head,
         .max = -INFINITY,
     };
     for (size_t d = 0; d < a->v_dim; d++) {
@@ -260,6 +266,9 @@ static void attend_head(const shoal_attend *a, size_t row, size_t head, const fo
     }
     for (size_t d = 0; d < a->v_dim; d++) {
         state.out[d] = state.out[d] / state.sum;
+    }
+    if (a->shares) {
+        shoal_attend_share_end(a, head, state.sum);
     }
 }
 

@@ -379,6 +379,56 @@ static void test_attend_of_many_rows_equals_one_row_at_a_time(void **state)
     }
 }
 
+/* Shares leave the output alone, are the same bits in every tier, and are those of a plain softmax.
+ */
+static void test_attend_shares_equal_float64_and_scalar(void **state)
+{
+    (void)state;
+    for (size_t round = 0; round < 60; round++) {
+        const form *f = &forms[round % 2]; /* f32, f16 */
+        shape s = {.k_dim = 16,
+                   .v_dim = 8,
+                   .n_heads = round % 5 ? 1 + below(6) : 49 + below(3),
+                   .n_rows = 1,
+                   .n_tokens = 1 + below(150),
+                   .softcap = round % 3 ? 0 : 20};
+        operands o;
+        operands_new(&o, f, &s);
+        size_t stride = s.n_tokens + PAD;
+        float *shares[2] = {floats(s.n_heads * stride), floats(s.n_heads * stride)};
+        size_t bytes = s.n_heads * stride * sizeof(float);
+        memset(o.out[0], 0xA5, o.out_bytes);
+        attend_of(&scalar, f)(&o.a);
+        for (size_t t = 0; t <= n_tiers; t++) {
+            o.a.shares = shares[t > 0];
+            o.a.shares_stride = stride;
+            memset(o.a.shares, 0xA5, bytes);
+            compare(&o, &s, t > 0 ? &tiers[t - 1] : &scalar);
+            assert_memory_equal(shares[0], o.a.shares, bytes);
+        }
+        for (size_t head = 0; head < s.n_heads; head++) {
+            double scores[TOKENS_MAX];
+            double sum = 0;
+            for (size_t t = 0; t < s.n_tokens; t++) {
+                double dot = 0;
+                for (size_t d = 0; d < s.k_dim; d++) {
+                    dot += (double)o.q[head * s.k_dim + d] * stored_key(&o, t, d);
+                }
+                dot *= (double)o.a.scale;
+                double cap = (double)s.softcap;
+                scores[t] = exp(cap > 0 ? cap * tanh(dot / cap) : dot);
+                sum += scores[t];
+            }
+            for (size_t t = 0; t < s.n_tokens; t++) {
+                assert_true(fabs((double)shares[0][head * stride + t] - scores[t] / sum) < 1e-6);
+            }
+        }
+        shoal_free(shares[0]);
+        shoal_free(shares[1]);
+        operands_free(&o);
+    }
+}
+
 /* Scores far apart, equal scores, scores that are not finite: NaN may differ in sign and payload,
  * anything else not in a bit. */
 static void test_attend_with_odd_scores_equals_scalar(void **state)
@@ -510,6 +560,7 @@ int main(void)
         cmocka_unit_test(test_attend_with_windows_and_softcap_equals_float64_and_scalar),
         cmocka_unit_test(test_attend_with_the_widest_heads_equals_scalar),
         cmocka_unit_test(test_attend_of_many_rows_equals_one_row_at_a_time),
+        cmocka_unit_test(test_attend_shares_equal_float64_and_scalar),
         cmocka_unit_test(test_attend_with_odd_scores_equals_scalar),
         cmocka_unit_test(test_store_of_every_form_equals_scalar),
         cmocka_unit_test(test_store_q8_keeps_half_a_step_and_marks_what_it_cannot_hold),
