@@ -11,7 +11,8 @@ enum {
     BLOCK = SHOAL_KV_BLOCK,
     OPEN_BLOCKS = 3, /* that a sequence has open: block 0, the newest one, the one before */
     PAGES_MAX = 1 << 24,
-    TOKENS_MAX = 1 << 30 /* of a window, of the slack, of a context */
+    TOKENS_MAX = 1 << 30, /* of a window, of the slack, of a context */
+    BUDGET_MAX = 1 << 16
 };
 
 /* --- shapes ----------------------------------------------------------------------------------- */
@@ -86,6 +87,17 @@ static size_t blocks_for(size_t n_tokens)
     return n_tokens / BLOCK + (n_tokens % BLOCK > 0);
 }
 
+size_t shoal_kv_held_of(const shoal_kv_shape *shape, size_t n_tokens)
+{
+    return shape->evict ? SHOAL_MIN(n_tokens, shape->budget) : n_tokens;
+}
+
+/* Blocks that a sequence of n tokens holds in a full layer. */
+static size_t held_blocks(const shoal_kv_shape *shape, size_t n_tokens)
+{
+    return blocks_for(shoal_kv_held_of(shape, n_tokens));
+}
+
 size_t shoal_kv_page_bytes(const shoal_kv_shape *shape)
 {
     size_t bytes = shape->n_kv_heads * (block_bytes(shape, false) + block_bytes(shape, true));
@@ -146,7 +158,7 @@ size_t shoal_kv_pages_for(const shoal_kv_shape *shape, size_t slack, size_t n_to
     size_t window = 0;
     size_t n_windowed = count_windowed(shape, &window);
     return pages_for(shape->n_layers, n_windowed, ring_blocks(window, slack), open_pages(shape),
-                     blocks_for(n_tokens));
+                     held_blocks(shape, n_tokens));
 }
 
 static bool dim_ok(size_t dim)
@@ -179,7 +191,23 @@ static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_
                              n_pages, (int)PAGES_MAX, shoal_kv_page_bytes(shape));
     }
     size_t window = 0;
-    (void)count_windowed(shape, &window);
+    size_t n_windowed = count_windowed(shape, &window);
+    if (shape->evict && (n_windowed > 0 || shape->type > SHOAL_KV_F16)) {
+        return shoal_err_set(
+            err, SHOAL_E_INVALID,
+            "KV cannot be evicted (%s) from %s: take f16 or f32, and a model whose "
+            "layers all see every token",
+            shape->evict->name,
+            n_windowed > 0 ? "layers that have a window" : shoal_kv_type_name(shape->type));
+    }
+    if (shape->evict
+            ? shape->budget < BLOCK || shape->budget > BUDGET_MAX || shape->budget % BLOCK != 0
+            : shape->budget != 0) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "a KV budget of %zu tokens is not possible: take a multiple of %d up "
+                             "to %d, and a policy (%s)",
+                             shape->budget, (int)BLOCK, (int)BUDGET_MAX, shoal_kv_evict_names());
+    }
     if (n_ctx_max < 1 || n_ctx_max > TOKENS_MAX || slack < 1 || slack > TOKENS_MAX ||
         window > TOKENS_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
@@ -204,7 +232,7 @@ static bool make_layers(shoal_kv_pool *pool, const size_t *windows)
         memcpy(copy, windows, shape->n_layers * sizeof *copy);
     }
     pool->n_windowed = count_windowed(shape, &pool->window);
-    size_t blocks = blocks_for(pool->n_ctx_max);
+    size_t blocks = held_blocks(shape, pool->n_ctx_max);
     pool->ring = SHOAL_MIN(ring_blocks(pool->window, pool->slack), blocks);
     for (size_t i = 0; i < shape->n_layers; i++) {
         pool->layers[i] = (shoal_kv_table){.at = pool->n_entries, .window = copy[i]};
@@ -352,7 +380,7 @@ static size_t pool_pages_for(const shoal_kv_pool *pool, size_t n_blocks)
 
 size_t shoal_kv_pool_pages_for(const shoal_kv_pool *pool, size_t n_tokens)
 {
-    return pool_pages_for(pool, blocks_for(n_tokens));
+    return pool_pages_for(pool, held_blocks(&pool->shape, n_tokens));
 }
 
 size_t shoal_kv_pool_tokens_max(const shoal_kv_pool *pool)
@@ -361,7 +389,7 @@ size_t shoal_kv_pool_tokens_max(const shoal_kv_pool *pool)
     size_t too_many = blocks_for(pool->n_ctx_max) + 1;
     while (too_many - fits > 1) {
         size_t middle = fits + (too_many - fits) / 2;
-        if (pool_pages_for(pool, middle) <= pool->n_pages) {
+        if (shoal_kv_pool_pages_for(pool, middle * BLOCK) <= pool->n_pages) {
             fits = middle;
         } else {
             too_many = middle;
@@ -383,12 +411,17 @@ shoal_status shoal_kv_seq_new(shoal_kv_pool *pool, shoal_kv_seq **ret_seq)
     if (!seq) {
         return SHOAL_E_NOMEM;
     }
+    const shoal_kv_shape *shape = &pool->shape;
+    size_t n_slots = shape->n_layers * shape->n_kv_heads * shape->budget;
+    bool by_mass = shape->evict && shape->evict->by_mass;
+    seq->pool = pool;
     seq->pages = shoal_calloc(pool->n_entries, sizeof *seq->pages);
-    if (!seq->pages) {
-        shoal_free(seq);
+    seq->held_positions = shape->evict ? shoal_calloc(n_slots, sizeof *seq->held_positions) : NULL;
+    seq->held_mass = by_mass ? shoal_calloc(n_slots, sizeof *seq->held_mass) : NULL;
+    if (!seq->pages || (shape->evict && !seq->held_positions) || (by_mass && !seq->held_mass)) {
+        shoal_kv_seq_free(seq);
         return SHOAL_E_NOMEM;
     }
-    seq->pool = pool;
     *ret_seq = seq;
     return SHOAL_OK;
 }
@@ -398,8 +431,12 @@ void shoal_kv_seq_free(shoal_kv_seq *seq)
     if (!seq) {
         return;
     }
-    (void)shoal_kv_seq_truncate(seq, 0);
+    if (seq->pages) {
+        (void)shoal_kv_seq_truncate(seq, 0);
+    }
     shoal_free(seq->pages);
+    shoal_free(seq->held_positions);
+    shoal_free(seq->held_mass);
     shoal_free(seq);
 }
 
@@ -590,7 +627,7 @@ shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
         (slack_counts && n_tokens > seq->whole && n_tokens - seq->whole > pool->slack)) {
         return SHOAL_E_LIMIT;
     }
-    size_t n_blocks = SHOAL_MAX(blocks_for(n_tokens), seq->n_blocks);
+    size_t n_blocks = SHOAL_MAX(held_blocks(&pool->shape, n_tokens), seq->n_blocks);
     size_t n_ring = SHOAL_MIN(paged(pool, n_blocks), pool->ring);
     n_ring = SHOAL_MAX(n_ring, seq->n_ring);
     size_t n_open = n_blocks > 0 ? OPEN_BLOCKS * pool->n_open : 0;
@@ -621,7 +658,8 @@ void shoal_kv_seq_advance(shoal_kv_seq *seq, size_t n_tokens)
 
 void shoal_kv_seq_advance_part(shoal_kv_seq *seq, size_t n_tokens, size_t n_whole)
 {
-    SHOAL_ASSERT(n_tokens >= seq->length && blocks_for(n_tokens) <= seq->n_blocks);
+    SHOAL_ASSERT(n_tokens >= seq->length &&
+                 held_blocks(&seq->pool->shape, n_tokens) <= seq->n_blocks);
     SHOAL_ASSERT(n_whole >= seq->whole && n_whole <= n_tokens);
     seq->length = n_tokens;
     seq->whole = n_whole;
@@ -642,6 +680,10 @@ size_t shoal_kv_seq_floor(const shoal_kv_seq *seq)
 {
     const shoal_kv_pool *pool = seq->pool;
     size_t n_written = blocks_for(seq->high);
+    if (pool->shape.evict) {
+        /* A slot's next token and attention cannot be taken back. */
+        return pool->shape.evict->by_mass || seq->high > pool->shape.budget ? seq->high : 0;
+    }
     if (pool->window == 0 || paged(pool, n_written) <= pool->ring) {
         return 0;
     }
@@ -689,8 +731,8 @@ size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens)
 shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens, shoal_kv_seq **ret_seq)
 {
     shoal_kv_pool *pool = seq->pool;
-    if (n_tokens > seq->whole || (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq)) ||
-        cut_at(seq, n_tokens) != n_tokens) {
+    if (n_tokens > seq->whole || (n_tokens > 0 && pool->shape.evict) ||
+        (n_tokens > 0 && n_tokens < shoal_kv_seq_floor(seq)) || cut_at(seq, n_tokens) != n_tokens) {
         return SHOAL_E_LIMIT;
     }
     shoal_kv_seq *fork = NULL;
@@ -722,7 +764,7 @@ bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block)
     const shoal_kv_pool *pool = seq->pool;
     size_t n_written = blocks_for(seq->high);
     bool overwritten = pool->window > 0 && block >= pool->n_sink && n_written > pool->ring + block;
-    return block < seq->whole / BLOCK && !overwritten;
+    return block < seq->whole / BLOCK && !overwritten && !pool->shape.evict;
 }
 
 size_t shoal_kv_pool_block_entries(const shoal_kv_pool *pool)
@@ -790,7 +832,7 @@ shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages, size_t
     shoal_kv_pool *pool = seq->pool;
     size_t n_each = SHOAL_MAX(pool->n_open, (size_t)1);
     SHOAL_ASSERT(seq->length == 0);
-    if (n_blocks > pool->n_ctx_max / BLOCK) {
+    if (n_blocks > pool->n_ctx_max / BLOCK || (n_blocks > 0 && pool->shape.evict)) {
         return SHOAL_E_LIMIT;
     }
     (void)shoal_kv_seq_truncate(seq, 0);
@@ -823,7 +865,11 @@ static bool held_alone(const shoal_kv_pool *pool, uint32_t page)
 shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
 {
     const shoal_kv_pool *pool = seq->pool;
-    shoal_kv_need need = {.n_rows_held = seq->n_blocks * BLOCK - seq->length};
+    size_t n_fit = seq->n_blocks * BLOCK;
+    if (pool->shape.evict && n_fit == pool->shape.budget) {
+        n_fit = pool->n_ctx_max;
+    }
+    shoal_kv_need need = {.n_rows_held = n_fit - seq->length};
     size_t from = seq->whole / BLOCK;
     size_t end = SHOAL_MIN(seq->length / BLOCK + 1, seq->n_blocks);
     /* Rows of a second block write the other open one. */

@@ -14,12 +14,18 @@
  * 0, and two blocks that are open, the newest and the one before it, so that going back by up to
  * 32 tokens finds f16 as it was. A step that fills more blocks than that has them open in memory of
  * the pool's own, one layer at a time.
+ *
+ * Where KV is evicted (evict.h), a head holds as many tokens as the budget says: a further token
+ * takes the place of one, each head's policy says whose. A sequence of any length then takes no
+ * more pages than the budget, positions go on, and keys keep the rotation of their own. What was
+ * evicted is gone: such a sequence cannot be shared, kept or moved, and of going back see truncate.
  */
 #ifndef SHOAL_KV_KV_H
 #define SHOAL_KV_KV_H
 
 #include "common/base/macros.h"
 #include "common/kernels/kernels.h"
+#include "common/kv/evict.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -62,6 +68,9 @@ typedef struct shoal_kv_shape {
     /* (n_layers) positions a layer's attention sees, its own included; 0: all. NULL: every layer
      * sees all. Borrowed for a call; a pool keeps a copy. */
     const size_t *windows;
+    /* NULL: nothing is evicted. For f32 and f16 without windows. */
+    const shoal_kv_evict_policy *evict;
+    size_t budget; /* tokens of a head that are held, a multiple of 32; 0 without a policy */
 } shoal_kv_shape;
 
 #define SHOAL_KV_NO_PAGE UINT32_MAX
@@ -116,7 +125,9 @@ void shoal_kv_seq_advance_blocks(shoal_kv_seq *seq, size_t n_tokens);
  * - the start of n_tokens' block where that block is sealed and no longer open. Going back by up to
  *   32 tokens from the greatest length since the sequence last went back never comes to that;
  * - 0 where a windowed layer no longer has what a sequence of that length sees. Going back by up to
- *   slack tokens from the greatest length since the sequence was empty never comes to that.
+ *   slack tokens from the greatest length since the sequence was empty never comes to that;
+ * - 0 where something has been evicted, or the policy goes by attention, which later tokens have
+ *   paid too.
  * What is then missing has to be fed again. */
 size_t shoal_kv_seq_truncate(shoal_kv_seq *seq, size_t n_tokens);
 /* The lowest length above 0 that truncation can leave; 0 when it can leave any. */
@@ -139,29 +150,31 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq);
  * reserve and its advance. */
 
 /* Another sequence with the first n_tokens of seq. Takes no page. SHOAL_E_LIMIT: more than
- * every layer has of it, or what truncation would not leave; SHOAL_E_NOMEM. */
+ * every layer has of it, what truncation would not leave, or any where KV is evicted;
+ * SHOAL_E_NOMEM. */
 shoal_status shoal_kv_seq_fork(const shoal_kv_seq *seq, size_t n_tokens,
                                shoal_kv_seq **ret_seq) SHOAL_MUST_CHECK;
 
 /* What a kept block takes in a table of them: pages, some of which may be SHOAL_KV_NO_PAGE. */
 size_t shoal_kv_pool_block_entries(const shoal_kv_pool *pool);
 /* Keeps the pages of tokens [32 * block, 32 * block + 32) beyond the life of seq, those of all
- * layers: [shoal_kv_pool_block_entries] into ret_pages. SHOAL_E_LIMIT: the block is not full, or a
- * windowed layer no longer has it. Each page is kept at most once: the caller knows what it keeps.
- */
+ * layers: [shoal_kv_pool_block_entries] into ret_pages. SHOAL_E_LIMIT: the block is not full, a
+ * windowed layer no longer has it, or KV is evicted. Each page is kept at most once: the caller
+ * knows what it keeps. */
 shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block,
                                  uint32_t *ret_pages) SHOAL_MUST_CHECK;
 void shoal_kv_block_drop(shoal_kv_pool *pool, const uint32_t *pages);
 /* Whether no sequence holds any of the block's pages. */
 bool shoal_kv_block_idle(const shoal_kv_pool *pool, const uint32_t *pages);
 /* Makes an empty sequence begin with kept blocks, [n_blocks][entries], of the tokens from 0 on.
- * Takes no page. SHOAL_E_LIMIT: past n_ctx_max. */
+ * Takes no page. SHOAL_E_LIMIT: past n_ctx_max, or KV is evicted. */
 shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages,
                                 size_t n_blocks) SHOAL_MUST_CHECK;
 /* Pages that are kept and that no sequence holds: free once their blocks are dropped. */
 size_t shoal_kv_pool_n_kept(const shoal_kv_pool *pool);
 
-/* Whether the sequence has all of tokens [32 * block, 32 * block + 32), in windowed layers too. */
+/* Whether the sequence has all of tokens [32 * block, 32 * block + 32), in windowed layers too;
+ * never where KV is evicted. */
 bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block);
 /* One head's part of a full block as it is kept, shoal_kv_part_bytes each. For moving blocks
  * (kv_move.h): written only between a reserve and its advance. */
@@ -195,5 +208,20 @@ void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size
  * Fills in which blocks are sealed, and how. */
 void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size_t first,
                      shoal_attend *a);
+
+/* Where KV is evicted, storing and attending are one, row after row of a sequence: each token
+ * attends to what the one before it left, so chunks cannot change a bit (R2). */
+bool shoal_kv_evicts(const shoal_kv_seq *seq);
+/* Tokens of a head that are held once there are n_tokens. */
+size_t shoal_kv_n_held(const shoal_kv_seq *seq, size_t n_tokens);
+/* Stores one head's k (k_dim) and v (v_dim), evicting first where the budget is used up, runs a
+ * over what is then held, and books what attention that got. Fills in the tokens and blocks of a,
+ * which has one row; block tables and shares are the caller's scratch: ceil(budget / 32) pointers
+ * each, [a->n_heads][budget]. Positions in order, each once in each layer and head; different
+ * (layer, head) on different compute threads at once. */
+void shoal_kv_attend_evicting(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer,
+                              size_t kv_head, size_t position, const float *k, const float *v,
+                              const void **k_blocks, const void **v_blocks, float *shares,
+                              shoal_attend *a);
 
 #endif

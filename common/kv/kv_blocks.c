@@ -91,12 +91,11 @@ void shoal_kv_open(shoal_kv_seq *seq, size_t layer, size_t first_position)
     }
 }
 
-void shoal_kv_store(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t position,
-                    const float *k, const float *v)
+void shoal_kv_store_slot(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t head,
+                         size_t slot, const float *k, const float *v)
 {
-    const shoal_kv_pool *pool = seq->pool;
-    const shoal_kv_shape *shape = &pool->shape;
-    SHOAL_ASSERT(position / BLOCK < seq->n_blocks && layer < shape->n_layers);
+    const shoal_kv_shape *shape = &seq->pool->shape;
+    SHOAL_ASSERT(slot / BLOCK < seq->n_blocks && layer < shape->n_layers);
     void (*store)(size_t, size_t, const float *, const float *, size_t, void *, void *) =
         kernels->kv_store_f16;
     if (shape->type == SHOAL_KV_F32) {
@@ -104,10 +103,18 @@ void shoal_kv_store(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t laye
     } else if (shape->type == SHOAL_KV_Q8T) {
         store = kernels->kv_store_q8;
     }
+    shoal_kv_part block = stored_block(seq, layer, slot / BLOCK, head);
+    store(shape->k_dim, shape->v_dim, k, v, slot % BLOCK, block.k, block.v);
+}
+
+void shoal_kv_store(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t position,
+                    const float *k, const float *v)
+{
+    const shoal_kv_shape *shape = &seq->pool->shape;
+    SHOAL_ASSERT(!shape->evict);
     for (size_t head = 0; head < shape->n_kv_heads; head++) {
-        shoal_kv_part block = stored_block(seq, layer, position / BLOCK, head);
-        store(shape->k_dim, shape->v_dim, k + head * shape->k_dim, v + head * shape->v_dim,
-              position % BLOCK, block.k, block.v);
+        shoal_kv_store_slot(kernels, seq, layer, head, position, k + head * shape->k_dim,
+                            v + head * shape->v_dim);
     }
 }
 

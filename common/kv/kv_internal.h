@@ -60,10 +60,21 @@ struct shoal_kv_seq {
     size_t n_staged;
     size_t staged_at;
     uint32_t *pages; /* [n_entries] of the pool, per layer from its table's start */
+
+    /* Where KV is evicted, [n_layers][n_kv_heads][budget] of slots: whose they are, and the
+     * attention that they got, NULL where no policy asks. Meaningless before a slot is first taken.
+     */
+    uint32_t *held_positions;
+    float *held_mass;
 };
 
 /* The page of a block that a layer holds, whether or not it still has that block's tokens; NULL: it
  * holds none, or the block has none. */
 uint32_t *shoal_kv_page_at(const shoal_kv_seq *seq, size_t layer, size_t block);
+/* Tokens that are held of n. */
+size_t shoal_kv_held_of(const shoal_kv_shape *shape, size_t n_tokens);
+/* One head's part of shoal_kv_store. */
+void shoal_kv_store_slot(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer, size_t head,
+                         size_t slot, const float *k, const float *v);
 
 #endif

@@ -19,10 +19,14 @@ size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block)
 
 void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTES])
 {
-    (void)snprintf(ret_form, SHOAL_KV_FORM_BYTES,
-                   "%s layers=%zu heads=%zu k=%zu v=%zu block=%d arithmetic=%d",
-                   shoal_kv_type_name(shape->type), shape->n_layers, shape->n_kv_heads,
-                   shape->k_dim, shape->v_dim, (int)BLOCK, (int)ARITHMETIC);
+    size_t n = (size_t)snprintf(ret_form, SHOAL_KV_FORM_BYTES,
+                                "%s layers=%zu heads=%zu k=%zu v=%zu block=%d arithmetic=%d",
+                                shoal_kv_type_name(shape->type), shape->n_layers, shape->n_kv_heads,
+                                shape->k_dim, shape->v_dim, (int)BLOCK, (int)ARITHMETIC);
+    if (shape->evict && n < SHOAL_KV_FORM_BYTES) {
+        (void)snprintf(ret_form + n, SHOAL_KV_FORM_BYTES - n, " evict=%s budget=%zu",
+                       shape->evict->name, shape->budget);
+    }
 }
 
 /* --- finite ----------------------------------------------------------------------------------- */
@@ -117,7 +121,7 @@ shoal_status shoal_kv_block_import(shoal_kv_seq *seq, const uint8_t *bytes, size
             return SHOAL_E_INVALID;
         }
     }
-    if (length % BLOCK != 0) {
+    if (length % BLOCK != 0 || shape->evict) {
         return SHOAL_E_LIMIT;
     }
     SHOAL_TRY(shoal_kv_seq_reserve(seq, length + BLOCK));

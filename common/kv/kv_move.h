@@ -18,7 +18,8 @@ enum {
  * 0 is f16, so it is larger. */
 size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block);
 /* In words, all that decides what a block's bytes mean beyond the model: the type, the shape, and
- * the number of the kernels' arithmetic, which rises when any bit of a result changes. */
+ * the number of the kernels' arithmetic, which rises when any bit of a result changes; and what is
+ * evicted. */
 void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTES]);
 
 /* Whether n f16 numbers, at any address, are all finite. */
@@ -32,8 +33,8 @@ shoal_status shoal_kv_block_export(const shoal_kv_seq *seq, size_t block,
 /* Appends a block to a sequence whose length is a multiple of 32. Nothing is changed but with
  * SHOAL_OK. SHOAL_E_INVALID: another size, or a number that is infinite or none: hostile bytes may
  * be wrong, but not poison what reads them. SHOAL_E_LIMIT: the length is no multiple of 32, the
- * context is full, or a step is shorter than a block and a layer has a window; SHOAL_BUSY: no
- * pages. */
+ * context is full, a step is shorter than a block and a layer has a window, or KV is evicted;
+ * SHOAL_BUSY: no pages. */
 shoal_status shoal_kv_block_import(shoal_kv_seq *seq, const uint8_t *bytes,
                                    size_t n) SHOAL_MUST_CHECK;
 

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which token a full KV cache gives up for the next one. One interface for every policy; a policy
+ * decides for one KV head of one layer, from positions and from what attention each token has got,
+ * so from the text alone. It moves nothing: that is kv.h. Pure, any thread.
+ */
+#ifndef SHOAL_KV_EVICT_H
+#define SHOAL_KV_EVICT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SHOAL_KV_SINKS = 4 /* first tokens that "window" never gives up */
+};
+
+/* The tokens that one head holds, in no order. */
+typedef struct shoal_kv_held {
+    size_t n; /* the budget, at least 32 */
+    const uint32_t *positions;
+    const float *mass; /* (n) attention that each got, over all rows and query heads since it was
+                        * stored; NULL for a policy that does not ask */
+} shoal_kv_held;
+
+typedef struct shoal_kv_evict_policy {
+    const char *name;
+    bool by_mass;
+    /* Index of the token that goes when the one at `position` comes, which is later than all that
+     * are held. */
+    size_t (*victim)(const shoal_kv_held *held, size_t position);
+} shoal_kv_evict_policy;
+
+/* "window": the first SHOAL_KV_SINKS tokens and the newest stay (StreamingLLM, 2309.17453).
+ * "h2o": the newest n / 2 tokens stay, the one that comes included, and of the others those with
+ * most attention (Heavy-Hitter Oracle, 2306.14048, algorithm 1): the one with least goes, the
+ * earliest of several. A mass that is no number counts as none.
+ * NULL for an unknown name. */
+const shoal_kv_evict_policy *shoal_kv_evict_find(const char *name);
+/* The policies, for messages: "window, h2o". */
+const char *shoal_kv_evict_names(void);
+
+#endif
