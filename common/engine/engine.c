@@ -4,6 +4,7 @@
 #include "common/base/mem.h"
 #include "common/model/forward.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* How far a span has come within a step. */
@@ -26,6 +27,7 @@ struct shoal_engine {
     const float **states;     /* (n_rows_max) hidden states that go on */
     course *courses;          /* (n_rows_max) of the step's spans */
     const shoal_lora **loras; /* (n_loras_max) of the step under way */
+    char kv_form[16];         /* "f16-window65536" fits */
 };
 
 shoal_engine_settings shoal_engine_settings_default(void)
@@ -76,6 +78,13 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
     if (s->kv_type < 0) {
         s->kv_type = model->main_type == SHOAL_TYPE_F32 ? SHOAL_KV_F32 : SHOAL_KV_F16;
     }
+    if (s->kv_evict && model->hp.mla.rank > 0) {
+        return shoal_err_set(
+            err, SHOAL_E_INVALID,
+            "KV of a model with latent attention (MLA) cannot be evicted (%s): run "
+            "it without",
+            s->kv_evict->name);
+    }
     return SHOAL_OK;
 }
 
@@ -83,6 +92,9 @@ static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
 {
     const shoal_engine_settings *s = &engine->settings;
     shoal_kv_shape shape = shoal_model_kv_shape(&engine->model->hp, (shoal_kv_type)s->kv_type);
+    shape.evict = s->kv_evict;
+    shape.budget = s->kv_budget;
+    const char *type = shoal_kv_type_name(shape.type);
     size_t page = shoal_kv_page_bytes(&shape);
     size_t n_pages = s->kv_bytes / page;
     size_t n_least = shoal_kv_pages_for(&shape, s->n_rows_max, 1);
@@ -92,6 +104,9 @@ static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
             "a KV pool of %zu KiB does not hold 32 tokens: this model needs %zu KiB for them",
             s->kv_bytes >> 10, (n_least * page + 1023) >> 10);
     }
+    (void)(shape.evict ? snprintf(engine->kv_form, sizeof engine->kv_form, "%s-%s%zu", type,
+                                  shape.evict->name, shape.budget)
+                       : snprintf(engine->kv_form, sizeof engine->kv_form, "%s", type));
     /* The rows of one step are all stored before any attends. */
     return shoal_kv_pool_new(&shape, SHOAL_MIN(n_pages, (size_t)1 << 24), s->n_ctx, s->n_rows_max,
                              &engine->kv, err);
@@ -127,6 +142,7 @@ shoal_status shoal_engine_new(const shoal_model *model, const shoal_engine_setti
         .n_ctx_max = engine->settings.n_ctx,
         .n_loras_max = engine->settings.n_loras_max,
         .lora_rank_max = engine->settings.lora_rank_max,
+        .kv_budget = engine->settings.kv_budget,
     };
     engine->rows = shoal_calloc(shape.n_rows_max, sizeof *engine->rows);
     engine->logits_rows = shoal_calloc(shape.n_logits_max, sizeof *engine->logits_rows);
@@ -193,7 +209,7 @@ size_t shoal_engine_n_logits_max(const shoal_engine *engine)
 
 const char *shoal_engine_kv_form(const shoal_engine *engine)
 {
-    return shoal_kv_type_name((shoal_kv_type)engine->settings.kv_type);
+    return engine->kv_form;
 }
 
 /* Adapters must be few enough, and of a rank there is scratch for. */

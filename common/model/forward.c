@@ -24,6 +24,12 @@ static size_t blocks_per_table(const shoal_forward *f)
     return (f->shape.n_ctx_max + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK;
 }
 
+/* Query heads that share a KV head. */
+static size_t group_of(const shoal_hparams *hp)
+{
+    return hp->n_heads / hp->n_kv_heads;
+}
+
 static float *floats(size_t rows, size_t width, bool *ok)
 {
     float *p = shoal_calloc_aligned(rows * width, sizeof(float));
@@ -60,6 +66,7 @@ static shoal_status allocate(shoal_forward *f)
     f->spoken = shoal_calloc(f->shape.n_logits_max, sizeof *f->spoken);
     f->blocks =
         shoal_calloc(shoal_pool_n_threads(f->pool) * 2 * blocks_per_table(f), sizeof *f->blocks);
+    f->shares = floats(shoal_pool_n_threads(f->pool) * f->shape.kv_budget, group_of(hp), &ok);
     if (!ok || !f->kept || !f->spoken || !f->blocks) {
         return SHOAL_E_NOMEM;
     }
@@ -99,7 +106,7 @@ void shoal_forward_free(shoal_forward *f)
     }
     void *all[] = {f->x,      f->h,      f->q,    f->k,      f->v,      f->att,
                    f->gate,   f->up,     f->last, f->logits, f->cos[0], f->cos[1],
-                   f->sin[0], f->sin[1], f->kept, f->spoken, f->blocks};
+                   f->sin[0], f->sin[1], f->kept, f->spoken, f->blocks, f->shares};
     for (size_t i = 0; i < SHOAL_COUNT(all); i++) {
         shoal_free(all[i]);
     }
@@ -211,7 +218,8 @@ static void norm_heads(const shoal_forward *f, const float *norm, size_t n_heads
     }
 }
 
-/* Finishes q, k and v of a row and writes k and v where attention will read them. */
+/* Finishes q, k and v of a row and writes k and v where attention will read them, unless they have
+ * to wait for the rows before. */
 static void store_row(void *ctx, size_t row, size_t worker)
 {
     (void)worker;
@@ -231,7 +239,9 @@ static void store_row(void *ctx, size_t row, size_t worker)
     norm_heads(f, layer->k_norm, hp->n_kv_heads, k);
     shoal_forward_rotate(f, row, hp->n_heads, hp->head_dim, q);
     shoal_forward_rotate(f, row, hp->n_kv_heads, hp->head_dim, k);
-    shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
+    if (!shoal_kv_evicts(f->rows[row].seq)) {
+        shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
+    }
 }
 
 /* What is stored next continues blocks that may have to be got ready first. */
@@ -278,12 +288,30 @@ static bool is_absorbed(const shoal_forward *f)
     return is_latent(f) && !f->model->hp.mla.expanded;
 }
 
+/* Rows with their query heads of one KV head; what they see is left open. */
+static shoal_attend attend_from(const shoal_forward *f, size_t row, size_t n_rows, size_t kv_head)
+{
+    const shoal_hparams *hp = &f->model->hp;
+    const shoal_kv_shape *kv = shoal_kv_seq_shape(f->rows[row].seq);
+    size_t head = row * hp->n_heads + kv_head * group_of(hp);
+    return (shoal_attend){
+        .n_rows = n_rows,
+        .n_heads = group_of(hp),
+        .k_dim = kv->k_dim,
+        .v_dim = kv->v_dim,
+        .scale = hp->attn_scale,
+        .softcap = hp->attn_softcap,
+        .q = (is_absorbed(f) ? f->q_latent : f->q) + head * kv->k_dim,
+        .q_stride = hp->n_heads * kv->k_dim,
+        .out = (is_absorbed(f) ? f->att_latent : f->att) + head * kv->v_dim,
+        .out_stride = hp->n_heads * kv->v_dim,
+    };
+}
+
 /* Consecutive positions of one sequence with their query heads of one KV head, over the positions
  * this layer lets them see. */
 static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_head, size_t worker)
 {
-    const shoal_hparams *hp = &f->model->hp;
-    size_t group = hp->n_heads / hp->n_kv_heads;
     const void **k_blocks = f->blocks + worker * 2 * blocks_per_table(f);
     const void **v_blocks = k_blocks + blocks_per_table(f);
     const shoal_kv_seq *seq = f->rows[row].seq;
@@ -291,23 +319,11 @@ static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_he
     size_t n_tokens = f->rows[row].position + 1;
     size_t first = shoal_kv_first(seq, f->layer, n_tokens);
     shoal_kv_blocks(seq, f->layer, kv_head, first, n_tokens + n_rows - 1, k_blocks, v_blocks);
-    size_t head = row * hp->n_heads + kv_head * group;
-    shoal_attend a = {
-        .n_rows = n_rows,
-        .n_heads = group,
-        .k_dim = kv->k_dim,
-        .v_dim = kv->v_dim,
-        .n_tokens = n_tokens - first / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK,
-        .window = kv->windows ? kv->windows[f->layer] : 0,
-        .scale = hp->attn_scale,
-        .softcap = hp->attn_softcap,
-        .q = (is_absorbed(f) ? f->q_latent : f->q) + head * kv->k_dim,
-        .q_stride = hp->n_heads * kv->k_dim,
-        .k_blocks = k_blocks,
-        .v_blocks = v_blocks,
-        .out = (is_absorbed(f) ? f->att_latent : f->att) + head * kv->v_dim,
-        .out_stride = hp->n_heads * kv->v_dim,
-    };
+    shoal_attend a = attend_from(f, row, n_rows, kv_head);
+    a.n_tokens = n_tokens - first / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK;
+    a.window = kv->windows ? kv->windows[f->layer] : 0;
+    a.k_blocks = k_blocks;
+    a.v_blocks = v_blocks;
     shoal_kv_attend(f->kernels, seq, first, &a);
 }
 
@@ -337,20 +353,52 @@ static void attend_part(void *ctx, size_t part, size_t worker)
     }
 }
 
-/* Rows that nobody wants to hear of leave the pass: the others close up. */
-static void keep_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
+/* The row behind the last one of a row's sequence. */
+static size_t end_of_seq(const shoal_forward *f, size_t row)
+{
+    size_t end = row + 1;
+    while (end < f->n_rows && f->rows[end].seq == f->rows[row].seq) {
+        end++;
+    }
+    return end;
+}
+
+/* One sequence and one KV head, row after row: a row takes the place of a token that the rows
+ * before it saw. */
+static void attend_evicting(void *ctx, size_t part, size_t worker)
+{
+    shoal_forward *f = ctx;
+    const shoal_hparams *hp = &f->model->hp;
+    size_t kv_head = part % hp->n_kv_heads;
+    size_t row = 0;
+    for (size_t i = 0; i < part / hp->n_kv_heads; i++) {
+        row = end_of_seq(f, row);
+    }
+    const void **blocks = f->blocks + worker * 2 * blocks_per_table(f);
+    float *shares = f->shares + worker * f->shape.kv_budget * group_of(hp);
+    for (size_t end = end_of_seq(f, row); row < end; row++) {
+        size_t at = row * hp->n_kv_heads + kv_head;
+        shoal_attend a = attend_from(f, row, 1, kv_head);
+        shoal_kv_attend_evicting(f->kernels, f->rows[row].seq, f->layer, kv_head,
+                                 f->rows[row].position, f->k + at * hp->head_dim,
+                                 f->v + at * hp->value_dim, blocks, blocks + blocks_per_table(f),
+                                 shares, &a);
+    }
+}
+
+/* Rows that nobody wants to hear of leave the pass: the others close up, with what each has in
+ * `more`, of that width. */
+static void keep_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted, float *more,
+                      size_t width)
 {
     const shoal_hparams *hp = &f->model->hp;
-    bool absorbed = is_absorbed(f);
-    float *q = absorbed ? f->q_latent : f->q;
-    size_t width = hp->n_heads * (absorbed ? hp->mla.rank + hp->rope_dim : hp->head_dim);
     for (size_t i = 0; i < n_wanted; i++) {
         size_t row = wanted[i];
         SHOAL_ASSERT(row >= i && row < f->n_rows);
         f->kept[i] = f->rows[row];
         if (row > i) {
             memcpy(f->x + i * hp->dim, f->x + row * hp->dim, hp->dim * sizeof *f->x);
-            memcpy(q + i * width, q + row * width, width * sizeof *q);
+            memcpy(more + i * width, more + row * width, width * sizeof *more);
         }
     }
     f->rows = f->kept;
@@ -379,6 +427,34 @@ static void matmuls(shoal_forward *f, const shoal_weight *const *w, float *const
     }
 }
 
+/* f->att of the rows that go on. */
+static void attend_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
+{
+    const shoal_hparams *hp = &f->model->hp;
+    if (f->n_rows > 0 && shoal_kv_evicts(f->rows[0].seq)) {
+        size_t n_seqs = 0;
+        for (size_t row = 0; row < f->n_rows; row = end_of_seq(f, row)) {
+            n_seqs++;
+        }
+        /* Rows that leave have attended too: what later ones find depends on it. */
+        shoal_pool_run(f->pool, attend_evicting, f, n_seqs * hp->n_kv_heads);
+        if (wanted) {
+            keep_rows(f, wanted, n_wanted, f->att, hp->n_heads * hp->value_dim);
+        }
+        return;
+    }
+    seal_blocks(f);
+    if (wanted) {
+        bool absorbed = is_absorbed(f);
+        size_t q_dim = absorbed ? hp->mla.rank + hp->rope_dim : hp->head_dim;
+        keep_rows(f, wanted, n_wanted, absorbed ? f->q_latent : f->q, hp->n_heads * q_dim);
+    }
+    if (f->n_rows > 0) {
+        size_t n_groups = (f->n_rows + rows_per_part(f) - 1) / rows_per_part(f);
+        shoal_pool_run(f->pool, attend_part, f, n_groups * hp->n_kv_heads);
+    }
+}
+
 static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wanted)
 {
     const shoal_hparams *hp = &f->model->hp;
@@ -397,15 +473,10 @@ static void attention_block(shoal_forward *f, const size_t *wanted, size_t n_wan
         matmuls(f, qkv, (float *[]){f->q, f->k, f->v}, SHOAL_COUNT(qkv));
         shoal_forward_each(f, f->n_rows, store_row);
     }
-    seal_blocks(f);
-    if (wanted) {
-        keep_rows(f, wanted, n_wanted);
-    }
+    attend_rows(f, wanted, n_wanted);
     if (f->n_rows == 0) {
         return;
     }
-    size_t n_groups = (f->n_rows + rows_per_part(f) - 1) / rows_per_part(f);
-    shoal_pool_run(f->pool, attend_part, f, n_groups * hp->n_kv_heads);
     if (is_absorbed(f)) {
         shoal_latent_finish(f);
     }

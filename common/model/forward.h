@@ -29,6 +29,7 @@ typedef struct shoal_forward_shape {
     size_t n_ctx_max;
     size_t n_loras_max;   /* different adapters among the rows of a pass; 0: rows have none */
     size_t lora_rank_max; /* of those adapters */
+    size_t kv_budget;     /* shoal_kv_shape.budget of the rows' sequences */
 } shoal_forward_shape;
 shoal_status shoal_forward_new(const shoal_model *model, const shoal_kernels *kernels,
                                shoal_pool *pool, const shoal_forward_shape *shape,

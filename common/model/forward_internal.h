@@ -74,6 +74,7 @@ struct shoal_forward {
     shoal_row *kept;     /* (R) rows that go on past the last layer's keys and values */
     shoal_row *spoken;   /* (L) rows whose logits are under way */
     const void **blocks; /* (n_threads, 2, ceil(n_ctx_max / 32)) block tables */
+    float *shares;       /* (n_threads, heads of a group, kv_budget) of attention */
     shoal_acts *acts;
 
     /* Latent attention. */

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Evicted KV in the engine: the logits of a row are those of one token at a time, by the scalar
+ * tier, on one thread, bit for bit (R2), however the text came; with a budget for all of the text
+ * they are those of an engine that evicts nothing; a long text takes the budget's pages.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+#include "common/engine/engine.h"
+#include "tests/support/tiny_arch.h"
+#include "tests/support/tiny_model.h"
+
+#include <string.h>
+
+enum {
+    N = 170,
+    N_SEQS = 3,
+    ROWS_MAX = 200,
+    ROW_BYTES = SHOAL_TINY_VOCAB * (int)sizeof(float)
+};
+
+/* Instrumented builds look for races and overruns, not for bits. */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum {
+    STEPS = 6
+};
+#else
+enum {
+    STEPS = 24
+};
+#endif
+
+static int32_t ids[N];
+static float expected[N][SHOAL_TINY_VOCAB];
+
+static shoal_engine_settings settings_of(const char *policy, size_t budget)
+{
+    shoal_engine_settings s = shoal_engine_settings_default();
+    s.n_ctx = N;
+    s.kv_bytes = (size_t)8 << 20;
+    s.kv_type = SHOAL_KV_F16;
+    s.kv_evict = policy ? shoal_kv_evict_find(policy) : NULL;
+    s.kv_budget = budget;
+    s.n_rows_max = ROWS_MAX;
+    s.n_logits_max = ROWS_MAX;
+    return s;
+}
+
+static shoal_engine *engine_of(const shoal_model *model, const shoal_engine_settings *s)
+{
+    shoal_engine *engine = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    if (shoal_engine_new(model, s, &engine, &err) != SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    return engine;
+}
+
+static shoal_model *model_of(const char *variant)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    shoal_model *model = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_tiny_arch_gguf(variant, 5, SHOAL_TYPE_F16, &file), SHOAL_OK);
+    assert_int_equal(shoal_gguf_open((const uint8_t *)file.data, file.length, &gguf, NULL),
+                     SHOAL_OK);
+    if (shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    return model;
+}
+
+static shoal_kv_seq *seq_of(shoal_engine *engine)
+{
+    shoal_kv_seq *seq = NULL;
+    assert_int_equal(shoal_kv_seq_new(shoal_engine_kv(engine), &seq), SHOAL_OK);
+    return seq;
+}
+
+static void one_by_one(const shoal_model *model, shoal_engine_settings s,
+                       float (*ret)[SHOAL_TINY_VOCAB])
+{
+    s.cpu_mask = 0;
+    s.n_threads = 1;
+    shoal_engine *engine = engine_of(model, &s);
+    shoal_kv_seq *seq = seq_of(engine);
+    for (size_t i = 0; i < N; i++) {
+        shoal_span span = {.seq = seq, .ids = &ids[i], .n_ids = 1, .n_logits = 1};
+        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+        memcpy(ret[i], shoal_engine_logits(engine, span.logits_i), ROW_BYTES);
+    }
+    shoal_kv_seq_free(seq);
+    shoal_engine_free(engine);
+}
+
+/* Several sequences of the text at different depths, in chunks that end anywhere, with logits of
+ * some last rows wanted; what is done begins again. */
+static void random_run(const shoal_model *model, const shoal_engine_settings *s, const char *what,
+                       uint64_t rng)
+{
+    static const size_t sizes[] = {1, 1, 2, 8, 31, 32, 33, 64, 65, 97};
+    shoal_engine *engine = engine_of(model, s);
+    shoal_kv_seq *seqs[N_SEQS];
+    for (size_t i = 0; i < N_SEQS; i++) {
+        seqs[i] = seq_of(engine);
+    }
+    for (size_t step = 0; step < STEPS; step++) {
+        shoal_span spans[N_SEQS];
+        size_t n = 0;
+        size_t n_rows = 0;
+        for (size_t i = 0; i < N_SEQS; i++) {
+            size_t at = shoal_kv_seq_length(seqs[i]);
+            if (at == N || shoal_rng_next(&rng) % 16 == 0) {
+                at = shoal_kv_seq_truncate(seqs[i], 0);
+            }
+            size_t n_ids = sizes[shoal_rng_next(&rng) % SHOAL_COUNT(sizes)];
+            n_ids = SHOAL_MIN(n_ids, SHOAL_MIN(N - at, ROWS_MAX - n_rows));
+            if (n_ids == 0 || shoal_rng_next(&rng) % 4 == 0) {
+                continue;
+            }
+            spans[n++] = (shoal_span){.seq = seqs[i],
+                                      .ids = ids + at,
+                                      .n_ids = n_ids,
+                                      .n_logits = shoal_rng_next(&rng) % (n_ids + 1)};
+            n_rows += n_ids;
+        }
+        if (n == 0) {
+            continue;
+        }
+        assert_int_equal(shoal_engine_step(engine, spans, n), SHOAL_OK);
+        for (size_t i = 0; i < n; i++) {
+            size_t at = shoal_kv_seq_length(spans[i].seq) - spans[i].n_logits;
+            for (size_t j = 0; j < spans[i].n_logits; j++) {
+                if (memcmp(shoal_engine_logits(engine, spans[i].logits_i + j), expected[at + j],
+                           ROW_BYTES) != 0) {
+                    fail_msg("%s, %s, mask %x, %zu threads: the logits at position %zu differ",
+                             what, shoal_engine_kv_form(engine), s->cpu_mask, s->n_threads, at + j);
+                }
+            }
+        }
+    }
+    for (size_t i = 0; i < N_SEQS; i++) {
+        shoal_kv_seq_free(seqs[i]);
+    }
+    shoal_engine_free(engine);
+}
+
+static void test_evicted_bits_are_the_same_however_computed(void **state)
+{
+    (void)state;
+    static const char *const variants[] = {"llama3", "qwen2", "qwen3moe"};
+    static const char *const policies[] = {"window", "h2o"};
+    for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
+        shoal_model *model = model_of(variants[v]);
+        for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
+            shoal_engine_settings s = settings_of(policies[p], v % 2 ? 32 : 64);
+            one_by_one(model, s, expected);
+            for (size_t i = 0; i < 4; i++) {
+                s.n_threads = 1 + i % 3;
+                s.cpu_mask = i == 0 ? 0 : i == 1 ? SHOAL_CPU_AVX2 : UINT32_MAX;
+                random_run(model, &s, variants[v], 100 * v + 10 * p + i);
+            }
+        }
+        shoal_model_free(model);
+    }
+}
+
+/* As far as the budget goes nothing changes; behind it something does. */
+static void test_bits_within_the_budget_are_those_of_all_tokens(void **state)
+{
+    (void)state;
+    static float evicted[N][SHOAL_TINY_VOCAB];
+    shoal_model *model = model_of("llama3");
+    static const char *const policies[] = {"window", "h2o"};
+    one_by_one(model, settings_of(NULL, 0), expected);
+    for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
+        const size_t budgets[] = {64, 192};
+        for (size_t b = 0; b < SHOAL_COUNT(budgets); b++) {
+            one_by_one(model, settings_of(policies[p], budgets[b]), evicted);
+            size_t n_same = SHOAL_MIN(budgets[b], (size_t)N);
+            assert_memory_equal(evicted, expected, n_same * ROW_BYTES);
+            if (n_same < N) {
+                assert_memory_not_equal(evicted[n_same], expected[n_same], ROW_BYTES);
+            }
+        }
+    }
+    shoal_model_free(model);
+}
+
+static size_t pages_of_the_text(const shoal_model *model, const shoal_engine_settings *s)
+{
+    shoal_engine *engine = engine_of(model, s);
+    shoal_kv_pool *pool = shoal_engine_kv(engine);
+    shoal_kv_seq *seq = seq_of(engine);
+    shoal_span span = {.seq = seq, .ids = ids, .n_ids = N, .n_logits = 1};
+    assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+    size_t n = shoal_kv_pool_n_pages(pool) - shoal_kv_pool_n_free(pool);
+    shoal_kv_seq_free(seq);
+    shoal_engine_free(engine);
+    return n;
+}
+
+static void test_a_long_prompt_takes_the_pages_of_the_budget(void **state)
+{
+    (void)state;
+    shoal_model *model = model_of("llama3");
+    shoal_engine_settings all = settings_of(NULL, 0);
+    shoal_engine_settings some = settings_of("h2o", 32);
+    size_t n_all = pages_of_the_text(model, &all);
+    assert_int_equal(n_all, model->hp.n_layers * 6); /* 170 tokens */
+    assert_int_equal(pages_of_the_text(model, &some), model->hp.n_layers);
+    shoal_model_free(model);
+}
+
+static void test_step_allocates_nothing(void **state)
+{
+    (void)state;
+    shoal_model *model = model_of("llama3");
+    shoal_engine_settings s = settings_of("h2o", 32);
+    shoal_engine *engine = engine_of(model, &s);
+    shoal_kv_seq *seq = seq_of(engine);
+    shoal_mem_fail_at(0);
+    for (size_t at = 0; at < N; at += 10) {
+        shoal_span span = {.seq = seq, .ids = ids + at, .n_ids = 10, .n_logits = 1};
+        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+    }
+    shoal_mem_fail_at(UINT64_MAX);
+    shoal_kv_seq_free(seq);
+    shoal_engine_free(engine);
+    shoal_model_free(model);
+}
+
+static void test_forms_differ_where_kv_does(void **state)
+{
+    (void)state;
+    shoal_model *model = model_of("llama3");
+    const struct {
+        const char *policy;
+        size_t budget;
+        const char *form;
+    } rows[] = {{NULL, 0, "f16"},
+                {"h2o", 96, "f16-h2o96"},
+                {"h2o", 32, "f16-h2o32"},
+                {"window", 65536, "f16-window65536"}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_engine_settings s = settings_of(rows[i].policy, rows[i].budget);
+        shoal_engine *engine = engine_of(model, &s);
+        assert_string_equal(shoal_engine_kv_form(engine), rows[i].form);
+        shoal_engine_free(engine);
+    }
+    shoal_model_free(model);
+}
+
+static void test_models_that_cannot_evict_are_refused(void **state)
+{
+    (void)state;
+    const struct {
+        const char *variant;
+        const char *why;
+    } rows[] = {{"deepseek2", "latent attention (MLA)"}, {"gemma2", "layers that have a window"}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_model *model = model_of(rows[i].variant);
+        shoal_engine_settings s = settings_of("window", 32);
+        shoal_engine *engine = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_int_equal(shoal_engine_new(model, &s, &engine, &err), SHOAL_E_INVALID);
+        assert_non_null(strstr(err.text, rows[i].why));
+        shoal_model_free(model);
+    }
+}
+
+int main(void)
+{
+    uint64_t rng = 7;
+    for (size_t i = 0; i < N; i++) {
+        ids[i] = (int32_t)(shoal_rng_next(&rng) % SHOAL_TINY_VOCAB);
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_evicted_bits_are_the_same_however_computed),
+        cmocka_unit_test(test_bits_within_the_budget_are_those_of_all_tokens),
+        cmocka_unit_test(test_a_long_prompt_takes_the_pages_of_the_budget),
+        cmocka_unit_test(test_step_allocates_nothing),
+        cmocka_unit_test(test_forms_differ_where_kv_does),
+        cmocka_unit_test(test_models_that_cannot_evict_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
