@@ -55,6 +55,11 @@ static const forge_option rows[] = {
     {'k', "kv", 0, FORGE_OPTION_TEXT, AT(kv), 0, 0, "TYPE",
      "KV form: f16, f32, q8t, q8, q4, q3, or keys and values apart, as k8v4 (default auto: f32 for "
      "F32 models, else f16)"},
+    {'W', "evict", 0, FORGE_OPTION_TEXT, AT(evict), 0, 0, "POLICY",
+     "hold --budget tokens in KV: window (the first 4 and the newest) or h2o (the newest half, and "
+     "those with most attention)"},
+    {'G', "budget", 0, FORGE_OPTION_INT, AT(budget), 32, 65536, "N",
+     "tokens that --evict leaves, a multiple of 32"},
     {'H', "archive", 0, FORGE_OPTION_TEXT, AT(archive), 0, 0, "FILE",
      "archive KV blocks with a basis of kv-calibrate"},
     {'U', "keep", 0, FORGE_OPTION_INT, AT(keep), 0, 1 << 22, "N",

@@ -2,7 +2,8 @@
  *
  * Perplexity over windows of --ctx tokens, each begun anew: exp of the mean negative log likelihood
  * of every token but a window's first. Sums are in double. With --archive a block of 32 tokens
- * becomes what its code keeps as soon as --keep tokens lie behind it.
+ * becomes what its code keeps as soon as --keep tokens lie behind it. With --evict a head holds
+ * --budget tokens; what that takes is counted in the pool.
  */
 #include "cloud/forge/forge.h"
 #include "cloud/forge/metrics.h"
@@ -120,9 +121,24 @@ static double kv_bits(const archiving *s, const shoal_kv_shape *shape)
     return 8 * (double)(n_k + n_v) / (double)n;
 }
 
-/* One window: adds to *inout_sum and *inout_n. */
+/* Sums over windows. */
+typedef struct tally {
+    double nll;
+    size_t n;        /* tokens judged */
+    size_t kv_bytes; /* of pages that were taken at once, at most */
+} tally;
+
+static void count_kv(const forge_session *s, tally *sums)
+{
+    const shoal_kv_pool *pool = shoal_engine_kv(s->engine);
+    size_t n_pages = shoal_kv_pool_n_pages(pool) - shoal_kv_pool_n_free(pool);
+    size_t bytes = n_pages * shoal_kv_page_bytes(shoal_kv_pool_shape(pool));
+    sums->kv_bytes = SHOAL_MAX(sums->kv_bytes, bytes);
+}
+
+/* One window. */
 static shoal_status window(forge_session *s, archiving *lossy, size_t from, const int32_t *ids,
-                           size_t n, double *inout_sum, size_t *inout_n)
+                           size_t n, tally *sums)
 {
     size_t chunk = lossy->archive ? SHOAL_KV_BLOCK : CHUNK;
     (void)shoal_kv_seq_truncate(s->seq, 0);
@@ -133,9 +149,10 @@ static shoal_status window(forge_session *s, archiving *lossy, size_t from, cons
         SHOAL_TRY(shoal_engine_step(s->engine, &span, 1));
         for (size_t i = at < from ? SHOAL_MIN(from - at, n_now) : 0; i < n_now; i++) {
             const float *logits = shoal_engine_logits(s->engine, span.logits_i + i);
-            *inout_sum += shoal_forge_judge(logits, s->model->hp.n_vocab, ids[at + i + 1]).nll;
-            (*inout_n)++;
+            sums->nll += shoal_forge_judge(logits, s->model->hp.n_vocab, ids[at + i + 1]).nll;
+            sums->n++;
         }
+        count_kv(s, sums);
         if (lossy->archive && n_now == SHOAL_KV_BLOCK && at >= lossy->keep) {
             SHOAL_TRY(archive_block(lossy, s->seq, (at - lossy->keep) / SHOAL_KV_BLOCK));
         }
@@ -161,25 +178,29 @@ shoal_status shoal_forge_perplexity(const forge_args *args, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_INVALID, "--archive needs --kv f16, this is %s",
                              shoal_kv_type_name(shape->type));
     }
+    if (args->archive && args->evict) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "--archive and --evict: evicted tokens have no blocks, take one");
+    }
     if (args->archive) {
         /* Whole blocks stay, so that each is archived when one is full. */
         lossy.keep = ((size_t)args->keep + SHOAL_KV_BLOCK - 1) / SHOAL_KV_BLOCK * SHOAL_KV_BLOCK;
         SHOAL_TRY(open_archive(args->archive, &s, &lossy, err));
     }
     size_t n_ctx = shoal_engine_n_ctx(s.engine);
-    double sum = 0;
-    size_t n_judged = 0;
+    tally sums = {0};
     for (size_t at = 0; at + 1 < n; at += n_ctx) {
-        SHOAL_TRY(window(&s, &lossy, (size_t)args->from, ids + at, SHOAL_MIN(n - at, n_ctx), &sum,
-                         &n_judged));
+        SHOAL_TRY(
+            window(&s, &lossy, (size_t)args->from, ids + at, SHOAL_MIN(n - at, n_ctx), &sums));
     }
-    if (n_judged == 0) {
+    if (sums.n == 0) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s: at least two tokens are needed",
                              args->file);
     }
-    double ppl = shoal_forge_perplexity_of(sum, n_judged);
-    (void)printf(args->json ? "{\"ppl\": %.8g, \"tokens\": %zu, \"kv_bits\": %.4g}\n"
-                            : "perplexity %.6g over %zu tokens, KV of %.4g bits\n",
-                 ppl, n_judged, kv_bits(&lossy, shape));
+    double ppl = shoal_forge_perplexity_of(sums.nll, sums.n);
+    (void)printf(args->json ? "{\"ppl\": %.8g, \"tokens\": %zu, \"kv_bits\": %.4g, "
+                              "\"kv_bytes\": %zu}\n"
+                            : "perplexity %.6g over %zu tokens, KV of %.4g bits in %zu bytes\n",
+                 ppl, sums.n, kv_bits(&lossy, shape), sums.kv_bytes);
     return SHOAL_OK;
 }

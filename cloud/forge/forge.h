@@ -106,6 +106,8 @@ typedef struct forge_args {
     const char *batch;
     const char *kv;
     const char *archive; /* a basis of kv-calibrate */
+    const char *evict;   /* a policy; NULL: none */
+    long budget;         /* of it, tokens; 0: not said */
     const char *cpu_mask;
     const char *lora; /* FILE or FILE=STRENGTH */
     const char *name;

@@ -32,6 +32,21 @@ static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
     return SHOAL_OK;
 }
 
+static shoal_status parse_evict(const forge_args *args, shoal_engine_settings *settings,
+                                shoal_err *err)
+{
+    if (!args->evict != !args->budget) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "--evict and --budget go together");
+    }
+    settings->kv_evict = args->evict ? shoal_kv_evict_find(args->evict) : NULL;
+    settings->kv_budget = (size_t)args->budget;
+    if (args->evict && !settings->kv_evict) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "--evict %s: known are %s", args->evict,
+                             shoal_kv_evict_names());
+    }
+    return SHOAL_OK;
+}
+
 shoal_status shoal_forge_parse_numbered(const char *text, char **ret_path, double *ret_number,
                                         bool *ret_has_number, shoal_err *err)
 {
@@ -86,6 +101,7 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
     settings.n_logits_max = n_logits;
     settings.n_ctx = (size_t)args->ctx;
     SHOAL_TRY(parse_kv(args->kv, &settings.kv_type, err));
+    SHOAL_TRY(parse_evict(args, &settings, err));
     if (args->cpu_mask && shoal_cpu_mask_parse(args->cpu_mask, &settings.cpu_mask) < 0) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "--cpu-mask %s: known are scalar, avx2, avx512, native",

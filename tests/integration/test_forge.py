@@ -106,6 +106,15 @@ def test_convert_perplexity_inspect_bench_speak_json():
             bits = lossy["kv_bits"]
         failed = forge("perplexity", "-m", model, "-f", text, "--kv", "q5", check=False)
         expect(failed.returncode != 0 and "--kv q5: known are" in failed.stderr, failed.stderr)
+        for policy in ("window", "h2o"):
+            whole = over("f16", "--evict", policy, "--budget", "128")
+            expect(whole == plain, f"{policy} with a budget for all: {whole}")
+            held = over("f16", "--evict", policy, "--budget", "32")
+            # A random model says nothing of what eviction costs (tests/bench/kv_levels does), but its bits are the same.
+            expect(held["ppl"] != plain["ppl"], f"{policy}: nothing was evicted")
+            again = over("f16", "--evict", policy, "--budget", "32", "-t", "1", "--cpu-mask", "scalar")
+            expect(again == held, f"{policy}: {again} by scalar, {held} else")
+            expect(held["kv_bytes"] * 4 == plain["kv_bytes"], f"{policy}: {held}, all tokens {plain}")
         basis = site.file("kv.basis")
         made = json.loads(forge("kv-calibrate", "-m", model, "-f", text, "--ctx", "128", "--bits", "3", "--group", "1",
                                 "-o", basis, "--json").stdout)
@@ -118,6 +127,16 @@ def test_convert_perplexity_inspect_bench_speak_json():
         for args, why in ((("kv-calibrate", "-f", text, "-o", basis, "--tokens", "96"), "96 tokens are too few"),
                           (("kv-calibrate", "-f", text), "-o FILE is missing"),
                           (("perplexity", "-f", text, "--kv", "f16", "--archive", text), "not a GGUF file"),
+                          (("perplexity", "-f", text, "--kv", "f16", "--evict", "lru", "--budget", "32"),
+                           "--evict lru: known are window, h2o"),
+                          (("perplexity", "-f", text, "--kv", "f16", "--evict", "h2o"), "--evict and --budget go together"),
+                          (("perplexity", "-f", text, "--kv", "f16", "--budget", "32"), "--evict and --budget go together"),
+                          (("perplexity", "-f", text, "--kv", "f16", "--evict", "h2o", "--budget", "40"),
+                           "a KV budget of 40 tokens is not possible: take a multiple of 32"),
+                          (("perplexity", "-f", text, "--kv", "q4", "--evict", "h2o", "--budget", "32"),
+                           "KV cannot be evicted (h2o) from q4"),
+                          (("perplexity", "-f", text, "--kv", "f16", "--evict", "h2o", "--budget", "32", "--archive", basis),
+                           "--archive and --evict"),
                           (("perplexity", "-f", text, "--kv", "f32", "--archive", basis), "--archive needs --kv f16")):
             failed = forge(args[0], "-m", model, *args[1:], check=False)
             expect(failed.returncode != 0 and why in failed.stderr, failed.stderr)
