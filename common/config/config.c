@@ -48,7 +48,7 @@ static void staged_commit(staged *stage)
         if (stage->lines[i] > 0) {
             shoal_config_value_fini(&stage->config->values[i]);
             stage->config->values[i] = stage->values[i];
-            stage->values[i].text = NULL;
+            stage->values[i] = (shoal_config_value){0};
         }
     }
 }
@@ -309,6 +309,8 @@ shoal_status shoal_config_new(const shoal_config_key *keys, size_t n_keys,
         SHOAL_TRY(shoal_config_value_parse(&keys[i], "configuration table, default",
                                            keys[i].fallback, strlen(keys[i].fallback),
                                            &config->values[i], err));
+        shoal_free(config->values[i].origin);
+        config->values[i].origin = NULL;
     }
     make_order(config);
     *ret_config = SHOAL_STEAL(config);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Configuration from one table: each row is a key with type, bounds, default and help, and the
- * table drives the file (YAML, nested keys flatten to dotted ones), the environment
- * (SHOAL_KV_MAX_MIB for kv.max_mib), `--set key=value`, `--dump-config`, `--check-config` and
- * `--help`. Later sources win in that order. Errors name source, line, key, value and bounds.
- * Immutable after load.
+ * table drives the file (YAML, nested keys flatten to dotted ones), the files of the folder beside
+ * it, the environment (SHOAL_KV_MAX_MIB for kv.max_mib), `--set key=value`, `--dump-config`,
+ * `--check-config` and `--help`. Later sources win in that order. Errors name source, line, key,
+ * value and bounds. Immutable after load.
  */
 #ifndef SHOAL_CONFIG_CONFIG_H
 #define SHOAL_CONFIG_CONFIG_H
@@ -13,6 +13,10 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+enum {
+    SHOAL_CONFIG_FOLDER_FILES_MAX = 64 /* files of the folder beside a configuration */
+};
 
 typedef enum shoal_config_type {
     SHOAL_CONFIG_INT,    /* min <= value <= max */
@@ -46,6 +50,12 @@ shoal_status shoal_config_load_text(shoal_config *config, const char *source, co
                                     size_t n, shoal_err *err) SHOAL_MUST_CHECK;
 shoal_status shoal_config_load_file(shoal_config *config, const char *path,
                                     shoal_err *err) SHOAL_MUST_CHECK;
+/* The folder beside the configuration at path: "/etc/shoal/edge.conf.d" for
+ * "/etc/shoal/edge.yaml". Its files *.yaml, in the order of their names' bytes; a later one wins.
+ * Hidden files and other endings are passed over; no such folder is no error. What failed may have
+ * applied the files before it. */
+shoal_status shoal_config_load_folder(shoal_config *config, const char *path,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
 /* SHOAL_* variables from envp (NULL-terminated "NAME=value"); names that are no key are ignored. */
 shoal_status shoal_config_load_env(shoal_config *config, char *const *envp,
                                    shoal_err *err) SHOAL_MUST_CHECK;
@@ -63,7 +73,8 @@ const char *shoal_config_string(const shoal_config *config, const char *key); /*
  * SIGHUP must refuse. Both were made from one table. */
 const char *shoal_config_reload_conflict(const shoal_config *running, const shoal_config *next);
 
-/* YAML of every key with its value and, as comments, help, bounds and default. Loads back. */
+/* YAML of every key with its value and, as comments, help, bounds, default and, behind a value that
+ * a source has set, that source with its line. Loads back. */
 shoal_status shoal_config_dump(const shoal_config *config, shoal_buf *buf) SHOAL_MUST_CHECK;
 /* The same table as a help text for a terminal, 80 to 100 columns. */
 shoal_status shoal_config_help(const shoal_config *config, shoal_buf *buf) SHOAL_MUST_CHECK;

@@ -20,7 +20,8 @@ typedef struct shoal_config_value {
     int64_t integer;
     double real;
     bool truth;
-    char *text; /* STRING and CHOICE: owned */
+    char *text;   /* STRING and CHOICE: owned */
+    char *origin; /* where it was set, "edge.yaml:14": owned; NULL: the default */
 } shoal_config_value;
 
 struct shoal_config {
@@ -45,7 +46,7 @@ shoal_status shoal_config_parse_yaml(const char *source, const char *text, size_
                                      shoal_config_pair_fn *fn, void *ctx,
                                      shoal_err *err) SHOAL_MUST_CHECK;
 
-/* Turns n bytes of text into a value within the key's bounds. Errors read
+/* Turns n bytes of text into a value within the key's bounds, set at where. Errors read
  * "where: key: what is wrong". */
 shoal_status shoal_config_value_parse(const shoal_config_key *key, const char *where,
                                       const char *text, size_t n, shoal_config_value *ret_value,

@@ -147,6 +147,27 @@ static shoal_status put_value(shoal_buf *buf, const shoal_config_key *key,
     return SHOAL_E_INTERNAL;
 }
 
+/* Behind its value, so that an operator who asks why finds the file. A path may hold any bytes:
+ * what would end the comment is shown as "?". */
+static shoal_status put_origin(shoal_buf *buf, const shoal_config_value *value)
+{
+    if (!value->origin) {
+        return put(buf, "\n");
+    }
+    SHOAL_TRY(put(buf, " # "));
+    const char *p = value->origin;
+    for (size_t left = strlen(p); left > 0;) {
+        uint32_t code = 0;
+        size_t step = shoal_utf8_step(p, left, &code);
+        bool ok = step > 0 && code >= 0x20 && !needs_code(code);
+        step = SHOAL_MAX(step, (size_t)1);
+        SHOAL_TRY(shoal_buf_append(buf, ok ? p : "?", ok ? step : 1));
+        p += step;
+        left -= step;
+    }
+    return put(buf, "\n");
+}
+
 /* Opens the sections of name that the key before it (or "") did not have open. Returns through
  * *ret_depth how deep the leaf stands and through *ret_leaf its own part. */
 static shoal_status open_sections(shoal_buf *buf, const char *before, const char *name,
@@ -189,7 +210,7 @@ shoal_status shoal_config_dump(const shoal_config *config, shoal_buf *buf)
         SHOAL_TRY(put_indent(buf, depth * INDENT));
         SHOAL_TRY(shoal_buf_appendf(buf, "%s: ", leaf));
         SHOAL_TRY(put_value(buf, key, &config->values[i]));
-        SHOAL_TRY(put(buf, "\n"));
+        SHOAL_TRY(put_origin(buf, &config->values[i]));
         before = key->name;
     }
     return SHOAL_OK;

@@ -225,6 +225,11 @@ shoal_status shoal_config_value_parse(const shoal_config_key *key, const char *w
             return shoal_err_set(err, SHOAL_E_NOMEM, "%s: %s: out of memory", where, key->name);
         }
     }
+    value.origin = shoal_strdup(where);
+    if (!value.origin) {
+        shoal_config_value_fini(&value);
+        return shoal_err_set(err, SHOAL_E_NOMEM, "%s: %s: out of memory", where, key->name);
+    }
     *ret_value = value;
     return SHOAL_OK;
 }
@@ -232,5 +237,7 @@ shoal_status shoal_config_value_parse(const shoal_config_key *key, const char *w
 void shoal_config_value_fini(shoal_config_value *value)
 {
     shoal_free(value->text);
+    shoal_free(value->origin);
     value->text = NULL;
+    value->origin = NULL;
 }

@@ -66,6 +66,7 @@ shoal_status shoal_program_load(const shoal_program *program, const shoal_progra
     SHOAL_TRY(shoal_config_new(program->keys, program->n_keys, &config, err));
     if (options->config_path) {
         SHOAL_TRY(shoal_config_load_file(config, options->config_path, err));
+        SHOAL_TRY(shoal_config_load_folder(config, options->config_path, err));
     }
     SHOAL_TRY(shoal_config_load_env(config, envp, err));
     for (size_t i = 0; i < options->n_sets; i++) {
@@ -82,8 +83,10 @@ static shoal_status put_help(const shoal_program *program, const shoal_config *c
         buf,
         "usage: %s [--config FILE] [--set KEY=VALUE]... [--check-config | --dump-config]\n"
         "       %s --help | --version\n\n"
-        "%s\nEvery key can stand in FILE (YAML), in the environment "
-        "(SHOAL_KV_MAX_MIB for kv.max_mib) or\nafter --set; later ones win in that order.\n\n",
+        "%s\nEvery key can stand in FILE (YAML), in the files *.yaml of the folder beside it "
+        "(NAME.conf.d for\nNAME.yaml; in the order of their names), in the environment "
+        "(SHOAL_KV_MAX_MIB for kv.max_mib)\nor after --set; later ones win in that order. "
+        "--dump-config says where each was set.\n\n",
         program->name, program->name, program->purpose));
     return shoal_config_help(config, buf);
 }

@@ -40,7 +40,7 @@ typedef struct shoal_program_options {
 shoal_status shoal_program_parse(const shoal_program *program, int argc, char *const *argv,
                                  shoal_program_options *ret_options,
                                  shoal_err *err) SHOAL_MUST_CHECK;
-/* Defaults, file, environment (envp), --set: later ones win. */
+/* Defaults, file, folder beside it, environment (envp), --set: later ones win. */
 shoal_status shoal_program_load(const shoal_program *program, const shoal_program_options *options,
                                 char *const *envp, shoal_config **ret_config,
                                 shoal_err *err) SHOAL_MUST_CHECK;

@@ -284,15 +284,38 @@ static void test_dump_loads_back_to_the_same_values(void **state)
     assert_loads(back, first.data);
     assert_null(shoal_config_reload_conflict(config, back));
     assert_string_equal(shoal_config_string(back, "motto"), shoal_config_string(config, "motto"));
+    assert_string_equal(shoal_config_string(back, "kv.level"), "q8");
+    assert_float_equal(shoal_config_real(back, "link.draft.risk"), 0.3333333333333333, 0);
+    assert_non_null(strstr(first.data, "\n  level: \"q8\" # --set\n"));
+    /* Now all of it stands where the dump has it, and stays there. */
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf second = {0};
     assert_int_equal(shoal_config_dump(back, &second), SHOAL_OK);
-    assert_string_equal(first.data, second.data);
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *again = make();
+    assert_loads(again, second.data);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf third = {0};
+    assert_int_equal(shoal_config_dump(again, &third), SHOAL_OK);
+    assert_string_equal(second.data, third.data);
     assert_non_null(strstr(first.data, "kv:\n  # Memory for keys and values, in MiB. whole number, "
                                        "16 to 1024; default: 512; needs a restart.\n"
                                        "  max_mib: 512\n"));
     assert_non_null(strstr(first.data, "link:\n  draft:\n    # Risk"));
     /* One block per section, though the table has kv in two places. */
     assert_null(strstr(strstr(first.data, "kv:\n") + 1, "\nkv:\n"));
+}
+
+static void test_dump_shows_no_bytes_of_a_path_that_would_end_its_comment(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *config = make();
+    static const char text[] = "motto: x\n";
+    assert_int_equal(shoal_config_load_text(config, "a\nkv: b\xFF\xC2\x85\xC3\xBC.yaml", text,
+                                            sizeof text - 1, NULL),
+                     SHOAL_OK);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    assert_int_equal(shoal_config_dump(config, &buf), SHOAL_OK);
+    assert_non_null(strstr(buf.data, "motto: \"x\" # a?kv: b??\xC3\xBC.yaml:1\n"));
+    SHOAL_CLEANUP(shoal_config_freep) shoal_config *back = make();
+    assert_loads(back, buf.data);
 }
 
 static void test_lines_of_dump_and_help_fit_a_terminal(void **state)
@@ -405,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_environment_wins_over_the_file_and_set_over_both),
         cmocka_unit_test(test_environment_and_set_name_themselves_in_errors),
         cmocka_unit_test(test_dump_loads_back_to_the_same_values),
+        cmocka_unit_test(test_dump_shows_no_bytes_of_a_path_that_would_end_its_comment),
         cmocka_unit_test(test_lines_of_dump_and_help_fit_a_terminal),
         cmocka_unit_test(test_reload_names_the_first_key_that_must_not_change),
         cmocka_unit_test(test_load_file_names_the_path),
