@@ -112,10 +112,13 @@ static const forge_option rows[] = {
     {'j', "json", 0, FORGE_OPTION_FLAG, AT(json), 0, 0, NULL, "print JSON for programs"},
 };
 
-static const forge_own *const owns[] = {&shoal_forge_train_own, &shoal_forge_eval_own,
-                                        &shoal_forge_calibrate_own, &shoal_forge_kv_calibrate_own,
+static const forge_own *const owns[] = {&shoal_forge_train_own,
+                                        &shoal_forge_eval_own,
+                                        &shoal_forge_calibrate_own,
+                                        &shoal_forge_kv_calibrate_own,
                                         &shoal_forge_calibrate_weights_own,
-                                        &shoal_forge_compare_passes_own};
+                                        &shoal_forge_compare_passes_own,
+                                        &shoal_forge_kv_plan_own};
 
 /* NULL: the command has no options of its own. */
 static const forge_own *own_of(const forge_command *command)

@@ -94,6 +94,22 @@ typedef struct forge_compare_passes_args {
     long bits;
 } forge_compare_passes_args;
 
+/* Of `kv-plan` alone; its options are in cmd_kv_plan.c. 0 where nothing was said. */
+typedef struct forge_kv_plan_args {
+    double down; /* these two in Mbit/s */
+    double up;
+    double rtt;  /* ms */
+    double edge; /* these three in tokens per second */
+    double cloud;
+    double ids;
+    double edge_token; /* these two in ms */
+    double ids_token;
+    double archive; /* bits */
+    double check;   /* these two in MB/s */
+    double transform;
+    long answer;
+} forge_kv_plan_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -145,6 +161,7 @@ typedef struct forge_args {
     forge_kv_calibrate_args kv_calibrate;
     forge_calibrate_weights_args calibrate_weights;
     forge_compare_passes_args compare_passes;
+    forge_kv_plan_args kv_plan;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -188,6 +205,7 @@ extern const forge_own shoal_forge_calibrate_own;
 extern const forge_own shoal_forge_kv_calibrate_own;
 extern const forge_own shoal_forge_calibrate_weights_own;
 extern const forge_own shoal_forge_compare_passes_own;
+extern const forge_own shoal_forge_kv_plan_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -209,6 +227,7 @@ shoal_status shoal_forge_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_kv_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_compare_passes(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_kv_plan(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

@@ -31,6 +31,8 @@ static const forge_command commands[] = {
      "mosjtcCk", shoal_forge_calibrate},
     {"kv-calibrate", "make the basis with which KV of a model is archived, from a text", "mfotjcC",
      shoal_forge_kv_calibrate},
+    {"kv-plan", "whether an edge should fetch a prompt's KV or compute it, by prompt length", "mj",
+     shoal_forge_kv_plan},
     {"calibrate-weights", "second moments of what every linear layer is fed along a text",
      "mfoj", shoal_forge_calibrate_weights},
     {"compare-passes", "what each way to compress makes of every linear layer, at equal bytes",

@@ -54,6 +54,29 @@ def test_logits_same_for_threads_and_rows():
             expect(logits(model, ids[:n]) == every[n - 1], f"prefix of {n}")
 
 
+def test_kv_plan_says_when_kv_pays():
+    with Site() as site:
+        model = site.tiny_model(3)
+        per_token = json.loads(forge("inspect", "-m", model, "--json").stdout)["kv_bytes_per_token_f16"]
+        slow = ("kv-plan", "-m", model, "--edge", "10", "--cloud", "5000", "--down", "20", "--json")
+        plan = json.loads(forge(*slow).stdout)
+        sizes = {level["name"]: level["bytes"] for level in plan["levels"]}
+        expect(sizes["f16"] == per_token and sizes["f16"] > sizes["q8"] > sizes["q4"] > 0, sizes)
+        rows = plan["rows"]
+        expect([r["tokens"] for r in rows] == [64 << i for i in range(9)], rows)
+        expect(all(r["choice"] == "kv" and r["level"] == "q4" and r["ids_ms"] is None for r in rows), rows)
+        for row in rows:
+            expect(abs(row["local_ms"] - row["tokens"] * 100) < 0.01 and row["kv_ms"] < row["local_ms"], row)
+        fast = json.loads(forge(*slow, "--edge", "1000000").stdout)["rows"]
+        expect(all(r["choice"] == "local" for r in fast), fast)
+        ids = json.loads(forge(*slow, "--ids", "100000", "--answer", "2").stdout)["rows"]
+        expect(all(r["choice"] == "ids" for r in ids), ids)
+        table = forge(*slow[:-1], "--archive", "1.5").stdout
+        expect("archive" in table and len(table.splitlines()) == 2 + 9, table)
+        failed = forge("kv-plan", "-m", model, "--edge", "10", "--cloud", "10", check=False)
+        expect(failed.returncode == 1 and "--down MBIT is missing" in failed.stderr, failed.stderr)
+
+
 def test_tokenize_round_trips():
     with Site() as site:
         model = site.tiny_model(4)

@@ -5,7 +5,7 @@
 
 BEGIN {
     rank["base"] = 0
-    rank["obs"] = rank["config"] = rank["tensor"] = 1
+    rank["obs"] = rank["config"] = rank["transfer"] = rank["tensor"] = 1
     rank["kernels"] = 2
     rank["weight"] = 3
     rank["kv"] = rank["tokenizer"] = rank["grammar"] = rank["redact"] = rank["sample"] = rank["exit"] = 4
