@@ -382,6 +382,13 @@ void shoal_coop_free(shoal_coop *coop)
     shoal_free(coop);
 }
 
+uint64_t shoal_coop_turn_ms(const shoal_coop *coop)
+{
+    uint64_t since_ms = atomic_load(&coop->turn_since_ms);
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+    return since_ms == 0 || now_ms < since_ms ? 0 : now_ms - since_ms;
+}
+
 size_t shoal_coop_n_ctx(const shoal_coop *coop)
 {
     return shoal_engine_n_ctx(coop->engine);

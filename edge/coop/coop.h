@@ -305,6 +305,10 @@ void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state);
  * drills. */
 void shoal_coop_cut_link(shoal_coop *coop, bool cut);
 
+/* How long the engine thread has been at its present turn (one step, and what came of it), ms; 0
+ * while it waits. What a watchdog asks. Any thread. */
+uint64_t shoal_coop_turn_ms(const shoal_coop *coop);
+
 /* Tokens one request may hold, prompt included. */
 size_t shoal_coop_n_ctx(const shoal_coop *coop);
 

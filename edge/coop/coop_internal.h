@@ -218,9 +218,10 @@ struct shoal_coop {
     atomic_uint_fast64_t next_id;
     atomic_size_t n_waiting;
     atomic_bool stopping;
-    atomic_uint_fast64_t stop_at_ms; /* when stopping: open requests are cancelled */
-    atomic_bool link_cut;            /* as wanted from outside */
-    bool link_is_cut;                /* as the engine thread has acted on */
+    atomic_uint_fast64_t stop_at_ms;    /* when stopping: open requests are cancelled */
+    atomic_bool link_cut;               /* as wanted from outside */
+    bool link_is_cut;                   /* as the engine thread has acted on */
+    atomic_uint_fast64_t turn_since_ms; /* the engine thread's turn began; 0: it waits for mail */
 
     shoal_rpc *rpc;
     shoal_rpc_channel *channel;

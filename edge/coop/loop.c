@@ -401,7 +401,9 @@ void shoal_coop_loop(void *ctx)
     }
     for (;;) {
         uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+        atomic_store(&coop->turn_since_ms, 0);
         mail *m = shoal_mailbox_take(&coop->box, computed ? 0 : patience_ms(coop, now_ms));
+        atomic_store(&coop->turn_since_ms, shoal_clock_now_ms(&coop->clock));
         while (m) {
             mail *next = m->next;
             take_mail(coop, m);
@@ -421,6 +423,7 @@ void shoal_coop_loop(void *ctx)
         shoal_link_sweep(coop, now_ms, false);
         publish(coop, now_ms);
         if (atomic_load(&coop->stopping) && !coop->active && !coop->waiting_head) {
+            atomic_store(&coop->turn_since_ms, 0);
             return;
         }
     }

@@ -20,6 +20,7 @@ enum {
     EXIT_REFUSED = 1,
     EXIT_USAGE = 2,
     GOODBYE_MS = 1000, /* for cut answers to say so */
+    TURN_MS = 30000,   /* an engine that is at one turn for so long hangs */
     EXPIRY_WARN_S = 14 * 86400
 };
 
@@ -130,11 +131,13 @@ static void on_grace_over(void *ctx)
     shoal_timer_start(d->grace, GOODBYE_MS);
 }
 
-/* From the loop, so that a loop that hangs is seen to. */
+/* From the loop and only while the engine turns, so that either of them hanging is seen to. */
 static void on_watchdog(void *ctx)
 {
     daemon_state *d = ctx;
-    shoal_notify("WATCHDOG=1");
+    if (shoal_coop_turn_ms(d->coop) < TURN_MS) {
+        shoal_notify("WATCHDOG=1");
+    }
     shoal_timer_start(d->watchdog, d->watchdog_ms);
 }
 

@@ -254,14 +254,14 @@ def test_limits_refuse_at_once_with_a_reason():
         expect(refusals <= 4, f"{refusals} refusals: the retry time was not kept")
 
 
-def test_service_manager_is_told():
+def service_manager_is_told(start):
     with Site() as site, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        full, _ = site.models()
         manager.bind(site.file("notify"))
         manager.settimeout(20)
+        models = site.models()
         os.environ.update(NOTIFY_SOCKET=site.file("notify"), WATCHDOG_USEC="400000")
         try:
-            cloud = node(site, full)
+            daemon = start(site, *models)
         finally:
             del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
 
@@ -272,12 +272,17 @@ def test_service_manager_is_told():
         told("READY=1")
         told("WATCHDOG=1")
         told("WATCHDOG=1")
-        cloud.process.send_signal(signal.SIGHUP)
+        daemon.process.send_signal(signal.SIGHUP)
         told("RELOADING=1\nMONOTONIC_USEC=")
         told("READY=1")
-        cloud.process.send_signal(signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGTERM)
         told("STOPPING=1")
-        expect(cloud.process.wait(30) == 0, f"exit {cloud.process.returncode}")
+        expect(daemon.process.wait(30) == 0, f"exit {daemon.process.returncode}")
+
+
+def test_service_manager_is_told():
+    service_manager_is_told(lambda site, full, _: node(site, full))
+    service_manager_is_told(lambda site, _, edge_model: site.edge(edge_model).start())
 
 
 if __name__ == "__main__":
