@@ -11,6 +11,7 @@
 #include "common/base/macros.h"
 #include "common/engine/rules.h"
 #include "common/grammar/grammar.h"
+#include "common/kv/evict.h"
 #include "common/model/model.h"
 #include "common/obs/metrics.h"
 #include "common/sample/sample.h"
@@ -170,6 +171,8 @@ typedef struct shoal_coop_settings {
     size_t kv_bytes_max;     /* KV pool, default 64 MiB */
     size_t n_ctx_max;        /* 0: the model's */
     int kv_type;             /* shoal_kv_type, -1: f32 for F32 models, else f16 */
+    const shoal_kv_evict_policy *kv_evict; /* NULL: nothing is evicted */
+    size_t kv_budget;                      /* tokens of a text that are held, with a policy */
     size_t n_active_max;     /* requests generating at once */
     size_t n_waiting_max;    /* requests waiting, more are refused SHOAL_BUSY */
     size_t n_draft;          /* draft tokens per round, 1..32; 0: chosen (edge/pace) */

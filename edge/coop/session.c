@@ -194,6 +194,19 @@ static shoal_status load(shoal_coop *coop, const session_job *job, shoal_err *er
     return SHOAL_OK;
 }
 
+/* What was evicted cannot be told, and blocks of 32 tokens in order are what a copy is made of. */
+static shoal_status check_copies(const shoal_coop *coop, const session_job *job, shoal_err *err)
+{
+    const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
+    if (!shape->evict || (job->act != SHOAL_SESSION_SAVE && job->act != SHOAL_SESSION_LOAD)) {
+        return SHOAL_OK;
+    }
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "session %s can be neither saved nor loaded where KV is evicted "
+                         "(kv.evict %s): it is kept in memory alone",
+                         job->name, shape->evict->name);
+}
+
 static shoal_status find(shoal_coop *coop, const session_job *job, const shoal_kept **ret_kept,
                          shoal_err *err)
 {
@@ -216,8 +229,8 @@ void shoal_session_serve(shoal_coop *coop, session_job *job)
         serve_list(coop, job);
         return;
     }
-    shoal_status status = SHOAL_OK;
-    if (job->act == SHOAL_SESSION_LOAD) {
+    shoal_status status = check_copies(coop, job, &err);
+    if (status == SHOAL_OK && job->act == SHOAL_SESSION_LOAD) {
         status = load(coop, job, &err);
     }
     if (status == SHOAL_OK) {

@@ -2,6 +2,7 @@
 #include "edge/daemon/config_keys.h"
 
 #include "common/base/file.h"
+#include "common/kv/evict.h"
 #include "common/kv/kv.h"
 
 #include <string.h>
@@ -75,6 +76,13 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "Stored form of the KV; auto: f32 for an F32 model, else f16; q8 to k3v4: blocks of 32 "
      "tokens in 8, 4 or 3 bits once they are full, k8v4 means keys in 8 and values in 4; q8t: "
      "tokens in 8 bits."},
+    {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o", false,
+     "What a text longer than kv.budget gives up, so that its memory does not grow: window: all "
+     "but the first 4 tokens and the newest; h2o: those with least attention that are not of the "
+     "newest half. Answers of long texts change. For kv.type f16 or f32; drafts that the cloud "
+     "refuses make the edge read such a text again."},
+    INT("kv.budget", "1024", 32, 65536,
+        "Tokens of a text whose KV is held when kv.evict names a policy, a multiple of 32."),
     INT("session.max", "8", 0, SHOAL_SESSIONS_MAX,
         "Sessions whose KV is kept between requests, the last used; 0: none. Requests name one by "
         "\"shoal\": {\"session\": \"NAME\"}."),
@@ -248,6 +256,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
     s.kv_type = kv_type(config);
+    s.kv_evict = shoal_kv_evict_find(shoal_config_string(config, "kv.evict"));
+    s.kv_budget = s.kv_evict ? (size_t)shoal_config_int(config, "kv.budget") : 0;
     SHOAL_TRY(read_secret(shoal_config_string(config, "session.secret_file"), &s, err));
     s.n_sessions_max = (size_t)shoal_config_int(config, "session.max");
     s.session_percent_max = (size_t)shoal_config_int(config, "session.kv_percent");
