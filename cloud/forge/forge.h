@@ -92,6 +92,7 @@ typedef struct forge_calibrate_weights_args {
 typedef struct forge_compare_passes_args {
     const char *moments;
     long bits;
+    long group;
 } forge_compare_passes_args;
 
 /* Of `kv-plan` alone; its options are in cmd_kv_plan.c. 0 where nothing was said. */

@@ -49,14 +49,24 @@ typedef enum shoal_mask {
     SHOAL_MASK_TWO_FOUR /* two of every four columns, with four bits for their places */
 } shoal_mask;
 
+/* Among which elements a bitmap keeps the greatest. */
+typedef enum shoal_rivals {
+    SHOAL_RIVALS_USUAL, /* as the pass's paper has it */
+    SHOAL_RIVALS_ROW,
+    SHOAL_RIVALS_LAYER
+} shoal_rivals;
+
 /* How W' is stored. */
 typedef struct shoal_form {
-    size_t bits;  /* of a value: 2 to 8, SHOAL_COMPRESS_BITS_F16, 0: there are no values */
+    /* Of a value: 2 to 8, SHOAL_COMPRESS_BITS_F16, 0: there are no values. Codes are two's
+     * complement, but 2:4 of 4 bits: -7 to 7, as the base format S4 holds (codes.h). */
+    size_t bits;
     size_t group; /* columns that share a scale: 16, 32, 64 or 128; not looked at with f16 */
     shoal_mask mask;
-    double density; /* share that a bitmap keeps, in [0, 1] */
-    size_t rank;    /* of L R; 0: none */
-    double recover; /* share of the elements that come back past a 2:4 mask, in [0, 0.5] */
+    double density;      /* share that a bitmap keeps, in [0, 1] */
+    size_t rank;         /* of L R; 0: none */
+    double recover;      /* share of the elements that come back past a 2:4 mask, in [0, 0.5] */
+    shoal_rivals rivals; /* MAGNITUDE and WANDA; others do not look at it */
 } shoal_form;
 
 /* A factor as rank rows of n, blocks of 32 along them: value = scale * code. */
@@ -102,13 +112,15 @@ typedef enum shoal_pass {
     SHOAL_PASS_RTN,          /* rounding to nearest, scales by least squares */
     SHOAL_PASS_AWQ,          /* columns scaled by their input's size first (2306.00978) */
     SHOAL_PASS_GPTQ,         /* errors handed on to the columns behind (2210.17323) */
-    SHOAL_PASS_MAGNITUDE,    /* the largest weights of the layer stay */
-    SHOAL_PASS_WANDA,        /* the largest |w| ||x|| of each row stay (2306.11695) */
+    SHOAL_PASS_REFINED,      /* that, then coordinate descent over codes and scales (2309.01885) */
+    SHOAL_PASS_MAGNITUDE,    /* the largest weights stay, of the layer if the form does not say */
+    SHOAL_PASS_WANDA,        /* the largest |w| ||x|| stay, of each row else (2306.11695) */
     SHOAL_PASS_SPARSEGPT,    /* w^2 / [H^-1]_jj^2, errors handed on (2301.00774) */
     SHOAL_PASS_SVD,          /* L R alone, closest to W */
     SHOAL_PASS_WHITENED_SVD, /* L R alone, closest in the output (2403.07378) */
     SHOAL_PASS_TWO_FOUR,     /* Wanda's score in every four */
-    SHOAL_PASS_WRP,          /* and the best of what that drops comes back (2024.acl-long.347) */
+    SHOAL_PASS_WRP,          /* 2:4 of SPARSEGPT, some of what it drops comes back where it helps
+                              * most (2024.acl-long.347), and all values are refitted */
     SHOAL_PASS_JOINT,        /* Q(S) + L R, each fitted to what the other leaves, in the output's
                               * norm (OATS 2409.13652, SLiM 2410.09615, 3BASiL 2603.01376) */
     SHOAL_PASSES
@@ -116,13 +128,15 @@ typedef enum shoal_pass {
 
 const char *shoal_pass_name(shoal_pass pass);
 
-/* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ and GPTQ keep all;
- * MAGNITUDE, WANDA and SPARSEGPT have a bitmap or 2:4; both SVDs have rank and no values; TWO_FOUR
- * and WRP are 2:4. JOINT takes any values with any rank. */
+/* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, GPTQ and
+ * REFINED keep all; MAGNITUDE, WANDA and SPARSEGPT have a bitmap or 2:4; both SVDs have rank and no
+ * values; TWO_FOUR and WRP are 2:4. JOINT takes any values with any rank, and without one is
+ * refined the same. */
 shoal_status shoal_compress(const shoal_problem *problem, shoal_pass pass, const shoal_form *form,
                             shoal_compressed **ret_compressed, shoal_err *err) SHOAL_MUST_CHECK;
-/* The best that GPTQ, SPARSEGPT (f16 values), either SVD or JOINT makes of at most so many bytes,
- * over the bits, groups, masks and ranks that fit; SHOAL_E_LIMIT when none does. */
+/* The best that GPTQ, REFINED, SPARSEGPT (f16 values), either SVD or JOINT makes of at most so many
+ * bytes, over the bits, masks, ranks (0 too) that fit and groups of 32, 64 or 128 that divide a
+ * row, if any does; SHOAL_E_LIMIT when nothing fits. */
 shoal_status shoal_compress_within(const shoal_problem *problem, shoal_pass pass, uint64_t bytes,
                                    shoal_compressed **ret_compressed,
                                    shoal_err *err) SHOAL_MUST_CHECK;

@@ -22,6 +22,7 @@ typedef shoal_status shoal_pass_fn(const shoal_problem *p, shoal_compressed *out
 shoal_status shoal_pass_rtn(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_awq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_gptq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_refined(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_magnitude(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_wanda(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_sparsegpt(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
@@ -40,6 +41,8 @@ shoal_status shoal_compressed_new(size_t n_rows, size_t n_cols, const shoal_form
 uint64_t shoal_form_bytes(size_t n_rows, size_t n_cols, const shoal_form *form);
 /* Contents of one into another of the same form; nothing is allocated. */
 void shoal_compressed_copy(const shoal_compressed *from, shoal_compressed *to);
+/* d = W - W', g = d H, both [n_rows][n_cols]; their product, tr(d H d^T). */
+double shoal_residual(const shoal_problem *p, const shoal_compressed *c, double *d, double *g);
 /* tr(D H D^T) / energy of D = W - W'; scratch is twice (n_rows, n_cols). */
 double shoal_compressed_error_in(const shoal_problem *p, const shoal_compressed *c,
                                  double *scratch);
@@ -61,6 +64,8 @@ static inline size_t shoal_keep_count(double density, size_t n)
     return (size_t)(density * (double)n + 0.5);
 }
 
+#define SHOAL_HALF_MAX 65504.0 /* of f16 */
+
 /* --- values (values.c) ----------------------------------------------------------------------- */
 
 /* The f16 nearest to x. */
@@ -79,9 +84,23 @@ double shoal_values_largest(double *x, size_t n_all, size_t n);
 void shoal_values_two_of_four(shoal_compressed *c, size_t row, size_t col, const double *score,
                               size_t n);
 
+/* What an element is, single elements and factors not looked at; 0 where it is not kept. */
+double shoal_values_get(const shoal_compressed *c, size_t row, size_t col);
+
+/* --- descents -------------------------------------------------------------------------------- */
+
 /* The walk along the inverse of H (walk.c): w [n_rows][n_cols] is what is to be stored, and is used
- * up. Masks are chosen on the way. */
-shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w) SHOAL_MUST_CHECK;
+ * up. Masks are chosen on the way. With search a group's scale is the one whose walk ends best,
+ * else the one that fits its values best, as in the papers. */
+shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w,
+                        bool search) SHOAL_MUST_CHECK;
+
+/* Scales, values and single elements, each the best while all others are held (refine.c): at most
+ * n_sweeps times over all, until one brings less than this share of the error. Mask, columns of
+ * single elements and factors stay; there are no column scales. The error never rises. */
+#define SHOAL_REFINE_STOP 1e-3
+shoal_status shoal_refine(const shoal_problem *p, shoal_compressed *c,
+                          size_t n_sweeps) SHOAL_MUST_CHECK;
 
 /* --- factors (factors.c) --------------------------------------------------------------------- */
 

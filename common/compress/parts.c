@@ -12,7 +12,8 @@
 #include <string.h>
 
 enum {
-    BLOCK = SHOAL_COMPRESS_FACTOR_BLOCK
+    BLOCK = SHOAL_COMPRESS_FACTOR_BLOCK,
+    SINGLE = 6 /* column I32, value F16 */
 };
 
 static size_t blocks(size_t n)
@@ -172,8 +173,7 @@ uint64_t shoal_compressed_bytes(const shoal_compressed *c)
     bytes += factor_bytes(c->form.rank, c->n_rows) + factor_bytes(c->form.rank, c->n_cols);
     bytes += c->column_scales ? 2 * (uint64_t)c->n_cols : 0;
     if (c->single_begin) {
-        uint64_t index = c->n_cols <= 1 << 16 ? 2 : 4;
-        bytes += 4 * ((uint64_t)c->n_rows + 1) + (2 + index) * c->single_begin[c->n_rows];
+        bytes += 4 * ((uint64_t)c->n_rows + 1) + SINGLE * (uint64_t)c->single_begin[c->n_rows];
     }
     return bytes;
 }
@@ -210,23 +210,27 @@ void shoal_compressed_expand(const shoal_compressed *c, double *ret_w)
     shoal_factors_add(c, 1, ret_w);
 }
 
-double shoal_compressed_error_in(const shoal_problem *p, const shoal_compressed *c, double *scratch)
+double shoal_residual(const shoal_problem *p, const shoal_compressed *c, double *d, double *g)
 {
     size_t n = p->n_rows * p->n_cols;
-    double *d = scratch;
-    double *dh = scratch + n;
     double sum = 0;
     shoal_compressed_expand(c, d);
     for (size_t i = 0; i < n; i++) {
         d[i] = p->w[i] - d[i];
     }
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)p->n_rows, (blasint)p->n_cols,
-                (blasint)p->n_cols, 1, d, (blasint)p->n_cols, p->h, (blasint)p->n_cols, 0, dh,
+                (blasint)p->n_cols, 1, d, (blasint)p->n_cols, p->h, (blasint)p->n_cols, 0, g,
                 (blasint)p->n_cols);
     for (size_t i = 0; i < n; i++) {
-        sum += dh[i] * d[i];
+        sum += d[i] * g[i];
     }
-    return p->energy > 0 ? fmax(sum, 0) / p->energy : 0;
+    return fmax(sum, 0);
+}
+
+double shoal_compressed_error_in(const shoal_problem *p, const shoal_compressed *c, double *scratch)
+{
+    double sum = shoal_residual(p, c, scratch, scratch + p->n_rows * p->n_cols);
+    return p->energy > 0 ? sum / p->energy : 0;
 }
 
 shoal_status shoal_compressed_error(const shoal_problem *p, const shoal_compressed *c,

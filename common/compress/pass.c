@@ -7,6 +7,11 @@
 #include <math.h>
 #include <string.h>
 
+enum {
+    BITS_MIN = 2,
+    BITS_MAX = 8
+};
+
 typedef enum needs {
     NEEDS_ALL,    /* quantised, nothing dropped, no rank */
     NEEDS_MASK,   /* a bitmap or 2:4, no rank */
@@ -23,6 +28,7 @@ static const struct {
     [SHOAL_PASS_RTN] = {"rtn", shoal_pass_rtn, NEEDS_ALL},
     [SHOAL_PASS_AWQ] = {"awq", shoal_pass_awq, NEEDS_ALL},
     [SHOAL_PASS_GPTQ] = {"gptq", shoal_pass_gptq, NEEDS_ALL},
+    [SHOAL_PASS_REFINED] = {"refined", shoal_pass_refined, NEEDS_ALL},
     [SHOAL_PASS_MAGNITUDE] = {"magnitude", shoal_pass_magnitude, NEEDS_MASK},
     [SHOAL_PASS_WANDA] = {"wanda", shoal_pass_wanda, NEEDS_MASK},
     [SHOAL_PASS_SPARSEGPT] = {"sparsegpt", shoal_pass_sparsegpt, NEEDS_MASK},
@@ -43,7 +49,7 @@ const char *shoal_pass_name(shoal_pass pass)
 
 static bool suits(needs need, const shoal_form *f)
 {
-    bool quantised = f->bits >= 2 && f->bits <= 8;
+    bool quantised = f->bits >= BITS_MIN && f->bits <= BITS_MAX;
     bool values = quantised || f->bits == SHOAL_COMPRESS_BITS_F16;
     switch (need) {
     case NEEDS_ALL:
@@ -160,41 +166,67 @@ static shoal_status try_sparse(search *s)
 }
 
 /* Quantised values of one kind, with as much rank as fits beside them where the pass has it. */
-static shoal_status try_values(search *s, size_t bits, size_t group, shoal_mask mask,
-                               double density)
+static shoal_status try_values(search *s, const shoal_form *form)
 {
-    shoal_form f = {.bits = bits, .group = group, .mask = mask, .density = density};
-    if (s->pass == SHOAL_PASS_JOINT) {
-        f.rank = rank_within(s, &f);
-        if (f.rank == 0) {
-            return SHOAL_OK; /* that is GPTQ or SparseGPT */
-        }
-    }
+    shoal_form f = *form;
+    f.rank = s->pass == SHOAL_PASS_JOINT ? rank_within(s, &f) : 0;
     return try_form(s, &f);
 }
 
-static shoal_status try_all(search *s)
+/* The most bits of a kind that fit, 0 where none do. */
+static size_t bits_within(const search *s, const shoal_form *form)
 {
-    static const size_t groups[] = {16, 32, 64, 128};
-    static const double densities[] = {0.5, 0.7, 0.85};
-    for (size_t bits = 2; bits <= 8; bits++) {
-        for (size_t g = 0; g < SHOAL_COUNT(groups); g++) {
-            SHOAL_TRY(try_values(s, bits, groups[g], SHOAL_MASK_ALL, 1));
-        }
-        for (size_t d = 0; s->pass == SHOAL_PASS_JOINT && d < SHOAL_COUNT(densities); d++) {
-            SHOAL_TRY(try_values(s, bits, 64, SHOAL_MASK_BITMAP, densities[d]));
-        }
-        if (s->pass == SHOAL_PASS_JOINT) {
-            SHOAL_TRY(try_values(s, bits, 64, SHOAL_MASK_TWO_FOUR, 1));
+    shoal_form f = *form;
+    for (f.bits = BITS_MAX; f.bits >= BITS_MIN; f.bits--) {
+        if (bytes_of(s, &f) <= s->bytes) {
+            return f.bits;
         }
     }
-    return SHOAL_OK;
+    return 0;
+}
+
+/* The most bits that fit, and one less with the more rank for it. */
+static shoal_status try_kind(search *s, const shoal_form *form, bool fewer)
+{
+    shoal_form f = *form;
+    f.bits = bits_within(s, form);
+    if (f.bits == 0) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(try_values(s, &f));
+    f.bits--;
+    return fewer && f.bits >= BITS_MIN ? try_values(s, &f) : SHOAL_OK;
+}
+
+static shoal_status try_quantised(search *s)
+{
+    static const size_t groups[] = {32, 64, 128};
+    static const double densities[] = {0.5, 0.7};
+    bool joint = s->pass == SHOAL_PASS_JOINT;
+    bool any = s->p->n_cols % groups[0] != 0; /* then no group divides a row */
+    for (size_t g = 0; g < SHOAL_COUNT(groups); g++) {
+        const shoal_form dense = {.group = groups[g]};
+        if (any || s->p->n_cols % groups[g] == 0) {
+            SHOAL_TRY(try_kind(s, &dense, joint && groups[g] == 64));
+        }
+    }
+    for (size_t d = 0; joint && d < SHOAL_COUNT(densities); d++) {
+        const shoal_form sparse = {.group = 64, .mask = SHOAL_MASK_BITMAP, .density = densities[d]};
+        SHOAL_TRY(try_kind(s, &sparse, false));
+    }
+    const shoal_form fours = {.group = 64, .mask = SHOAL_MASK_TWO_FOUR};
+    return joint ? try_kind(s, &fours, false) : SHOAL_OK;
+}
+
+static bool is_quantised(shoal_pass pass)
+{
+    return pass == SHOAL_PASS_GPTQ || pass == SHOAL_PASS_REFINED || pass == SHOAL_PASS_JOINT;
 }
 
 static shoal_status run_search(search *s)
 {
-    if (s->pass == SHOAL_PASS_GPTQ || s->pass == SHOAL_PASS_JOINT) {
-        return try_all(s);
+    if (is_quantised(s->pass)) {
+        return try_quantised(s);
     }
     if (s->pass == SHOAL_PASS_SPARSEGPT) {
         return try_sparse(s);
@@ -208,8 +240,8 @@ shoal_status shoal_compress_within(const shoal_problem *p, shoal_pass pass, uint
                                    shoal_compressed **ret_compressed, shoal_err *err)
 {
     search s = {.p = p, .pass = pass, .bytes = bytes, .err = err};
-    SHOAL_ASSERT(pass == SHOAL_PASS_GPTQ || pass == SHOAL_PASS_SPARSEGPT ||
-                 pass == SHOAL_PASS_JOINT || passes[pass].needs == NEEDS_RANK);
+    SHOAL_ASSERT(is_quantised(pass) || pass == SHOAL_PASS_SPARSEGPT ||
+                 passes[pass].needs == NEEDS_RANK);
     shoal_status status = run_search(&s);
     if (status != SHOAL_OK) {
         shoal_compressed_free(s.best);

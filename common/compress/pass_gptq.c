@@ -16,7 +16,7 @@ static shoal_status run(const shoal_problem *p, shoal_compressed *out)
         return SHOAL_E_NOMEM;
     }
     memcpy(w, p->w, n * sizeof *w);
-    return shoal_walk(p, out, w);
+    return shoal_walk(p, out, w, false);
 }
 
 shoal_status shoal_pass_gptq(const shoal_problem *p, shoal_compressed *out)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Pruning without an answer of what stays: by magnitude over the layer, and by Wanda's score |w_ij|
- * ||x_j|| in each row (2306.11695). Both are baselines.
+ * Pruning without an answer of what stays: by magnitude, over the layer, and by Wanda's score
+ * |w_ij|
+ * ||x_j||, in each row (2306.11695). Both are baselines, and either may be asked for the other's
+ * rivals, so that scores can be compared alone.
  */
 #include "common/compress/compress_internal.h"
 
@@ -42,14 +44,16 @@ static shoal_status prune(const shoal_problem *p, bool wanda, shoal_compressed *
         scores[i] = fabs(p->w[i]) * (wanda ? sqrt(p->h[j * p->n_cols + j]) : 1);
     }
     bool fours = out->form.mask == SHOAL_MASK_TWO_FOUR;
-    if (!fours && !wanda) {
+    bool by_row =
+        out->form.rivals == SHOAL_RIVALS_USUAL ? wanda : out->form.rivals == SHOAL_RIVALS_ROW;
+    if (!fours && !by_row) {
         keep_greatest(out, 0, p->n_rows, scores, scores + n);
     }
     for (size_t row = 0; row < p->n_rows; row++) {
         const double *s = scores + row * p->n_cols;
         if (fours) {
             shoal_values_two_of_four(out, row, 0, s, p->n_cols);
-        } else if (wanda) {
+        } else if (by_row) {
             keep_greatest(out, row, 1, s, scores + n);
         }
     }

@@ -1,59 +1,79 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * 2:4 by Wanda's score, and WRP on top of it (ACL 2024, 2024.acl-long.347): of what the mask drops,
- * the elements of greatest score come back in each row, in f16 with their columns.
+ * 2:4 by Wanda's score; and WRP (ACL 2024, 2024.acl-long.347): elements that a 2:4 mask drops come
+ * back, in f16 with their columns. Beyond the paper: the mask is SparseGPT's; which elements come
+ * back follows from the gradient of the true error, over the layer; and all values, those that stay
+ * and those that come back, are refitted by coordinate descent, which is most of what is won.
  */
 #include "common/compress/compress_internal.h"
 
 #include "common/base/mem.h"
 
 #include <math.h>
+#include <string.h>
+
+enum {
+    SWEEPS = 20
+};
 
 shoal_status shoal_pass_two_four(const shoal_problem *p, shoal_compressed *out)
 {
     return shoal_pass_wanda(p, out);
 }
 
-/* Score of an element that the mask drops, 0 of one that it keeps. */
-static double dropped_score(const shoal_problem *p, const shoal_compressed *c, size_t row,
-                            size_t col)
+/* By how much the error falls if an element that is dropped takes its best value, all others held.
+ */
+static double gain_of(const shoal_problem *p, const shoal_compressed *c, const double *g, size_t i)
 {
-    double w = p->w[row * p->n_cols + col];
-    return shoal_kept(c, row, col) ? 0 : fabs(w) * sqrt(p->h[col * p->n_cols + col]);
+    size_t row = i / p->n_cols;
+    size_t col = i % p->n_cols;
+    double h = p->h[col * p->n_cols + col];
+    return h > 0 && !shoal_kept(c, row, col) ? g[i] * g[i] / h : 0;
 }
 
-static void recover_row(const shoal_problem *p, shoal_compressed *c, size_t row, size_t n,
-                        double *scratch)
+/* The n elements of the layer that bring most come back; gains [n_rows][n_cols] is scratch. */
+static void recover(const shoal_problem *p, shoal_compressed *c, const double *g, double *gains,
+                    size_t n)
 {
-    uint32_t at = c->single_begin[row];
-    for (size_t j = 0; j < p->n_cols; j++) {
-        scratch[j] = dropped_score(p, c, row, j);
+    size_t n_all = p->n_rows * p->n_cols;
+    size_t at = 0;
+    for (size_t i = 0; i < n_all; i++) {
+        gains[i] = gain_of(p, c, g, i);
     }
-    double least = n ? shoal_values_largest(scratch, p->n_cols, n - 1) : (double)INFINITY;
-    for (size_t j = 0; j < p->n_cols && at < c->single_begin[row] + n; j++) {
-        double s = dropped_score(p, c, row, j);
-        if (s >= least && s > 0) {
-            c->single_cols[at] = (uint32_t)j;
-            (void)shoal_half(p->w[row * p->n_cols + j], &c->single_values[at]);
+    double least = n ? shoal_values_largest(gains, n_all, n - 1) : (double)INFINITY;
+    for (size_t i = 0; i < n_all; i++) {
+        double gain = gain_of(p, c, g, i);
+        size_t col = i % p->n_cols;
+        if (col == 0) {
+            c->single_begin[i / p->n_cols] = (uint32_t)at;
+        }
+        if (gain >= least && gain > 0 && at < n) {
+            c->single_cols[at] = (uint32_t)col;
+            c->single_values[at] = 0; /* refining gives it one */
             at++;
         }
     }
-    c->single_begin[row + 1] = at;
+    c->single_begin[p->n_rows] = (uint32_t)at;
 }
 
 shoal_status shoal_pass_wrp(const shoal_problem *p, shoal_compressed *out)
 {
-    size_t n = (size_t)(out->form.recover * (double)p->n_cols);
-    SHOAL_TRY(shoal_pass_two_four(p, out));
-    SHOAL_CLEANUP(shoal_free_cleanup) double *scratch = shoal_calloc(p->n_cols, sizeof *scratch);
-    out->single_begin = shoal_calloc(p->n_rows + 1, sizeof *out->single_begin);
-    out->single_cols = shoal_calloc(p->n_rows * n, sizeof *out->single_cols);
-    out->single_values = shoal_calloc(p->n_rows * n, sizeof *out->single_values);
-    if (!scratch || !out->single_begin || !out->single_cols || !out->single_values) {
+    size_t n_all = p->n_rows * p->n_cols;
+    size_t n = (size_t)(out->form.recover * (double)n_all);
+    SHOAL_CLEANUP(shoal_free_cleanup) double *scratch = shoal_calloc(2 * n_all, sizeof *scratch);
+    if (!scratch) {
         return SHOAL_E_NOMEM;
     }
-    for (size_t row = 0; row < p->n_rows; row++) {
-        recover_row(p, out, row, n, scratch);
+    memcpy(scratch, p->w, n_all * sizeof *scratch);
+    SHOAL_TRY(shoal_walk(p, out, scratch, false));
+    SHOAL_TRY(shoal_refine(p, out, SWEEPS));
+    out->single_begin = shoal_calloc(p->n_rows + 1, sizeof *out->single_begin);
+    out->single_cols = shoal_calloc(n, sizeof *out->single_cols);
+    out->single_values = shoal_calloc(n, sizeof *out->single_values);
+    if (!out->single_begin || !out->single_cols || !out->single_values) {
+        return SHOAL_E_NOMEM;
     }
-    return SHOAL_OK;
+    (void)shoal_residual(p, out, scratch, scratch + n_all);
+    recover(p, out, scratch + n_all, scratch, n);
+    return shoal_refine(p, out, SWEEPS);
 }

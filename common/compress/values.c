@@ -21,13 +21,19 @@ double shoal_half(double x, uint16_t *ret_half)
 
 static double low_of(const shoal_compressed *c)
 {
-    return -(double)(1 << (c->form.bits - 1));
+    bool fours = c->form.mask == SHOAL_MASK_TWO_FOUR && c->form.bits == 4;
+    return fours ? -7 : -(double)(1 << (c->form.bits - 1));
 }
 
-static double code_of(double w, double scale, double low)
+static double high_of(const shoal_compressed *c)
+{
+    return (double)((1 << (c->form.bits - 1)) - 1);
+}
+
+static double code_of(double w, double scale, double low, double high)
 {
     double code = scale != 0 ? nearbyint(w / scale) : 0;
-    return fmin(fmax(code, low), -low - 1);
+    return fmin(fmax(code, low), high);
 }
 
 /* Squared error of n elements under a scale; *ret_best is the scale that least squares gives for
@@ -36,6 +42,7 @@ static double try_scale(const shoal_compressed *c, size_t row, size_t col, size_
                         const double *w, double scale, double *ret_best)
 {
     double low = low_of(c);
+    double high = high_of(c);
     double error = 0;
     double wq = 0;
     double qq = 0;
@@ -43,7 +50,7 @@ static double try_scale(const shoal_compressed *c, size_t row, size_t col, size_
         if (!shoal_kept(c, row, col + i)) {
             continue;
         }
-        double q = code_of(w[i], scale, low);
+        double q = code_of(w[i], scale, low, high);
         error += (w[i] - q * scale) * (w[i] - q * scale);
         wq += w[i] * q;
         qq += q * q;
@@ -80,15 +87,25 @@ void shoal_values_scale(shoal_compressed *c, size_t row, size_t col, size_t n, c
     c->scales[row * c->n_groups + col / c->form.group] = best;
 }
 
+double shoal_values_get(const shoal_compressed *c, size_t row, size_t col)
+{
+    size_t at = row * c->n_cols + col;
+    if (c->halves) {
+        return (double)shoal_f16_to_f32(c->halves[at]);
+    }
+    return c->codes[at] *
+           (double)shoal_f16_to_f32(c->scales[row * c->n_groups + col / c->form.group]);
+}
+
 double shoal_values_put(shoal_compressed *c, size_t row, size_t col, double w)
 {
     size_t at = row * c->n_cols + col;
     if (c->halves) {
         /* What is handed on may grow past what an f16 holds. */
-        return shoal_half(fmin(fmax(w, -65504), 65504), &c->halves[at]);
+        return shoal_half(fmin(fmax(w, -SHOAL_HALF_MAX), SHOAL_HALF_MAX), &c->halves[at]);
     }
     double scale = (double)shoal_f16_to_f32(c->scales[row * c->n_groups + col / c->form.group]);
-    double code = code_of(w, scale, low_of(c));
+    double code = code_of(w, scale, low_of(c), high_of(c));
     c->codes[at] = (int8_t)code;
     return code * scale;
 }

@@ -8,9 +8,11 @@
 #include "common/compress/compress_internal.h"
 
 #include "common/base/mem.h"
+#include "common/tensor/type.h"
 
 #include <cblas.h>
 #include <math.h>
+#include <string.h>
 
 enum {
     BLOCK = 128 /* a multiple of every group */
@@ -22,6 +24,7 @@ typedef struct walk {
     double *w;      /* (n_rows, n_cols) */
     double *errors; /* (n_rows, BLOCK) */
     double *scores; /* (n_rows, BLOCK) */
+    bool search;    /* scales by walking */
 } walk;
 
 /* How much it costs to drop an element, if the rest may answer (SparseGPT, eq. 3). */
@@ -63,6 +66,44 @@ static void choose_fours(const walk *k, size_t row, size_t col, size_t n)
     shoal_values_two_of_four(k->c, row, col, scores, n);
 }
 
+/* The error of a group's walk, sum of e_j^2, under the scale that it has; w[n] is used up. */
+static double rehearse(const walk *k, size_t row, size_t col, size_t n, double *w, double most)
+{
+    double sum = 0;
+    for (size_t j = 0; j < n && sum < most; j++) {
+        const double *u = k->p->u + (col + j) * k->p->n_cols + col;
+        double q = shoal_kept(k->c, row, col + j) ? shoal_values_put(k->c, row, col + j, w[j]) : 0;
+        double e = (w[j] - q) / u[j];
+        sum += e * e;
+        for (size_t t = j + 1; t < n; t++) {
+            w[t] -= e * u[t];
+        }
+    }
+    return sum;
+}
+
+/* Of scales around the one that fits the values best, the one whose walk over the group ends best:
+ * what a column loses by rounding its neighbours behind it make good. */
+static void search_scale(const walk *k, size_t row, size_t col, size_t n)
+{
+    static const double shares[] = {1, 0.95, 1.05, 0.9, 1.1, 0.85, 1.15, 0.8, 0.75, 0.7};
+    double w[SHOAL_COMPRESS_GROUP_MAX];
+    uint16_t *scale = &k->c->scales[row * k->c->n_groups + col / k->c->form.group];
+    double from = (double)shoal_f16_to_f32(*scale);
+    double best_error = (double)INFINITY;
+    uint16_t best = *scale;
+    for (size_t i = 0; i < 2 * SHOAL_COUNT(shares); i++) {
+        double s = shoal_half((i % 2 ? -1 : 1) * shares[i / 2] * from, scale);
+        memcpy(w, k->w + row * k->c->n_cols + col, n * sizeof *w);
+        double error = isfinite(s) ? rehearse(k, row, col, n, w, best_error) : best_error;
+        if (error < best_error) {
+            best_error = error;
+            best = *scale;
+        }
+    }
+    *scale = best;
+}
+
 /* What must be known before an element is put: its group's scale, and which of its four stay. */
 static void prepare(const walk *k, size_t row, size_t col, size_t end)
 {
@@ -74,6 +115,9 @@ static void prepare(const walk *k, size_t row, size_t col, size_t end)
             choose_fours(k, row, col, n); /* as it looks from here, for the scale alone */
         }
         shoal_values_scale(c, row, col, n, k->w + row * c->n_cols + col);
+        if (k->search && !fours) {
+            search_scale(k, row, col, n);
+        }
     }
     if (fours && col % 4 == 0) {
         choose_fours(k, row, col, SHOAL_MIN((size_t)4, end - col));
@@ -97,7 +141,7 @@ static void walk_row(const walk *k, size_t row, size_t begin, size_t end)
     }
 }
 
-shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w)
+shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w, bool search)
 {
     size_t n_rows = p->n_rows;
     size_t n_cols = p->n_cols;
@@ -106,7 +150,7 @@ shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w)
     if (!errors || !scores) {
         return SHOAL_E_NOMEM;
     }
-    const walk k = {.p = p, .c = c, .w = w, .errors = errors, .scores = scores};
+    const walk k = {.p = p, .c = c, .w = w, .errors = errors, .scores = scores, .search = search};
     shoal_values_clear(c);
     for (size_t begin = 0; begin < n_cols; begin += BLOCK) {
         size_t end = SHOAL_MIN(begin + BLOCK, n_cols);
