@@ -51,7 +51,7 @@ static shoal_status hash_model(shoal_model *model, const shoal_gguf *gguf, shoal
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to hash the model");
     }
     hash_numbers(hasher, model);
-    uint64_t bytes[32] = {0}; /* by tensor type, for main_type */
+    uint64_t bytes[SHOAL_TYPES_END] = {0}; /* by tensor type, for main_type */
     for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
         const shoal_gguf_tensor *t = shoal_gguf_tensor_at(gguf, i);
         char shape[128];
@@ -63,9 +63,8 @@ static shoal_status hash_model(shoal_model *model, const shoal_gguf *gguf, shoal
         shoal_hash digest;
         SHOAL_TRY(shoal_pack_digest(gguf, t, model->builders, &digest, err));
         shoal_hasher_update_field(hasher, &digest, sizeof digest);
-        bytes[(size_t)t->type % SHOAL_COUNT(bytes)] += t->size_bytes;
-        if (bytes[(size_t)t->type % SHOAL_COUNT(bytes)] >
-            bytes[(size_t)model->main_type % SHOAL_COUNT(bytes)]) {
+        bytes[t->type] += t->size_bytes;
+        if (bytes[t->type] > bytes[model->main_type]) {
             model->main_type = t->type;
         }
     }

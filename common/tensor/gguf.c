@@ -366,7 +366,7 @@ static shoal_status take_tensor(cursor *c, shoal_gguf_tensor *t, uint64_t alignm
     uint32_t type = 0;
     SHOAL_TRY(take_u32(c, "the tensor type", &type, err));
     const shoal_type_info *info = shoal_type_find(type);
-    if (info == NULL) {
+    if (info == NULL || shoal_type_is_own(info->type)) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "tensor type %" PRIu32 " is not supported, only %s; convert the model",
                              type, shoal_type_names());
@@ -500,6 +500,7 @@ shoal_status shoal_gguf_open(const uint8_t *data, size_t size, shoal_gguf **ret_
     SHOAL_TRY(take_pairs(&c, gguf, err));
     SHOAL_TRY(take_tensors(&c, gguf, err));
     SHOAL_TRY(place_tensors(&c, gguf, err));
+    SHOAL_TRY(shoal_gguf_take_own(gguf, err));
     *ret_gguf = SHOAL_STEAL(gguf);
     return SHOAL_OK;
 }

@@ -24,6 +24,12 @@ enum {
     SHOAL_GGUF_ALIGNMENT_MAX = 65536  /* general.alignment, a power of two, at least 8 */
 };
 
+/* Types of our own are no GGUF types. A file holds such a tensor as I8, dims[0] the bytes of a row,
+ * and two arrays of strings say which those are: the names of the tensors, and of their types.
+ * Reader and writer translate: above them a tensor has its type and the shape of its elements. */
+#define SHOAL_GGUF_OWN_NAMES "shoal.codes.names"
+#define SHOAL_GGUF_OWN_TYPES "shoal.codes.types"
+
 typedef enum shoal_gguf_kind {
     SHOAL_GGUF_U8 = 0,
     SHOAL_GGUF_I8,
@@ -128,7 +134,8 @@ shoal_status shoal_gguf_writer_new(shoal_gguf_writer **ret_writer) SHOAL_MUST_CH
 void shoal_gguf_writer_free(shoal_gguf_writer *writer);
 SHOAL_DEFINE_CLEANUP(shoal_gguf_writer, shoal_gguf_writer_free)
 
-/* A later pair of the same key replaces the earlier one. */
+/* A later pair of the same key replaces the earlier one. Pairs that say which tensors have a type
+ * of our own are the writer's affair: copies of them are dropped. */
 shoal_status shoal_gguf_put_raw(shoal_gguf_writer *writer, shoal_str key,
                                 shoal_str raw_pair) SHOAL_MUST_CHECK;
 shoal_status shoal_gguf_put_u32(shoal_gguf_writer *writer, const char *key,

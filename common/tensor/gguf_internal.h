@@ -73,6 +73,9 @@ enum {
 const char *shoal_gguf_shown(shoal_str name, char text[SHOAL_GGUF_SHOWN]);
 /* True when a key or tensor name is well-formed UTF-8 without control characters. */
 bool shoal_gguf_name_ok(shoal_str name);
+/* Gives tensors that the metadata names their type of our own and the shape of their elements. */
+shoal_status shoal_gguf_take_own(shoal_gguf *gguf, shoal_err *err) SHOAL_MUST_CHECK;
+bool shoal_gguf_is_own_key(shoal_str key);
 /* Bytes of a tensor of this type and shape; false when a dimension is 0, the product wraps, or
  * dims[0] is not a multiple of the type's block. */
 bool shoal_gguf_tensor_bytes(const shoal_type_info *info, const uint64_t *dims, uint32_t n_dims,

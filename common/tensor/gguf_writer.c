@@ -206,6 +206,9 @@ shoal_status shoal_gguf_put_raw(shoal_gguf_writer *writer, shoal_str key, shoal_
         memcmp(raw_pair.data + sizeof(uint64_t), key.data, key.length) != 0) {
         return SHOAL_E_INVALID;
     }
+    if (shoal_gguf_is_own_key(key)) {
+        return SHOAL_OK;
+    }
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf raw = {0};
     SHOAL_TRY(shoal_buf_append(&raw, raw_pair.data, raw_pair.length));
     return keep(writer, key, &raw);
@@ -333,10 +336,32 @@ static bool is_alignment(const pair *p)
     return p->key_length == sizeof(key) - 1 && memcmp(p->key, key, sizeof(key) - 1) == 0;
 }
 
+/* Which tensors have a type of our own: two arrays, see gguf.h. */
+static shoal_status write_own(const shoal_gguf_writer *writer, size_t n_own, shoal_buf *buf)
+{
+    for (int types = 0; types < 2; types++) {
+        const char *key = types ? SHOAL_GGUF_OWN_TYPES : SHOAL_GGUF_OWN_NAMES;
+        SHOAL_TRY(begin_array(buf, key, SHOAL_GGUF_STRING, n_own));
+        for (size_t i = 0; i < writer->n_tensors; i++) {
+            const tensor *t = &writer->tensors[i];
+            const char *text = types ? shoal_type_find((uint32_t)t->type)->name : t->name;
+            if (shoal_type_is_own(t->type)) {
+                SHOAL_TRY(put_bytes(buf, key_of(text)));
+            }
+        }
+    }
+    return SHOAL_OK;
+}
+
 static shoal_status write_pairs(const shoal_gguf_writer *writer, shoal_buf *buf)
 {
     bool says_alignment = writer->alignment != ALIGNMENT_DEFAULT;
-    size_t n = says_alignment ? 1 : 0;
+    size_t n_own = 0;
+    for (size_t i = 0; i < writer->n_tensors; i++) {
+        n_own += shoal_type_is_own(writer->tensors[i].type) ? 1 : 0;
+    }
+    size_t n = n_own > 0 ? 2 : 0;
+    n += says_alignment ? 1 : 0;
     for (size_t i = 0; i < writer->n_pairs; i++) {
         n += is_alignment(&writer->pairs[i]) ? 0 : 1;
     }
@@ -354,7 +379,7 @@ static shoal_status write_pairs(const shoal_gguf_writer *writer, shoal_buf *buf)
             SHOAL_TRY(shoal_buf_append(buf, raw->data, raw->length));
         }
     }
-    return SHOAL_OK;
+    return n_own > 0 ? write_own(writer, n_own, buf) : SHOAL_OK;
 }
 
 static shoal_status write_infos(const shoal_gguf_writer *writer, size_t start, shoal_buf *buf)
@@ -364,10 +389,14 @@ static shoal_status write_infos(const shoal_gguf_writer *writer, size_t start, s
         const tensor *t = &writer->tensors[i];
         SHOAL_TRY(put_bytes(buf, key_of(t->name)));
         SHOAL_TRY(put_u32(buf, t->n_dims));
+        const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+        bool own = shoal_type_is_own(t->type);
         for (uint32_t d = 0; d < t->n_dims; d++) {
-            SHOAL_TRY(put_u64(buf, t->dims[d]));
+            bool row = own && d == 0;
+            SHOAL_TRY(
+                put_u64(buf, row ? t->dims[0] / info->block * info->block_bytes : t->dims[d]));
         }
-        SHOAL_TRY(put_u32(buf, (uint32_t)t->type));
+        SHOAL_TRY(put_u32(buf, (uint32_t)(own ? SHOAL_TYPE_I8 : t->type)));
         SHOAL_TRY(put_u64(buf, offset));
         uint64_t end = 0;
         if (!shoal_add_u64(offset, t->size_bytes, &end) ||

@@ -6,6 +6,7 @@
 #ifndef SHOAL_TENSOR_TYPE_H
 #define SHOAL_TENSOR_TYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,7 +25,22 @@ typedef enum shoal_type {
     SHOAL_TYPE_Q6_K = 14,
     SHOAL_TYPE_IQ4_NL = 20,
     SHOAL_TYPE_I8 = 24, /* raw bytes: a matrix only with the scales beside it (weight.h, FP8) */
-    SHOAL_TYPE_BF16 = 30
+    SHOAL_TYPE_BF16 = 30,
+    /* Types of our own, which a file holds as I8 (gguf.h): codes of 2, 3 and 4 bits with an f16
+     * scale for each group of 32, 64 or 128, in S4 two of every four (common/weight/codes.h). */
+    SHOAL_TYPE_OWN = 128, /* none itself: they begin here, */
+    SHOAL_TYPE_C2_32 = SHOAL_TYPE_OWN,
+    SHOAL_TYPE_C2_64,
+    SHOAL_TYPE_C2_128,
+    SHOAL_TYPE_C3_32,
+    SHOAL_TYPE_C3_64,
+    SHOAL_TYPE_C3_128,
+    SHOAL_TYPE_C4_64,
+    SHOAL_TYPE_C4_128,
+    SHOAL_TYPE_S4_32,
+    SHOAL_TYPE_S4_64,
+    SHOAL_TYPE_S4_128,
+    SHOAL_TYPES_END /* and end before this */
 } shoal_type;
 
 typedef struct shoal_type_info {
@@ -37,8 +53,11 @@ typedef struct shoal_type_info {
 /* NULL when the type is not one of ours. */
 const shoal_type_info *shoal_type_find(uint32_t type);
 const shoal_type_info *shoal_type_find_name(const char *name); /* case-insensitive */
-/* Every type by name, for error texts: "F32, F16, ...". */
+/* Every type by name, for error texts: "F32, F16, ...", the first text without our own. */
 const char *shoal_type_names(void);
+const char *shoal_type_own_names(void);
+/* Whether a type is one of ours, of which GGUF knows nothing. */
+bool shoal_type_is_own(shoal_type type);
 
 /* IEEE 754 binary16, round to nearest even; NaN stays NaN, overflow becomes infinity. */
 float shoal_f16_to_f32(uint16_t half);

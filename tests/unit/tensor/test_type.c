@@ -23,14 +23,19 @@ static void test_find_known_types_have_their_blocks(void **state)
 {
     (void)state;
     const shoal_type_info want[] = {
-        {SHOAL_TYPE_F32, "F32", 1, 4},         {SHOAL_TYPE_F16, "F16", 1, 2},
-        {SHOAL_TYPE_Q4_0, "Q4_0", 32, 18},     {SHOAL_TYPE_Q4_1, "Q4_1", 32, 20},
-        {SHOAL_TYPE_Q5_0, "Q5_0", 32, 22},     {SHOAL_TYPE_Q5_1, "Q5_1", 32, 24},
-        {SHOAL_TYPE_Q8_0, "Q8_0", 32, 34},     {SHOAL_TYPE_Q2_K, "Q2_K", 256, 84},
-        {SHOAL_TYPE_Q3_K, "Q3_K", 256, 110},   {SHOAL_TYPE_Q4_K, "Q4_K", 256, 144},
-        {SHOAL_TYPE_Q5_K, "Q5_K", 256, 176},   {SHOAL_TYPE_Q6_K, "Q6_K", 256, 210},
-        {SHOAL_TYPE_IQ4_NL, "IQ4_NL", 32, 18}, {SHOAL_TYPE_I8, "I8", 1, 1},
-        {SHOAL_TYPE_BF16, "BF16", 1, 2},
+        {SHOAL_TYPE_F32, "F32", 1, 4},          {SHOAL_TYPE_F16, "F16", 1, 2},
+        {SHOAL_TYPE_Q4_0, "Q4_0", 32, 18},      {SHOAL_TYPE_Q4_1, "Q4_1", 32, 20},
+        {SHOAL_TYPE_Q5_0, "Q5_0", 32, 22},      {SHOAL_TYPE_Q5_1, "Q5_1", 32, 24},
+        {SHOAL_TYPE_Q8_0, "Q8_0", 32, 34},      {SHOAL_TYPE_Q2_K, "Q2_K", 256, 84},
+        {SHOAL_TYPE_Q3_K, "Q3_K", 256, 110},    {SHOAL_TYPE_Q4_K, "Q4_K", 256, 144},
+        {SHOAL_TYPE_Q5_K, "Q5_K", 256, 176},    {SHOAL_TYPE_Q6_K, "Q6_K", 256, 210},
+        {SHOAL_TYPE_IQ4_NL, "IQ4_NL", 32, 18},  {SHOAL_TYPE_I8, "I8", 1, 1},
+        {SHOAL_TYPE_BF16, "BF16", 1, 2},        {SHOAL_TYPE_C2_32, "C2_32", 32, 10},
+        {SHOAL_TYPE_C2_64, "C2_64", 64, 18},    {SHOAL_TYPE_C2_128, "C2_128", 128, 34},
+        {SHOAL_TYPE_C3_32, "C3_32", 32, 14},    {SHOAL_TYPE_C3_64, "C3_64", 64, 26},
+        {SHOAL_TYPE_C3_128, "C3_128", 128, 50}, {SHOAL_TYPE_C4_64, "C4_64", 64, 34},
+        {SHOAL_TYPE_C4_128, "C4_128", 128, 66}, {SHOAL_TYPE_S4_32, "S4_32", 32, 14},
+        {SHOAL_TYPE_S4_64, "S4_64", 64, 26},    {SHOAL_TYPE_S4_128, "S4_128", 128, 50},
     };
     size_t n_found = 0;
     for (uint32_t t = 0; t < 300; t++) {
@@ -45,7 +50,10 @@ static void test_find_known_types_have_their_blocks(void **state)
         assert_int_equal(info->block, want[i].block);
         assert_int_equal(info->block_bytes, want[i].block_bytes);
         assert_ptr_equal(shoal_type_find_name(want[i].name), info);
-        assert_non_null(strstr(shoal_type_names(), want[i].name));
+        bool own = shoal_type_is_own(info->type);
+        assert_int_equal(own, want[i].type >= SHOAL_TYPE_C2_32);
+        assert_true(info->type < SHOAL_TYPES_END);
+        assert_non_null(strstr(own ? shoal_type_own_names() : shoal_type_names(), info->name));
     }
     assert_ptr_equal(shoal_type_find_name("q4_0"), shoal_type_find(SHOAL_TYPE_Q4_0));
     assert_ptr_equal(shoal_type_find_name("q4_k"), shoal_type_find(12));
