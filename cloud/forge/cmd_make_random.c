@@ -358,8 +358,8 @@ static shoal_status choose(maker *m, const forge_args *args, shoal_err *err)
     }
     m->type = shoal_type_find_name(args->type ? args->type : "Q4_0");
     if (!m->type) {
-        return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "--type %s: no such tensor type",
-                             args->type);
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "--type %s: known are %s and %s", args->type,
+                             shoal_type_own_names(), shoal_type_names());
     }
     m->rng = (uint64_t)args->seed * 0x9E3779B97F4A7C15u + 1;
     return SHOAL_OK;

@@ -17,6 +17,17 @@ static const shoal_panel_info infos[SHOAL_PANELS] = {
     [SHOAL_PANEL_Q4_K] = {"q4_K", SHOAL_QSUPER, 2368, true},
     [SHOAL_PANEL_Q5_K] = {"q5_K", SHOAL_QSUPER, 2880, true},
     [SHOAL_PANEL_Q6_K] = {"q6_K", SHOAL_QSUPER, 3360, true},
+    [SHOAL_PANEL_C2_32] = {"c2_32", SHOAL_QBLOCK, 160, true},
+    [SHOAL_PANEL_C2_64] = {"c2_64", 64, 288, true},
+    [SHOAL_PANEL_C2_128] = {"c2_128", 128, 544, true},
+    [SHOAL_PANEL_C3_32] = {"c3_32", SHOAL_QBLOCK, 224, true},
+    [SHOAL_PANEL_C3_64] = {"c3_64", 64, 416, true},
+    [SHOAL_PANEL_C3_128] = {"c3_128", 128, 800, true},
+    [SHOAL_PANEL_C4_64] = {"c4_64", 64, 544, true},
+    [SHOAL_PANEL_C4_128] = {"c4_128", 128, 1056, true},
+    [SHOAL_PANEL_S4_32] = {"s4_32", SHOAL_QBLOCK, 224, true},
+    [SHOAL_PANEL_S4_64] = {"s4_64", 64, 416, true},
+    [SHOAL_PANEL_S4_128] = {"s4_128", 128, 800, true},
 };
 
 /* Quantiles of a normal distribution, as IQ4_NL is published. */

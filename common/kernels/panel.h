@@ -10,6 +10,9 @@
  *   hi1        uint8_t [16][4]: bit i of [r][j] is one more bit of element 4i + j       64 bytes
  *   two        uint8_t [2][16][4]: bits 2t and 2t + 1 of [h][r][j] are of element
  *              16h + 4t + j                                                            128 bytes
+ *   tri    uint8_t [3][16][4]: bits 0 to 2 of [p][r][j] are element 4p + j of 32, bits 3 to 5
+ * element 16 + 4p + j. Elements 12 + j and 28 + j are in what is left: bits 0 and 1 of the first in
+ * bits 6 and 7 of [0], of the second in those of [2], their bits 2 in bits 6 and 7 of [1] 192 bytes
  * Floats:
  *   f32 float [k][16]; f16, bf16 uint16_t [k][16]
  *   fp8    of 128: { float s[16]; uint8_t e4m3[128][16] }    s * e4m3; k may end inside a block
@@ -20,6 +23,14 @@
  *   q5_0   { uint16_t d[16]; nib; hi1 = bit 4 }              d * (code - 16)
  *   q5_1   { uint16_t d[16], m[16]; nib; hi1 = bit 4 }       d * code + m
  *   iq4_nl { uint16_t d[16]; nib }                           d * shoal_iq4_nl[code]
+ * Of a group of 32, 64 or 128 elements, G of them, in G / 32 runs of 32 (c2_64 is c2 with G = 64):
+ *   c2     { uint16_t d[16]; G / 32 x two }                  d * (code - 2)
+ *   c3     { uint16_t d[16]; G / 32 x tri }                  d * (code - 4)
+ *   c4     { uint16_t d[16]; G / 32 x nib }                  d * (code - 8)
+ *   s4     { uint16_t d[16]; G / 32 x tri }: of every four elements two are not 0. Value 2q + i of
+ *              sixteen (i = 0, 1) belongs to elements 4q to 4q + 3. Its magnitude is element
+ *              2q + i of tri; element 16 + 2q + i has its place in bits 0 and 1, and in bit 2
+ *              whether it is negative                        d * value
  * Of 256 elements, eight sub-blocks of 32 each, halves of 16:
  *   q2_K   { uint16_t d[16], dmin[16]; 8 x { uint8_t sm[2][16]; two } }
  *              low nibble of sm[h][r] the half's scale, high nibble its min
@@ -36,6 +47,7 @@
  *   quantised  per block of 32 ascending, S the activations' scale:
  *              acc = fma(f32(d) * S, (float)I, acc), where I is the exact integer
  *                32-types: sum of code * x, offsets taken off (q4_1, q5_1: codes as they are)
+ *                c2 to s4: the same, values of one place both counted
  *                K-types:  sum over both halves h of sc_h * (sum of code * x of that half)
  *              then the mins:
  *                q4_1, q5_1: acc = fma(f32(m), sum, acc)
@@ -74,6 +86,17 @@ typedef enum shoal_panel {
     SHOAL_PANEL_Q4_K,
     SHOAL_PANEL_Q5_K,
     SHOAL_PANEL_Q6_K,
+    SHOAL_PANEL_C2_32,
+    SHOAL_PANEL_C2_64,
+    SHOAL_PANEL_C2_128,
+    SHOAL_PANEL_C3_32,
+    SHOAL_PANEL_C3_64,
+    SHOAL_PANEL_C3_128,
+    SHOAL_PANEL_C4_64,
+    SHOAL_PANEL_C4_128,
+    SHOAL_PANEL_S4_32,
+    SHOAL_PANEL_S4_64,
+    SHOAL_PANEL_S4_128,
     SHOAL_PANELS
 } shoal_panel;
 

@@ -18,6 +18,7 @@ enum {
     NIB_BYTES = 256,
     TWO_BYTES = 128,
     HI1_BYTES = 64,
+    TRI_BYTES = 192,
     SCALES_BYTES = 2 * ROWS /* sixteen f16 scales */
 };
 
@@ -193,6 +194,18 @@ static int hi1_at(const uint8_t *hi1, size_t r, size_t i)
 static int two_at(const uint8_t *two, size_t r, size_t i)
 {
     return two[(i / HALF * ROWS + r) * 4 + i % 4] >> (i % HALF / 4 * 2) & 3;
+}
+
+static int tri_at(const uint8_t *tri, size_t r, size_t i)
+{
+    const size_t plane = (size_t)ROWS * 4;
+    const uint8_t *at = tri + r * 4 + i % 4;
+    size_t p = i % HALF / 4;
+    if (p < 3) {
+        return at[p * plane] >> (i < HALF ? 0 : 3) & 7;
+    }
+    int top = at[plane] >> (i < HALF ? 6 : 7) & 1;
+    return at[i < HALF ? 0 : 2 * plane] >> 6 | top << 2;
 }
 
 /* Sixteen rows of 32 elements as the law sees them: the integer of a row is the sum over halves of
@@ -378,6 +391,52 @@ static void view_q6_k(const uint8_t *block, size_t s, block_view *view)
     }
 }
 
+static void view_c2(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *two = block + SCALES_BYTES + s * TWO_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = two_at(two, r, i) - 2;
+        }
+    }
+}
+
+static void view_c3(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *tri = block + SCALES_BYTES + s * TRI_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = tri_at(tri, r, i) - 4;
+        }
+    }
+}
+
+static void view_c4(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *nib = block + SCALES_BYTES + s * NIB_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = nib_at(nib, r, i) - 8;
+        }
+    }
+}
+
+static void view_s4(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *tri = block + SCALES_BYTES + s * TRI_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < HALF; i++) {
+            int place = tri_at(tri, r, HALF + i);
+            int magnitude = tri_at(tri, r, i);
+            view->codes[r][i / 2 * 4 + (place & 3)] += place & 4 ? -magnitude : magnitude;
+        }
+    }
+}
+
 static int half_dot(const int *codes, const int8_t *x)
 {
     int dot = 0;
@@ -429,11 +488,12 @@ static void gemm_quantised(const shoal_gemm *g, size_t p0, size_t p1, shoal_pane
     }
 }
 
-#define SHOAL_QUANTISED(name, NAME, mins)                                                          \
+#define SHOAL_VIEWED(name, NAME, mins, view)                                                       \
     static void gemm_##name(const shoal_gemm *g, size_t p0, size_t p1)                             \
     {                                                                                              \
-        gemm_quantised(g, p0, p1, SHOAL_PANEL_##NAME, mins, view_##name);                          \
+        gemm_quantised(g, p0, p1, SHOAL_PANEL_##NAME, mins, view);                                 \
     }
+#define SHOAL_QUANTISED(name, NAME, mins) SHOAL_VIEWED(name, NAME, mins, view_##name)
 
 SHOAL_QUANTISED(q8_0, Q8_0, MINS_NONE)
 SHOAL_QUANTISED(q4_0, Q4_0, MINS_NONE)
@@ -446,18 +506,34 @@ SHOAL_QUANTISED(q3_k, Q3_K, MINS_NONE)
 SHOAL_QUANTISED(q4_k, Q4_K, MINS_WHOLE)
 SHOAL_QUANTISED(q5_k, Q5_K, MINS_WHOLE)
 SHOAL_QUANTISED(q6_k, Q6_K, MINS_NONE)
+SHOAL_VIEWED(c2_32, C2_32, MINS_NONE, view_c2)
+SHOAL_VIEWED(c2_64, C2_64, MINS_NONE, view_c2)
+SHOAL_VIEWED(c2_128, C2_128, MINS_NONE, view_c2)
+SHOAL_VIEWED(c3_32, C3_32, MINS_NONE, view_c3)
+SHOAL_VIEWED(c3_64, C3_64, MINS_NONE, view_c3)
+SHOAL_VIEWED(c3_128, C3_128, MINS_NONE, view_c3)
+SHOAL_VIEWED(c4_64, C4_64, MINS_NONE, view_c4)
+SHOAL_VIEWED(c4_128, C4_128, MINS_NONE, view_c4)
+SHOAL_VIEWED(s4_32, S4_32, MINS_NONE, view_s4)
+SHOAL_VIEWED(s4_64, S4_64, MINS_NONE, view_s4)
+SHOAL_VIEWED(s4_128, S4_128, MINS_NONE, view_s4)
 
 void shoal_kernels_scalar_gemm(shoal_kernels *kernels)
 {
     static shoal_gemm_fn *const products[SHOAL_PANELS] = {
-        [SHOAL_PANEL_F32] = gemm_f32,   [SHOAL_PANEL_F16] = gemm_f16,
-        [SHOAL_PANEL_BF16] = gemm_bf16, [SHOAL_PANEL_FP8] = gemm_fp8,
-        [SHOAL_PANEL_Q8_0] = gemm_q8_0, [SHOAL_PANEL_Q4_0] = gemm_q4_0,
-        [SHOAL_PANEL_Q4_1] = gemm_q4_1, [SHOAL_PANEL_Q5_0] = gemm_q5_0,
-        [SHOAL_PANEL_Q5_1] = gemm_q5_1, [SHOAL_PANEL_IQ4_NL] = gemm_iq4_nl,
-        [SHOAL_PANEL_Q2_K] = gemm_q2_k, [SHOAL_PANEL_Q3_K] = gemm_q3_k,
-        [SHOAL_PANEL_Q4_K] = gemm_q4_k, [SHOAL_PANEL_Q5_K] = gemm_q5_k,
-        [SHOAL_PANEL_Q6_K] = gemm_q6_k,
+        [SHOAL_PANEL_F32] = gemm_f32,       [SHOAL_PANEL_F16] = gemm_f16,
+        [SHOAL_PANEL_BF16] = gemm_bf16,     [SHOAL_PANEL_FP8] = gemm_fp8,
+        [SHOAL_PANEL_Q8_0] = gemm_q8_0,     [SHOAL_PANEL_Q4_0] = gemm_q4_0,
+        [SHOAL_PANEL_Q4_1] = gemm_q4_1,     [SHOAL_PANEL_Q5_0] = gemm_q5_0,
+        [SHOAL_PANEL_Q5_1] = gemm_q5_1,     [SHOAL_PANEL_IQ4_NL] = gemm_iq4_nl,
+        [SHOAL_PANEL_Q2_K] = gemm_q2_k,     [SHOAL_PANEL_Q3_K] = gemm_q3_k,
+        [SHOAL_PANEL_Q4_K] = gemm_q4_k,     [SHOAL_PANEL_Q5_K] = gemm_q5_k,
+        [SHOAL_PANEL_Q6_K] = gemm_q6_k,     [SHOAL_PANEL_C2_32] = gemm_c2_32,
+        [SHOAL_PANEL_C2_64] = gemm_c2_64,   [SHOAL_PANEL_C2_128] = gemm_c2_128,
+        [SHOAL_PANEL_C3_32] = gemm_c3_32,   [SHOAL_PANEL_C3_64] = gemm_c3_64,
+        [SHOAL_PANEL_C3_128] = gemm_c3_128, [SHOAL_PANEL_C4_64] = gemm_c4_64,
+        [SHOAL_PANEL_C4_128] = gemm_c4_128, [SHOAL_PANEL_S4_32] = gemm_s4_32,
+        [SHOAL_PANEL_S4_64] = gemm_s4_64,   [SHOAL_PANEL_S4_128] = gemm_s4_128,
     };
     kernels->quantize_q8 = quantize_q8;
     memcpy(kernels->gemm, products, sizeof products);

@@ -23,7 +23,7 @@ typedef struct shoal_format {
      * where scales are apart. */
     void (*encode)(const float *x, size_t n, uint8_t *ret_blocks);
     void (*decode)(const uint8_t *blocks, size_t n, float *ret_x);
-    /* Whether every number in n elements' blocks is finite. */
+    /* Whether every number in n elements' blocks is finite, and places are in their order. */
     bool (*finite)(const uint8_t *blocks, size_t n);
 } shoal_format;
 

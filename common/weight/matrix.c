@@ -117,7 +117,7 @@ void shoal_matrix_forget(const shoal_matrix *m, size_t row, size_t n)
 shoal_status shoal_matrix_not_finite(const shoal_matrix *m, size_t row, shoal_err *err)
 {
     return shoal_err_set(err, SHOAL_E_INVALID,
-                         "tensor %.*s: row %zu holds a number that is not finite; the file is "
-                         "damaged or was made wrong",
+                         "tensor %.*s: row %zu holds a number that is not finite, or two of four "
+                         "in no order; the file is damaged or was made wrong",
                          SHOAL_TENSOR_NAME(m->tensor), row);
 }

@@ -37,6 +37,17 @@ static const layout layouts[SHOAL_PANELS] = {
     [SHOAL_PANEL_Q4_K] = {2 * ROWS, {64, 288, 0, 63}},
     [SHOAL_PANEL_Q5_K] = {2 * ROWS, {64, 352, 0, 63}},
     [SHOAL_PANEL_Q6_K] = {ROWS, {0}},
+    [SHOAL_PANEL_C2_32] = {ROWS, {0}},
+    [SHOAL_PANEL_C2_64] = {ROWS, {0}},
+    [SHOAL_PANEL_C2_128] = {ROWS, {0}},
+    [SHOAL_PANEL_C3_32] = {ROWS, {0}},
+    [SHOAL_PANEL_C3_64] = {ROWS, {0}},
+    [SHOAL_PANEL_C3_128] = {ROWS, {0}},
+    [SHOAL_PANEL_C4_64] = {ROWS, {0}},
+    [SHOAL_PANEL_C4_128] = {ROWS, {0}},
+    [SHOAL_PANEL_S4_32] = {ROWS, {0}},
+    [SHOAL_PANEL_S4_64] = {ROWS, {0}},
+    [SHOAL_PANEL_S4_128] = {ROWS, {0}},
 };
 
 /* Exponents all of ones are infinities and NaN: `mask` is the exponent's bits. */

@@ -85,6 +85,29 @@ static int two(const uint8_t *p, size_t r, size_t i)
     return p[i / 16 * 64 + r * 4 + i % 4] >> (2 * (i % 16 / 4)) & 3;
 }
 
+static int tri(const uint8_t *p, size_t r, size_t i)
+{
+    size_t g = i % 16 / 4;
+    const uint8_t *at = p + r * 4 + i % 4;
+    if (g < 3) {
+        return at[g * 64] >> (i < 16 ? 0 : 3) & 7;
+    }
+    return i < 16 ? at[0] >> 6 | (at[64] & 0x40) >> 4 : at[128] >> 6 | (at[64] & 0x80) >> 5;
+}
+
+/* The element of 32 as the sum of those of the sixteen values that are its own. */
+static int pairs(const uint8_t *p, size_t r, size_t i)
+{
+    int sum = 0;
+    for (size_t v = i / 4 * 2; v < i / 4 * 2 + 2; v++) {
+        int place = tri(p, r, 16 + v);
+        if ((size_t)(place & 3) == i % 4) {
+            sum += place & 4 ? -tri(p, r, v) : tri(p, r, v);
+        }
+    }
+    return sum;
+}
+
 /* w = scale * code + min, of row r and element e of a panel block. */
 typedef struct term {
     double scale;
@@ -162,6 +185,27 @@ static term super_term(shoal_panel kind, const uint8_t *block, size_t r, size_t 
     }
 }
 
+static bool is_group(shoal_panel kind)
+{
+    return kind >= SHOAL_PANEL_C2_32 && kind <= SHOAL_PANEL_S4_128;
+}
+
+static term group_term(shoal_panel kind, const uint8_t *block, size_t r, size_t e)
+{
+    double d = (double)half_at(block, r);
+    size_t s = e / 32;
+    if (kind <= SHOAL_PANEL_C2_128) {
+        return (term){d, two(block + 32 + s * 128, r, e % 32) - 2, 0};
+    }
+    if (kind <= SHOAL_PANEL_C3_128) {
+        return (term){d, tri(block + 32 + s * 192, r, e % 32) - 4, 0};
+    }
+    if (kind <= SHOAL_PANEL_C4_128) {
+        return (term){d, nib(block + 32 + s * 256, r, e % 32) - 8, 0};
+    }
+    return (term){d, pairs(block + 32 + s * 192, r, e % 32), 0};
+}
+
 static term term_at(shoal_panel kind, const uint8_t *panels, size_t k, size_t row, size_t i)
 {
     const shoal_panel_info *info = shoal_panel_find(kind);
@@ -170,6 +214,9 @@ static term term_at(shoal_panel kind, const uint8_t *panels, size_t k, size_t ro
     size_t e = i % info->step;
     if (!info->quantised) {
         return float_term(kind, block, row % ROWS, e);
+    }
+    if (is_group(kind)) {
+        return group_term(kind, block, row % ROWS, e);
     }
     return info->step == 32 ? block_term(kind, block, row % ROWS, e)
                             : super_term(kind, block, row % ROWS, e);
@@ -349,7 +396,10 @@ static void test_products_equal_scalar_on_ragged_sizes(void **state)
     operands_new(&o);
     for (size_t kind = 0; kind < SHOAL_PANELS; kind++) {
         size_t step = kind == SHOAL_PANEL_FP8 ? 1 : shoal_panel_find((shoal_panel)kind)->step;
-        size_t k_max = step == 256 ? K_MAX : kind == SHOAL_PANEL_FP8 ? 300 : 160;
+        size_t k_max = step == 256               ? K_MAX
+                       : kind == SHOAL_PANEL_FP8 ? 300
+                       : step > 32               ? 4 * step
+                                                 : 160;
         for (size_t n_cols = 1; n_cols <= COLS_MAX; n_cols += n_cols < 9 ? 1 : WIDTH_STEP) {
             for (size_t round = 0; round < ROUNDS; round++) {
                 size_t n_rows = 1 + shoal_rng_next(&rng) % 50;
@@ -358,7 +408,7 @@ static void test_products_equal_scalar_on_ragged_sizes(void **state)
             }
         }
         for (size_t n_rows = 1; n_rows <= 70; n_rows += ROWS_STEP) {
-            compare((shoal_panel)kind, &o, n_rows, step == 256 ? 256 : 32, 1 + n_rows % 6);
+            compare((shoal_panel)kind, &o, n_rows, step > 32 ? step : 32, 1 + n_rows % 6);
         }
     }
     operands_free(&o);

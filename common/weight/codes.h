@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Base formats made of codes: a matrix as signed codes of few bits with an f16 scale for each group
+ * of columns, value = scale * code, all columns kept or two of every four. Each is a tensor type
+ * (common/tensor/type.h), so whatever takes a type takes these: building weights, the row codecs of
+ * weight.h, packing. Here are the rows from codes that somebody chose, as passes of
+ * common/compress do. To write one:
+ *
+ *   shoal_codes_find(bits, group, mask, &type);
+ *   shoal_gguf_put_tensor(writer, "blk.0.attn_q.weight", type, {k, n_rows}, 2, blocks);
+ *   for (row ...) shoal_codes_pack(&codes, row, n, blocks, err);
+ *
+ * A row is k / group blocks, each { f16 scale; group / 32 times `bits` (S4: 3) words of 4 bytes }:
+ * a word is the four bytes of a row in a part of a panel (common/kernels/panel.h): `two` for C2,
+ * `tri` for C3 and S4, `nib` for C4. Bits of a weight: C2 2, C3 and S4 3, C4 4, and 16 / group
+ * for the scale.
+ *
+ * C2, C3, C4: codes are two's complement. S4: sixteen values of 32 columns with their places, a
+ * value is a sign and three bits, so -7 to 7; the places of every four ascend, what is not kept
+ * is 0. Codes of 4 and 8 bits with groups of 32 are Q4_0 and Q8_0.
+ *
+ * Pure, any thread.
+ */
+#ifndef SHOAL_WEIGHT_CODES_H
+#define SHOAL_WEIGHT_CODES_H
+
+#include "common/base/macros.h"
+#include "common/tensor/type.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    SHOAL_CODES_GROUP_MAX = 128
+};
+
+typedef enum shoal_codes_mask {
+    SHOAL_CODES_ALL,     /* every column is kept */
+    SHOAL_CODES_TWO_FOUR /* at most two of every four */
+} shoal_codes_mask;
+
+/* A matrix; borrowed. */
+typedef struct shoal_codes {
+    size_t n_rows;
+    size_t k; /* a multiple of group */
+    size_t bits;
+    size_t group; /* columns that share a scale */
+    shoal_codes_mask mask;
+    const int8_t *codes;    /* [n_rows][k], 0 where nothing is kept */
+    const uint16_t *scales; /* [n_rows][k / group] f16 */
+    const uint8_t *kept;    /* [n_rows][ceil(k / 8)], bit j % 8 of byte j / 8; NULL: all, and with
+                             * two of four: where codes are not 0 */
+} shoal_codes;
+
+/* The type that stores such codes; false when none does. Known are 2, 3 and 4 bits with groups of
+ * 32, 64 and 128, 8 bits with 32, and two of four with 4 bits. */
+bool shoal_codes_find(size_t bits, size_t group, shoal_codes_mask mask, shoal_type *ret_type);
+/* Codes that a type of shoal_codes_find holds: -4 to 3 for C3, -7 to 7 for S4. */
+void shoal_codes_range(shoal_type type, int *ret_low, int *ret_high);
+/* Bytes of a row of k columns. */
+size_t shoal_codes_row_bytes(shoal_type type, size_t k);
+/* Rows [row, row + n) as blocks. The error, SHOAL_E_INVALID, names row and column of a code out of
+ * range, of one that is not kept, of more than two in four, or of a scale that is not finite;
+ * SHOAL_E_UNSUPPORTED when there is no such type. */
+shoal_status shoal_codes_pack(const shoal_codes *codes, size_t row, size_t n, uint8_t *ret_blocks,
+                              shoal_err *err) SHOAL_MUST_CHECK;
+/* One row back: ret_codes[k], ret_scales[k / group], ret_kept[ceil(k / 8)] (each may be NULL). */
+void shoal_codes_unpack(shoal_type type, const uint8_t *blocks, size_t k, int8_t *ret_codes,
+                        uint16_t *ret_scales, uint8_t *ret_kept);
+
+#endif

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * C2, C3, C4 and S4 with groups of 32, 64 and 128: blocks of a group, an f16 scale and words of
+ * four bytes (codes.h). A panel block is the same of 16 rows: their scales, then word by word the
+ * rows side by side (common/kernels/panel.h).
+ */
+#include "common/weight/codes_internal.h"
+#include "common/weight/format.h"
+#include "common/weight/search_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    ROWS = SHOAL_PANEL_ROWS,
+    N = SHOAL_QBLOCK,
+    WORD = 4,
+    SCALE = 2 /* bytes */
+};
+
+typedef shoal_codes_kind kind;
+
+static size_t block_words(const kind *k)
+{
+    return k->group / N * k->n_words;
+}
+
+static size_t block_bytes(const kind *k)
+{
+    return SCALE + block_words(k) * WORD;
+}
+
+static void pack_blocks(const kind *k, const uint8_t *blocks, size_t n, size_t r, uint8_t *panel)
+{
+    for (size_t b = 0; b < n / k->group; b++) {
+        memcpy(panel + SCALE * r, blocks, SCALE);
+        panel += SCALE * ROWS;
+        blocks += SCALE;
+        for (size_t w = 0; w < block_words(k); w++) {
+            memcpy(panel + WORD * r, blocks, WORD);
+            panel += WORD * ROWS;
+            blocks += WORD;
+        }
+    }
+}
+
+static void restore_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r,
+                           uint8_t *ret_blocks)
+{
+    for (size_t b = 0; b < n / k->group; b++) {
+        memcpy(ret_blocks, panel + SCALE * r, SCALE);
+        panel += SCALE * ROWS;
+        ret_blocks += SCALE;
+        for (size_t w = 0; w < block_words(k); w++) {
+            memcpy(ret_blocks, panel + WORD * r, WORD);
+            panel += WORD * ROWS;
+            ret_blocks += WORD;
+        }
+    }
+}
+
+static void values_of(const kind *k, float d, const uint8_t *words, size_t stride, float *ret_x)
+{
+    for (size_t i = 0; i < k->group; i += N, words += k->n_words * stride) {
+        shoal_codes_run run;
+        (void)shoal_codes_get(k, words, stride, &run);
+        for (size_t j = 0; j < N; j++) {
+            ret_x[i + j] = d * (float)run.code[j];
+        }
+    }
+}
+
+static void unpack_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r, float *ret_row)
+{
+    for (size_t b = 0; b < n / k->group; b++) {
+        float d = shoal_f16_to_f32(shoal_format_u16(panel + SCALE * r));
+        values_of(k, d, panel + SCALE * ROWS + WORD * r, WORD * ROWS, ret_row + b * k->group);
+        panel += block_bytes(k) * ROWS;
+    }
+}
+
+static void decode_blocks(const kind *k, const uint8_t *blocks, size_t n, float *ret_x)
+{
+    for (size_t b = 0; b < n / k->group; b++, blocks += block_bytes(k)) {
+        values_of(k, shoal_f16_to_f32(shoal_format_u16(blocks)), blocks + SCALE, WORD,
+                  ret_x + b * k->group);
+    }
+}
+
+/* Scales are finite, and the places of two in four ascend. */
+static bool sound_blocks(const kind *k, const uint8_t *blocks, size_t n)
+{
+    for (size_t b = 0; b < n / k->group; b++, blocks += block_bytes(k)) {
+        bool good = shoal_format_half_finite(shoal_format_u16(blocks));
+        for (size_t i = 0; k->mask == SHOAL_CODES_TWO_FOUR && i < k->group / N; i++) {
+            shoal_codes_run run;
+            good = good && shoal_codes_get(k, blocks + SCALE + i * k->n_words * WORD, WORD, &run);
+        }
+        if (!good) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* --- encoding: round to nearest, the largest two of four
+ * ------------------------------------------
+ */
+
+/* Clears all but the two of largest magnitude in every four; of equals the first stay. */
+static void keep_two(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 4) {
+        size_t first = 0;
+        size_t second = SIZE_MAX;
+        for (size_t j = 1; j < 4; j++) {
+            if (fabsf(x[i + j]) > fabsf(x[i + first])) {
+                second = first;
+                first = j;
+            } else if (second == SIZE_MAX || fabsf(x[i + j]) > fabsf(x[i + second])) {
+                second = j;
+            }
+        }
+        for (size_t j = 0; j < 4; j++) {
+            if (j != first && j != second) {
+                x[i + j] = 0;
+            }
+        }
+    }
+}
+
+static void encode_group(const kind *k, const float *x, uint8_t *ret_block)
+{
+    float kept[SHOAL_CODES_GROUP_MAX];
+    double weights[SHOAL_CODES_GROUP_MAX];
+    memcpy(kept, x, k->group * sizeof *x);
+    if (k->mask == SHOAL_CODES_TWO_FOUR) {
+        keep_two(kept, k->group);
+    }
+    shoal_search_weights(kept, k->group, weights);
+    float scale = (float)shoal_search_scale(kept, weights, k->group, k->low, k->high);
+    uint16_t half = shoal_f32_to_f16(scale);
+    double d = (double)shoal_f16_to_f32(half);
+    shoal_format_put_u16(ret_block, half);
+    for (size_t i = 0; i < k->group; i += N) {
+        shoal_codes_run run = {.kept = 0};
+        for (size_t j = 0; j < N; j++) {
+            double v = d != 0 ? (double)kept[i + j] / d : 0;
+            run.code[j] = (int8_t)shoal_search_round(v, k->low, k->high);
+            run.kept |= (kept[i + j] != 0 ? 1u : 0u) << j;
+        }
+        shoal_codes_put(k, &run, ret_block + SCALE + i / N * k->n_words * WORD);
+    }
+}
+
+static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_blocks)
+{
+    for (size_t b = 0; b < n / k->group; b++) {
+        encode_group(k, x + b * k->group, ret_blocks + b * block_bytes(k));
+    }
+}
+
+/* --- formats ------------------------------------------------------------------------------------
+ */
+
+/* A format's functions bind its kind. */
+#define FORMAT(name, NAME)                                                                         \
+    static void pack_##name(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)             \
+    {                                                                                              \
+        pack_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), blocks, k, r, panel);                  \
+    }                                                                                              \
+    static void restore_##name(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks)      \
+    {                                                                                              \
+        restore_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), panel, k, r, ret_blocks);           \
+    }                                                                                              \
+    static void unpack_##name(const uint8_t *panel, size_t k, size_t r, float *ret_row)            \
+    {                                                                                              \
+        unpack_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), panel, k, r, ret_row);               \
+    }                                                                                              \
+    static void encode_##name(const float *x, size_t n, uint8_t *ret_blocks)                       \
+    {                                                                                              \
+        encode_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), x, n, ret_blocks);                   \
+    }                                                                                              \
+    static void decode_##name(const uint8_t *blocks, size_t n, float *ret_x)                       \
+    {                                                                                              \
+        decode_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), blocks, n, ret_x);                   \
+    }                                                                                              \
+    static bool sound_##name(const uint8_t *blocks, size_t n)                                      \
+    {                                                                                              \
+        return sound_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), blocks, n);                    \
+    }                                                                                              \
+    const shoal_format shoal_format_##name = {                                                     \
+        .type = SHOAL_TYPE_##NAME,                                                                 \
+        .panel = SHOAL_PANEL_##NAME,                                                               \
+        .pack_row = pack_##name,                                                                   \
+        .restore_row = restore_##name,                                                             \
+        .unpack_row = unpack_##name,                                                               \
+        .encode = encode_##name,                                                                   \
+        .decode = decode_##name,                                                                   \
+        .finite = sound_##name,                                                                    \
+    };
+
+FORMAT(c2_32, C2_32)
+FORMAT(c2_64, C2_64)
+FORMAT(c2_128, C2_128)
+FORMAT(c3_32, C3_32)
+FORMAT(c3_64, C3_64)
+FORMAT(c3_128, C3_128)
+FORMAT(c4_64, C4_64)
+FORMAT(c4_128, C4_128)
+FORMAT(s4_32, S4_32)
+FORMAT(s4_64, S4_64)
+FORMAT(s4_128, S4_128)
