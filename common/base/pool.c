@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How a job is shared out: one 64-bit ticket holds the job's number (high half) and the parts not
- * yet taken (low half). A thread takes a part by a compare-and-swap that lowers the low half, and
- * reads the job's function only after that has succeeded. A job cannot end before all of its
- * parts have, so a thread that was late and holds an old ticket can neither take a part of an
- * ended job nor read a job that is being written; and the caller never waits for a thread that
- * took nothing.
+ * How a job is shared out: one 64-bit ticket holds the job's number, the parts not yet taken, and
+ * how many of those taken went to threads of odd index. A thread takes a part by a compare-and-swap
+ * that lowers what is left, and reads the job's function only after that has succeeded. A job
+ * cannot end before all of its parts have, so a thread that was late and holds an old ticket can
+ * neither take a part of an ended job nor read a job that is being written; and the caller never
+ * waits for a thread that took nothing.
+ *
+ * Threads of even index take parts from the first one up, those of odd index from their share of
+ * the way up, so that two threads each walk through memory of their own without a gap; who comes to
+ * the end of his share takes from the other's, last part first.
  */
 #include "common/base/pool.h"
 
@@ -41,7 +45,9 @@
 enum {
     SPIN_NS = 30000,
     SPIN_PAUSES = 16,
-    LINE_BYTES = 64
+    LINE_BYTES = 64,
+    COUNT_BITS = 18, /* of a ticket, for each count of parts; the rest is the job's number */
+    PARTS_MAX = (1 << COUNT_BITS) - 1
 };
 
 typedef struct pool_worker {
@@ -60,7 +66,8 @@ struct shoal_pool {
     /* The job: written by the caller while no part is out. */
     shoal_pool_fn *fn;
     void *ctx;
-    uint32_t n_parts;
+    size_t first_part;
+    size_t n_parts; /* from there on, at most PARTS_MAX */
     atomic_bool running;
 
     alignas(LINE_BYTES) atomic_uint_fast64_t ticket;
@@ -92,17 +99,38 @@ static void relax(void)
 #endif
 }
 
+static size_t left_of(uint64_t ticket)
+{
+    return ticket & PARTS_MAX;
+}
+
+/* The part that a ticket gives: see the top. With e and o parts taken by even and odd, e + o < n,
+ * neither's order comes to what the other has had. */
+static size_t part_of(const shoal_pool *pool, uint64_t ticket, bool odd)
+{
+    size_t n = pool->n_parts;
+    size_t n_odd = ticket >> COUNT_BITS & PARTS_MAX;
+    size_t n_even = n - left_of(ticket) - n_odd;
+    size_t middle = n * ((pool->n_threads + 1) / 2) / pool->n_threads;
+    if (odd) {
+        return n_odd < n - middle ? middle + n_odd : n - 1 - n_odd;
+    }
+    return n_even < middle ? n_even : n - 1 - (n_even - middle);
+}
+
 /* Runs one part of the current job, if one is left. */
 static bool run_one(shoal_pool *pool, size_t worker_i)
 {
+    bool odd = worker_i % 2 == 1;
+    uint64_t taken = odd ? ((uint64_t)1 << COUNT_BITS) - 1 : UINT64_MAX; /* one less is left */
     uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_relaxed);
     do {
-        if ((uint32_t)ticket == 0) {
+        if (left_of(ticket) == 0) {
             return false;
         }
-    } while (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket - 1,
+    } while (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + taken,
                                                     memory_order_acquire, memory_order_relaxed));
-    pool->fn(pool->ctx, pool->n_parts - (uint32_t)ticket, worker_i);
+    pool->fn(pool->ctx, pool->first_part + part_of(pool, ticket, odd), worker_i);
     /* Sequentially consistent against the caller's "I wait, is it done?": one of the two sees the
      * other. The pool outlives this, because freeing it joins the workers. */
     if (atomic_fetch_sub(&pool->n_left, 1) == 1 && atomic_load(&pool->caller_waits)) {
@@ -113,7 +141,7 @@ static bool run_one(shoal_pool *pool, size_t worker_i)
 
 static bool has_news(shoal_pool *pool)
 {
-    return (uint32_t)atomic_load(&pool->ticket) != 0 || atomic_load(&pool->stop);
+    return left_of(atomic_load(&pool->ticket)) != 0 || atomic_load(&pool->stop);
 }
 
 static bool is_done(shoal_pool *pool)
@@ -293,12 +321,24 @@ static void wait_done(shoal_pool *pool)
     atomic_store(&pool->caller_waits, false);
 }
 
+static void share_out(shoal_pool *pool, size_t first_part, size_t n_parts)
+{
+    pool->first_part = first_part;
+    pool->n_parts = n_parts;
+    atomic_store(&pool->n_left, (uint32_t)n_parts);
+    uint64_t number = (atomic_load(&pool->ticket) >> 2 * COUNT_BITS) + 1;
+    atomic_store(&pool->ticket, number << 2 * COUNT_BITS | n_parts);
+    ring(pool, (uint32_t)n_parts - 1);
+    while (run_one(pool, 0)) {
+    }
+    wait_done(pool);
+}
+
 void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts)
 {
     if (n_parts == 0) {
         return;
     }
-    SHOAL_ASSERT(n_parts <= UINT32_MAX);
     SHOAL_ASSERT(shoal_thread_role() != SHOAL_ROLE_LOOP);
     bool was_running = atomic_exchange(&pool->running, true);
     SHOAL_ASSERT(!was_running);
@@ -313,14 +353,9 @@ void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_par
     } else {
         pool->fn = fn;
         pool->ctx = ctx;
-        pool->n_parts = (uint32_t)n_parts;
-        atomic_store(&pool->n_left, (uint32_t)n_parts);
-        uint64_t number = (atomic_load(&pool->ticket) >> 32) + 1;
-        atomic_store(&pool->ticket, number << 32 | n_parts);
-        ring(pool, (uint32_t)n_parts - 1);
-        while (run_one(pool, 0)) {
+        for (size_t at = 0; at < n_parts; at += PARTS_MAX) {
+            share_out(pool, at, SHOAL_MIN(n_parts - at, (size_t)PARTS_MAX));
         }
-        wait_done(pool);
     }
     atomic_store(&pool->running, false);
 }

@@ -2,7 +2,9 @@
  *
  * The compute pool: a fixed set of threads that run the parts of one job at a time. The caller
  * takes part and returns when every part is done. How parts fall on threads is not fixed, so a
- * part must own its outputs alone; then results do not depend on the number of threads (R2).
+ * part must own its outputs alone; then results do not depend on the number of threads (R2). Two
+ * threads mostly each have a run of neighbours, in ascending order: parts may be cut so that the
+ * next one is what memory has ready.
  * Workers spin briefly after a job, then park. One job at a time: the engine thread owns the pool.
  */
 #ifndef SHOAL_BASE_POOL_H

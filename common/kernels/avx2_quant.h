@@ -411,10 +411,10 @@ SHOAL_INLINE column column_at(const shoal_gemm *g, size_t c, size_t b)
  */
 
 /* The lines of a sub-block some way ahead. */
-SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes)
+SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes, size_t ahead)
 {
     for (size_t at = 0; at < bytes; at += 64) {
-        _mm_prefetch((const char *)sub + AHEAD + at, _MM_HINT_T0);
+        _mm_prefetch((const char *)sub + ahead + at, _MM_HINT_T0);
     }
 }
 
@@ -439,10 +439,13 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t p, size_
     }
     for (size_t b = 0; b < n_blocks; b++, block += block_bytes) {
         for (size_t s = 0; s < n_subs; s++) {
+            /* A stream that ends goes on in the next tile. */
+            size_t to = b * block_bytes + k->head + s * k->sub + AHEAD;
+            size_t ahead = AHEAD + (to < panel_bytes ? 0 : (n_p - 1) * panel_bytes);
             for (size_t i = 0; i < n_p; i++) {
                 const uint8_t *at = block + i * panel_bytes;
                 const uint8_t *sub = at + k->head + s * k->sub;
-                prefetch(sub, k->sub);
+                prefetch(sub, k->sub, ahead);
                 scales scale;
                 k->scales(at, sub, &scale);
                 take_block(k, sub + k->codes, k->unpack, &scale, columns, n_c, acc[i]);

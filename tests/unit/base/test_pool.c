@@ -140,6 +140,80 @@ static void test_every_part_runs_exactly_once(void **state)
 
 /* Jobs follow each other at once: a late worker of one must never run a part of the next. The
  * context changes every time and the old one is overwritten. */
+typedef struct walk {
+    size_t n_parts;
+    size_t n_threads;
+    size_t next[2]; /* part that even and odd threads should come to */
+    bool turned[2]; /* whether they are in the other's share */
+    bool strayed;
+    _Atomic uint32_t lock;
+    unsigned slow; /* every so many parts take longer; 0: none */
+} walk;
+
+static void take_step(void *ctx, size_t part_i, size_t worker_i)
+{
+    walk *w = ctx;
+    size_t side = worker_i % 2;
+    for (uint32_t free = 0; !atomic_compare_exchange_weak(&w->lock, &free, 1); free = 0) {
+        (void)sched_yield();
+    }
+    size_t middle = w->n_parts * ((w->n_threads + 1) / 2) / w->n_threads;
+    size_t end = side ? w->n_parts : middle;
+    if (!w->turned[side] && w->next[side] == end) {
+        w->turned[side] = true;
+        w->next[side] = (side ? middle : w->n_parts) - 1;
+    }
+    w->strayed = w->strayed || part_i != w->next[side];
+    w->next[side] += w->turned[side] ? SIZE_MAX : 1;
+    atomic_store(&w->lock, 0);
+    for (volatile unsigned i = 0; w->slow && part_i % w->slow == 0 && i < 3000; i = i + 1) {
+    }
+}
+
+/* Two threads each walk through their share without a gap, then through the other's from its end:
+ * what one reads next is where it is. */
+static void test_two_threads_have_a_share_each(void **state)
+{
+    (void)state;
+    shoal_pool *pool = make(2);
+    for (size_t n = 2; n < 70; n++) {
+        for (unsigned slow = 0; slow < 5; slow++) {
+            walk w = {.n_parts = n, .n_threads = 2, .next = {0, (n - n % 2) / 2}, .slow = slow};
+            shoal_pool_run(pool, take_step, &w, n);
+            assert_false(w.strayed);
+        }
+    }
+    shoal_pool_free(pool);
+}
+
+static void count_part(void *ctx, size_t part_i, size_t worker_i)
+{
+    (void)worker_i;
+    ((uint8_t *)ctx)[part_i]++;
+}
+
+static void test_more_parts_than_a_ticket_counts_run_once_each(void **state)
+{
+    (void)state;
+    enum {
+        TICKET_MAX = (1 << 18) - 1
+    };
+    static const size_t ns[] = {TICKET_MAX - 1, TICKET_MAX, TICKET_MAX + 1, 2 * TICKET_MAX + 1};
+    shoal_pool *pool = make(3);
+    for (size_t i = 0; i < SHOAL_COUNT(ns); i++) {
+        uint8_t *counts = shoal_calloc(ns[i], 1);
+        assert_non_null(counts);
+        shoal_pool_run(pool, count_part, counts, ns[i]);
+        for (size_t part = 0; part < ns[i]; part++) {
+            if (counts[part] != 1) {
+                fail_msg("part %zu of %zu ran %u times", part, ns[i], counts[part]);
+            }
+        }
+        shoal_free(counts);
+    }
+    shoal_pool_free(pool);
+}
+
 static void test_many_jobs_in_a_row_stay_apart(void **state)
 {
     (void)state;
@@ -254,6 +328,8 @@ int main(void)
             test_pinned_threads_have_a_cpu_each), /* first: no thread is left to fork beside */
         cmocka_unit_test(test_most_threads_start_and_end),
         cmocka_unit_test(test_every_part_runs_exactly_once),
+        cmocka_unit_test(test_two_threads_have_a_share_each),
+        cmocka_unit_test(test_more_parts_than_a_ticket_counts_run_once_each),
         cmocka_unit_test(test_many_jobs_in_a_row_stay_apart),
         cmocka_unit_test(test_parked_workers_wake_for_the_next_job),
         cmocka_unit_test(test_caller_waits_for_slow_parts),
