@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What documents promise is there: every file, test and setting that SECURITY.md names."""
+"""What documents promise is there: every file, test and setting that they name, every page and picture that they link."""
 import os
 import re
 
@@ -35,7 +35,7 @@ def missing(text, tests, settings):
     """Names between backticks that look like something of the tree and are not."""
     sections = {key.split(".")[0] for key in settings}
     for name in sorted(set(re.findall(r"`([^`\n]+)`", text))):
-        setting = re.match(r"([a-z]+)\.([a-z_]+|\*)(:|$)", name)
+        setting = re.match(r"([a-z]+)\.(?!crt$)([a-z_]+|\*)(:|$)", name)
         if re.fullmatch(r"test_\w+", name):
             if name not in tests:
                 yield f"test {name}"
@@ -48,16 +48,50 @@ def missing(text, tests, settings):
                 yield f"setting {key}"
 
 
-def test_security_names_what_there_is():
-    with open(os.path.join(SOURCE, "SECURITY.md"), encoding="utf-8") as f:
-        text = f.read()
+def pages():
+    """README.md, SECURITY.md, and every page under docs and deploy."""
+    yield from (os.path.join(SOURCE, name) for name in ("README.md", "SECURITY.md"))
+    for top in ("docs", "deploy"):
+        for folder, _, names in os.walk(os.path.join(SOURCE, top)):
+            yield from (os.path.join(folder, name) for name in sorted(names) if name.endswith(".md"))
+
+
+def read(path):
+    with open(path, encoding="utf-8") as f:
+        return f.read()
+
+
+def test_documents_name_what_there_is():
     tests, settings = tests_of_the_tree(), keys("shoal-edge") | keys("shoal-cloud")
     expect(len(tests) > 500 and len(settings) > 80, f"{len(tests)} tests and {len(settings)} settings were found")
-    lost = list(missing(text, tests, settings))
-    expect(not lost, f"SECURITY.md names {', '.join(lost)}: not in the tree")
+    for name in ("SECURITY.md", "docs/METHODS.md", "docs/tutorial.md", "docs/howto/calibrate.md", "docs/howto/offline.md",
+                 "docs/howto/budgets.md", "docs/howto/redaction.md", "deploy/k8s/README.md"):
+        lost = list(missing(read(os.path.join(SOURCE, name)), tests, settings))
+        expect(not lost, f"{name} names {', '.join(lost)}: not in the tree")
     false = "`test_not_there` `tests/unit/not_there.c` `kv.not_there`"
     expect(len(list(missing(false, tests, settings))) == 3, "false names are not seen")
 
 
+def anchors(text):
+    """What GitHub makes of headings."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads}
+
+
+def test_links_lead_somewhere():
+    n = 0
+    for path in pages():
+        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", read(path), flags=re.M | re.S)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            there, _, anchor = target.partition("#")
+            file = os.path.join(os.path.dirname(path), there) if there else path
+            expect(os.path.exists(file), f"{os.path.relpath(path, SOURCE)} links {target}: not there")
+            expect(not anchor or anchor in anchors(read(file)), f"{os.path.relpath(path, SOURCE)} links {target}: no such heading")
+            n += 1
+    expect(n > 40, f"only {n} links were found")
+    return f"{n} links"
+
+
 if __name__ == "__main__":
-    main([test_security_names_what_there_is])
+    main([value for name, value in list(globals().items()) if name.startswith("test_")])
