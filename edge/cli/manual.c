@@ -101,7 +101,7 @@ void cli_print_manual(FILE *out)
     bool described = false;
     (void)fprintf(
         out,
-        ".TH SHOAL 1 \"\" \"Shoal %s\" \"User Commands\"\n.SH NAME\nshoal \\- ask a Shoal "
+        ".TH SHOAL 1 2026-11-29 \"Shoal %s\" \"User Commands\"\n.SH NAME\nshoal \\- ask a Shoal "
         "edge, talk with it, see whether it is there\n.SH SYNOPSIS\n",
         SHOAL_CLI_VERSION);
     while (next_line(&rest, &line, &n)) {
