@@ -33,7 +33,8 @@ typedef struct cli_options {
     cli_command command;
     char **words; /* of ask's and bench's text, and of session's orders; borrowed from argv */
     int n_words;
-    const char *url; /* NULL: $SHOAL_URL or the default */
+    const char *url;     /* NULL: $SHOAL_URL or the default */
+    const char *ca_file; /* NULL: $SHOAL_CA_FILE or the system's */
     const char *mode;
     const char *session; /* NULL: none */
     const char *system;

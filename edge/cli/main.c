@@ -104,6 +104,7 @@ int main(int argc, char **argv)
     shoal_client_options connection;
     shoal_client_options_init(&connection, sizeof connection);
     connection.url = options.url;
+    connection.ca_file = options.ca_file;
     connection.api_key = getenv("SHOAL_API_KEY");
     if (options.command == CLI_STATUS || options.command == CLI_TOP) {
         connection.idle_timeout_ms = 10000;
@@ -112,7 +113,7 @@ int main(int argc, char **argv)
     cli_session session = {.options = &options, .mode = options.mode, .connection = &connection};
     if (shoal_client_new(&connection, &session.client, &error) != SHOAL_CLIENT_OK) {
         (void)fprintf(stderr, "shoal: %s\n", error.text);
-        return options.url ? CLI_USAGE : CLI_FAILED;
+        return options.url || options.ca_file ? CLI_USAGE : CLI_FAILED;
     }
     cli_render_init(&session.render, stdout, &options);
     handle_interrupts(session.client);

@@ -23,8 +23,10 @@ static const char help_text[] =
     "cloud's large one where it must. Every token shows where it came from.\n"
     "\n"
     "Connection\n"
-    "  --url URL          http://host:port or unix:/path\n"
+    "  --url URL          http://host:port, https://host:port or unix:/path\n"
     "                     (default $SHOAL_URL, else http://127.0.0.1:8088)\n"
+    "  --ca-file FILE     PEM file of the authorities that an https edge's certificate\n"
+    "                     may come from (default $SHOAL_CA_FILE, else the system's)\n"
     "  --timeout SECONDS  give up on an answer after so long (default: never)\n"
     "  $SHOAL_API_KEY     is sent as a bearer token when set\n"
     "\n"
@@ -116,6 +118,7 @@ bool cli_mode_ok(const char *mode)
 
 enum {
     OPT_URL = 256,
+    OPT_CA_FILE,
     OPT_TIMEOUT,
     OPT_MODE,
     OPT_MAX_TOKENS,
@@ -140,6 +143,7 @@ enum {
 
 static const struct option long_options[] = {
     {"url", required_argument, NULL, OPT_URL},
+    {"ca-file", required_argument, NULL, OPT_CA_FILE},
     {"timeout", required_argument, NULL, OPT_TIMEOUT},
     {"mode", required_argument, NULL, OPT_MODE},
     {"max-tokens", required_argument, NULL, OPT_MAX_TOKENS},
@@ -258,6 +262,9 @@ static int take_option(cli_options *o, int option, const char *value)
     switch (option) {
     case OPT_URL:
         o->url = value;
+        return CLI_GO_ON;
+    case OPT_CA_FILE:
+        o->ca_file = value;
         return CLI_GO_ON;
     case OPT_MODE:
         o->mode = value;

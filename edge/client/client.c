@@ -2,7 +2,7 @@
  *
  * The public calls: check arguments, take the handle, run one or more exchanges, report.
  */
-#include "edge/client/client_internal.h"
+#include "edge/client/tls.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +50,15 @@ static int bad_size(shoal_client_error *error, const char *what)
                              "%s has no size; call shoal_client_%s_init first", what, what);
 }
 
+static int trust_authorities(shoal_client *client, const char *ca_file, shoal_client_error *error)
+{
+    if (!ca_file) {
+        const char *usual = getenv("SHOAL_CA_FILE");
+        ca_file = usual && usual[0] ? usual : NULL;
+    }
+    return shoal_client_trust_new(ca_file, &client->trust, error);
+}
+
 static int configure(shoal_client *client, const shoal_client_options *given,
                      shoal_client_error *error)
 {
@@ -67,6 +76,12 @@ static int configure(shoal_client *client, const shoal_client_options *given,
         url = url && url[0] ? url : "http://127.0.0.1:8088";
     }
     SHOAL_CLIENT_TRY(shoal_client_url_parse(url, &client->parts, error));
+    if (options.ca_file && !client->parts.is_tls) {
+        return shoal_client_fail(error, SHOAL_CLIENT_E_INVALID,
+                                 "address \"%.200s\" is not https, so ca_file has no use; write "
+                                 "https://host:port",
+                                 url);
+    }
     memcpy(client->url, url, strlen(url) + 1);
     const char *key = options.api_key ? options.api_key : "";
     size_t n_key = strnlen(key, SHOAL_CLIENT_KEY_MAX);
@@ -84,7 +99,8 @@ static int configure(shoal_client *client, const shoal_client_options *given,
     client->connect_timeout_ms = options.connect_timeout_ms;
     client->idle_timeout_ms = options.idle_timeout_ms;
     client->resume_ms = options.resume_ms;
-    return SHOAL_CLIENT_OK;
+    return client->parts.is_tls ? trust_authorities(client, options.ca_file, error)
+                                : SHOAL_CLIENT_OK;
 }
 
 int shoal_client_new(const shoal_client_options *options, shoal_client **ret_client,
@@ -123,6 +139,7 @@ void shoal_client_free(shoal_client *client)
     if (client->cancel_fd >= 0) {
         (void)close(client->cancel_fd);
     }
+    shoal_client_trust_free(client->trust);
     free(client);
 }
 

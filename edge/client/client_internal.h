@@ -179,6 +179,7 @@ int shoal_client_sse_push(shoal_client_sse *sse, const char *data, size_t n);
 
 typedef struct shoal_client_url_parts {
     bool is_unix;
+    bool is_tls;
     char host[256]; /* without brackets */
     char port[6];
     char path[108];      /* unix socket */
@@ -189,12 +190,15 @@ typedef struct shoal_client_url_parts {
 int shoal_client_url_parse(const char *url, shoal_client_url_parts *ret_parts,
                            shoal_client_error *error);
 
-/* --- net.c, resolve.c ------------------------------------------------------------------------ */
+/* --- net.c, resolve.c, conn.c ---------------------------------------------------------------- */
+
+typedef struct ssl_ctx_st shoal_client_trust; /* OpenSSL's SSL_CTX; see tls.h */
 
 struct shoal_client {
     char url[SHOAL_CLIENT_URL_MAX];
     shoal_client_url_parts parts;
     char api_key[SHOAL_CLIENT_KEY_MAX];
+    shoal_client_trust *trust; /* NULL: no https */
     uint32_t connect_timeout_ms;
     uint32_t idle_timeout_ms;
     uint32_t resume_ms;
@@ -223,12 +227,30 @@ int64_t shoal_client_now_ms(void);
 int shoal_client_wait(const shoal_client_call *call, int fd, short events,
                       int64_t phase_deadline_ms, const char *phase, short *ret_events);
 /* A connected, non-blocking socket. */
-int shoal_client_connect(const shoal_client_call *call, int *ret_fd);
+int shoal_client_connect(const shoal_client_call *call, int64_t phase_deadline_ms, int *ret_fd);
+/* When the edge's silence has lasted too long, from now. */
+int64_t shoal_client_idle_deadline_ms(const shoal_client *client);
 /* Sends everything, or stops early with OK when the peer answers or closes before the end. */
 int shoal_client_send(const shoal_client_call *call, int fd, const char *data, size_t n);
 /* At least one byte, or *ret_n = 0 at the end of the stream. */
-int shoal_client_recv(const shoal_client_call *call, int fd, char *data, size_t capacity,
-                      size_t *ret_n);
+int shoal_client_recv(const shoal_client_call *call, int fd, int64_t phase_deadline_ms,
+                      const char *phase, char *data, size_t capacity, size_t *ret_n);
+
+/* A connection to the edge, in the clear or under TLS. Zeroed with fd -1 it is closed. */
+typedef struct shoal_client_conn {
+    int fd;
+    struct shoal_client_tls *tls; /* NULL: in the clear */
+    bool mute;                    /* TLS: the peer has answered early, nothing is sent any more */
+} shoal_client_conn;
+
+/* Resolves, connects and shakes hands within connect_timeout_ms. */
+int shoal_client_conn_open(const shoal_client_call *call, shoal_client_conn *conn);
+/* As shoal_client_send and shoal_client_recv, of what lies inside TLS where that is spoken. */
+int shoal_client_conn_send(const shoal_client_call *call, shoal_client_conn *conn, const char *data,
+                           size_t n);
+int shoal_client_conn_recv(const shoal_client_call *call, shoal_client_conn *conn, char *data,
+                           size_t capacity, size_t *ret_n);
+void shoal_client_conn_close(shoal_client_conn *conn);
 
 struct addrinfo;
 /* getaddrinfo that can be left: a name is looked up on a thread of its own, because the look-up

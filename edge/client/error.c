@@ -30,6 +30,8 @@ const char *shoal_client_code_text(int code)
         return "refused";
     case SHOAL_CLIENT_E_BUSY:
         return "busy";
+    case SHOAL_CLIENT_E_TLS:
+        return "no TLS that can be trusted";
     default:
         return "unknown code";
     }

@@ -5,8 +5,6 @@
  */
 #include "edge/client/client_internal.h"
 
-#include <unistd.h>
-
 static int put_head(const shoal_client *client, const shoal_client_exchange *exchange,
                     shoal_client_buf *head)
 {
@@ -46,12 +44,13 @@ static int put_head(const shoal_client *client, const shoal_client_exchange *exc
                : SHOAL_CLIENT_OK;
 }
 
-static int read_answer(const shoal_client_call *call, int fd, shoal_client_http *http)
+static int read_answer(const shoal_client_call *call, shoal_client_conn *conn,
+                       shoal_client_http *http)
 {
     char piece[16384 - 1024];
     while (http->state != SHOAL_CLIENT_HTTP_DONE) {
         size_t n = 0;
-        SHOAL_CLIENT_TRY(shoal_client_recv(call, fd, piece, sizeof piece, &n));
+        SHOAL_CLIENT_TRY(shoal_client_conn_recv(call, conn, piece, sizeof piece, &n));
         if (n == 0) {
             return shoal_client_http_eof(http);
         }
@@ -69,20 +68,18 @@ int shoal_client_run(const shoal_client_call *call, const shoal_client_exchange 
         shoal_client_buf_fini(&message);
         return shoal_client_fail(call->error, code, "no memory for the request");
     }
-    int fd = -1;
-    code = shoal_client_connect(call, &fd);
+    shoal_client_conn conn = {.fd = -1};
+    code = shoal_client_conn_open(call, &conn);
     if (code == SHOAL_CLIENT_OK) {
-        code = shoal_client_send(call, fd, message.data, message.length);
+        code = shoal_client_conn_send(call, &conn, message.data, message.length);
     }
     shoal_client_buf_fini(&message);
     if (code == SHOAL_CLIENT_OK && exchange->body_apart) {
-        code = shoal_client_send(call, fd, exchange->body, exchange->n_body);
+        code = shoal_client_conn_send(call, &conn, exchange->body, exchange->n_body);
     }
     if (code == SHOAL_CLIENT_OK) {
-        code = read_answer(call, fd, http);
+        code = read_answer(call, &conn, http);
     }
-    if (fd >= 0) {
-        (void)close(fd);
-    }
+    shoal_client_conn_close(&conn);
     return code;
 }

@@ -127,15 +127,12 @@ static int connect_tcp(const shoal_client_call *call, int64_t phase_deadline_ms,
     return code;
 }
 
-int shoal_client_connect(const shoal_client_call *call, int *ret_fd)
+int shoal_client_connect(const shoal_client_call *call, int64_t phase_deadline_ms, int *ret_fd)
 {
     const shoal_client *client = call->client;
-    int64_t deadline_ms = client->connect_timeout_ms == 0
-                              ? INT64_MAX
-                              : shoal_client_now_ms() + (int64_t)client->connect_timeout_ms;
     int number = 0;
-    int code = client->parts.is_unix ? connect_unix(call, deadline_ms, ret_fd, &number)
-                                     : connect_tcp(call, deadline_ms, ret_fd, &number);
+    int code = client->parts.is_unix ? connect_unix(call, phase_deadline_ms, ret_fd, &number)
+                                     : connect_tcp(call, phase_deadline_ms, ret_fd, &number);
     if (code == SHOAL_CLIENT_E_CONNECT && number != 0) {
         char text[96];
         return shoal_client_fail(call->error, code, "%s: %s; is shoal-edge running there?",
@@ -144,7 +141,7 @@ int shoal_client_connect(const shoal_client_call *call, int *ret_fd)
     return code;
 }
 
-static int64_t idle_deadline_ms(const shoal_client *client)
+int64_t shoal_client_idle_deadline_ms(const shoal_client *client)
 {
     return client->idle_timeout_ms == 0 ? INT64_MAX
                                         : shoal_client_now_ms() + (int64_t)client->idle_timeout_ms;
@@ -157,7 +154,7 @@ static bool would_block(int number)
 
 int shoal_client_send(const shoal_client_call *call, int fd, const char *data, size_t n)
 {
-    int64_t deadline_ms = idle_deadline_ms(call->client);
+    int64_t deadline_ms = shoal_client_idle_deadline_ms(call->client);
     while (n > 0) {
         short events = 0;
         SHOAL_CLIENT_TRY(shoal_client_wait(call, fd, POLLOUT | POLLIN, deadline_ms,
@@ -173,20 +170,18 @@ int shoal_client_send(const shoal_client_call *call, int fd, const char *data, s
         if (sent > 0) {
             data += sent;
             n -= (size_t)sent;
-            deadline_ms = idle_deadline_ms(call->client);
+            deadline_ms = shoal_client_idle_deadline_ms(call->client);
         }
     }
     return SHOAL_CLIENT_OK;
 }
 
-int shoal_client_recv(const shoal_client_call *call, int fd, char *data, size_t capacity,
-                      size_t *ret_n)
+int shoal_client_recv(const shoal_client_call *call, int fd, int64_t phase_deadline_ms,
+                      const char *phase, char *data, size_t capacity, size_t *ret_n)
 {
-    int64_t deadline_ms = idle_deadline_ms(call->client);
     for (;;) {
         short events = 0;
-        SHOAL_CLIENT_TRY(
-            shoal_client_wait(call, fd, POLLIN, deadline_ms, "waiting for the edge", &events));
+        SHOAL_CLIENT_TRY(shoal_client_wait(call, fd, POLLIN, phase_deadline_ms, phase, &events));
         ssize_t got = recv(fd, data, capacity, 0);
         if (got >= 0) {
             *ret_n = (size_t)got;

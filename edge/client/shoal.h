@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * libshoal: the client library of the Shoal edge. It speaks the edge's OpenAI-compatible HTTP API
- * and hands out tokens as they come, each with the tier that produced it. It links libc alone; it
+ * and hands out tokens as they come, each with the tier that produced it. It links libc and
+ * OpenSSL's libssl and libcrypto alone, shared, so that their security fixes are the system's; it
  * does not contain the engine and keeps nothing on disk.
  *
  * Ownership: every pointer given to a function is borrowed for the call. Every pointer given to a
@@ -11,6 +12,10 @@
  * answers SHOAL_CLIENT_E_INVALID. Different handles are independent. shoal_client_cancel may be
  * called from any thread and from a signal handler. Calls block; callbacks run on the caller's
  * thread and may call nothing on the same handle but shoal_client_cancel.
+ *
+ * TLS: an https edge's certificate must end in an authority of ca_file and bear the URL's host,
+ * name or address; versions 1.2 and 1.3. OpenSSL's queue of errors of the calling thread is
+ * emptied, and OpenSSL is told not to take itself down at exit.
  *
  * Versions: structs that applications fill start with `size`; a library that knows more fields
  * gives those beyond `size` their defaults. Plain C99 and C++.
@@ -60,7 +65,8 @@ typedef enum shoal_client_code {
     SHOAL_CLIENT_E_PROTOCOL = -7,  /* the answer is not what the edge's API promises */
     SHOAL_CLIENT_E_LIMIT = -8,     /* the answer or request is over a limit of this library */
     SHOAL_CLIENT_E_REFUSED = -9,   /* the edge answered with an error; see http_status and text */
-    SHOAL_CLIENT_E_BUSY = -10      /* the edge is full or not ready; see retry_after_s */
+    SHOAL_CLIENT_E_BUSY = -10,     /* the edge is full or not ready; see retry_after_s */
+    SHOAL_CLIENT_E_TLS = -11       /* https: its certificate is not trusted, or no TLS answers */
 } shoal_client_code;
 
 /* What went wrong, for a person. Every function that takes one accepts NULL. Always written: on
@@ -81,21 +87,23 @@ typedef struct shoal_client shoal_client;
 
 typedef struct shoal_client_options {
     size_t size;
-    const char *url;             /* "http://host:port[/prefix]" or "unix:/path"; NULL: $SHOAL_URL,
-                                    else http://127.0.0.1:8088 */
+    const char *url;             /* "http://host:port[/prefix]", https:// likewise, "unix:/path";
+                                    NULL: $SHOAL_URL, else http://127.0.0.1:8088 */
     const char *api_key;         /* sent as a bearer token; NULL: none. Printable ASCII */
-    uint32_t connect_timeout_ms; /* resolving and connecting; default 5000; 0: none */
+    uint32_t connect_timeout_ms; /* resolving, connecting, TLS handshake; default 5000; 0: none */
     uint32_t idle_timeout_ms;    /* longest silence of the edge; default 120000; 0: none */
     uint32_t resume_ms;          /* how long a streamed answer whose connection broke is asked for
                                     again, from where it broke; default 10000; 0: not at all */
+    const char *ca_file; /* https alone: PEM file of the authorities, or of the edge's certificate;
+                            NULL: $SHOAL_CA_FILE, else the system's (SHOAL_1.2) */
 } shoal_client_options;
 
 /* Defaults into the first `size` bytes; call as shoal_client_options_init(&o, sizeof o). */
 SHOAL_CLIENT_API void shoal_client_options_init(shoal_client_options *options, size_t size);
 
 /* Checks the options and copies them; no connection is made yet. options may be NULL. The handle
- * goes to *ret_client, which is NULL on failure. Errors: NOMEM, INVALID (url, api_key), IO (no
- * file descriptor left). */
+ * goes to *ret_client, which is NULL on failure. Errors: NOMEM, INVALID (url, api_key, ca_file),
+ * IO (no file descriptor left). */
 SHOAL_CLIENT_API int shoal_client_new(const shoal_client_options *options,
                                       shoal_client **ret_client, shoal_client_error *ret_error);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Addresses: "http://host[:port][/prefix]", "http://[v6]:port", "unix:/path". Characters are
+ * Addresses: "http://host[:port][/prefix]", "https://[v6]:port", "unix:/path". Characters are
  * checked here because host and prefix go into a request head unchanged.
  */
 #include "edge/client/client_internal.h"
@@ -12,8 +12,9 @@
 static int bad_url(shoal_client_error *error, const char *url, const char *why)
 {
     return shoal_client_fail(error, SHOAL_CLIENT_E_INVALID,
-                             "address \"%.200s\": %s; write http://host:port or unix:/path", url,
-                             why);
+                             "address \"%.200s\": %s; write http://host:port, https://host:port or "
+                             "unix:/path",
+                             url, why);
 }
 
 static int parse_unix(const char *url, shoal_client_url_parts *parts, shoal_client_error *error)
@@ -89,8 +90,9 @@ static int parse_authority(const char *url, const char *text, size_t n,
     }
     memcpy(parts->host, host, n_host);
     parts->host[n_host] = '\0';
-    (void)snprintf(parts->port, sizeof parts->port, "%.*s", n_rest > 0 ? (int)n_rest - 1 : 2,
-                   n_rest > 0 ? rest + 1 : "80");
+    const char *usual = parts->is_tls ? "443" : "80";
+    (void)snprintf(parts->port, sizeof parts->port, "%.*s", n_rest > 0 ? (int)n_rest - 1 : 3,
+                   n_rest > 0 ? rest + 1 : usual);
     (void)snprintf(parts->authority, sizeof parts->authority, "%.*s", (int)n, text);
     return SHOAL_CLIENT_OK;
 }
@@ -108,13 +110,11 @@ int shoal_client_url_parse(const char *url, shoal_client_url_parts *ret_parts,
         *ret_parts = parts;
         return SHOAL_CLIENT_OK;
     }
-    if (strncasecmp(url, "https://", 8) == 0) {
-        return bad_url(error, url, "TLS is not spoken here, put a TLS proxy beside the client");
-    }
-    if (strncasecmp(url, "http://", 7) != 0) {
+    parts.is_tls = strncasecmp(url, "https://", 8) == 0;
+    if (!parts.is_tls && strncasecmp(url, "http://", 7) != 0) {
         return bad_url(error, url, "it has no known scheme");
     }
-    const char *authority = url + 7;
+    const char *authority = url + (parts.is_tls ? 8 : 7);
     size_t n = strcspn(authority, "/?#");
     const char *prefix = authority + n;
     size_t n_prefix = strlen(prefix);

@@ -34,9 +34,14 @@ def test_examples_build_from_an_installed_library_and_run():
         question = "What does H40 mean on the Tapir 10?"
         body = {"messages": [{"role": "user", "content": question}], "temperature": 0}
         told = json.loads(request(url, "POST", "/v1/chat/completions", json.dumps(body))[2])["choices"][0]["message"]["content"]
-        for name, compiler in (("ask", C), ("ask", CPP), ("loop", C), ("loop", CPP)):
+        # Inside the program, with what shoal.pc says that it needs then.
+        inside, _ = flags(prefix, "--static", "--cflags", "--libs")
+        expect("-lssl" in inside and "-lcrypto" in inside, f"{inside}")
+        inside = [os.path.join(library, "libshoal.a") if word == "-lshoal" else word for word in inside]
+        for name, compiler, words in (("ask", C, inside), ("ask", C, wanted), ("ask", CPP, wanted), ("loop", C, wanted),
+                                      ("loop", CPP, wanted)):
             program = site.file(f"{name}-{compiler[0]}")
-            run(*compiler, os.path.join(EXAMPLES, f"{name}.c"), "-o", program, *wanted, "-pthread")
+            run(*compiler, os.path.join(EXAMPLES, f"{name}.c"), "-o", program, *words, "-pthread")
             env = {**os.environ, "SHOAL_URL": url, "LD_LIBRARY_PATH": library}
             done = subprocess.run([program, question], env=env, capture_output=True, text=True, timeout=60, check=False)
             expect(done.returncode == 0, f"{name}: {done.stderr}{done.stdout}")

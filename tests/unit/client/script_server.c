@@ -35,7 +35,7 @@ static void must(bool ok, const char *what)
 }
 
 /* Reads the head and as much of the body as it announces. */
-static void read_request(int fd, char *request, bool deaf)
+static void read_request(int fd, char *request, bool deaf, bool early)
 {
     size_t n = 0;
     for (;;) {
@@ -51,6 +51,9 @@ static void read_request(int fd, char *request, bool deaf)
         }
         n += (size_t)got;
         request[n] = '\0';
+        if (early) {
+            return;
+        }
     }
 }
 
@@ -86,7 +89,7 @@ static void *run(void *ctx)
         }
         int one = 1;
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        read_request(fd, server->requests[i], server->answers[i].deaf);
+        read_request(fd, server->requests[i], server->answers[i].deaf, server->answers[i].early);
         serve(fd, &server->answers[i]);
     }
     return NULL;

@@ -15,6 +15,7 @@ typedef struct script_answer {
     size_t piece;      /* bytes per send, 0: all at once */
     bool hang;         /* afterwards keep the connection open until the client closes it */
     bool deaf;         /* answer without reading the request's body */
+    bool early;        /* answer to the first bytes, whatever they are */
     bool reset;        /* end with a TCP reset instead of a close */
 } script_answer;
 

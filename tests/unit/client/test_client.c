@@ -498,6 +498,47 @@ static void test_client_timeouts_end_the_call(void **state)
     script_server_free(server);
 }
 
+/* A server that takes the connection and says nothing, or half of it: the handshake has the time of
+ * connecting, can be cancelled, and an end in it is told. */
+static void test_client_tls_handshake_is_left_in_time(void **state)
+{
+    (void)state;
+    const script_answer answers[] = {
+        {.bytes = "", .hang = true},
+        {.bytes = "\x16\x03", .early = true, .hang = true},
+        {.bytes = "\x16\x03", .early = true},
+    };
+    script_server *server = script_server_start(NULL, answers, 3);
+    char url[160];
+    (void)snprintf(url, sizeof url, "https%s", script_server_url(server) + 4);
+    shoal_client_options options;
+    shoal_client_options_init(&options, sizeof options);
+    options.url = url;
+    options.connect_timeout_ms = 40;
+    shoal_client *client = NULL;
+    assert_int_equal(shoal_client_new(&options, &client, NULL), SHOAL_CLIENT_OK);
+    shoal_client_request request = chat_request();
+    shoal_client_error error;
+    assert_int_equal(shoal_client_chat(client, &request, NULL, NULL, NULL, &error),
+                     SHOAL_CLIENT_E_TIMEOUT);
+    assert_non_null(strstr(error.text, "the TLS handshake"));
+    shoal_client_free(client);
+    canceller c = {.client = connect_to(url)};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, cancel_soon, &c), 0);
+    assert_int_equal(shoal_client_chat(c.client, &request, NULL, NULL, NULL, &error),
+                     SHOAL_CLIENT_E_CANCELLED);
+    double returned_ms = now_ms();
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(returned_ms - c.at_ms < 100.0);
+    assert_int_equal(shoal_client_chat(c.client, &request, NULL, NULL, NULL, &error),
+                     SHOAL_CLIENT_E_IO);
+    assert_non_null(strstr(error.text, "ended in the TLS handshake"));
+    shoal_client_free(c.client);
+    script_server_join(server);
+    script_server_free(server);
+}
+
 /* --- misuse and absence ---------------------------------------------------------------------- */
 
 static void test_client_nobody_there_names_the_address(void **state)
@@ -583,6 +624,12 @@ static void test_client_bad_arguments_are_refused(void **state)
     assert_int_equal(shoal_client_new(&options, &client, &error), SHOAL_CLIENT_E_INVALID);
     assert_null(client);
     options.api_key = NULL;
+    options.ca_file = "/nonexistent/ca.pem"; /* an authority protects nothing in the clear */
+    assert_int_equal(shoal_client_new(&options, &client, &error), SHOAL_CLIENT_E_INVALID);
+    assert_non_null(strstr(error.text, "is not https"));
+    options.url = "https://127.0.0.1:1";
+    assert_int_equal(shoal_client_new(&options, &client, &error), SHOAL_CLIENT_E_INVALID);
+    assert_non_null(strstr(error.text, "/nonexistent/ca.pem"));
     options.size = 0;
     assert_int_equal(shoal_client_new(&options, &client, &error), SHOAL_CLIENT_E_INVALID);
     /* An application built against an older, shorter struct. */
@@ -782,6 +829,7 @@ int main(void)
         cmocka_unit_test(test_client_nobody_there_names_the_address),
         cmocka_unit_test(test_client_name_is_looked_up_or_refused),
         cmocka_unit_test(test_client_second_call_on_a_handle_is_refused),
+        cmocka_unit_test(test_client_tls_handshake_is_left_in_time),
         cmocka_unit_test(test_client_bad_arguments_are_refused),
         cmocka_unit_test(test_client_probe_reads_health_ready_and_models),
         cmocka_unit_test(test_client_get_hands_out_the_body),

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "edge/client/shoal.h"
@@ -91,6 +92,37 @@ static int call_failing(shoal_client *client, long i, shoal_client_error *error)
     return code;
 }
 
+/* TLS with a server that speaks none: the handshake's own memory, OpenSSL's not counted. */
+static void test_memory_tls_survives_every_failure(void **state)
+{
+    (void)state;
+    script_answer answers[TRIES_MAX];
+    for (size_t i = 0; i < TRIES_MAX; i++) {
+        answers[i] = (script_answer){.bytes = "HTTP/1.1 400 No\r\n\r\n", .early = true};
+    }
+    script_server *server = script_server_start(NULL, answers, TRIES_MAX);
+    char url[160];
+    (void)snprintf(url, sizeof url, "https%s", script_server_url(server) + 4);
+    shoal_client_options options;
+    shoal_client_options_init(&options, sizeof options);
+    options.url = url;
+    shoal_client *client = NULL;
+    assert_int_equal(shoal_client_new(&options, &client, NULL), SHOAL_CLIENT_OK);
+    long n_failed = 0;
+    shoal_client_error error;
+    while (call_failing(client, n_failed, &error) == SHOAL_CLIENT_E_NOMEM) {
+        assert_non_null(strstr(error.text, "memory"));
+        n_failed++;
+    }
+    assert_int_equal(error.code, SHOAL_CLIENT_E_TLS);
+    assert_non_null(strstr(error.text, "speaks no TLS"));
+    assert_true(n_failed >= 3);
+    shoal_client_free(client);
+    script_server_stop(server);
+    script_server_join(server);
+    script_server_free(server);
+}
+
 typedef int (*call_fn)(shoal_client *client, shoal_client_error *error);
 
 static int call_get(shoal_client *client, shoal_client_error *error)
@@ -169,6 +201,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_new_survives_every_failure),
         cmocka_unit_test(test_memory_stream_survives_every_failure),
+        cmocka_unit_test(test_memory_tls_survives_every_failure),
         cmocka_unit_test(test_memory_get_survives_every_failure),
         cmocka_unit_test(test_memory_sessions_survive_every_failure),
     };

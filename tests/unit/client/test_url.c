@@ -21,12 +21,15 @@ static void test_url_good_ones_are_taken_apart(void **state)
         {"http://[::1]:65535/a/b//", "::1", "65535", "/a/b", "[::1]:65535"},
         {"http://h_1-x:1/a%20~b.c", "h_1-x", "1", "/a%20~b.c", "h_1-x:1"},
         {"http://[fe80::1.2.3.4]", "fe80::1.2.3.4", "80", "", "[fe80::1.2.3.4]"},
+        {"https://edge.example", "edge.example", "443", "", "edge.example"},
+        {"HTTPS://[::1]:8443/a", "::1", "8443", "/a", "[::1]:8443"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         shoal_client_url_parts parts;
         shoal_client_error error = {.code = 0};
         assert_int_equal(shoal_client_url_parse(cases[i].url, &parts, &error), SHOAL_CLIENT_OK);
         assert_false(parts.is_unix);
+        assert_int_equal(parts.is_tls, (cases[i].url[4] | 0x20) == 's');
         assert_string_equal(parts.host, cases[i].host);
         assert_string_equal(parts.port, cases[i].port);
         assert_string_equal(parts.prefix, cases[i].prefix);
@@ -47,7 +50,9 @@ static void test_url_bad_ones_are_refused(void **state)
         "",
         "127.0.0.1:8088",
         "ftp://x",
-        "https://x",
+        "httpss://x",
+        "https://",
+        "https://h:0",
         "http://",
         "http://:80",
         "http:///x",
