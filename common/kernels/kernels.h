@@ -13,13 +13,14 @@
  * The one freedom: where a result is NaN, it is NaN in every tier, but sign and payload may differ
  * (processors pick them from either operand, compilers swap operands).
  *
- * Panels, activations and the law of products: panel.h.
+ * Panels, activations and the law of products: panel.h. What is added to products: sides.h.
  */
 #ifndef SHOAL_KERNELS_KERNELS_H
 #define SHOAL_KERNELS_KERNELS_H
 
 #include "common/kernels/kv_block.h"
 #include "common/kernels/panel.h"
+#include "common/kernels/sides.h"
 
 enum {
     SHOAL_KV_BLOCK = 32,     /* tokens per KV block */
@@ -92,6 +93,8 @@ typedef struct shoal_kernels {
     void (*quantize_q8)(size_t k, const float *x, int8_t *q, shoal_act_block *blocks);
 
     shoal_gemm_fn *gemm[SHOAL_PANELS]; /* panel.h */
+    shoal_low_fn *add_low;             /* sides.h */
+    shoal_singles_fn *add_singles;
 
     /* y = x * w / sqrt(mean(x^2) + eps): ss by the 16-lane fma reduction; r = 1 / sqrtf(ss / n +
      * eps) (IEEE division and root); y[i] = (x[i] * r) * w[i]. y may be x. */

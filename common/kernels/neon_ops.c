@@ -322,6 +322,7 @@ void shoal_kernels_init_neon(shoal_kernels *kernels)
     shoal_kernels_neon_quant(kernels);
     shoal_kernels_neon_attend(kernels);
     shoal_kernels_neon_seal(kernels);
+    shoal_kernels_neon_sides(kernels);
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;

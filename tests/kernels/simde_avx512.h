@@ -51,6 +51,7 @@
 #undef _mm_maskz_loadu_epi8
 #undef _mm256_maskz_loadu_epi16
 #undef _mm256_mask_storeu_epi16
+#undef _mm512_i32gather_ps
 #define _mm512_fmadd_ps          emulated_fmadd_ps
 #define _mm512_cvtph_ps          emulated_cvtph_ps
 #define _mm512_cvtps_ph(a, how)  emulated_cvtps_ph(a)
@@ -71,6 +72,7 @@
 #define _mm_maskz_loadu_epi8     emulated_maskz_loadu_epi8
 #define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16
 #define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16
+#define _mm512_i32gather_ps      emulated_i32gather_ps
 
 /* Sixteen lanes in memory. */
 typedef union emulated_lanes {
@@ -264,6 +266,15 @@ EMULATED int32_t emulated_reduce_add_epi32(__m512i a)
         sum += (uint32_t)x.i[i];
     }
     return (int32_t)sum;
+}
+
+EMULATED __m512 emulated_i32gather_ps(__m512i places, const void *from, int scale)
+{
+    emulated_lanes x = emulated_ints(places);
+    for (int i = 0; i < 16; i++) {
+        memcpy(&x.f[i], (const char *)from + (ptrdiff_t)x.i[i] * scale, 4);
+    }
+    return emulated_to_floats(&x);
 }
 
 /* The masked moves touch no byte outside their mask: sanitizers see it. */
