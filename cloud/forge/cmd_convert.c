@@ -34,9 +34,9 @@ static shoal_status parse_target(const char *option, const char *name, convert_t
     }
     bool fp8 = strcasecmp(name, "FP8") == 0;
     const shoal_type_info *info = fp8 ? shoal_type_find(SHOAL_TYPE_I8) : shoal_type_find_name(name);
-    if (!info || (info->type == SHOAL_TYPE_I8 && !fp8)) {
+    if (!info || (info->type == SHOAL_TYPE_I8 && !fp8) || info->type == SHOAL_TYPE_I32) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "%s %s: known are FP8, %s and, but for I8, %s", option, name,
+                             "%s %s: known are FP8, %s and, but for I8 and I32, %s", option, name,
                              shoal_type_own_names(), shoal_type_names());
     }
     *ret = (convert_target){.info = info, .fp8 = fp8};

@@ -81,6 +81,10 @@ static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert
     bool matrix = (t->dims[1] > 1 || t->type == SHOAL_TYPE_I8) && ends_with(t->name, ".weight") &&
                   !ends_with(t->name, "ffn_gate_inp.weight");
     convert_target to = outer && c->output_type.info ? c->output_type : c->type;
+    if (matrix && t->type == SHOAL_TYPE_I32) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "tensor %.*s: I32 is no type of weights",
+                             (int)SHOAL_MIN(t->name.length, (size_t)64), t->name.data);
+    }
     *ret = (convert_item){.from = t, .to = {.info = shoal_type_find((uint32_t)t->type)}};
     if (t->type == SHOAL_TYPE_I8 && matrix) {
         SHOAL_TRY(shoal_fp8_scales(c->gguf, t, &ret->scales, err));

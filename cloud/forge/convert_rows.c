@@ -107,7 +107,7 @@ static shoal_status put_padding(conversion *c, uint64_t size, shoal_err *err)
 static shoal_status check_finite(const convert_item *item, shoal_err *err)
 {
     const shoal_gguf_tensor *t = item->from;
-    if (t->type == SHOAL_TYPE_I8) {
+    if (t->type == SHOAL_TYPE_I8 || t->type == SHOAL_TYPE_I32) {
         return SHOAL_OK; /* any byte is a number, and FP8's NaN codes are refused when loaded */
     }
     const shoal_type_info *info = shoal_type_find((uint32_t)t->type);

@@ -73,6 +73,7 @@ static shoal_status allocate(shoal_forward *f)
     size_t widest = SHOAL_MAX(SHOAL_MAX(hp->dim, att_width),
                               SHOAL_MAX(widest_ffn(hp), SHOAL_MAX(hp->mla.rank, hp->mla.q_rank)));
     SHOAL_TRY(shoal_acts_new(SHOAL_MAX(rows, f->shape.n_logits_max), widest, &f->acts));
+    SHOAL_TRY(shoal_acts_reserve(f->acts, &f->model->needs));
     SHOAL_TRY(shoal_experts_init(f));
     SHOAL_TRY(shoal_adapting_init(f));
     return shoal_latent_init(f);

@@ -32,6 +32,7 @@ static shoal_status make_loners(shoal_forward *f)
         SHOAL_TRY(shoal_pool_new(1, &f->loners[i].pool));
         SHOAL_TRY(shoal_acts_new(f->shape.n_rows_max, SHOAL_MAX(hp->mla.plain, hp->mla.rank),
                                  &f->loners[i].acts));
+        SHOAL_TRY(shoal_acts_reserve(f->loners[i].acts, &f->model->needs));
     }
     return SHOAL_OK;
 }

@@ -86,6 +86,11 @@ static shoal_status read_alpha(const shoal_gguf *gguf, float strength, double *r
 
 /* --- pairs ----------------------------------------------------------------------------------- */
 
+static bool is_whole(shoal_type type)
+{
+    return type == SHOAL_TYPE_I8 || type == SHOAL_TYPE_I32;
+}
+
 static shoal_status check_shapes(const shoal_lora_pair *p, shoal_err *err)
 {
     const uint64_t *a = p->a->dims;
@@ -95,10 +100,10 @@ static shoal_status check_shapes(const shoal_lora_pair *p, shoal_err *err)
                              "tensor %.*s: adapters of stacks of experts are not computed",
                              NAME(p->a));
     }
-    if (p->a->type == SHOAL_TYPE_I8 || p->b->type == SHOAL_TYPE_I8) {
+    if (is_whole(p->a->type) || is_whole(p->b->type)) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "tensor %.*s: the pair is of type I8, which adapters have no scales "
-                             "for",
+                             "tensor %.*s: the pair is of type I8 or I32, which adapters have no "
+                             "scales for",
                              NAME(p->a));
     }
     if (a[1] != b[0]) {

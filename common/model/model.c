@@ -220,7 +220,7 @@ static void count(cost *c, const shoal_weight *weight)
 {
     if (weight) {
         c->bytes += shoal_weight_bytes(weight);
-        c->flops += 2 * (uint64_t)shoal_weight_n_rows(weight) * shoal_weight_k(weight);
+        c->flops += shoal_weight_flops(weight);
     }
 }
 

@@ -152,6 +152,7 @@ typedef struct shoal_model {
     shoal_hash hash; /* over numbers that change results, and every tensor (R9); exits are not in
                       * it: what the full depth answers does not depend on them, so models that
                       * differ in exits alone verify each other */
+    shoal_side_needs needs; /* of inputs, for weights with sides */
     uint64_t file_bytes;
     uint64_t n_params;
     shoal_type main_type;  /* type of most weight bytes */

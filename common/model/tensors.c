@@ -6,6 +6,7 @@
 #include "common/model/model_internal.h"
 
 #include "common/base/mem.h"
+#include "common/weight/sides.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -78,11 +79,24 @@ static shoal_status find(const loader *l, const char *suffix, size_t cols, size_
     return SHOAL_OK;
 }
 
+static void mark_sides(const loader *l, const shoal_gguf_tensor *t)
+{
+    for (size_t side = 0; side < SHOAL_SIDES; side++) {
+        char name[SHOAL_GGUF_NAME_MAX + 1];
+        if (shoal_side_name(t->name, (shoal_side)side, name)) {
+            mark(l, shoal_gguf_find_tensor(l->gguf, name));
+        }
+    }
+}
+
 /* Rows [row, row + n) of a matrix or of a stack of them. */
 static shoal_status load_rows(const loader *l, const shoal_gguf_tensor *t, size_t row, size_t n,
                               shoal_weight **ret_weight)
 {
-    return shoal_weight_load(l->gguf, t, row, n, l->model->builders, ret_weight, l->err);
+    mark_sides(l, t);
+    SHOAL_TRY(shoal_weight_load(l->gguf, t, row, n, l->model->builders, ret_weight, l->err));
+    shoal_weight_raise_needs(*ret_weight, &l->model->needs);
+    return SHOAL_OK;
 }
 
 static shoal_status load_matrix(const loader *l, const char *suffix, size_t cols, size_t rows,

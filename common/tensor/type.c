@@ -12,12 +12,13 @@ static const shoal_type_info infos[] = {
     {SHOAL_TYPE_Q3_K, "Q3_K", 256, 110},    {SHOAL_TYPE_Q4_K, "Q4_K", 256, 144},
     {SHOAL_TYPE_Q5_K, "Q5_K", 256, 176},    {SHOAL_TYPE_Q6_K, "Q6_K", 256, 210},
     {SHOAL_TYPE_IQ4_NL, "IQ4_NL", 32, 18},  {SHOAL_TYPE_I8, "I8", 1, 1},
-    {SHOAL_TYPE_BF16, "BF16", 1, 2},        {SHOAL_TYPE_C2_32, "C2_32", 32, 10},
-    {SHOAL_TYPE_C2_64, "C2_64", 64, 18},    {SHOAL_TYPE_C2_128, "C2_128", 128, 34},
-    {SHOAL_TYPE_C3_32, "C3_32", 32, 14},    {SHOAL_TYPE_C3_64, "C3_64", 64, 26},
-    {SHOAL_TYPE_C3_128, "C3_128", 128, 50}, {SHOAL_TYPE_C4_64, "C4_64", 64, 34},
-    {SHOAL_TYPE_C4_128, "C4_128", 128, 66}, {SHOAL_TYPE_S4_32, "S4_32", 32, 14},
-    {SHOAL_TYPE_S4_64, "S4_64", 64, 26},    {SHOAL_TYPE_S4_128, "S4_128", 128, 50},
+    {SHOAL_TYPE_I32, "I32", 1, 4},          {SHOAL_TYPE_BF16, "BF16", 1, 2},
+    {SHOAL_TYPE_C2_32, "C2_32", 32, 10},    {SHOAL_TYPE_C2_64, "C2_64", 64, 18},
+    {SHOAL_TYPE_C2_128, "C2_128", 128, 34}, {SHOAL_TYPE_C3_32, "C3_32", 32, 14},
+    {SHOAL_TYPE_C3_64, "C3_64", 64, 26},    {SHOAL_TYPE_C3_128, "C3_128", 128, 50},
+    {SHOAL_TYPE_C4_64, "C4_64", 64, 34},    {SHOAL_TYPE_C4_128, "C4_128", 128, 66},
+    {SHOAL_TYPE_S4_32, "S4_32", 32, 14},    {SHOAL_TYPE_S4_64, "S4_64", 64, 26},
+    {SHOAL_TYPE_S4_128, "S4_128", 128, 50},
 };
 
 const shoal_type_info *shoal_type_find(uint32_t type)
@@ -42,7 +43,7 @@ const shoal_type_info *shoal_type_find_name(const char *name)
 
 const char *shoal_type_names(void)
 {
-    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, I8";
+    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, I8, I32";
 }
 
 const char *shoal_type_own_names(void)

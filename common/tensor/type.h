@@ -24,7 +24,8 @@ typedef enum shoal_type {
     SHOAL_TYPE_Q5_K = 13,
     SHOAL_TYPE_Q6_K = 14,
     SHOAL_TYPE_IQ4_NL = 20,
-    SHOAL_TYPE_I8 = 24, /* raw bytes: a matrix only with the scales beside it (weight.h, FP8) */
+    SHOAL_TYPE_I8 = 24,  /* raw bytes: a matrix only with the scales beside it (weight.h, FP8) */
+    SHOAL_TYPE_I32 = 26, /* counts and places (weight/sides.h), never a matrix */
     SHOAL_TYPE_BF16 = 30,
     /* Types of our own, which a file holds as I8 (gguf.h): codes of 2, 3 and 4 bits with an f16
      * scale for each group of 32, 64 or 128, in S4 two of every four (common/weight/codes.h). */

@@ -3,9 +3,34 @@
 
 #include "common/base/mem.h"
 
+#include <string.h>
+
 enum {
-    COLS_SERIAL = 4 /* fewer columns are not worth waking the pool for */
+    COLS_SERIAL = 4, /* fewer columns are not worth waking the pool for */
+    STEP = 256       /* elements scaled at a time on their way to codes */
 };
+
+static size_t n_blocks(size_t k)
+{
+    return (k + SHOAL_QBLOCK - 1) / SHOAL_QBLOCK;
+}
+
+/* Room for the 8-bit form of columns of k elements. */
+static shoal_status form_reserve(shoal_acts_form *form, size_t n_cols, size_t k)
+{
+    shoal_free(form->codes);
+    shoal_free(form->blocks);
+    form->codes = shoal_calloc_aligned(n_cols, n_blocks(k) * SHOAL_QBLOCK);
+    form->blocks = shoal_calloc_aligned(n_cols, n_blocks(k) * sizeof *form->blocks);
+    return form->codes && form->blocks ? SHOAL_OK : SHOAL_E_NOMEM;
+}
+
+static void form_fini(shoal_acts_form *form)
+{
+    shoal_free(form->own);
+    shoal_free(form->codes);
+    shoal_free(form->blocks);
+}
 
 shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max, shoal_acts **ret_acts)
 {
@@ -13,12 +38,9 @@ shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max, shoal_acts **ret_ac
     if (!acts) {
         return SHOAL_E_NOMEM;
     }
-    size_t n_blocks = (k_max + SHOAL_QBLOCK - 1) / SHOAL_QBLOCK;
     acts->n_cols_max = n_cols_max;
     acts->k_max = k_max;
-    acts->codes = shoal_calloc_aligned(n_cols_max, n_blocks * SHOAL_QBLOCK);
-    acts->blocks = shoal_calloc_aligned(n_cols_max, n_blocks * sizeof *acts->blocks);
-    if (!acts->codes || !acts->blocks) {
+    if (form_reserve(&acts->plain, n_cols_max, k_max) != SHOAL_OK) {
         shoal_acts_free(acts);
         return SHOAL_E_NOMEM;
     }
@@ -26,11 +48,41 @@ shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max, shoal_acts **ret_ac
     return SHOAL_OK;
 }
 
+shoal_status shoal_acts_reserve(shoal_acts *acts, const shoal_side_needs *needs)
+{
+    if (needs->rank > 0) {
+        shoal_free(acts->low);
+        acts->low = shoal_calloc_aligned(acts->n_cols_max * needs->rank * SHOAL_PRODUCTS_MAX,
+                                         sizeof *acts->low);
+        if (!acts->low) {
+            return SHOAL_E_NOMEM;
+        }
+    }
+    for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+        shoal_acts_form *form = &acts->scaled[i];
+        if (needs->k_codes > 0) {
+            SHOAL_TRY(form_reserve(form, acts->n_cols_max, needs->k_codes));
+        }
+        if (needs->k_floats > 0) {
+            shoal_free(form->own);
+            form->own = shoal_calloc_aligned(acts->n_cols_max * needs->k_floats, sizeof *form->own);
+            if (!form->own) {
+                return SHOAL_E_NOMEM;
+            }
+        }
+    }
+    acts->needs = *needs;
+    return SHOAL_OK;
+}
+
 void shoal_acts_free(shoal_acts *acts)
 {
     if (acts) {
-        shoal_free(acts->codes);
-        shoal_free(acts->blocks);
+        form_fini(&acts->plain);
+        for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+            form_fini(&acts->scaled[i]);
+        }
+        shoal_free(acts->low);
         shoal_free(acts);
     }
 }
@@ -38,46 +90,126 @@ void shoal_acts_free(shoal_acts *acts)
 void shoal_acts_set(shoal_acts *acts, const float *x, size_t n_cols, size_t k, size_t stride)
 {
     SHOAL_ASSERT(n_cols <= acts->n_cols_max && k <= acts->k_max && stride >= k);
-    acts->x = x;
     acts->n_cols = n_cols;
     acts->k = k;
-    acts->stride = stride;
-    acts->quantised = false;
+    acts->plain.x = x;
+    acts->plain.stride = stride;
+    acts->plain.scaled = true;
+    acts->plain.quantised = false;
+    for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+        acts->scaled[i].inverse = NULL;
+        acts->scaled[i].scaled = false;
+        acts->scaled[i].quantised = false;
+    }
 }
 
 const float *shoal_acts_x(const shoal_acts *acts, size_t *ret_stride)
 {
-    *ret_stride = acts->stride;
-    return acts->x;
+    *ret_stride = acts->plain.stride;
+    return acts->plain.x;
 }
+
+/* --- forms ----------------------------------------------------------------------------------- */
 
 typedef struct job {
     shoal_acts *acts;
+    shoal_acts_form *form;
     const shoal_kernels *kernels;
 } job;
 
+static void scale(size_t n, const float *x, const float *inverse, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        y[i] = x[i] * inverse[i];
+    }
+}
+
+static void scale_column(void *ctx, size_t c, size_t worker)
+{
+    (void)worker;
+    const job *j = ctx;
+    const shoal_acts *a = j->acts;
+    scale(a->k, a->plain.x + c * a->plain.stride, j->form->inverse, j->form->own + c * a->k);
+}
+
+/* Straight from the plain input: a form whose readers all want codes needs no floats. */
 static void quantise_column(void *ctx, size_t c, size_t worker)
 {
     (void)worker;
     const job *j = ctx;
-    shoal_acts *a = j->acts;
-    size_t n_blocks = a->k / SHOAL_QBLOCK;
-    j->kernels->quantize_q8(a->k, a->x + c * a->stride, a->codes + c * a->k,
-                            a->blocks + c * n_blocks);
-}
-
-void shoal_acts_quantise(shoal_acts *acts, const shoal_kernels *kernels, shoal_pool *pool)
-{
-    if (acts->quantised) {
+    const shoal_acts *a = j->acts;
+    const shoal_acts_form *form = j->form;
+    const float *x = a->plain.x + c * a->plain.stride;
+    int8_t *codes = form->codes + c * a->k;
+    shoal_act_block *blocks = form->blocks + c * (a->k / SHOAL_QBLOCK);
+    if (!form->inverse) {
+        j->kernels->quantize_q8(a->k, x, codes, blocks);
         return;
     }
-    job j = {.acts = acts, .kernels = kernels};
-    if (acts->n_cols >= COLS_SERIAL) {
-        shoal_pool_run(pool, quantise_column, &j, acts->n_cols);
-    } else {
-        for (size_t c = 0; c < acts->n_cols; c++) {
-            quantise_column(&j, c, 0);
+    for (size_t at = 0; at < a->k; at += STEP) {
+        float part[STEP];
+        size_t n = SHOAL_MIN(a->k - at, (size_t)STEP);
+        scale(n, x + at, form->inverse + at, part);
+        j->kernels->quantize_q8(n, part, codes + at, blocks + at / SHOAL_QBLOCK);
+    }
+}
+
+static void each_column(job *j, shoal_pool *pool, shoal_pool_fn *fn)
+{
+    if (j->acts->n_cols >= COLS_SERIAL) {
+        shoal_pool_run(pool, fn, j, j->acts->n_cols);
+        return;
+    }
+    for (size_t c = 0; c < j->acts->n_cols; c++) {
+        fn(j, c, 0);
+    }
+}
+
+void shoal_acts_forms_begin(shoal_acts *acts)
+{
+    for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+        acts->scaled[i].wanted = false;
+    }
+}
+
+/* The form with these scales, or one that nobody of this job wants, made theirs. */
+static shoal_acts_form *find_form(shoal_acts *acts, const float *inverse)
+{
+    shoal_acts_form *spare = NULL;
+    for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
+        shoal_acts_form *form = &acts->scaled[i];
+        if (form->inverse && (form->inverse == inverse ||
+                              memcmp(form->inverse, inverse, acts->k * sizeof *inverse) == 0)) {
+            return form;
+        }
+        if (!form->wanted && (!spare || (spare->inverse && !form->inverse))) {
+            spare = form;
         }
     }
-    acts->quantised = true;
+    SHOAL_ASSERT(spare);
+    spare->inverse = inverse;
+    spare->scaled = false;
+    spare->quantised = false;
+    return spare;
+}
+
+const shoal_acts_form *shoal_acts_form_get(shoal_acts *acts, const float *inverse, bool quantised,
+                                           const shoal_kernels *kernels, shoal_pool *pool)
+{
+    shoal_acts_form *form = inverse ? find_form(acts, inverse) : &acts->plain;
+    job j = {.acts = acts, .form = form, .kernels = kernels};
+    form->wanted = true;
+    if (quantised && !form->quantised) {
+        SHOAL_ASSERT(!inverse || acts->k <= acts->needs.k_codes);
+        each_column(&j, pool, quantise_column);
+        form->quantised = true;
+    }
+    if (!quantised && !form->scaled) {
+        SHOAL_ASSERT(acts->k <= acts->needs.k_floats);
+        form->x = form->own;
+        form->stride = acts->k;
+        each_column(&j, pool, scale_column);
+        form->scaled = true;
+    }
+    return form;
 }

@@ -1,25 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Private to common/weight: an input batch and its 8-bit form.
+ * Private to common/weight: an input batch, its 8-bit form, and the same divided by column scales.
  */
 #ifndef SHOAL_WEIGHT_ACTS_INTERNAL_H
 #define SHOAL_WEIGHT_ACTS_INTERNAL_H
 
 #include "common/weight/weight.h"
 
+/* The input as some weights read it. */
+typedef struct shoal_acts_form {
+    const float *inverse; /* (k) what it was multiplied by, borrowed from a weight; NULL: nothing */
+    const float *x;       /* [n_cols][stride] */
+    size_t stride;
+    bool scaled;             /* x is there; the plain form's always is */
+    bool quantised;          /* codes and blocks are */
+    bool wanted;             /* by the products under way */
+    float *own;              /* [n_cols][k] of a form with scales */
+    int8_t *codes;           /* [n_cols][k] */
+    shoal_act_block *blocks; /* [n_cols][k / 32] */
+} shoal_acts_form;
+
 struct shoal_acts {
     size_t n_cols_max;
     size_t k_max;
-    const float *x; /* borrowed, [n_cols][stride] */
     size_t n_cols;
     size_t k;
-    size_t stride;
-    bool quantised;          /* codes and blocks are those of x */
-    int8_t *codes;           /* [n_cols][k] */
-    shoal_act_block *blocks; /* [n_cols][k / 32] */
+    shoal_side_needs needs; /* what there is room for */
+    shoal_acts_form plain;
+    shoal_acts_form scaled[SHOAL_PRODUCTS_MAX];
+    float *low; /* [SHOAL_PRODUCTS_MAX][n_cols][rank] products with R */
 };
 
-/* Makes the 8-bit form unless it is there: once per input, however many weights read it. */
-void shoal_acts_quantise(shoal_acts *acts, const shoal_kernels *kernels, shoal_pool *pool);
+/* The form for a weight whose inverse column scales are given (NULL: none), with codes or floats:
+ * made once per input and distinct scales, however many weights read it. It stays until
+ * SHOAL_PRODUCTS_MAX others have been asked for. */
+const shoal_acts_form *shoal_acts_form_get(shoal_acts *acts, const float *inverse, bool quantised,
+                                           const shoal_kernels *kernels, shoal_pool *pool);
+/* Before the forms of one job are got: none is wanted yet. */
+void shoal_acts_forms_begin(shoal_acts *acts);
 
 #endif

@@ -65,8 +65,8 @@ static shoal_status pack_all(build *b, shoal_pool *pool, shoal_err *err)
     return bad_row == SIZE_MAX ? SHOAL_OK : shoal_matrix_not_finite(b->m, bad_row, err);
 }
 
-static shoal_status new_rows(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
-                             shoal_weight **ret_weight, shoal_err *err)
+shoal_status shoal_matrix_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
+                                 shoal_weight **ret_weight, shoal_err *err)
 {
     if (m->format->pack_scales && !m->scales && !m->tensor->packed) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
@@ -118,7 +118,7 @@ shoal_status shoal_weight_new_scaled(const shoal_gguf_tensor *tensor,
                              SHOAL_TENSOR_NAME(tensor));
     }
     m.scales = scales;
-    return new_rows(&m, 0, m.n_rows, NULL, ret_weight, err);
+    return shoal_matrix_weight(&m, 0, m.n_rows, NULL, ret_weight, err);
 }
 
 shoal_status shoal_weight_new(const shoal_gguf_tensor *tensor, shoal_weight **ret_weight,
@@ -134,12 +134,21 @@ shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *
     shoal_matrix m;
     SHOAL_TRY(shoal_matrix_of(gguf, tensor, &m, err));
     SHOAL_ASSERT(n_rows >= 1 && row < m.n_rows && n_rows <= m.n_rows - row);
-    return new_rows(&m, row, n_rows, pool, ret_weight, err);
+    shoal_sides *sides = NULL;
+    SHOAL_TRY(shoal_sides_load(gguf, tensor, row, n_rows, pool, &sides, err));
+    shoal_status status = shoal_matrix_weight(&m, row, n_rows, pool, ret_weight, err);
+    if (status != SHOAL_OK) {
+        shoal_sides_free(sides);
+        return status;
+    }
+    (*ret_weight)->sides = sides;
+    return SHOAL_OK;
 }
 
 void shoal_weight_free(shoal_weight *weight)
 {
     if (weight) {
+        shoal_sides_free(weight->sides);
         shoal_free(weight->owned);
         shoal_free(weight);
     }

@@ -8,6 +8,7 @@
 #define SHOAL_WEIGHT_MATRIX_INTERNAL_H
 
 #include "common/weight/format.h"
+#include "common/weight/sides_internal.h"
 
 struct shoal_weight {
     const shoal_format *format;
@@ -16,7 +17,8 @@ struct shoal_weight {
     size_t n_panels;
     size_t panel_bytes;
     const uint8_t *panels;
-    uint8_t *owned; /* NULL when panels lie in a packed file */
+    uint8_t *owned;     /* NULL when panels lie in a packed file */
+    shoal_sides *sides; /* NULL: none */
 };
 
 /* NULL when the type has no product. */
@@ -48,6 +50,9 @@ const uint8_t *shoal_matrix_blocks(const shoal_matrix *m, size_t row, uint8_t *s
  * number is not finite, with its row; SHOAL_E_NOMEM. */
 shoal_status shoal_matrix_pack(const shoal_matrix *m, size_t row, size_t n, uint8_t *panels,
                                size_t *ret_bad_row) SHOAL_MUST_CHECK;
+/* Rows [row, row + n_rows) as a weight, without sides (shoal_weight_load). */
+shoal_status shoal_matrix_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
+                                 shoal_weight **ret_weight, shoal_err *err) SHOAL_MUST_CHECK;
 /* Lets the pages of plain rows [row, row + n) go where the file is mapped. */
 void shoal_matrix_forget(const shoal_matrix *m, size_t row, size_t n);
 shoal_status shoal_matrix_not_finite(const shoal_matrix *m, size_t row, shoal_err *err);

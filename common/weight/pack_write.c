@@ -79,6 +79,14 @@ static bool is_scales(const shoal_gguf *gguf, const shoal_gguf_tensor *t)
     return codes && codes->type == SHOAL_TYPE_I8;
 }
 
+/* Sides but R go into panels of their weight when they are loaded. */
+static bool is_side(const shoal_gguf_tensor *t)
+{
+    shoal_side side = SHOAL_SIDE_LOW_RIGHT;
+    shoal_str weight = {0};
+    return shoal_side_parse(t->name, &side, &weight) && side != SHOAL_SIDE_LOW_RIGHT;
+}
+
 /* What the file will say of tensor i. */
 static shoal_status describe(packing *p, size_t i, shoal_err *err)
 {
@@ -90,7 +98,7 @@ static shoal_status describe(packing *p, size_t i, shoal_err *err)
         p->dims[i * DIMS + d] = 1;
     }
     shoal_matrix m;
-    if (t->dims[1] < 2 || is_scales(p->gguf, t) ||
+    if (t->dims[1] < 2 || is_scales(p->gguf, t) || is_side(t) ||
         shoal_matrix_of(p->gguf, t, &m, NULL) != SHOAL_OK) {
         return shoal_gguf_put_tensor(p->writer, name, t->type, t->dims, t->n_dims, NULL);
     }
@@ -149,9 +157,8 @@ static shoal_status write_panels(packing *p, const shoal_gguf_tensor *t, shoal_e
     size_t group = SHOAL_MAX(GROUP_BYTES / m.panel_bytes, (size_t)1) * SHOAL_PANEL_ROWS;
     for (size_t row = 0; row < m.n_rows; row += group) {
         shoal_weight *w = NULL;
-        SHOAL_TRY(
-            shoal_weight_load(p->gguf, t, row, SHOAL_MIN(group, m.n_rows - row), p->pool, &w, err));
-        shoal_status status = p->sink(p->ctx, shoal_weight_panels(w), shoal_weight_bytes(w), err);
+        SHOAL_TRY(shoal_matrix_weight(&m, row, SHOAL_MIN(group, m.n_rows - row), p->pool, &w, err));
+        shoal_status status = p->sink(p->ctx, w->panels, w->n_panels * w->panel_bytes, err);
         shoal_weight_free(w);
         SHOAL_TRY(status);
     }

@@ -25,12 +25,38 @@ shoal_type shoal_weight_type(const shoal_weight *weight)
 
 size_t shoal_weight_bytes(const shoal_weight *weight)
 {
-    return weight->n_panels * weight->panel_bytes;
+    return weight->n_panels * weight->panel_bytes +
+           (weight->sides ? shoal_sides_bytes(weight->sides) : 0);
 }
 
-const void *shoal_weight_panels(const shoal_weight *weight)
+uint64_t shoal_weight_flops(const shoal_weight *weight)
 {
+    return 2 * (uint64_t)weight->n_rows * weight->k +
+           (weight->sides ? shoal_sides_flops(weight->sides) : 0);
+}
+
+const void *shoal_weight_panels(const shoal_weight *weight, size_t *ret_bytes)
+{
+    *ret_bytes = weight->n_panels * weight->panel_bytes;
     return weight->panels;
+}
+
+static bool reads_codes(const shoal_weight *weight)
+{
+    return shoal_panel_find(weight->format->panel)->quantised;
+}
+
+void shoal_weight_raise_needs(const shoal_weight *weight, shoal_side_needs *needs)
+{
+    const shoal_sides *sides = weight->sides;
+    if (!sides) {
+        return;
+    }
+    needs->rank = SHOAL_MAX(needs->rank, sides->rank);
+    if (sides->inverse) {
+        size_t *k = reads_codes(weight) ? &needs->k_codes : &needs->k_floats;
+        *k = SHOAL_MAX(*k, weight->k);
+    }
 }
 
 void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
@@ -38,18 +64,28 @@ void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
     SHOAL_ASSERT(r < weight->n_rows);
     weight->format->unpack_row(weight->panels + r / ROWS * weight->panel_bytes, weight->k, r % ROWS,
                                ret_row);
+    if (weight->sides) {
+        shoal_sides_expand_row(weight->sides, r, ret_row);
+    }
 }
 
 /* --- product --------------------------------------------------------------------------------- */
 
+/* One product of a job, and what is added to it. */
+typedef struct task {
+    shoal_panel panel;
+    size_t n_panels;
+    size_t first_part;
+    shoal_gemm gemm;
+    shoal_low low;         /* rank 0: none */
+    shoal_singles singles; /* begin NULL: none */
+} task;
+
 typedef struct job {
     const shoal_kernels *kernels;
     size_t n;
-    shoal_gemm g[SHOAL_PRODUCTS_MAX];
-    shoal_panel panel[SHOAL_PRODUCTS_MAX];
-    size_t n_panels[SHOAL_PRODUCTS_MAX];
-    size_t first_part[SHOAL_PRODUCTS_MAX]; /* of each product */
     size_t part_panels;
+    task tasks[SHOAL_PRODUCTS_MAX];
 } job;
 
 static void run_part(void *ctx, size_t part, size_t worker)
@@ -57,54 +93,120 @@ static void run_part(void *ctx, size_t part, size_t worker)
     (void)worker;
     const job *j = ctx;
     size_t i = j->n - 1;
-    while (j->first_part[i] > part) {
+    while (j->tasks[i].first_part > part) {
         i--;
     }
-    size_t p0 = (part - j->first_part[i]) * j->part_panels;
-    size_t p1 = SHOAL_MIN(p0 + j->part_panels, j->n_panels[i]);
-    j->kernels->gemm[j->panel[i]](&j->g[i], p0, p1);
+    const task *t = &j->tasks[i];
+    size_t p0 = (part - t->first_part) * j->part_panels;
+    size_t p1 = SHOAL_MIN(p0 + j->part_panels, t->n_panels);
+    j->kernels->gemm[t->panel](&t->gemm, p0, p1);
+    if (t->low.rank > 0) {
+        j->kernels->add_low(&t->low, p0, p1);
+    }
+    if (t->singles.begin) {
+        j->kernels->add_singles(&t->singles, p0, p1);
+    }
 }
 
-static shoal_gemm gemm_of(const shoal_product *product, const shoal_acts *acts)
+static void run_job(job *j, shoal_pool *pool)
 {
-    return (shoal_gemm){.panels = product->weight->panels,
-                        .n_rows = product->weight->n_rows,
-                        .k = product->weight->k,
-                        .n_cols = acts->n_cols,
-                        .x = acts->x,
-                        .x_stride = acts->stride,
-                        .xq = acts->codes,
-                        .xb = acts->blocks,
-                        .y = product->y,
-                        .y_stride = product->y_stride};
+    size_t all_panels = 0;
+    for (size_t i = 0; i < j->n; i++) {
+        all_panels += j->tasks[i].n_panels;
+    }
+    size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
+    size_t part_panels = (all_panels + n_parts - 1) / n_parts;
+    j->part_panels = (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
+    size_t parts = 0;
+    for (size_t i = 0; i < j->n; i++) {
+        j->tasks[i].first_part = parts;
+        parts += (j->tasks[i].n_panels + j->part_panels - 1) / j->part_panels;
+    }
+    shoal_pool_run(pool, run_part, j, parts);
+}
+
+/* Adds the base's product to a job. */
+static task *add_task(job *j, const shoal_weight *weight, const float *inverse, shoal_pool *pool,
+                      shoal_acts *acts, float *y, size_t y_stride)
+{
+    const shoal_acts_form *form =
+        shoal_acts_form_get(acts, inverse, reads_codes(weight), j->kernels, pool);
+    task *t = &j->tasks[j->n++];
+    *t = (task){.panel = weight->format->panel,
+                .n_panels = weight->n_panels,
+                .gemm = {.panels = weight->panels,
+                         .n_rows = weight->n_rows,
+                         .k = weight->k,
+                         .n_cols = acts->n_cols,
+                         .x = form->x,
+                         .x_stride = form->stride,
+                         .xq = form->codes,
+                         .xb = form->blocks,
+                         .y = y,
+                         .y_stride = y_stride}};
+    return t;
+}
+
+static void add_sides(task *t, const shoal_sides *s, const shoal_acts *acts, const float *low)
+{
+    t->low = (shoal_low){.panels = s->left,
+                         .n_rows = s->n_rows,
+                         .rank = s->rank,
+                         .n_cols = acts->n_cols,
+                         .t = low,
+                         .t_stride = s->rank,
+                         .y = t->gemm.y,
+                         .y_stride = t->gemm.y_stride};
+    t->singles = (shoal_singles){.begin = s->begin,
+                                 .counts = s->counts,
+                                 .cols = s->cols,
+                                 .values = s->values,
+                                 .n_rows = s->n_rows,
+                                 .n_cols = acts->n_cols,
+                                 .x = acts->plain.x,
+                                 .x_stride = acts->plain.stride,
+                                 .y = t->gemm.y,
+                                 .y_stride = t->gemm.y_stride};
+}
+
+/* t = R x of all products first, as a job of its own: every row of y needs all of it. */
+static void run_low(const shoal_product *products, size_t n, const shoal_kernels *kernels,
+                    shoal_pool *pool, shoal_acts *acts, float *low[SHOAL_PRODUCTS_MAX])
+{
+    job j = {.kernels = kernels};
+    float *at = acts->low;
+    for (size_t i = 0; i < n; i++) {
+        const shoal_sides *s = products[i].weight->sides;
+        if (s && s->rank > 0) {
+            SHOAL_ASSERT(s->rank <= acts->needs.rank);
+            low[i] = at;
+            at += acts->n_cols * s->rank;
+            (void)add_task(&j, s->right, NULL, pool, acts, low[i], s->rank);
+        }
+    }
+    if (j.n > 0) {
+        run_job(&j, pool);
+    }
 }
 
 void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_kernels *kernels,
                           shoal_pool *pool, shoal_acts *acts)
 {
     SHOAL_ASSERT(n >= 1 && n <= SHOAL_PRODUCTS_MAX);
-    job j = {.kernels = kernels, .n = n};
-    size_t all_panels = 0;
+    float *low[SHOAL_PRODUCTS_MAX] = {0};
+    run_low(products, n, kernels, pool, acts, low);
+    job j = {.kernels = kernels};
+    shoal_acts_forms_begin(acts);
     for (size_t i = 0; i < n; i++) {
         const shoal_weight *w = products[i].weight;
         SHOAL_ASSERT(acts->k == w->k && products[i].y_stride >= w->n_rows);
-        if (shoal_panel_find(w->format->panel)->quantised) {
-            shoal_acts_quantise(acts, kernels, pool);
+        task *t = add_task(&j, w, w->sides ? w->sides->inverse : NULL, pool, acts, products[i].y,
+                           products[i].y_stride);
+        if (w->sides) {
+            add_sides(t, w->sides, acts, low[i]);
         }
-        j.g[i] = gemm_of(&products[i], acts);
-        j.panel[i] = w->format->panel;
-        j.n_panels[i] = w->n_panels;
-        all_panels += w->n_panels;
     }
-    size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
-    size_t part_panels = (all_panels + n_parts - 1) / n_parts;
-    j.part_panels = (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
-    size_t parts = 0;
-    for (size_t i = 0; i < n; i++) {
-        j.first_part[i] = parts;
-        parts += (j.n_panels[i] + j.part_panels - 1) / j.part_panels;
-    }
-    shoal_pool_run(pool, run_part, &j, parts);
+    run_job(&j, pool);
 }
 
 void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernels, shoal_pool *pool,

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A linear layer's weight as an operator, y = W x: how it is stored is one row of formats.inc, and
- * no caller tests it. Weights are repacked into panels of 16 rows when made (kernels.h).
+ * no caller tests it. Weights are repacked into panels of 16 rows when made (kernels.h). What
+ * stands beside a compressed matrix, low-rank factors, single elements and column scales, belongs
+ * to the operator (sides.h).
  * Immutable after build; matmul is called by the engine thread, which owns the pool.
  */
 #ifndef SHOAL_WEIGHT_WEIGHT_H
@@ -16,12 +18,25 @@
 
 typedef struct shoal_weight shoal_weight;
 
-/* One input batch, quantised once however many weights read it. Buffers have fixed capacity. */
+/* One input batch, quantised once however many weights read it; where weights have column scales,
+ * once for each that differs. Buffers have fixed capacity. */
 typedef struct shoal_acts shoal_acts;
-/* For at most n_cols_max columns of at most k_max elements. */
+/* For at most n_cols_max columns of at most k_max elements, and weights without sides. */
 shoal_status shoal_acts_new(size_t n_cols_max, size_t k_max,
                             shoal_acts **ret_acts) SHOAL_MUST_CHECK;
 void shoal_acts_free(shoal_acts *acts);
+
+/* What the sides of some weights ask of an input batch; zeros: they have none. */
+typedef struct shoal_side_needs {
+    size_t rank;     /* the highest */
+    size_t k_codes;  /* longest row with column scales, of weights that read codes */
+    size_t k_floats; /* the same of weights that read floats */
+} shoal_side_needs;
+
+/* Raises needs to those of a weight as well. */
+void shoal_weight_raise_needs(const shoal_weight *weight, shoal_side_needs *needs);
+/* Room for products with such weights; what was set is forgotten. */
+shoal_status shoal_acts_reserve(shoal_acts *acts, const shoal_side_needs *needs) SHOAL_MUST_CHECK;
 /* Points acts at x, [n_cols][stride] of k used elements; borrowed until the next set. Marks the
  * quantised form stale. Allocates nothing. */
 void shoal_acts_set(shoal_acts *acts, const float *x, size_t n_cols, size_t k, size_t stride);
@@ -38,9 +53,10 @@ shoal_status shoal_weight_new_scaled(const shoal_gguf_tensor *tensor,
                                      const shoal_gguf_tensor *scales, shoal_weight **ret_weight,
                                      shoal_err *err) SHOAL_MUST_CHECK;
 /* From rows [row, row + n_rows) of a tensor of gguf, which is asked for the scales where the type
- * needs them; a stack of matrices is one run of rows. The work is split over the pool (NULL: none),
- * and pages of a mapped file are let go as they have been read. Whole panels of a packed file
- * (pack.h) are used in place: its bytes must outlive the weight. */
+ * needs them, and for the sides of the matrix (sides.h); a stack of matrices is one run of rows.
+ * The work is split over the pool (NULL: none), and pages of a mapped file are let go as they have
+ * been read. Whole panels of a packed file (pack.h) are used in place: its bytes must outlive the
+ * weight. */
 shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor, size_t row,
                                size_t n_rows, shoal_pool *pool, shoal_weight **ret_weight,
                                shoal_err *err) SHOAL_MUST_CHECK;
@@ -52,9 +68,12 @@ void shoal_weight_free(shoal_weight *weight);
 size_t shoal_weight_n_rows(const shoal_weight *weight);
 size_t shoal_weight_k(const shoal_weight *weight);
 shoal_type shoal_weight_type(const shoal_weight *weight);
-/* Bytes read by one product (packed size), and where they lie. */
+/* Bytes read by one product: panels and sides as they lie in memory. */
 size_t shoal_weight_bytes(const shoal_weight *weight);
-const void *shoal_weight_panels(const shoal_weight *weight);
+/* Operations for one column, two for each multiplication with an addition. */
+uint64_t shoal_weight_flops(const shoal_weight *weight);
+/* The panels of the base, and how many bytes they are. */
+const void *shoal_weight_panels(const shoal_weight *weight, size_t *ret_bytes);
 
 /* y[c][y_stride] = W x[c] for every column of acts; rows are split over the pool. */
 void shoal_weight_matmul(const shoal_weight *weight, const shoal_kernels *kernels, shoal_pool *pool,
@@ -72,7 +91,7 @@ typedef struct shoal_product {
 void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_kernels *kernels,
                           shoal_pool *pool, shoal_acts *acts);
 
-/* Row r dequantised into ret_row[k]: embedding look-up. */
+/* Row r dequantised into ret_row[k], its sides expanded: embedding look-up. */
 void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row);
 
 /* --- row codecs, for conversion and tests --------------------------------------------------- */
