@@ -98,16 +98,17 @@ typedef struct shoal_client_options {
                             NULL: $SHOAL_CA_FILE, else the system's (SHOAL_1.2) */
 } shoal_client_options;
 
-/* Defaults into the first `size` bytes; call as shoal_client_options_init(&o, sizeof o). */
+/* Fills the first `size` bytes with the defaults; call as shoal_client_options_init(&o, sizeof o).
+ */
 SHOAL_CLIENT_API void shoal_client_options_init(shoal_client_options *options, size_t size);
 
-/* Checks the options and copies them; no connection is made yet. options may be NULL. The handle
- * goes to *ret_client, which is NULL on failure. Errors: NOMEM, INVALID (url, api_key, ca_file),
- * IO (no file descriptor left). */
+/* Makes a handle: options, which may be NULL, are checked and copied, no connection is made yet.
+ * The handle goes to *ret_client, which is NULL on failure. Errors: NOMEM, INVALID (url, api_key,
+ * ca_file), IO (no file descriptor left). */
 SHOAL_CLIENT_API int shoal_client_new(const shoal_client_options *options,
                                       shoal_client **ret_client, shoal_client_error *ret_error);
 
-/* No call may be in progress. NULL is allowed. */
+/* Ends a handle; no call may be in progress. NULL is allowed. */
 SHOAL_CLIENT_API void shoal_client_free(shoal_client *client);
 
 /* The address in use, for messages; lives as long as the handle. Any thread. */
@@ -149,7 +150,7 @@ typedef struct shoal_client_request {
                           * computes of the next one only what is new; NULL: none */
 } shoal_client_request;
 
-/* Defaults into the first `size` bytes: nothing set, everything the edge's choice. */
+/* Fills the first `size` bytes with the defaults: nothing set, everything the edge's choice. */
 SHOAL_CLIENT_API void shoal_client_request_init(shoal_client_request *request, size_t size);
 
 /* How deep a token was confirmed. */
@@ -161,7 +162,7 @@ typedef enum shoal_client_tier {
 } shoal_client_tier;
 #define SHOAL_CLIENT_TIERS 3
 
-/* "exit", "edge", "cloud", "unknown"; never NULL. Any thread. */
+/* The name of a tier: "exit", "edge", "cloud", "unknown"; never NULL. Any thread. */
 SHOAL_CLIENT_API const char *shoal_client_tier_name(int tier);
 
 typedef struct shoal_client_token {
@@ -227,7 +228,8 @@ SHOAL_CLIENT_API int shoal_client_complete(shoal_client *client,
                                            shoal_client_result *ret_result,
                                            shoal_client_error *ret_error);
 
-/* The same for request->messages (POST /v1/chat/completions): streams the next message. */
+/* Streams the next message behind request->messages (POST /v1/chat/completions), as
+ * shoal_client_complete streams a continuation. */
 SHOAL_CLIENT_API int shoal_client_chat(shoal_client *client, const shoal_client_request *request,
                                        shoal_client_event_fn on_event, void *ctx,
                                        shoal_client_result *ret_result,
@@ -244,6 +246,7 @@ typedef struct shoal_client_info {
     char models[SHOAL_CLIENT_MODELS_MAX][SHOAL_CLIENT_NAME_MAX];
 } shoal_client_info;
 
+/* Sets size and empties the rest; call as shoal_client_info_init(&i, sizeof i). */
 SHOAL_CLIENT_API void shoal_client_info_init(shoal_client_info *info, size_t size);
 
 /* Asks /health, /ready and /v1/models. OK when the edge answers at all, ready or not. */
@@ -304,19 +307,19 @@ typedef struct shoal_client_stats {
 /* Sets size and empties the rest; call as shoal_client_stats_init(&s, sizeof s). */
 SHOAL_CLIENT_API void shoal_client_stats_init(shoal_client_stats *stats, size_t size);
 
-/* Asks /v1/shoal/status. Written on success only. Errors: as above; REFUSED when the answer is an
- * error, PROTOCOL when it is no edge's. */
+/* Asks what the edge is doing (/v1/shoal/status). Written on success only. Errors: any of the list;
+ * REFUSED when the answer is an error, PROTOCOL when it is no edge's. */
 SHOAL_CLIENT_API int shoal_client_stats_get(shoal_client *client, shoal_client_stats *ret_stats,
                                             shoal_client_error *ret_error);
 
 /* GET of any path ("/metrics"), not streamed: the body, NUL-terminated, to be freed with
  * shoal_client_text_free, and the HTTP status, which may be an error's. Written on success only;
- * ret_length may be NULL. Errors: as above, never REFUSED or BUSY. */
+ * ret_length may be NULL. Errors: any of the list but REFUSED and BUSY. */
 SHOAL_CLIENT_API int shoal_client_get(shoal_client *client, const char *path, char **ret_body,
                                       size_t *ret_length, int *ret_http_status,
                                       shoal_client_error *ret_error);
 
-/* NULL is allowed. Any thread. */
+/* Frees a text of shoal_client_get; NULL is allowed. Any thread. */
 SHOAL_CLIENT_API void shoal_client_text_free(char *text);
 
 /* --- sessions: what an edge keeps of a text (since SHOAL_1.1) ------------------------------------
@@ -334,7 +337,7 @@ typedef struct shoal_client_session {
 typedef int (*shoal_client_session_fn)(void *ctx, const shoal_client_session *session);
 typedef int (*shoal_client_bytes_fn)(void *ctx, const void *bytes, size_t n);
 
-/* All sessions, the last used first; on_session may be NULL. */
+/* Tells all sessions, the last used first; on_session may be NULL. */
 SHOAL_CLIENT_API int shoal_client_session_list(shoal_client *client,
                                                shoal_client_session_fn on_session, void *ctx,
                                                shoal_client_error *ret_error);
@@ -351,7 +354,7 @@ SHOAL_CLIENT_API int shoal_client_session_load(shoal_client *client, const char 
                                                const void *bytes, size_t n,
                                                shoal_client_error *ret_error);
 
-/* Forgets a session. */
+/* Forgets a session. Errors: INVALID (name), REFUSED (http_status 404: there is none). */
 SHOAL_CLIENT_API int shoal_client_session_drop(shoal_client *client, const char *name,
                                                shoal_client_error *ret_error);
 

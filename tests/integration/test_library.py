@@ -29,6 +29,8 @@ def test_examples_build_from_an_installed_library_and_run():
         prefix = site.file("prefix")
         run("cmake", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-P", os.path.join(BIN, "../edge/client/cmake_install.cmake"))
         wanted, library = flags(prefix, "--cflags", "--libs")
+        for page in ("libshoal", "shoal_client_new"):
+            expect(os.path.getsize(os.path.join(prefix, f"share/man/man3/{page}.3")) > 500, f"no manual page {page}(3)")
         _, edge = site.models()
         url = site.edge(edge, mode__default="local").start().address
         question = "What does H40 mean on the Tapir 10?"
