@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the files of this folder share: the object, how a text becomes a value, and the flattened
- * stream of `key: value` pairs that the YAML adapter delivers. Not for other folders.
+ * What the files of this folder share: the object, and how a text becomes a value. Not for other
+ * folders.
  */
 #ifndef SHOAL_CONFIG_CONFIG_INTERNAL_H
 #define SHOAL_CONFIG_CONFIG_INTERNAL_H
 
 #include "common/config/config.h"
+#include "common/config/yaml.h"
 
 enum {
-    SHOAL_CONFIG_KEYS_MAX = 512,
-    SHOAL_CONFIG_NAME_MAX = 128,        /* bytes of a dotted key */
-    SHOAL_CONFIG_SCALAR_MAX = 4096,     /* bytes of a value as text */
-    SHOAL_CONFIG_DEPTH_MAX = 8,         /* nested mappings, and parts of a dotted key */
-    SHOAL_CONFIG_FILE_MAX = 1024 * 1024 /* bytes of a file */
+    SHOAL_CONFIG_KEYS_MAX = 512
 };
 
 typedef struct shoal_config_value {
@@ -30,21 +27,6 @@ struct shoal_config {
     shoal_config_value *values; /* one per key */
     size_t *order;              /* keys with those of one section next to each other */
 };
-
-/* One pair of a file. line counts from 1. plain: written without quotes. */
-typedef struct shoal_config_pair {
-    const char *key; /* dotted */
-    const char *text;
-    size_t n; /* bytes of text, which may hold a NUL */
-    size_t line;
-    bool plain;
-} shoal_config_pair;
-typedef shoal_status shoal_config_pair_fn(void *ctx, const shoal_config_pair *pair, shoal_err *err);
-
-/* Parses one YAML document of nested mappings with scalar leaves and calls fn for each leaf. */
-shoal_status shoal_config_parse_yaml(const char *source, const char *text, size_t n,
-                                     shoal_config_pair_fn *fn, void *ctx,
-                                     shoal_err *err) SHOAL_MUST_CHECK;
 
 /* Turns n bytes of text into a value within the key's bounds, set at where. Errors read
  * "where: key: what is wrong". */
