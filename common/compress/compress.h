@@ -41,6 +41,12 @@ shoal_status shoal_problem_new(size_t n_rows, size_t n_cols, const float *w, con
 void shoal_problem_free(shoal_problem *problem);
 SHOAL_DEFINE_CLEANUP(shoal_problem, shoal_problem_free)
 
+/* tr(W H W^T): what the layer puts out along the text. */
+double shoal_problem_energy(const shoal_problem *problem);
+/* The error, as at the top, of any other weights [n_rows][n_cols]. SHOAL_E_NOMEM. */
+shoal_status shoal_problem_error(const shoal_problem *problem, const float *w,
+                                 double *ret_error) SHOAL_MUST_CHECK;
+
 /* --- what is made of it ---------------------------------------------------------------------- */
 
 typedef enum shoal_mask {

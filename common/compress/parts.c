@@ -210,11 +210,11 @@ void shoal_compressed_expand(const shoal_compressed *c, double *ret_w)
     shoal_factors_add(c, 1, ret_w);
 }
 
-double shoal_residual(const shoal_problem *p, const shoal_compressed *c, double *d, double *g)
+/* d holds W' and becomes W - W', g = d H. */
+static double residual_of(const shoal_problem *p, double *d, double *g)
 {
     size_t n = p->n_rows * p->n_cols;
     double sum = 0;
-    shoal_compressed_expand(c, d);
     for (size_t i = 0; i < n; i++) {
         d[i] = p->w[i] - d[i];
     }
@@ -225,6 +225,12 @@ double shoal_residual(const shoal_problem *p, const shoal_compressed *c, double 
         sum += d[i] * g[i];
     }
     return fmax(sum, 0);
+}
+
+double shoal_residual(const shoal_problem *p, const shoal_compressed *c, double *d, double *g)
+{
+    shoal_compressed_expand(c, d);
+    return residual_of(p, d, g);
 }
 
 double shoal_compressed_error_in(const shoal_problem *p, const shoal_compressed *c, double *scratch)
@@ -242,5 +248,25 @@ shoal_status shoal_compressed_error(const shoal_problem *p, const shoal_compress
         return SHOAL_E_NOMEM;
     }
     *ret_error = shoal_compressed_error_in(p, c, scratch);
+    return SHOAL_OK;
+}
+
+double shoal_problem_energy(const shoal_problem *p)
+{
+    return p->energy;
+}
+
+shoal_status shoal_problem_error(const shoal_problem *p, const float *w, double *ret_error)
+{
+    size_t n = p->n_rows * p->n_cols;
+    SHOAL_CLEANUP(shoal_free_cleanup) double *scratch = shoal_calloc(2 * n, sizeof *scratch);
+    if (!scratch) {
+        return SHOAL_E_NOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        scratch[i] = (double)w[i];
+    }
+    double sum = residual_of(p, scratch, scratch + n);
+    *ret_error = p->energy > 0 ? sum / p->energy : 0;
     return SHOAL_OK;
 }
