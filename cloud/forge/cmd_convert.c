@@ -14,7 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
-static void conversion_close(conversion *c)
+void shoal_forge_conversion_close(conversion *c)
 {
     shoal_lora_file_fini(&c->pairs);
     shoal_gguf_close(c->adapter);
@@ -107,7 +107,7 @@ shoal_status shoal_forge_convert(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
-    SHOAL_CLEANUP(conversion_close)
+    SHOAL_CLEANUP(shoal_forge_conversion_close)
     conversion c = {.name = args->name, .n_layers = (size_t)args->layers};
     SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
     SHOAL_TRY(parse_target("--type", args->type, &c.type, err));

@@ -48,3 +48,14 @@ shoal_status shoal_forge_compare_passes(const forge_args *args, shoal_err *err)
 
 const forge_own shoal_forge_compare_passes_own = {
     .run = shoal_forge_compare_passes, .options = NULL, .n_options = 0};
+
+shoal_status shoal_forge_compress(const forge_args *args, shoal_err *err)
+{
+    (void)args;
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "this shoal-forge was built without OpenBLAS: compress on a machine that "
+                         "has it; the model serves every machine");
+}
+
+const forge_own shoal_forge_compress_own = {
+    .run = shoal_forge_compress, .options = NULL, .n_options = 0, .defaults = {.threads = 2}};

@@ -60,6 +60,20 @@ bool shoal_forge_exits_drop(const conversion *c, shoal_str key);
 shoal_status shoal_forge_exits_put(conversion *c) SHOAL_MUST_CHECK;
 /* Fills items, and tells the writer of metadata and tensors in the order of the output. */
 shoal_status shoal_forge_convert_plan(conversion *c, shoal_err *err) SHOAL_MUST_CHECK;
+/* Whether a tensor is one that takes a type: no vector and no router. */
+bool shoal_forge_is_matrix(const shoal_gguf_tensor *tensor);
+/* Whether t holds the scales of an FP8 matrix: it goes where its matrix goes. */
+bool shoal_forge_is_scales(const shoal_gguf *gguf, const shoal_gguf_tensor *tensor);
+/* The parts that a plan is made of, for commands that choose types by themselves: an item for a
+ * tensor (to.info NULL: as it is), its description to the writer, and the file's metadata. */
+shoal_status shoal_forge_convert_to(conversion *c, const shoal_gguf_tensor *tensor,
+                                    convert_target to, convert_item *ret_item,
+                                    shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_forge_convert_declare(conversion *c, const convert_item *item,
+                                         shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_forge_convert_metadata(conversion *c) SHOAL_MUST_CHECK;
+/* Frees what a conversion owns. */
+void shoal_forge_conversion_close(conversion *c);
 /* Writes one item's tensors behind what is written. */
 shoal_status shoal_forge_convert_item(conversion *c, const convert_item *item,
                                       shoal_err *err) SHOAL_MUST_CHECK;

@@ -43,8 +43,7 @@ static long layer_of(shoal_str name)
     return layer;
 }
 
-/* Whether t holds the scales of an FP8 matrix: it goes where its matrix goes. */
-static bool is_scales(const shoal_gguf *gguf, const shoal_gguf_tensor *t)
+bool shoal_forge_is_scales(const shoal_gguf *gguf, const shoal_gguf_tensor *t)
 {
     static const char more[] = "_scale";
     char name[SHOAL_GGUF_NAME_MAX + 1];
@@ -70,17 +69,16 @@ static convert_target fitting(conversion *c, convert_target to, uint64_t k)
     return to;
 }
 
-static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert_item *ret,
-                              shoal_err *err)
+bool shoal_forge_is_matrix(const shoal_gguf_tensor *t)
 {
-    if (c->exit_norm.data && is_named(t->name, "output_norm.weight")) {
-        c->exit_norm.name = t->name;
-        t = &c->exit_norm;
-    }
-    bool outer = is_named(t->name, "output.weight") || is_named(t->name, "token_embd.weight");
-    bool matrix = (t->dims[1] > 1 || t->type == SHOAL_TYPE_I8) && ends_with(t->name, ".weight") &&
-                  !ends_with(t->name, "ffn_gate_inp.weight");
-    convert_target to = outer && c->output_type.info ? c->output_type : c->type;
+    return (t->dims[1] > 1 || t->type == SHOAL_TYPE_I8) && ends_with(t->name, ".weight") &&
+           !ends_with(t->name, "ffn_gate_inp.weight");
+}
+
+shoal_status shoal_forge_convert_to(conversion *c, const shoal_gguf_tensor *t, convert_target to,
+                                    convert_item *ret, shoal_err *err)
+{
+    bool matrix = shoal_forge_is_matrix(t);
     if (matrix && t->type == SHOAL_TYPE_I32) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "tensor %.*s: I32 is no type of weights",
                              (int)SHOAL_MIN(t->name.length, (size_t)64), t->name.data);
@@ -100,7 +98,19 @@ static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert
     return SHOAL_OK;
 }
 
-static shoal_status declare(conversion *c, const convert_item *item, shoal_err *err)
+static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert_item *ret,
+                              shoal_err *err)
+{
+    if (c->exit_norm.data && is_named(t->name, "output_norm.weight")) {
+        c->exit_norm.name = t->name;
+        t = &c->exit_norm;
+    }
+    bool outer = is_named(t->name, "output.weight") || is_named(t->name, "token_embd.weight");
+    return shoal_forge_convert_to(c, t, outer && c->output_type.info ? c->output_type : c->type,
+                                  ret, err);
+}
+
+shoal_status shoal_forge_convert_declare(conversion *c, const convert_item *item, shoal_err *err)
 {
     char name[SHOAL_GGUF_NAME_MAX + 1];
     const shoal_gguf_tensor *t = item->from;
@@ -147,7 +157,7 @@ static bool is_of_packing(shoal_str key)
     return key.length > sizeof prefix - 1 && memcmp(key.data, prefix, sizeof prefix - 1) == 0;
 }
 
-static shoal_status put_metadata(conversion *c)
+shoal_status shoal_forge_convert_metadata(conversion *c)
 {
     for (size_t i = 0; i < shoal_gguf_n_kv(c->gguf); i++) {
         shoal_str key = shoal_gguf_key_at(c->gguf, i);
@@ -183,13 +193,13 @@ shoal_status shoal_forge_convert_plan(conversion *c, shoal_err *err)
     for (size_t i = 0; i < n; i++) {
         const shoal_gguf_tensor *t = shoal_gguf_tensor_at(c->gguf, i);
         bool dropped = c->n_layers > 0 && layer_of(t->name) >= (long)c->n_layers;
-        if (!dropped && !is_scales(c->gguf, t)) {
+        if (!dropped && !shoal_forge_is_scales(c->gguf, t)) {
             SHOAL_TRY(plan_item(c, t, &c->items[c->n_items++], err));
         }
     }
-    shoal_status status = put_metadata(c);
+    shoal_status status = shoal_forge_convert_metadata(c);
     for (size_t i = 0; status == SHOAL_OK && i < c->n_items; i++) {
-        status = declare(c, &c->items[i], err);
+        status = shoal_forge_convert_declare(c, &c->items[i], err);
     }
     if (status != SHOAL_OK && (!err || err->code == SHOAL_OK)) {
         return shoal_err_set(err, status, "the output cannot be described: %s",

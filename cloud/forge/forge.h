@@ -110,6 +110,15 @@ typedef struct forge_kv_plan_args {
     double transform;
     long answer;
 } forge_kv_plan_args;
+/* Of `compress` alone; its options are in cmd_compress.c. */
+typedef struct forge_compress_args {
+    const char *recipe;
+    const char *moments;
+    const char *report; /* a directory */
+    const char *text;
+    long target_bytes; /* 0: not said */
+    long tokens;
+} forge_compress_args;
 
 typedef struct forge_args {
     const char *model;
@@ -163,6 +172,7 @@ typedef struct forge_args {
     forge_calibrate_weights_args calibrate_weights;
     forge_compare_passes_args compare_passes;
     forge_kv_plan_args kv_plan;
+    forge_compress_args compress;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -207,6 +217,7 @@ extern const forge_own shoal_forge_kv_calibrate_own;
 extern const forge_own shoal_forge_calibrate_weights_own;
 extern const forge_own shoal_forge_compare_passes_own;
 extern const forge_own shoal_forge_kv_plan_own;
+extern const forge_own shoal_forge_compress_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -229,6 +240,7 @@ shoal_status shoal_forge_kv_calibrate(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_compare_passes(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_kv_plan(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_compress(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

@@ -37,6 +37,8 @@ static const forge_command commands[] = {
      "mfoj", shoal_forge_calibrate_weights},
     {"compare-passes", "what each way to compress makes of every linear layer, at equal bytes",
      "mj", shoal_forge_compare_passes},
+    {"compress", "make a model smaller by a recipe: passes, types, or a size for all", "motjCk",
+     shoal_forge_compress},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth",
      "mLPnbdktjCWG", shoal_forge_bench},
     {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a run has made, as JSON: the whole, each matrix, and what both models say of a text.
+ */
+#include "cloud/forge/compress.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static shoal_status put_layer(const compress_job *job, shoal_buf *buf)
+{
+    char form[COMPRESS_LABEL_MAX];
+    double weights = (double)job->n_rows * (double)job->k;
+    shoal_forge_recipe_describe(&job->forms[job->chosen], form, sizeof form);
+    SHOAL_TRY(shoal_buf_appendf(buf, "{\"name\": "));
+    SHOAL_TRY(shoal_forge_json_string(buf, job->tensor->name.data, job->tensor->name.length));
+    SHOAL_TRY(shoal_buf_appendf(buf, ", \"rule\": "));
+    SHOAL_TRY(shoal_forge_json_string(buf, job->rule->name, strlen(job->rule->name)));
+    SHOAL_TRY(shoal_buf_appendf(
+        buf,
+        ", \"rows\": %zu, \"columns\": %zu, \"form\": \"%s\", \"bytes\": %" PRIu64
+        ", \"bits\": %.4f, \"error\": %.6g, \"calibrated\": %s, \"forms\": [",
+        job->n_rows, job->k, form, job->made.bytes, 8 * (double)job->made.bytes / weights,
+        job->made.error, job->calibrated ? "true" : "false"));
+    for (size_t i = 0; job->measured && i < job->n_forms; i++) {
+        shoal_forge_recipe_describe(&job->forms[i], form, sizeof form);
+        SHOAL_TRY(
+            shoal_buf_appendf(buf, "%s{\"form\": \"%s\", \"bytes\": %" PRIu64 ", \"error\": %.6g}",
+                              i ? ", " : "", form, job->points[i].bytes, job->points[i].error));
+    }
+    return shoal_buf_appendf(buf, "]}");
+}
+
+static shoal_status put_verdict(const compress_verdict *v, shoal_buf *buf)
+{
+    return shoal_buf_appendf(
+        buf,
+        ",\n \"text\": {\"tokens\": %zu, \"perplexity\": %.8g, \"full_perplexity\": %.8g, "
+        "\"same_next\": %.6f, \"acceptance\": %.6f, \"divergence\": %.6g, \"tok_s\": %.2f, "
+        "\"full_tok_s\": %.2f, \"bytes_per_token\": %" PRIu64 ", \"full_bytes_per_token\": %" PRIu64
+        ", \"peak_mib\": %.1f}",
+        v->n_tokens, v->ppl, v->ppl_full, v->agreement, v->acceptance, v->divergence, v->tok_s,
+        v->full_tok_s, v->bytes_per_token, v->full_bytes_per_token, v->peak_mib);
+}
+
+shoal_status shoal_forge_compress_json(const compress_run *run, const compress_verdict *verdict,
+                                       shoal_buf *buf)
+{
+    char hex[SHOAL_HASH_HEX];
+    shoal_hash_hex(&run->model, hex);
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                "{\"model\": \"%s\", \"bytes_in\": %zu, \"bytes_out\": %" PRIu64
+                                ", \"seconds\": %.3f, \"resumed\": %zu",
+                                hex, run->map.size, run->n_bytes, run->seconds, run->n_resumed));
+    if (run->target_bytes > 0) {
+        SHOAL_TRY(shoal_buf_appendf(
+            buf, ",\n \"target_bytes\": %" PRIu64 ", \"error_sum\": %.6g, \"least_sum\": %s",
+            run->target_bytes, run->allocation.error, run->allocation.exact ? "true" : "false"));
+    }
+    if (verdict) {
+        SHOAL_TRY(put_verdict(verdict, buf));
+    }
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\n \"layers\": ["));
+    for (size_t i = 0; i < run->n_jobs; i++) {
+        SHOAL_TRY(shoal_buf_appendf(buf, "%s\n  ", i ? "," : ""));
+        SHOAL_TRY(put_layer(&run->jobs[i], buf));
+    }
+    return shoal_buf_appendf(buf, "]}\n");
+}

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a pass has made of a matrix, as tensors of a file: exactly its codes, scales and factors.
+ */
+#include "cloud/forge/compress.h"
+
+#include "common/base/mem.h"
+#include "common/weight/codes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    N = 32, /* columns of a block of Q5_0 */
+    Q5_0_BYTES = 22,
+    INFO_FIXED = 8 + 4 + 12 /* of a tensor's description: length of name, dimensions, type, place */
+};
+
+/* The type that holds exactly what a pass makes in a form. */
+static bool type_of(const shoal_form *f, shoal_type *ret_type)
+{
+    bool all = f->mask == SHOAL_MASK_ALL;
+    if (f->mask == SHOAL_MASK_BITMAP) {
+        return false;
+    }
+    if (all && f->bits == SHOAL_COMPRESS_BITS_F16) {
+        *ret_type = SHOAL_TYPE_F16;
+        return true;
+    }
+    if (all && f->bits == 5 && f->group == N) {
+        *ret_type = SHOAL_TYPE_Q5_0;
+        return true;
+    }
+    return shoal_codes_find(f->bits, f->group, all ? SHOAL_CODES_ALL : SHOAL_CODES_TWO_FOUR,
+                            ret_type);
+}
+
+static shoal_type base_type(const forge_recipe_form *form)
+{
+    shoal_type type = form->type;
+    if (!form->typed) {
+        bool known = type_of(&form->form, &type);
+        SHOAL_ASSERT(known);
+    }
+    return type;
+}
+
+const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t n_rows, size_t k,
+                                     size_t n_parts)
+{
+    shoal_type type = form->type;
+    (void)n_rows;
+    (void)n_parts;
+    if (form->keep) {
+        return NULL;
+    }
+    if (!form->typed) {
+        if (form->form.bits == 0 || form->form.rank > 0 || form->fill) {
+            return "no format has low-rank factors";
+        }
+        if (form->pass == SHOAL_PASS_AWQ || form->pass == SHOAL_PASS_WRP) {
+            return "no format has what this pass puts beside its values";
+        }
+        if (!type_of(&form->form, &type)) {
+            return "no format has such bits, group and mask";
+        }
+    }
+    return k % shoal_type_find((uint32_t)type)->block == 0
+               ? NULL
+               : "its rows are no whole blocks of the type";
+}
+
+uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, size_t k)
+{
+    const shoal_type_info *info = shoal_type_find((uint32_t)base_type(form));
+    return (uint64_t)n_rows * (k / info->block) * info->block_bytes;
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+void shoal_forge_stored_fini(compress_stored *stored)
+{
+    for (size_t i = 0; i < stored->n; i++) {
+        shoal_free(stored->tensors[i].data);
+    }
+    memset(stored, 0, sizeof *stored);
+}
+
+uint64_t shoal_forge_stored_bytes(const compress_stored *stored)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < stored->n; i++) {
+        bytes += stored->tensors[i].n_bytes;
+    }
+    return bytes;
+}
+
+uint64_t shoal_forge_stored_file_bytes(const compress_stored *stored)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < stored->n; i++) {
+        const compress_tensor *t = &stored->tensors[i];
+        bytes += (t->n_bytes + N - 1) / N * N;
+        bytes += INFO_FIXED + strlen(t->name) + 8 * (uint64_t)t->n_dims;
+        if (shoal_type_is_own(t->type)) { /* named once more, with its type (gguf.h) */
+            bytes += 16 + strlen(t->name) + strlen(shoal_type_find((uint32_t)t->type)->name);
+        }
+    }
+    return bytes;
+}
+
+shoal_status shoal_forge_store_begin(const forge_recipe_form *form, const shoal_gguf_tensor *tensor,
+                                     compress_stored *stored, shoal_err *err)
+{
+    compress_tensor *t = &stored->tensors[0];
+    size_t n_rows = (size_t)(tensor->dims[1] * tensor->dims[2] * tensor->dims[3]);
+    (void)snprintf(t->name, sizeof t->name, "%.*s", (int)tensor->name.length, tensor->name.data);
+    t->type = base_type(form);
+    t->n_dims = tensor->n_dims;
+    memcpy(t->dims, tensor->dims, sizeof t->dims);
+    t->n_bytes = (size_t)shoal_forge_store_bytes(form, n_rows, (size_t)tensor->dims[0]);
+    t->data = shoal_calloc(t->n_bytes, 1);
+    if (!t->data) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a matrix of %zu bytes", t->n_bytes);
+    }
+    stored->n = 1;
+    return SHOAL_OK;
+}
+
+/* --- blocks ----------------------------------------------------------------------------------- */
+
+static void put_half(uint8_t *to, uint16_t scale)
+{
+    to[0] = (uint8_t)(scale & 255);
+    to[1] = (uint8_t)(scale >> 8);
+}
+
+/* Q5_0: a scale, the fifth bits, then element j in the low nibble of byte j and element j + 16 in
+ * its high one; value = scale * (code - 16). */
+static void put_q5_0(const shoal_compressed *c, size_t row, uint8_t *to)
+{
+    for (size_t b = 0; b < c->n_cols / N; b++, to += Q5_0_BYTES) {
+        const int8_t *codes = c->codes + row * c->n_cols + b * N;
+        put_half(to, c->scales[row * c->n_groups + b]);
+        memset(to + 2, 0, Q5_0_BYTES - 2);
+        for (size_t j = 0; j < N; j++) {
+            unsigned code = (unsigned)(codes[j] + 16);
+            to[2 + j / 8] = (uint8_t)(to[2 + j / 8] | (code >> 4 & 1) << j % 8);
+            to[6 + j % 16] = (uint8_t)(to[6 + j % 16] | (code & 15) << j / 16 * 4);
+        }
+    }
+}
+
+static void put_halves(const shoal_compressed *c, size_t row, uint8_t *to)
+{
+    for (size_t j = 0; j < c->n_cols; j++) {
+        put_half(to + 2 * j, c->halves[row * c->n_cols + j]);
+    }
+}
+
+static shoal_status put_codes(const shoal_compressed *c, uint8_t *to, shoal_err *err)
+{
+    const shoal_codes codes = {.n_rows = c->n_rows,
+                               .k = c->n_cols,
+                               .bits = c->form.bits,
+                               .group = c->form.group,
+                               .mask = c->form.mask == SHOAL_MASK_ALL ? SHOAL_CODES_ALL
+                                                                      : SHOAL_CODES_TWO_FOUR,
+                               .codes = c->codes,
+                               .scales = c->scales,
+                               .kept = c->kept};
+    return shoal_codes_pack(&codes, 0, c->n_rows, to, err);
+}
+
+shoal_status shoal_forge_store_put(const shoal_compressed *c, const shoal_gguf_tensor *tensor,
+                                   size_t row, compress_stored *stored, shoal_err *err)
+{
+    compress_tensor *t = &stored->tensors[0];
+    const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+    size_t row_bytes = c->n_cols / info->block * info->block_bytes;
+    (void)tensor;
+    if (t->type != SHOAL_TYPE_F16 && t->type != SHOAL_TYPE_Q5_0) {
+        return put_codes(c, t->data + row * row_bytes, err);
+    }
+    for (size_t r = 0; r < c->n_rows; r++) {
+        uint8_t *to = t->data + (row + r) * row_bytes;
+        if (t->type == SHOAL_TYPE_F16) {
+            put_halves(c, r, to);
+        } else {
+            put_q5_0(c, r, to);
+        }
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_forge_store_encode(const float *x, size_t row, size_t n_rows, size_t k,
+                                      compress_stored *stored, shoal_err *err)
+{
+    compress_tensor *t = &stored->tensors[0];
+    const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+    size_t row_bytes = k / info->block * info->block_bytes;
+    return shoal_weight_encode(t->type, x, n_rows * k, t->data + row * row_bytes, err);
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to shoal-forge compress: what is to become of which matrix, as a YAML file says it.
+ *
+ *   embedding: Q8_0            # a type, or keep (the default): token_embd.weight
+ *   output: keep               # output.weight
+ *   rest: keep                 # matrices that no rule takes
+ *   rules:                     # the first whose pattern fits a matrix takes it
+ *     attention:               # a name, for people
+ *       layers: blk.*.attn_*.weight   # patterns with * and ?, any number of them
+ *       pass: gptq, joint      # of common/compress
+ *       type: Q4_K             # and, or instead, types of the file format by their own rounding
+ *       bits: 3, 4             # of a value, 2 to 8 or 16 (f16)
+ *       group: 32              # columns that share a scale
+ *       mask: all              # all, bitmap, 2:4
+ *       density: 0.5           # share that a bitmap keeps
+ *       rank: 8, 16            # of low-rank factors, or fill: what within_... leaves room for
+ *       recover: 0.05          # share that comes back past a 2:4 mask
+ *       within_bits: 3.5       # of a weight, everything counted; or within_bytes: of a layer
+ *       sensitivity: 1         # weight of these layers' errors where bytes are shared out
+ *
+ * A field with several values stands for every one of them, and all combinations that a pass takes
+ * are its forms. One form is made as it is; of several the best within a rule's own bound is taken,
+ * or with --target-bytes those that together are best.
+ *
+ * Immutable after parsing.
+ */
+#ifndef SHOAL_FORGE_RECIPE_H
+#define SHOAL_FORGE_RECIPE_H
+
+#include "common/base/hash.h"
+#include "common/compress/compress.h"
+#include "common/tensor/gguf.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum {
+    FORGE_RECIPE_RULES_MAX = 64,
+    FORGE_RECIPE_NAME_MAX = 64,      /* bytes of a rule's name */
+    FORGE_RECIPE_PATTERNS_MAX = 512, /* bytes of all patterns of a rule */
+    FORGE_RECIPE_VALUES_MAX = 16,    /* of a field */
+    FORGE_RECIPE_FORMS_MAX = 256     /* of a rule */
+};
+
+/* One thing that can be made of a matrix. */
+typedef struct forge_recipe_form {
+    bool keep;  /* the tensor as it is */
+    bool typed; /* a type of the file format, by its reference rounding */
+    shoal_type type;
+    shoal_pass pass; /* neither keep nor typed */
+    shoal_form form;
+    bool fill; /* the rank is what the rule's bound leaves room for */
+} forge_recipe_form;
+
+typedef struct forge_recipe_rule {
+    char name[FORGE_RECIPE_NAME_MAX];
+    char patterns[FORGE_RECIPE_PATTERNS_MAX]; /* separated by single spaces */
+    forge_recipe_form *forms;
+    size_t n_forms;
+    double within_bits;    /* 0: not said */
+    uint64_t within_bytes; /* 0: not said */
+    double sensitivity;
+    size_t line; /* of its first key */
+} forge_recipe_rule;
+
+typedef struct forge_recipe {
+    forge_recipe_form embedding; /* keep or typed, as the next two */
+    forge_recipe_form output;
+    forge_recipe_form rest;
+    forge_recipe_rule *rules;
+    size_t n_rules;
+    shoal_hash hash; /* of the text */
+} forge_recipe;
+
+/* source is the text's name in errors, which read "source:line: key: what is wrong". */
+shoal_status shoal_forge_recipe_parse(const char *source, const char *text, size_t n,
+                                      forge_recipe **ret_recipe, shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_forge_recipe_load(const char *path, forge_recipe **ret_recipe,
+                                     shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_forge_recipe_free(forge_recipe *recipe);
+SHOAL_DEFINE_CLEANUP(forge_recipe, shoal_forge_recipe_free)
+
+/* The first rule whose pattern fits, or NULL. */
+const forge_recipe_rule *shoal_forge_recipe_find(const forge_recipe *recipe, shoal_str name);
+/* "gptq 4 bits/32", "joint 2 bits/64 bitmap 0.5 rank 16", "Q4_K", "keep". */
+void shoal_forge_recipe_describe(const forge_recipe_form *form, char *ret_text, size_t n_text);
+
+#endif

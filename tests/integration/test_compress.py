@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""shoal-forge compress from calibration to a model that answers: what the report says is counted again by other
+commands, a run that is killed goes on to the same bytes, sizes are kept, and what cannot be done is refused."""
+import glob
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+from harness import SANITIZED, SOURCE, Site, binary, expect, main, run
+
+RECIPES = os.path.join(SOURCE, "configs/recipes")
+WORDS = ("the", "and", "thing", "on", "in", "stand", "hand", "then", "other", "ring", "sand", "a")
+BOUND = 1.15  # of the full model's perplexity, for 4 bits
+
+
+def forge(*args, check=True):
+    return run(binary("shoal-forge"), *args, check=check)
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def write(path, text):
+    with open(path, "w") as f:
+        f.write(text)
+    return path
+
+
+class Bench:
+    """A model with a text and moments."""
+
+    def __init__(self, site, family=False):
+        self.site = site
+        self.text = site.file("text.txt")
+        if family and not SANITIZED:
+            self.model = site.models()[0]
+            forge("make-data", "--seed", "3", "--text", "-n", "60", "-o", self.text)
+        else:
+            self.model = site.tiny_model(7, variant="exits")
+            write(self.text, " ".join(random.Random(4).choices(WORDS, k=300)))
+        self.moments = site.file("moments.gguf")
+        forge("calibrate-weights", "-m", self.model, "-f", self.text, "--tokens", "1000", "-o", self.moments)
+
+    def command(self, recipe, out, *options):
+        return [binary("shoal-forge"), "compress", "-m", self.model, "-r", recipe, "-c", self.moments, "-o", out, *options]
+
+    def compress(self, recipe, out, *options, check=True):
+        return run(*self.command(recipe, out, *options), check=check)
+
+
+def perplexity(model, text):
+    return json.loads(forge("perplexity", "-m", model, "-f", text, "--json").stdout)["ppl"]
+
+
+def test_every_recipe_makes_a_model_that_answers():
+    with Site() as site:
+        bench = Bench(site, family=True)
+        full = perplexity(bench.model, bench.text)
+        size = os.path.getsize(bench.model)
+        recipes = sorted(glob.glob(os.path.join(RECIPES, "*.yaml")))
+        expect(len(recipes) >= 2, recipes)
+        for recipe in recipes:
+            out, report = site.file("out.gguf"), site.file("report")
+            name = os.path.basename(recipe)
+            target = [] if "--target-bytes" not in read(recipe).decode() else ["--target-bytes", str(int(size * 0.8))]
+            done = bench.compress(recipe, out, "--report", report, "--text", bench.text, "--tokens", "1000000", "--json", *target)
+            said = json.loads(done.stdout)
+            expect(said == json.load(open(os.path.join(report, "report.json"))), "the report is not what was printed")
+            expect(said["bytes_out"] == os.path.getsize(out) < size == said["bytes_in"], f"{name}: {said['bytes_out']}")
+            text = said["text"]
+            expect(abs(text["full_perplexity"] / full - 1) < 1e-6, f"{name}: {text} and {full}")
+            ppl = perplexity(out, bench.text)
+            expect(abs(text["perplexity"] / ppl - 1) < 1e-6, f"{name}: {text} and {ppl}")
+            expect(ppl < BOUND * full, f"{name}: perplexity {ppl}, of the full model {full}")
+            expect(0.5 < text["same_next"] <= 1 and 0 < text["acceptance"] <= 1 and text["divergence"] >= 0, text)
+            expect(not os.path.exists(out + ".work"), "finished work was left behind")
+            facts = forge("inspect", "-m", out, "--all").stdout
+            for layer in said["layers"]:
+                expect(layer["name"] in facts and 0 < layer["error"] < 0.5 and layer["calibrated"], f"{name}: {layer}")
+            page = read(os.path.join(report, "report.html")).decode()
+            expect(page.count("<rect") == 2 * len(said["layers"]) and "</html>" in page, f"{name}: the page")
+            expect("http" not in page, "the page loads something")
+        return f"{len(recipes)} recipes"
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes():
+    with Site() as site:
+        bench = Bench(site)
+        recipe = write(site.file("r.yaml"), "rules:\n  a:\n    layers: blk.*.weight\n    pass: gptq, joint\n    bits: 3, 4\n"
+                       "    within_bits: 5\n")
+        whole, other = site.file("whole.gguf"), site.file("other.gguf")
+        bench.compress(recipe, whole, "-t", "1")
+        bench.compress(recipe, other, "-t", "3")
+        expect(read(whole) == read(other), "threads change the model")
+        kinds = set()
+        for attempt in range(40):
+            out = site.file(f"cut{attempt}.gguf")
+            ending = ("points", "layer")[attempt % 2]
+            process = subprocess.Popen(bench.command(recipe, out, "-t", "1"), stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            while process.poll() is None and not glob.glob(f"{out}.work/*.{ending}"):
+                time.sleep(0.0005)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            made = sorted(glob.glob(f"{out}.work/*.{ending}"))
+            if os.path.exists(out) or not made:
+                continue
+            kinds.add(ending)
+            refused = bench.compress(os.path.join(RECIPES, "q4.yaml"), out, check=False)
+            expect(refused.returncode == 1 and "another" in refused.stderr and "remove" in refused.stderr, refused.stderr)
+            if attempt % 4 >= 2:  # what is damaged is made again
+                damaged = bytearray(read(made[0]))
+                damaged[len(damaged) // 2] ^= 1
+                with open(made[0], "wb") as f:
+                    f.write(damaged)
+            said = json.loads(bench.compress(recipe, out, "--json").stdout)
+            expect(read(out) == read(whole), f"attempt {attempt}: the model is another one")
+            expect(not os.path.exists(out + ".work"), "finished work was left behind")
+            expect(ending == "points" or attempt % 4 >= 2 or said["resumed"] >= 1, said["resumed"])
+            if len(kinds) == 2 and attempt >= 3:
+                break
+        expect(len(kinds) == 2, f"no run was caught in its work: {kinds}")
+
+
+def test_a_size_is_kept_and_more_of_it_is_better():
+    with Site() as site:
+        bench = Bench(site)
+        recipe, out = os.path.join(RECIPES, "size.yaml"), site.file("out.gguf")
+        least = bench.compress(recipe, out, "--target-bytes", "1000", check=False)
+        expect(least.returncode == 1 and "smallest forms take" in least.stderr and not os.path.exists(out), least.stderr)
+        expect(glob.glob(out + ".work/*.points"), "what was measured is not kept for another target")
+        words = least.stderr.split()  # "... of which FIXED are what no rule takes: ... take LEAST"
+        fixed, smallest = int(words[words.index("which") + 1]), int(words[-1])
+        sums = []
+        for target in (fixed + smallest, fixed + int(smallest * 1.1), fixed + int(smallest * 1.3), fixed + 3 * smallest):
+            said = json.loads(bench.compress(recipe, out, "--target-bytes", str(target), "--json").stdout)
+            expect(os.path.getsize(out) == said["bytes_out"] <= target, f"{said['bytes_out']} of {target}")
+            expect(said["bytes_out"] > target - 0.05 * target or target == fixed + 3 * smallest, f"{said['bytes_out']} of {target}")
+            sums.append(said["error_sum"])
+            for layer in said["layers"]:
+                chosen = [f for f in layer["forms"] if f["form"] == layer["form"]]
+                expect(len(layer["forms"]) == 3 and chosen[0]["bytes"] == layer["bytes"], layer)
+                expect(abs(chosen[0]["error"] - layer["error"]) <= 1e-9 + 1e-6 * layer["error"], layer)
+        expect(sums == sorted(sums, reverse=True) and sums[-1] < sums[0] / 10, sums)
+        below = bench.compress(recipe, site.file("b.gguf"), "--target-bytes", str(fixed + smallest - 1), check=False)
+        expect(below.returncode == 1 and "smallest forms" in below.stderr, below.stderr)
+        return f"sums of errors {sums}"
+
+
+def test_within_takes_the_best_that_fits():
+    with Site() as site:
+        bench = Bench(site)
+        recipe, out = site.file("r.yaml"), site.file("out.gguf")
+        rule = "rules:\n  a:\n    layers: blk.*.weight\n    pass: rtn, gptq\n    bits: 4, 5\n    type: F16\n    within_bits: {}\n"
+        for bits, want in ((4.5, "4 bits"), (5.5, "5 bits"), (16, "F16")):
+            write(recipe, rule.format(bits))
+            said = json.loads(bench.compress(recipe, out, "--json").stdout)
+            expect(all(want in layer["form"] and layer["bits"] <= bits for layer in said["layers"]), said["layers"][0])
+        write(recipe, rule.format(4.4))
+        os.remove(out)
+        refused = bench.compress(recipe, out, check=False)
+        expect(refused.returncode == 1 and "the smallest has" in refused.stderr and not os.path.exists(out), refused.stderr)
+
+
+def test_what_no_rule_takes_stays():
+    with Site() as site:
+        model = site.tiny_model(5)
+        text = write(site.file("t.txt"), "the thing on the sand and the other hand " * 20)
+        moments, out = site.file("m.gguf"), site.file("out.gguf")
+        forge("calibrate-weights", "-m", model, "-f", text, "-o", moments)
+        keep = write(site.file("keep.yaml"), "rules: {}\n")
+        forge("compress", "-m", model, "-r", keep, "-c", moments, "-o", out)
+        facts = [json.loads(forge("inspect", "-m", m, "--json").stdout) for m in (model, out)]
+        expect(facts[0]["model_hash"] == facts[1]["model_hash"], "a recipe of nothing changes the model")
+        rest = write(site.file("rest.yaml"), "rest: Q8_0\nembedding: F16\noutput: F16\nrules:\n  a:\n    layers: blk.0.*\n"
+                     "    type: keep\n")
+        forge("compress", "-m", model, "-r", rest, "-c", moments, "-o", out)
+        lines = forge("inspect", "-m", out, "--all").stdout.splitlines()
+        kinds = {line.split()[0]: line.split()[1] for line in lines if " bytes" in line and ".weight" in line}
+        expect(kinds["token_embd.weight"] == "F16" and kinds["blk.0.ffn_up.weight"] == "F32", kinds)
+        expect(kinds["blk.1.ffn_up.weight"] == "Q8_0" and kinds["blk.1.attn_norm.weight"] == "F32", kinds)
+
+
+def test_refusals_leave_no_file():
+    with Site() as site:
+        bench = Bench(site)
+        out, recipe = site.file("out.gguf"), site.file("r.yaml")
+        q4 = os.path.join(RECIPES, "q4.yaml")
+        other = Bench.__new__(Bench)
+        other.__dict__.update(bench.__dict__)
+        other.model = site.tiny_model(8)
+        refused = other.compress(q4, out, check=False)
+        expect(refused.returncode == 1 and "another model" in refused.stderr, refused.stderr)
+        cases = (("rules: {a: {layers: 'blk.*.nothing', type: Q8_0}}", "takes no matrix"),
+                 ("rules: {a: {layers: 'blk.*', type: Q8_0}, b: {layers: 'blk.0.*', type: Q8_0}}", "rule b (line 1)"),
+                 ("rules: {a: {layers: 'blk.*', pass: rtn, bits: 7}}", "cannot be stored"),
+                 ("rules: {a: {layers: 'blk.*', pass: rtn, bits: '4, 8'}}", "nothing to choose by"),
+                 ("rules: {a: {layers: 'blk.*', pass: rtn, bitz: 4}}", f"r.yaml:1: rules.a.bitz"),
+                 ("rules: {a: {layers: 'blk.*', pass: svd, rank: 100000}}", "r.yaml:1: rules.a.rank"))
+        for text, words in cases:
+            refused = bench.compress(write(recipe, text + "\n"), out, check=False)
+            expect(refused.returncode == 1 and words in refused.stderr, f"{text}: {refused.stderr}")
+            expect(len(refused.stderr.strip().splitlines()) == 1 and not os.path.exists(out), refused.stderr)
+        for missing in (("-r", q4), ("-c", bench.moments), ("-o", out)):
+            command = [c for c in bench.command(q4, out)]
+            at = command.index(missing[0])
+            refused = run(*(command[:at] + command[at + 2:]), check=False)
+            expect(refused.returncode == 1 and missing[0] in refused.stderr, refused.stderr)
+        expect(bench.compress(q4, out, "--target-bytes", "0", check=False).returncode == 2, "--target-bytes 0")
+        expect(bench.compress(site.file("none.yaml"), out, check=False).returncode == 1, "no recipe")
+
+
+if __name__ == "__main__":
+    main([value for name, value in list(globals().items()) if name.startswith("test_")])

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a pass has made, stored and read back by the engine's own codecs: the same numbers, bit for
+ * bit.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "cloud/forge/compress.h"
+#include "common/base/mem.h"
+#include "tests/support/random.h"
+
+#include <string.h>
+
+enum {
+    ROWS = 37,
+    COLS = 192
+};
+
+static const shoal_gguf_tensor tensor = {.name = {.data = "blk.0.attn_q.weight", .length = 19},
+                                         .type = SHOAL_TYPE_F32,
+                                         .n_dims = 2,
+                                         .dims = {COLS, ROWS, 1, 1}};
+
+static float w[ROWS * COLS];
+static float h[COLS * COLS];
+
+static int group_setup(void **state)
+{
+    uint64_t rng = 3;
+    (void)state;
+    for (size_t i = 0; i < ROWS * COLS; i++) {
+        w[i] = test_signed(&rng) * test_unit(&rng);
+    }
+    for (size_t t = 0; t < COLS; t++) {
+        float x[COLS];
+        for (size_t i = 0; i < COLS; i++) {
+            x[i] = test_signed(&rng) + (i > 0 ? x[i - 1] / 2 : 0);
+        }
+        for (size_t i = 0; i < COLS * COLS; i++) {
+            h[i] += x[i / COLS] * x[i % COLS];
+        }
+    }
+    return 0;
+}
+
+static void expect_exact(const shoal_problem *p, const forge_recipe_form *form)
+{
+    SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *c = NULL;
+    SHOAL_CLEANUP(shoal_forge_stored_fini) compress_stored stored = {0};
+    static double want[ROWS * COLS];
+    static float got[ROWS * COLS];
+    assert_null(shoal_forge_store_reason(form, ROWS, COLS, 1));
+    assert_int_equal(shoal_compress(p, form->pass, &form->form, &c, NULL), SHOAL_OK);
+    assert_int_equal(shoal_forge_store_begin(form, &tensor, &stored, NULL), SHOAL_OK);
+    assert_int_equal(shoal_forge_store_put(c, &tensor, 0, &stored, NULL), SHOAL_OK);
+    const compress_tensor *t = &stored.tensors[0];
+    assert_int_equal(stored.n, 1);
+    assert_int_equal(t->n_bytes, shoal_forge_store_bytes(form, ROWS, COLS));
+    assert_int_equal(shoal_forge_stored_bytes(&stored), t->n_bytes);
+    assert_string_equal(t->name, "blk.0.attn_q.weight");
+    shoal_weight_decode(t->type, t->data, ROWS * COLS, got);
+    shoal_compressed_expand(c, want);
+    for (size_t i = 0; i < ROWS * COLS; i++) {
+        /* a code times a scale is exact in either; compare as numbers, 0 and -0 are one */
+        assert_true(!((double)got[i] < want[i]) && !((double)got[i] > want[i]));
+    }
+}
+
+static void test_stored_codes_are_those_of_the_pass(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t bits;
+        size_t group;
+    } kinds[] = {{2, 32}, {2, 64}, {3, 32}, {3, 64}, {4, 32}, {4, 64}, {5, 32}, {8, 32}};
+    SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = NULL;
+    assert_int_equal(shoal_problem_new(ROWS, COLS, w, h, &p, NULL), SHOAL_OK);
+    for (size_t i = 0; i < SHOAL_COUNT(kinds); i++) {
+        const forge_recipe_form gptq = {
+            .pass = SHOAL_PASS_GPTQ,
+            .form = {.bits = kinds[i].bits, .group = kinds[i].group, .density = 1}};
+        forge_recipe_form other = gptq;
+        other.pass = i % 2 ? SHOAL_PASS_RTN : SHOAL_PASS_REFINED;
+        expect_exact(p, &gptq);
+        expect_exact(p, &other);
+    }
+    const forge_recipe_form fours = {
+        .pass = SHOAL_PASS_TWO_FOUR,
+        .form = {.bits = 4, .group = 64, .mask = SHOAL_MASK_TWO_FOUR, .density = 1}};
+    expect_exact(p, &fours);
+    const forge_recipe_form half = {.pass = SHOAL_PASS_JOINT,
+                                    .form = {.bits = SHOAL_COMPRESS_BITS_F16, .density = 1}};
+    expect_exact(p, &half);
+}
+
+static void test_what_no_format_holds_has_a_reason(void **state)
+{
+    (void)state;
+    const forge_recipe_form odd = {.pass = SHOAL_PASS_RTN, .form = {.bits = 7, .group = 32}};
+    const forge_recipe_form q4_k = {.typed = true, .type = SHOAL_TYPE_Q4_K};
+    const forge_recipe_form keep = {.keep = true};
+    const forge_recipe_form wide = {.pass = SHOAL_PASS_RTN, .form = {.bits = 3, .group = 128}};
+    const forge_recipe_form bitmap = {
+        .pass = SHOAL_PASS_WANDA,
+        .form = {.bits = 4, .group = 32, .mask = SHOAL_MASK_BITMAP, .density = 0.5}};
+    assert_non_null(shoal_forge_store_reason(&odd, ROWS, COLS, 1));
+    assert_non_null(shoal_forge_store_reason(&wide, ROWS, COLS, 1)); /* 192 is no multiple of 128 */
+    assert_non_null(shoal_forge_store_reason(&bitmap, ROWS, COLS, 1));
+    assert_non_null(shoal_forge_store_reason(&q4_k, ROWS, COLS, 1)); /* 192 is no multiple of 256 */
+    assert_null(shoal_forge_store_reason(&q4_k, ROWS, 256, 1));
+    assert_null(shoal_forge_store_reason(&keep, ROWS, 7, 3));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stored_codes_are_those_of_the_pass),
+        cmocka_unit_test(test_what_no_format_holds_has_a_reason),
+    };
+    return cmocka_run_group_tests(tests, group_setup, NULL);
+}
