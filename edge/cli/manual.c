@@ -177,8 +177,11 @@ static void print_fish(FILE *out, const words *commands, const words *options, c
     for (const char *at = options->text; *at;) {
         size_t n = strcspn(at + 1, " ");
         bool mode = n == 6 && strncmp(at + 1, "--mode", 6) == 0;
-        (void)fprintf(out, "complete -c shoal -l %.*s%s%s%s\n", (int)(n - 2), at + 3,
-                      mode ? " -x -a '" : "", mode ? modes->text + 1 : "", mode ? "'" : "");
+        bool file = n == 9 &&
+                    (strncmp(at + 1, "--ca-file", 9) == 0 || strncmp(at + 1, "--prompts", 9) == 0);
+        const char *value = mode ? " -x -a '" : file ? " -r -F" : "";
+        (void)fprintf(out, "complete -c shoal -l %.*s%s%s%s\n", (int)(n - 2), at + 3, value,
+                      mode ? modes->text + 1 : "", mode ? "'" : "");
         at += 1 + n;
     }
     (void)fputs(
@@ -207,6 +210,7 @@ int cli_print_completion(const char *shell, FILE *out)
         "%s_shoal() {\n"
         "    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} choices\n"
         "    case $before in\n"
+        "    --ca-file | --prompts) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n"
         "    --mode) choices='%s' ;;\n"
         "    completion) choices='bash zsh fish' ;;\n"
         "    session) choices='list save load rm' ;;\n"

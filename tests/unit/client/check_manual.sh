@@ -40,6 +40,9 @@ check "--temp" shoal ask --te
 check "--max-tokens" shoal ask --ma
 check "local" shoal ask --mode l
 check "top" shoal t
+check "$folder/shoal.bash" shoal ask --ca-file "$folder/shoal.b"
+check "$folder/shoal.fish" shoal bench --prompts "$folder/shoal.f"
+grep -q -- "-l ca-file -r -F" "$folder/shoal.fish" || fail "fish offers no files behind --ca-file"
 check "--concurrency" shoal bench --con
 check "zsh" shoal completion z
 "$shoal" completion tcsh >"$folder/none" 2>"$folder/why" && fail "tcsh has a completion"
