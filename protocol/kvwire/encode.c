@@ -259,7 +259,12 @@ shoal_status shoal_kvwire_encoder_read(shoal_kvwire_encoder *e, uint8_t *ret_byt
     size_t n_done = 0;
     while (n_done < n) {
         if (e->n_given == e->n) {
-            e->failed = make(e);
+            shoal_status status = make(e);
+            if (status == SHOAL_BUSY) {
+                *ret_n = n_done;
+                return status;
+            }
+            e->failed = status;
             SHOAL_TRY(e->failed);
             if (e->n == 0) {
                 break;

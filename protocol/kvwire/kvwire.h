@@ -62,7 +62,8 @@ typedef struct shoal_kvwire_source {
     const int32_t *ids; /* [n_tokens] */
     void *ctx;
     /* Block b of layers [layer, layer + n_layers), one after the other, as the pool keeps them.
-     * Asked for in the order of the stream, and again after a seek. A failure is the encoder's. */
+     * Asked for in the order of the stream, and again after a seek. SHOAL_BUSY: not there yet. A
+     * failure is the encoder's. */
     shoal_status (*read)(void *ctx, uint32_t block, uint32_t layer, uint32_t n_layers,
                          uint8_t *ret_bytes);
     uint32_t chunk_layers; /* layers of one chunk, at least 1: fewer are sooner of use */
@@ -80,11 +81,13 @@ void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder);
 SHOAL_DEFINE_CLEANUP(shoal_kvwire_encoder, shoal_kvwire_encoder_free)
 /* All bytes of the blob. */
 uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *encoder);
-/* The next bytes, at most n of them; fewer than n, or none, at the end alone. */
+/* The next bytes, at most n of them; fewer than n, or none, at the end, or with SHOAL_BUSY: the
+ * next block is not there yet, and is asked for again by the next call. */
 shoal_status shoal_kvwire_encoder_read(shoal_kvwire_encoder *encoder, uint8_t *ret_bytes, size_t n,
                                        size_t *ret_n) SHOAL_MUST_CHECK;
 /* Goes on with that record of the stream, 0 being the head: what a decoder's records are. Reads
- * what stands before it once more, for the content hash. SHOAL_E_LIMIT: the stream has fewer. */
+ * what stands before it once more, for the content hash: blocks that were there are to be there
+ * still. SHOAL_E_LIMIT: the stream has fewer. */
 shoal_status shoal_kvwire_encoder_seek(shoal_kvwire_encoder *encoder,
                                        uint64_t record) SHOAL_MUST_CHECK;
 

@@ -516,6 +516,59 @@ static void test_a_source_that_fails_fails_the_encoder(void **state)
     shoal_kvwire_encoder_free(encoder);
 }
 
+/* Blocks that come one at a time: the bytes are those of one that was there at once. */
+typedef struct slow_source {
+    uint32_t n_there;
+    size_t n_asked;
+} slow_source;
+
+static shoal_status read_slow(void *ctx, uint32_t block, uint32_t layer, uint32_t n_layers,
+                              uint8_t *ret_bytes)
+{
+    slow_source *s = ctx;
+    s->n_asked++;
+    return block < s->n_there ? read_block(NULL, block, layer, n_layers, ret_bytes) : SHOAL_BUSY;
+}
+
+static void test_a_block_that_is_not_there_yet_is_waited_for(void **state)
+{
+    (void)state;
+    static const size_t pieces[] = {1, 7, 100, BLOB_MAX};
+    static uint8_t whole[BLOB_MAX];
+    static uint8_t blob[BLOB_MAX];
+    size_t n_whole = blob_of(2, 2, no_salt, whole);
+    for (size_t i = 0; i < SHOAL_COUNT(pieces); i++) {
+        slow_source slow = {.n_there = 0};
+        const shoal_kvwire_about about = about_of(TOKENS, BLOCKS);
+        const shoal_kvwire_source source = {
+            .ids = ids, .ctx = &slow, .read = read_slow, .chunk_layers = 2, .chunk_blocks = 2};
+        shoal_kvwire_encoder *encoder = NULL;
+        assert_int_equal(shoal_kvwire_encoder_new(&about, &source, no_salt, &encoder, NULL),
+                         SHOAL_OK);
+        size_t n_all = 0;
+        size_t n_waits = 0;
+        for (;;) {
+            size_t n = 0;
+            shoal_status status = shoal_kvwire_encoder_read(
+                encoder, blob + n_all, SHOAL_MIN(pieces[i], BLOB_MAX - n_all), &n);
+            n_all += n;
+            if (status == SHOAL_BUSY) {
+                n_waits++;
+                slow.n_there += n_waits % 2 == 0; /* each is asked for in vain twice */
+                continue;
+            }
+            assert_int_equal(status, SHOAL_OK);
+            if (n < pieces[i]) {
+                break;
+            }
+        }
+        assert_int_equal(n_waits, 2 * BLOCKS);
+        assert_int_equal(n_all, n_whole);
+        assert_memory_equal(blob, whole, n_whole);
+        shoal_kvwire_encoder_free(encoder);
+    }
+}
+
 static void test_every_failing_allocation_is_survived(void **state)
 {
     (void)state;
@@ -568,6 +621,7 @@ int main(void)
         cmocka_unit_test(test_who_does_not_know_the_salt_is_refused),
         cmocka_unit_test(test_limits_of_what_is_sent_are_kept),
         cmocka_unit_test(test_a_source_that_fails_fails_the_encoder),
+        cmocka_unit_test(test_a_block_that_is_not_there_yet_is_waited_for),
         cmocka_unit_test(test_every_failing_allocation_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
