@@ -25,6 +25,8 @@ enum {
     SHOAL_WIRE_EPOCH_MAX = INT32_MAX,   /* so that epoch + 1 never wraps */
     SHOAL_WIRE_COST_US_MAX = INT32_MAX, /* of a step, of a row */
     SHOAL_WIRE_PRICE_ONE = 1000,        /* the price of a token, and the highest of a draft */
+    SHOAL_WIRE_KV_BLOCK = 32,           /* a KvRequest has a multiple of so many ids */
+    SHOAL_WIRE_KV_PART_MAX = 256 << 10, /* bytes of a blob in one KvPart */
     SHOAL_WIRE_ROUND_BYTES = 200        /* budget of one verification round, each way */
 };
 
@@ -42,6 +44,14 @@ typedef enum shoal_verify {
     SHOAL_VERIFY_NONE    /* it continues texts, no more */
 } shoal_verify;
 
+/* What a node ships the KV of (SPEC.md, section 11). */
+typedef struct shoal_edge_kv {
+    shoal_hash model;
+    shoal_hash form;
+    uint32_t n_tokens; /* most of one prompt; 0: it ships nothing, and the rest is zero */
+    uint32_t token_us; /* a token of a prompt, as measured, 0..SHOAL_WIRE_COST_US_MAX; 0: not yet */
+} shoal_edge_kv;
+
 typedef struct shoal_describe {
     char name[SHOAL_WIRE_TEXT_MAX];
     shoal_hash model;
@@ -53,6 +63,7 @@ typedef struct shoal_describe {
     uint32_t protocol;
     char backend[16]; /* "native", "upstream" (SPEC.md section 9); "" is sent by older nodes */
     shoal_verify verify;
+    shoal_edge_kv edge_kv;
 } shoal_describe;
 
 typedef struct shoal_msg_open {
@@ -158,11 +169,31 @@ typedef struct shoal_cloud_msg {
     } body;
 } shoal_cloud_msg;
 
+typedef struct shoal_msg_kv_request {
+    shoal_hash model;
+    shoal_hash tokenizer;
+    shoal_hash form;
+    const int32_t *ids; /* in the message */
+    size_t n_ids;       /* SHOAL_WIRE_KV_BLOCK..SHOAL_WIRE_PROMPT_MAX, a multiple of the former */
+    char request_id[65];
+} shoal_msg_kv_request;
+
+typedef struct shoal_msg_kv_part {
+    const uint8_t *bytes; /* in the message; the next of a blob */
+    size_t n_bytes;       /* 0..SHOAL_WIRE_KV_PART_MAX */
+    uint32_t n_cached;    /* 0..SHOAL_WIRE_POSITION_MAX */
+    uint32_t token_us;    /* 0..SHOAL_WIRE_COST_US_MAX */
+} shoal_msg_kv_part;
+
 /* Appends the encoded message to buf. The message is ours: SHOAL_E_INVALID is a bug or an over-long
  * list, never a peer's doing. */
 shoal_status shoal_edge_msg_encode(const shoal_edge_msg *msg, shoal_buf *buf) SHOAL_MUST_CHECK;
 shoal_status shoal_cloud_msg_encode(const shoal_cloud_msg *msg, shoal_buf *buf) SHOAL_MUST_CHECK;
 shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_msg_kv_request_encode(const shoal_msg_kv_request *request,
+                                         shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_msg_kv_part_encode(const shoal_msg_kv_part *part,
+                                      shoal_buf *buf) SHOAL_MUST_CHECK;
 
 /* Peer bytes to an owned message (shoal_edge_msg_free / shoal_cloud_msg_free). SHOAL_E_PROTOCOL
  * names the field, the value and the limit. n_vocab bounds ids. */
@@ -172,6 +203,16 @@ shoal_status shoal_cloud_msg_decode(const uint8_t *data, size_t n, size_t n_voca
                                     shoal_cloud_msg **ret_msg, shoal_err *err) SHOAL_MUST_CHECK;
 shoal_status shoal_describe_decode(const uint8_t *data, size_t n, shoal_describe *ret_describe,
                                    shoal_err *err) SHOAL_MUST_CHECK;
+/* Owned as the others: shoal_msg_kv_request_free, shoal_msg_kv_part_free. */
+shoal_status shoal_msg_kv_request_decode(const uint8_t *data, size_t n, size_t n_vocab,
+                                         shoal_msg_kv_request **ret_request,
+                                         shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_msg_kv_part_decode(const uint8_t *data, size_t n, shoal_msg_kv_part **ret_part,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_msg_kv_request_free(shoal_msg_kv_request *request);
+SHOAL_DEFINE_CLEANUP(shoal_msg_kv_request, shoal_msg_kv_request_free)
+void shoal_msg_kv_part_free(shoal_msg_kv_part *part);
+SHOAL_DEFINE_CLEANUP(shoal_msg_kv_part, shoal_msg_kv_part_free)
 void shoal_edge_msg_free(shoal_edge_msg *msg);
 void shoal_cloud_msg_free(shoal_cloud_msg *msg);
 

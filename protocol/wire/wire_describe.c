@@ -26,6 +26,14 @@ static shoal_status check_reply(const shoal_wire_check *check, const Shoal__V1__
     return shoal_wire_check_range(check, "DescribeReply.protocol", m->protocol, 1, UINT32_MAX);
 }
 
+/* A node that ships says so whole. */
+static shoal_status check_edge_kv(const shoal_wire_check *check, const Shoal__V1__EdgeKv *m)
+{
+    SHOAL_TRY(shoal_wire_check_range(check, "EdgeKv.n_tokens", m->n_tokens, SHOAL_WIRE_KV_BLOCK,
+                                     SHOAL_WIRE_POSITION_MAX));
+    return shoal_wire_check_range(check, "EdgeKv.token_us", m->token_us, 0, SHOAL_WIRE_COST_US_MAX);
+}
+
 shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *buf)
 {
     Shoal__V1__DescribeReply m = SHOAL__V1__DESCRIBE_REPLY__INIT;
@@ -43,7 +51,28 @@ shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *bu
     m.verify = (Shoal__V1__Verify)describe->verify;
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_reply(&ours, &m));
+    const shoal_edge_kv *kv = &describe->edge_kv;
+    Shoal__V1__EdgeKv edge_kv = SHOAL__V1__EDGE_KV__INIT;
+    edge_kv.model_hash = shoal_wire_bytes(kv->model.bytes, SHOAL_HASH_BYTES);
+    edge_kv.form_hash = shoal_wire_bytes(kv->form.bytes, SHOAL_HASH_BYTES);
+    edge_kv.n_tokens = kv->n_tokens;
+    edge_kv.token_us = kv->token_us;
+    if (kv->n_tokens > 0) {
+        SHOAL_TRY(check_edge_kv(&ours, &edge_kv));
+        m.edge_kv = &edge_kv;
+    }
     return shoal_wire_pack(&m.base, buf);
+}
+
+static shoal_status take_edge_kv(const shoal_wire_check *check, const Shoal__V1__EdgeKv *m,
+                                 shoal_edge_kv *ret_kv)
+{
+    SHOAL_TRY(check_edge_kv(check, m));
+    SHOAL_TRY(shoal_wire_take_hash(check, "EdgeKv.model_hash", &m->model_hash, &ret_kv->model));
+    SHOAL_TRY(shoal_wire_take_hash(check, "EdgeKv.form_hash", &m->form_hash, &ret_kv->form));
+    ret_kv->n_tokens = m->n_tokens;
+    ret_kv->token_us = m->token_us;
+    return SHOAL_OK;
 }
 
 static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__DescribeReply *m,
@@ -60,6 +89,9 @@ static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__D
     shoal_wire_copy_text(d.kv_form, &m->kv_form);
     shoal_wire_copy_text(d.backend, &m->backend);
     d.verify = (shoal_verify)m->verify;
+    if (m->edge_kv) {
+        SHOAL_TRY(take_edge_kv(check, m->edge_kv, &d.edge_kv));
+    }
     *ret_describe = d;
     return SHOAL_OK;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The three decoders of protocol/wire on any bytes: no crash, no leak, and what is taken encodes to
+ * The decoders of protocol/wire on any bytes: no crash, no leak, and what is taken encodes to
  * bytes that decode to the same encoding again.
  */
 #include "protocol/wire/wire.h"
@@ -71,6 +71,22 @@ static void fuzz_describe(const uint8_t *data, size_t size)
     shoal_buf_fini(&once);
 }
 
+static void fuzz_kv(const uint8_t *data, size_t size)
+{
+    shoal_buf once = {0};
+    shoal_msg_kv_request *request = NULL;
+    shoal_msg_kv_part *part = NULL;
+    if (shoal_msg_kv_request_decode(data, size, N_VOCAB, &request, NULL) == SHOAL_OK) {
+        SHOAL_ASSERT(shoal_msg_kv_request_encode(request, &once) == SHOAL_OK);
+    }
+    if (shoal_msg_kv_part_decode(data, size, &part, NULL) == SHOAL_OK) {
+        SHOAL_ASSERT(shoal_msg_kv_part_encode(part, &once) == SHOAL_OK);
+    }
+    shoal_msg_kv_request_free(request);
+    shoal_msg_kv_part_free(part);
+    shoal_buf_fini(&once);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -78,5 +94,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_edge(data, size);
     fuzz_cloud(data, size);
     fuzz_describe(data, size);
+    fuzz_kv(data, size);
     return 0;
 }
