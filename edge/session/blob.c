@@ -80,10 +80,11 @@ shoal_status shoal_session_copy_out(const shoal_kept *kept, shoal_session_copy *
 shoal_status shoal_session_copy_in(const shoal_session_copy *copy, shoal_kv_seq *seq,
                                    shoal_err *err)
 {
+    SHOAL_ASSERT(shoal_kv_seq_length(seq) % BLOCK == 0);
     const shoal_kv_shape *shape = shoal_kv_seq_shape(seq);
     size_t first_bytes = shoal_kv_block_bytes(shape, 0);
     size_t other_bytes = shoal_kv_block_bytes(shape, 1);
-    for (size_t b = 0; b < copy->n_ids / BLOCK; b++) {
+    for (size_t b = shoal_kv_seq_length(seq) / BLOCK; b < copy->n_ids / BLOCK; b++) {
         shoal_status status =
             shoal_kv_block_import(seq, copy->blocks + block_at(first_bytes, other_bytes, b),
                                   b == 0 ? first_bytes : other_bytes);
@@ -177,13 +178,51 @@ shoal_status shoal_session_writer_read(shoal_session_writer *writer, uint8_t *re
 
 /* --- from a blob ------------------------------------------------------------------------------ */
 
-typedef struct reading {
+struct shoal_session_reader {
     size_t first_bytes; /* of all layers */
     size_t other_bytes;
+    size_t n_bytes_max;
+    shoal_kvwire_decoder *decoder;
     shoal_session_copy *copy;
-} reading;
+    shoal_status failed;
+};
 
-static shoal_status begin(reading *r, const shoal_kvwire_about *about, size_t n, shoal_err *err)
+shoal_status shoal_session_reader_new(const shoal_session_identity *identity, size_t n_bytes_max,
+                                      shoal_session_reader **ret_reader)
+{
+    const shoal_kvwire_expect expect = {.model = identity->model,
+                                        .tokenizer = identity->tokenizer,
+                                        .form = identity->form,
+                                        .n_layers = identity->n_layers,
+                                        .first_bytes = identity->first_bytes,
+                                        .layer_bytes = identity->layer_bytes,
+                                        .n_vocab = identity->n_vocab,
+                                        .n_tokens_max = identity->n_tokens_max,
+                                        .salt = salt_of(identity)};
+    SHOAL_CLEANUP(shoal_session_reader_freep)
+    shoal_session_reader *r = shoal_calloc(1, sizeof *r);
+    if (!r) {
+        return SHOAL_E_NOMEM;
+    }
+    r->first_bytes = (size_t)identity->first_bytes * identity->n_layers;
+    r->other_bytes = (size_t)identity->layer_bytes * identity->n_layers;
+    r->n_bytes_max = n_bytes_max;
+    SHOAL_TRY(shoal_kvwire_decoder_new(&expect, &r->decoder));
+    *ret_reader = SHOAL_STEAL(r);
+    return SHOAL_OK;
+}
+
+void shoal_session_reader_free(shoal_session_reader *reader)
+{
+    if (!reader) {
+        return;
+    }
+    shoal_kvwire_decoder_free(reader->decoder);
+    shoal_session_copy_free(reader->copy);
+    shoal_free(reader);
+}
+
+static shoal_status begin(shoal_session_reader *r, const shoal_kvwire_about *about, shoal_err *err)
 {
     size_t n_blocks = about->n_tokens / BLOCK;
     size_t n_bytes = block_at(r->first_bytes, r->other_bytes, n_blocks);
@@ -192,10 +231,11 @@ static shoal_status begin(reading *r, const shoal_kvwire_about *about, size_t n,
                              "the session has KV of %u full blocks of 32, its %u tokens make %zu",
                              about->n_blocks, about->n_tokens, n_blocks);
     }
-    /* Memory is taken for what has come, not for what a head promises. */
-    if (n_bytes > n) {
+    /* Memory is taken for what comes, not for what a head promises. */
+    if (n_bytes > r->n_bytes_max) {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "the session is cut off: %zu bytes, its KV alone has %zu", n, n_bytes);
+                             "the session is cut off: %zu bytes, its KV alone has %zu",
+                             r->n_bytes_max, n_bytes);
     }
     if (copy_new(about->n_tokens, n_bytes, &r->copy) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a session of %u tokens",
@@ -205,11 +245,11 @@ static shoal_status begin(reading *r, const shoal_kvwire_about *about, size_t n,
 }
 
 /* Blocks may come in any parts by layers. */
-static shoal_status take(reading *r, const shoal_kvwire_event *event, size_t n, shoal_err *err)
+static shoal_status take(shoal_session_reader *r, const shoal_kvwire_event *event, shoal_err *err)
 {
     switch (event->kind) {
     case SHOAL_KVWIRE_HEAD:
-        return begin(r, event->about, n, err);
+        return begin(r, event->about, err);
     case SHOAL_KVWIRE_TOKENS:
         memcpy(r->copy->ids + event->first, event->ids, event->n * sizeof *event->ids);
         return SHOAL_OK;
@@ -226,49 +266,50 @@ static shoal_status take(reading *r, const shoal_kvwire_event *event, size_t n, 
     return SHOAL_OK;
 }
 
-static shoal_status read_all(shoal_kvwire_decoder *decoder, reading *r, const uint8_t *bytes,
-                             size_t n, shoal_err *err)
+static shoal_status put_all(shoal_session_reader *r, const uint8_t *bytes, size_t n, shoal_err *err)
 {
     for (size_t at = 0; at < n;) {
         size_t used = 0;
         shoal_kvwire_event event;
-        shoal_kvwire_decoder_put_data(decoder, bytes + at, n - at, &used);
+        shoal_kvwire_decoder_put_data(r->decoder, bytes + at, n - at, &used);
         at += used;
         shoal_status status = SHOAL_OK;
-        while ((status = shoal_kvwire_decoder_step(decoder, &event, err)) == SHOAL_OK) {
-            SHOAL_TRY(take(r, &event, n, err));
+        while ((status = shoal_kvwire_decoder_step(r->decoder, &event, err)) == SHOAL_OK) {
+            SHOAL_TRY(take(r, &event, err));
         }
         if (status != SHOAL_MORE) {
             return status;
         }
     }
-    return shoal_kvwire_decoder_finish(decoder, err);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_session_reader_put(shoal_session_reader *reader, const uint8_t *bytes, size_t n,
+                                      shoal_err *err)
+{
+    if (reader->failed == SHOAL_OK) {
+        reader->failed = put_all(reader, bytes, n, err);
+    }
+    return reader->failed;
+}
+
+shoal_status shoal_session_reader_finish(shoal_session_reader *reader,
+                                         shoal_session_copy **ret_copy, shoal_err *err)
+{
+    SHOAL_TRY(reader->failed);
+    SHOAL_TRY(shoal_kvwire_decoder_finish(reader->decoder, err));
+    *ret_copy = SHOAL_STEAL(reader->copy);
+    return SHOAL_OK;
 }
 
 shoal_status shoal_session_read(const shoal_session_identity *identity, const uint8_t *bytes,
                                 size_t n, shoal_session_copy **ret_copy, shoal_err *err)
 {
-    const shoal_kvwire_expect expect = {.model = identity->model,
-                                        .tokenizer = identity->tokenizer,
-                                        .form = identity->form,
-                                        .n_layers = identity->n_layers,
-                                        .first_bytes = identity->first_bytes,
-                                        .layer_bytes = identity->layer_bytes,
-                                        .n_vocab = identity->n_vocab,
-                                        .n_tokens_max = identity->n_tokens_max,
-                                        .salt = salt_of(identity)};
-    reading r = {.first_bytes = (size_t)identity->first_bytes * identity->n_layers,
-                 .other_bytes = (size_t)identity->layer_bytes * identity->n_layers};
-    SHOAL_CLEANUP(shoal_kvwire_decoder_freep) shoal_kvwire_decoder *decoder = NULL;
-    shoal_status status = shoal_kvwire_decoder_new(&expect, &decoder);
+    SHOAL_CLEANUP(shoal_session_reader_freep) shoal_session_reader *reader = NULL;
+    shoal_status status = shoal_session_reader_new(identity, n, &reader);
     if (status != SHOAL_OK) {
         return shoal_err_set(err, status, "no memory for reading a session");
     }
-    status = read_all(decoder, &r, bytes, n, err);
-    if (status != SHOAL_OK) {
-        shoal_session_copy_free(r.copy);
-        return status;
-    }
-    *ret_copy = r.copy;
-    return SHOAL_OK;
+    SHOAL_TRY(shoal_session_reader_put(reader, bytes, n, err));
+    return shoal_session_reader_finish(reader, ret_copy, err);
 }

@@ -39,9 +39,9 @@ SHOAL_DEFINE_CLEANUP(shoal_session_copy, shoal_session_copy_free)
  * SHOAL_E_INVALID: the KV holds what is no number; SHOAL_E_NOMEM. */
 shoal_status shoal_session_copy_out(const shoal_kept *kept, shoal_session_copy **ret_copy,
                                     shoal_err *err) SHOAL_MUST_CHECK;
-/* Engine-only. Fills an empty sequence with the full blocks; the tokens behind them are to be fed.
- * On failure the sequence holds some of them. SHOAL_E_INVALID: a number that is none; SHOAL_BUSY:
- * no pages. */
+/* Engine-only. Fills a sequence that is empty, or has a multiple of 32 of the same text's tokens,
+ * with the full blocks that it lacks; the tokens behind them are to be fed. On failure the sequence
+ * holds some of them. SHOAL_E_INVALID: a number that is none; SHOAL_BUSY: no pages. */
 shoal_status shoal_session_copy_in(const shoal_session_copy *copy, shoal_kv_seq *seq,
                                    shoal_err *err) SHOAL_MUST_CHECK;
 
@@ -62,5 +62,20 @@ shoal_status shoal_session_writer_read(shoal_session_writer *writer, uint8_t *re
 shoal_status shoal_session_read(const shoal_session_identity *identity, const uint8_t *bytes,
                                 size_t n, shoal_session_copy **ret_copy,
                                 shoal_err *err) SHOAL_MUST_CHECK;
+
+/* The same of bytes that come piece by piece, of any size. One thread at a time. n_bytes_max: a
+ * blob whose KV alone has more is refused before memory is taken for it. */
+typedef struct shoal_session_reader shoal_session_reader;
+shoal_status shoal_session_reader_new(const shoal_session_identity *identity, size_t n_bytes_max,
+                                      shoal_session_reader **ret_reader) SHOAL_MUST_CHECK;
+void shoal_session_reader_free(shoal_session_reader *reader);
+SHOAL_DEFINE_CLEANUP(shoal_session_reader, shoal_session_reader_free)
+/* The codes of shoal_session_read; a failure stays. */
+shoal_status shoal_session_reader_put(shoal_session_reader *reader, const uint8_t *bytes, size_t n,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
+/* No byte follows. SHOAL_E_INVALID: the end is missing. */
+shoal_status shoal_session_reader_finish(shoal_session_reader *reader,
+                                         shoal_session_copy **ret_copy,
+                                         shoal_err *err) SHOAL_MUST_CHECK;
 
 #endif

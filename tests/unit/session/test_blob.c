@@ -168,6 +168,50 @@ static void test_session_comes_whole_in_every_form(void **state)
     }
 }
 
+/* A sequence that has the first blocks takes the others, by a reader that gets pieces of any size.
+ */
+static void test_pieces_of_any_size_fill_what_is_lacking(void **state)
+{
+    (void)state;
+    static const size_t pieces[] = {1, 13, 4096};
+    static const shoal_kv_type types[] = {SHOAL_KV_F16, SHOAL_KV_K8V8, SHOAL_KV_K4V4};
+    enum {
+        N = 192
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(pieces) * SHOAL_COUNT(types); i++) {
+        size_t piece = pieces[i % SHOAL_COUNT(pieces)];
+        shoal_kv_pool *pool = pool_new(types[i / SHOAL_COUNT(pieces)], false);
+        shoal_kv_pool *other = pool_new(types[i / SHOAL_COUNT(pieces)], false);
+        shoal_session_identity id = identity_of(pool);
+        shoal_kept kept = kept_new(pool, N);
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+        assert_int_equal(make_blob(&id, &kept, 4096, &blob), SHOAL_OK);
+        SHOAL_CLEANUP(shoal_session_reader_freep) shoal_session_reader *reader = NULL;
+        SHOAL_CLEANUP(shoal_session_copy_freep) shoal_session_copy *copy = NULL;
+        assert_int_equal(shoal_session_reader_new(&id, SIZE_MAX, &reader), SHOAL_OK);
+        for (size_t at = 0; at < blob.length; at += piece) {
+            assert_int_equal(shoal_session_reader_finish(reader, &copy, NULL), SHOAL_E_INVALID);
+            assert_int_equal(shoal_session_reader_put(reader, (const uint8_t *)blob.data + at,
+                                                      SHOAL_MIN(piece, blob.length - at), NULL),
+                             SHOAL_OK);
+        }
+        assert_int_equal(shoal_session_reader_finish(reader, &copy, NULL), SHOAL_OK);
+        assert_int_equal(copy->n_ids, N);
+        for (size_t had = 0; had <= N; had += 32) {
+            shoal_kept some = kept_new(other, SHOAL_MAX(had, (size_t)1));
+            size_t n = shoal_kv_seq_truncate(some.seq, had);
+            assert_int_equal(n, had);
+            assert_int_equal(shoal_session_copy_in(copy, some.seq, NULL), SHOAL_OK);
+            assert_int_equal(shoal_kv_seq_length(some.seq), N);
+            assert_same_blocks(kept.seq, some.seq, N / 32);
+            shoal_kv_seq_free(some.seq);
+        }
+        shoal_kv_seq_free(kept.seq);
+        shoal_kv_pool_free(pool);
+        shoal_kv_pool_free(other);
+    }
+}
+
 static void test_any_wrong_byte_and_any_cut_is_refused(void **state)
 {
     (void)state;
@@ -328,6 +372,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session_comes_whole_in_every_form),
+        cmocka_unit_test(test_pieces_of_any_size_fill_what_is_lacking),
         cmocka_unit_test(test_any_wrong_byte_and_any_cut_is_refused),
         cmocka_unit_test(test_another_identity_is_refused),
         cmocka_unit_test(test_blob_without_all_full_blocks_is_refused),
