@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The ship with a peer in memory: its blobs hold the KV that the same model computes elsewhere, bit
+ * for bit; others' models, full places, readers that stop and calls that end leave nothing behind.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "cloud/ship/ship.h"
+
+#include "common/base/buf.h"
+#include "common/base/mem.h"
+#include "common/kv/kv_move.h"
+#include "protocol/kvwire/kvwire.h"
+#include "tests/support/tiny_model.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    N_IDS = 288,
+    WAIT_S = 60
+};
+
+/* A call in memory. */
+typedef struct peer {
+    shoal_buf blob;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    shoal_shipment *shipment;
+    size_t n_before_busy; /* parts that are taken before one says BUSY */
+    size_t n_parts;
+    uint32_t n_cached;
+    uint32_t token_us;
+    bool broken; /* takes nothing */
+    bool finished;
+    bool released;
+    shoal_rpc_status status;
+    char text[SHOAL_WIRE_TEXT_MAX];
+} peer;
+
+static shoal_model *the_model;
+static int32_t ids[N_IDS];
+
+static int setup(void **state)
+{
+    (void)state;
+    shoal_buf file = {0};
+    assert_int_equal(shoal_tiny_model_gguf(5, SHOAL_TYPE_F16, &file), SHOAL_OK);
+    shoal_gguf *gguf = NULL;
+    assert_int_equal(shoal_gguf_open((const uint8_t *)file.data, file.length, &gguf, NULL),
+                     SHOAL_OK);
+    assert_int_equal(shoal_model_new(gguf, &the_model, NULL), SHOAL_OK);
+    shoal_gguf_close(gguf);
+    shoal_buf_fini(&file);
+    for (int32_t i = 0; i < N_IDS; i++) {
+        ids[i] = 3 + i * 11 % 250;
+    }
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    shoal_model_free(the_model);
+    return 0;
+}
+
+static shoal_ship_settings settings_of(shoal_kv_type type, size_t n_jobs)
+{
+    shoal_ship_settings s = shoal_ship_settings_default();
+    s.engine.n_threads = 1;
+    s.engine.kv_type = (int)type;
+    s.engine.kv_bytes = 4 << 20;
+    s.n_jobs_max = n_jobs;
+    return s;
+}
+
+static shoal_ship *ship_new(shoal_kv_type type, size_t n_jobs)
+{
+    const shoal_ship_settings s = settings_of(type, n_jobs);
+    shoal_ship *ship = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, &err), SHOAL_OK);
+    return ship;
+}
+
+static shoal_status on_send(void *ctx, const shoal_msg_kv_part *part)
+{
+    peer *p = ctx;
+    (void)pthread_mutex_lock(&p->lock);
+    bool busy = p->n_before_busy > 0 && p->n_parts + 1 >= p->n_before_busy;
+    if (!p->broken) {
+        assert_int_equal(shoal_buf_append(&p->blob, part->bytes, part->n_bytes), SHOAL_OK);
+        p->n_cached = p->n_parts == 0 ? part->n_cached : p->n_cached;
+        p->token_us = part->token_us;
+        p->n_parts++;
+    }
+    (void)pthread_cond_broadcast(&p->changed);
+    (void)pthread_mutex_unlock(&p->lock);
+    return p->broken ? SHOAL_E_CANCELLED : busy ? SHOAL_BUSY : SHOAL_OK;
+}
+
+static void on_finish(void *ctx, shoal_rpc_status status, const char *text)
+{
+    peer *p = ctx;
+    (void)pthread_mutex_lock(&p->lock);
+    assert_false(p->finished);
+    p->finished = true;
+    p->status = status;
+    memcpy(p->text, text, strlen(text) + 1);
+    (void)pthread_cond_broadcast(&p->changed);
+    (void)pthread_mutex_unlock(&p->lock);
+}
+
+static void on_release(void *ctx)
+{
+    peer *p = ctx;
+    (void)pthread_mutex_lock(&p->lock);
+    assert_false(p->released);
+    p->released = true;
+    (void)pthread_cond_broadcast(&p->changed);
+    (void)pthread_mutex_unlock(&p->lock);
+}
+
+static void wait_for(peer *p, const bool *flag, size_t n_parts)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += WAIT_S;
+    (void)pthread_mutex_lock(&p->lock);
+    while (!(flag ? *flag : p->n_parts >= n_parts)) {
+        assert_int_equal(pthread_cond_timedwait(&p->changed, &p->lock, &until), 0);
+    }
+    (void)pthread_mutex_unlock(&p->lock);
+}
+
+static shoal_msg_kv_request *request_of(const shoal_ship *ship, size_t n_ids)
+{
+    shoal_edge_kv kv = shoal_ship_describe(ship);
+    const shoal_msg_kv_request r = {.model = kv.model,
+                                    .tokenizer = *shoal_tokenizer_hash(the_model->tokenizer),
+                                    .form = kv.form,
+                                    .ids = ids,
+                                    .n_ids = n_ids};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    shoal_msg_kv_request *request = NULL;
+    assert_int_equal(shoal_msg_kv_request_encode(&r, &buf), SHOAL_OK);
+    assert_int_equal(shoal_msg_kv_request_decode((const uint8_t *)buf.data, buf.length,
+                                                 shoal_ship_n_vocab(ship), &request, NULL),
+                     SHOAL_OK);
+    return request;
+}
+
+static void peer_init(peer *p)
+{
+    *p = (peer){.n_parts = 0};
+    (void)pthread_mutex_init(&p->lock, NULL);
+    (void)pthread_cond_init(&p->changed, NULL);
+}
+
+static shoal_status ask(shoal_ship *ship, peer *p, const char *tenant,
+                        shoal_msg_kv_request *take_request)
+{
+    shoal_ship_peer table = {.send = on_send, .finish = on_finish, .release = on_release, .ctx = p};
+    memcpy(table.tenant, tenant, strlen(tenant) + 1);
+    shoal_status status = shoal_ship_accept(ship, &table, take_request, &p->shipment);
+    if (status != SHOAL_OK) {
+        shoal_msg_kv_request_free(take_request);
+    }
+    return status;
+}
+
+static void peer_end(peer *p)
+{
+    shoal_shipment_gone(p->shipment);
+    wait_for(p, &p->released, 0);
+    (void)pthread_cond_destroy(&p->changed);
+    (void)pthread_mutex_destroy(&p->lock);
+    shoal_buf_fini(&p->blob);
+}
+
+/* --- what is in a blob ------------------------------------------------------------------------ */
+
+/* The blocks of a text as an engine with other steps and threads computes them. */
+static void compute_blocks(shoal_kv_type type, size_t n_ids, shoal_buf *blocks)
+{
+    shoal_engine_settings es = shoal_engine_settings_default();
+    es.n_threads = 2;
+    es.kv_type = (int)type;
+    es.kv_bytes = 4 << 20;
+    es.n_rows_max = 32;
+    es.n_logits_max = 1;
+    shoal_engine *engine = NULL;
+    shoal_kv_seq *seq = NULL;
+    assert_int_equal(shoal_engine_new(the_model, &es, &engine, NULL), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_new(shoal_engine_kv(engine), &seq), SHOAL_OK);
+    for (size_t at = 0; at < n_ids; at += 24) {
+        shoal_span span = {.seq = seq, .ids = ids + at, .n_ids = SHOAL_MIN((size_t)24, n_ids - at)};
+        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
+    }
+    for (size_t b = 0; b < n_ids / 32; b++) {
+        size_t n = shoal_kv_block_bytes(shoal_kv_seq_shape(seq), b);
+        uint8_t *bytes = shoal_calloc(n, 1);
+        assert_non_null(bytes);
+        assert_int_equal(shoal_kv_block_export(seq, b, bytes), SHOAL_OK);
+        assert_int_equal(shoal_buf_append(blocks, bytes, n), SHOAL_OK);
+        shoal_free(bytes);
+    }
+    shoal_kv_seq_free(seq);
+    shoal_engine_free(engine);
+}
+
+/* A whole blob of that text: what it holds is compared. */
+static void check_blob(const peer *p, shoal_kv_type type, size_t n_ids)
+{
+    shoal_kv_shape shape = shoal_model_kv_shape(&the_model->hp, type);
+    char form[SHOAL_KV_FORM_BYTES];
+    shoal_kv_form(&shape, form);
+    const shoal_kvwire_expect expect = {
+        .model = the_model->hash,
+        .tokenizer = *shoal_tokenizer_hash(the_model->tokenizer),
+        .form = form,
+        .n_layers = (uint32_t)shape.n_layers,
+        .first_bytes = (uint32_t)(shoal_kv_block_bytes(&shape, 0) / shape.n_layers),
+        .layer_bytes = (uint32_t)(shoal_kv_block_bytes(&shape, 1) / shape.n_layers),
+        .n_vocab = SHOAL_TINY_VOCAB,
+        .n_tokens_max = N_IDS};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf right = {0};
+    compute_blocks(type, n_ids, &right);
+    shoal_kvwire_decoder *decoder = NULL;
+    assert_int_equal(shoal_kvwire_decoder_new(&expect, &decoder), SHOAL_OK);
+    size_t n_seen = 0;
+    bool ended = false;
+    for (size_t at = 0; at < p->blob.length;) {
+        size_t used = 0;
+        shoal_kvwire_event e;
+        shoal_kvwire_decoder_put_data(decoder, (const uint8_t *)p->blob.data + at,
+                                      p->blob.length - at, &used);
+        at += used;
+        while (shoal_kvwire_decoder_step(decoder, &e, NULL) == SHOAL_OK) {
+            if (e.kind == SHOAL_KVWIRE_TOKENS) {
+                assert_memory_equal(e.ids, ids + e.first, e.n * sizeof *ids);
+            } else if (e.kind == SHOAL_KVWIRE_DATA) {
+                assert_true(n_seen + e.n_bytes <= right.length);
+                assert_memory_equal(e.bytes, right.data + n_seen, e.n_bytes);
+                n_seen += e.n_bytes;
+            }
+            ended = e.kind == SHOAL_KVWIRE_END;
+        }
+    }
+    assert_true(ended);
+    assert_int_equal(n_seen, right.length);
+    shoal_kvwire_decoder_free(decoder);
+}
+
+static void test_shipped_blocks_are_those_computed_elsewhere(void **state)
+{
+    (void)state;
+    static const shoal_kv_type types[] = {SHOAL_KV_F16, SHOAL_KV_F32, SHOAL_KV_K8V8, SHOAL_KV_K4V4};
+    static const size_t counts[] = {32, 128, 160, N_IDS};
+    for (size_t i = 0; i < SHOAL_COUNT(types); i++) {
+        shoal_ship *ship = ship_new(types[i], 2);
+        assert_int_equal(shoal_ship_describe(ship).token_us, 0);
+        for (size_t k = 0; k < SHOAL_COUNT(counts); k++) {
+            peer p;
+            peer_init(&p);
+            assert_int_equal(ask(ship, &p, "a", request_of(ship, counts[k])), SHOAL_OK);
+            wait_for(&p, &p.finished, 0);
+            assert_int_equal(p.status, SHOAL_RPC_OK);
+            check_blob(&p, types[i], counts[k]);
+            assert_int_equal(p.n_cached, k == 0 ? 0 : counts[k - 1]);
+            assert_true(p.token_us > 0);
+            peer_end(&p);
+        }
+        assert_true(shoal_ship_describe(ship).token_us > 0);
+        assert_int_equal(shoal_ship_n_jobs(ship), 0);
+        shoal_ship_free(ship);
+    }
+}
+
+static void test_tenants_do_not_share_what_was_computed(void **state)
+{
+    (void)state;
+    static const char *const tenants[] = {"a", "b", "a", "", "b"};
+    static const uint32_t cached[] = {0, 0, N_IDS, 0, N_IDS};
+    shoal_ship *ship = ship_new(SHOAL_KV_F16, 2);
+    for (size_t i = 0; i < SHOAL_COUNT(tenants); i++) {
+        peer p;
+        peer_init(&p);
+        assert_int_equal(ask(ship, &p, tenants[i], request_of(ship, N_IDS)), SHOAL_OK);
+        wait_for(&p, &p.finished, 0);
+        assert_int_equal(p.n_cached, cached[i]);
+        check_blob(&p, SHOAL_KV_F16, N_IDS);
+        peer_end(&p);
+    }
+    shoal_ship_free(ship);
+}
+
+static void test_what_is_not_shipped_here_is_refused_with_both_hashes(void **state)
+{
+    (void)state;
+    shoal_ship *ship = ship_new(SHOAL_KV_F16, 1);
+    static const char *const what[] = {"model", "tokenizer", "KV form"};
+    for (size_t i = 0; i < SHOAL_COUNT(what); i++) {
+        peer p;
+        peer_init(&p);
+        shoal_msg_kv_request *r = request_of(ship, 64);
+        shoal_hash *hashes[] = {&r->model, &r->tokenizer, &r->form};
+        char ours[SHOAL_HASH_HEX];
+        char theirs[SHOAL_HASH_HEX];
+        shoal_hash_hex(hashes[i], ours);
+        hashes[i]->bytes[0] ^= 1;
+        shoal_hash_hex(hashes[i], theirs);
+        assert_int_equal(ask(ship, &p, "a", r), SHOAL_OK);
+        wait_for(&p, &p.finished, 0);
+        assert_int_equal(p.status, SHOAL_RPC_FAILED_PRECONDITION);
+        ours[12] = theirs[12] = '\0';
+        assert_non_null(strstr(p.text, what[i]));
+        assert_non_null(strstr(p.text, ours));
+        assert_non_null(strstr(p.text, theirs));
+        assert_int_equal(p.n_parts, 0);
+        peer_end(&p);
+    }
+    shoal_ship_free(ship);
+}
+
+static void test_longer_than_the_pool_is_refused_by_name(void **state)
+{
+    (void)state;
+    shoal_ship_settings s = settings_of(SHOAL_KV_F16, 1);
+    s.engine.n_ctx = 64;
+    shoal_ship *ship = NULL;
+    assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, NULL), SHOAL_OK);
+    assert_int_equal(shoal_ship_describe(ship).n_tokens, 64);
+    for (size_t n = 32; n <= 96; n += 32) {
+        peer p;
+        peer_init(&p);
+        assert_int_equal(ask(ship, &p, "a", request_of(ship, n)), SHOAL_OK);
+        wait_for(&p, &p.finished, 0);
+        assert_int_equal(p.status, n <= 64 ? SHOAL_RPC_OK : SHOAL_RPC_FAILED_PRECONDITION);
+        assert_true(n <= 64 || strstr(p.text, "edge_model.kv_max_mib"));
+        peer_end(&p);
+    }
+    shoal_ship_free(ship);
+}
+
+static void test_places_are_bounded_for_all_and_for_one(void **state)
+{
+    (void)state;
+    shoal_ship *ship = ship_new(SHOAL_KV_F32, 4);
+    static const char *const tenants[] = {"a", "a", "a", "b", "b", "c"};
+    static const shoal_status right[] = {SHOAL_OK, SHOAL_OK, SHOAL_BUSY,
+                                         SHOAL_OK, SHOAL_OK, SHOAL_BUSY};
+    peer peers[SHOAL_COUNT(tenants)];
+    for (size_t i = 0; i < SHOAL_COUNT(tenants); i++) {
+        peer_init(&peers[i]);
+        peers[i].n_before_busy = 1; /* stays until it is told to go on */
+        assert_int_equal(ask(ship, &peers[i], tenants[i], request_of(ship, N_IDS)), right[i]);
+    }
+    for (size_t i = 0; i < SHOAL_COUNT(tenants); i++) {
+        if (right[i] == SHOAL_OK) {
+            wait_for(&peers[i], NULL, 1);
+            peer_end(&peers[i]);
+        }
+    }
+    peer p; /* and there is place again */
+    peer_init(&p);
+    assert_int_equal(ask(ship, &p, "c", request_of(ship, 64)), SHOAL_OK);
+    wait_for(&p, &p.finished, 0);
+    assert_int_equal(p.status, SHOAL_RPC_OK);
+    peer_end(&p);
+    shoal_ship_free(ship);
+}
+
+/* F32 makes a blob of several parts; who does not read gets no more than it took. */
+static void test_a_reader_that_stops_is_waited_for_and_others_are_served(void **state)
+{
+    (void)state;
+    shoal_ship *ship = ship_new(SHOAL_KV_F32, 4);
+    peer slow;
+    peer quick;
+    peer_init(&slow);
+    peer_init(&quick);
+    slow.n_before_busy = 1;
+    assert_int_equal(ask(ship, &slow, "a", request_of(ship, N_IDS)), SHOAL_OK);
+    wait_for(&slow, NULL, 1);
+    assert_int_equal(ask(ship, &quick, "b", request_of(ship, N_IDS)), SHOAL_OK);
+    wait_for(&quick, &quick.finished, 0);
+    check_blob(&quick, SHOAL_KV_F32, N_IDS);
+    assert_int_equal(slow.n_parts, 1);
+    assert_false(slow.finished);
+    while (!slow.finished) {
+        size_t n = slow.n_parts;
+        shoal_shipment_drained(slow.shipment);
+        (void)pthread_mutex_lock(&slow.lock);
+        while (slow.n_parts == n && !slow.finished) {
+            (void)pthread_cond_wait(&slow.changed, &slow.lock);
+        }
+        (void)pthread_mutex_unlock(&slow.lock);
+    }
+    assert_int_equal(slow.status, SHOAL_RPC_OK);
+    assert_true(slow.n_parts > 2);
+    check_blob(&slow, SHOAL_KV_F32, N_IDS);
+    peer_end(&slow);
+    peer_end(&quick);
+    shoal_ship_free(ship);
+}
+
+static void test_calls_that_end_at_any_part_free_everything(void **state)
+{
+    (void)state;
+    shoal_ship *ship = ship_new(SHOAL_KV_F32, 2);
+    for (size_t n = 0; n < 4; n++) {
+        peer p;
+        peer_init(&p);
+        p.n_before_busy = n;
+        assert_int_equal(ask(ship, &p, "a", request_of(ship, N_IDS)), SHOAL_OK);
+        wait_for(&p, NULL, n);
+        peer_end(&p);
+        assert_int_equal(shoal_ship_n_jobs(ship), 0);
+    }
+    peer broken;
+    peer_init(&broken);
+    broken.broken = true;
+    assert_int_equal(ask(ship, &broken, "a", request_of(ship, N_IDS)), SHOAL_OK);
+    wait_for(&broken, &broken.finished, 0);
+    assert_int_equal(broken.status, SHOAL_RPC_CANCELLED);
+    peer_end(&broken);
+    shoal_ship_free(ship);
+}
+
+/* The pool holds one long text at a time: the others wait, and none is lost. */
+static void test_more_texts_than_pages_come_one_after_the_other(void **state)
+{
+    (void)state;
+    shoal_ship_settings s = settings_of(SHOAL_KV_F16, 8);
+    shoal_kv_shape shape = shoal_model_kv_shape(&the_model->hp, SHOAL_KV_F16);
+    s.engine.kv_bytes = (size_t)12 * shape.n_layers * shoal_kv_page_bytes(&shape);
+    shoal_ship *ship = NULL;
+    assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, NULL), SHOAL_OK);
+    static const char *const tenants[] = {"a", "b", "c", "d"};
+    peer peers[SHOAL_COUNT(tenants)];
+    for (size_t i = 0; i < SHOAL_COUNT(tenants); i++) {
+        peer_init(&peers[i]);
+        assert_int_equal(ask(ship, &peers[i], tenants[i], request_of(ship, N_IDS)), SHOAL_OK);
+    }
+    for (size_t i = 0; i < SHOAL_COUNT(tenants); i++) {
+        wait_for(&peers[i], &peers[i].finished, 0);
+        assert_int_equal(peers[i].status, SHOAL_RPC_OK);
+        check_blob(&peers[i], SHOAL_KV_F16, N_IDS);
+        peer_end(&peers[i]);
+    }
+    shoal_ship_free(ship);
+}
+
+static void test_settings_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    static const size_t counts[] = {0, 1, SHOAL_SHIP_JOBS_MAX, SHOAL_SHIP_JOBS_MAX + 1};
+    for (size_t i = 0; i < SHOAL_COUNT(counts); i++) {
+        const shoal_ship_settings s = settings_of(SHOAL_KV_F16, counts[i]);
+        shoal_ship *ship = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        bool fits = counts[i] >= 1 && counts[i] <= SHOAL_SHIP_JOBS_MAX;
+        assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, &err),
+                         fits ? SHOAL_OK : SHOAL_E_INVALID);
+        assert_true(fits || strstr(err.text, "edge_model.shipments_max"));
+        shoal_ship_free(ship);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shipped_blocks_are_those_computed_elsewhere),
+        cmocka_unit_test(test_tenants_do_not_share_what_was_computed),
+        cmocka_unit_test(test_what_is_not_shipped_here_is_refused_with_both_hashes),
+        cmocka_unit_test(test_longer_than_the_pool_is_refused_by_name),
+        cmocka_unit_test(test_places_are_bounded_for_all_and_for_one),
+        cmocka_unit_test(test_a_reader_that_stops_is_waited_for_and_others_are_served),
+        cmocka_unit_test(test_calls_that_end_at_any_part_free_everything),
+        cmocka_unit_test(test_more_texts_than_pages_come_one_after_the_other),
+        cmocka_unit_test(test_settings_out_of_range_are_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
