@@ -100,6 +100,20 @@ const shoal_config_key shoal_cloud_config_keys[] = {
      "Fetch even where computing is measured to be faster."},
     INT("kv.hold_ms", "1000", 0, 600000,
         "Silence in ms after which a generation's KV may be dropped when memory is short."),
+    STRING(
+        "edge_model.path", "",
+        "GGUF file of the model that edges run: prompts are computed with it for slow edges, and "
+        "their KV is shipped; empty: none are."),
+    INT("edge_model.threads", "1", 1, SHOAL_POOL_THREADS_MAX, "Compute threads of it."),
+    INT("edge_model.kv_max_mib", "256", 1, 1 << 20,
+        "Memory for the KV of prompts that are shipped and of those before them, MiB."),
+    {"edge_model.kv_type", SHOAL_CONFIG_CHOICE, "auto", 0, 0,
+     "auto|f16|f32|q8t|q8|q4|q3|k8v4|k8v3|k4v8|k4v3|k3v8|k3v4", false,
+     "Stored form of its KV: the edges' kv.type, or they do not take it."},
+    INT("edge_model.shipments_max", "8", 1, SHOAL_SHIP_JOBS_MAX,
+        "Prompts that are shipped at once, half of them of one tenant; more are refused."),
+    INT("fault.ship_flip_at", "0", 0, 1 << 30,
+        "For tests: each shipped KV has a bit flipped in its so-manieth byte; 0: none."),
     STRING("upstream.url", "",
            "Address of the engine: vLLM, SGLang, TensorRT-LLM, llama-server or shoal-edge."),
     STRING("upstream.model", "", "Model as the engine names it; empty: the first it lists."),
@@ -198,6 +212,18 @@ static void upstream_from(const shoal_config *config, shoal_cloud_settings *s)
     }
 }
 
+static void ship_from(const shoal_config *config, shoal_cloud_settings *s)
+{
+    s->edge_model_path = shoal_config_string(config, "edge_model.path");
+    s->ship = shoal_ship_settings_default();
+    s->ship.engine.n_threads = (size_t)shoal_config_int(config, "edge_model.threads");
+    s->ship.engine.cpu_mask = s->node.engine.cpu_mask;
+    s->ship.engine.kv_bytes = (size_t)shoal_config_int(config, "edge_model.kv_max_mib") << 20;
+    s->ship.engine.kv_type = kv_type_of(shoal_config_string(config, "edge_model.kv_type"));
+    s->ship.fault_flip_at = (uint64_t)shoal_config_int(config, "fault.ship_flip_at");
+    s->ship.n_jobs_max = (size_t)shoal_config_int(config, "edge_model.shipments_max");
+}
+
 static shoal_status store_from(const shoal_config *config, shoal_cloud_settings *s, shoal_err *err)
 {
     const char *kind = shoal_config_string(config, "store.kind");
@@ -274,9 +300,10 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.node.idle_ms = (uint64_t)shoal_config_int(config, "sessions.idle_ms");
     s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");
     /* Health checks, Describe and refused calls need room beside the sessions. */
-    s.rpc.calls_max = (uint32_t)s.node.n_sessions_max + 64;
+    s.rpc.calls_max = (uint32_t)(s.node.n_sessions_max + s.ship.n_jobs_max) + 64;
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
     upstream_from(config, &s);
+    ship_from(config, &s);
     SHOAL_TRY(store_from(config, &s, err));
     s.service.address = shoal_config_string(config, "listen.address");
     s.service.wait_max_ms = (uint64_t)shoal_config_int(config, "admit.wait_max_ms");

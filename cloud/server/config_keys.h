@@ -20,6 +20,8 @@ typedef struct shoal_cloud_settings {
     shoal_rpc_limits rpc;
     shoal_ops_settings ops; /* address "": none */
     const char *model_path;
+    const char *edge_model_path; /* whose KV is shipped; "": none */
+    shoal_ship_settings ship;
     bool huge_pages;
     bool is_upstream; /* backend: upstream */
     shoal_upstream_settings upstream;

@@ -68,6 +68,8 @@ typedef struct daemon_state {
     shoal_cloud_settings settings;
     shoal_model *model;         /* of a native back end */
     shoal_tokenizer *tokenizer; /* of an upstream's model */
+    shoal_model *edge_model;    /* whose KV is shipped; these two NULL: none */
+    shoal_ship *ship;
     shoal_loop *loop;
     shoal_timer *tick;
     shoal_timer *watchdog;
@@ -410,6 +412,21 @@ static shoal_status make_node(daemon_state *d, shoal_err *err)
     return status;
 }
 
+static shoal_status make_ship(daemon_state *d, shoal_err *err)
+{
+    if (d->settings.edge_model_path[0] == '\0') {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_model_load(d->settings.edge_model_path, &d->edge_model, err));
+    SHOAL_TRY(shoal_ship_new(d->edge_model, &d->settings.ship, d->registry, &d->ship, err));
+    char hex[SHOAL_HASH_HEX];
+    shoal_edge_kv kv = shoal_ship_describe(d->ship);
+    shoal_hash_hex(&kv.model, hex);
+    shoal_log(SHOAL_LOG_INFO, "ships KV of edge_model=%.12s tokens_max=%u", hex, kv.n_tokens);
+    d->settings.service.ship = d->ship;
+    return SHOAL_OK;
+}
+
 static shoal_status serve(daemon_state *d, shoal_err *err)
 {
     const shoal_ops_view view = {
@@ -419,6 +436,7 @@ static shoal_status serve(daemon_state *d, shoal_err *err)
     SHOAL_TRY(make_metrics(d, err));
     SHOAL_TRY(shoal_rpc_new(&d->settings.rpc, &d->rpc, err));
     SHOAL_TRY(make_node(d, err));
+    SHOAL_TRY(make_ship(d, err));
     if (d->settings.ops.address[0] != '\0') {
         SHOAL_TRY(shoal_ops_new(d->loop, &d->settings.ops, &view, d->registry, &d->ops, err));
     }
@@ -444,6 +462,7 @@ static void unwind(daemon_state *d)
     }
     shoal_ops_free(d->ops);
     shoal_service_free(d->service);
+    shoal_ship_free(d->ship);
     shoal_node_free(d->node);
     if (d->rpc != NULL) {
         shoal_rpc_free(d->rpc);
@@ -456,6 +475,7 @@ static void unwind(daemon_state *d)
     shoal_upstream_free(d->settings.node.take_upstream); /* where no node came to be */
     shoal_tokenizer_free(d->tokenizer);
     shoal_model_free(d->model);
+    shoal_model_free(d->edge_model);
     shoal_config_free(d->latest);
 }
 

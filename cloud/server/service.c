@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cloud/server/service.h"
 
+#include "cloud/server/fetch.h"
 #include "common/base/buf.h"
 #include "common/base/mem.h"
 #include "common/obs/log.h"
@@ -11,7 +12,7 @@
 #include <string.h>
 
 enum {
-    N_METHODS = 2,
+    N_METHODS = 3,   /* the last one needs a ship */
     OPEN_MS = 10000, /* for the first message of a call */
     SWEEP_AT_ONCE = 64,
     LOG_EVERY_MS = 1000 /* between two lines about refusals */
@@ -23,6 +24,8 @@ struct shoal_service {
     shoal_node *node;
     shoal_rpc_server *server;
     shoal_rpc_method methods[N_METHODS]; /* borrowed by the server */
+    shoal_ship *ship;                    /* these two NULL: no FetchKv */
+    shoal_fetch *fetch;
     shoal_clock clock;
     bool secured;
     atomic_bool serving;
@@ -400,6 +403,9 @@ void shoal_service_sweep(shoal_service *service)
     }
     shoal_admit_load load = shoal_node_load(service->node);
     unlock(service);
+    if (service->fetch != NULL) {
+        shoal_fetch_sweep(service->fetch);
+    }
     shoal_metric_set(shoal_node_metrics(service->node)->wait_seconds,
                      (double)shoal_admit_wait_ms(&load) / 1e3);
     for (size_t i = 0; i < n_late; i++) {
@@ -428,7 +434,11 @@ static void describe_message(shoal_rpc_call *call, void *user, const uint8_t *da
     }
     shoal_rpc_call_set_user(call, NULL);
     shoal_buf buf = {.limit = SHOAL_WIRE_MESSAGE_MAX};
-    shoal_status status = shoal_describe_encode(shoal_node_describe(service->node), &buf);
+    shoal_describe describe = *shoal_node_describe(service->node);
+    if (service->ship != NULL) {
+        describe.edge_kv = shoal_ship_describe(service->ship);
+    }
+    shoal_status status = shoal_describe_encode(&describe, &buf);
     if (status == SHOAL_OK) {
         status = shoal_rpc_call_send(call, buf.data, buf.length);
     }
@@ -503,11 +513,19 @@ shoal_status shoal_service_new(shoal_rpc *rpc, shoal_node *node,
         .path = "/shoal.v1.Cloud/Generate", .handlers = &generate_handlers, .ctx = service};
     service->methods[1] = (shoal_rpc_method){
         .path = "/shoal.v1.Cloud/Describe", .handlers = &describe_handlers, .ctx = service};
+    size_t n_methods = 2;
+    service->ship = settings->ship;
+    if (service->ship != NULL) {
+        if (shoal_fetch_new(service->ship, &service->clock, &service->fetch) != SHOAL_OK) {
+            return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for the service");
+        }
+        service->methods[n_methods++] = shoal_fetch_method(service->fetch);
+    }
     const shoal_rpc_tls *tls = &settings->tls;
     service->secured = tls->ca != NULL || tls->cert != NULL || tls->key != NULL;
     SHOAL_TRY(make_admission(service, settings->wait_max_ms, &quotas, err));
     SHOAL_TRY(shoal_rpc_server_new(rpc, settings->address, service->secured ? tls : NULL,
-                                   service->methods, N_METHODS, &service->server, ret_port, err));
+                                   service->methods, n_methods, &service->server, ret_port, err));
     *ret_service = SHOAL_STEAL(service);
     return SHOAL_OK;
 }
@@ -528,6 +546,9 @@ shoal_status shoal_service_configure(shoal_service *service, const shoal_rpc_tls
 void shoal_service_set_serving(shoal_service *service, bool serving)
 {
     atomic_store(&service->serving, serving);
+    if (service->fetch != NULL) {
+        shoal_fetch_set_serving(service->fetch, serving);
+    }
     shoal_rpc_server_set_serving(service->server, serving);
 }
 
@@ -551,6 +572,7 @@ void shoal_service_free(shoal_service *service)
         (void)pthread_cond_wait(&service->none_left, &service->lock);
     }
     unlock(service);
+    shoal_fetch_free(service->fetch);
     shoal_admit_free(service->admit);
     (void)pthread_cond_destroy(&service->none_left);
     (void)pthread_mutex_destroy(&service->lock);

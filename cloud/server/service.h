@@ -9,6 +9,7 @@
 
 #include "cloud/admit/admit.h"
 #include "cloud/server/node.h"
+#include "cloud/ship/ship.h"
 #include "protocol/rpc/rpc.h"
 
 typedef struct shoal_service_settings {
@@ -16,6 +17,7 @@ typedef struct shoal_service_settings {
     shoal_rpc_tls tls;               /* all NULL: plaintext on loopback */
     uint64_t wait_max_ms;            /* as in shoal_admit_settings */
     shoal_admit_quotas *take_quotas; /* in any case; NULL: no limits */
+    shoal_ship *ship;                /* borrowed for the service's life; NULL: no FetchKv */
     shoal_clock clock;               /* zeroed: the real one */
 } shoal_service_settings;
 
