@@ -35,6 +35,9 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .patience_ms = 2000,
         .n_sessions_max = 8,
         .session_percent_max = 50,
+        .fetching = SHOAL_COOP_FETCH_EXACT,
+        .fetch_ms = 30000,
+        .fetch_quarantine_ms = 600000,
     };
 }
 
@@ -65,6 +68,9 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     }
     if (s->open_ms < 1) {
         return shoal_err_set(err, SHOAL_E_INVALID, "time for Opened must be at least 1 ms");
+    }
+    if (s->fetch_ms < 1) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "time for a fetch must be at least 1 ms");
     }
     if (!(s->plain_gain >= 1)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "plain gain must be at least 1");
@@ -106,8 +112,9 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
                        &coop->keep) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for kept sessions");
     }
-    shoal_session_identify(coop);
-    return SHOAL_OK;
+    return shoal_session_identify(coop) == SHOAL_OK
+               ? SHOAL_OK
+               : shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the form of the KV");
 }
 
 static void watch_link(void *ctx, shoal_rpc_link state)
@@ -264,6 +271,27 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
         {&coop->metrics.cloud_price,
          {"shoal_cloud_draft_price_ratio", "What a draft costs the cloud, in tokens, as it says.",
           "", SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&coop->metrics.fetch_taken,
+         {"shoal_kv_fetches_total", "Prompts whose KV was asked of the cloud, by what came of it.",
+          "result=\"taken\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fetch_lost,
+         {"shoal_kv_fetches_total", "Prompts whose KV was asked of the cloud, by what came of it.",
+          "result=\"late\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fetch_failed,
+         {"shoal_kv_fetches_total", "Prompts whose KV was asked of the cloud, by what came of it.",
+          "result=\"failed\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fetch_bad,
+         {"shoal_kv_fetches_total", "Prompts whose KV was asked of the cloud, by what came of it.",
+          "result=\"bad\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fetched_tokens,
+         {"shoal_kv_fetched_tokens_total", "Prompt tokens whose KV came from the cloud.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fetch_bytes,
+         {"shoal_kv_fetched_bytes_total", "Bytes of KV that came from the cloud.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.fetch_quarantined,
+         {"shoal_kv_fetch_quarantined", "1 while nothing is fetched because what came was no KV.",
+          "", SHOAL_METRIC_GAUGE, NULL, 0}},
     };
     for (size_t i = 0; registry && i < SHOAL_COUNT(rows); i++) {
         if (shoal_metrics_add(registry, &rows[i].def, rows[i].slot) != SHOAL_OK) {
@@ -298,6 +326,7 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     }
     uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
     shoal_breaker_init(&coop->breaker, COOP_PAUSE_MS_MIN, COOP_PAUSE_MS_MAX, now_ms);
+    shoal_breaker_init(&coop->fetches, COOP_PAUSE_MS_MIN, COOP_PAUSE_MS_MAX, now_ms + 1);
     shoal_spend_init(&coop->spend, &settings->spend, now_ms);
     shoal_status status =
         shoal_route_init(&coop->route, &settings->route,

@@ -41,9 +41,11 @@ typedef enum shoal_finish {
 
 typedef struct shoal_usage {
     size_t n_prompt;
-    size_t n_cached; /* of those, whose KV the cloud had already */
-    size_t n_kept;   /* of those, whose KV the edge had kept of its session */
-    size_t n_fed;    /* tokens of the prompt that the edge's model computed, each time it did */
+    size_t n_cached;  /* of those, whose KV the cloud had already */
+    size_t n_kept;    /* of those, whose KV the edge had kept of its session */
+    size_t n_fed;     /* tokens of the prompt that the edge's model computed, each time it did */
+    size_t n_fetched; /* tokens of the prompt whose KV came from the cloud */
+    double fetch_ms;  /* with it: from asking to its being of use */
     size_t n_generated;
     size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
     size_t n_drafted;              /* draft tokens judged by the cloud */
@@ -162,19 +164,27 @@ typedef struct shoal_coop_request {
     void *ctx;
 } shoal_coop_request;
 
+/* In which modes a prompt's KV may be fetched: where the cloud hears the prompt in any case, or
+ * also where it might not have. Never in mode LOCAL. */
+typedef enum shoal_coop_fetching {
+    SHOAL_COOP_FETCH_OFF,
+    SHOAL_COOP_FETCH_EXACT,
+    SHOAL_COOP_FETCH_ALL /* EXACT and ASSIST */
+} shoal_coop_fetching;
+
 typedef struct shoal_coop_settings {
     const char *cloud_target; /* "host:port", NULL or "": no cloud */
     shoal_rpc_tls tls;
-    uint32_t n_threads;      /* compute threads */
-    bool pin_threads;        /* each on a CPU of its own */
-    uint32_t cpu_mask;       /* shoal_cpu_tier bits allowed */
-    size_t kv_bytes_max;     /* KV pool, default 64 MiB */
-    size_t n_ctx_max;        /* 0: the model's */
-    int kv_type;             /* shoal_kv_type, -1: f32 for F32 models, else f16 */
+    uint32_t n_threads;                    /* compute threads */
+    bool pin_threads;                      /* each on a CPU of its own */
+    uint32_t cpu_mask;                     /* shoal_cpu_tier bits allowed */
+    size_t kv_bytes_max;                   /* KV pool, default 64 MiB */
+    size_t n_ctx_max;                      /* 0: the model's */
+    int kv_type;                           /* shoal_kv_type, -1: f32 for F32 models, else f16 */
     const shoal_kv_evict_policy *kv_evict; /* NULL: nothing is evicted */
     size_t kv_budget;                      /* tokens of a text that are held, with a policy */
-    size_t n_active_max;     /* requests generating at once */
-    size_t n_waiting_max;    /* requests waiting, more are refused SHOAL_BUSY */
+    size_t n_active_max;                   /* requests generating at once */
+    size_t n_waiting_max;                  /* requests waiting, more are refused SHOAL_BUSY */
     size_t n_draft;          /* draft tokens per round, 1..32; 0: chosen (edge/pace) */
     size_t n_window;         /* unverified draft tokens in flight at most, n_draft..64; 0: chosen */
     double plain_gain;       /* times faster the cloud alone must be before drafts are left, >= 1 */
@@ -197,7 +207,11 @@ typedef struct shoal_coop_settings {
     size_t session_percent_max; /* of the KV pool that they may hold while nobody else wants it */
     bool has_session_secret;    /* blobs of sessions are for those alone who know it: */
     uint8_t session_secret[SHOAL_HASH_BYTES];
-    shoal_hash model_pin; /* cloud model to insist on; all zero: whatever it describes */
+    shoal_coop_fetching fetching;
+    bool fetch_always;            /* and waited for, even where computing would be faster */
+    uint64_t fetch_ms;            /* longest time of one fetch, at least 1 */
+    uint64_t fetch_quarantine_ms; /* nothing is fetched for so long after what was no KV */
+    shoal_hash model_pin;         /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
 
@@ -279,6 +293,15 @@ typedef struct shoal_coop_speculation {
     double price;         /* of a draft in tokens, 0..1, as the cloud says */
 } shoal_coop_speculation;
 
+/* What is known of fetching KV; 0: not measured, or too long ago. */
+typedef struct shoal_coop_fetch_state {
+    double down_bytes_s;
+    double prefill_us;                 /* a token of a prompt, here */
+    double peer_prefill_us;            /* at the cloud, by this edge's model */
+    bool quarantined;                  /* what came was no KV */
+    char trouble[SHOAL_WIRE_TEXT_MAX]; /* the last; "": none yet */
+} shoal_coop_fetch_state;
+
 typedef struct shoal_coop_state {
     size_t n_active;
     size_t n_waiting;
@@ -298,6 +321,7 @@ typedef struct shoal_coop_state {
     double spend_level; /* of the budgets, 0..1: shoal_spend_level */
     shoal_spend spend;
     uint64_t spend_left_ms[SHOAL_SPEND_PERIODS]; /* until each period of the budgets ends */
+    shoal_coop_fetch_state fetch;
     shoal_coop_totals totals;
 } shoal_coop_state;
 /* A consistent copy; any thread. */

@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/thread.h"
 #include "common/engine/engine.h"
+#include "common/transfer/transfer.h"
 #include "edge/coop/breaker.h"
 #include "edge/coop/budget.h"
 #include "edge/coop/coop.h"
@@ -35,6 +36,7 @@ enum {
 typedef struct gen gen;
 typedef struct link link;
 typedef struct session_job session_job;
+typedef struct fetch fetch;
 
 /* --- mailbox: the only way into the engine thread ------------------------------------------- */
 
@@ -45,6 +47,7 @@ typedef enum mail_kind {
     MAIL_CLOSED,    /* link, status, text */
     MAIL_DESCRIBED, /* describe or status, text */
     MAIL_SESSION,   /* session */
+    MAIL_FETCHED,   /* fetched */
     MAIL_WAKE
 } mail_kind;
 
@@ -54,7 +57,8 @@ typedef struct mail {
     uint64_t id;
     gen *generation;
     session_job *session;
-    link *from; /* holds a reference */
+    fetch *fetched; /* holds a reference */
+    link *from;     /* holds a reference */
     shoal_cloud_msg *message;
     size_t n_bytes;
     shoal_rpc_status status;
@@ -185,6 +189,11 @@ struct gen {
     assist_state assist;
     uint32_t n_messages; /* of its streams, both ways, for fault_cut_at */
 
+    fetch *fetch;            /* of its prompt's KV, under way; NULL: none */
+    bool fetch_tried;        /* it was decided, once for all */
+    bool fetch_holds;        /* the edge's model waits for it */
+    uint64_t fetch_until_ms; /* for so long */
+
     shoal_exit_rule exits[SHOAL_MODEL_EXITS_MAX];
     shoal_depth *depth;            /* NULL: every token has its full depth at once */
     shoal_exit_state *exit_states; /* (n_exits), with depth: an answer depends on no other's */
@@ -203,6 +212,16 @@ struct gen {
     shoal_usage usage;
     uint64_t fault_rng;
 };
+
+/* What was measured of moving KV; 0: not yet. */
+typedef struct coop_figures {
+    double here_prefill_us; /* a token of a prompt, by the edge's model */
+    double peer_prefill_us; /* the same by the cloud, as it says */
+    double down_bytes_s;
+    double decode_us;     /* of a token's KV that came */
+    double round_trip_us; /* of a Describe */
+    uint64_t rate_at_ms;  /* when down_bytes_s was measured */
+} coop_figures;
 
 struct shoal_coop {
     const shoal_model *model;
@@ -238,6 +257,11 @@ struct shoal_coop {
     shoal_spend spend;
     shoal_keep *keep; /* NULL: no session is kept */
     shoal_session_identity identity;
+    shoal_hash form; /* of its words, as blobs say it */
+    coop_figures figures;
+    shoal_breaker fetches; /* FetchKv: failures, and peers that sent what was no KV */
+    uint64_t quarantined_until_ms;
+    uint64_t describe_sent_ns;
     shoal_coop_totals spent; /* of all generations, as far as spend knows them */
 
     gen *waiting_head;
@@ -281,6 +305,13 @@ struct shoal_coop {
         shoal_metric *draft_acceptance;
         shoal_metric *cloud_step;
         shoal_metric *cloud_price;
+        shoal_metric *fetch_taken;
+        shoal_metric *fetch_lost;
+        shoal_metric *fetch_failed;
+        shoal_metric *fetch_bad;
+        shoal_metric *fetched_tokens;
+        shoal_metric *fetch_bytes;
+        shoal_metric *fetch_quarantined;
     } metrics;
 };
 
@@ -328,7 +359,21 @@ void shoal_session_end(shoal_coop *coop, gen *g);
 void shoal_session_job_free(session_job *job);
 /* What was asked of kept sessions from outside. */
 void shoal_session_serve(shoal_coop *coop, session_job *job);
-void shoal_session_identify(shoal_coop *coop);
+shoal_status shoal_session_identify(shoal_coop *coop) SHOAL_MUST_CHECK;
+
+/* KV of a prompt from the cloud (fetch.c). */
+/* Before each step: decides for a prompt that is not computed yet, and whether its generation is
+ * to wait for what comes. */
+void shoal_coop_fetch_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
+/* A step of so many rows took so long. */
+void shoal_coop_fetch_step(shoal_coop *coop, size_t n_rows, double step_us);
+/* The call has ended, and what came of it is taken up. */
+void shoal_coop_fetch_ended(shoal_coop *coop, const fetch *f);
+/* Cancels what is under way. */
+void shoal_coop_fetch_drop(gen *g);
+void shoal_coop_fetch_unref(fetch *f);
+/* Copies what others read into coop->state, under its lock. */
+void shoal_coop_fetch_publish(shoal_coop *coop, uint64_t now_ms);
 
 /* Early exits (leave.c). */
 shoal_status shoal_leave_init(const shoal_coop *coop, gen *g, const char *policy, float threshold,

@@ -111,6 +111,7 @@ void shoal_gen_free(gen *g)
         return;
     }
     shoal_uplink_close(g);
+    shoal_coop_fetch_drop(g);
     shoal_kv_seq_free(g->seq);
     shoal_leave_fini(g);
     shoal_stop_free(g->stop);

@@ -217,6 +217,7 @@ void shoal_coop_describe_start(shoal_coop *coop)
         return;
     }
     coop->describe_call = call;
+    coop->describe_sent_ns = shoal_clock_now_ns(&coop->clock);
     /* An empty DescribeRequest is zero bytes. The call may be over already: then it says so. */
     if (shoal_rpc_call_send(call, "", 0) == SHOAL_OK) {
         shoal_rpc_call_half_close(call);

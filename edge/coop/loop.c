@@ -58,6 +58,8 @@ static void take_described(shoal_coop *coop, const mail *m)
     shoal_coop_describe_end(coop);
     shoal_assist_described(coop, m->status == SHOAL_RPC_OK ? NULL : m->text, now_ms);
     if (m->status == SHOAL_RPC_OK) {
+        uint64_t ns = shoal_clock_now_ns(&coop->clock) - coop->describe_sent_ns;
+        coop->figures.round_trip_us = (double)ns / 1e3;
         coop->described = true;
         coop->cloud = m->describe;
         (void)pthread_mutex_lock(&coop->state_mutex);
@@ -107,6 +109,9 @@ static void take_mail(shoal_coop *coop, mail *m)
         break;
     case MAIL_SESSION:
         shoal_session_serve(coop, m->session);
+        break;
+    case MAIL_FETCHED:
+        shoal_coop_fetch_ended(coop, m->fetched);
         break;
     case MAIL_WAKE:
         break;
@@ -204,7 +209,7 @@ static void reap(shoal_coop *coop)
 static bool wants_compute(const shoal_coop *coop, const gen *g)
 {
     return g->seq && !g->done && g->mode != SHOAL_MODE_CLOUD && !g->assist.waits &&
-           shoal_gen_may_draft(coop, g);
+           !g->fetch_holds && shoal_gen_may_draft(coop, g);
 }
 
 /* The rows of a span as scores of the prompt's tokens that follow them. The last row of a whole
@@ -289,6 +294,7 @@ static bool step(shoal_coop *coop)
     shoal_status status = shoal_engine_step(coop->engine, coop->spans, n);
     SHOAL_ASSERT(status == SHOAL_OK); /* admission promised pages and rows */
     double step_us = (double)(shoal_clock_now_ns(&coop->clock) - start_ns) / 1e3;
+    shoal_coop_fetch_step(coop, n_rows, step_us);
     for (size_t i = 0; i < n; i++) {
         gen *g = coop->span_gens[i];
         count_fed(g, &coop->spans[i]);
@@ -329,6 +335,9 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
     for (const gen *g = coop->active; g; g = g->next) {
         if (g->deadline_at_ms) {
             until = SHOAL_MIN(until, g->deadline_at_ms);
+        }
+        if (g->fetch_holds) {
+            until = SHOAL_MIN(until, g->fetch_until_ms);
         }
         if (g->cloud == CLOUD_OPENING) {
             until = SHOAL_MIN(until, g->open_by_ms);
@@ -378,6 +387,7 @@ static void publish(shoal_coop *coop, uint64_t now_ms)
     coop->state.round_trip_ms = coop->round_trip_ms;
     coop->state.speculation = speculation;
     shoal_assist_publish(coop, now_ms);
+    shoal_coop_fetch_publish(coop, now_ms);
     (void)pthread_mutex_unlock(&coop->state_mutex);
     shoal_coop_publish_totals(coop);
     shoal_metric_set(coop->metrics.running, (double)coop->n_active);
@@ -417,6 +427,7 @@ void shoal_coop_loop(void *ctx)
         shoal_assist_probe(coop, now_ms);
         for (gen *g = coop->active; g; g = g->next) {
             shoal_uplink_pump(coop, g, now_ms);
+            shoal_coop_fetch_pump(coop, g, now_ms);
         }
         computed = step(coop);
         reap(coop);

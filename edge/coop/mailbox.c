@@ -49,6 +49,7 @@ void shoal_mail_free(mail *m)
         atomic_fetch_sub(&m->from->n_mails, 1);
         shoal_link_unref(m->from);
     }
+    shoal_coop_fetch_unref(m->fetched);
     shoal_gen_free(m->generation);
     shoal_session_job_free(m->session);
     shoal_cloud_msg_free(m->message);

@@ -97,7 +97,7 @@ void shoal_session_job_free(session_job *job)
     shoal_free(job);
 }
 
-void shoal_session_identify(shoal_coop *coop)
+shoal_status shoal_session_identify(shoal_coop *coop)
 {
     const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
     shoal_session_identity *id = &coop->identity;
@@ -113,6 +113,7 @@ void shoal_session_identify(shoal_coop *coop)
     };
     shoal_kv_form(shape, id->form);
     memcpy(id->secret, coop->settings.session_secret, sizeof id->secret);
+    return shoal_kvwire_form(id->form, &coop->form);
 }
 
 const shoal_session_identity *shoal_coop_session_identity(const shoal_coop *coop)

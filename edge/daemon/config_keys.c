@@ -125,6 +125,16 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "Retries of all requests together that may reach the cloud at once."),
     {"coop.retries_per_s", SHOAL_CONFIG_REAL, "20", 0.1, 65536, NULL, false,
      "Retries per second from then on; more wait in line, or fail when that takes too long."},
+    {"fetch.modes", SHOAL_CONFIG_CHOICE, "exact", 0, 0, "off|exact|all", false,
+     "Modes in which a prompt's KV is fetched from a cloud that ships it (its edge_model.path), "
+     "where that is sooner than computing: exact, whose prompts the cloud hears in any case; all: "
+     "assist too, and the cloud hears every prompt for which it is; local never is."},
+    {"fetch.always", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Fetch, and wait for it, even where computing is measured to be faster."},
+    INT("fetch.timeout_ms", "30000", 1, 600000,
+        "Longest time in ms of one fetch; the edge computes long before, where it is slower."),
+    INT("fetch.quarantine_s", "600", 0, 86400,
+        "Seconds in which nothing is fetched after the cloud has sent what was no KV."),
     {"assist.rate", SHOAL_CONFIG_REAL, "0.1", 0.001, 0.999, NULL, false,
      "Mode assist: share of tokens at which the cloud is asked, where the edge is least sure."},
     {"assist.risk", SHOAL_CONFIG_REAL, "0", 0, 0.5, NULL, false,
@@ -261,6 +271,13 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     SHOAL_TRY(read_secret(shoal_config_string(config, "session.secret_file"), &s, err));
     s.n_sessions_max = (size_t)shoal_config_int(config, "session.max");
     s.session_percent_max = (size_t)shoal_config_int(config, "session.kv_percent");
+    const char *fetching = shoal_config_string(config, "fetch.modes");
+    s.fetching = strcmp(fetching, "all") == 0     ? SHOAL_COOP_FETCH_ALL
+                 : strcmp(fetching, "exact") == 0 ? SHOAL_COOP_FETCH_EXACT
+                                                  : SHOAL_COOP_FETCH_OFF;
+    s.fetch_always = shoal_config_bool(config, "fetch.always");
+    s.fetch_ms = (uint64_t)shoal_config_int(config, "fetch.timeout_ms");
+    s.fetch_quarantine_ms = (uint64_t)shoal_config_int(config, "fetch.quarantine_s") * 1000;
     s.n_active_max = (size_t)shoal_config_int(config, "requests.active_max");
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
     s.exit_policy = shoal_config_string(config, "exit.policy");

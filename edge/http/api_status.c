@@ -219,12 +219,12 @@ static shoal_status put_cloud(shoal_buf *buf, const shoal_api *api, const shoal_
     return shoal_buf_appendf(buf, "}");
 }
 
-/* A measured time in ms, null before it was measured. */
-static shoal_status put_ms(shoal_buf *buf, const char *name, double ms)
+/* A measured number, null before it was measured. */
+static shoal_status put_measured(shoal_buf *buf, const char *name, double x)
 {
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"%s\":", name));
-    return ms > 0 ? shoal_json_put_real(buf, round(ms * 1000) / 1000, 9)
-                  : shoal_json_put_text(buf, NULL);
+    return x > 0 ? shoal_json_put_real(buf, round(x * 1000) / 1000, 9)
+                 : shoal_json_put_text(buf, NULL);
 }
 
 static shoal_status put_speculation(shoal_buf *buf, const shoal_coop_speculation *s)
@@ -234,8 +234,8 @@ static shoal_status put_speculation(shoal_buf *buf, const shoal_coop_speculation
                                 ",\"window_tokens\":%zu,\"acceptance\":",
                                 s->fixed ? "fixed" : "auto", s->n_draft, s->n_window));
     SHOAL_TRY(shoal_json_put_real(buf, round(s->acceptance * 1000) / 1000, 9));
-    SHOAL_TRY(put_ms(buf, "edge_token_ms", s->edge_token_ms));
-    SHOAL_TRY(put_ms(buf, "cloud_step_ms", s->cloud_step_ms));
+    SHOAL_TRY(put_measured(buf, "edge_token_ms", s->edge_token_ms));
+    SHOAL_TRY(put_measured(buf, "cloud_step_ms", s->cloud_step_ms));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"price\":"));
     SHOAL_TRY(shoal_json_put_real(buf, round(s->price * 1000) / 1000, 9));
     return shoal_buf_appendf(buf, "}");
@@ -266,6 +266,19 @@ static shoal_status put_assist(shoal_buf *buf, const shoal_coop_state *state)
         }
     }
     return shoal_buf_appendf(buf, "]}");
+}
+
+/* What a fetch of a prompt's KV is weighed by; null: not measured. */
+static shoal_status put_fetch(shoal_buf *buf, const shoal_coop_fetch_state *s)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"fetch\":{\"quarantined\":%s",
+                                s->quarantined ? "true" : "false"));
+    SHOAL_TRY(put_measured(buf, "prefill_token_ms", s->prefill_us / 1e3));
+    SHOAL_TRY(put_measured(buf, "cloud_prefill_token_ms", s->peer_prefill_us / 1e3));
+    SHOAL_TRY(put_measured(buf, "down_kb_s", s->down_bytes_s / 1e3));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"trouble\":"));
+    SHOAL_TRY(shoal_json_put_text(buf, s->trouble[0] ? s->trouble : NULL));
+    return shoal_buf_appendf(buf, "}");
 }
 
 static shoal_status put_totals(shoal_buf *buf, uint64_t n_requests, const shoal_coop_totals *t)
@@ -303,6 +316,7 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
     SHOAL_TRY(put_cloud(buf, api, state));
     SHOAL_TRY(put_speculation(buf, &state->speculation));
     SHOAL_TRY(put_assist(buf, state));
+    SHOAL_TRY(put_fetch(buf, &state->fetch));
     SHOAL_TRY(put_totals(buf, api->n_requests, &state->totals));
     return shoal_buf_appendf(buf, "}");
 }

@@ -66,7 +66,7 @@ def metrics_told():
     """{program: text of /metrics}, of daemons with everything on that tells a metric."""
     with Site() as site:
         full, draft = site.models()
-        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory").start()
+        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft).start()
         url = cloud.process.stdout.readline()[len("http: "):].strip()
         budgets = {f"budget__{what}_per_{per}": 1000 for what in ("cloud_tokens", "uplink_kib") for per in ("hour", "day", "month")}
         edge = site.edge(draft, cloud.address, listen__unix=site.file("api"), api__tls_cert=site.file("certs/cloud.pem"),
@@ -79,8 +79,8 @@ def metrics_told():
 def metrics_page():
     out = [MADE, "# Metrics\n",
            "What both daemons tell on `/metrics`, in Prometheus' text format. No label comes from a request. Some are there only\n"
-           "while what they count is configured: a store, a budget, a certificate. What to look at first:\n"
-           "[OPERATIONS](../OPERATIONS.md), the alerts and the dashboard in `deploy/monitoring`.\n"]
+           "while what they count is configured: a store, a budget, a certificate, a model of edges.\n"
+           "What to look at first: [OPERATIONS](../OPERATIONS.md), the alerts and the dashboard in `deploy/monitoring`.\n"]
     for program, text in metrics_told().items():
         rows = []
         for name, what in sorted(re.findall(r"^# HELP (\S+) (.*)$", text, re.M)):

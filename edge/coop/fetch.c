@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A prompt's KV from the cloud, where that is sooner there than computed here (SPEC.md, section
+ * 11). The call is seen by the rpc poller, which checks each record of the blob; the engine thread
+ * decides, and takes the blob up when all of it was right. What the planner is told was measured
+ * here; before that is so, the edge's model computes meanwhile, and whichever is first counts.
+ */
+#include "edge/coop/coop_internal.h"
+
+#include "common/base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    BLOCK = SHOAL_KV_BLOCK,
+    FRESH_MS = 60000,       /* how long a link's speed is believed */
+    RATE_BYTES_MIN = 16384, /* of a transfer that says something about it */
+    REFUSED_MS = 60000      /* who ships nothing, or of another model, is left alone for so long */
+};
+
+/* How many times sooner a fetch must be: it costs the cloud work and the link bytes. */
+static const double GAIN = 1.1;
+/* How many times longer than planned it may take before the edge computes too. */
+static const double PATIENCE = 1.5;
+
+/* One call, shared by the engine thread and the rpc poller; the last reference frees it. */
+struct fetch {
+    atomic_int refs;
+    shoal_coop *coop;
+    shoal_rpc_call *call;
+    size_t n_tokens; /* asked for: a multiple of 32 */
+    uint64_t sent_ns;
+    bool late; /* engine-only: the edge's model was first */
+
+    /* The poller's until its mail is pushed, the engine thread's from then on. */
+    shoal_session_reader *reader;
+    shoal_session_copy *copy; /* all of it was right */
+    uint64_t first_ns;
+    uint64_t last_ns;
+    size_t n_bytes;
+    size_t n_bytes_first; /* of its first message */
+    double decode_us;
+    uint32_t n_cached;
+    uint32_t token_us;
+    bool bad; /* what came is no blob of what was asked for: text says why */
+    shoal_rpc_status status;
+    char text[SHOAL_WIRE_TEXT_MAX];
+};
+
+void shoal_coop_fetch_unref(fetch *f)
+{
+    if (f && atomic_fetch_sub(&f->refs, 1) == 1) {
+        if (f->call) {
+            shoal_rpc_call_unref(f->call);
+        }
+        shoal_session_reader_free(f->reader);
+        shoal_session_copy_free(f->copy);
+        shoal_free(f);
+    }
+}
+
+/* --- the poller's side ------------------------------------------------------------------------ */
+
+static void found_bad(fetch *f, const char *text)
+{
+    f->bad = true;
+    (void)snprintf(f->text, sizeof f->text, "%s", text);
+}
+
+static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    fetch *f = user;
+    if (f->bad) {
+        return; /* it is being cancelled */
+    }
+    const shoal_clock *clock = &f->coop->clock;
+    uint64_t start_ns = shoal_clock_now_ns(clock);
+    SHOAL_CLEANUP(shoal_msg_kv_part_freep) shoal_msg_kv_part *part = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = shoal_msg_kv_part_decode(data, n, &part, &err);
+    if (status == SHOAL_OK) {
+        f->n_cached = f->first_ns == 0 ? part->n_cached : f->n_cached;
+        f->token_us = part->token_us > 0 ? part->token_us : f->token_us;
+        status = shoal_session_reader_put(f->reader, part->bytes, part->n_bytes, &err);
+    }
+    f->last_ns = start_ns;
+    if (f->first_ns == 0) {
+        f->first_ns = start_ns;
+        f->n_bytes_first = n + COOP_FRAME_BYTES;
+    }
+    f->n_bytes += n + COOP_FRAME_BYTES;
+    f->decode_us += (double)(shoal_clock_now_ns(clock) - start_ns) / 1e3;
+    if (status != SHOAL_OK) {
+        if (status == SHOAL_E_NOMEM) {
+            (void)snprintf(f->text, sizeof f->text, "no memory for the KV of a prompt");
+        } else {
+            found_bad(f, err.text);
+        }
+        shoal_rpc_call_cancel(call);
+    }
+}
+
+/* All bytes are there: whether they are the text that was asked for is seen by who asked. */
+static void finish_blob(fetch *f)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = shoal_session_reader_finish(f->reader, &f->copy, &err);
+    if (status != SHOAL_OK) {
+        found_bad(f, err.text);
+    } else if (f->copy->n_ids != f->n_tokens) {
+        found_bad(f, "the KV of another text than was asked for");
+    }
+}
+
+static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details)
+{
+    (void)call;
+    fetch *f = user;
+    shoal_coop *coop = f->coop;
+    f->status = status;
+    if (status == SHOAL_RPC_OK && !f->bad) {
+        finish_blob(f);
+    } else if (!f->text[0]) {
+        (void)snprintf(f->text, sizeof f->text, "%s",
+                       details && details[0] ? details : shoal_rpc_status_name(status));
+    }
+    mail *m = shoal_mail_new(MAIL_FETCHED);
+    if (m) {
+        m->fetched = f; /* with the reference of the callbacks */
+        shoal_mailbox_push(&coop->box, m);
+    } else {
+        shoal_coop_fetch_unref(f); /* the hold of who waits for it runs out */
+    }
+    atomic_fetch_sub(&coop->n_calls, 1); /* last: coop may be freed from here on */
+}
+
+static const shoal_rpc_handlers fetch_handlers = {
+    .on_message = on_message,
+    .on_close = on_close,
+};
+
+/* --- what is known ---------------------------------------------------------------------------- */
+
+void shoal_coop_fetch_step(shoal_coop *coop, size_t n_rows, double step_us)
+{
+    if (n_rows >= BLOCK) {
+        double us = step_us / (double)n_rows;
+        double *known = &coop->figures.here_prefill_us;
+        *known = *known > 0 ? *known + (us - *known) / 4 : us;
+    }
+}
+
+static bool rate_is_known(const shoal_coop *coop, uint64_t now_ms)
+{
+    const coop_figures *known = &coop->figures;
+    return known->down_bytes_s > 0 && now_ms - known->rate_at_ms < FRESH_MS;
+}
+
+/* Of a transfer that waited for the peer's computing, the link's speed is at least that. */
+static void learn(shoal_coop *coop, const fetch *f, uint64_t now_ms)
+{
+    coop_figures *known = &coop->figures;
+    if (f->token_us > 0) {
+        known->peer_prefill_us = f->token_us;
+    }
+    size_t n_bytes = f->n_bytes - f->n_bytes_first;
+    if (f->late && !rate_is_known(coop, now_ms)) {
+        /* It had until now, and that was not enough. */
+        uint64_t ns = shoal_clock_now_ns(&coop->clock) - f->sent_ns;
+        known->down_bytes_s = (double)(f->n_bytes + 1) * 1e9 / (double)SHOAL_MAX(ns, (uint64_t)1);
+        known->rate_at_ms = now_ms;
+        return;
+    }
+    if (n_bytes < RATE_BYTES_MIN || f->last_ns <= f->first_ns) {
+        return;
+    }
+    double rate = (double)n_bytes * 1e9 / (double)(f->last_ns - f->first_ns);
+    bool fresh = rate_is_known(coop, now_ms);
+    bool pure = f->n_cached >= f->n_tokens;
+    if (!fresh || (pure && rate > 0)) {
+        known->down_bytes_s = fresh ? (known->down_bytes_s + rate) / 2 : rate;
+    } else {
+        known->down_bytes_s = SHOAL_MAX(known->down_bytes_s, rate);
+    }
+    known->rate_at_ms = now_ms;
+    if (f->copy) {
+        double us = f->decode_us / (double)f->n_tokens;
+        known->decode_us =
+            known->decode_us > 0 ? known->decode_us + (us - known->decode_us) / 4 : us;
+    }
+}
+
+static void note_trouble(shoal_coop *coop, const char *text)
+{
+    (void)pthread_mutex_lock(&coop->state_mutex);
+    (void)snprintf(coop->state.fetch.trouble, sizeof coop->state.fetch.trouble, "%s", text);
+    (void)pthread_mutex_unlock(&coop->state_mutex);
+}
+
+/* --- whether, and how ------------------------------------------------------------------------- */
+
+static bool hash_same(const shoal_hash *a, const shoal_hash *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+/* Whether this request's prompt may come from the cloud, and the cloud ships this model's KV. */
+static bool may_fetch(const shoal_coop *coop, const gen *g, uint64_t now_ms)
+{
+    bool told = g->mode == SHOAL_MODE_EXACT || /* the cloud hears the prompt in any case */
+                (g->mode == SHOAL_MODE_ASSIST && !g->assist.alone && !coop->breaker.open &&
+                 shoal_assist_may_spend(coop, NULL, 0));
+    shoal_coop_fetching allowed = coop->settings.fetching;
+    bool wanted = allowed == SHOAL_COOP_FETCH_ALL ||
+                  (allowed == SHOAL_COOP_FETCH_EXACT && g->mode == SHOAL_MODE_EXACT);
+    const shoal_edge_kv *theirs = &coop->cloud.edge_kv;
+    size_t n_moved = shoal_transfer_n_moved(g->n_prompt);
+    bool evicts = shoal_kv_pool_shape(shoal_engine_kv(coop->engine))->evict != NULL;
+    return told && wanted && !g->score_prompt && coop->described && !coop->link_is_cut &&
+           (!coop->fetches.open || shoal_breaker_due(&coop->fetches, now_ms)) && !evicts &&
+           n_moved > shoal_kv_seq_length(g->seq) && theirs->n_tokens >= n_moved &&
+           hash_same(&theirs->model, &coop->identity.model) &&
+           hash_same(&theirs->form, &coop->form) &&
+           hash_same(&coop->cloud.tokenizer, &coop->identity.tokenizer);
+}
+
+/* True: KV, planned to take *ret_us. *ret_sure: by figures that were measured; else the link is
+ * taken for as fast as can be. */
+static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, bool *ret_sure,
+                 double *ret_us, double *ret_local_us)
+{
+    const coop_figures *known = &coop->figures;
+    double peer_us =
+        known->peer_prefill_us > 0 ? known->peer_prefill_us : (double)coop->cloud.edge_kv.token_us;
+    *ret_sure = rate_is_known(coop, now_ms) && peer_us > 0;
+    double rate = *ret_sure ? known->down_bytes_s : 1e12;
+    const shoal_transfer_figures figures = {.up_bytes_s = rate,
+                                            .down_bytes_s = rate,
+                                            .round_trip_us = known->round_trip_us,
+                                            .here_prefill_us = known->here_prefill_us,
+                                            .here_token_us = coop->pace.edge_us,
+                                            .peer_prefill_us = peer_us};
+    const shoal_transfer_level level = {.bytes_token = (double)coop->identity.layer_bytes *
+                                                       coop->identity.n_layers / BLOCK,
+                                        .decode_us = known->decode_us};
+    const shoal_transfer_request request = {.n_tokens = g->n_prompt,
+                                            .n_here = shoal_kv_seq_length(g->seq),
+                                            .n_answer = 1,
+                                            .may_local = true,
+                                            .levels = &level,
+                                            .n_levels = 1};
+    shoal_transfer_choice choice;
+    if (shoal_transfer_choose(&figures, &request, &choice) != SHOAL_OK) {
+        return false;
+    }
+    *ret_us = choice.kv_us;
+    *ret_local_us = choice.local_us;
+    return choice.way == SHOAL_TRANSFER_KV && choice.kv_us * GAIN <= choice.local_us;
+}
+
+static shoal_status send_request(shoal_coop *coop, gen *g, fetch *f)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {.limit = SHOAL_WIRE_MESSAGE_MAX};
+    shoal_msg_kv_request request = {.model = coop->identity.model,
+                                    .tokenizer = coop->identity.tokenizer,
+                                    .form = coop->form,
+                                    .ids = g->tokens,
+                                    .n_ids = f->n_tokens};
+    memcpy(request.request_id, g->request_id, sizeof request.request_id);
+    SHOAL_TRY(shoal_msg_kv_request_encode(&request, &buf));
+    shoal_status status = shoal_rpc_call_send(f->call, buf.data, buf.length);
+    if (status == SHOAL_OK || status == SHOAL_BUSY) {
+        shoal_rpc_call_half_close(f->call);
+        g->usage.bytes_up += buf.length + COOP_FRAME_BYTES;
+        return SHOAL_OK;
+    }
+    return status;
+}
+
+static shoal_status start(shoal_coop *coop, gen *g, uint64_t timeout_ms)
+{
+    fetch *f = shoal_calloc(1, sizeof *f);
+    if (!f) {
+        return SHOAL_E_NOMEM;
+    }
+    atomic_init(&f->refs, 2); /* the generation's and the callbacks' */
+    f->coop = coop;
+    f->n_tokens = shoal_transfer_n_moved(g->n_prompt);
+    f->sent_ns = shoal_clock_now_ns(&coop->clock);
+    shoal_session_identity identity = coop->identity;
+    identity.has_secret = false; /* the call's TLS says who it is */
+    identity.n_tokens_max = (uint32_t)f->n_tokens;
+    atomic_fetch_add(&coop->n_calls, 1);
+    shoal_status status = shoal_session_reader_new(&identity, SIZE_MAX, &f->reader);
+    if (status == SHOAL_OK) {
+        status = shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/FetchKv", &fetch_handlers, f,
+                                     timeout_ms, false, &f->call);
+    }
+    if (status != SHOAL_OK) {
+        atomic_fetch_sub(&coop->n_calls, 1);
+        atomic_store(&f->refs, 1);
+        shoal_coop_fetch_unref(f);
+        return status;
+    }
+    g->fetch = f;
+    return send_request(coop, g, f);
+}
+
+void shoal_coop_fetch_drop(gen *g)
+{
+    if (g->fetch) {
+        shoal_rpc_call_cancel(g->fetch->call);
+        shoal_coop_fetch_unref(SHOAL_STEAL(g->fetch));
+        g->fetch_holds = false;
+    }
+}
+
+/* Decides once, when the edge's model is to compute and it is known how fast it does. */
+static void decide(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    bool sure = false;
+    double us = 0;
+    double local_us = 0;
+    bool always = coop->settings.fetch_always;
+    bool known = always || coop->figures.here_prefill_us > 0;
+    if (g->fetch_tried || !known || !may_fetch(coop, g, now_ms)) {
+        return;
+    }
+    g->fetch_tried = true;
+    if (!always && !plan(coop, g, now_ms, &sure, &us, &local_us)) {
+        return;
+    }
+    if (start(coop, g, coop->settings.fetch_ms) != SHOAL_OK) {
+        shoal_coop_fetch_drop(g);
+        shoal_breaker_failed(&coop->fetches, now_ms);
+        return;
+    }
+    if (always) {
+        g->fetch_until_ms = now_ms + coop->settings.fetch_ms;
+        return;
+    }
+    g->fetch_until_ms =
+        sure ? now_ms + (uint64_t)(fmin(us * PATIENCE, local_us) / 1e3) + 1 : now_ms;
+}
+
+void shoal_coop_fetch_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    if (g->done || !g->seq) {
+        return;
+    }
+    if (!g->fetch && g->mode != SHOAL_MODE_LOCAL && g->mode != SHOAL_MODE_CLOUD &&
+        !g->assist.waits && shoal_kv_seq_length(g->seq) < g->n_prompt) {
+        decide(coop, g, now_ms);
+    }
+    if (g->fetch && coop->link_is_cut) {
+        shoal_coop_fetch_drop(g);
+        shoal_metric_add(coop->metrics.fetch_failed, 1);
+    }
+    if (g->fetch && shoal_kv_seq_length(g->seq) >= g->fetch->n_tokens) {
+        g->fetch->late = true;
+        shoal_coop_fetch_drop(g);
+        shoal_metric_add(coop->metrics.fetch_lost, 1);
+    }
+    g->fetch_holds = g->fetch && now_ms < g->fetch_until_ms;
+}
+
+/* --- the end of it ---------------------------------------------------------------------------- */
+
+static void quarantine(shoal_coop *coop, const char *text, uint64_t now_ms)
+{
+    char why[SHOAL_WIRE_TEXT_MAX];
+    (void)snprintf(why, sizeof why, "bad KV, nothing is fetched for now: %.180s", text);
+    note_trouble(coop, why);
+    coop->quarantined_until_ms = now_ms + coop->settings.fetch_quarantine_ms;
+    shoal_breaker_hold(&coop->fetches, coop->quarantined_until_ms);
+    shoal_metric_add(coop->metrics.fetch_bad, 1);
+}
+
+static void failed(shoal_coop *coop, const fetch *f, uint64_t now_ms)
+{
+    bool refused =
+        f->status == SHOAL_RPC_FAILED_PRECONDITION || f->status == SHOAL_RPC_UNIMPLEMENTED ||
+        f->status == SHOAL_RPC_INVALID_ARGUMENT || f->status == SHOAL_RPC_PERMISSION_DENIED;
+    note_trouble(coop, f->text);
+    shoal_breaker_failed(&coop->fetches, now_ms);
+    if (refused) {
+        shoal_breaker_hold(&coop->fetches, now_ms + REFUSED_MS);
+    }
+    shoal_metric_add(coop->metrics.fetch_failed, 1);
+}
+
+/* The blob is whole and of this text: its blocks go behind those that were computed meanwhile.
+ * Nothing of it stays where a number is none. */
+static void take_up(shoal_coop *coop, gen *g, const fetch *f, uint64_t now_ms)
+{
+    size_t length = shoal_kv_seq_length(g->seq);
+    if (length >= f->n_tokens || shoal_kv_seq_whole(g->seq) < length) {
+        shoal_metric_add(coop->metrics.fetch_lost, 1);
+        return;
+    }
+    size_t had = shoal_kv_seq_truncate(g->seq, length / BLOCK * BLOCK);
+    if (had % BLOCK != 0) {
+        had = shoal_kv_seq_truncate(g->seq, 0);
+    }
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = shoal_session_copy_in(f->copy, g->seq, &err);
+    if (status != SHOAL_OK) {
+        (void)shoal_kv_seq_truncate(g->seq, 0);
+        quarantine(coop, err.text, now_ms);
+        return;
+    }
+    g->usage.n_fetched = f->n_tokens - had;
+    g->usage.fetch_ms = (double)(shoal_clock_now_ns(&coop->clock) - f->sent_ns) / 1e6;
+    shoal_breaker_worked(&coop->fetches);
+    shoal_metric_add(coop->metrics.fetch_taken, 1);
+    shoal_metric_add(coop->metrics.fetched_tokens, (double)g->usage.n_fetched);
+}
+
+void shoal_coop_fetch_ended(shoal_coop *coop, const fetch *f)
+{
+    uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
+    gen *g = coop->active;
+    while (g && g->fetch != f) {
+        g = g->next;
+    }
+    learn(coop, f, now_ms);
+    shoal_metric_add(coop->metrics.fetch_bytes, (double)f->n_bytes);
+    if (g) {
+        g->usage.bytes_down += f->n_bytes;
+    }
+    bool other =
+        f->copy && g && memcmp(f->copy->ids, g->tokens, f->n_tokens * sizeof(int32_t)) != 0;
+    if (f->bad || other) {
+        quarantine(coop, f->bad ? f->text : "the KV of another text than was asked for", now_ms);
+    } else if (f->status != SHOAL_RPC_OK && f->status != SHOAL_RPC_CANCELLED) {
+        failed(coop, f, now_ms);
+    } else if (g && f->copy && !g->done) {
+        take_up(coop, g, f, now_ms);
+    }
+    if (g) {
+        shoal_coop_fetch_unref(SHOAL_STEAL(g->fetch));
+        g->fetch_holds = false;
+    }
+}
+
+/* Under the state's lock. */
+void shoal_coop_fetch_publish(shoal_coop *coop, uint64_t now_ms)
+{
+    shoal_coop_fetch_state *s = &coop->state.fetch;
+    const coop_figures *known = &coop->figures;
+    s->down_bytes_s = rate_is_known(coop, now_ms) ? known->down_bytes_s : 0;
+    s->prefill_us = known->here_prefill_us;
+    s->peer_prefill_us = known->peer_prefill_us;
+    s->quarantined = now_ms < coop->quarantined_until_ms;
+    shoal_metric_set(coop->metrics.fetch_quarantined, s->quarantined ? 1 : 0);
+}

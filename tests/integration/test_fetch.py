@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A prompt's KV from the cloud: the same text as computed here, whatever happens on the way."""
+import http.client
+import json
+import random
+import select
+import socket
+import threading
+import time
+
+from harness import SANITIZED, Site, complete, expect, main, request, wait_until
+
+SEED = 23
+N_PROMPT = 200  # six blocks and eight tokens, in two steps of the edge's model
+N_VOCAB = 250
+WHOLE = N_PROMPT // 32 * 32
+
+
+def ids(n, seed):
+    rng = random.Random(seed)
+    return [rng.randrange(3, N_VOCAB) for _ in range(n)]
+
+
+def metric(url, name, label=""):
+    text = request(url, "GET", "/metrics")[2].decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name) and label in line)
+
+
+def results(edge):
+    return {r: metric(edge.address, "shoal_kv_fetches_total", f'"{r}"') for r in ("taken", "late", "failed", "bad")}
+
+
+def ask(edge, prompt, mode="assist", n=12, **fields):
+    # In assist the edge says all of it itself: the text is its own model's, whose KV is fetched.
+    shoal = {"mode": mode, **({"max_cloud_tokens": 0} if mode == "assist" else {}), **fields}
+    answer = complete(edge.address, prompt, mode, n=n, temperature=0, shoal=shoal)
+    expect(answer.error is None, answer.error)
+    return answer
+
+
+def used(answer):
+    return answer.usage["shoal"]["fetched_tokens"]
+
+
+def fed(answer):
+    return answer.usage["shoal"]["prefilled_tokens"]
+
+
+def status(edge):
+    return json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])["fetch"]
+
+
+def knows_cloud(edge):
+    return "name" in json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])["cloud"]
+
+
+def ready(edge):
+    wait_until(lambda: knows_cloud(edge), what="the cloud's description")
+    return edge
+
+
+def fetching_edge(site, model, address, **settings):
+    base = {"fetch__modes": "all", "fetch__always": "true"}
+    return ready(site.edge(model, address, **{**base, **settings}).start())
+
+
+def http_of(cloud):
+    """The address that answers /metrics of a cloud."""
+    line = cloud.process.stdout.readline()
+    expect(line.startswith("http: "), line)
+    return line[6:].strip()
+
+
+class Relay(threading.Thread):
+    """Bytes between an edge and a cloud, so many a second on the way down."""
+
+    def __init__(self, target, bytes_per_s):
+        super().__init__(daemon=True)
+        host, port = target.rsplit(":", 1)
+        self.target, self.rate, self.down = (host, int(port)), bytes_per_s, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        self.start()
+
+    def run(self):
+        while True:
+            near, _ = self.listener.accept()
+            try:
+                far = socket.create_connection(self.target)
+            except OSError:
+                near.close()  # as of a cloud that is gone
+                continue
+            threading.Thread(target=self.carry, args=(near, far), daemon=True).start()
+
+    def carry(self, near, far):
+        try:
+            while True:
+                for ready_socket in select.select([near, far], [], [])[0]:
+                    data = ready_socket.recv(4096)
+                    if not data:
+                        return
+                    if ready_socket is far:
+                        self.down += len(data)
+                        time.sleep(len(data) / self.rate)
+                    (near if ready_socket is far else far).sendall(data)
+        except OSError:
+            pass
+        finally:
+            near.close()
+            far.close()
+
+
+def test_fetched_prompts_say_the_same_in_every_kv():
+    with Site(SEED) as site:
+        full, model = site.models()
+        for kv in ("auto", "q8", "q4"):
+            cloud = site.cloud(full, edge_model__path=model, edge_model__kv_type=kv).start()
+            edge = fetching_edge(site, model, cloud.address, kv__type=kv)
+            alone = site.edge(model, kv__type=kv).start()
+            for i in range(3):
+                prompt = ids(N_PROMPT, i // 2)  # the second time its KV is in the cloud
+                answer = ask(edge, prompt)
+                expect(used(answer) == WHOLE, f"{kv}: {answer.usage}")
+                expect(fed(answer) == N_PROMPT - WHOLE, f"{kv}: {answer.usage}")
+                right = ask(alone, prompt, "local")
+                expect(answer.ids == right.ids and answer.text == right.text, f"{kv}: {answer.text} is not {right.text}")
+                expect(used(right) == 0 and fed(right) == N_PROMPT, right.usage)
+            # What a session has kept is not fetched again.
+            first = ask(edge, ids(100, 7), session="s")
+            expect(used(first) == 96, first.usage)
+            more = ids(100, 7) + first.ids + ids(60, 8)
+            second = ask(edge, more, session="s")
+            expect(used(second) + fed(second) + second.usage["shoal"]["kept_tokens"] >= len(more), second.usage)
+            expect(0 < used(second) <= len(more) - 96, second.usage)
+            expect(second.ids == ask(alone, more, "local").ids, f"{kv}: a session")
+            expect(results(edge) == {"taken": 5, "late": 0, "failed": 0, "bad": 0}, results(edge))
+            expect(metric(edge.address, "shoal_kv_fetched_tokens_total") == 3 * WHOLE + 96 + used(second), "tokens")
+            expect(status(edge)["trouble"] is None and not status(edge)["quarantined"], status(edge))
+            for daemon in (edge, alone, cloud):
+                daemon.stop()
+
+
+def test_exact_stays_exact_and_local_stays_here():
+    with Site(SEED) as site:
+        full, model = site.models()
+        cloud = site.cloud(full, edge_model__path=model, http__address="127.0.0.1:0").start()
+        ops = http_of(cloud)
+        # Drafts of a fixed length: the edge's model is needed, and waits for its KV.
+        edge = fetching_edge(site, model, cloud.address, fetch__modes="exact", coop__draft_tokens="4")
+        for i in range(3):
+            answer = ask(edge, ids(N_PROMPT, i), "exact")
+            expect(answer.ids == ask(edge, ids(N_PROMPT, i), "cloud").ids, "exact is not what the cloud says")
+            expect(used(answer) == WHOLE, answer.usage)
+        shipped = metric("http://" + ops.removeprefix("http://"), "shoal_ship_requests_total")
+        expect(shipped == 3, f"{shipped} shipments")
+        for mode in ("local", "assist", "cloud"):
+            expect(used(ask(edge, ids(N_PROMPT, 9), mode)) == 0, mode)
+        expect(metric(ops, "shoal_ship_requests_total") == 3, "a mode fetched that may not")
+
+
+def test_other_models_and_forms_are_not_asked_for():
+    with Site(SEED) as site:
+        full, model = site.models()
+        for settings, kv in (({}, "auto"), ({"edge_model__path": full}, "auto"), ({"edge_model__path": model}, "q8")):
+            cloud = site.cloud(full, **settings).start()
+            edge = fetching_edge(site, model, cloud.address, kv__type=kv)
+            alone = site.edge(model, kv__type=kv).start()
+            answer = ask(edge, ids(N_PROMPT, 1))
+            expect(used(answer) == 0 and fed(answer) == N_PROMPT, answer.usage)
+            expect(answer.ids == ask(alone, ids(N_PROMPT, 1), "local").ids, settings)
+            expect(sum(results(edge).values()) == 0, results(edge))
+            for daemon in (edge, alone, cloud):
+                daemon.stop()
+
+
+def test_a_flipped_byte_changes_no_token_and_is_remembered():
+    with Site(SEED) as site:
+        full, model = site.models()
+        alone = site.edge(model).start()
+        right = ask(alone, ids(N_PROMPT, 1), "local").ids
+        for at in (1, 20, 300, 3000, 30000):  # magic, a hash, a token, blocks
+            cloud = site.cloud(full, edge_model__path=model, fault__ship_flip_at=str(at)).start()
+            edge = fetching_edge(site, model, cloud.address)
+            started = time.monotonic()
+            for _ in range(2):
+                answer = ask(edge, ids(N_PROMPT, 1))
+                expect(answer.ids == right and used(answer) == 0 and fed(answer) == N_PROMPT, f"byte {at}: {answer.usage}")
+            expect(SANITIZED or time.monotonic() - started < 4, "too long")
+            expect(results(edge) == {"taken": 0, "late": 0, "failed": 0, "bad": 1}, f"byte {at}: {results(edge)}")
+            expect(status(edge)["quarantined"] and "bad KV" in status(edge)["trouble"], status(edge))
+            expect(metric(edge.address, "shoal_kv_fetch_quarantined") == 1, "metric")
+            edge.stop()
+            cloud.stop()
+
+
+def test_a_cloud_killed_while_it_ships_costs_no_token():
+    with Site(SEED) as site:
+        full, model = site.models()
+        alone = site.edge(model).start()
+        right = ask(alone, ids(900, 1), "local").ids
+        for after in (8000, 60000):  # bytes: of the handshake and Describe alone, and of blocks
+            cloud = site.cloud(full, edge_model__path=model).start()
+            relay = Relay(cloud.address, 40000)
+            edge = fetching_edge(site, model, relay.address)
+            got = []
+            start = relay.down
+            asking = threading.Thread(target=lambda e=edge, g=got: g.append(ask(e, ids(900, 1))))
+            asking.start()
+            wait_until(lambda s=start, r=relay, n=after: r.down > s + n or got, what="bytes of the blob")
+            expect(not got, "the answer came before the cloud was killed")
+            cloud.kill()
+            relay.rate = 1e9  # what is on the link comes, then its end
+            site.daemons.remove(cloud)  # its end is no clean one
+            killed = time.monotonic()
+            asking.join()
+            expect(SANITIZED or time.monotonic() - killed < 2, f"{time.monotonic() - killed:.1f} s after the kill")
+            expect(got[0].ids == right and used(got[0]) == 0, got[0].usage)
+            expect(results(edge)["failed"] == 1, results(edge))
+            expect(status(edge)["trouble"] is not None and not status(edge)["quarantined"], status(edge))
+            edge.stop()
+
+
+def test_a_cancelled_answer_frees_both_sides():
+    with Site(SEED) as site:
+        full, model = site.models()
+        cloud = site.cloud(full, edge_model__path=model, http__address="127.0.0.1:0").start()
+        ops = http_of(cloud)
+        relay = Relay(cloud.address, 40000)
+        edge = fetching_edge(site, model, relay.address, api__on_disconnect="cancel")
+        before = json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])["kv"]["pages_used"]
+        host, port = edge.address.removeprefix("http://").rsplit(":", 1)
+        for _ in range(3):
+            connection = http.client.HTTPConnection(host, int(port), timeout=30)
+            body = {"prompt": ids(N_PROMPT, 1), "max_tokens": 8, "stream": True, "shoal": {"mode": "assist"}}
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            wait_until(lambda: metric(ops, "shoal_ship_running") == 1, what="the shipment")
+            connection.close()
+            wait_until(lambda: metric(ops, "shoal_ship_running") == 0, what="the end of the shipment")
+        wait_until(lambda: json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])["kv"]["pages_used"] == before,
+                   what="the edge's pages")
+        relay.rate = 1e9
+        alone = site.edge(model).start()
+        answer = ask(edge, ids(N_PROMPT, 1))
+        expect(used(answer) == WHOLE and answer.ids == ask(alone, ids(N_PROMPT, 1), "local").ids, answer.usage)
+
+
+def test_measured_links_decide():
+    if SANITIZED:
+        return "skipped: a sanitizer's speeds are not those of a device"
+    with Site(SEED) as site:
+        full, model = site.models()
+        cloud = site.cloud(full, edge_model__path=model).start()
+        slow = Relay(cloud.address, 30000)
+        edge = fetching_edge(site, model, slow.address, fetch__always="false")
+        for i in range(4):
+            answer = ask(edge, ids(900, i))
+            expect(used(answer) == 0, answer.usage)  # 1 MB at 30 kB/s: computing is first, and the second time it is known
+        expect(results(edge)["late"] <= 1 and results(edge)["failed"] == 0, results(edge))
+        # A device of a twentieth of the cloud's speed on a good link: what is measured first decides from then on.
+        slow = fetching_edge(site, model, cloud.address, fetch__always="false", cpu__mask="scalar", model__threads="1")
+        fetched = [used(ask(slow, ids(900, i), n=2)) for i in range(6)]
+        expect(fetched[-1] > 0 and fetched[-2] > 0, f"{fetched}, {status(slow)}")
+        return f"{fetched}, {status(slow)}"
+
+
+if __name__ == "__main__":
+    main([value for name, value in list(globals().items()) if name.startswith("test_")])
