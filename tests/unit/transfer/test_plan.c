@@ -292,7 +292,7 @@ static void test_choose_limits_at_their_edges(void **state)
 static void test_choose_nonsense_makes_its_way_impossible(void **state)
 {
     (void)state;
-    static const double bad[] = {NAN, -NAN, -1, HUGE_VAL, -HUGE_VAL, 1e300, -1e300};
+    static const double bad[] = {(double)NAN, -(double)NAN, -1, HUGE_VAL, -HUGE_VAL, 1e300, -1e300};
     enum {
         IDS = 1,
         KV = 2,
@@ -332,9 +332,9 @@ static void test_choose_nonsense_makes_its_way_impossible(void **state)
 static void test_choose_levels_of_nonsense_are_passed_over(void **state)
 {
     (void)state;
-    const shoal_transfer_level levels[] = {{0, 0, 0},        {NAN, 0, 0},  {-1, 0, 0},
-                                           {HUGE_VAL, 0, 0}, {100, -1, 0}, {100, 0, NAN},
-                                           {3456, 2, 1}};
+    const shoal_transfer_level levels[] = {
+        {0, 0, 0},    {(double)NAN, 0, 0},   {-1, 0, 0},  {HUGE_VAL, 0, 0},
+        {100, -1, 0}, {100, 0, (double)NAN}, {3456, 2, 1}};
     shoal_transfer_figures f = some_figures();
     shoal_transfer_request r = some_request();
     r.levels = levels;
