@@ -253,6 +253,7 @@ void shoal_kernels_init_avx2(shoal_kernels *kernels)
     shoal_kernels_avx2_gemm(kernels);
     shoal_kernels_avx2_quant_32(kernels);
     shoal_kernels_avx2_quant_k(kernels);
+    shoal_kernels_avx2_codes(kernels);
     shoal_kernels_avx2_attend(kernels);
     shoal_kernels_avx2_kv(kernels);
     shoal_kernels_avx2_seal(kernels);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * How the AVX2 products of quantised panels go through panels and columns; the tiles are in
- * avx2_quant.h, the kinds in avx2_quant_32.c and avx2_quant_k.c.
+ * avx2_quant.h, the kinds in avx2_quant_32.c, avx2_quant_k.c and avx2_quant_codes.c.
  */
 #include "common/kernels/avx2_quant.h"
 
@@ -23,7 +23,7 @@ static void fused_columns(const product *t, const shoal_gemm *g, size_t p, size_
 {
     while (c < c1) {
         size_t n_c = tile_width(t->widest, c1 - c);
-        t->fused[n_c - 1](g, p, c);
+        t->fused[n_c - 1](g, t->n_subs, p, c);
         c += n_c;
     }
 }
@@ -55,10 +55,10 @@ void shoal_kernels_avx2_product(const product *t, const shoal_gemm *g, size_t p0
         size_t c1 = g->n_cols - c < COLS_CACHED ? g->n_cols : c + COLS_CACHED;
         size_t p = p0;
         for (; c1 - c == 1 && p + PANELS_MAX <= p1; p += PANELS_MAX) {
-            t->streams(g, p, c);
+            t->streams(g, t->n_subs, p, c);
         }
         for (; c1 - c == 2 && p + 2 <= p1; p += 2) {
-            t->two(g, p, c);
+            t->two(g, t->n_subs, p, c);
         }
         for (; p < p1; p++) {
             if (t->expand && c1 - c >= EXPAND_COLS) {

@@ -102,6 +102,28 @@ SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, size_t i, size_t h)
     return join(unpack_nib(codes, i, h), (unpacked){bits45(two, i), bits45(two + 64, i)});
 }
 
+/* The part of panel.h: codes of three bits in three times two registers. */
+SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, size_t i, size_t h)
+{
+    const __m256i seven = _mm256_set1_epi8(7);
+    const __m256i four = _mm256_set1_epi8(4);
+    const __m256i three = _mm256_set1_epi8(3);
+    if (i < 3) {
+        __m256i bits = load(tri + 64 * i + 32 * h);
+        return (unpacked){_mm256_and_si256(bits, seven),
+                          _mm256_and_si256(_mm256_srli_epi16(bits, 3), seven)};
+    }
+    __m256i first = load(tri + 32 * h);
+    __m256i tops = load(tri + 64 + 32 * h);
+    __m256i last = load(tri + 128 + 32 * h);
+    return (unpacked){
+        _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(tops, 4), four),
+                        _mm256_and_si256(_mm256_srli_epi16(first, 6), three)),
+        _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(tops, 5), four),
+                        _mm256_and_si256(_mm256_srli_epi16(last, 6), three)),
+    };
+}
+
 SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, size_t i, size_t h)
 {
     return (unpacked){load(codes + i * 64 + h * 32), load(codes + 256 + i * 64 + h * 32)};
@@ -121,7 +143,8 @@ SHOAL_INLINE unpacked unpack_nl(const uint8_t *codes, size_t i, size_t h)
 typedef enum arithmetic {
     WHOLE,  /* 16 bits hold a whole block */
     HALVES, /* 16 bits hold half a block */
-    WIDE    /* codes are signed and of eight bits */
+    WIDE,   /* codes are signed and of eight bits */
+    PAIRS   /* two of four: low are magnitudes, high signs and places */
 } arithmetic;
 
 typedef enum mins_kind {
@@ -145,10 +168,10 @@ typedef struct kind {
     arithmetic arithmetic;
     int offset; /* of the codes, WHOLE and HALVES */
     mins_kind mins;
-    size_t head;  /* bytes in front of the first sub-block */
-    size_t sub;   /* bytes of a sub-block of 32 elements */
-    size_t codes; /* where its codes begin */
-    size_t n_subs;
+    size_t head;   /* bytes in front of the first sub-block */
+    size_t sub;    /* bytes of a sub-block of 32 elements */
+    size_t codes;  /* where its codes begin */
+    size_t n_subs; /* 0: it has several groups, see product */
     unpack_fn *unpack;
     scales_fn *scales;
 } kind;
@@ -370,6 +393,40 @@ SHOAL_INLINE void wide_dots(const uint8_t *codes, unpack_fn *unpack, const colum
     }
 }
 
+/* Magnitudes against the activations that signs and places choose of eight and their negatives. A
+ * pair of products is at most 2 * 7 * 127, four of them fit 16 bits. */
+SHOAL_INLINE void pairs_dots(const uint8_t *codes, unpack_fn *unpack, const scales *s,
+                             const column *columns, size_t n_c, rows *dot)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i second = _mm256_set1_epi32(0x08080000);
+    for (size_t j = 0; j < n_c; j++) {
+        dot[j] = (rows){{zero, zero}};
+    }
+    for (size_t i = 0; i < 4; i++) {
+        unpacked w[2] = {unpack(codes, i, 0), unpack(codes, i, 1)};
+        for (size_t h = 0; h < 2; h++) {
+            w[h].high = _mm256_or_si256(w[h].high, second);
+        }
+        for (size_t j = 0; j < n_c; j++) {
+            int64_t bits = 0;
+            memcpy(&bits, columns[j].q + 8 * i, sizeof bits);
+            __m256i eight = _mm256_set1_epi64x(bits);
+            __m256i table = _mm256_unpacklo_epi32(eight, _mm256_sub_epi8(zero, eight));
+            for (size_t h = 0; h < 2; h++) {
+                __m256i chosen = _mm256_shuffle_epi8(table, w[h].high);
+                dot[j].half[h] =
+                    _mm256_add_epi16(dot[j].half[h], _mm256_maddubs_epi16(w[h].low, chosen));
+            }
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        for (size_t h = 0; h < 2; h++) {
+            dot[j].half[h] = _mm256_madd_epi16(dot[j].half[h], s->mult[0][h]);
+        }
+    }
+}
+
 /* Takes one block into the sums of n_c columns. */
 SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unpack,
                              const scales *s, const column *columns, size_t n_c,
@@ -380,6 +437,8 @@ SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unp
         whole_dots(k, codes, unpack, s, columns, n_c, dot);
     } else if (k->arithmetic == HALVES) {
         halves_dots(k, codes, unpack, s, columns, n_c, dot);
+    } else if (k->arithmetic == PAIRS) {
+        pairs_dots(codes, unpack, s, columns, n_c, dot);
     } else {
         wide_dots(codes, unpack, columns, n_c, dot);
     }
@@ -420,10 +479,9 @@ SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes, size_t ahead)
 
 /* n_p panels by n_c columns. Each panel is a stream of its own: memory answers several streams of
  * one core faster than one. */
-SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t p, size_t c, size_t n_p,
-                             size_t n_c)
+SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, size_t p, size_t c,
+                             size_t n_p, size_t n_c)
 {
-    const size_t n_subs = k->n_subs;
     const size_t block_bytes = k->head + n_subs * k->sub;
     const size_t n_blocks = g->k / (n_subs * SHOAL_QBLOCK);
     const size_t panel_bytes = n_blocks * block_bytes;
@@ -552,7 +610,7 @@ SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expand
 /* --- the tiles of a kind ------------------------------------------------------------------------
  */
 
-typedef void fused_fn(const shoal_gemm *g, size_t p, size_t c);
+typedef void fused_fn(const shoal_gemm *g, size_t n_subs, size_t p, size_t c);
 typedef void expand_fn(const uint8_t *block, const uint8_t *sub, expanded *e);
 typedef void expanded_fn(const shoal_gemm *g, const expanded *e, size_t n, size_t p, size_t b,
                          size_t c);
@@ -560,6 +618,7 @@ typedef void expanded_fn(const shoal_gemm *g, const expanded *e, size_t n, size_
 /* Functions of their own for each width: inlined into one they would take a compiler minutes. */
 typedef struct product {
     const kind *kind;
+    size_t n_subs;      /* of a block; what one costs does not depend on it */
     size_t widest;      /* columns of the widest tile */
     fused_fn *streams;  /* PANELS_MAX panels, one column */
     fused_fn *two;      /* two panels, two columns */
@@ -571,9 +630,9 @@ typedef struct product {
 void shoal_kernels_avx2_product(const product *product, const shoal_gemm *g, size_t p0, size_t p1);
 
 #define SHOAL_FUSED(name, suffix, n_p, n_c)                                                        \
-    static void name##_fused_##suffix(const shoal_gemm *g, size_t p, size_t c)                     \
+    static void name##_fused_##suffix(const shoal_gemm *g, size_t n_subs, size_t p, size_t c)      \
     {                                                                                              \
-        fused_tile(g, &name, p, c, n_p, n_c);                                                      \
+        fused_tile(g, &name, name.n_subs ? name.n_subs : n_subs, p, c, n_p, n_c);                  \
     }
 #define SHOAL_EXPANDED(name, n_c)                                                                  \
     static void name##_expanded_##n_c(const shoal_gemm *g, const expanded *e, size_t n, size_t p,  \
@@ -602,23 +661,35 @@ void shoal_kernels_avx2_product(const product *product, const shoal_gemm *g, siz
     }
 
 /* A kind that is cheap to unpack, with tiles of up to four columns. */
-#define SHOAL_CHEAP(name)                                                                          \
+#define SHOAL_CHEAP_PRODUCT(name)                                                                  \
     SHOAL_FUSED_TILES(name)                                                                        \
     SHOAL_FUSED(name, 4, 1, 4)                                                                     \
     static const product name##_product = {                                                        \
         .kind = &name,                                                                             \
+        .n_subs = name.n_subs,                                                                     \
         .widest = 4,                                                                               \
         .streams = name##_fused_streams,                                                           \
         .two = name##_fused_two,                                                                   \
         .fused = {name##_fused_1, name##_fused_2, name##_fused_3, name##_fused_4},                 \
-    };                                                                                             \
+    };
+#define SHOAL_CHEAP(name)                                                                          \
+    SHOAL_CHEAP_PRODUCT(name)                                                                      \
     SHOAL_GEMM(name)
+/* One of the groups of a kind that has SHOAL_CHEAP_PRODUCT and n_subs 0. */
+#define SHOAL_GROUP(name, group)                                                                   \
+    static void gemm_##name##_##group(const shoal_gemm *g, size_t p0, size_t p1)                   \
+    {                                                                                              \
+        product t = name##_product;                                                                \
+        t.n_subs = (group) / SHOAL_QBLOCK;                                                         \
+        shoal_kernels_avx2_product(&t, g, p0, p1);                                                 \
+    }
 /* One that is dear to unpack; sums of HALVES fill the registers with three columns. */
 #define SHOAL_DEAR_3(name)                                                                         \
     SHOAL_FUSED_TILES(name)                                                                        \
     SHOAL_EXPANDED_TILES(name)                                                                     \
     static const product name##_product = {                                                        \
         .kind = &name,                                                                             \
+        .n_subs = name.n_subs,                                                                     \
         .widest = 3,                                                                               \
         .streams = name##_fused_streams,                                                           \
         .two = name##_fused_two,                                                                   \
@@ -634,6 +705,7 @@ void shoal_kernels_avx2_product(const product *product, const shoal_gemm *g, siz
     SHOAL_EXPANDED(name, 4)                                                                        \
     static const product name##_product = {                                                        \
         .kind = &name,                                                                             \
+        .n_subs = name.n_subs,                                                                     \
         .widest = 4,                                                                               \
         .streams = name##_fused_streams,                                                           \
         .two = name##_fused_two,                                                                   \

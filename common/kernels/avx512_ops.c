@@ -229,6 +229,7 @@ void shoal_kernels_init_avx512(shoal_kernels *kernels)
 {
     shoal_kernels_avx512_gemm(kernels);
     shoal_kernels_avx512_quant(kernels);
+    shoal_kernels_avx512_codes(kernels);
     shoal_kernels_avx512_attend(kernels);
     shoal_kernels_avx512_sides(kernels);
     kernels->tier = "avx512";

@@ -55,6 +55,20 @@ SHOAL_INLINE void neon_two(const uint8_t *two, size_t quad, uint8x16_t u[NEON_GR
     }
 }
 
+SHOAL_INLINE void neon_tri(const uint8_t *tri, size_t quad, uint8x16_t u[NEON_GROUPS])
+{
+    const uint8x16_t seven = vdupq_n_u8(7);
+    const uint8x16_t four = vdupq_n_u8(4);
+    uint8x16_t plane[3];
+    for (size_t p = 0; p < 3; p++) {
+        plane[p] = vld1q_u8(tri + p * NEON_ROWS_BYTES + quad * 16);
+        u[p] = vandq_u8(plane[p], seven);
+        u[p + 4] = vandq_u8(vshrq_n_u8(plane[p], 3), seven);
+    }
+    u[3] = vorrq_u8(vshrq_n_u8(plane[0], 6), vandq_u8(vshrq_n_u8(plane[1], 4), four));
+    u[7] = vorrq_u8(vshrq_n_u8(plane[2], 6), vandq_u8(vshrq_n_u8(plane[1], 5), four));
+}
+
 /* Takes the offset off, which leaves signed codes. */
 SHOAL_INLINE void neon_signed(const uint8x16_t u[NEON_GROUPS], int8_t offset,
                               int8x16_t w[NEON_GROUPS])
@@ -125,6 +139,20 @@ SHOAL_INLINE void neon_codes_q3_k(const uint8_t *codes, size_t quad, int8x16_t w
     uint8x16_t u[NEON_GROUPS];
     neon_two(codes, quad, u);
     neon_hi1(codes + NEON_TWO_BYTES, quad, 4, u);
+    neon_signed(u, 4, w);
+}
+
+SHOAL_INLINE void neon_codes_c2(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_two(codes, quad, u);
+    neon_signed(u, 2, w);
+}
+
+SHOAL_INLINE void neon_codes_c3(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_tri(codes, quad, u);
     neon_signed(u, 4, w);
 }
 

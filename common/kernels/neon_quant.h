@@ -295,6 +295,108 @@ PRODUCT(q4_k, neon_codes_4, FORM_ONE, 64, 8, 288, 32)
 PRODUCT(q5_k, neon_codes_5, FORM_ONE, 64, 8, 352, 32)
 PRODUCT(q6_k, neon_codes_q6_k, FORM_SIGNED, 32, 8, 416, 32)
 
+/* --- kinds of our own: n_subs runs of 32 elements share a scale
+ * --------------------------------- */
+
+#    define GROUPED(name, codes, sub_bytes)                                                        \
+        static void name(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs)                 \
+        {                                                                                          \
+            block_gemm(g, p0, p1, (layout){FORM_PLAIN, 32, n_subs, sub_bytes, 0}, codes);          \
+        }
+GROUPED(c2, neon_codes_c2, 128)
+GROUPED(c3, neon_codes_c3, 192)
+GROUPED(c4, neon_codes_q4_0, 256)
+
+/* acc += the dots of four bytes of each row. */
+SHOAL_INLINE int32x4_t row_dots(int32x4_t acc, int8x16_t w, int8x16_t x)
+{
+#    if defined(__ARM_FEATURE_DOTPROD)
+    return vdotq_s32(acc, w, x);
+#    else
+    return dot4(acc, w, x);
+#    endif
+}
+
+/* Eight activations with their negatives: bit 2 of a place finds the negative, bit 3 the four. */
+SHOAL_INLINE int8x16_t signed_table(const int8_t *x)
+{
+    int8x16_t eight = vcombine_s8(vld1_s8(x), vld1_s8(x));
+    int8x16_t negative = vnegq_s8(eight);
+    return vreinterpretq_s8_s32(
+        vzip1q_s32(vreinterpretq_s32_s8(eight), vreinterpretq_s32_s8(negative)));
+}
+
+/* Two of four: magnitudes against the activations that signs and places choose. */
+SHOAL_INLINE void pairs_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_subs, size_t n_c)
+{
+    const size_t n_acts = g->k / SHOAL_QBLOCK;
+    const size_t sub_bytes = 3 * NEON_ROWS_BYTES;
+    const size_t block_bytes = 2 * ROWS + n_subs * sub_bytes;
+    const uint8x16_t second = vreinterpretq_u8_u32(vdupq_n_u32(0x08080000));
+    const uint8_t *panel = (const uint8_t *)g->panels + p * (n_acts / n_subs) * block_bytes;
+    float32x4_t acc[COLS_MAX][QUADS];
+    for (size_t i = 0; i < n_c * QUADS; i++) {
+        acc[i / QUADS][i % QUADS] = vdupq_n_f32(0.0F);
+    }
+    for (size_t b = 0; b < n_acts; b++) {
+        const uint8_t *block = panel + b / n_subs * block_bytes;
+        const uint8_t *sub = block + 2 * ROWS + b % n_subs * sub_bytes;
+        int8x16_t table[COLS_MAX][4];
+        for (size_t i = 0; i < 4 * n_c; i++) {
+            const int8_t *q = g->xq + (c + i / 4) * g->k + b * SHOAL_QBLOCK;
+            table[i / 4][i % 4] = signed_table(q + 8 * (i % 4));
+        }
+        for (size_t quad = 0; quad < QUADS; quad++) {
+            uint8x16_t u[NEON_GROUPS];
+            neon_tri(sub, quad, u);
+            scales s;
+            read_scales(FORM_PLAIN, block, sub, quad, &s);
+            for (size_t j = 0; j < n_c; j++) {
+                int32x4_t dot[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+                for (size_t i = 0; i < 4; i++) {
+                    int8x16_t chosen = vqtbl1q_s8(table[j][i], vorrq_u8(u[4 + i], second));
+                    dot[0] = row_dots(dot[0], vreinterpretq_s8_u8(u[i]), chosen);
+                }
+                const shoal_act_block *act = g->xb + (c + j) * n_acts + b;
+                acc[j][quad] = scale_in(FORM_PLAIN, &s, dot, act, acc[j][quad]);
+            }
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        neon_put(g, p, c + j, acc[j]);
+    }
+}
+
+static void s4(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs)
+{
+    for (size_t p = p0; p < p1; p++) {
+        size_t c = 0;
+        for (; c + 4 <= g->n_cols; c += 4) {
+            pairs_tile(g, p, c, n_subs, 4);
+        }
+        for (; c < g->n_cols; c++) {
+            pairs_tile(g, p, c, n_subs, 1);
+        }
+    }
+}
+
+#    define GROUP(name, group)                                                                     \
+        static void gemm_##name##_##group(const shoal_gemm *g, size_t p0, size_t p1)               \
+        {                                                                                          \
+            name(g, p0, p1, (group) / SHOAL_QBLOCK);                                               \
+        }
+GROUP(c2, 32)
+GROUP(c2, 64)
+GROUP(c2, 128)
+GROUP(c3, 32)
+GROUP(c3, 64)
+GROUP(c3, 128)
+GROUP(c4, 64)
+GROUP(c4, 128)
+GROUP(s4, 32)
+GROUP(s4, 64)
+GROUP(s4, 128)
+
 void SHOAL_NEON_QUANT_DOOR(shoal_kernels *kernels)
 {
     kernels->tier = SHOAL_NEON_QUANT_TIER;
@@ -309,6 +411,17 @@ void SHOAL_NEON_QUANT_DOOR(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_Q4_K] = gemm_q4_k;
     kernels->gemm[SHOAL_PANEL_Q5_K] = gemm_q5_k;
     kernels->gemm[SHOAL_PANEL_Q6_K] = gemm_q6_k;
+    kernels->gemm[SHOAL_PANEL_C2_32] = gemm_c2_32;
+    kernels->gemm[SHOAL_PANEL_C2_64] = gemm_c2_64;
+    kernels->gemm[SHOAL_PANEL_C2_128] = gemm_c2_128;
+    kernels->gemm[SHOAL_PANEL_C3_32] = gemm_c3_32;
+    kernels->gemm[SHOAL_PANEL_C3_64] = gemm_c3_64;
+    kernels->gemm[SHOAL_PANEL_C3_128] = gemm_c3_128;
+    kernels->gemm[SHOAL_PANEL_C4_64] = gemm_c4_64;
+    kernels->gemm[SHOAL_PANEL_C4_128] = gemm_c4_128;
+    kernels->gemm[SHOAL_PANEL_S4_32] = gemm_s4_32;
+    kernels->gemm[SHOAL_PANEL_S4_64] = gemm_s4_64;
+    kernels->gemm[SHOAL_PANEL_S4_128] = gemm_s4_128;
 }
 
 #endif

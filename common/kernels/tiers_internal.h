@@ -11,11 +11,13 @@
 /* The tests build the AVX-512 sources a second time on emulated intrinsics, beside the real ones;
  * the macro is then the header that has them. */
 #ifdef SHOAL_SIMD_EMULATED
-#    define shoal_kernels_init_avx512   shoal_kernels_init_avx512_emulated
-#    define shoal_kernels_avx512_gemm   shoal_kernels_avx512_gemm_emulated
-#    define shoal_kernels_avx512_quant  shoal_kernels_avx512_quant_emulated
-#    define shoal_kernels_avx512_attend shoal_kernels_avx512_attend_emulated
-#    define shoal_kernels_avx512_sides  shoal_kernels_avx512_sides_emulated
+#    define shoal_kernels_init_avx512    shoal_kernels_init_avx512_emulated
+#    define shoal_kernels_avx512_gemm    shoal_kernels_avx512_gemm_emulated
+#    define shoal_kernels_avx512_quant   shoal_kernels_avx512_quant_emulated
+#    define shoal_kernels_avx512_codes   shoal_kernels_avx512_codes_emulated
+#    define shoal_kernels_avx512_product shoal_kernels_avx512_product_emulated
+#    define shoal_kernels_avx512_attend  shoal_kernels_avx512_attend_emulated
+#    define shoal_kernels_avx512_sides   shoal_kernels_avx512_sides_emulated
 #endif
 
 /* The specification: fills every slot. The parts below it belong to its init. */
@@ -30,6 +32,7 @@ void shoal_kernels_init_avx2(shoal_kernels *kernels);
 void shoal_kernels_avx2_gemm(shoal_kernels *kernels);
 void shoal_kernels_avx2_quant_32(shoal_kernels *kernels);
 void shoal_kernels_avx2_quant_k(shoal_kernels *kernels);
+void shoal_kernels_avx2_codes(shoal_kernels *kernels);
 void shoal_kernels_avx2_attend(shoal_kernels *kernels);
 void shoal_kernels_avx2_kv(shoal_kernels *kernels);
 void shoal_kernels_avx2_seal(shoal_kernels *kernels);
@@ -40,6 +43,7 @@ void shoal_kernels_avx2_sides(shoal_kernels *kernels);
 void shoal_kernels_init_avx512(shoal_kernels *kernels);
 void shoal_kernels_avx512_gemm(shoal_kernels *kernels);
 void shoal_kernels_avx512_quant(shoal_kernels *kernels);
+void shoal_kernels_avx512_codes(shoal_kernels *kernels);
 void shoal_kernels_avx512_attend(shoal_kernels *kernels);
 void shoal_kernels_avx512_sides(shoal_kernels *kernels);
 #endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * AVX2 products of the kinds of our own: codes with a scale for each group, and two of four.
+ */
+#include "common/kernels/tiers_internal.h"
+
+#include "common/kernels/avx2_quant.h"
+
+static const kind c2 = {
+    .panel = SHOAL_PANEL_C2_64,
+    .arithmetic = WHOLE,
+    .offset = 2,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 128,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_two,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(c2)
+SHOAL_GROUP(c2, 32)
+SHOAL_GROUP(c2, 64)
+SHOAL_GROUP(c2, 128)
+
+static const kind c3 = {
+    .panel = SHOAL_PANEL_C3_64,
+    .arithmetic = WHOLE,
+    .offset = 4,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 192,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_tri,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(c3)
+SHOAL_GROUP(c3, 32)
+SHOAL_GROUP(c3, 64)
+SHOAL_GROUP(c3, 128)
+
+static const kind c4 = {
+    .panel = SHOAL_PANEL_C4_64,
+    .arithmetic = WHOLE,
+    .offset = 8,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 256,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_nib,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(c4)
+SHOAL_GROUP(c4, 64)
+SHOAL_GROUP(c4, 128)
+
+static const kind s4 = {
+    .panel = SHOAL_PANEL_S4_64,
+    .arithmetic = PAIRS,
+    .offset = 0,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 192,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_tri,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(s4)
+SHOAL_GROUP(s4, 32)
+SHOAL_GROUP(s4, 64)
+SHOAL_GROUP(s4, 128)
+
+void shoal_kernels_avx2_codes(shoal_kernels *kernels)
+{
+    kernels->gemm[SHOAL_PANEL_C2_32] = gemm_c2_32;
+    kernels->gemm[SHOAL_PANEL_C2_64] = gemm_c2_64;
+    kernels->gemm[SHOAL_PANEL_C2_128] = gemm_c2_128;
+    kernels->gemm[SHOAL_PANEL_C3_32] = gemm_c3_32;
+    kernels->gemm[SHOAL_PANEL_C3_64] = gemm_c3_64;
+    kernels->gemm[SHOAL_PANEL_C3_128] = gemm_c3_128;
+    kernels->gemm[SHOAL_PANEL_C4_64] = gemm_c4_64;
+    kernels->gemm[SHOAL_PANEL_C4_128] = gemm_c4_128;
+    kernels->gemm[SHOAL_PANEL_S4_32] = gemm_s4_32;
+    kernels->gemm[SHOAL_PANEL_S4_64] = gemm_s4_64;
+    kernels->gemm[SHOAL_PANEL_S4_128] = gemm_s4_128;
+}

@@ -1,0 +1,588 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to the AVX-512 products of quantised panels: what their kinds share. A panel's 16 rows
+ * are one register of outputs.
+ *
+ * vpdpbusd multiplies unsigned codes with the signed activations and adds four neighbours to a
+ * 32-bit sum, which cannot overflow: the largest is 255 * 127 * 32, and as much again for the
+ * offset. Signed codes are moved up to unsigned by their offset; sums start at minus the offset
+ * times the sum of the activations and so end at the exact signed dots. Integer scales are applied
+ * in float, where that rounds as the law does: the dots and all products but the last are below
+ * 2^24, so only the last step rounds, once, the exact integer.
+ *
+ * Few columns unpack a block on the way. Where unpacking is dear, more columns share one:
+ * some blocks of a panel go into a scratch in the first cache, all columns run over it, and their
+ * sums wait in y.
+ */
+#ifndef SHOAL_KERNELS_AVX512_QUANT_H
+#define SHOAL_KERNELS_AVX512_QUANT_H
+
+#include "common/kernels/panel.h"
+
+#include "common/kernels/avx512_math.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+enum {
+    ROWS = SHOAL_PANEL_ROWS,
+    COLS_MAX = 8,
+    EXPAND_COLS = 9,        /* columns from which dear codes are unpacked once for all */
+    CHUNK = 16,             /* blocks unpacked at a time: 13 KiB */
+    CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
+    PANELS_MAX = 4,         /* streams of weights at width 1 */
+    AHEAD = 4096,           /* bytes: how far in front weights are fetched */
+    SCALES_BYTES = 32       /* sixteen f16 */
+};
+
+/* --- unpacking: groups i and 4 + i of 32 elements ------------------------------------------- */
+
+typedef struct unpacked {
+    __m512i low;  /* group i, of the first 16 elements */
+    __m512i high; /* group 4 + i, of the last 16 */
+} unpacked;
+
+typedef unpacked unpack_fn(const uint8_t *codes, int i);
+
+SHOAL_INLINE unpacked unpack_nib(const uint8_t *nib, int i)
+{
+    const __m512i mask = _mm512_set1_epi8(15);
+    __m512i both = _mm512_loadu_si512(nib + 64 * (size_t)i);
+    return (unpacked){_mm512_and_si512(both, mask),
+                      _mm512_and_si512(_mm512_srli_epi16(both, 4), mask)};
+}
+
+/* Moves bits up by `by`, down where that is negative. */
+SHOAL_INLINE __m512i shift(__m512i bits, int by)
+{
+    return by < 0 ? _mm512_srl_epi16(bits, _mm_cvtsi32_si128(-by))
+                  : _mm512_sll_epi16(bits, _mm_cvtsi32_si128(by));
+}
+
+/* Bits i and 4 + i of hi1, each as bit `to` of its byte. */
+SHOAL_INLINE unpacked unpack_hi1(const uint8_t *hi1, int i, int to)
+{
+    const __m512i mask = _mm512_set1_epi8((char)(1 << to));
+    __m512i bits = _mm512_loadu_si512(hi1);
+    return (unpacked){_mm512_and_si512(shift(bits, to - i), mask),
+                      _mm512_and_si512(shift(bits, to - i - 4), mask)};
+}
+
+/* Bits 2i and 2i + 1 of two, each pair as bits `to` and to + 1. */
+SHOAL_INLINE unpacked unpack_two(const uint8_t *two, int i, int to)
+{
+    const __m512i mask = _mm512_set1_epi8((char)(3 << to));
+    return (unpacked){_mm512_and_si512(shift(_mm512_loadu_si512(two), to - 2 * i), mask),
+                      _mm512_and_si512(shift(_mm512_loadu_si512(two + 64), to - 2 * i), mask)};
+}
+
+SHOAL_INLINE unpacked join(unpacked a, unpacked b)
+{
+    return (unpacked){_mm512_or_si512(a.low, b.low), _mm512_or_si512(a.high, b.high)};
+}
+
+SHOAL_INLINE unpacked unpack_2bit(const uint8_t *codes, int i)
+{
+    return unpack_two(codes, i, 0);
+}
+
+SHOAL_INLINE unpacked unpack_3bit(const uint8_t *codes, int i)
+{
+    return join(unpack_two(codes, i, 0), unpack_hi1(codes + 128, i, 2));
+}
+
+SHOAL_INLINE unpacked unpack_5bit(const uint8_t *codes, int i)
+{
+    return join(unpack_nib(codes, i), unpack_hi1(codes + 256, i, 4));
+}
+
+SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, int i)
+{
+    return join(unpack_nib(codes, i), unpack_two(codes + 256, i, 4));
+}
+
+/* The part of panel.h: codes of three bits in three registers. */
+SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, int i)
+{
+    const __m512i seven = _mm512_set1_epi8(7);
+    const __m512i four = _mm512_set1_epi8(4);
+    const __m512i three = _mm512_set1_epi8(3);
+    if (i < 3) {
+        __m512i bits = _mm512_loadu_si512(tri + 64 * (size_t)i);
+        return (unpacked){_mm512_and_si512(bits, seven),
+                          _mm512_and_si512(_mm512_srli_epi16(bits, 3), seven)};
+    }
+    __m512i first = _mm512_loadu_si512(tri);
+    __m512i tops = _mm512_loadu_si512(tri + 64);
+    __m512i last = _mm512_loadu_si512(tri + 128);
+    return (unpacked){
+        _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(tops, 4), four),
+                        _mm512_and_si512(_mm512_srli_epi16(first, 6), three)),
+        _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(tops, 5), four),
+                        _mm512_and_si512(_mm512_srli_epi16(last, 6), three)),
+    };
+}
+
+/* Turning the top bit adds 128. */
+SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, int i)
+{
+    const __m512i top = _mm512_set1_epi8(-128);
+    const uint8_t *at = codes + 64 * (size_t)i;
+    return (unpacked){_mm512_xor_si512(_mm512_loadu_si512(at), top),
+                      _mm512_xor_si512(_mm512_loadu_si512(at + 256), top)};
+}
+
+SHOAL_INLINE unpacked unpack_nl(const uint8_t *codes, int i)
+{
+    __m128i values = _mm_loadu_si128((const __m128i *)(const void *)shoal_iq4_nl);
+    const __m512i table = _mm512_broadcast_i32x4(_mm_xor_si128(values, _mm_set1_epi8(-128)));
+    unpacked nib = unpack_nib(codes, i);
+    return (unpacked){_mm512_shuffle_epi8(table, nib.low), _mm512_shuffle_epi8(table, nib.high)};
+}
+
+/* --- the kinds ------------------------------------------------------------------------------ */
+
+typedef enum parts {
+    NONE,
+    WHOLE, /* one a block */
+    HALVES /* two a block, each for 16 elements */
+} parts;
+
+/* What a block has besides codes, as floats. */
+typedef struct scales {
+    __m512 d;
+    __m512 scale[2]; /* the integer scales of the K-types */
+    __m512 mins[2];
+} scales;
+
+typedef void scales_fn(const uint8_t *block, const uint8_t *sub, scales *ret);
+
+typedef struct kind {
+    int offset;   /* of the codes */
+    parts scales; /* integer scales */
+    parts mins;
+    size_t head;   /* bytes in front of the first sub-block */
+    size_t sub;    /* bytes of a sub-block of 32 elements */
+    size_t codes;  /* where its codes begin */
+    size_t n_subs; /* 0: it has several groups, see tiles */
+    unpack_fn *unpack;
+    scales_fn *load;
+    bool pairs; /* two of four: low are magnitudes, high signs and places */
+} kind;
+
+SHOAL_INLINE void load_d(const uint8_t *block, const uint8_t *sub, scales *ret)
+{
+    (void)sub;
+    ret->d = avx512_load_f16(block);
+}
+
+SHOAL_INLINE void load_dm(const uint8_t *block, const uint8_t *sub, scales *ret)
+{
+    (void)sub;
+    ret->d = avx512_load_f16(block);
+    ret->mins[0] = avx512_load_f16(block + SCALES_BYTES);
+}
+
+SHOAL_INLINE __m512i load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+SHOAL_INLINE __m512 negative_min(const uint8_t *block, __m512i mn)
+{
+    __m512 dmin = avx512_load_f16(block + SCALES_BYTES);
+    return _mm512_xor_ps(_mm512_mul_ps(dmin, _mm512_cvtepi32_ps(mn)), _mm512_set1_ps(-0.0F));
+}
+
+/* q4_K, q5_K */
+SHOAL_INLINE void load_k(const uint8_t *block, const uint8_t *sub, scales *ret)
+{
+    ret->d = avx512_load_f16(block);
+    ret->scale[0] = _mm512_cvtepi32_ps(load_u8(sub));
+    ret->mins[0] = negative_min(block, load_u8(sub + 16));
+}
+
+/* q2_K */
+SHOAL_INLINE void load_k2(const uint8_t *block, const uint8_t *sub, scales *ret)
+{
+    ret->d = avx512_load_f16(block);
+    for (size_t h = 0; h < 2; h++) {
+        __m512i both = load_u8(sub + 16 * h);
+        ret->scale[h] = _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15)));
+        ret->mins[h] = negative_min(block, _mm512_srli_epi32(both, 4));
+    }
+}
+
+/* q3_K, q6_K */
+SHOAL_INLINE void load_signed(const uint8_t *block, const uint8_t *sub, scales *ret)
+{
+    ret->d = avx512_load_f16(block);
+    for (size_t h = 0; h < 2; h++) {
+        __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(sub + 16 * h));
+        ret->scale[h] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sc));
+    }
+}
+
+/* --- one block against some columns --------------------------------------------------------- */
+
+SHOAL_INLINE __m512i broadcast4(const void *x)
+{
+    int32_t bits = 0;
+    memcpy(&bits, x, sizeof bits);
+    return _mm512_set1_epi32(bits);
+}
+
+/* Where the sum of a dot starts; pairs are the two sums of its activations. */
+SHOAL_INLINE __m512i start(const int16_t *pairs, int offset)
+{
+    if (offset == 0) {
+        return _mm512_setzero_si512();
+    }
+    return _mm512_dpwssd_epi32(_mm512_setzero_si512(), broadcast4(pairs),
+                               _mm512_set1_epi16((int16_t)-offset));
+}
+
+/* Columns of activations from one block on; the next column is `stride` elements on. */
+typedef struct columns {
+    const int8_t *q;
+    const shoal_act_block *act;
+    size_t stride;
+} columns;
+
+SHOAL_INLINE const int8_t *codes_of(const columns *x, size_t j)
+{
+    return x->q + j * x->stride;
+}
+
+SHOAL_INLINE const shoal_act_block *act_of(const columns *x, size_t j)
+{
+    return x->act + j * (x->stride / SHOAL_QBLOCK);
+}
+
+/* The law's (float)I. From +0 on, since the law's zero has no sign. */
+SHOAL_INLINE __m512 integer(const kind *k, const scales *s, __m512i low, __m512i high)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    __m512 first = _mm512_cvtepi32_ps(low);
+    if (k->scales == NONE) {
+        return first;
+    }
+    __m512 rest = zero;
+    if (k->scales == HALVES) {
+        rest = _mm512_fmadd_ps(s->scale[1], _mm512_cvtepi32_ps(high), zero);
+    }
+    return _mm512_fmadd_ps(s->scale[0], first, rest);
+}
+
+/* Eight activations and their negatives in every sixteen bytes: where bit 2 of a place says so, it
+ * finds the negative, and bit 3 chooses the four. */
+SHOAL_INLINE __m512i signed_table(const int8_t *x)
+{
+    int64_t bits = 0;
+    memcpy(&bits, x, sizeof bits);
+    __m512i eight = _mm512_set1_epi64(bits);
+    return _mm512_unpacklo_epi32(eight, _mm512_sub_epi8(_mm512_setzero_si512(), eight));
+}
+
+/* Two of four: magnitudes are unsigned, so a sum needs no offset, and which activation a value
+ * belongs to is a shuffle of eight. */
+SHOAL_INLINE void take_pairs(const kind *k, const uint8_t *codes, const scales *s, const columns *x,
+                             size_t n_c, __m512 acc[COLS_MAX])
+{
+    const __m512i second = _mm512_set1_epi32(0x08080000);
+    __m512i dot[COLS_MAX];
+    for (size_t j = 0; j < n_c; j++) {
+        dot[j] = _mm512_setzero_si512();
+    }
+    for (int i = 0; i < 4; i++) {
+        const unpacked w = k->unpack(codes, i);
+        const __m512i place = _mm512_or_si512(w.high, second);
+        for (size_t j = 0; j < n_c; j++) {
+            __m512i table = signed_table(codes_of(x, j) + 8 * i);
+            dot[j] = _mm512_dpbusd_epi32(dot[j], w.low, _mm512_shuffle_epi8(table, place));
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        __m512 scale = _mm512_mul_ps(s->d, _mm512_set1_ps(act_of(x, j)->scale));
+        acc[j] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[j]), acc[j]);
+    }
+}
+
+/* Takes one block into the sums of n_c columns. */
+SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unpack,
+                             const scales *s, const columns *x, size_t n_c, __m512 acc[COLS_MAX])
+{
+    const bool halves = k->scales == HALVES;
+    if (k->pairs) {
+        take_pairs(k, codes, s, x, n_c, acc);
+        return;
+    }
+    __m512i low[COLS_MAX];
+    __m512i high[COLS_MAX];
+    for (size_t j = 0; j < n_c; j++) {
+        const shoal_act_block *act = act_of(x, j);
+        low[j] = start(act->pairs + (halves ? 2 : 0), k->offset);
+        high[j] = start(act->pairs + 4, halves ? k->offset : 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        const unpacked w = unpack(codes, i);
+        for (size_t j = 0; j < n_c; j++) {
+            __m512i *second = halves ? &high[j] : &low[j];
+            low[j] = _mm512_dpbusd_epi32(low[j], w.low, broadcast4(codes_of(x, j) + 4 * i));
+            *second = _mm512_dpbusd_epi32(*second, w.high, broadcast4(codes_of(x, j) + 4 * i + 16));
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        const shoal_act_block *act = act_of(x, j);
+        __m512 scale = _mm512_mul_ps(s->d, _mm512_set1_ps(act->scale));
+        acc[j] = _mm512_fmadd_ps(scale, integer(k, s, low[j], high[j]), acc[j]);
+        if (k->mins == WHOLE) {
+            acc[j] = _mm512_fmadd_ps(s->mins[0], _mm512_set1_ps(act->sum), acc[j]);
+        } else if (k->mins == HALVES) {
+            acc[j] = _mm512_fmadd_ps(s->mins[0], _mm512_set1_ps(act->sum_low), acc[j]);
+            acc[j] = _mm512_fmadd_ps(s->mins[1], _mm512_set1_ps(act->sum_high), acc[j]);
+        }
+    }
+}
+
+/* Reads or writes 16 outputs of panel p, fewer in the last panel. */
+SHOAL_INLINE __m512 get(const shoal_gemm *g, size_t p, size_t c)
+{
+    const float *y = g->y + c * g->y_stride + p * ROWS;
+    return _mm512_maskz_loadu_ps(avx512_first(g->n_rows - p * ROWS), y);
+}
+
+SHOAL_INLINE void put(const shoal_gemm *g, size_t p, size_t c, __m512 acc)
+{
+    float *y = g->y + c * g->y_stride + p * ROWS;
+    _mm512_mask_storeu_ps(y, avx512_first(g->n_rows - p * ROWS), acc);
+}
+
+SHOAL_INLINE columns columns_at(const shoal_gemm *g, size_t c, size_t b)
+{
+    return (columns){g->xq + c * g->k + b * SHOAL_QBLOCK, g->xb + c * (g->k / SHOAL_QBLOCK) + b,
+                     g->k};
+}
+
+SHOAL_INLINE void next_block(columns *x)
+{
+    x->q += SHOAL_QBLOCK;
+    x->act++;
+}
+
+/* --- unpacking on the way ------------------------------------------------------------------- */
+
+/* The lines of a sub-block some way ahead. */
+SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes, size_t ahead)
+{
+    for (size_t at = 0; at < bytes; at += 64) {
+        _mm_prefetch((const char *)sub + ahead + at, _MM_HINT_T0);
+    }
+}
+
+/* n_p panels by n_c columns, constants after inlining. Each panel is a stream of its own: memory
+ * answers several streams of one core faster than one. */
+SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, size_t p, size_t c,
+                             size_t n_p, size_t n_c)
+{
+    const size_t block_bytes = k->head + n_subs * k->sub;
+    const size_t n_blocks = g->k / (n_subs * SHOAL_QBLOCK);
+    const size_t panel_bytes = n_blocks * block_bytes;
+    const uint8_t *block = (const uint8_t *)g->panels + p * panel_bytes;
+    columns x = columns_at(g, c, 0);
+    __m512 acc[PANELS_MAX][COLS_MAX];
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            acc[i][j] = _mm512_setzero_ps();
+        }
+    }
+    for (size_t b = 0; b < n_blocks; b++, block += block_bytes) {
+        for (size_t s = 0; s < n_subs; s++) {
+            /* A stream that ends goes on in the next tile. */
+            size_t to = b * block_bytes + k->head + s * k->sub + AHEAD;
+            size_t ahead = AHEAD + (to < panel_bytes ? 0 : (n_p - 1) * panel_bytes);
+            for (size_t i = 0; i < n_p; i++) {
+                const uint8_t *at = block + i * panel_bytes;
+                const uint8_t *sub = at + k->head + s * k->sub;
+                prefetch(sub, k->sub, ahead);
+                scales scale;
+                k->load(at, sub, &scale);
+                take_block(k, sub + k->codes, k->unpack, &scale, &x, n_c, acc[i]);
+            }
+            next_block(&x);
+        }
+    }
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            put(g, p + i, c + j, acc[i][j]);
+        }
+    }
+}
+
+/* --- unpacking once for many columns -------------------------------------------------------- */
+
+/* One block unpacked: codes [i][low, high][64]. */
+typedef struct expanded {
+    uint8_t codes[512];
+    float d[ROWS];
+    float scale[2][ROWS];
+    float mins[2][ROWS];
+} expanded;
+
+SHOAL_INLINE unpacked unpack_expanded(const uint8_t *codes, int i)
+{
+    const uint8_t *at = codes + 128 * (size_t)i;
+    return (unpacked){_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64)};
+}
+
+SHOAL_INLINE void expand(const kind *k, const uint8_t *block, const uint8_t *sub, expanded *e)
+{
+    scales s;
+    k->load(block, sub, &s);
+    for (int i = 0; i < 4; i++) {
+        unpacked w = k->unpack(sub + k->codes, i);
+        _mm512_storeu_si512(e->codes + 128 * (size_t)i, w.low);
+        _mm512_storeu_si512(e->codes + 128 * (size_t)i + 64, w.high);
+    }
+    _mm512_storeu_ps(e->d, s.d);
+    for (size_t h = 0; h < 2; h++) {
+        if (h < (size_t)k->scales) {
+            _mm512_storeu_ps(e->scale[h], s.scale[h]);
+        }
+        if (h < (size_t)k->mins) {
+            _mm512_storeu_ps(e->mins[h], s.mins[h]);
+        }
+    }
+}
+
+SHOAL_INLINE void load_expanded(const kind *k, const expanded *e, scales *ret)
+{
+    ret->d = _mm512_loadu_ps(e->d);
+    for (size_t h = 0; h < 2; h++) {
+        if (h < (size_t)k->scales) {
+            ret->scale[h] = _mm512_loadu_ps(e->scale[h]);
+        }
+        if (h < (size_t)k->mins) {
+            ret->mins[h] = _mm512_loadu_ps(e->mins[h]);
+        }
+    }
+}
+
+/* Columns [c, c + n_c) over n unpacked blocks, the first of which is block b of the panel. */
+SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expanded *e, size_t n,
+                                size_t p, size_t b, size_t c, size_t n_c)
+{
+    columns x = columns_at(g, c, b);
+    __m512 acc[COLS_MAX];
+    for (size_t j = 0; j < n_c; j++) {
+        acc[j] = b > 0 ? get(g, p, c + j) : _mm512_setzero_ps();
+    }
+    for (size_t i = 0; i < n; i++) {
+        scales s;
+        load_expanded(k, &e[i], &s);
+        take_block(k, e[i].codes, unpack_expanded, &s, &x, n_c, acc);
+        next_block(&x);
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        put(g, p, c + j, acc[j]);
+    }
+}
+
+/* --- all panels ----------------------------------------------------------------------------- */
+
+typedef void fused_fn(const shoal_gemm *g, size_t n_subs, size_t p, size_t c);
+typedef void expand_fn(const uint8_t *block, const uint8_t *sub, expanded *e);
+typedef void expanded_fn(const shoal_gemm *g, const expanded *e, size_t n, size_t p, size_t b,
+                         size_t c);
+
+/* A kind and its tiles, by width. Each is a function of its own: inlined into one they would take a
+ * compiler several times as long. */
+typedef struct tiles {
+    const kind *kind;
+    size_t n_subs;         /* of a block; what one costs does not depend on it */
+    fused_fn *four_panels; /* of one column */
+    fused_fn *two_panels;  /* of two */
+    fused_fn *fused[COLS_MAX + 1];
+    expand_fn *expand; /* dear kinds only */
+    expanded_fn *expanded[COLS_MAX + 1];
+} tiles;
+
+void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, const tiles *t);
+
+#define SHOAL_FUSED(kind, n_p, n_c)                                                                \
+    static void fused_##kind##_##n_p##x##n_c(const shoal_gemm *g, size_t n_subs, size_t p,         \
+                                             size_t c)                                             \
+    {                                                                                              \
+        fused_tile(g, &(kind), (kind).n_subs ? (kind).n_subs : n_subs, p, c, n_p, n_c);            \
+    }
+
+#define SHOAL_EXPANDED(kind, n_c)                                                                  \
+    static void expanded_##kind##_##n_c(const shoal_gemm *g, const expanded *e, size_t n,          \
+                                        size_t p, size_t b, size_t c)                              \
+    {                                                                                              \
+        expanded_tile(g, &(kind), e, n, p, b, c, n_c);                                             \
+    }
+
+#define SHOAL_NARROW(kind)                                                                         \
+    SHOAL_FUSED(kind, 4, 1)                                                                        \
+    SHOAL_FUSED(kind, 2, 2)                                                                        \
+    SHOAL_FUSED(kind, 1, 1)                                                                        \
+    SHOAL_FUSED(kind, 1, 2)                                                                        \
+    SHOAL_FUSED(kind, 1, 3)                                                                        \
+    SHOAL_FUSED(kind, 1, 4)                                                                        \
+    SHOAL_FUSED(kind, 1, 5)
+
+#define SHOAL_NARROW_TILES(k)                                                                      \
+    .kind = &(k), .n_subs = (k).n_subs, .four_panels = fused_##k##_4x1,                            \
+    .two_panels = fused_##k##_2x2, .fused[1] = fused_##k##_1x1, .fused[2] = fused_##k##_1x2,       \
+    .fused[3] = fused_##k##_1x3, .fused[4] = fused_##k##_1x4, .fused[5] = fused_##k##_1x5
+
+#define SHOAL_WIDE(kind)                                                                           \
+    SHOAL_NARROW(kind)                                                                             \
+    SHOAL_FUSED(kind, 1, 6)                                                                        \
+    SHOAL_FUSED(kind, 1, 7)                                                                        \
+    SHOAL_FUSED(kind, 1, 8)
+
+#define SHOAL_WIDE_TILES(k)                                                                        \
+    SHOAL_NARROW_TILES(k), .fused[6] = fused_##k##_1x6, .fused[7] = fused_##k##_1x7,               \
+                           .fused[8] = fused_##k##_1x8
+
+#define SHOAL_CHEAP(kind)                                                                          \
+    SHOAL_WIDE(kind)                                                                               \
+    static void gemm_##kind(const shoal_gemm *g, size_t p0, size_t p1)                             \
+    {                                                                                              \
+        static const tiles t = {SHOAL_WIDE_TILES(kind)};                                           \
+        shoal_kernels_avx512_product(g, p0, p1, &t);                                               \
+    }
+
+/* One of the groups of a kind that has SHOAL_WIDE and n_subs 0. */
+#define SHOAL_GROUP(kind, group)                                                                   \
+    static void gemm_##kind##_##group(const shoal_gemm *g, size_t p0, size_t p1)                   \
+    {                                                                                              \
+        tiles t = {SHOAL_WIDE_TILES(kind)};                                                        \
+        t.n_subs = (group) / SHOAL_QBLOCK;                                                         \
+        shoal_kernels_avx512_product(g, p0, p1, &t);                                               \
+    }
+
+#define SHOAL_DEAR(kind)                                                                           \
+    SHOAL_NARROW(kind)                                                                             \
+    SHOAL_EXPANDED(kind, 1)                                                                        \
+    SHOAL_EXPANDED(kind, 2)                                                                        \
+    SHOAL_EXPANDED(kind, 3)                                                                        \
+    SHOAL_EXPANDED(kind, 4)                                                                        \
+    SHOAL_EXPANDED(kind, 8)                                                                        \
+    static void expand_##kind(const uint8_t *block, const uint8_t *sub, expanded *e)               \
+    {                                                                                              \
+        expand(&(kind), block, sub, e);                                                            \
+    }                                                                                              \
+    static void gemm_##kind(const shoal_gemm *g, size_t p0, size_t p1)                             \
+    {                                                                                              \
+        static const tiles t = {                                                                   \
+            SHOAL_NARROW_TILES(kind),           .expand = expand_##kind,                           \
+            .expanded[1] = expanded_##kind##_1, .expanded[2] = expanded_##kind##_2,                \
+            .expanded[3] = expanded_##kind##_3, .expanded[4] = expanded_##kind##_4,                \
+            .expanded[8] = expanded_##kind##_8};                                                   \
+        shoal_kernels_avx512_product(g, p0, p1, &t);                                               \
+    }
+
+#endif
