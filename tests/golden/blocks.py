@@ -164,6 +164,54 @@ def vectors(folder, seed):
             f.write(f"{code:02x} {struct.unpack('<I', struct.pack('<f', e4m3(code)))[0]:08x}\n")
 
 
+# Types of our own, which a file holds as I8 (common/weight/codes.h): name -> (words of 32 elements, group).
+OWN = {f"{kind}_{group}": (words, group) for kind, words in (("C2", 2), ("C3", 3), ("C4", 4), ("S4", 3))
+       for group in (32, 64, 128) if (kind, group) != ("C4", 32)}
+
+
+def own_fields(words):
+    """32 fields of words of four bytes, as common/kernels/panel.h draws `two`, `tri` and `nib`."""
+    fields = [0] * 32
+    for j in range(4):
+        column = [word[j] for word in words]
+        for g in range(4):
+            low, high = 4 * g + j, 16 + 4 * g + j
+            if len(words) == 2:
+                fields[low], fields[high] = column[0] >> 2 * g & 3, column[1] >> 2 * g & 3
+            elif len(words) == 4:
+                fields[low], fields[high] = column[g] & 15, column[g] >> 4
+            elif g < 3:
+                fields[low], fields[high] = column[g] & 7, column[g] >> 3 & 7
+            else:
+                fields[low] = column[0] >> 6 | (column[1] >> 6 & 1) << 2
+                fields[high] = column[2] >> 6 | (column[1] >> 7) << 2
+    return fields
+
+
+def own_codes(name, words):
+    fields = own_fields(words)
+    if name[0] == "C":
+        return [f - (1 << int(name[1]) - 1) for f in fields]
+    codes = [0] * 32
+    for i in range(16):
+        place = fields[16 + i]
+        codes[i // 2 * 4 + (place & 3)] += -fields[i] if place & 4 else fields[i]
+    return codes
+
+
+def decode_own(name, raw, n):
+    n_words, group = OWN[name]
+    values, at = [], 0
+    while len(values) < n:
+        (scale,) = struct.unpack_from("<e", raw, at)
+        at += 2
+        for _ in range(group // 32):
+            words = [raw[at + 4 * w:at + 4 * w + 4] for w in range(n_words)]
+            values += [scale * code for code in own_codes(name, words)]
+            at += 4 * n_words
+    return values
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 3 or sys.argv[1] != "vectors":
         sys.exit(__doc__)

@@ -21,6 +21,11 @@ BUDGETS = {"F32": 0.0, "F16": 3e-4, "BF16": 3e-3, "FP8": 0.03, "Q8_0": 0.006, "Q
            "Q5_1": 0.04, "Q2_K": 0.28, "Q3_K": 0.16, "Q4_K": 0.075, "Q5_K": 0.038, "Q6_K": 0.019, "IQ4_NL": 0.08}
 
 
+# The budgets of tests/unit/weight/test_codes.c.
+OWN_BUDGETS = {"C2_32": 0.40, "C2_64": 0.42, "C2_128": 0.45, "C3_32": 0.18, "C3_64": 0.195, "C3_128": 0.21, "C4_64": 0.10,
+               "C4_128": 0.11, "S4_32": 0.40, "S4_64": 0.405, "S4_128": 0.41}
+
+
 def convert(*args, check=True):
     return run(binary("shoal-forge"), "convert", *args, check=check)
 
@@ -76,14 +81,25 @@ def read_gguf(path):
     n_tensors, n_pairs = take("<Q"), take("<Q")
     pairs, found, tensors = {}, [], {}
     for _ in range(n_pairs):
-        key = take_text()
-        pairs[key] = take_text() if take("<I") == 8 else take("<I")
+        key, kind = take_text(), take("<I")
+        if kind == 9:
+            expect(take("<I") == 8, f"{key}: strings are expected")
+            pairs[key] = [take_text() for _ in range(take("<Q"))]
+        else:
+            pairs[key] = take_text() if kind == 8 else take("<I")
     for _ in range(n_tensors):
         name = take_text()
         dims = [take("<Q") for _ in range(take("<I"))]
         found.append((name, dims, take("<I"), take("<Q")))
     base = at + -at % 32
+    own = dict(zip(pairs.get("shoal.codes.names", ()), pairs.get("shoal.codes.types", ())))
     for name, dims, kind, offset in found:
+        if name in own:
+            words, group = blocks.OWN[own[name]]
+            expect(kind == I8 and dims[0] % (2 + group // 8 * words) == 0, f"{name}: {kind} {dims}")
+            dims = [dims[0] // (2 + group // 8 * words) * group] + dims[1:]
+            tensors[name] = (own[name], dims, blocks.decode_own(own[name], data[base + offset:], math.prod(dims)))
+            continue
         tensors[name] = (kind, dims, decode(kind, data[base + offset:], math.prod(dims)))
     for name, (kind, dims, codes) in tensors.items():
         if kind == I8:
@@ -209,6 +225,30 @@ def test_fp8_is_half_of_f16_and_copies_as_it_is():
         convert("-m", site.file("FP8"), "-o", site.file("copy"))
         with open(site.file("FP8"), "rb") as a, open(site.file("copy"), "rb") as b:
             expect(a.read() == b.read(), "a copy differs")
+
+
+def test_codes_are_i8_to_others_and_exact_to_us():
+    """Types of our own, read by an independent decoder; rows that are no whole groups fall back."""
+    with Site() as site:
+        model, first, second = site.file("model.gguf"), site.file("first.gguf"), site.file("second.gguf")
+        want = make_model(model, 6)
+        for kind, budget in OWN_BUDGETS.items():
+            convert("-m", model, "--type", kind, "-o", first)
+            _, tensors = read_gguf(first)
+            expect(sorted(tensors) == sorted(want), sorted(tensors))
+            for name, (_, dims, values) in want.items():
+                group = blocks.OWN[kind][1]
+                stays = F32 if is_kept(name) else kind if dims[0] % group == 0 else 8 if dims[0] % 32 == 0 else F16
+                expect(tensors[name][:2] == (stays, dims), f"{name} as {kind}: {tensors[name][:2]}")
+                if stays == kind:
+                    found = error(tensors[name][2], values)
+                    expect(0.6 * budget <= found <= budget * 1.1, f"{name} as {kind}: relative error {found:.4f}")
+            convert("-m", first, "--type", "F32", "-o", second, "-t", "1")
+            for name, (_, _, values) in read_gguf(second)[1].items():
+                expect(values == tensors[name][2], f"{name} from {kind}: not the very floats")
+            convert("-m", first, "-o", second)
+            with open(first, "rb") as a, open(second, "rb") as b:
+                expect(a.read() == b.read(), f"{kind}: a copy differs")
 
 
 def test_logits_of_every_type_follow_the_float64_reference():

@@ -107,7 +107,8 @@ def test_convert_perplexity_inspect_bench_speak_json():
         base = json.loads(forge("perplexity", "-m", model, "-f", text, "--ctx", "64", "--json").stdout)
         expect(base["tokens"] > 100 and base["ppl"] > 1, base)
         for kind, factor in (("F16", 1.01), ("BF16", 1.05), ("Q8_0", 1.05), ("Q4_0", 2.0), ("Q4_1", 2.0),
-                             ("Q5_0", 1.5), ("Q5_1", 1.5), ("IQ4_NL", 2.0), ("FP8", 1.3)):
+                             ("Q5_0", 1.5), ("Q5_1", 1.5), ("IQ4_NL", 2.0), ("FP8", 1.3), ("C3_32", 3.0),
+                             ("C4_64", 2.0)):
             out = site.file(kind + ".gguf")
             forge("convert", "-m", model, "--type", kind, "-o", out, "--json")
             again = json.loads(forge("perplexity", "-m", out, "-f", text, "--ctx", "64", "--json").stdout)
