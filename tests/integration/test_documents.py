@@ -64,7 +64,8 @@ def read(path):
 def test_documents_name_what_there_is():
     tests, settings = tests_of_the_tree(), keys("shoal-edge") | keys("shoal-cloud")
     expect(len(tests) > 500 and len(settings) > 80, f"{len(tests)} tests and {len(settings)} settings were found")
-    for name in ("SECURITY.md", "docs/METHODS.md", "docs/OPENAI.md", "docs/tutorial.md", "docs/howto/calibrate.md", "docs/howto/offline.md",
+    for name in ("SECURITY.md", "docs/METHODS.md", "docs/OPENAI.md", "docs/tutorial.md", "docs/howto/calibrate.md",
+                 "docs/howto/compress.md", "docs/howto/offline.md",
                  "docs/howto/budgets.md", "docs/howto/redaction.md", "deploy/k8s/README.md"):
         lost = list(missing(read(os.path.join(SOURCE, name)), tests, settings))
         expect(not lost, f"{name} names {', '.join(lost)}: not in the tree")

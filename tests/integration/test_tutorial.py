@@ -137,6 +137,10 @@ def test_howto_calibrate():
     return follow("howto/calibrate.md")
 
 
+def test_howto_compress():
+    return follow("howto/compress.md")
+
+
 def test_howto_offline():
     return follow("howto/offline.md")
 
