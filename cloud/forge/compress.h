@@ -47,10 +47,11 @@ void shoal_forge_stored_fini(compress_stored *stored);
 uint64_t shoal_forge_stored_bytes(const compress_stored *stored);
 uint64_t shoal_forge_stored_file_bytes(const compress_stored *stored);
 
-/* NULL where a matrix of this shape can be stored in this form; else why not, as words behind
- * "cannot be stored: ". n_parts: linear layers that its rows are. */
-const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t n_rows, size_t k,
-                                     size_t n_parts);
+/* NULL where a matrix of rows of k elements can be stored in this form; else why not, as words
+ * behind "cannot be stored: ". single: it is one linear layer. */
+const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t k, bool single);
+/* Whether something stands beside the values (common/weight/sides.h). */
+bool shoal_forge_store_has_sides(const forge_recipe_form *form);
 /* Bytes of a form that shoal_forge_store_reason takes, but for single elements, whose number is
  * only known when they are chosen. */
 uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, size_t k);

@@ -6,6 +6,7 @@
 #include "cloud/forge/compress.h"
 
 #include "common/base/mem.h"
+#include "common/weight/sides.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,7 @@ static shoal_status find_parts(const compress_run *run, compress_job *job, shoal
 static size_t rank_that_fits(const compress_job *job, const forge_recipe_form *form)
 {
     forge_recipe_form f = *form;
-    size_t most = SHOAL_MIN(job->n_rows, job->k);
+    size_t most = SHOAL_MIN(SHOAL_MIN(job->n_rows, job->k), (size_t)SHOAL_SIDES_RANK_MAX);
     f.form.rank = 0;
     uint64_t values = f.form.bits > 0 ? shoal_forge_store_bytes(&f, job->n_rows, job->k) : 0;
     f.form.rank = 1;
@@ -119,7 +120,8 @@ static const char *resolve(const compress_job *job, forge_recipe_form *form)
     if (form->fill) {
         form->form.rank = 1;
     }
-    const char *reason = shoal_forge_store_reason(form, job->n_rows, job->k, job->n_parts);
+    bool single = job->n_parts == 1 && job->tensor->dims[2] == 1 && job->tensor->dims[3] == 1;
+    const char *reason = shoal_forge_store_reason(form, job->k, single);
     if (!reason && form->fill) {
         form->form.rank = rank_that_fits(job, form);
         return form->form.rank > 0 ? NULL : "its bytes leave no room for a rank";
@@ -159,6 +161,22 @@ static shoal_status find_forms(compress_job *job, shoal_err *err)
 
 /* --- jobs ------------------------------------------------------------------------------------- */
 
+/* A pass would see the base alone. */
+static shoal_status refuse_sides(const compress_run *run, const shoal_gguf_tensor *t,
+                                 shoal_err *err)
+{
+    shoal_side_tensors sides;
+    SHOAL_TRY(shoal_sides_find(run->gguf, t, &sides, err));
+    for (size_t i = 0; i < SHOAL_SIDES; i++) {
+        if (sides.of[i]) {
+            return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                                 "it is compressed already, with parts beside it: compress the "
+                                 "model that this one was made from");
+        }
+    }
+    return SHOAL_OK;
+}
+
 static shoal_status plan_job(const compress_run *run, compress_job *job, shoal_err *err)
 {
     const shoal_gguf_tensor *t = job->tensor;
@@ -176,6 +194,7 @@ static shoal_status plan_job(const compress_run *run, compress_job *job, shoal_e
     if (t->type == SHOAL_TYPE_I8) {
         SHOAL_TRY(shoal_fp8_scales(run->gguf, t, &job->scales, err));
     }
+    SHOAL_TRY(refuse_sides(run, t, err));
     SHOAL_TRY(find_parts(run, job, err));
     SHOAL_TRY(find_forms(job, err));
     if (job->n_forms > 1 && job->limit == UINT64_MAX && run->target_bytes == 0) {

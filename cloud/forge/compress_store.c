@@ -6,6 +6,7 @@
 
 #include "common/base/mem.h"
 #include "common/weight/codes.h"
+#include "common/weight/sides.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -45,35 +46,60 @@ static shoal_type base_type(const forge_recipe_form *form)
     return type;
 }
 
-const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t n_rows, size_t k,
-                                     size_t n_parts)
+/* Sides stand beside one matrix that is one linear layer. */
+static const char *side_reason(const forge_recipe_form *form, size_t k, bool single)
+{
+    if (!shoal_forge_store_has_sides(form)) {
+        return NULL;
+    }
+    if (!single) {
+        return "what stands beside values is for a tensor that is one linear layer";
+    }
+    if (form->form.rank > SHOAL_SIDES_RANK_MAX) {
+        return "the rank is above 1024";
+    }
+    if ((form->form.rank > 0 || form->fill) && k % N != 0) {
+        return "its rows are no multiple of 32, which low-rank factors need";
+    }
+    return NULL;
+}
+
+bool shoal_forge_store_has_sides(const forge_recipe_form *form)
+{
+    return !form->keep && !form->typed &&
+           (form->form.rank > 0 || form->fill || form->pass == SHOAL_PASS_AWQ ||
+            form->pass == SHOAL_PASS_WRP);
+}
+
+const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t k, bool single)
 {
     shoal_type type = form->type;
-    (void)n_rows;
-    (void)n_parts;
     if (form->keep) {
         return NULL;
     }
-    if (!form->typed) {
-        if (form->form.bits == 0 || form->form.rank > 0 || form->fill) {
-            return "no format has low-rank factors";
-        }
-        if (form->pass == SHOAL_PASS_AWQ || form->pass == SHOAL_PASS_WRP) {
-            return "no format has what this pass puts beside its values";
-        }
-        if (!type_of(&form->form, &type)) {
-            return "no format has such bits, group and mask";
-        }
+    if (!form->typed && form->form.bits == 0) {
+        return "no format has factors without values";
     }
-    return k % shoal_type_find((uint32_t)type)->block == 0
-               ? NULL
-               : "its rows are no whole blocks of the type";
+    if (!form->typed && !type_of(&form->form, &type)) {
+        return "no format has such bits, group and mask";
+    }
+    if (k % shoal_type_find((uint32_t)type)->block != 0) {
+        return "its rows are no whole blocks of the type";
+    }
+    return side_reason(form, k, single);
 }
 
 uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, size_t k)
 {
     const shoal_type_info *info = shoal_type_find((uint32_t)base_type(form));
-    return (uint64_t)n_rows * (k / info->block) * info->block_bytes;
+    const shoal_type_info *factor = shoal_type_find(SHOAL_TYPE_Q8_0);
+    uint64_t bytes = (uint64_t)n_rows * (k / info->block) * info->block_bytes;
+    if (!form->typed) {
+        uint64_t blocks = (n_rows + N - 1) / N + k / N;
+        bytes += form->form.rank * blocks * factor->block_bytes;
+        bytes += form->pass == SHOAL_PASS_AWQ ? 2 * (uint64_t)k : 0;
+    }
+    return bytes;
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -118,7 +144,8 @@ shoal_status shoal_forge_store_begin(const forge_recipe_form *form, const shoal_
     t->type = base_type(form);
     t->n_dims = tensor->n_dims;
     memcpy(t->dims, tensor->dims, sizeof t->dims);
-    t->n_bytes = (size_t)shoal_forge_store_bytes(form, n_rows, (size_t)tensor->dims[0]);
+    const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+    t->n_bytes = n_rows * ((size_t)tensor->dims[0] / info->block) * info->block_bytes;
     t->data = shoal_calloc(t->n_bytes, 1);
     if (!t->data) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a matrix of %zu bytes", t->n_bytes);
@@ -172,13 +199,11 @@ static shoal_status put_codes(const shoal_compressed *c, uint8_t *to, shoal_err 
     return shoal_codes_pack(&codes, 0, c->n_rows, to, err);
 }
 
-shoal_status shoal_forge_store_put(const shoal_compressed *c, const shoal_gguf_tensor *tensor,
-                                   size_t row, compress_stored *stored, shoal_err *err)
+static shoal_status put_base(const shoal_compressed *c, size_t row, compress_tensor *t,
+                             shoal_err *err)
 {
-    compress_tensor *t = &stored->tensors[0];
     const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
     size_t row_bytes = c->n_cols / info->block * info->block_bytes;
-    (void)tensor;
     if (t->type != SHOAL_TYPE_F16 && t->type != SHOAL_TYPE_Q5_0) {
         return put_codes(c, t->data + row * row_bytes, err);
     }
@@ -191,6 +216,48 @@ shoal_status shoal_forge_store_put(const shoal_compressed *c, const shoal_gguf_t
         }
     }
     return SHOAL_OK;
+}
+
+static shoal_status put_sides(const shoal_compressed *c, const shoal_gguf_tensor *tensor,
+                              compress_stored *stored, shoal_err *err)
+{
+    const shoal_side_parts parts = {.n_rows = c->n_rows,
+                                    .k = c->n_cols,
+                                    .rank = c->form.rank,
+                                    .left_codes = c->left.codes,
+                                    .left_scales = c->left.scales,
+                                    .right_codes = c->right.codes,
+                                    .right_scales = c->right.scales,
+                                    .column_scales = c->column_scales,
+                                    .single_begin = c->single_begin,
+                                    .single_cols = c->single_cols,
+                                    .single_values = c->single_values};
+    shoal_side_shape shapes[SHOAL_SIDES];
+    size_t n = shoal_sides_shapes(&parts, shapes);
+    for (size_t i = 0; i < n; i++) {
+        compress_tensor *t = &stored->tensors[stored->n];
+        *t = (compress_tensor){.type = shapes[i].type,
+                               .n_dims = shapes[i].n_dims,
+                               .dims = {shapes[i].dims[0], shapes[i].dims[1], 1, 1},
+                               .n_bytes = shapes[i].n_bytes};
+        if (!shoal_side_name(tensor->name, shapes[i].side, t->name)) {
+            return shoal_err_set(err, SHOAL_E_LIMIT, "its name is too long for what stands beside");
+        }
+        t->data = shoal_calloc(t->n_bytes, 1);
+        if (!t->data) {
+            return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu bytes", t->n_bytes);
+        }
+        stored->n++;
+        shoal_sides_encode(&parts, &shapes[i], t->data);
+    }
+    return SHOAL_OK;
+}
+
+shoal_status shoal_forge_store_put(const shoal_compressed *c, const shoal_gguf_tensor *tensor,
+                                   size_t row, compress_stored *stored, shoal_err *err)
+{
+    SHOAL_TRY(put_base(c, row, &stored->tensors[0], err));
+    return put_sides(c, tensor, stored, err);
 }
 
 shoal_status shoal_forge_store_encode(const float *x, size_t row, size_t n_rows, size_t k,

@@ -6,11 +6,12 @@
 #include "cloud/forge/compress.h"
 
 #include "common/base/mem.h"
+#include "common/weight/sides.h"
 
 #include <string.h>
 
 enum {
-    SLACK = 256 /* the end of the jobs' descriptions is aligned, and a main type takes two pairs */
+    SLACK = 384 /* pairs for a main type, own types and sides, and the end's alignment */
 };
 
 static bool is_named(const shoal_gguf_tensor *t, const char *name)
@@ -88,6 +89,12 @@ static shoal_status put_metadata(const compress_run *run, conversion *c)
     char hex[SHOAL_HASH_HEX];
     c->type.info = main_type(run, c);
     SHOAL_TRY(shoal_forge_convert_metadata(c));
+    for (size_t i = 0; i < run->n_jobs; i++) {
+        if (shoal_forge_store_has_sides(&run->jobs[i].forms[run->jobs[i].chosen])) {
+            SHOAL_TRY(shoal_gguf_put_str(c->writer, SHOAL_SIDES_KEY, SHOAL_SIDES_FORMAT));
+            break;
+        }
+    }
     shoal_hash_hex(&run->model, hex);
     SHOAL_TRY(shoal_gguf_put_str(c->writer, "shoal.compress.model", hex));
     shoal_hash_hex(&run->recipe->hash, hex);

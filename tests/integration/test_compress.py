@@ -37,14 +37,14 @@ class Bench:
 
     def __init__(self, site, family=False):
         self.site = site
-        self.text = site.file("text.txt")
+        self.text = site.file(f"text-{family}.txt")
         if family and not SANITIZED:
             self.model = site.models()[0]
             forge("make-data", "--seed", "3", "--text", "-n", "60", "-o", self.text)
         else:
             self.model = site.tiny_model(7, variant="exits")
             write(self.text, " ".join(random.Random(4).choices(WORDS, k=300)))
-        self.moments = site.file("moments.gguf")
+        self.moments = site.file(f"moments-{family}.gguf")
         forge("calibrate-weights", "-m", self.model, "-f", self.text, "--tokens", "1000", "-o", self.moments)
 
     def command(self, recipe, out, *options):
@@ -60,12 +60,12 @@ def perplexity(model, text):
 
 def test_every_recipe_makes_a_model_that_answers():
     with Site() as site:
-        bench = Bench(site, family=True)
-        full = perplexity(bench.model, bench.text)
-        size = os.path.getsize(bench.model)
+        tiny, family = Bench(site), Bench(site, family=True)
         recipes = sorted(glob.glob(os.path.join(RECIPES, "*.yaml")))
-        expect(len(recipes) >= 2, recipes)
+        expect(len(recipes) >= 3, recipes)
         for recipe in recipes:
+            bench = family if recipe.endswith("q4.yaml") else tiny
+            full, size = perplexity(bench.model, bench.text), os.path.getsize(bench.model)
             out, report = site.file("out.gguf"), site.file("report")
             name = os.path.basename(recipe)
             target = [] if "--target-bytes" not in read(recipe).decode() else ["--target-bytes", str(int(size * 0.8))]
@@ -151,6 +151,28 @@ def test_a_size_is_kept_and_more_of_it_is_better():
         below = bench.compress(recipe, site.file("b.gguf"), "--target-bytes", str(fixed + smallest - 1), check=False)
         expect(below.returncode == 1 and "smallest forms" in below.stderr, below.stderr)
         return f"sums of errors {sums}"
+
+
+def test_what_stands_beside_values_is_in_the_file():
+    with Site() as site:
+        bench = Bench(site)
+        full, out = perplexity(bench.model, bench.text), site.file("out.gguf")
+        for rule, sides in (("pass: awq, bits: 4, group: 32", ("column_scale",)),
+                            ("pass: joint, bits: 4, group: 32, rank: 4", ("low_left", "low_right")),
+                            ("pass: '2:4+wrp', bits: 4, group: 32, recover: 0.05", ("single_begin", "single_cols", "single_values"))):
+            recipe = write(site.file("r.yaml"), "rules: {a: {layers: 'blk.*', " + rule + "}}\n")
+            said = json.loads(bench.compress(recipe, out, "--json", "--text", bench.text).stdout)
+            facts = forge("inspect", "-m", out, "--all").stdout
+            have = [all(f"{layer['name']}_{side}" in facts for side in sides) for layer in said["layers"]]
+            expect(all(have) or ("awq" in rule and any(have)), f"{rule}: {facts}")  # no scale may be best
+            expect(abs(said["text"]["perplexity"] / full - 1) < 0.5, f"{rule}: {said['text']}, of the full model {full}")
+            again = bench.compress(recipe, site.file("again.gguf"), check=False)
+            expect(again.returncode == 0 and read(out) == read(site.file("again.gguf")), "the model is another one")
+        moments = site.file("again-moments.gguf")
+        done = forge("calibrate-weights", "-m", out, "-f", bench.text, "-o", moments, check=False)
+        if done.returncode == 0:
+            refused = forge("compress", "-m", out, "-r", recipe, "-c", moments, "-o", site.file("twice.gguf"), check=False)
+            expect(refused.returncode == 1 and "already" in refused.stderr, refused.stderr)
 
 
 def test_within_takes_the_best_that_fits():

@@ -13,6 +13,7 @@
 #include "common/base/mem.h"
 #include "tests/support/random.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -53,7 +54,7 @@ static void expect_exact(const shoal_problem *p, const forge_recipe_form *form)
     SHOAL_CLEANUP(shoal_forge_stored_fini) compress_stored stored = {0};
     static double want[ROWS * COLS];
     static float got[ROWS * COLS];
-    assert_null(shoal_forge_store_reason(form, ROWS, COLS, 1));
+    assert_null(shoal_forge_store_reason(form, COLS, true));
     assert_int_equal(shoal_compress(p, form->pass, &form->form, &c, NULL), SHOAL_OK);
     assert_int_equal(shoal_forge_store_begin(form, &tensor, &stored, NULL), SHOAL_OK);
     assert_int_equal(shoal_forge_store_put(c, &tensor, 0, &stored, NULL), SHOAL_OK);
@@ -97,6 +98,76 @@ static void test_stored_codes_are_those_of_the_pass(void **state)
     expect_exact(p, &half);
 }
 
+/* What the tensors of a form add up to, in doubles. */
+static void add_up(const compress_stored *stored, double *ret_w)
+{
+    static float x[ROWS * COLS];
+    const compress_tensor *t = &stored->tensors[0];
+    shoal_weight_decode(t->type, t->data, ROWS * COLS, x);
+    for (size_t i = 0; i < ROWS * COLS; i++) {
+        ret_w[i] = (double)x[i];
+    }
+    const compress_tensor *left = NULL;
+    for (size_t s = 1; s < stored->n; s++) {
+        t = &stored->tensors[s];
+        if (strcmp(t->name, "blk.0.attn_q.weight_column_scale") == 0) {
+            assert_int_equal(t->dims[0], COLS);
+            for (size_t i = 0; i < ROWS * COLS; i++) {
+                const uint8_t *half = t->data + 2 * (i % COLS);
+                ret_w[i] /= (double)shoal_f16_to_f32((uint16_t)(half[0] | half[1] << 8));
+            }
+        } else if (strcmp(t->name, "blk.0.attn_q.weight_low_left") == 0) {
+            left = t;
+        } else if (strcmp(t->name, "blk.0.attn_q.weight_low_right") == 0) {
+            size_t stride = (ROWS + 31) / 32 * 32;
+            assert_non_null(left);
+            for (size_t r = 0; r < t->dims[1]; r++) {
+                float l[64];
+                float right[COLS];
+                shoal_weight_decode(left->type, left->data + r * stride / 32 * 34, stride, l);
+                shoal_weight_decode(t->type, t->data + r * COLS / 32 * 34, COLS, right);
+                for (size_t i = 0; i < ROWS * COLS; i++) {
+                    ret_w[i] += (double)l[i / COLS] * (double)right[i % COLS];
+                }
+            }
+        } else {
+            fail_msg("%s is not expected", t->name);
+        }
+    }
+}
+
+static void test_what_stands_beside_adds_up_to_the_pass(void **state)
+{
+    (void)state;
+    static double want[ROWS * COLS];
+    static double got[ROWS * COLS];
+    const forge_recipe_form forms[] = {
+        {.pass = SHOAL_PASS_JOINT, .form = {.bits = 3, .group = 64, .density = 1, .rank = 5}},
+        {.pass = SHOAL_PASS_AWQ, .form = {.bits = 4, .group = 32, .density = 1}},
+        {.pass = SHOAL_PASS_JOINT,
+         .form = {.bits = 4, .group = 32, .mask = SHOAL_MASK_TWO_FOUR, .density = 1, .rank = 1}}};
+    SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = NULL;
+    assert_int_equal(shoal_problem_new(ROWS, COLS, w, h, &p, NULL), SHOAL_OK);
+    for (size_t f = 0; f < SHOAL_COUNT(forms); f++) {
+        SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *c = NULL;
+        SHOAL_CLEANUP(shoal_forge_stored_fini) compress_stored stored = {0};
+        assert_null(shoal_forge_store_reason(&forms[f], COLS, true));
+        assert_non_null(shoal_forge_store_reason(&forms[f], COLS, false));
+        assert_true(shoal_forge_store_has_sides(&forms[f]));
+        assert_int_equal(shoal_compress(p, forms[f].pass, &forms[f].form, &c, NULL), SHOAL_OK);
+        assert_int_equal(shoal_forge_store_begin(&forms[f], &tensor, &stored, NULL), SHOAL_OK);
+        assert_int_equal(shoal_forge_store_put(c, &tensor, 0, &stored, NULL), SHOAL_OK);
+        assert_int_equal(shoal_forge_stored_bytes(&stored),
+                         shoal_forge_store_bytes(&forms[f], ROWS, COLS));
+        assert_true(stored.n > 1);
+        add_up(&stored, got);
+        shoal_compressed_expand(c, want);
+        for (size_t i = 0; i < ROWS * COLS; i++) {
+            assert_true(fabs(got[i] - want[i]) < 1e-6);
+        }
+    }
+}
+
 static void test_what_no_format_holds_has_a_reason(void **state)
 {
     (void)state;
@@ -107,18 +178,19 @@ static void test_what_no_format_holds_has_a_reason(void **state)
     const forge_recipe_form bitmap = {
         .pass = SHOAL_PASS_WANDA,
         .form = {.bits = 4, .group = 32, .mask = SHOAL_MASK_BITMAP, .density = 0.5}};
-    assert_non_null(shoal_forge_store_reason(&odd, ROWS, COLS, 1));
-    assert_non_null(shoal_forge_store_reason(&wide, ROWS, COLS, 1)); /* 192 is no multiple of 128 */
-    assert_non_null(shoal_forge_store_reason(&bitmap, ROWS, COLS, 1));
-    assert_non_null(shoal_forge_store_reason(&q4_k, ROWS, COLS, 1)); /* 192 is no multiple of 256 */
-    assert_null(shoal_forge_store_reason(&q4_k, ROWS, 256, 1));
-    assert_null(shoal_forge_store_reason(&keep, ROWS, 7, 3));
+    assert_non_null(shoal_forge_store_reason(&odd, COLS, true));
+    assert_non_null(shoal_forge_store_reason(&wide, COLS, true)); /* 192 is no multiple of 128 */
+    assert_non_null(shoal_forge_store_reason(&bitmap, COLS, true));
+    assert_non_null(shoal_forge_store_reason(&q4_k, COLS, true)); /* 192 is no multiple of 256 */
+    assert_null(shoal_forge_store_reason(&q4_k, 256, true));
+    assert_null(shoal_forge_store_reason(&keep, 7, false));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stored_codes_are_those_of_the_pass),
+        cmocka_unit_test(test_what_stands_beside_adds_up_to_the_pass),
         cmocka_unit_test(test_what_no_format_holds_has_a_reason),
     };
     return cmocka_run_group_tests(tests, group_setup, NULL);
