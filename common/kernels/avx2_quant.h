@@ -618,7 +618,7 @@ typedef void expanded_fn(const shoal_gemm *g, const expanded *e, size_t n, size_
 /* Functions of their own for each width: inlined into one they would take a compiler minutes. */
 typedef struct product {
     const kind *kind;
-    size_t n_subs;      /* of a block; what one costs does not depend on it */
+    size_t n_subs;      /* of a block, where the kind does not say */
     size_t widest;      /* columns of the widest tile */
     fused_fn *streams;  /* PANELS_MAX panels, one column */
     fused_fn *two;      /* two panels, two columns */
@@ -666,7 +666,6 @@ void shoal_kernels_avx2_product(const product *product, const shoal_gemm *g, siz
     SHOAL_FUSED(name, 4, 1, 4)                                                                     \
     static const product name##_product = {                                                        \
         .kind = &name,                                                                             \
-        .n_subs = name.n_subs,                                                                     \
         .widest = 4,                                                                               \
         .streams = name##_fused_streams,                                                           \
         .two = name##_fused_two,                                                                   \
@@ -689,7 +688,6 @@ void shoal_kernels_avx2_product(const product *product, const shoal_gemm *g, siz
     SHOAL_EXPANDED_TILES(name)                                                                     \
     static const product name##_product = {                                                        \
         .kind = &name,                                                                             \
-        .n_subs = name.n_subs,                                                                     \
         .widest = 3,                                                                               \
         .streams = name##_fused_streams,                                                           \
         .two = name##_fused_two,                                                                   \
@@ -705,7 +703,6 @@ void shoal_kernels_avx2_product(const product *product, const shoal_gemm *g, siz
     SHOAL_EXPANDED(name, 4)                                                                        \
     static const product name##_product = {                                                        \
         .kind = &name,                                                                             \
-        .n_subs = name.n_subs,                                                                     \
         .widest = 4,                                                                               \
         .streams = name##_fused_streams,                                                           \
         .two = name##_fused_two,                                                                   \

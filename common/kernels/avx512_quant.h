@@ -499,7 +499,7 @@ typedef void expanded_fn(const shoal_gemm *g, const expanded *e, size_t n, size_
  * compiler several times as long. */
 typedef struct tiles {
     const kind *kind;
-    size_t n_subs;         /* of a block; what one costs does not depend on it */
+    size_t n_subs;         /* of a block, where the kind does not say */
     fused_fn *four_panels; /* of one column */
     fused_fn *two_panels;  /* of two */
     fused_fn *fused[COLS_MAX + 1];
@@ -533,9 +533,9 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     SHOAL_FUSED(kind, 1, 5)
 
 #define SHOAL_NARROW_TILES(k)                                                                      \
-    .kind = &(k), .n_subs = (k).n_subs, .four_panels = fused_##k##_4x1,                            \
-    .two_panels = fused_##k##_2x2, .fused[1] = fused_##k##_1x1, .fused[2] = fused_##k##_1x2,       \
-    .fused[3] = fused_##k##_1x3, .fused[4] = fused_##k##_1x4, .fused[5] = fused_##k##_1x5
+    .kind = &(k), .four_panels = fused_##k##_4x1, .two_panels = fused_##k##_2x2,                   \
+    .fused[1] = fused_##k##_1x1, .fused[2] = fused_##k##_1x2, .fused[3] = fused_##k##_1x3,         \
+    .fused[4] = fused_##k##_1x4, .fused[5] = fused_##k##_1x5
 
 #define SHOAL_WIDE(kind)                                                                           \
     SHOAL_NARROW(kind)                                                                             \
