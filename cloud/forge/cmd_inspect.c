@@ -4,6 +4,7 @@
 #include "common/base/file.h"
 #include "common/exit/store.h"
 #include "common/weight/pack.h"
+#include "common/weight/sides.h"
 
 #include <stdio.h>
 
@@ -73,6 +74,70 @@ static shoal_status print_calibration(const shoal_gguf *gguf, const shoal_model 
                : SHOAL_OK;
 }
 
+/* What stands beside matrices. */
+typedef struct sides_count {
+    size_t n_low; /* matrices with factors, */
+    uint64_t rank_min;
+    uint64_t rank_max;
+    size_t n_singles; /* with single elements, */
+    uint64_t n_elements;
+    size_t n_scales; /* with column scales */
+    uint64_t bytes;
+} sides_count;
+
+static sides_count count_sides(const shoal_gguf *gguf)
+{
+    sides_count c = {.rank_min = UINT64_MAX};
+    for (size_t i = 0; i < shoal_gguf_n_tensors(gguf); i++) {
+        const shoal_gguf_tensor *t = shoal_gguf_tensor_at(gguf, i);
+        shoal_side side = SHOAL_SIDES;
+        shoal_str weight = {0};
+        if (!shoal_side_parse(t->name, &side, &weight)) {
+            continue;
+        }
+        const shoal_type_info *info = shoal_type_find((uint32_t)t->type);
+        c.bytes +=
+            t->dims[0] / info->block * info->block_bytes * t->dims[1]; /* as in a plain file */
+        if (side == SHOAL_SIDE_LOW_LEFT) {
+            c.n_low++;
+            c.rank_min = SHOAL_MIN(c.rank_min, t->dims[1]);
+            c.rank_max = SHOAL_MAX(c.rank_max, t->dims[1]);
+        } else if (side == SHOAL_SIDE_SINGLE_VALUES) {
+            c.n_singles++;
+            c.n_elements += t->dims[0];
+        } else if (side == SHOAL_SIDE_COLUMN_SCALE) {
+            c.n_scales++;
+        }
+    }
+    return c;
+}
+
+static shoal_status print_sides(const shoal_gguf *gguf, bool json, shoal_buf *out)
+{
+    sides_count c = count_sides(gguf);
+    unsigned long long low = c.n_low > 0 ? c.rank_min : 0;
+    if (json) {
+        return c.bytes > 0
+                   ? shoal_buf_appendf(
+                         out,
+                         "{\"low_rank\": %zu, \"rank_min\": %llu, \"rank_max\": %llu, "
+                         "\"singles\": %zu, \"single_elements\": %llu, \"column_scales\": %zu, "
+                         "\"bytes\": %llu}",
+                         c.n_low, low, (unsigned long long)c.rank_max, c.n_singles,
+                         (unsigned long long)c.n_elements, c.n_scales, (unsigned long long)c.bytes)
+                   : shoal_buf_appendf(out, "null");
+    }
+    return c.bytes > 0
+               ? shoal_buf_appendf(out,
+                                   "  sides      low rank (%llu to %llu) beside %zu matrices, %llu "
+                                   "single elements beside %zu, column scales beside %zu: %.2f "
+                                   "MiB\n",
+                                   low, (unsigned long long)c.rank_max, c.n_low,
+                                   (unsigned long long)c.n_elements, c.n_singles, c.n_scales,
+                                   (double)c.bytes / 1048576.0)
+               : SHOAL_OK;
+}
+
 static shoal_status print_model_json(const shoal_gguf *gguf, const shoal_model *m, shoal_buf *out,
                                      shoal_err *err)
 {
@@ -86,6 +151,8 @@ static shoal_status print_model_json(const shoal_gguf *gguf, const shoal_model *
     SHOAL_TRY(shoal_buf_appendf(out, ", \"exits\": "));
     SHOAL_TRY(append_exits(hp, "[", "], \"calibration\": ", out));
     SHOAL_TRY(print_calibration(gguf, m, true, out, err));
+    SHOAL_TRY(shoal_buf_appendf(out, ", \"sides\": "));
+    SHOAL_TRY(print_sides(gguf, true, out));
     return shoal_buf_appendf(
         out,
         ", \"arch\": \"%s\", \"params\": %llu, \"file_bytes\": %llu, \"type\": \"%s\", "
@@ -134,6 +201,7 @@ static shoal_status print_model(const shoal_gguf *gguf, const shoal_model *m, sh
         SHOAL_TRY(append_exits(hp, "  exits      after layers ", "\n", out));
     }
     SHOAL_TRY(print_calibration(gguf, m, false, out, err));
+    SHOAL_TRY(print_sides(gguf, false, out));
     return shoal_buf_appendf(
         out,
         "  a token    %.2f MFLOP, %.2f MiB of weights read, %.1f KiB of KV at f16\n"

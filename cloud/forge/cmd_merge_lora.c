@@ -6,12 +6,29 @@
 #include "cloud/forge/convert.h"
 
 #include "common/base/mem.h"
+#include "common/weight/sides.h"
 
 #include <string.h>
 
 enum {
     COLS = 256 /* sums in flight */
 };
+
+/* What is added to the base of a matrix would be divided by its column scales. */
+static shoal_status check_no_scale(const conversion *c, const shoal_gguf_tensor *t,
+                                   const shoal_lora_pair *p, shoal_err *err)
+{
+    char name[SHOAL_GGUF_NAME_MAX + 1];
+    if (shoal_side_name(t->name, SHOAL_SIDE_COLUMN_SCALE, name) &&
+        shoal_gguf_find_tensor(c->gguf, name)) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "tensor %.100s.lora_a: its matrix has column scales, under which a "
+                             "pair cannot be merged; merge it into the model before that is "
+                             "compressed",
+                             p->base);
+    }
+    return SHOAL_OK;
+}
 
 static shoal_status check_pair(const conversion *c, const shoal_lora_pair *p, shoal_err *err)
 {
@@ -37,7 +54,7 @@ static shoal_status check_pair(const conversion *c, const shoal_lora_pair *p, sh
             (unsigned long long)t->dims[0], (unsigned long long)t->dims[1],
             (unsigned long long)t->dims[2]);
     }
-    return SHOAL_OK;
+    return check_no_scale(c, t, p, err);
 }
 
 static shoal_status open_adapter(conversion *c, const char *path, float strength, shoal_err *err)

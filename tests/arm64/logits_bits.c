@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * shoal-logits-bits FILE...: a line for the seeded model of every architecture, under each stored
- * form of KV, and for each model file under its own, with a SHA-256 over the bits of the logits of
- * a fixed run of tokens. Scalar and the best tier here must give the same; two machines
- * compare by comparing lines.
+ * form of KV, for two with tensors beside their matrices and for each model file under its own,
+ * with a SHA-256 over the bits of the logits of a fixed run of tokens. Scalar and the best tier
+ * here must give the same; two machines compare by comparing lines.
  */
 #include "common/base/hash.h"
 #include "common/base/rng.h"
 #include "common/engine/engine.h"
 #include "tests/support/tiny_arch.h"
+#include "tests/support/tiny_model.h"
+#include "tests/support/tiny_sides.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -111,6 +113,24 @@ static shoal_status print_arch(const char *variant, int sealed_form, shoal_err *
     return print_line(variant, model, SHOAL_COUNT(forms), sealed_form, err);
 }
 
+/* The tiny model with tensors beside its matrices. */
+static shoal_status print_sides(shoal_type type, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf base = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *plain = NULL;
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
+    char name[32];
+    (void)snprintf(name, sizeof name, "sides-%s", shoal_type_find((uint32_t)type)->name);
+    SHOAL_TRY(shoal_tiny_model_gguf(SEED, type, &base));
+    SHOAL_TRY(shoal_gguf_open((const uint8_t *)base.data, base.length, &plain, err));
+    SHOAL_TRY(shoal_tiny_sides_gguf(plain, SEED, 0, &buf));
+    SHOAL_TRY(shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, err));
+    SHOAL_TRY(shoal_model_new(gguf, &model, err));
+    return print_line(name, model, 1, -1, err);
+}
+
 static shoal_status print_file(const char *path, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
@@ -130,14 +150,17 @@ int main(int argc, char **argv)
     shoal_kernels kernels;
     shoal_kernels_init(&kernels, shoal_cpu_detect());
     (void)fprintf(stderr, "best tier here: %s\n", kernels.tier);
+    shoal_err err = SHOAL_ERR_INIT;
     for (size_t i = 0; i < shoal_tiny_archs_n; i++) {
-        shoal_err err = SHOAL_ERR_INIT;
         if (print_arch(shoal_tiny_archs[i], sealed[i % SHOAL_COUNT(sealed)], &err) != SHOAL_OK) {
             return failed(shoal_tiny_archs[i], &err);
         }
     }
+    if (print_sides(SHOAL_TYPE_F16, &err) != SHOAL_OK ||
+        print_sides(SHOAL_TYPE_Q4_0, &err) != SHOAL_OK) {
+        return failed("sides", &err);
+    }
     for (int i = 1; i < argc; i++) {
-        shoal_err err = SHOAL_ERR_INIT;
         if (print_file(argv[i], &err) != SHOAL_OK) {
             return failed(argv[i], &err);
         }

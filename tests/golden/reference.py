@@ -53,6 +53,8 @@ def decode(kind, raw, n):
     if kind == 30:
         bits = np.frombuffer(raw, "<u2", n).astype(np.uint32) << 16
         return bits.view(np.float32).astype(np.float64)
+    if kind == 26:
+        return np.frombuffer(raw, "<i4", n)
     if kind in published.TYPES and kind not in (2, 8):
         return np.array(published.decode(kind, raw, n), dtype=np.float64)
     if kind == 24:
@@ -68,7 +70,24 @@ def decode(kind, raw, n):
 
 
 def size_of(kind, n):
-    return {0: 4, 1: 2, 24: 1, 30: 2}[kind] * n if kind in (0, 1, 24, 30) else published.size_of(kind, n)
+    plain = {0: 4, 1: 2, 24: 1, 26: 4, 30: 2}
+    return plain[kind] * n if kind in plain else published.size_of(kind, n)
+
+
+def with_sides(tensors, name):
+    """A matrix with what stands beside it: base diag(1 / s) + L R + single elements."""
+    w = tensors[name]
+    if name + "_column_scale" in tensors:
+        w = w / tensors[name + "_column_scale"]
+    if name + "_low_left" in tensors:
+        w = w + tensors[name + "_low_left"].T[:len(w)] @ tensors[name + "_low_right"]
+    if name + "_single_begin" in tensors:
+        w = w.copy()
+        begin = tensors[name + "_single_begin"]
+        for row in range(len(w)):
+            at = slice(begin[row], begin[row + 1])
+            w[row, tensors[name + "_single_cols"][at]] += tensors[name + "_single_values"][at]
+    return w
 
 
 def load(path):
@@ -98,6 +117,8 @@ def load(path):
             # FP8: one scale for each tile of 128 x 128.
             scale = tensors[name + "_scale"].repeat(128, axis=-1).repeat(128, axis=-2)
             tensors[name] = x * scale[..., :x.shape[-2], :x.shape[-1]]
+    for name in [name for name in tensors if name.endswith(".weight")]:
+        tensors[name] = with_sides(tensors, name)
     return meta, tensors
 
 

@@ -264,6 +264,40 @@ def test_every_architecture_is_inspected_packed_and_converted():
             expect((small["n_layers"], small["type"]) == (1, "Q4_0"), f"{variant}: {small}")
 
 
+def test_sides_are_inspected_packed_converted_and_adapted():
+    ids = [(i * 37 + 5) % 250 for i in range(20)]
+    with Site() as site:
+        model, packed, out = site.tiny_model(8, "Q8_0", "sides"), site.file("packed.gguf"), site.file("out.gguf")
+        seen = json.loads(forge("inspect", "-m", model, "--json").stdout)
+        sides = seen["sides"]
+        expect(sides["low_rank"] > 0 and (sides["rank_min"], sides["rank_max"]) == (1, 33), sides)
+        expect(sides["singles"] > 0 and sides["single_elements"] > 100 and sides["column_scales"] > 0, sides)
+        expect("low rank (1 to 33) beside" in forge("inspect", "-m", model).stdout, "inspect")
+        plain = json.loads(forge("inspect", "-m", site.tiny_model(8, "Q8_0"), "--json").stdout)
+        expect(plain["sides"] is None and plain["model_hash"] != seen["model_hash"], plain)
+        for number in ("weight_bytes_per_token", "flops_per_token", "file_bytes"):
+            expect(seen[number] > plain[number], f"{number} counts the sides")
+        forge("pack", "-m", model, "-o", packed)
+        forge("inspect", "-m", packed, "--verify")
+        again = json.loads(forge("inspect", "-m", packed, "--json").stdout)
+        expect((again["sides"], again["model_hash"]) == (sides, seen["model_hash"]), again)
+        expect(logits(packed, ids) == logits(model, ids), "packed differs")
+        forge("convert", "-m", packed, "-o", out)
+        with open(model, "rb") as f, open(out, "rb") as g:
+            expect(f.read() == g.read(), "unpacking gives the file that was packed")
+        forge("convert", "-m", model, "--type", "F16", "-o", out)
+        small = json.loads(forge("inspect", "-m", out, "--json").stdout)
+        expect((small["sides"], small["type"]) == (sides, "F16"), small)
+        expect(relative(logits(out, ids), logits(model, ids)) < 0.1, "another base, the same sides")
+        adapter = site.tiny_lora(9, site.tiny_model(8, "Q8_0"))
+        base, adapted = logits(model, ids), logits(model, ids, "--lora", adapter)
+        expect(logits(packed, ids, "--lora", adapter) == adapted, "adapted: packed differs")
+        expect(logits(model, ids, "--lora", adapter + "=0") == base, "strength 0")
+        expect(relative(adapted, base) > 1e-3, "the adapter changes nothing")
+        done = forge("merge-lora", "-m", model, "--lora", adapter, "-o", out, check=False)
+        expect(done.returncode == 1 and "column scales" in done.stderr, done.stderr)
+
+
 def relative(row, reference):
     return max(abs(a - b) for a, b in zip(row, reference)) / max(abs(b) for b in reference)
 

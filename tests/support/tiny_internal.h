@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 enum {
-    TINY_TENSORS_MAX = 256
+    TINY_TENSORS_MAX = 640
 };
 
 typedef struct tiny {

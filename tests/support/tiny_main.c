@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * shoal-tiny-model SEED FILE [TYPE [VARIANT]]: writes the seeded model of the tests, or the one of
- * an architecture's variant (tiny_arch.h), or "exits", four layers with exits after 1 and 3, for
- * those that need a file.
+ * an architecture's variant (tiny_arch.h), or "exits", four layers with exits after 1 and 3, or
+ * "sides", with tensors beside its matrices (tiny_sides.h), for those that need a file.
  */
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_sides.h"
 
 #include "common/base/file.h"
 
@@ -13,8 +14,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+static shoal_status build_sides(uint64_t seed, shoal_type type, shoal_buf *buf)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf base = {0};
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    SHOAL_TRY(shoal_tiny_model_gguf(seed, type, &base));
+    SHOAL_TRY(shoal_gguf_open((const uint8_t *)base.data, base.length, &gguf, NULL));
+    return shoal_tiny_sides_gguf(gguf, seed, 0, buf);
+}
+
 static shoal_status build(const char *variant, uint64_t seed, shoal_type type, shoal_buf *buf)
 {
+    if (variant && strcmp(variant, "sides") == 0) {
+        return build_sides(seed, type, buf);
+    }
     if (variant && strcmp(variant, "exits") != 0) {
         return shoal_tiny_arch_gguf(variant, seed, type, buf);
     }

@@ -17,6 +17,7 @@
 #include "common/weight/pack.h"
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_sides.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -408,11 +409,65 @@ static void test_every_architecture_gives_one_baseline_bits_in_every_kv(void **s
     }
 }
 
+/* What stands beside matrices, over bases that read codes and floats. Factors need rows of whole
+ * blocks and parts of fused tensors at whole panels, so not every architecture can have them; one
+ * with fused tensors and one with experts can. */
+static void build_sides(size_t i, shoal_buf *ret_file)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf base = {0};
+    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
+    static const shoal_type bases[] = {SHOAL_TYPE_Q4_0, SHOAL_TYPE_F16, SHOAL_TYPE_Q4_K,
+                                       SHOAL_TYPE_I8};
+    if (i < SHOAL_COUNT(bases)) {
+        build(bases[i], &base);
+    } else {
+        const char *variant = i == SHOAL_COUNT(bases) ? "phi3" : "qwen2moe";
+        assert_int_equal(shoal_tiny_arch_gguf(variant, 5, SHOAL_TYPE_Q8_0, &base), SHOAL_OK);
+    }
+    assert_int_equal(shoal_gguf_open((const uint8_t *)base.data, base.length, &gguf, NULL),
+                     SHOAL_OK);
+    assert_int_equal(shoal_tiny_sides_gguf(gguf, 5, 0, ret_file), SHOAL_OK);
+}
+
+static void test_every_side_gives_one_baseline_bits_however_computed(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"Q4_0 with sides", "F16 with sides",
+                                        "Q4_K with sides", "FP8 with sides",
+                                        "phi3 with sides", "qwen2moe with sides"};
+    fill_ids();
+    uint32_t masks[MASKS_MAX];
+    size_t n_masks = tier_masks(masks);
+    for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+        subject who;
+        build_sides(i, &file);
+        subject_init(&who, names[i], &file);
+        assert_true(who.models[0]->needs.rank > 0);
+        compute_expected(&who);
+        for (size_t m = 0; m < n_masks; m++) {
+            for (size_t threads = 1; threads <= THREADS_MAX; threads += 7) {
+                const way w = {.who = &who,
+                               .mask = masks[m],
+                               .n_threads = threads,
+                               .kv = (m + i) % KV_FORMS,
+                               .packed = (threads + m) % 2 == 1};
+                shoal_engine *engine = engine_of(&w);
+                check_chunks(engine, &w, chunks[(threads + i + m) % THREADS_MAX]);
+                check_widths(engine, &w, 1 + (m + i) % WIDTHS_STEP, 2 * WIDTHS_STEP);
+                shoal_engine_free(engine);
+            }
+        }
+        subject_fini(&who);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_type_gives_one_baseline_bits_however_computed),
         cmocka_unit_test(test_every_architecture_gives_one_baseline_bits_in_every_kv),
+        cmocka_unit_test(test_every_side_gives_one_baseline_bits_however_computed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

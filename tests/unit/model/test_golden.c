@@ -14,6 +14,7 @@
 #include "common/engine/engine.h"
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_sides.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -33,16 +34,19 @@ typedef struct golden {
     const char *arch;  /* a variant of tiny_arch.h, or NULL */
     shoal_type type;
     double budget;
+    bool sides; /* beside the matrices of the tiny model */
 } golden;
 
 static const golden goldens[] = {
-    {"tiny-F32.txt", NULL, NULL, SHOAL_TYPE_F32, 1e-5},
-    {"tiny-F16.txt", NULL, NULL, SHOAL_TYPE_F16, 1e-5},
-    {"tiny-BF16.txt", NULL, NULL, SHOAL_TYPE_BF16, 1e-5},
-    {"tiny-Q8_0.txt", NULL, NULL, SHOAL_TYPE_Q8_0, 3e-2},
-    {"tiny-Q4_0.txt", NULL, NULL, SHOAL_TYPE_Q4_0, 3e-2},
-    {"stories260K.txt", "stories260K.gguf", NULL, SHOAL_TYPE_F32, 1e-5},
-    {"stories3M.txt", "stories3M-f32.gguf", NULL, SHOAL_TYPE_F32, 1e-5},
+    {"tiny-F32.txt", NULL, NULL, SHOAL_TYPE_F32, 1e-5, false},
+    {"tiny-F16.txt", NULL, NULL, SHOAL_TYPE_F16, 1e-5, false},
+    {"tiny-BF16.txt", NULL, NULL, SHOAL_TYPE_BF16, 1e-5, false},
+    {"tiny-Q8_0.txt", NULL, NULL, SHOAL_TYPE_Q8_0, 3e-2, false},
+    {"tiny-Q4_0.txt", NULL, NULL, SHOAL_TYPE_Q4_0, 3e-2, false},
+    {"sides-F32.txt", NULL, NULL, SHOAL_TYPE_F32, 3e-2, true},
+    {"sides-Q8_0.txt", NULL, NULL, SHOAL_TYPE_Q8_0, 3e-2, true},
+    {"stories260K.txt", "stories260K.gguf", NULL, SHOAL_TYPE_F32, 1e-5, false},
+    {"stories3M.txt", "stories3M-f32.gguf", NULL, SHOAL_TYPE_F32, 1e-5, false},
 };
 
 static const char *source_dir(void)
@@ -54,6 +58,7 @@ static const char *source_dir(void)
 static shoal_model *load_model(const golden *g)
 {
     shoal_buf buf = {0};
+    shoal_buf more = {0};
     shoal_gguf *gguf = NULL;
     shoal_model *model = NULL;
     if (g->model) {
@@ -66,11 +71,18 @@ static shoal_model *load_model(const golden *g)
                              : shoal_tiny_model_gguf(21, g->type, &buf),
                      SHOAL_OK);
     assert_int_equal(shoal_gguf_open((const uint8_t *)buf.data, buf.length, &gguf, NULL), SHOAL_OK);
+    if (g->sides) {
+        assert_int_equal(shoal_tiny_sides_gguf(gguf, 21, 0, &more), SHOAL_OK);
+        shoal_gguf_close(gguf);
+        assert_int_equal(shoal_gguf_open((const uint8_t *)more.data, more.length, &gguf, NULL),
+                         SHOAL_OK);
+    }
     if (shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
         fail_msg("%s: %s", g->file, err.text);
     }
     shoal_gguf_close(gguf);
     shoal_buf_fini(&buf);
+    shoal_buf_fini(&more);
     return model;
 }
 
@@ -149,7 +161,7 @@ static void test_logits_of_every_architecture_match_the_reference(void **state)
     for (size_t i = 0; i < shoal_tiny_archs_n; i++) {
         char file[64];
         (void)snprintf(file, sizeof file, "arch-%s.txt", shoal_tiny_archs[i]);
-        golden g = {file, NULL, shoal_tiny_archs[i], SHOAL_TYPE_F32, 1e-5};
+        golden g = {file, NULL, shoal_tiny_archs[i], SHOAL_TYPE_F32, 1e-5, false};
         shoal_model *model = load_model(&g);
         check(&g, model, 0);
         check(&g, model, SHOAL_CPU_AVX2);
