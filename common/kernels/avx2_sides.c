@@ -60,7 +60,7 @@ SHOAL_INLINE void low_tile(const shoal_low *low, size_t p, size_t c, size_t n_p,
             for (size_t i = 0; i < n_p; i++) {
                 const uint8_t *q =
                     d + i * shoal_low_bytes(rank) + 2 * rank + (r0 + r) * (size_t)ROWS;
-                __m128i codes = _mm_loadu_si128((const __m128i *)q);
+                __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)q);
                 __m256 a = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
                 __m256 b = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(codes, 8)));
                 for (size_t j = 0; j < n_c; j++) {
@@ -105,7 +105,7 @@ static void add_low(const shoal_low *low, size_t p0, size_t p1)
 SHOAL_INLINE void singles_tile(const shoal_singles *s, size_t p, size_t c, size_t n_c)
 {
     const shoal_gemm g = outputs(s->y, s->y_stride, s->n_rows);
-    const __m256i *counts = (const __m256i *)(s->counts + p * ROWS);
+    const __m256i *counts = (const __m256i *)(const void *)(s->counts + p * ROWS);
     const __m256i n[2] = {_mm256_loadu_si256(counts), _mm256_loadu_si256(counts + 1)};
     __m256 acc[COLS_MAX][2];
     for (size_t j = 0; j < n_c; j++) {
@@ -116,7 +116,7 @@ SHOAL_INLINE void singles_tile(const shoal_singles *s, size_t p, size_t c, size_
         const __m256i at = _mm256_set1_epi32((int)(step - first));
         for (size_t h = 0; h < 2; h++) {
             const size_t lane = (size_t)step * ROWS + 8 * h;
-            __m128i narrow = _mm_loadu_si128((const __m128i *)(s->cols + lane));
+            __m128i narrow = _mm_loadu_si128((const __m128i *)(const void *)(s->cols + lane));
             __m256i cols = _mm256_cvtepu16_epi32(narrow);
             __m256 values = avx2_load_f16(s->values + lane);
             __m256 there = _mm256_castsi256_ps(_mm256_cmpgt_epi32(n[h], at));

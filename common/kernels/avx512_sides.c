@@ -49,7 +49,7 @@ SHOAL_INLINE void low_tile(const shoal_low *low, size_t p, size_t c, size_t n_p,
             for (size_t i = 0; i < n_p; i++) {
                 const uint8_t *q =
                     d + i * shoal_low_bytes(rank) + 2 * rank + (r0 + r) * (size_t)ROWS;
-                __m128i codes = _mm_loadu_si128((const __m128i *)q);
+                __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)q);
                 __m512 w = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
                 for (size_t j = 0; j < n_c; j++) {
                     acc[i][j] = _mm512_fmadd_ps(w, _mm512_set1_ps(u[i][j][r]), acc[i][j]);
@@ -101,9 +101,9 @@ SHOAL_INLINE void singles_tile(const shoal_singles *s, size_t p, size_t c, size_
     for (uint32_t step = first; step < s->begin[p + 1]; step++) {
         const size_t lane = (size_t)step * ROWS;
         const __mmask16 there = _mm512_cmpgt_epi32_mask(n, _mm512_set1_epi32((int)(step - first)));
-        __m256i narrow = _mm256_loadu_si256((const __m256i *)(s->cols + lane));
+        __m256i narrow = _mm256_loadu_si256((const __m256i *)(const void *)(s->cols + lane));
         __m512i cols = _mm512_cvtepu16_epi32(narrow);
-        narrow = _mm256_loadu_si256((const __m256i *)(s->values + lane));
+        narrow = _mm256_loadu_si256((const __m256i *)(const void *)(s->values + lane));
         __m512 values = _mm512_cvtph_ps(narrow);
         for (size_t j = 0; j < n_c; j++) {
             __m512 x = _mm512_i32gather_ps(cols, s->x + (c + j) * s->x_stride, 4);

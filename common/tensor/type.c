@@ -43,7 +43,8 @@ const shoal_type_info *shoal_type_find_name(const char *name)
 
 const char *shoal_type_names(void)
 {
-    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, I8, I32";
+    return "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, "
+           "I8, I32";
 }
 
 const char *shoal_type_own_names(void)
