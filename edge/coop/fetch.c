@@ -166,8 +166,8 @@ static void learn(shoal_coop *coop, const fetch *f, uint64_t now_ms)
         known->peer_prefill_us = f->token_us;
     }
     size_t n_bytes = f->n_bytes - f->n_bytes_first;
-    if (f->late && !rate_is_known(coop, now_ms)) {
-        /* It had until now, and that was not enough. */
+    if (f->late && n_bytes < RATE_BYTES_MIN && !rate_is_known(coop, now_ms)) {
+        /* It had until now, and nearly nothing came. */
         uint64_t ns = shoal_clock_now_ns(&coop->clock) - f->sent_ns;
         known->down_bytes_s = (double)(f->n_bytes + 1) * 1e9 / (double)SHOAL_MAX(ns, (uint64_t)1);
         known->rate_at_ms = now_ms;
