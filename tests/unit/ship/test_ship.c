@@ -395,15 +395,17 @@ static void test_a_reader_that_stops_is_waited_for_and_others_are_served(void **
     check_blob(&quick, SHOAL_KV_F32, N_IDS);
     assert_int_equal(slow.n_parts, 1);
     assert_false(slow.finished);
+    (void)pthread_mutex_lock(&slow.lock);
     while (!slow.finished) {
         size_t n = slow.n_parts;
+        (void)pthread_mutex_unlock(&slow.lock);
         shoal_shipment_drained(slow.shipment);
         (void)pthread_mutex_lock(&slow.lock);
         while (slow.n_parts == n && !slow.finished) {
             (void)pthread_cond_wait(&slow.changed, &slow.lock);
         }
-        (void)pthread_mutex_unlock(&slow.lock);
     }
+    (void)pthread_mutex_unlock(&slow.lock);
     assert_int_equal(slow.status, SHOAL_RPC_OK);
     assert_true(slow.n_parts > 2);
     check_blob(&slow, SHOAL_KV_F32, N_IDS);
