@@ -428,7 +428,6 @@ static shoal_shipment *pick(shoal_ship *ship, uint64_t after)
     shoal_shipment *first = NULL;
     shoal_shipment *next = NULL;
     lock(ship);
-    ship->poked = false;
     for (size_t i = 0; i < ship->n_jobs; i++) {
         shoal_shipment *s = ship->jobs[i];
         if (s->finished || s->blocked || s->gone) {
@@ -466,6 +465,9 @@ static void ship_main(void *ctx)
     shoal_ship *ship = ctx;
     uint64_t after = UINT64_MAX;
     for (;;) {
+        lock(ship);
+        ship->poked = false; /* before anything is looked at, so that nothing is missed */
+        unlock(ship);
         end_gone(ship);
         bool worked = turn(ship, &after);
         lock(ship);
