@@ -220,7 +220,9 @@ static void put_side(shoal_gguf_writer *writer, const layer *l, const shoal_side
         type = wrong->type == SHOAL_TYPE_F32 ? type : wrong->type;
         dims[0] += (uint64_t)wrong->more[0];
         dims[1] += (uint64_t)wrong->more[1];
-        memcpy(bytes + wrong->at, wrong->bytes, wrong->n_bytes);
+        if (wrong->n_bytes > 0) {
+            memcpy(bytes + wrong->at, wrong->bytes, wrong->n_bytes);
+        }
     }
     assert_true(shoal_side_name((shoal_str){NAME, strlen(NAME)}, shape->side, name));
     assert_int_equal(shoal_gguf_put_tensor(writer, name, type, dims, shape->n_dims, bytes),
