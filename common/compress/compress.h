@@ -142,7 +142,8 @@ shoal_status shoal_compress(const shoal_problem *problem, shoal_pass pass, const
                             shoal_compressed **ret_compressed, shoal_err *err) SHOAL_MUST_CHECK;
 /* The best that GPTQ, REFINED, SPARSEGPT (f16 values), either SVD or JOINT makes of at most so many
  * bytes, over the bits, masks, ranks (0 too) that fit and groups of 32, 64 or 128 that divide a
- * row, if any does; SHOAL_E_LIMIT when nothing fits. */
+ * row, if any does; SHOAL_E_LIMIT when nothing fits. Of layers of more than 2^21 elements JOINT
+ * tries dense forms alone, each with less effort. */
 shoal_status shoal_compress_within(const shoal_problem *problem, shoal_pass pass, uint64_t bytes,
                                    shoal_compressed **ret_compressed,
                                    shoal_err *err) SHOAL_MUST_CHECK;

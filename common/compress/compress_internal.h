@@ -17,6 +17,12 @@ struct shoal_problem {
     double energy; /* tr(W H W^T) */
 };
 
+/* A layer of which a try takes minutes: passes that try again and again do so less often. */
+static inline bool shoal_problem_is_large(const shoal_problem *p)
+{
+    return (uint64_t)p->n_rows * p->n_cols > 1 << 21;
+}
+
 /* out has the parts that its form asks for, all zero; a mask that is not ALL keeps nothing yet. */
 typedef shoal_status shoal_pass_fn(const shoal_problem *p, shoal_compressed *out);
 shoal_status shoal_pass_rtn(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;

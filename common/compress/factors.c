@@ -23,7 +23,10 @@ void dposv_(const char *uplo, const int *n, const int *nrhs, double *a, const in
 
 enum {
     BLOCK = SHOAL_COMPRESS_FACTOR_BLOCK,
-    CODE_MAX = 127
+    CODE_MAX = 127,
+    EXACT_ROWS = 1024, /* up to here all eigenvectors are found at once */
+    SPARE = 8,         /* directions past the rank, by which an iteration converges */
+    ITERATIONS = 12
 };
 
 /* --- rounding -------------------------------------------------------------------------------- */
@@ -118,19 +121,80 @@ static shoal_status fit_init(fit *f)
                : SHOAL_E_NOMEM;
 }
 
-/* The rank eigenvectors of g of the greatest values, as rows of left. */
-static shoal_status directions(fit *f)
+/* The n_found eigenvectors of a [n][n], which is used up, of the greatest values, as rows of ret.
+ */
+static shoal_status eigenvectors(fit *f, size_t n_all, size_t n_found, double *a, double *ret)
 {
-    int n = (int)f->n_rows;
-    int first = (int)(f->n_rows - f->rank + 1);
+    int n = (int)n_all;
+    int first = (int)(n_all - n_found + 1);
     int n_work = 26 * n;
     int n_iwork = 10 * n;
     int found = 0;
     int info = 0;
     double unused = 0;
-    dsyevr_("V", "I", "U", &n, f->g, &n, &unused, &unused, &first, &n, &unused, &found, f->values,
-            f->left, &n, f->iwork + 10 * f->n_rows, f->work, &n_work, f->iwork, &n_iwork, &info);
-    return info == 0 && (size_t)found == f->rank ? SHOAL_OK : SHOAL_E_INTERNAL;
+    dsyevr_("V", "I", "U", &n, a, &n, &unused, &unused, &first, &n, &unused, &found, f->values, ret,
+            &n, f->iwork + 10 * n_all, f->work, &n_work, f->iwork, &n_iwork, &info);
+    return info == 0 && (size_t)found == n_found ? SHOAL_OK : SHOAL_E_INTERNAL;
+}
+
+/* Rows of x [n_x][n] orthonormal, by Gram-Schmidt twice over; what has no length left is zero. */
+static void orthonormal(double *x, size_t n_x, size_t n)
+{
+    for (size_t i = 0; i < n_x; i++) {
+        double *v = x + i * n;
+        double before = cblas_dnrm2((blasint)n, v, 1);
+        for (size_t twice = 0; twice < 2; twice++) {
+            for (size_t j = 0; j < i; j++) {
+                const double *u = x + j * n;
+                double dot = cblas_ddot((blasint)n, u, 1, v, 1);
+                cblas_daxpy((blasint)n, -dot, u, 1, v, 1);
+            }
+        }
+        double length = cblas_dnrm2((blasint)n, v, 1);
+        cblas_dscal((blasint)n, length > 1e-10 * before ? 1 / length : 0, v, 1);
+    }
+}
+
+/* to = from g, both [n_x][n_rows]. */
+static void times_g(const fit *f, const double *from, double *to, size_t n_x)
+{
+    blasint n = (blasint)f->n_rows;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)n_x, n, n, 1, from, n, f->g, n,
+                0, to, n);
+}
+
+/* The same of g as far as iteration on a subspace finds them (Halko, 0909.4061, algorithm 4.4):
+ * where the spectrum is flat it does not converge, and where it is flat one direction is as good
+ * as the next. The start is fixed, so is the answer. */
+static shoal_status iterate(fit *f)
+{
+    size_t n_x = SHOAL_MIN(f->rank + SPARE, f->n_rows);
+    blasint n = (blasint)f->n_rows;
+    blasint m = (blasint)n_x;
+    SHOAL_CLEANUP(shoal_free_cleanup)
+    double *x = shoal_calloc(2 * n_x * f->n_rows, sizeof *x);
+    SHOAL_CLEANUP(shoal_free_cleanup) double *small = shoal_calloc(2 * n_x * n_x, sizeof *small);
+    if (!x || !small) {
+        return SHOAL_E_NOMEM;
+    }
+    double *gx = x + n_x * f->n_rows;
+    uint64_t state = 1;
+    for (size_t i = 0; i < n_x * f->n_rows; i++) {
+        state = state * 6364136223846793005 + 1442695040888963407; /* Knuth's MMIX */
+        x[i] = (double)(int64_t)state;
+    }
+    for (size_t i = 0; i < ITERATIONS; i++) {
+        orthonormal(x, n_x, f->n_rows);
+        times_g(f, x, gx, n_x);
+        memcpy(x, gx, n_x * f->n_rows * sizeof *x);
+    }
+    orthonormal(x, n_x, f->n_rows);
+    times_g(f, x, gx, n_x);
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, m, n, 1, x, n, gx, n, 0, small, m);
+    SHOAL_TRY(eigenvectors(f, n_x, f->rank, small, small + n_x * n_x));
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)f->rank, n, m, 1,
+                small + n_x * n_x, m, x, n, 0, f->left, n);
+    return SHOAL_OK;
 }
 
 /* right = (L^T L)^-1 L^T E. Directions that rounding has left without length get nothing. */
@@ -178,7 +242,9 @@ shoal_status shoal_factors_fit(const shoal_problem *p, const double *h, const do
     }
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, n_rows, n_cols, 1, f.eh, n_cols, e,
                 n_cols, 0, f.g, n_rows);
-    SHOAL_TRY(directions(&f));
+    SHOAL_TRY(f.n_rows <= EXACT_ROWS || 2 * f.rank > f.n_rows
+                  ? eigenvectors(&f, f.n_rows, f.rank, f.g, f.left)
+                  : iterate(&f));
     round_factor(&c->left, f.rank, f.left);
     SHOAL_TRY(answer(&f, e));
     round_factor(&c->right, f.rank, f.right);

@@ -202,20 +202,20 @@ static shoal_status try_quantised(search *s)
 {
     static const size_t groups[] = {32, 64, 128};
     static const double densities[] = {0.5, 0.7};
-    bool joint = s->pass == SHOAL_PASS_JOINT;
+    bool wide = s->pass == SHOAL_PASS_JOINT && !shoal_problem_is_large(s->p);
     bool any = s->p->n_cols % groups[0] != 0; /* then no group divides a row */
     for (size_t g = 0; g < SHOAL_COUNT(groups); g++) {
         const shoal_form dense = {.group = groups[g]};
         if (any || s->p->n_cols % groups[g] == 0) {
-            SHOAL_TRY(try_kind(s, &dense, joint && groups[g] == 64));
+            SHOAL_TRY(try_kind(s, &dense, wide && groups[g] == 64));
         }
     }
-    for (size_t d = 0; joint && d < SHOAL_COUNT(densities); d++) {
+    for (size_t d = 0; wide && d < SHOAL_COUNT(densities); d++) {
         const shoal_form sparse = {.group = 64, .mask = SHOAL_MASK_BITMAP, .density = densities[d]};
         SHOAL_TRY(try_kind(s, &sparse, false));
     }
     const shoal_form fours = {.group = 64, .mask = SHOAL_MASK_TWO_FOUR};
-    return joint ? try_kind(s, &fours, false) : SHOAL_OK;
+    return wide ? try_kind(s, &fours, false) : SHOAL_OK;
 }
 
 static bool is_quantised(shoal_pass pass)

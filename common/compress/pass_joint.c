@@ -14,12 +14,17 @@
 #include <math.h>
 #include <string.h>
 
-enum {
-    WALKS = 2,  /* of each start */
-    ROUNDS = 3, /* of factors behind each walk */
-    SWEEPS_FIRST = 20,
-    SWEEPS = 5
-};
+/* How hard it tries. A layer of a large model has one start and few sweeps: minutes. */
+typedef struct effort {
+    size_t starts;
+    size_t walks;  /* of each start */
+    size_t rounds; /* of factors behind each walk */
+    size_t sweeps_first;
+    size_t sweeps;
+} effort;
+
+static const effort full = {.starts = 2, .walks = 2, .rounds = 3, .sweeps_first = 20, .sweeps = 5};
+static const effort large = {.starts = 1, .walks = 1, .rounds = 2, .sweeps_first = 8, .sweeps = 3};
 
 typedef struct joint {
     const shoal_problem *p;
@@ -55,16 +60,17 @@ static void rest_of(const joint *j, bool values)
 
 static shoal_status rounds(joint *j)
 {
+    const effort *e = shoal_problem_is_large(j->p) ? &large : &full;
     size_t rank = j->now->form.rank;
-    for (size_t i = 0; i < (rank ? WALKS : 1); i++) {
+    for (size_t i = 0; i < (rank ? e->walks : 1); i++) {
         rest_of(j, false);
         SHOAL_TRY(shoal_walk(j->p, j->now, j->w, true));
-        SHOAL_TRY(shoal_refine(j->p, j->now, SWEEPS_FIRST));
+        SHOAL_TRY(shoal_refine(j->p, j->now, e->sweeps_first));
         judge(j);
-        for (size_t r = 0; r < (rank ? ROUNDS : 0); r++) {
+        for (size_t r = 0; r < (rank ? e->rounds : 0); r++) {
             rest_of(j, true);
             SHOAL_TRY(shoal_factors_fit(j->p, j->p->h, j->w, j->now));
-            SHOAL_TRY(shoal_refine(j->p, j->now, SWEEPS));
+            SHOAL_TRY(shoal_refine(j->p, j->now, e->sweeps));
             judge(j);
         }
     }
@@ -74,6 +80,7 @@ static shoal_status rounds(joint *j)
 shoal_status shoal_pass_joint(const shoal_problem *p, shoal_compressed *out)
 {
     size_t n = p->n_rows * p->n_cols;
+    size_t starts = shoal_problem_is_large(p) ? large.starts : full.starts;
     SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *now = NULL;
     SHOAL_CLEANUP(shoal_free_cleanup) double *w = shoal_calloc(3 * n, sizeof *w);
     if (!w) {
@@ -83,7 +90,7 @@ shoal_status shoal_pass_joint(const shoal_problem *p, shoal_compressed *out)
     joint j = {
         .p = p, .now = now, .best = out, .w = w, .scratch = w + n, .best_error = (double)INFINITY};
     SHOAL_TRY(rounds(&j)); /* its factors are zero at first */
-    if (out->form.rank > 0) {
+    if (out->form.rank > 0 && starts > 1) {
         SHOAL_TRY(shoal_factors_fit(p, p->h, p->w, now));
         SHOAL_TRY(rounds(&j));
     }
