@@ -2,7 +2,8 @@
  *
  * `calibrate-weights`: runs a text through a model and keeps the second moments of what every
  * linear layer is fed (common/compress). Memory is the model in F32, the moments, and one window:
- * it does not grow with the text's tokens.
+ * it does not grow with the text's tokens. What there is so far is saved beside the output every
+ * now and then, and the same command goes on from it.
  */
 #include "cloud/forge/forge.h"
 
@@ -24,6 +25,8 @@ enum {
     WINDOW_MAX = 4096,
     TOKENS_DEFAULT = 32768,
     MIB_DEFAULT = 8192,
+    SAVE_S_DEFAULT = 30,
+    SAVE_SHARE = 20, /* of the time, at most one part is spent on saving */
     SHOW_TERMINAL_MS = 200,
     SHOW_MS = 10000
 };
@@ -39,6 +42,8 @@ static const forge_option options[] = {
      "tokens that see each other (default 256, or the model's context)"},
     {0, "memory", 0, FORGE_OPTION_INT, AT(mib), 1, 1 << 20, "MIB",
      "most memory for the moments, in MiB (default 8192)"},
+    {0, "save-every", 0, FORGE_OPTION_INT, AT(save_s), 0, 86400, "S",
+     "seconds between states that a run after an interruption goes on from (default 30)"},
 };
 
 const forge_own shoal_forge_calibrate_weights_own = {
@@ -47,7 +52,8 @@ const forge_own shoal_forge_calibrate_weights_own = {
     .n_options = SHOAL_COUNT(options),
     .defaults = {.calibrate_weights = {.tokens = TOKENS_DEFAULT,
                                        .window = WINDOW_DEFAULT,
-                                       .mib = MIB_DEFAULT}},
+                                       .mib = MIB_DEFAULT,
+                                       .save_s = SAVE_S_DEFAULT}},
 };
 
 /* --- what is read ---------------------------------------------------------------------------- */
@@ -109,6 +115,10 @@ typedef struct run {
     shoal_moments *moments;
     size_t *targets;    /* (window) every token */
     int32_t *positions; /* (window) */
+    char *part;         /* path of the state so far */
+    shoal_hash id;      /* of what is run */
+    uint32_t begun;     /* tokens that were done when this process began */
+    uint64_t save_ms;   /* when the next state is due */
     uint64_t begin_ms;
     uint64_t shown_ms;
     shoal_status status; /* of the first addition that was refused */
@@ -122,6 +132,7 @@ static void run_close(run *r)
     shoal_moments_free(r->moments);
     shoal_free(r->targets);
     shoal_free(r->positions);
+    shoal_free(r->part);
 }
 
 static uint64_t now_ms(void)
@@ -150,24 +161,58 @@ static void show(run *r, size_t done, size_t n)
     }
     r->shown_ms = now;
     double seconds = (double)(now - r->begin_ms) * 1e-3;
+    double each = seconds / (double)(done - r->begun);
     (void)fprintf(stderr, "%scalibrate-weights: %zu of %zu tokens, %.0f s left%s",
-                  terminal ? "\r" : "", done, n, seconds / (double)done * (double)(n - done),
+                  terminal ? "\r" : "", done, n, each * (double)(n - done),
                   terminal ? "\033[K" : "\n");
     if (terminal && done == n) {
         (void)fputc('\n', stderr);
     }
 }
 
-static shoal_status run_new(run *r, const forge_args *args, const shoal_model *model, size_t window)
+/* What must be the same for a run to go on where another ended. */
+static shoal_status identify(run *r, const int32_t *ids, size_t n_ids, size_t window)
+{
+    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
+    const uint64_t numbers[2] = {n_ids, window};
+    SHOAL_TRY(shoal_hasher_new(&hasher));
+    shoal_hasher_update(hasher, numbers, sizeof numbers);
+    shoal_hasher_update(hasher, ids, n_ids * sizeof *ids);
+    shoal_hasher_finish(hasher, &r->id);
+    return SHOAL_OK;
+}
+
+/* The state that an earlier run has left, if it is one of the same; else nothing. */
+static shoal_status begin_moments(run *r, const shoal_model *model, uint64_t limit_bytes)
+{
+    shoal_err why = SHOAL_ERR_INIT;
+    if (access(r->part, F_OK) == 0) {
+        shoal_status status = shoal_moments_resume(r->part, &model->hash, &r->id, limit_bytes,
+                                                   &r->moments, &r->begun, &why);
+        if (status == SHOAL_OK) {
+            (void)fprintf(stderr, "calibrate-weights: goes on behind %u tokens\n", r->begun);
+            return SHOAL_OK;
+        }
+        (void)fprintf(stderr, "calibrate-weights: begins anew: %s\n", why.text);
+    }
+    return shoal_moments_new(&model->hash, limit_bytes, &r->moments);
+}
+
+static shoal_status run_new(run *r, const forge_args *args, const shoal_model *model,
+                            const int32_t *ids, size_t n_ids, size_t window)
 {
     SHOAL_TRY(shoal_params_new(&model->hp, NULL, 0, &r->params, r->err));
     SHOAL_TRY(shoal_params_from_model(r->params, model, r->err));
+    size_t n_path = strlen(args->output) + sizeof ".part";
     r->targets = shoal_calloc(window, sizeof *r->targets);
     r->positions = shoal_calloc(window, sizeof *r->positions);
-    if (!r->targets || !r->positions ||
+    r->part = shoal_calloc(n_path, 1);
+    if (r->part) {
+        (void)snprintf(r->part, n_path, "%s.part", args->output);
+    }
+    if (!r->targets || !r->positions || !r->part || identify(r, ids, n_ids, window) != SHOAL_OK ||
         shoal_net_new(r->params, window, window, &r->net) != SHOAL_OK ||
-        shoal_moments_new(&model->hash, (uint64_t)args->calibrate_weights.mib << 20, &r->moments) !=
-            SHOAL_OK) {
+        begin_moments(r, model, (uint64_t)args->calibrate_weights.mib << 20) != SHOAL_OK) {
         return shoal_err_set(r->err, SHOAL_E_NOMEM,
                              "no memory for windows of %zu tokens: a smaller --window needs less",
                              window);
@@ -180,11 +225,26 @@ static shoal_status run_new(run *r, const forge_args *args, const shoal_model *m
     return SHOAL_OK;
 }
 
-static shoal_status run_text(run *r, const int32_t *ids, size_t n_ids, size_t window)
+/* A large state takes long to write, and is written the less often. */
+static shoal_status save(run *r, size_t done, uint64_t every_ms)
+{
+    uint64_t begin = now_ms();
+    if (begin < r->save_ms) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_moments_save(r->moments, &r->id, (uint32_t)done, r->part, r->err));
+    uint64_t end = now_ms();
+    r->save_ms = end + SHOAL_MAX(every_ms, SAVE_SHARE * (end - begin));
+    return SHOAL_OK;
+}
+
+static shoal_status run_text(run *r, const int32_t *ids, size_t n_ids, size_t window,
+                             uint64_t every_ms)
 {
     r->begin_ms = now_ms();
     r->shown_ms = r->begin_ms;
-    for (size_t at = 0; at < n_ids; at += window) {
+    r->save_ms = r->begin_ms + every_ms;
+    for (size_t at = r->begun; at < n_ids; at += window) {
         size_t n = SHOAL_MIN(window, n_ids - at);
         const size_t segments[2] = {0, n};
         const shoal_batch batch = {.n_tokens = n,
@@ -197,6 +257,7 @@ static shoal_status run_text(run *r, const int32_t *ids, size_t n_ids, size_t wi
         shoal_net_forward(r->net, r->params, &batch);
         SHOAL_TRY(r->status);
         show(r, at + n, n_ids);
+        SHOAL_TRY(save(r, at + n, every_ms));
     }
     return SHOAL_OK;
 }
@@ -226,9 +287,10 @@ shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *er
     SHOAL_TRY(shoal_model_load(args->model, &model, err));
     SHOAL_TRY(read_ids(args, model, &ids, &n, err));
     size_t window = SHOAL_MIN((size_t)args->calibrate_weights.window, model->hp.n_ctx);
-    SHOAL_TRY(run_new(&r, args, model, window));
-    SHOAL_TRY(run_text(&r, ids, n, window));
+    SHOAL_TRY(run_new(&r, args, model, ids, n, window));
+    SHOAL_TRY(run_text(&r, ids, n, window, 1000 * (uint64_t)args->calibrate_weights.save_s));
     SHOAL_TRY(shoal_moments_write(r.moments, args->output, err));
+    (void)unlink(r.part);
     report(args, r.moments, n);
     return SHOAL_OK;
 }

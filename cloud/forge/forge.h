@@ -86,11 +86,14 @@ typedef struct forge_calibrate_weights_args {
     long window;
     long mib;
     bool ids;
+    long save_s;
 } forge_calibrate_weights_args;
 
 /* Of `compare-passes` alone; its options are in cmd_compare_passes.c. */
 typedef struct forge_compare_passes_args {
     const char *moments;
+    const char *output;
+    const char *plot;
     long bits;
     long group;
 } forge_compare_passes_args;

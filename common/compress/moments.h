@@ -54,6 +54,18 @@ shoal_status shoal_moments_add(shoal_moments *moments, const char *name, size_t 
 shoal_status shoal_moments_write(shoal_moments *moments, const char *path,
                                  shoal_err *err) SHOAL_MUST_CHECK;
 
+/* What there is so far, to go on with after an interruption; more may be added. run names what is
+ * being collected (text, settings) and done how far it is. A file of its own kind:
+ * shoal_moments_open takes it for moments of the tokens so far. */
+shoal_status shoal_moments_save(shoal_moments *moments, const shoal_hash *run, uint32_t done,
+                                const char *path, shoal_err *err) SHOAL_MUST_CHECK;
+/* Goes on where such a file ends: what is then added gives the same bits as without the
+ * interruption. Checked like an opened file. SHOAL_E_MISMATCH for another model or another run,
+ * SHOAL_E_LIMIT past limit_bytes. */
+shoal_status shoal_moments_resume(const char *path, const shoal_hash *model, const shoal_hash *run,
+                                  uint64_t limit_bytes, shoal_moments **ret_moments,
+                                  uint32_t *ret_done, shoal_err *err) SHOAL_MUST_CHECK;
+
 /* Maps a file and checks all of it: shapes, finiteness, symmetry, the diagonal, the digest; and
  * that it is of this model (SHOAL_E_MISMATCH). */
 shoal_status shoal_moments_open(const char *path, const shoal_hash *model,

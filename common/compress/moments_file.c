@@ -101,7 +101,22 @@ static shoal_status put_layers(const shoal_moments *m, shoal_gguf_writer *w)
     return shoal_gguf_put_i32_array(w, "shoal.moments.tokens", numbers + 3 * n, m->n_inputs);
 }
 
-static shoal_status put_head(const shoal_moments *m, shoal_gguf_writer *w)
+/* Of a run and how far it is. */
+static shoal_status state_of(const shoal_hash *run, uint64_t done, char ret_hex[SHOAL_HASH_HEX])
+{
+    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
+    shoal_hash state;
+    SHOAL_TRY(shoal_hasher_new(&hasher));
+    shoal_hasher_update(hasher, run->bytes, sizeof run->bytes);
+    shoal_hasher_update(hasher, &done, sizeof done);
+    shoal_hasher_finish(hasher, &state);
+    shoal_hash_hex(&state, ret_hex);
+    return SHOAL_OK;
+}
+
+/* run NULL: it is finished. */
+static shoal_status put_head(const shoal_moments *m, const shoal_hash *run, uint32_t done,
+                             shoal_gguf_writer *w)
 {
     char hex[SHOAL_HASH_HEX];
     shoal_hash digest;
@@ -112,6 +127,11 @@ static shoal_status put_head(const shoal_moments *m, shoal_gguf_writer *w)
     SHOAL_TRY(shoal_gguf_put_str(w, "shoal.moments.model", hex));
     shoal_hash_hex(&digest, hex);
     SHOAL_TRY(shoal_gguf_put_str(w, "shoal.moments.digest", hex));
+    if (run) {
+        SHOAL_TRY(state_of(run, done, hex));
+        SHOAL_TRY(shoal_gguf_put_u32(w, "shoal.moments.done", done));
+        SHOAL_TRY(shoal_gguf_put_str(w, "shoal.moments.state", hex));
+    }
     SHOAL_TRY(put_layers(m, w));
     for (size_t i = 0; i < m->n_inputs; i++) {
         char name[SHOAL_GGUF_NAME_MAX];
@@ -137,7 +157,8 @@ static shoal_status write_tensor(shoal_file_out *out, const shoal_gguf_writer *w
     return shoal_file_out_write(out, zeros, shoal_gguf_writer_padding(w, n_bytes), err);
 }
 
-shoal_status shoal_moments_write(shoal_moments *m, const char *path, shoal_err *err)
+static shoal_status write_file(shoal_moments *m, const shoal_hash *run, uint32_t done,
+                               const char *path, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_gguf_writer_freep) shoal_gguf_writer *w = NULL;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf head = {0};
@@ -145,13 +166,12 @@ shoal_status shoal_moments_write(shoal_moments *m, const char *path, shoal_err *
     if (m->n_layers == 0) {
         return shoal_err_set(err, SHOAL_E_INVALID, "no layer has seen a token: give a longer text");
     }
-    m->finished = true;
     for (size_t i = 0; i < m->n_inputs; i++) {
         mirror(&m->inputs[i]);
         SHOAL_TRY(check_input(&m->inputs[i], i, err));
     }
     shoal_status status = shoal_gguf_writer_new(&w);
-    status = status == SHOAL_OK ? put_head(m, w) : status;
+    status = status == SHOAL_OK ? put_head(m, run, done, w) : status;
     if (status != SHOAL_OK) {
         return shoal_err_set(err, status, "%s: no memory to write moments", path);
     }
@@ -164,6 +184,18 @@ shoal_status shoal_moments_write(shoal_moments *m, const char *path, shoal_err *
         SHOAL_TRY(write_tensor(out, w, in->max, in->k, err));
     }
     return shoal_file_out_commit(out, err);
+}
+
+shoal_status shoal_moments_write(shoal_moments *m, const char *path, shoal_err *err)
+{
+    m->finished = true;
+    return write_file(m, NULL, 0, path, err);
+}
+
+shoal_status shoal_moments_save(shoal_moments *m, const shoal_hash *run, uint32_t done,
+                                const char *path, shoal_err *err)
+{
+    return write_file(m, run, done, path, err);
 }
 
 /* --- reading --------------------------------------------------------------------------------- */
@@ -321,5 +353,75 @@ shoal_status shoal_moments_open(const char *path, const shoal_hash *model,
         return status;
     }
     *ret_moments = SHOAL_STEAL(m);
+    return SHOAL_OK;
+}
+
+/* --- going on -------------------------------------------------------------------------------- */
+
+static shoal_status check_state(const shoal_gguf *g, const shoal_hash *run, uint64_t *ret_done,
+                                shoal_err *err)
+{
+    shoal_str text;
+    char hex[SHOAL_HASH_HEX];
+    SHOAL_TRY(shoal_gguf_get_u64(g, "shoal.moments.done", ret_done, err));
+    SHOAL_TRY(shoal_gguf_get_str(g, "shoal.moments.state", &text, err));
+    if (state_of(run, *ret_done, hex) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a digest");
+    }
+    return is_text(text, hex) && *ret_done <= UINT32_MAX
+               ? SHOAL_OK
+               : shoal_err_set(err, SHOAL_E_MISMATCH,
+                               "this was begun with another text or other settings");
+}
+
+/* What was mapped becomes memory that can be added to. */
+static shoal_status own_inputs(shoal_moments *m, uint64_t limit_bytes, shoal_err *err)
+{
+    for (size_t i = 0; i < m->n_inputs; i++) {
+        moments_input *in = &m->inputs[i];
+        m->n_bytes += ((uint64_t)in->k * in->k + in->k) * sizeof(float);
+    }
+    if (m->n_bytes > limit_bytes) {
+        return shoal_err_set(
+            err, SHOAL_E_LIMIT, "moments of %llu MiB, and %llu MiB are allowed: allow more",
+            (unsigned long long)(m->n_bytes >> 20), (unsigned long long)(limit_bytes >> 20));
+    }
+    for (size_t i = 0; i < m->n_inputs; i++) {
+        moments_input *in = &m->inputs[i];
+        in->own = shoal_calloc_aligned(in->k * in->k, sizeof *in->own);
+        in->own_max = shoal_calloc(in->k, sizeof *in->own_max);
+        if (!in->own || !in->own_max) {
+            return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for moments of %zu elements",
+                                 in->k);
+        }
+        memcpy(in->own, in->moment, in->k * in->k * sizeof *in->own);
+        memcpy(in->own_max, in->max, in->k * sizeof *in->own_max);
+        in->moment = in->own;
+        in->max = in->own_max;
+    }
+    m->limit_bytes = limit_bytes;
+    m->n_layers_max = m->n_layers;
+    m->n_inputs_max = m->n_inputs;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_moments_resume(const char *path, const shoal_hash *model, const shoal_hash *run,
+                                  uint64_t limit_bytes, shoal_moments **ret_moments,
+                                  uint32_t *ret_done, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_moments_freep) shoal_moments *m = NULL;
+    uint64_t done = 0;
+    SHOAL_TRY(shoal_moments_open(path, model, &m, err));
+    shoal_status status = check_state(m->gguf, run, &done, err);
+    status = status == SHOAL_OK ? own_inputs(m, limit_bytes, err) : status;
+    if (status != SHOAL_OK) {
+        shoal_err_prefix(err, "%s", path);
+        return status;
+    }
+    shoal_gguf_close(m->gguf);
+    shoal_map_close(&m->map);
+    m->gguf = NULL;
+    *ret_moments = SHOAL_STEAL(m);
+    *ret_done = (uint32_t)done;
     return SHOAL_OK;
 }

@@ -23,6 +23,7 @@ enum {
     K = 12,
     WIDE = 7,
     N = 40,
+    CUT = 13,
     STRIDE = 15
 };
 
@@ -52,18 +53,20 @@ static int group_teardown(void **state)
 }
 
 /* q and k read x, o reads wide; in two pieces, as a text of two windows. */
+static shoal_status collect_piece(shoal_moments *m, size_t i, shoal_err *err)
+{
+    size_t from = i ? CUT : 0;
+    size_t n = i ? N - CUT : CUT;
+    const float *at = x + from * STRIDE;
+    SHOAL_TRY(shoal_moments_add(m, "q", 0, 5, false, K, n, at, STRIDE, err));
+    SHOAL_TRY(shoal_moments_add(m, "k", 8, 3, true, K, n, at, STRIDE, err));
+    return shoal_moments_add(m, "o", 0, 4, false, WIDE, n, wide + from * WIDE, WIDE, err);
+}
+
 static shoal_status collect(shoal_moments *m, shoal_err *err)
 {
-    const size_t cut = 13;
-    for (size_t i = 0; i < 2; i++) {
-        size_t from = i ? cut : 0;
-        size_t n = i ? N - cut : cut;
-        const float *at = x + from * STRIDE;
-        SHOAL_TRY(shoal_moments_add(m, "q", 0, 5, false, K, n, at, STRIDE, err));
-        SHOAL_TRY(shoal_moments_add(m, "k", 8, 3, true, K, n, at, STRIDE, err));
-        SHOAL_TRY(shoal_moments_add(m, "o", 0, 4, false, WIDE, n, wide + from * WIDE, WIDE, err));
-    }
-    return SHOAL_OK;
+    SHOAL_TRY(collect_piece(m, 0, err));
+    return collect_piece(m, 1, err);
 }
 
 static shoal_status write_file(shoal_err *err)
@@ -71,6 +74,23 @@ static shoal_status write_file(shoal_err *err)
     SHOAL_CLEANUP(shoal_moments_freep) shoal_moments *m = NULL;
     SHOAL_TRY(shoal_moments_new(&model, 1 << 20, &m));
     SHOAL_TRY(collect(m, err));
+    return shoal_moments_write(m, path, err);
+}
+
+/* The same with an interruption between the pieces; run_there is what goes on. */
+static shoal_status collect_again(const shoal_hash *run_here, const shoal_hash *run_there,
+                                  uint64_t limit_bytes, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_moments_freep) shoal_moments *before = NULL;
+    SHOAL_CLEANUP(shoal_moments_freep) shoal_moments *m = NULL;
+    uint32_t done = 0;
+    SHOAL_TRY(shoal_moments_new(&model, 1 << 20, &before));
+    SHOAL_TRY(collect_piece(before, 0, err));
+    SHOAL_TRY(shoal_moments_save(before, run_here, CUT, path, err));
+    SHOAL_TRY(collect_piece(before, 1, err)); /* it is not finished by that */
+    SHOAL_TRY(shoal_moments_resume(path, &model, run_there, limit_bytes, &m, &done, err));
+    assert_int_equal(done, CUT);
+    SHOAL_TRY(collect_piece(m, 1, err));
     return shoal_moments_write(m, path, err);
 }
 
@@ -128,6 +148,32 @@ static void test_what_was_added_is_what_is_read(void **state)
     }
     check_input(shoal_moments_input_at(m, 0), K, x, STRIDE);
     check_input(shoal_moments_input_at(m, 1), WIDE, wide, WIDE);
+}
+
+static void test_an_interruption_changes_no_byte(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf whole = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf again = {0};
+    shoal_err err = SHOAL_ERR_INIT;
+    const shoal_hash run = {.bytes = {1}};
+    const shoal_hash other = {.bytes = {2}};
+    const uint64_t need = (K * K + K + WIDE * WIDE + WIDE) * sizeof(float);
+    assert_int_equal(write_file(NULL), SHOAL_OK);
+    assert_int_equal(shoal_file_read(path, 1 << 20, &whole, NULL), SHOAL_OK);
+    assert_int_equal(collect_again(&run, &run, need, NULL), SHOAL_OK);
+    assert_int_equal(shoal_file_read(path, 1 << 20, &again, NULL), SHOAL_OK);
+    assert_int_equal(again.length, whole.length);
+    assert_memory_equal(again.data, whole.data, whole.length);
+    assert_int_equal(collect_again(&run, &other, need, &err), SHOAL_E_MISMATCH);
+    assert_non_null(strstr(err.text, "another text"));
+    shoal_err_clear(&err);
+    assert_int_equal(collect_again(&run, &run, need - 1, &err), SHOAL_E_LIMIT);
+    assert_int_not_equal(err.text[0], 0);
+    SHOAL_CLEANUP(shoal_moments_freep) shoal_moments *m = NULL; /* what is whole is not a state */
+    uint32_t done = 0;
+    assert_int_equal(write_file(NULL), SHOAL_OK);
+    assert_int_not_equal(shoal_moments_resume(path, &model, &run, need, &m, &done, NULL), SHOAL_OK);
 }
 
 static void test_another_model_is_a_mismatch(void **state)
@@ -233,12 +279,23 @@ static void test_failing_allocations_leak_nothing(void **state)
         assert_true(status == SHOAL_OK || status == SHOAL_E_NOMEM);
         done = status == SHOAL_OK;
     }
+    done = false;
+    for (uint64_t i = 0; !done; i++) {
+        const shoal_hash id = {.bytes = {1}};
+        assert_true(i < 1000);
+        shoal_mem_fail_at(i);
+        shoal_status status = collect_again(&id, &id, 1 << 20, NULL);
+        shoal_mem_fail_at(UINT64_MAX);
+        assert_true(status == SHOAL_OK || status == SHOAL_E_NOMEM);
+        done = status == SHOAL_OK;
+    }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_was_added_is_what_is_read),
+        cmocka_unit_test(test_an_interruption_changes_no_byte),
         cmocka_unit_test(test_another_model_is_a_mismatch),
         cmocka_unit_test(test_memory_has_a_limit),
         cmocka_unit_test(test_widths_and_names_have_limits),
