@@ -69,6 +69,7 @@ static void make_columns(const forge_args *args, column ret[COMPARE_COLUMNS])
     const column all[COMPARE_COLUMNS] = {
         [COMPARE_RTN] = {SHOAL_PASS_RTN, q, false},
         [COMPARE_AWQ] = {SHOAL_PASS_AWQ, q, false},
+        [COMPARE_CLIP] = {SHOAL_PASS_CLIP, q, false},
         [COMPARE_GPTQ] = {SHOAL_PASS_GPTQ, q, false},
         [COMPARE_REFINED] = {SHOAL_PASS_REFINED, q, false},
         [COMPARE_MAGNITUDE] = {SHOAL_PASS_MAGNITUDE, by_layer, false},

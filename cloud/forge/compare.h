@@ -18,6 +18,7 @@
 typedef enum compare_column {
     COMPARE_RTN,
     COMPARE_AWQ,
+    COMPARE_CLIP,
     COMPARE_GPTQ,
     COMPARE_REFINED,
     COMPARE_MAGNITUDE,

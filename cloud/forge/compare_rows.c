@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum {
-    GOALS = 8
+    GOALS = 9
 };
 
 #define ERROR_LEAST 1e-12 /* of what has no logarithm */
@@ -18,6 +18,7 @@ enum {
 static const char *const names[COMPARE_COLUMNS] = {
     [COMPARE_RTN] = "rtn",
     [COMPARE_AWQ] = "awq",
+    [COMPARE_CLIP] = "clip",
     [COMPARE_GPTQ] = "gptq",
     [COMPARE_REFINED] = "refined",
     [COMPARE_MAGNITUDE] = "magnitude",
@@ -46,6 +47,7 @@ const char *shoal_forge_compare_name(compare_column column)
 
 /* Wanda is put to magnitude among the same rivals. */
 static const char *const goals[GOALS] = {"awq <= rtn",
+                                         "clip <= rtn",
                                          "gptq <= rtn",
                                          "refined <= gptq",
                                          "wanda <= magnitude by row",
@@ -63,6 +65,7 @@ static void count(const compare_row *row, size_t inout_met[GOALS])
         joint = joint && (!rival || c[COMPARE_EQUAL_JOINT].error < c[i].error);
     }
     const bool met[GOALS] = {c[COMPARE_AWQ].error <= c[COMPARE_RTN].error,
+                             c[COMPARE_CLIP].error <= c[COMPARE_RTN].error,
                              c[COMPARE_GPTQ].error <= c[COMPARE_RTN].error,
                              c[COMPARE_REFINED].error <= c[COMPARE_GPTQ].error,
                              c[COMPARE_WANDA].error <= c[COMPARE_MAGNITUDE_ROW].error,

@@ -117,6 +117,7 @@ shoal_status shoal_compressed_error(const shoal_problem *problem,
 typedef enum shoal_pass {
     SHOAL_PASS_RTN,          /* rounding to nearest, scales by least squares */
     SHOAL_PASS_AWQ,          /* columns scaled by their input's size first (2306.00978) */
+    SHOAL_PASS_CLIP,         /* ranges of groups searched in the output's norm (2308.13137) */
     SHOAL_PASS_GPTQ,         /* errors handed on to the columns behind (2210.17323) */
     SHOAL_PASS_REFINED,      /* that, then coordinate descent over codes and scales (2309.01885) */
     SHOAL_PASS_MAGNITUDE,    /* the largest weights stay, of the layer if the form does not say */
@@ -134,7 +135,7 @@ typedef enum shoal_pass {
 
 const char *shoal_pass_name(shoal_pass pass);
 
-/* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, GPTQ and
+/* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, CLIP, GPTQ and
  * REFINED keep all; MAGNITUDE, WANDA and SPARSEGPT have a bitmap or 2:4; both SVDs have rank and no
  * values; TWO_FOUR and WRP are 2:4. JOINT takes any values with any rank, and without one is
  * refined the same. */

@@ -27,6 +27,7 @@ static inline bool shoal_problem_is_large(const shoal_problem *p)
 typedef shoal_status shoal_pass_fn(const shoal_problem *p, shoal_compressed *out);
 shoal_status shoal_pass_rtn(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_awq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_clip(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_gptq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_refined(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_magnitude(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
@@ -102,8 +103,9 @@ shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w,
                         bool search) SHOAL_MUST_CHECK;
 
 /* Scales, values and single elements, each the best while all others are held (refine.c): at most
- * n_sweeps times over all, until one brings less than this share of the error. Mask, columns of
- * single elements and factors stay; there are no column scales. The error never rises. */
+ * n_sweeps times over all, until one brings less than this share of the error. A 2:4 mask swaps
+ * where that gains and nothing has come back yet; a bitmap, columns of single elements and factors
+ * stay; there are no column scales. The error never rises. */
 #define SHOAL_REFINE_STOP 1e-3
 shoal_status shoal_refine(const shoal_problem *p, shoal_compressed *c,
                           size_t n_sweeps) SHOAL_MUST_CHECK;

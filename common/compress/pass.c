@@ -27,6 +27,7 @@ static const struct {
 } passes[SHOAL_PASSES] = {
     [SHOAL_PASS_RTN] = {"rtn", shoal_pass_rtn, NEEDS_ALL},
     [SHOAL_PASS_AWQ] = {"awq", shoal_pass_awq, NEEDS_ALL},
+    [SHOAL_PASS_CLIP] = {"clip", shoal_pass_clip, NEEDS_ALL},
     [SHOAL_PASS_GPTQ] = {"gptq", shoal_pass_gptq, NEEDS_ALL},
     [SHOAL_PASS_REFINED] = {"refined", shoal_pass_refined, NEEDS_ALL},
     [SHOAL_PASS_MAGNITUDE] = {"magnitude", shoal_pass_magnitude, NEEDS_MASK},

@@ -102,6 +102,65 @@ static void refit_values(sweep *k, size_t row, size_t begin, size_t end)
     }
 }
 
+/* By how much the error falls if one of four leaves and another takes its place, with the best
+ * value for it: what leaves costs its share, and changes what the other must make good. */
+static double swap_gain(const sweep *k, size_t row, size_t out, size_t in)
+{
+    size_t n_cols = k->c->n_cols;
+    const double *h = k->p->h + out * n_cols;
+    double now = shoal_values_get(k->c, row, out);
+    double best = k->p->h[in * n_cols + in];
+    double g = k->g[row * n_cols + in] + now * h[in];
+    return best > 0 ? g * g / best + gain_of(-now, k->g[row * n_cols + out], h[out]) : 0;
+}
+
+/* Swaps them if the value that can be stored gains too. */
+static void swap(sweep *k, size_t row, size_t out, size_t in, size_t begin, size_t end)
+{
+    shoal_compressed *c = k->c;
+    size_t n_cols = c->n_cols;
+    double now = shoal_values_get(c, row, out);
+    double h = k->p->h[in * n_cols + in];
+    double g = k->g[row * n_cols + in] + now * k->p->h[out * n_cols + in];
+    double next = shoal_values_put(c, row, in, g / h);
+    double gain =
+        gain_of(-now, k->g[row * n_cols + out], k->p->h[out * n_cols + out]) + gain_of(next, g, h);
+    bool better = gain > 0;
+    (void)shoal_values_put(c, row, better ? out : in, 0);
+    if (better) {
+        shoal_keep(c, row, out, false);
+        shoal_keep(c, row, in, true);
+        k->gain += gain;
+        move(k, row, out, begin, end, -now);
+        move(k, row, in, begin, end, next);
+    }
+}
+
+/* Which two of every four stay: the best swap of each four. */
+static void refit_fours(sweep *k, size_t row, size_t begin, size_t end)
+{
+    for (size_t four = begin; four < end; four += 4) {
+        size_t last = SHOAL_MIN(four + 4, end);
+        size_t best_out = last;
+        size_t best_in = last;
+        double best = 0;
+        for (size_t i = four * 4; i < last * 4; i++) {
+            size_t out = i / 4;
+            size_t in = four + i % 4;
+            bool can = in < last && shoal_kept(k->c, row, out) && !shoal_kept(k->c, row, in);
+            double gain = can ? swap_gain(k, row, out, in) : 0;
+            if (gain > best) {
+                best = gain;
+                best_out = out;
+                best_in = in;
+            }
+        }
+        if (best > 0) {
+            swap(k, row, best_out, best_in, begin, end);
+        }
+    }
+}
+
 /* Single elements of a block; the row's begin at *at. */
 static void refit_singles(sweep *k, size_t row, size_t begin, size_t end, uint32_t *at)
 {
@@ -131,6 +190,9 @@ static void sweep_row(sweep *k, size_t row, size_t begin, size_t end, uint32_t *
         for (size_t j = begin; j < end; j += k->c->form.group) {
             refit_scale(k, row, j, SHOAL_MIN(j + k->c->form.group, end), begin, end);
         }
+    }
+    if (k->c->form.mask == SHOAL_MASK_TWO_FOUR && !at) {
+        refit_fours(k, row, begin, end); /* what has come back holds its place */
     }
     if (k->c->form.bits > 0) {
         refit_values(k, row, begin, end);

@@ -63,6 +63,7 @@ static void test_order_of_passes_on_correlated_layers(void **state)
         assert_true(gptq <= 0.7 * rtn);
         assert_true(refined <= 0.95 * gptq);
         assert_true(error_of(p, SHOAL_PASS_AWQ, &three_bits) <= rtn);
+        assert_true(error_of(p, SHOAL_PASS_CLIP, &three_bits) <= 0.95 * rtn);
         assert_true(wanda <= magnitude);
         assert_true(sparsegpt <= wanda);
         test_layer_fini(&l);
@@ -328,6 +329,7 @@ static const struct {
 } each[] = {
     {SHOAL_PASS_RTN, {.bits = 3, .group = 16}},
     {SHOAL_PASS_AWQ, {.bits = 3, .group = 16}},
+    {SHOAL_PASS_CLIP, {.bits = 3, .group = 16}},
     {SHOAL_PASS_GPTQ, {.bits = 3, .group = 16}},
     {SHOAL_PASS_REFINED, {.bits = 3, .group = 16}},
     {SHOAL_PASS_MAGNITUDE, {.bits = 16, .mask = SHOAL_MASK_BITMAP, .density = 0.4}},
