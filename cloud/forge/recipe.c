@@ -442,8 +442,8 @@ static shoal_status add_pass(const parse *p, draft *d, shoal_pass pass, shoal_er
     bool prunes =
         pass == SHOAL_PASS_MAGNITUDE || pass == SHOAL_PASS_WANDA || pass == SHOAL_PASS_SPARSEGPT;
     bool fours = pass == SHOAL_PASS_TWO_FOUR || pass == SHOAL_PASS_WRP;
-    bool rounds = pass == SHOAL_PASS_RTN || pass == SHOAL_PASS_AWQ || pass == SHOAL_PASS_GPTQ ||
-                  pass == SHOAL_PASS_REFINED;
+    bool rounds = pass == SHOAL_PASS_RTN || pass == SHOAL_PASS_AWQ || pass == SHOAL_PASS_CLIP ||
+                  pass == SHOAL_PASS_GPTQ || pass == SHOAL_PASS_REFINED;
     double mask = prunes ? SHOAL_MASK_BITMAP : fours ? SHOAL_MASK_TWO_FOUR : SHOAL_MASK_ALL;
     values bits = values_for(d, pass, FIELD_BITS, 0);
     values groups = values_for(d, pass, FIELD_GROUP, 32);
