@@ -141,8 +141,8 @@ static const struct {
     [FIELD_LAYERS] = {"layers", NULL, true, ""},
     [FIELD_PASS] =
         {"pass", read_pass, false,
-         "rtn, awq, gptq, refined, magnitude, wanda, sparsegpt, svd, whitened-svd, 2:4, 2:4+wrp "
-         "or joint"},
+         "rtn, awq, clip, gptq, refined, magnitude, wanda, sparsegpt, svd, whitened-svd, 2:4, "
+         "2:4+wrp or joint"},
     [FIELD_TYPE] = {"type", read_type, false, "keep or a tensor type but I8"},
     [FIELD_BITS] = {"bits", read_bits, false, "2 to 8, or 16"},
     [FIELD_GROUP] = {"group", read_group, false, "16, 32, 64 or 128"},
