@@ -229,7 +229,7 @@ static const spoil spoils[] = {
     {AT_TYPE, 0, 4, 4, UNSUPPORTED, "tensor type 4 is not supported"},
     {AT_TYPE, 0, 4, 9, UNSUPPORTED, "only F32, F16, BF16, Q8_0, Q4_0, "},
     {AT_TYPE, 0, 4, SHOAL_TYPE_Q4_K, INVALID, "not a multiple of 256 as Q4_K"},
-    {AT_TYPE, 0, 4, 26, UNSUPPORTED, "tensor type 26"},
+    {AT_TYPE, 0, 4, 27, UNSUPPORTED, "tensor type 27"},
     {AT_TYPE, 0, 4, 31, UNSUPPORTED, "tensor type 31"},
     {AT_TYPE, 0, 4, BIT(31), UNSUPPORTED, "tensor type 2147483648"},
     {AT_TYPE, 0, 4, UINT32_MAX, UNSUPPORTED, "tensor \"a.weight\""},
