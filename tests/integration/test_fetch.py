@@ -230,9 +230,10 @@ def test_a_cancelled_answer_frees_both_sides():
         edge = fetching_edge(site, model, relay.address, api__on_disconnect="cancel")
         before = json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])["kv"]["pages_used"]
         host, port = edge.address.removeprefix("http://").rsplit(":", 1)
-        for _ in range(3):
+        for i in range(3):
             connection = http.client.HTTPConnection(host, int(port), timeout=30)
-            body = {"prompt": ids(N_PROMPT, 1), "max_tokens": 8, "stream": True, "shoal": {"mode": "assist"}}
+            # A megabyte: more than lies on the way, so the shipment is seen.
+            body = {"prompt": ids(900, i), "max_tokens": 8, "stream": True, "shoal": {"mode": "assist"}}
             connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
             wait_until(lambda: metric(ops, "shoal_ship_running") == 1, what="the shipment")
             connection.close()
