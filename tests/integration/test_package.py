@@ -34,7 +34,9 @@ def skip(why):
 
 def mirror():
     known = run("apt-get", "indextargets", "--format", "$(REPO_URI)", f"Codename: {SUITE}", check=False).stdout.split()
-    return os.environ.get("SHOAL_MIRROR") or (known[0] if known else "http://deb.debian.org/debian/")
+    if not known and "SHOAL_MIRROR" not in os.environ:
+        skip(f"apt knows no mirror of {SUITE} here: set SHOAL_MIRROR to one")
+    return os.environ.get("SHOAL_MIRROR") or known[0]
 
 
 class Root:
