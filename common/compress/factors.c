@@ -8,6 +8,7 @@
 #include "common/compress/compress_internal.h"
 
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 #include "common/tensor/type.h"
 
 #include <cblas.h>
@@ -178,10 +179,9 @@ static shoal_status iterate(fit *f)
         return SHOAL_E_NOMEM;
     }
     double *gx = x + n_x * f->n_rows;
-    uint64_t state = 1;
+    uint64_t rng = 1;
     for (size_t i = 0; i < n_x * f->n_rows; i++) {
-        state = state * 6364136223846793005 + 1442695040888963407; /* Knuth's MMIX */
-        x[i] = (double)(int64_t)state;
+        x[i] = (double)(int64_t)shoal_rng_next(&rng);
     }
     for (size_t i = 0; i < ITERATIONS; i++) {
         orthonormal(x, n_x, f->n_rows);

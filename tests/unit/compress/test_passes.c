@@ -257,6 +257,32 @@ static void test_two_of_four_are_the_best_two_without_correlation(void **state)
 }
 
 /* Rank one of two rows: every direction is tried. */
+/* Past EXACT_ROWS of factors.c directions are found by iteration. Four of them, each of its own
+ * rows and columns, with energies 8, 4, 2 and 1: a lower rank leaves the sum of the others. */
+static void test_svd_of_many_rows_finds_the_best_directions(void **state)
+{
+    (void)state;
+    enum {
+        N_ROWS = 1056,
+        N_COLS = 64,
+        N = 4
+    };
+    static float w[N_ROWS * N_COLS];
+    for (size_t i = 0; i < N_ROWS; i++) {
+        for (size_t j = 0; j < N_COLS; j++) {
+            w[i * N_COLS + j] = i % N == j % N ? (float)sqrt((double)(8 >> i % N)) : 0;
+        }
+    }
+    SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = NULL;
+    assert_int_equal(shoal_problem_new(N_ROWS, N_COLS, w, NULL, &p, NULL), SHOAL_OK);
+    static const double left[] = {7.0 / 15, 3.0 / 15, 1.0 / 15, 0};
+    for (size_t rank = 1; rank <= N; rank++) {
+        const shoal_form form = {.rank = rank};
+        double error = error_of(p, SHOAL_PASS_WHITENED_SVD, &form);
+        assert_true(fabs(error - left[rank - 1]) < 1e-3);
+    }
+}
+
 static void test_whitened_svd_finds_the_best_direction(void **state)
 {
     (void)state;
@@ -502,6 +528,7 @@ int main(void)
         cmocka_unit_test(test_error_is_the_one_that_is_written_out),
         cmocka_unit_test(test_gptq_lies_between_the_best_codes_and_rounding),
         cmocka_unit_test(test_two_of_four_are_the_best_two_without_correlation),
+        cmocka_unit_test(test_svd_of_many_rows_finds_the_best_directions),
         cmocka_unit_test(test_whitened_svd_finds_the_best_direction),
         cmocka_unit_test(test_every_byte_counts),
         cmocka_unit_test(test_singular_moments_do_no_harm),

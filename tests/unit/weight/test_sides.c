@@ -684,6 +684,8 @@ static void test_hostile_sides_are_refused(void **state)
     size_t row = 2; /* has two elements at least */
     assert_true(l.begin[row + 1] >= l.begin[row] + 2);
     size_t second = 4 * ((size_t)l.begin[row] + 1);
+    size_t last = 4 * ((size_t)l.begin[m.n_rows] - 1); /* of its row, so that no other follows */
+    const char first_col[] = {(char)l.cols[l.begin[row]], '\0'};
     const lie lies[] = {
         {.side = SHOAL_SIDES, .format = "", .want = "shoal.sides.format = 1"},
         {.side = SHOAL_SIDES, .format = "2", .want = "compress the model with this version"},
@@ -720,7 +722,8 @@ static void test_hostile_sides_are_refused(void **state)
         {.side = SHOAL_SIDE_SINGLE_COLS, .more = {-1, 0}, .want = "is expected"},
         {.side = SHOAL_SIDE_SINGLE_COLS, .type = SHOAL_TYPE_F16, .want = "I32 of"},
         {.side = SHOAL_SIDE_SINGLE_COLS, .at = second, BYTES("\0\0\0\0"), .want = "do not ascend"},
-        {.side = SHOAL_SIDE_SINGLE_COLS, .at = second, BYTES("\x40"), .want = "below 64"},
+        {.side = SHOAL_SIDE_SINGLE_COLS, .at = second, BYTES(first_col), .want = "do not ascend"},
+        {.side = SHOAL_SIDE_SINGLE_COLS, .at = last, BYTES("\x40"), .want = "below 64"},
         {.side = SHOAL_SIDE_SINGLE_COLS, .at = second + 3, BYTES("\xFF"), .want = "below 64"},
         {.side = SHOAL_SIDE_SINGLE_VALUES, .more = {1, 0}, .want = "F16 of"},
         {.side = SHOAL_SIDE_SINGLE_VALUES, .type = SHOAL_TYPE_I32, .want = "F16 of"},
