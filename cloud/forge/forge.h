@@ -123,6 +123,22 @@ typedef struct forge_compress_args {
     long tokens;
 } forge_compress_args;
 
+/* Of `bundle` and `bundle-check` alone; their options are in cmd_bundle.c and cmd_bundle_check.c.
+ */
+typedef struct forge_bundle_args {
+    const char *family;
+    const char *version;
+    const char *program;
+    const char *adapter;
+    const char *prefix;
+    const char *test;
+    const char *key;
+    const char *trust;
+    const char *folder;
+    long serial; /* 0: not said */
+    long answer;
+} forge_bundle_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -176,6 +192,7 @@ typedef struct forge_args {
     forge_compare_passes_args compare_passes;
     forge_kv_plan_args kv_plan;
     forge_compress_args compress;
+    forge_bundle_args bundle;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -221,6 +238,8 @@ extern const forge_own shoal_forge_calibrate_weights_own;
 extern const forge_own shoal_forge_compare_passes_own;
 extern const forge_own shoal_forge_kv_plan_own;
 extern const forge_own shoal_forge_compress_own;
+extern const forge_own shoal_forge_bundle_own;
+extern const forge_own shoal_forge_bundle_check_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -244,6 +263,8 @@ shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *er
 shoal_status shoal_forge_compare_passes(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_kv_plan(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_compress(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_bundle(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_bundle_check(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);
