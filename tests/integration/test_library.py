@@ -30,6 +30,9 @@ def test_examples_build_from_an_installed_library_and_run():
         prefix = site.file("prefix")
         run("cmake", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-P", os.path.join(BIN, "../edge/client/cmake_install.cmake"))
         wanted, library = flags(prefix, "--cflags", "--libs")
+        version = run("pkg-config", "--modversion", os.path.join(library, "pkgconfig", "shoal.pc")).stdout.strip()
+        real = os.path.basename(os.path.realpath(os.path.join(library, "libshoal.so")))
+        expect(real == f"libshoal.so.{version}", f"shoal.pc says {version}, the library is {real}")
         for page in ("libshoal", "shoal_client_new"):
             expect(os.path.getsize(os.path.join(prefix, f"share/man/man3/{page}.3")) > 500, f"no manual page {page}(3)")
         _, edge = site.models()
