@@ -113,6 +113,7 @@ shoal_status shoal_ops_new(shoal_loop *loop, const shoal_ops_settings *settings,
     http.address = settings->address;
     http.address_key = "http.address";
     http.hosts = settings->hosts;
+    http.hosts_key = "http.hosts";
     http.n_connections_max = settings->n_connections_max;
     http.header_bytes_max = HEADER_BYTES;
     http.n_headers_max = N_HEADERS;

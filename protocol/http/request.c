@@ -148,9 +148,11 @@ static int check_host(shoal_http_conn *conn)
     }
     if (host) {
         if (!shoal_http_host_ok(text_of(conn, host), server->names, server->any_address)) {
-            return refuse(conn, 403, "host_not_allowed",
-                          "this edge does not answer to that Host: use its address, or add the "
-                          "name to listen.hosts");
+            (void)shoal_http_error_set(&conn->refusal, 403, NULL, "host_not_allowed",
+                                       "this server does not answer to that Host: use its address, "
+                                       "or add the name to %s",
+                                       server->s.hosts_key);
+            return -1;
         }
     }
     const shoal_http_field *origin = find(conn, "origin", &n);

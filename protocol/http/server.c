@@ -35,6 +35,7 @@ shoal_http_settings shoal_http_settings_default(void)
     return (shoal_http_settings){
         .address = "127.0.0.1:8088",
         .address_key = "listen.address",
+        .hosts_key = "listen.hosts",
         .n_connections_max = 1024,
         .header_bytes_max = 16 << 10,
         .n_headers_max = 100,
@@ -244,8 +245,8 @@ static shoal_status add_name(shoal_http_server *server, const char *name, shoal_
     size_t n = strlen(server->names);
     int m = snprintf(server->names + n, sizeof server->names - n, "%s%s", n > 0 ? "," : "", name);
     if (m < 0 || (size_t)m >= sizeof server->names - n) {
-        return shoal_err_set(err, SHOAL_E_LIMIT, "listen.hosts: the names take more than %d bytes",
-                             SHOAL_HTTP_NAMES_MAX);
+        return shoal_err_set(err, SHOAL_E_LIMIT, "%s: the names take more than %d bytes",
+                             server->s.hosts_key, SHOAL_HTTP_NAMES_MAX);
     }
     return SHOAL_OK;
 }

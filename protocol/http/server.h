@@ -30,6 +30,7 @@ typedef struct shoal_http_settings {
     const char *address_key;     /* how errors name it; "listen.address" */
     const char *unix_path;       /* socket file, made with mode 0660; "" or NULL: none */
     const char *hosts;           /* more names for the Host header, comma-separated; NULL: none */
+    const char *hosts_key;       /* how errors name it; "listen.hosts" */
     const char *origins;         /* other origins whose pages may call, comma-separated; "*": any;
                                   * NULL: none */
     const char *tls_cert;        /* PEM chain for TCP, NULL or "": in the clear; "api.tls_cert" */

@@ -222,6 +222,8 @@ static void test_hostile_bytes_get_a_status_and_cost_nobody(void **state)
             fail_msg("row %zu: %d and %d, not %d", i, whole, pieces, rows[i].status);
         }
     }
+    assert_int_equal(say(rows[0].bytes, strlen(rows[0].bytes), 4096, answer), 403);
+    assert_non_null(strstr(answer, "http.hosts")); /* the setting of this program */
     assert_int_equal(say(flood, sizeof(flood), sizeof(flood), answer), 431);
     assert_int_equal(ask("GET", "/healthz", answer), 200);
 }
