@@ -23,7 +23,7 @@ def told():
     """{program: text of /metrics}, of daemons with everything on that tells a metric."""
     with Site() as site:
         full, draft = site.models()
-        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory").start()
+        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft).start()
         url = cloud.process.stdout.readline()[len("http: "):].strip()
         edge = site.edge(draft, cloud.address, budget__cloud_tokens_per_hour=1000).start()
         return {name: request(address, "GET", "/metrics")[2].decode()
