@@ -339,6 +339,7 @@ static void test_cli_top_tells_rates_link_and_budgets(void **state)
     assert_null(strchr(o.out, '\x1b'));
     /* At first the average of 10 s; then what came since, at most 20 in 0.1 s. */
     assert_non_null(strstr(o.out, "          edge       10.0  ----"));
+    assert_non_null(strstr(o.out, "drafts    80% accepted"));
     const char *second = strstr(o.out, "\n\n");
     assert_non_null(second);
     const char *rate = strstr(second, "          edge");
@@ -417,6 +418,30 @@ static void test_cli_bench_counts_tokens_by_tier(void **state)
     assert_non_null(strstr(o.out, "\"cloud\":{\"tokens\":4,\"token_ms\":{\"n\":4,"));
     assert_non_null(strstr(o.out, "\"first_token_ms\":{\"n\":4,"));
     assert_non_null(strstr(o.out, "\"bytes_up\":244,\"bytes_down\":192}\n"));
+}
+
+/* By nearest rank: of four samples the 90th and 99th percentile are the greatest. */
+static void test_cli_bench_quantiles_are_by_nearest_rank(void **state)
+{
+    (void)state;
+    const char *argv[] = {"shoal", "bench", "--requests", "4", "--json", "x", NULL};
+    outcome o;
+    run_answered(argv, "", false, 4, answer_bytes, &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    const char *first = strstr(o.out, "\"first_token_ms\":{\"n\":4,");
+    assert_non_null(first);
+    double p50 = 0;
+    double p90 = 0;
+    double p99 = 0;
+    double most = 0;
+    assert_int_equal(sscanf(first,
+                            "\"first_token_ms\":{\"n\":4,\"p50\":%lf,\"p90\":%lf,\"p99\":%lf,"
+                            "\"max\":%lf",
+                            &p50, &p90, &p99, &most),
+                     4);
+    assert_true(p50 > 0 && p50 <= p90);
+    assert_true(!(p90 < most) && !(p90 > most));
+    assert_true(!(p99 < most) && !(p99 > most));
 }
 
 static void test_cli_bench_tells_refusals_and_fails(void **state)
@@ -591,6 +616,7 @@ int main(void)
         cmocka_unit_test(test_cli_top_keeps_to_the_window),
         cmocka_unit_test(test_cli_top_of_something_else_fails),
         cmocka_unit_test(test_cli_bench_counts_tokens_by_tier),
+        cmocka_unit_test(test_cli_bench_quantiles_are_by_nearest_rank),
         cmocka_unit_test(test_cli_bench_tells_refusals_and_fails),
         cmocka_unit_test(test_cli_bench_interrupt_ends_every_answer),
         cmocka_unit_test(test_cli_session_file_appears_whole_or_not),

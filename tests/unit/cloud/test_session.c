@@ -13,6 +13,7 @@
 
 #include "common/base/mem.h"
 #include "common/base/rng.h"
+#include "common/kv/kv_move.h"
 #include "tests/support/tiny_model.h"
 
 #include <stdio.h>
@@ -843,6 +844,45 @@ static void test_blocks_are_missing_where_the_kv_ends_with_one(void **state)
     }
 }
 
+/* Tokens whose KV was found, not computed, are told with the next answer, and not again. */
+static void test_found_tokens_are_told_once(void **state)
+{
+    (void)state;
+    enum {
+        N_FOUND = 32,
+        N_LONG = 2 * N_FOUND + 1
+    };
+    int32_t text[N_TEXT];
+    const shoal_sampling sampling = sampling_of(0, 1);
+    edge edges[2];
+    make_prompt(97, text, N_LONG);
+    size_t n_bytes = shoal_kv_block_bytes(shoal_kv_pool_shape(shoal_engine_kv(shared.engine)), 0);
+    uint8_t *bytes = shoal_calloc(n_bytes, 1);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < 2; i++) {
+        edge_init(&edges[i], &shared);
+        edge_open(&edges[i], &sampling, N_TEXT);
+        edge_prompt(&edges[i], text, N_LONG);
+        if (i == 0) {
+            edge_continue(&edges[i], N_LONG, 1);
+            rig_settle(&shared);
+            assert_int_equal(shoal_session_export(edges[0].session, 0, bytes), SHOAL_OK);
+            continue;
+        }
+        assert_int_equal(shoal_session_import(edges[1].session, bytes, n_bytes), SHOAL_OK);
+        for (size_t n = 0; n < 3; n++) {
+            edge_continue(&edges[1], N_LONG + n, 1);
+            rig_settle(&shared);
+            assert_int_equal(edges[1].n_cached, N_FOUND);
+            assert_int_equal(edges[1].n_cached_told, 1);
+        }
+    }
+    assert_int_equal(edges[0].n_cached_told, 0);
+    shoal_free(bytes);
+    edge_fini(&edges[0]);
+    edge_fini(&edges[1]);
+}
+
 /* So an edge learns how far the cloud is, while the cloud decodes. */
 static void test_draft_of_the_known_leaves_a_continue_alone(void **state)
 {
@@ -874,6 +914,7 @@ int main(void)
         cmocka_unit_test(test_continue_any_split_equals_decode),
         cmocka_unit_test(test_cost_is_told_when_it_changes),
         cmocka_unit_test(test_blocks_are_missing_where_the_kv_ends_with_one),
+        cmocka_unit_test(test_found_tokens_are_told_once),
         cmocka_unit_test(test_draft_of_the_known_leaves_a_continue_alone),
         cmocka_unit_test(test_continue_at_end_token_and_limits_stops),
         cmocka_unit_test(test_draft_any_grouping_equals_decode),

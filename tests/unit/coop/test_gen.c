@@ -173,6 +173,24 @@ static void test_long_text_forgotten_is_fed_in_pieces(void **state)
     coop_fini(&coop);
 }
 
+/* A peer may say what it likes: of the prompt no more can have been found than there is. */
+static void test_found_tokens_are_at_most_the_prompt(void **state)
+{
+    (void)state;
+    static shoal_coop coop; /* large */
+    static const uint32_t told[] = {3, 0, N_PROMPT, N_PROMPT + 1, SHOAL_WIRE_POSITION_MAX};
+    static const size_t known[] = {3, 3, N_PROMPT, N_PROMPT, N_PROMPT};
+    coop_init(&coop, COOP_PREFILL_CHUNK);
+    gen *g = gen_new(&coop);
+    for (size_t i = 0; i < SHOAL_COUNT(told); i++) {
+        const shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_TOKENS, .n_cached = told[i]};
+        shoal_uplink_message(&coop, g, &msg, 1);
+        assert_int_equal(g->usage.n_cached, known[i]);
+    }
+    shoal_gen_free(g);
+    coop_fini(&coop);
+}
+
 static void test_likeliest_tokens_come_in_order(void **state)
 {
     (void)state;
@@ -205,6 +223,7 @@ static void test_likeliest_tokens_come_in_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_found_tokens_are_at_most_the_prompt),
         cmocka_unit_test(test_likeliest_tokens_come_in_order),
         cmocka_unit_test(test_rollback_deeper_than_a_ring_gives_the_same_drafts),
         cmocka_unit_test(test_long_text_forgotten_is_fed_in_pieces),

@@ -329,6 +329,39 @@ static void test_kept_blocks_outlive_and_begin_sequences(void **state)
     shoal_kv_pool_free(pool);
 }
 
+/* What one step may open, all its sequences together, is the pool's slack. */
+static void test_blocks_opened_at_once_are_bounded(void **state)
+{
+    (void)state;
+    enum {
+        N_BLOCKS = 3 /* of the slack */
+    };
+    shoal_kv_pool *pool = pool_of(false, SHOAL_KV_K8V8, 512, 32 * N_BLOCKS);
+    twin a = {.n = 0};
+    twin b = {.n = 0};
+    assert_int_equal(shoal_kv_seq_new(pool, &a.seq), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_new(pool, &b.seq), SHOAL_OK);
+    /* From the middle of a block on: four blocks, all but the newest and the one before it count.
+     */
+    assert_int_equal(append(&a, 16, 1), SHOAL_OK);
+    assert_int_equal(append(&b, 16, 1000), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_reserve(a.seq, 16 + 32 * N_BLOCKS), SHOAL_OK);
+    size_t n_free = shoal_kv_pool_n_free(pool);
+    assert_int_equal(shoal_kv_seq_reserve(b.seq, 16 + 32 * N_BLOCKS), SHOAL_E_LIMIT);
+    assert_int_equal(shoal_kv_pool_n_free(pool), n_free);
+    assert_int_equal(append(&a, 32 * N_BLOCKS, 2), SHOAL_OK);
+    /* That step is over: there is room again, and just enough for three blocks. */
+    assert_int_equal(append(&b, 32 * N_BLOCKS, 1001), SHOAL_OK);
+    check_full(&a, 0, 0, 1);
+    check_full(&b, 0, 0, 1);
+    assert_int_equal(shoal_kv_seq_reserve(a.seq, a.n + 32 * N_BLOCKS), SHOAL_OK);
+    assert_int_equal(shoal_kv_seq_reserve(b.seq, b.n + 32 * N_BLOCKS), SHOAL_E_LIMIT);
+    assert_int_equal(shoal_kv_seq_reserve(b.seq, b.n + 32 * (N_BLOCKS - 1)), SHOAL_OK);
+    shoal_kv_seq_free(a.seq);
+    shoal_kv_seq_free(b.seq);
+    shoal_kv_pool_free(pool);
+}
+
 static void test_failing_allocations_of_a_fork(void **state)
 {
     (void)state;
@@ -541,6 +574,7 @@ int main(void)
         cmocka_unit_test(test_copy_without_a_free_page_is_busy_and_changes_nothing),
         cmocka_unit_test(test_fork_past_its_limits_is_refused),
         cmocka_unit_test(test_kept_blocks_outlive_and_begin_sequences),
+        cmocka_unit_test(test_blocks_opened_at_once_are_bounded),
         cmocka_unit_test(test_failing_allocations_of_a_fork),
         cmocka_unit_test(test_random_moves_keep_every_sequence_apart),
     };
