@@ -13,16 +13,14 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/engine/engine.h"
-#include "tests/support/tiny_arch.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/tiny_engine.h"
 
 #include <string.h>
 
 enum {
     N = 170,
     N_SEQS = 3,
-    ROWS_MAX = 200,
-    ROW_BYTES = SHOAL_TINY_VOCAB * (int)sizeof(float)
+    ROWS_MAX = 200
 };
 
 /* Instrumented builds look for races and overruns, not for bits. */
@@ -52,64 +50,16 @@ static shoal_engine_settings settings_of(const char *policy, size_t budget)
     return s;
 }
 
-static shoal_engine *engine_of(const shoal_model *model, const shoal_engine_settings *s)
-{
-    shoal_engine *engine = NULL;
-    shoal_err err = SHOAL_ERR_INIT;
-    if (shoal_engine_new(model, s, &engine, &err) != SHOAL_OK) {
-        fail_msg("%s", err.text);
-    }
-    return engine;
-}
-
-static shoal_model *model_of(const char *variant)
-{
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
-    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
-    shoal_model *model = NULL;
-    shoal_err err = SHOAL_ERR_INIT;
-    assert_int_equal(shoal_tiny_arch_gguf(variant, 5, SHOAL_TYPE_F16, &file), SHOAL_OK);
-    assert_int_equal(shoal_gguf_open((const uint8_t *)file.data, file.length, &gguf, NULL),
-                     SHOAL_OK);
-    if (shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
-        fail_msg("%s", err.text);
-    }
-    return model;
-}
-
-static shoal_kv_seq *seq_of(shoal_engine *engine)
-{
-    shoal_kv_seq *seq = NULL;
-    assert_int_equal(shoal_kv_seq_new(shoal_engine_kv(engine), &seq), SHOAL_OK);
-    return seq;
-}
-
-static void one_by_one(const shoal_model *model, shoal_engine_settings s,
-                       float (*ret)[SHOAL_TINY_VOCAB])
-{
-    s.cpu_mask = 0;
-    s.n_threads = 1;
-    shoal_engine *engine = engine_of(model, &s);
-    shoal_kv_seq *seq = seq_of(engine);
-    for (size_t i = 0; i < N; i++) {
-        shoal_span span = {.seq = seq, .ids = &ids[i], .n_ids = 1, .n_logits = 1};
-        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
-        memcpy(ret[i], shoal_engine_logits(engine, span.logits_i), ROW_BYTES);
-    }
-    shoal_kv_seq_free(seq);
-    shoal_engine_free(engine);
-}
-
 /* Several sequences of the text at different depths, in chunks that end anywhere, with logits of
  * some last rows wanted; what is done begins again. */
 static void random_run(const shoal_model *model, const shoal_engine_settings *s, const char *what,
                        uint64_t rng)
 {
     static const size_t sizes[] = {1, 1, 2, 8, 31, 32, 33, 64, 65, 97};
-    shoal_engine *engine = engine_of(model, s);
+    shoal_engine *engine = shoal_tiny_engine_new(model, s);
     shoal_kv_seq *seqs[N_SEQS];
     for (size_t i = 0; i < N_SEQS; i++) {
-        seqs[i] = seq_of(engine);
+        seqs[i] = shoal_tiny_engine_seq(engine);
     }
     for (size_t step = 0; step < STEPS; step++) {
         shoal_span spans[N_SEQS];
@@ -139,7 +89,7 @@ static void random_run(const shoal_model *model, const shoal_engine_settings *s,
             size_t at = shoal_kv_seq_length(spans[i].seq) - spans[i].n_logits;
             for (size_t j = 0; j < spans[i].n_logits; j++) {
                 if (memcmp(shoal_engine_logits(engine, spans[i].logits_i + j), expected[at + j],
-                           ROW_BYTES) != 0) {
+                           SHOAL_TINY_ROW_BYTES) != 0) {
                     fail_msg("%s, %s, mask %x, %zu threads: the logits at position %zu differ",
                              what, shoal_engine_kv_form(engine), s->cpu_mask, s->n_threads, at + j);
                 }
@@ -158,10 +108,10 @@ static void test_evicted_bits_are_the_same_however_computed(void **state)
     static const char *const variants[] = {"llama3", "qwen2", "qwen3moe"};
     static const char *const policies[] = {"window", "h2o"};
     for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
-        shoal_model *model = model_of(variants[v]);
+        shoal_model *model = shoal_tiny_engine_model(variants[v]);
         for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
             shoal_engine_settings s = settings_of(policies[p], v % 2 ? 32 : 64);
-            one_by_one(model, s, expected);
+            shoal_tiny_engine_one_by_one(model, s, ids, N, expected);
             for (size_t i = 0; i < 4; i++) {
                 s.n_threads = 1 + i % 3;
                 s.cpu_mask = i == 0 ? 0 : i == 1 ? SHOAL_CPU_AVX2 : UINT32_MAX;
@@ -177,17 +127,18 @@ static void test_bits_within_the_budget_are_those_of_all_tokens(void **state)
 {
     (void)state;
     static float evicted[N][SHOAL_TINY_VOCAB];
-    shoal_model *model = model_of("llama3");
+    shoal_model *model = shoal_tiny_engine_model("llama3");
     static const char *const policies[] = {"window", "h2o"};
-    one_by_one(model, settings_of(NULL, 0), expected);
+    shoal_tiny_engine_one_by_one(model, settings_of(NULL, 0), ids, N, expected);
     for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
         const size_t budgets[] = {64, 192};
         for (size_t b = 0; b < SHOAL_COUNT(budgets); b++) {
-            one_by_one(model, settings_of(policies[p], budgets[b]), evicted);
+            shoal_tiny_engine_one_by_one(model, settings_of(policies[p], budgets[b]), ids, N,
+                                         evicted);
             size_t n_same = SHOAL_MIN(budgets[b], (size_t)N);
-            assert_memory_equal(evicted, expected, n_same * ROW_BYTES);
+            assert_memory_equal(evicted, expected, n_same * SHOAL_TINY_ROW_BYTES);
             if (n_same < N) {
-                assert_memory_not_equal(evicted[n_same], expected[n_same], ROW_BYTES);
+                assert_memory_not_equal(evicted[n_same], expected[n_same], SHOAL_TINY_ROW_BYTES);
             }
         }
     }
@@ -196,9 +147,9 @@ static void test_bits_within_the_budget_are_those_of_all_tokens(void **state)
 
 static size_t pages_of_the_text(const shoal_model *model, const shoal_engine_settings *s)
 {
-    shoal_engine *engine = engine_of(model, s);
+    shoal_engine *engine = shoal_tiny_engine_new(model, s);
     shoal_kv_pool *pool = shoal_engine_kv(engine);
-    shoal_kv_seq *seq = seq_of(engine);
+    shoal_kv_seq *seq = shoal_tiny_engine_seq(engine);
     shoal_span span = {.seq = seq, .ids = ids, .n_ids = N, .n_logits = 1};
     assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
     size_t n = shoal_kv_pool_n_pages(pool) - shoal_kv_pool_n_free(pool);
@@ -210,7 +161,7 @@ static size_t pages_of_the_text(const shoal_model *model, const shoal_engine_set
 static void test_a_long_prompt_takes_the_pages_of_the_budget(void **state)
 {
     (void)state;
-    shoal_model *model = model_of("llama3");
+    shoal_model *model = shoal_tiny_engine_model("llama3");
     shoal_engine_settings all = settings_of(NULL, 0);
     shoal_engine_settings some = settings_of("h2o", 32);
     size_t n_all = pages_of_the_text(model, &all);
@@ -222,10 +173,10 @@ static void test_a_long_prompt_takes_the_pages_of_the_budget(void **state)
 static void test_step_allocates_nothing(void **state)
 {
     (void)state;
-    shoal_model *model = model_of("llama3");
+    shoal_model *model = shoal_tiny_engine_model("llama3");
     shoal_engine_settings s = settings_of("h2o", 32);
-    shoal_engine *engine = engine_of(model, &s);
-    shoal_kv_seq *seq = seq_of(engine);
+    shoal_engine *engine = shoal_tiny_engine_new(model, &s);
+    shoal_kv_seq *seq = shoal_tiny_engine_seq(engine);
     shoal_mem_fail_at(0);
     for (size_t at = 0; at < N; at += 10) {
         shoal_span span = {.seq = seq, .ids = ids + at, .n_ids = 10, .n_logits = 1};
@@ -240,7 +191,7 @@ static void test_step_allocates_nothing(void **state)
 static void test_forms_differ_where_kv_does(void **state)
 {
     (void)state;
-    shoal_model *model = model_of("llama3");
+    shoal_model *model = shoal_tiny_engine_model("llama3");
     const struct {
         const char *policy;
         size_t budget;
@@ -251,7 +202,7 @@ static void test_forms_differ_where_kv_does(void **state)
                 {"window", 65536, "f16-window65536"}};
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_engine_settings s = settings_of(rows[i].policy, rows[i].budget);
-        shoal_engine *engine = engine_of(model, &s);
+        shoal_engine *engine = shoal_tiny_engine_new(model, &s);
         assert_string_equal(shoal_engine_kv_form(engine), rows[i].form);
         shoal_engine_free(engine);
     }
@@ -266,7 +217,7 @@ static void test_models_that_cannot_evict_are_refused(void **state)
         const char *why;
     } rows[] = {{"deepseek2", "latent attention (MLA)"}, {"gemma2", "layers that have a window"}};
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
-        shoal_model *model = model_of(rows[i].variant);
+        shoal_model *model = shoal_tiny_engine_model(rows[i].variant);
         shoal_engine_settings s = settings_of("window", 32);
         shoal_engine *engine = NULL;
         shoal_err err = SHOAL_ERR_INIT;
@@ -278,10 +229,7 @@ static void test_models_that_cannot_evict_are_refused(void **state)
 
 int main(void)
 {
-    uint64_t rng = 7;
-    for (size_t i = 0; i < N; i++) {
-        ids[i] = (int32_t)(shoal_rng_next(&rng) % SHOAL_TINY_VOCAB);
-    }
+    shoal_tiny_engine_ids(ids, N);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_evicted_bits_are_the_same_however_computed),
         cmocka_unit_test(test_bits_within_the_budget_are_those_of_all_tokens),

@@ -16,6 +16,7 @@
 #include "common/engine/engine.h"
 #include "common/weight/pack.h"
 #include "tests/support/tiny_arch.h"
+#include "tests/support/tiny_engine.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/tiny_sides.h"
 
@@ -27,7 +28,6 @@ enum {
     WIDTH_MAX = 33,
     THREADS_MAX = 8,
     KV_FORMS = 3,
-    MASKS_MAX = 8,
     ROW_BYTES = SHOAL_TINY_VOCAB * (int)sizeof(float)
 };
 
@@ -67,30 +67,6 @@ static const char *const kv_names[KV_FORMS] = {"f32", "f16", "q8t"};
 
 static int32_t ids[N];
 static float expected[KV_FORMS][N][SHOAL_TINY_VOCAB];
-
-/* Scalar, then every tier that this machine has on top of those before. */
-static size_t tier_masks(uint32_t ret[MASKS_MAX])
-{
-    uint32_t here = shoal_cpu_detect();
-    size_t n = 1;
-    ret[0] = 0;
-    for (uint32_t bit = 1; bit <= here && bit != 0; bit <<= 1) {
-        if (here & bit) {
-            assert_true(n < MASKS_MAX);
-            ret[n] = ret[n - 1] | bit;
-            n++;
-        }
-    }
-    return n;
-}
-
-static void fill_ids(void)
-{
-    uint64_t rng = 7;
-    for (size_t i = 0; i < N; i++) {
-        ids[i] = (int32_t)(shoal_rng_next(&rng) % SHOAL_TINY_VOCAB);
-    }
-}
 
 /* --- models ---------------------------------------------------------------------------------- */
 
@@ -354,9 +330,9 @@ static void check_widths(shoal_engine *engine, const way *w, size_t first, size_
 static void test_every_type_gives_one_baseline_bits_however_computed(void **state)
 {
     (void)state;
-    fill_ids();
-    uint32_t masks[MASKS_MAX];
-    size_t n_masks = tier_masks(masks);
+    shoal_tiny_engine_ids(ids, N);
+    uint32_t masks[SHOAL_TINY_MASKS_MAX];
+    size_t n_masks = shoal_tiny_engine_masks(masks);
     for (size_t t = 0; t < SHOAL_COUNT(types); t += TYPES_STEP) {
         SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
         subject who;
@@ -384,9 +360,9 @@ static void test_every_type_gives_one_baseline_bits_however_computed(void **stat
 static void test_every_architecture_gives_one_baseline_bits_in_every_kv(void **state)
 {
     (void)state;
-    fill_ids();
-    uint32_t masks[MASKS_MAX];
-    size_t n_masks = tier_masks(masks);
+    shoal_tiny_engine_ids(ids, N);
+    uint32_t masks[SHOAL_TINY_MASKS_MAX];
+    size_t n_masks = shoal_tiny_engine_masks(masks);
     for (size_t a = 0; a < shoal_tiny_archs_n; a += ARCHS_STEP) {
         SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
         subject who;
@@ -435,9 +411,9 @@ static void test_every_side_gives_one_baseline_bits_however_computed(void **stat
     static const char *const names[] = {"Q4_0 with sides", "F16 with sides",
                                         "Q4_K with sides", "FP8 with sides",
                                         "phi3 with sides", "qwen2moe with sides"};
-    fill_ids();
-    uint32_t masks[MASKS_MAX];
-    size_t n_masks = tier_masks(masks);
+    shoal_tiny_engine_ids(ids, N);
+    uint32_t masks[SHOAL_TINY_MASKS_MAX];
+    size_t n_masks = shoal_tiny_engine_masks(masks);
     for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
         SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
         subject who;

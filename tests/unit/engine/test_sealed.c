@@ -15,16 +15,14 @@
 #include "common/base/rng.h"
 #include "common/engine/engine.h"
 #include "tests/support/tiny_arch.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/tiny_engine.h"
 
 #include <string.h>
 
 enum {
     N = 170, /* five blocks of KV, and ten tokens */
     N_SEQS = 5,
-    ROWS_MAX = 200,
-    MASKS_MAX = 8,
-    ROW_BYTES = SHOAL_TINY_VOCAB * (int)sizeof(float)
+    ROWS_MAX = 200
 };
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
@@ -46,12 +44,9 @@ static const shoal_kv_type types[] = {SHOAL_KV_K4V4, SHOAL_KV_K8V8, SHOAL_KV_K3V
 static int32_t ids[N];
 static float expected[N][SHOAL_TINY_VOCAB];
 
-static shoal_engine *engine_of(const shoal_model *model, shoal_kv_type kv, uint32_t mask,
-                               size_t n_threads)
+static shoal_engine_settings settings_of(shoal_kv_type kv, uint32_t mask, size_t n_threads)
 {
     shoal_engine_settings s = shoal_engine_settings_default();
-    shoal_engine *engine = NULL;
-    shoal_err err = SHOAL_ERR_INIT;
     s.n_threads = n_threads;
     s.cpu_mask = mask;
     s.n_ctx = N + 40;
@@ -59,53 +54,19 @@ static shoal_engine *engine_of(const shoal_model *model, shoal_kv_type kv, uint3
     s.kv_type = (int)kv;
     s.n_rows_max = ROWS_MAX;
     s.n_logits_max = ROWS_MAX;
-    if (shoal_engine_new(model, &s, &engine, &err) != SHOAL_OK) {
-        fail_msg("%s", err.text);
-    }
-    return engine;
+    return s;
 }
 
-static shoal_model *model_of(const char *variant)
+static shoal_engine *engine_of(const shoal_model *model, shoal_kv_type kv, uint32_t mask,
+                               size_t n_threads)
 {
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
-    SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
-    shoal_model *model = NULL;
-    shoal_err err = SHOAL_ERR_INIT;
-    assert_int_equal(shoal_tiny_arch_gguf(variant, 5, SHOAL_TYPE_F16, &file), SHOAL_OK);
-    assert_int_equal(shoal_gguf_open((const uint8_t *)file.data, file.length, &gguf, NULL),
-                     SHOAL_OK);
-    if (shoal_model_new(gguf, &model, &err) != SHOAL_OK) {
-        fail_msg("%s", err.text);
-    }
-    return model;
-}
-
-static size_t tier_masks(uint32_t ret[MASKS_MAX])
-{
-    uint32_t here = shoal_cpu_detect();
-    size_t n = 1;
-    ret[0] = 0;
-    for (uint32_t bit = 1; bit <= here && bit != 0; bit <<= 1) {
-        if (here & bit) {
-            ret[n] = ret[n - 1] | bit;
-            n++;
-        }
-    }
-    return n;
+    const shoal_engine_settings s = settings_of(kv, mask, n_threads);
+    return shoal_tiny_engine_new(model, &s);
 }
 
 static void one_by_one(const shoal_model *model, shoal_kv_type kv, float (*ret)[SHOAL_TINY_VOCAB])
 {
-    shoal_engine *engine = engine_of(model, kv, 0, 1);
-    shoal_kv_seq *seq = NULL;
-    assert_int_equal(shoal_kv_seq_new(shoal_engine_kv(engine), &seq), SHOAL_OK);
-    for (size_t i = 0; i < N; i++) {
-        shoal_span span = {.seq = seq, .ids = &ids[i], .n_ids = 1, .n_logits = 1};
-        assert_int_equal(shoal_engine_step(engine, &span, 1), SHOAL_OK);
-        memcpy(ret[i], shoal_engine_logits(engine, span.logits_i), ROW_BYTES);
-    }
-    shoal_kv_seq_free(seq);
-    shoal_engine_free(engine);
+    shoal_tiny_engine_one_by_one(model, settings_of(kv, 0, 1), ids, N, ret);
 }
 
 /* One run of random steps. */
@@ -127,7 +88,8 @@ static size_t draw(run *r, size_t n)
 
 static void check_row(const run *r, size_t logits_i, size_t position)
 {
-    if (memcmp(shoal_engine_logits(r->engine, logits_i), expected[position], ROW_BYTES) != 0) {
+    if (memcmp(shoal_engine_logits(r->engine, logits_i), expected[position],
+               SHOAL_TINY_ROW_BYTES) != 0) {
         fail_msg("%s, KV %s: the logits at position %zu differ", r->what, shoal_kv_type_name(r->kv),
                  position);
     }
@@ -215,22 +177,14 @@ static void random_run(const shoal_model *model, const char *what, shoal_kv_type
     shoal_free(r);
 }
 
-static void fill_ids(void)
-{
-    uint64_t rng = 7;
-    for (size_t i = 0; i < N; i++) {
-        ids[i] = (int32_t)(shoal_rng_next(&rng) % SHOAL_TINY_VOCAB);
-    }
-}
-
 static void test_sealed_levels_give_one_baseline_bits_however_computed(void **state)
 {
     (void)state;
-    uint32_t masks[MASKS_MAX];
-    size_t n_masks = tier_masks(masks);
-    fill_ids();
+    uint32_t masks[SHOAL_TINY_MASKS_MAX];
+    size_t n_masks = shoal_tiny_engine_masks(masks);
+    shoal_tiny_engine_ids(ids, N);
     for (size_t a = 0; a < shoal_tiny_archs_n; a += ARCHS_STEP) {
-        shoal_model *model = model_of(shoal_tiny_archs[a]);
+        shoal_model *model = shoal_tiny_engine_model(shoal_tiny_archs[a]);
         shoal_kv_type kv = types[a / ARCHS_STEP % SHOAL_COUNT(types)];
         one_by_one(model, kv, expected);
         /* The baseline is scalar; other tiers, where there are some, run beside it. */
@@ -246,14 +200,14 @@ static void test_sealed_bits_begin_with_the_first_row_past_the_second_block(void
 {
     (void)state;
     static float plain[N][SHOAL_TINY_VOCAB];
-    fill_ids();
-    shoal_model *model = model_of(shoal_tiny_archs[0]);
+    shoal_tiny_engine_ids(ids, N);
+    shoal_model *model = shoal_tiny_engine_model(shoal_tiny_archs[0]);
     one_by_one(model, SHOAL_KV_F16, plain);
     for (size_t i = 0; i < 3; i++) {
         one_by_one(model, types[i], expected);
-        assert_memory_equal(expected, plain, 64 * (size_t)ROW_BYTES);
+        assert_memory_equal(expected, plain, 64 * (size_t)SHOAL_TINY_ROW_BYTES);
         for (size_t p = 64; p < N; p++) {
-            assert_memory_not_equal(expected[p], plain[p], ROW_BYTES);
+            assert_memory_not_equal(expected[p], plain[p], SHOAL_TINY_ROW_BYTES);
         }
     }
     shoal_model_free(model);
@@ -263,8 +217,8 @@ static void test_sealed_bits_begin_with_the_first_row_past_the_second_block(void
 static void test_sealed_drafts_of_a_block_are_taken_back_without_recomputing(void **state)
 {
     (void)state;
-    fill_ids();
-    shoal_model *model = model_of(shoal_tiny_archs[0]);
+    shoal_tiny_engine_ids(ids, N);
+    shoal_model *model = shoal_tiny_engine_model(shoal_tiny_archs[0]);
     one_by_one(model, SHOAL_KV_K4V4, expected);
     shoal_engine *engine = engine_of(model, SHOAL_KV_K4V4, UINT32_MAX, 2);
     run r = {.what = "drafts", .engine = engine, .kv = SHOAL_KV_K4V4};
