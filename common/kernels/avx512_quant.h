@@ -31,7 +31,7 @@ enum {
     CHUNK = 16,             /* blocks unpacked at a time: 13 KiB */
     CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
     PANELS_MAX = 4,         /* streams of weights at width 1 */
-    AHEAD = 4096,           /* bytes: how far in front weights are fetched */
+    AHEAD = 2048,           /* bytes: how far in front weights are fetched */
     SCALES_BYTES = 32       /* sixteen f16 */
 };
 
