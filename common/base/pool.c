@@ -25,6 +25,7 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -46,14 +47,23 @@ enum {
     SPIN_NS = 30000,
     SPIN_PAUSES = 16,
     LINE_BYTES = 64,
-    COUNT_BITS = 18, /* of a ticket, for each count of parts; the rest is the job's number */
+    LINES_AT_ONCE = 8, /* fetched between two looks for news */
+    COUNT_BITS = 18,   /* of a ticket, for each count of parts; the rest is the job's number */
     PARTS_MAX = (1 << COUNT_BITS) - 1
 };
+
+/* How far a thread that waits has fetched what it expects. */
+typedef struct fetcher {
+    bool odd;
+    uintptr_t from;
+    size_t done; /* bytes */
+} fetcher;
 
 typedef struct pool_worker {
     shoal_pool *pool;
     size_t index;
     shoal_thread *thread;
+    fetcher fetcher;
 } pool_worker;
 
 struct shoal_pool {
@@ -62,6 +72,8 @@ struct shoal_pool {
     bool caller_pinned;
     uint64_t spin_ns; /* 0 where a spinning thread would keep the working one off its CPU */
     pool_worker *workers;
+    fetcher fetcher;             /* the caller's */
+    _Atomic uintptr_t expect[2]; /* of even and odd; 0: not known */
 
     /* The job: written by the caller while no part is out. */
     shoal_pool_fn *fn;
@@ -104,6 +116,11 @@ static size_t left_of(uint64_t ticket)
     return ticket & PARTS_MAX;
 }
 
+size_t shoal_pool_odd_part(const shoal_pool *pool, size_t n_parts)
+{
+    return n_parts * ((pool->n_threads + 1) / 2) / pool->n_threads;
+}
+
 /* The part that a ticket gives: see the top. With e and o parts taken by even and odd, e + o < n,
  * neither's order comes to what the other has had. */
 static size_t part_of(const shoal_pool *pool, uint64_t ticket, bool odd)
@@ -111,7 +128,7 @@ static size_t part_of(const shoal_pool *pool, uint64_t ticket, bool odd)
     size_t n = pool->n_parts;
     size_t n_odd = ticket >> COUNT_BITS & PARTS_MAX;
     size_t n_even = n - left_of(ticket) - n_odd;
-    size_t middle = n * ((pool->n_threads + 1) / 2) / pool->n_threads;
+    size_t middle = shoal_pool_odd_part(pool, n);
     if (odd) {
         return n_odd < n - middle ? middle + n_odd : n - 1 - n_odd;
     }
@@ -149,8 +166,37 @@ static bool is_done(shoal_pool *pool)
     return atomic_load(&pool->n_left) == 0;
 }
 
+void shoal_pool_expect(shoal_pool *pool, const void *even, const void *odd)
+{
+    atomic_store_explicit(&pool->expect[0], (uintptr_t)even, memory_order_relaxed);
+    atomic_store_explicit(&pool->expect[1], (uintptr_t)odd, memory_order_relaxed);
+}
+
+const void *shoal_pool_expected(const shoal_pool *pool, bool odd)
+{
+    return (const void *)atomic_load_explicit(&pool->expect[odd], memory_order_relaxed);
+}
+
+/* Some lines of what is expected, or a pause when they have all been asked for. */
+static void fetch_or_relax(shoal_pool *pool, fetcher *f)
+{
+    uintptr_t from = atomic_load_explicit(&pool->expect[f->odd], memory_order_relaxed);
+    if (from != f->from) {
+        f->from = from;
+        f->done = 0;
+    }
+    if (from == 0 || f->done >= SHOAL_POOL_AHEAD_BYTES) {
+        relax();
+        return;
+    }
+    for (size_t i = 0; i < LINES_AT_ONCE; i++) {
+        __builtin_prefetch((const void *)(from + f->done), 0, 2);
+        f->done += LINE_BYTES;
+    }
+}
+
 /* Waits a little for what is expected any moment; true when it came. */
-static bool spin_until(shoal_pool *pool, bool (*came)(shoal_pool *))
+static bool spin_until(shoal_pool *pool, bool (*came)(shoal_pool *), fetcher *f)
 {
     if (came(pool)) {
         return true;
@@ -162,7 +208,7 @@ static bool spin_until(shoal_pool *pool, bool (*came)(shoal_pool *))
     uint64_t start_ns = shoal_clock_now_ns(&clock);
     do {
         for (int i = 0; i < SPIN_PAUSES; i++) {
-            relax();
+            fetch_or_relax(pool, f);
             if (came(pool)) {
                 return true;
             }
@@ -185,13 +231,13 @@ static void park(shoal_pool *pool)
 
 static void worker_main(void *ctx)
 {
-    const pool_worker *worker = ctx;
+    pool_worker *worker = ctx;
     shoal_pool *pool = worker->pool;
     while (!atomic_load(&pool->stop)) {
         if (run_one(pool, worker->index)) {
             continue;
         }
-        if (!spin_until(pool, has_news)) {
+        if (!spin_until(pool, has_news, &worker->fetcher)) {
             park(pool);
         }
     }
@@ -261,6 +307,7 @@ static shoal_status start_workers(shoal_pool *pool)
         pool_worker *worker = &pool->workers[i - 1];
         worker->pool = pool;
         worker->index = i;
+        worker->fetcher.odd = i % 2 == 1;
         char name[16];
         (void)snprintf(name, sizeof name, "compute-%u", (unsigned)(i % 1000));
         SHOAL_TRY(
@@ -311,7 +358,7 @@ size_t shoal_pool_n_threads(const shoal_pool *pool)
 
 static void wait_done(shoal_pool *pool)
 {
-    if (spin_until(pool, is_done)) {
+    if (spin_until(pool, is_done, &pool->fetcher)) {
         return;
     }
     atomic_store(&pool->caller_waits, true);

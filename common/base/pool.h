@@ -12,6 +12,8 @@
 
 #include "common/base/macros.h"
 
+#include <stdbool.h>
+
 enum {
     SHOAL_POOL_THREADS_MAX = 256
 };
@@ -40,5 +42,21 @@ shoal_status shoal_pool_pin(shoal_pool *pool) SHOAL_MUST_CHECK;
 
 /* Runs fn for every part; allocates nothing. n_parts = 0 returns at once. */
 void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts);
+
+/* The part that threads of odd index begin with in a job of n_parts; those of even index begin with
+ * part 0. n_parts where one thread does all. */
+size_t shoal_pool_odd_part(const shoal_pool *pool, size_t n_parts);
+
+/* Where threads of even index, and of odd, will begin to read in a job to come; NULL: not known.
+ * From now on a thread that has nothing to do but wait fetches the first SHOAL_POOL_AHEAD_BYTES
+ * there into its cache, so that memory does not rest while the parts of a job end and the next one
+ * is got ready. A hint: nothing is read, and what lies there may be gone. Called by the caller of
+ * shoal_pool_run, between jobs. */
+enum {
+    SHOAL_POOL_AHEAD_BYTES = 128 << 10
+};
+void shoal_pool_expect(shoal_pool *pool, const void *even, const void *odd);
+/* What was said last. */
+const void *shoal_pool_expected(const shoal_pool *pool, bool odd);
 
 #endif

@@ -72,6 +72,44 @@ static shoal_status hash_model(shoal_model *model, const shoal_gguf *gguf, shoal
     return SHOAL_OK;
 }
 
+/* The job of these weights comes after the one that begins with *last (NULL: not known) and is the
+ * last now. */
+static void follow(shoal_weight **last, shoal_weight *const *weights, size_t n)
+{
+    const shoal_weight *next[SHOAL_PRODUCTS_MAX];
+    for (size_t i = 0; i < n; i++) {
+        next[i] = weights[i];
+    }
+    if (*last) {
+        shoal_weight_set_next(*last, next, n);
+    }
+    *last = weights[0];
+}
+
+/* Tells each weight what a token reads after it, as forward.c goes through them. Latent attention
+ * and experts have jobs that are too small, or too many, to foretell. */
+static void tell_order(shoal_model *model)
+{
+    shoal_weight *output = model->output ? model->output : model->embed;
+    shoal_weight *last = output;
+    for (size_t i = 0; i < model->hp.n_layers; i++) {
+        shoal_layer *layer = &model->layers[i];
+        if (model->hp.mla.rank > 0) {
+            last = NULL;
+        } else {
+            follow(&last, (shoal_weight *[]){layer->q, layer->k, layer->v}, 3);
+        }
+        follow(&last, &layer->o, 1);
+        if (layer->experts.router) {
+            last = NULL;
+        } else {
+            follow(&last, (shoal_weight *[]){layer->gate, layer->up}, 2);
+            follow(&last, &layer->down, 1);
+        }
+    }
+    follow(&last, &output, 1);
+}
+
 static shoal_status build(shoal_model *model, const shoal_gguf *gguf, bool expanded, shoal_err *err)
 {
     SHOAL_TRY(shoal_hparams_read(gguf, expanded, &model->hp, err));
@@ -86,6 +124,7 @@ static shoal_status build(shoal_model *model, const shoal_gguf *gguf, bool expan
     SHOAL_TRY(shoal_exits_read_norms(model, gguf, err));
     SHOAL_TRY(shoal_pack_check(gguf, model->builders, err));
     SHOAL_TRY(shoal_tensors_load(model, gguf, used, err));
+    tell_order(model);
     return hash_model(model, gguf, err);
 }
 

@@ -17,8 +17,10 @@ struct shoal_weight {
     size_t n_panels;
     size_t panel_bytes;
     const uint8_t *panels;
-    uint8_t *owned;     /* NULL when panels lie in a packed file */
-    shoal_sides *sides; /* NULL: none */
+    uint8_t *owned;                               /* NULL when panels lie in a packed file */
+    shoal_sides *sides;                           /* NULL: none */
+    const shoal_weight *next[SHOAL_PRODUCTS_MAX]; /* of the job to come */
+    size_t n_next;
 };
 
 /* NULL when the type has no product. */

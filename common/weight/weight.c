@@ -108,21 +108,73 @@ static void run_part(void *ctx, size_t part, size_t worker)
     }
 }
 
+/* Panels of a part of a job that has all_panels. */
+static size_t panels_of_part(size_t all_panels, const shoal_pool *pool)
+{
+    size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
+    size_t part_panels = (all_panels + n_parts - 1) / n_parts;
+    return (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
+}
+
 static void run_job(job *j, shoal_pool *pool)
 {
     size_t all_panels = 0;
     for (size_t i = 0; i < j->n; i++) {
         all_panels += j->tasks[i].n_panels;
     }
-    size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
-    size_t part_panels = (all_panels + n_parts - 1) / n_parts;
-    j->part_panels = (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
+    j->part_panels = panels_of_part(all_panels, pool);
     size_t parts = 0;
     for (size_t i = 0; i < j->n; i++) {
         j->tasks[i].first_part = parts;
         parts += (j->tasks[i].n_panels + j->part_panels - 1) / j->part_panels;
     }
     shoal_pool_run(pool, run_part, j, parts);
+}
+
+/* --- what comes next -------------------------------------------------------------------------- */
+
+void shoal_weight_set_next(shoal_weight *weight, const shoal_weight *const *next, size_t n)
+{
+    SHOAL_ASSERT(n <= SHOAL_PRODUCTS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        weight->next[i] = next[i];
+    }
+    weight->n_next = n;
+}
+
+static size_t n_parts_of(const shoal_weight *weight, size_t part_panels)
+{
+    return (weight->n_panels + part_panels - 1) / part_panels;
+}
+
+/* Where a part of the job of these weights begins to read; NULL: there is no such part. */
+static const void *start_of(const shoal_weight *const *weights, size_t n, size_t part_panels,
+                            size_t part)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t parts = n_parts_of(weights[i], part_panels);
+        if (part < parts) {
+            return weights[i]->panels + part * part_panels * weights[i]->panel_bytes;
+        }
+        part -= parts;
+    }
+    return NULL;
+}
+
+static void expect_next(const shoal_weight *weight, shoal_pool *pool)
+{
+    size_t all_panels = 0;
+    for (size_t i = 0; i < weight->n_next; i++) {
+        all_panels += weight->next[i]->n_panels;
+    }
+    size_t part_panels = panels_of_part(all_panels, pool);
+    size_t parts = 0;
+    for (size_t i = 0; i < weight->n_next; i++) {
+        parts += n_parts_of(weight->next[i], part_panels);
+    }
+    shoal_pool_expect(
+        pool, start_of(weight->next, weight->n_next, part_panels, 0),
+        start_of(weight->next, weight->n_next, part_panels, shoal_pool_odd_part(pool, parts)));
 }
 
 /* Adds the base's product to a job. */
@@ -206,6 +258,7 @@ void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_k
             add_sides(t, w->sides, acts, low[i]);
         }
     }
+    expect_next(products[0].weight, pool);
     run_job(&j, pool);
 }
 

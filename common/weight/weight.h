@@ -90,6 +90,11 @@ typedef struct shoal_product {
 } shoal_product;
 void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_kernels *kernels,
                           shoal_pool *pool, shoal_acts *acts);
+/* Says that the job after one that begins with weight multiplies next[n], in that order, so that
+ * threads that wait fetch what they will read first (shoal_pool_expect). Part of building, like
+ * loading: nobody multiplies meanwhile. n in [0, SHOAL_PRODUCTS_MAX], 0: not known; next outlive
+ * weight. A wrong guess costs a little time. */
+void shoal_weight_set_next(shoal_weight *weight, const shoal_weight *const *next, size_t n);
 
 /* Row r dequantised into ret_row[k], its sides expanded: embedding look-up. */
 void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row);

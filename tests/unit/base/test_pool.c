@@ -186,6 +186,26 @@ static void test_two_threads_have_a_share_each(void **state)
     shoal_pool_free(pool);
 }
 
+/* A hint may name anything: memory that is gone, or none that ever was. */
+static void test_what_is_expected_may_be_anywhere(void **state)
+{
+    (void)state;
+    static const uintptr_t at[] = {0, 1, 4096, UINTPTR_MAX - 100, UINTPTR_MAX / 2};
+    static job j;
+    shoal_pool *pool = make(3);
+    assert_null(shoal_pool_expected(pool, false));
+    for (size_t i = 0; i < 20 * SHOAL_COUNT(at); i++) {
+        const void *even = (const void *)at[i % SHOAL_COUNT(at)];
+        const void *odd = (const void *)at[(i + 1) % SHOAL_COUNT(at)];
+        shoal_pool_expect(pool, even, odd);
+        assert_ptr_equal(shoal_pool_expected(pool, false), even);
+        assert_ptr_equal(shoal_pool_expected(pool, true), odd);
+        j = (job){.n_threads = 3};
+        shoal_pool_run(pool, run_part, &j, 50);
+    }
+    shoal_pool_free(pool);
+}
+
 static void count_part(void *ctx, size_t part_i, size_t worker_i)
 {
     (void)worker_i;
@@ -329,6 +349,7 @@ int main(void)
         cmocka_unit_test(test_most_threads_start_and_end),
         cmocka_unit_test(test_every_part_runs_exactly_once),
         cmocka_unit_test(test_two_threads_have_a_share_each),
+        cmocka_unit_test(test_what_is_expected_may_be_anywhere),
         cmocka_unit_test(test_more_parts_than_a_ticket_counts_run_once_each),
         cmocka_unit_test(test_many_jobs_in_a_row_stay_apart),
         cmocka_unit_test(test_parked_workers_wake_for_the_next_job),

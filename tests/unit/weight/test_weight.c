@@ -14,6 +14,7 @@
 #include "tests/support/random.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -353,6 +354,66 @@ static void test_acts_are_quantised_once_for_all_weights_and_again_when_set(void
     matrix_free(&f);
 }
 
+/* Where a job's parts begin to read, in order. */
+static const uint8_t *begun[64];
+static atomic_size_t n_begun;
+static shoal_gemm_fn *real_gemm;
+static size_t noted_bytes; /* of a panel of 64 columns */
+
+static void noting_gemm(const shoal_gemm *g, size_t p0, size_t p1)
+{
+    begun[atomic_fetch_add(&n_begun, 1)] = (const uint8_t *)g->panels + p0 * noted_bytes;
+    real_gemm(g, p0, p1);
+}
+
+/* What threads are told to expect is what the next job's parts read, whatever shape it has. */
+static void test_threads_expect_what_the_next_job_begins_with(void **state)
+{
+    rig *r = *state;
+    static const size_t rows[][3] = {{200, 3, 200}, {16, 1, 1}, {1000, 64, 500}, {17, 1000, 32}};
+    static float y[3][1008];
+    shoal_kernels noting = r->scalar;
+    real_gemm = noting.gemm[SHOAL_PANEL_F32];
+    noting.gemm[SHOAL_PANEL_F32] = noting_gemm;
+    for (size_t v = 0; v < SHOAL_COUNT(rows) * 3; v++) {
+        matrix m[3];
+        shoal_weight *w[3];
+        shoal_product products[3] = {{0}};
+        size_t n = 1 + v % 3;
+        for (size_t i = 0; i < 3; i++) {
+            matrix_new(&m[i], SHOAL_TYPE_F32, rows[v / 3][i], 64, v + i);
+            w[i] = weight_of(&m[i]);
+            products[i] = (shoal_product){w[i], y[i], 1008};
+        }
+        noted_bytes = SHOAL_PANEL_ROWS * 64 * sizeof(float);
+        shoal_acts_set(r->acts, &r->x[0][0], 1, 64, K_MAX + 3);
+        for (size_t p = 0; p < SHOAL_COUNT(r->pools); p++) {
+            shoal_weight_set_next(w[2], (const shoal_weight *const *)w, n);
+            shoal_weight_matmul(w[2], &r->scalar, r->pools[p], r->acts, y[2], 1008);
+            const uint8_t *even = shoal_pool_expected(r->pools[p], false);
+            const uint8_t *odd = shoal_pool_expected(r->pools[p], true);
+            atomic_store(&n_begun, 0);
+            shoal_weight_matmuls(products, n, &noting, r->pools[p], r->acts);
+            bool found[2] = {false, odd == NULL};
+            for (size_t i = 0; i < n_begun; i++) {
+                found[0] = found[0] || begun[i] == even;
+                found[1] = found[1] || begun[i] == odd;
+            }
+            assert_ptr_equal(even, shoal_weight_panels(w[0], &(size_t){0}));
+            assert_true(found[0] && found[1]);
+            assert_int_equal(odd == NULL, shoal_pool_odd_part(r->pools[p], n_begun) == n_begun);
+        }
+        shoal_weight_set_next(w[2], NULL, 0);
+        shoal_weight_matmul(w[2], &r->scalar, r->pools[1], r->acts, y[2], 1008);
+        assert_null(shoal_pool_expected(r->pools[1], false));
+        assert_null(shoal_pool_expected(r->pools[1], true));
+        for (size_t i = 0; i < 3; i++) {
+            shoal_weight_free(w[i]);
+            matrix_free(&m[i]);
+        }
+    }
+}
+
 static void test_matmul_of_no_columns_writes_nothing(void **state)
 {
     rig *r = *state;
@@ -476,6 +537,7 @@ int main(void)
         cmocka_unit_test(test_bytes_are_those_of_whole_panels),
         cmocka_unit_test(test_products_of_one_job_equal_each_alone),
         cmocka_unit_test(test_acts_are_quantised_once_for_all_weights_and_again_when_set),
+        cmocka_unit_test(test_threads_expect_what_the_next_job_begins_with),
         cmocka_unit_test(test_matmul_of_no_columns_writes_nothing),
         cmocka_unit_test(test_new_refuses_numbers_that_are_not_finite_by_row),
         cmocka_unit_test(test_new_refuses_shapes_that_have_no_product),
