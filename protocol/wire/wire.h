@@ -16,18 +16,23 @@
 
 enum {
     SHOAL_WIRE_PROTOCOL = 1,
-    SHOAL_WIRE_MESSAGE_MAX = 1 << 20,   /* encoded bytes of any message */
-    SHOAL_WIRE_UNPACK_MAX = 8 << 20,    /* memory one message may unpack to */
-    SHOAL_WIRE_PROMPT_MAX = 131072,     /* ids in one Tokens message */
-    SHOAL_WIRE_DRAFT_MAX = 64,          /* ids in one DRAFT or Verdict */
-    SHOAL_WIRE_TEXT_MAX = 256,          /* bytes of names and error texts */
-    SHOAL_WIRE_POSITION_MAX = 1 << 24,  /* positions */
-    SHOAL_WIRE_EPOCH_MAX = INT32_MAX,   /* so that epoch + 1 never wraps */
-    SHOAL_WIRE_COST_US_MAX = INT32_MAX, /* of a step, of a row */
-    SHOAL_WIRE_PRICE_ONE = 1000,        /* the price of a token, and the highest of a draft */
-    SHOAL_WIRE_KV_BLOCK = 32,           /* a KvRequest has a multiple of so many ids */
-    SHOAL_WIRE_KV_PART_MAX = 256 << 10, /* bytes of a blob in one KvPart */
-    SHOAL_WIRE_ROUND_BYTES = 200        /* budget of one verification round, each way */
+    SHOAL_WIRE_MESSAGE_MAX = 1 << 20,       /* encoded bytes of any message */
+    SHOAL_WIRE_UNPACK_MAX = 8 << 20,        /* memory one message may unpack to */
+    SHOAL_WIRE_PROMPT_MAX = 131072,         /* ids in one Tokens message */
+    SHOAL_WIRE_DRAFT_MAX = 64,              /* ids in one DRAFT or Verdict */
+    SHOAL_WIRE_TEXT_MAX = 256,              /* bytes of names and error texts */
+    SHOAL_WIRE_POSITION_MAX = 1 << 24,      /* positions */
+    SHOAL_WIRE_EPOCH_MAX = INT32_MAX,       /* so that epoch + 1 never wraps */
+    SHOAL_WIRE_COST_US_MAX = INT32_MAX,     /* of a step, of a row */
+    SHOAL_WIRE_PRICE_ONE = 1000,            /* the price of a token, and the highest of a draft */
+    SHOAL_WIRE_KV_BLOCK = 32,               /* a KvRequest has a multiple of so many ids */
+    SHOAL_WIRE_KV_PART_MAX = 256 << 10,     /* bytes of a blob in one KvPart */
+    SHOAL_WIRE_BUNDLE_PART_MAX = 256 << 10, /* bytes of a file in one BundlePart */
+    SHOAL_WIRE_MANIFEST_MAX = 64 << 10,     /* bytes of a manifest */
+    SHOAL_WIRE_SIGNATURE_MAX = 64,
+    SHOAL_WIRE_BUNDLE_FILES_MAX = 16,
+    SHOAL_WIRE_NAME_MAX = 64,
+    SHOAL_WIRE_ROUND_BYTES = 200 /* budget of one verification round, each way */
 };
 
 typedef enum shoal_mode {
@@ -185,6 +190,26 @@ typedef struct shoal_msg_kv_part {
     uint32_t token_us;    /* 0..SHOAL_WIRE_COST_US_MAX */
 } shoal_msg_kv_part;
 
+#define SHOAL_WIRE_BUNDLE_BYTES_MAX  ((uint64_t)1 << 40) /* of a file */
+#define SHOAL_WIRE_BUNDLE_SERIAL_MAX ((uint64_t)1 << 53)
+
+typedef struct shoal_msg_bundle_request {
+    char family[SHOAL_WIRE_NAME_MAX + 1]; /* "": any */
+    uint64_t serial;                      /* 0: which is for this edge; else: */
+    uint32_t file;                        /* below SHOAL_WIRE_BUNDLE_FILES_MAX */
+    uint64_t offset;                      /* 0..SHOAL_WIRE_BUNDLE_BYTES_MAX */
+} shoal_msg_bundle_request;
+
+/* Either bytes of a file, or a manifest with its signature; all of them in the message. */
+typedef struct shoal_msg_bundle_part {
+    const uint8_t *bytes;
+    size_t n_bytes; /* 0..SHOAL_WIRE_BUNDLE_PART_MAX */
+    const uint8_t *manifest;
+    size_t n_manifest; /* 0..SHOAL_WIRE_MANIFEST_MAX */
+    const uint8_t *signature;
+    size_t n_signature; /* 0..SHOAL_WIRE_SIGNATURE_MAX */
+} shoal_msg_bundle_part;
+
 /* Appends the encoded message to buf. The message is ours: SHOAL_E_INVALID is a bug or an over-long
  * list, never a peer's doing. */
 shoal_status shoal_edge_msg_encode(const shoal_edge_msg *msg, shoal_buf *buf) SHOAL_MUST_CHECK;
@@ -194,6 +219,10 @@ shoal_status shoal_msg_kv_request_encode(const shoal_msg_kv_request *request,
                                          shoal_buf *buf) SHOAL_MUST_CHECK;
 shoal_status shoal_msg_kv_part_encode(const shoal_msg_kv_part *part,
                                       shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_msg_bundle_request_encode(const shoal_msg_bundle_request *request,
+                                             shoal_buf *buf) SHOAL_MUST_CHECK;
+shoal_status shoal_msg_bundle_part_encode(const shoal_msg_bundle_part *part,
+                                          shoal_buf *buf) SHOAL_MUST_CHECK;
 
 /* Peer bytes to an owned message (shoal_edge_msg_free / shoal_cloud_msg_free). SHOAL_E_PROTOCOL
  * names the field, the value and the limit. n_vocab bounds ids. */
@@ -209,6 +238,15 @@ shoal_status shoal_msg_kv_request_decode(const uint8_t *data, size_t n, size_t n
                                          shoal_err *err) SHOAL_MUST_CHECK;
 shoal_status shoal_msg_kv_part_decode(const uint8_t *data, size_t n, shoal_msg_kv_part **ret_part,
                                       shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_msg_bundle_request_decode(const uint8_t *data, size_t n,
+                                             shoal_msg_bundle_request *ret_request,
+                                             shoal_err *err) SHOAL_MUST_CHECK;
+/* Owned: shoal_msg_bundle_part_free. */
+shoal_status shoal_msg_bundle_part_decode(const uint8_t *data, size_t n,
+                                          shoal_msg_bundle_part **ret_part,
+                                          shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_msg_bundle_part_free(shoal_msg_bundle_part *part);
+SHOAL_DEFINE_CLEANUP(shoal_msg_bundle_part, shoal_msg_bundle_part_free)
 void shoal_msg_kv_request_free(shoal_msg_kv_request *request);
 SHOAL_DEFINE_CLEANUP(shoal_msg_kv_request, shoal_msg_kv_request_free)
 void shoal_msg_kv_part_free(shoal_msg_kv_part *part);
