@@ -112,6 +112,11 @@ const shoal_config_key shoal_cloud_config_keys[] = {
      "Stored form of its KV: the edges' kv.type, or they do not take it."},
     INT("edge_model.shipments_max", "8", 1, SHOAL_SHIP_JOBS_MAX,
         "Prompts that are shipped at once, half of them of one tenant; more are refused."),
+    STRING("fleet.folder", "",
+           "Folder of signed bundles for edges, with a file rollout that says which devices have "
+           "which, read again on SIGHUP; empty: none are served."),
+    INT("fleet.calls_max", "64", 1, SHOAL_FLEET_CALLS_MAX,
+        "Calls of edges about bundles at once, half of them of one identity; more are refused."),
     INT("fault.ship_flip_at", "0", 0, 1 << 30,
         "For tests: each shipped KV has a bit flipped in its so-manieth byte; 0: none."),
     STRING("upstream.url", "",
@@ -299,11 +304,14 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.node.step_time_ms = (uint64_t)shoal_config_int(config, "step.time_ms");
     s.node.idle_ms = (uint64_t)shoal_config_int(config, "sessions.idle_ms");
     s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");
-    /* Health checks, Describe and refused calls need room beside the sessions. */
-    s.rpc.calls_max = (uint32_t)(s.node.n_sessions_max + s.ship.n_jobs_max) + 64;
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
     upstream_from(config, &s);
     ship_from(config, &s);
+    s.fleet.folder = shoal_config_string(config, "fleet.folder");
+    s.fleet.n_calls_max = (size_t)shoal_config_int(config, "fleet.calls_max");
+    /* Health checks, Describe and refused calls need room beside them. */
+    s.rpc.calls_max =
+        (uint32_t)(s.node.n_sessions_max + s.ship.n_jobs_max + s.fleet.n_calls_max) + 64;
     SHOAL_TRY(store_from(config, &s, err));
     s.service.address = shoal_config_string(config, "listen.address");
     s.service.wait_max_ms = (uint64_t)shoal_config_int(config, "admit.wait_max_ms");

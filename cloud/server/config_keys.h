@@ -22,6 +22,7 @@ typedef struct shoal_cloud_settings {
     const char *model_path;
     const char *edge_model_path; /* whose KV is shipped; "": none */
     shoal_ship_settings ship;
+    shoal_fleet_settings fleet; /* folder "": no bundles are served */
     bool huge_pages;
     bool is_upstream; /* backend: upstream */
     shoal_upstream_settings upstream;

@@ -70,6 +70,7 @@ typedef struct daemon_state {
     shoal_tokenizer *tokenizer; /* of an upstream's model */
     shoal_model *edge_model;    /* whose KV is shipped; these two NULL: none */
     shoal_ship *ship;
+    shoal_fleet *fleet; /* NULL: no bundles are served */
     shoal_loop *loop;
     shoal_timer *tick;
     shoal_timer *watchdog;
@@ -154,6 +155,7 @@ static shoal_status reload(daemon_state *d, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_config_freep) shoal_config *next = NULL;
     SHOAL_CLEANUP(shoal_admit_quotas_freep) shoal_admit_quotas *quotas = NULL;
+    SHOAL_CLEANUP(shoal_catalogue_unrefp) shoal_catalogue *catalogue = NULL;
     const shoal_program self = program();
     SHOAL_TRY(shoal_program_load(&self, d->opts, environ, &next, err));
     const char *conflict = shoal_config_reload_conflict(running_config(d), next);
@@ -163,10 +165,16 @@ static shoal_status reload(daemon_state *d, shoal_err *err)
     shoal_cloud_settings settings;
     SHOAL_TRY(shoal_cloud_settings_from(next, &settings, err));
     SHOAL_TRY(shoal_cloud_quotas_from(next, &quotas, err));
+    if (d->fleet != NULL) {
+        SHOAL_TRY(shoal_catalogue_read(settings.fleet.folder, &catalogue, err));
+    }
     const shoal_service_settings *service = &settings.service;
     SHOAL_TRY(
         shoal_service_configure(d->service, &service->tls, service->wait_max_ms, quotas, err));
     quotas = NULL; /* taken */
+    if (d->fleet != NULL) {
+        shoal_fleet_use(d->fleet, SHOAL_STEAL(catalogue));
+    }
     apply_log(next);
     d->settings.drain_grace_ms = settings.drain_grace_ms;
     read_expiry(d, &service->tls);
@@ -427,6 +435,18 @@ static shoal_status make_ship(daemon_state *d, shoal_err *err)
     return SHOAL_OK;
 }
 
+static shoal_status make_fleet(daemon_state *d, shoal_err *err)
+{
+    if (d->settings.fleet.folder[0] == '\0') {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_fleet_new(&d->settings.fleet, d->registry, &d->fleet, err));
+    shoal_log(SHOAL_LOG_INFO, "serves bundles=%zu of folder=%s", shoal_fleet_n_bundles(d->fleet),
+              d->settings.fleet.folder);
+    d->settings.service.fleet = d->fleet;
+    return SHOAL_OK;
+}
+
 static shoal_status serve(daemon_state *d, shoal_err *err)
 {
     const shoal_ops_view view = {
@@ -437,6 +457,7 @@ static shoal_status serve(daemon_state *d, shoal_err *err)
     SHOAL_TRY(shoal_rpc_new(&d->settings.rpc, &d->rpc, err));
     SHOAL_TRY(make_node(d, err));
     SHOAL_TRY(make_ship(d, err));
+    SHOAL_TRY(make_fleet(d, err));
     if (d->settings.ops.address[0] != '\0') {
         SHOAL_TRY(shoal_ops_new(d->loop, &d->settings.ops, &view, d->registry, &d->ops, err));
     }
@@ -463,6 +484,7 @@ static void unwind(daemon_state *d)
     shoal_ops_free(d->ops);
     shoal_service_free(d->service);
     shoal_ship_free(d->ship);
+    shoal_fleet_free(d->fleet);
     shoal_node_free(d->node);
     if (d->rpc != NULL) {
         shoal_rpc_free(d->rpc);

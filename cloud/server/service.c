@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum {
-    N_METHODS = 3,   /* the last one needs a ship */
+    N_METHODS = 4,   /* the last two need a ship, a fleet */
     OPEN_MS = 10000, /* for the first message of a call */
     SWEEP_AT_ONCE = 64,
     LOG_EVERY_MS = 1000 /* between two lines about refusals */
@@ -26,6 +26,7 @@ struct shoal_service {
     shoal_rpc_method methods[N_METHODS]; /* borrowed by the server */
     shoal_ship *ship;                    /* these two NULL: no FetchKv */
     shoal_fetch *fetch;
+    shoal_fleet *fleet; /* NULL: no FetchBundle */
     shoal_clock clock;
     bool secured;
     atomic_bool serving;
@@ -521,6 +522,10 @@ shoal_status shoal_service_new(shoal_rpc *rpc, shoal_node *node,
         }
         service->methods[n_methods++] = shoal_fetch_method(service->fetch);
     }
+    service->fleet = settings->fleet;
+    if (service->fleet != NULL) {
+        service->methods[n_methods++] = shoal_fleet_method(service->fleet);
+    }
     const shoal_rpc_tls *tls = &settings->tls;
     service->secured = tls->ca != NULL || tls->cert != NULL || tls->key != NULL;
     SHOAL_TRY(make_admission(service, settings->wait_max_ms, &quotas, err));
@@ -548,6 +553,9 @@ void shoal_service_set_serving(shoal_service *service, bool serving)
     atomic_store(&service->serving, serving);
     if (service->fetch != NULL) {
         shoal_fetch_set_serving(service->fetch, serving);
+    }
+    if (service->fleet != NULL) {
+        shoal_fleet_set_serving(service->fleet, serving);
     }
     shoal_rpc_server_set_serving(service->server, serving);
 }

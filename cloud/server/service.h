@@ -8,6 +8,7 @@
 #define SHOAL_CLOUD_SERVER_SERVICE_H
 
 #include "cloud/admit/admit.h"
+#include "cloud/fleet/fleet.h"
 #include "cloud/server/node.h"
 #include "cloud/ship/ship.h"
 #include "protocol/rpc/rpc.h"
@@ -18,6 +19,7 @@ typedef struct shoal_service_settings {
     uint64_t wait_max_ms;            /* as in shoal_admit_settings */
     shoal_admit_quotas *take_quotas; /* in any case; NULL: no limits */
     shoal_ship *ship;                /* borrowed for the service's life; NULL: no FetchKv */
+    shoal_fleet *fleet;              /* likewise; NULL: no FetchBundle */
     shoal_clock clock;               /* zeroed: the real one */
 } shoal_service_settings;
 

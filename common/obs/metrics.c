@@ -227,6 +227,17 @@ shoal_status shoal_metrics_add(shoal_metrics *metrics, const shoal_metric_def *d
     return SHOAL_OK;
 }
 
+shoal_metric *shoal_metrics_find(const shoal_metrics *metrics, const char *name, const char *labels)
+{
+    for (size_t i = 0; i < metrics->n_items; i++) {
+        const shoal_metric_def *def = &metrics->items[i]->def;
+        if (strcmp(def->name, name) == 0 && strcmp(def->labels, labels) == 0) {
+            return metrics->items[i];
+        }
+    }
+    return NULL;
+}
+
 static void add_to_value(shoal_metric *metric, double delta)
 {
     uint64_t before = atomic_load_explicit(&metric->value_bits, memory_order_relaxed);

@@ -37,6 +37,9 @@ typedef struct shoal_metric_def {
 } shoal_metric_def;
 shoal_status shoal_metrics_add(shoal_metrics *metrics, const shoal_metric_def *def,
                                shoal_metric **ret_metric) SHOAL_MUST_CHECK;
+/* The one of this name and these labels; NULL: there is none. Any thread, once all are added. */
+shoal_metric *shoal_metrics_find(const shoal_metrics *metrics, const char *name,
+                                 const char *labels);
 
 /* NULL metrics are ignored, so that code without a registry runs unchanged. */
 void shoal_metric_add(shoal_metric *metric, double delta);     /* counter, gauge */

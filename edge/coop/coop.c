@@ -93,6 +93,10 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     es.kv_evict = coop->settings.kv_evict;
     es.kv_budget = coop->settings.kv_budget;
     es.n_rows_max = COOP_ROWS_MAX;
+    if (coop->settings.lora) {
+        es.n_loras_max = 1;
+        es.lora_rank_max = shoal_lora_rank(coop->settings.lora);
+    }
     es.n_logits_max = coop->settings.n_active_max + COOP_SCORE_ROWS;
     es.n_logits_max += coop->model->hp.n_exits > 0 ? COOP_CHECK_ROWS : 0;
     SHOAL_TRY(shoal_engine_new(coop->model, &es, &coop->engine, err));
@@ -158,6 +162,14 @@ static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
                                  err);
 }
 
+/* A coop after another goes on with its metrics: nothing is added while they are read. */
+static shoal_status take_metric(shoal_metrics *registry, const shoal_metric_def *def,
+                                shoal_metric **slot)
+{
+    *slot = shoal_metrics_find(registry, def->name, def->labels);
+    return *slot ? SHOAL_OK : shoal_metrics_add(registry, def, slot);
+}
+
 /* Of the budgets that are set. */
 static shoal_status make_spend_metrics(shoal_coop *coop, shoal_metrics *registry, shoal_err *err)
 {
@@ -175,7 +187,7 @@ static shoal_status make_spend_metrics(shoal_coop *coop, shoal_metrics *registry
                                           NULL,
                                           0};
             if (coop->settings.spend.most[k][p] > 0 &&
-                shoal_metrics_add(registry, &def, &coop->metrics.spend[k][p]) != SHOAL_OK) {
+                take_metric(registry, &def, &coop->metrics.spend[k][p]) != SHOAL_OK) {
                 return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
             }
         }
@@ -248,6 +260,10 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
          {"shoal_session_reused_tokens_total",
           "Prompt tokens whose KV was kept of their session, and not computed again.", "",
           SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&coop->metrics.prefix_tokens,
+         {"shoal_prefix_reused_tokens_total",
+          "Prompt tokens whose KV came with the model, as a prefix of its bundle.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
         {&coop->metrics.sessions,
          {"shoal_sessions_kept", "Sessions whose KV is kept.", "", SHOAL_METRIC_GAUGE, NULL, 0}},
         {&coop->metrics.given_up,
@@ -294,7 +310,7 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
           "", SHOAL_METRIC_GAUGE, NULL, 0}},
     };
     for (size_t i = 0; registry && i < SHOAL_COUNT(rows); i++) {
-        if (shoal_metrics_add(registry, &rows[i].def, rows[i].slot) != SHOAL_OK) {
+        if (take_metric(registry, &rows[i].def, rows[i].slot) != SHOAL_OK) {
             return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
         }
     }
@@ -314,6 +330,7 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     }
     coop->model = model;
     coop->settings = *settings;
+    coop->settings.prefixes = NULL; /* looked at below, and gone when this returns */
     coop->clock = shoal_clock_real();
     const shoal_pace_settings pace = {.n_draft = settings->n_draft,
                                       .n_window = settings->n_window,
@@ -333,6 +350,9 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
                          settings->has_escalation ? &settings->escalation : NULL, err);
     if (status == SHOAL_OK) {
         status = make_engine(coop, err);
+    }
+    for (size_t i = 0; i < settings->n_prefixes && status == SHOAL_OK; i++) {
+        status = shoal_prefix_load(coop, &settings->prefixes[i], err);
     }
     if (status == SHOAL_OK) {
         status = make_metrics(coop, metrics, err);
@@ -402,6 +422,8 @@ void shoal_coop_free(shoal_coop *coop)
     shoal_sampler_free(coop->sampler);
     shoal_grammar_vocab_free(coop->vocab);
     shoal_keep_free(coop->keep); /* before the pool of its sequences */
+    while (shoal_prefix_drop(coop)) {
+    }
     shoal_engine_free(coop->engine);
     shoal_free(coop->spans);
     shoal_free(coop->span_gens);
@@ -519,6 +541,25 @@ shoal_status shoal_coop_submit(shoal_coop *coop, const shoal_coop_request *reque
         return shoal_err_set(err, status, "no memory for a request");
     }
     *ret_id = m->generation->id;
+    shoal_mailbox_push(&coop->box, m);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_coop_carry(shoal_coop *coop, const shoal_coop_totals *totals,
+                              const shoal_spend *spend)
+{
+    mail *m = shoal_mail_new(MAIL_CARRY);
+    carried *what = m ? shoal_calloc(1, sizeof *what) : NULL;
+    if (!what) {
+        shoal_mail_free(m);
+        return SHOAL_E_NOMEM;
+    }
+    what->totals = *totals;
+    what->has_spend = spend != NULL;
+    if (spend) {
+        what->spend = *spend;
+    }
+    m->carried = what;
     shoal_mailbox_push(&coop->box, m);
     return SHOAL_OK;
 }

@@ -12,6 +12,7 @@
 #include "common/engine/rules.h"
 #include "common/grammar/grammar.h"
 #include "common/kv/evict.h"
+#include "common/model/lora.h"
 #include "common/model/model.h"
 #include "common/obs/metrics.h"
 #include "common/sample/sample.h"
@@ -42,7 +43,7 @@ typedef enum shoal_finish {
 typedef struct shoal_usage {
     size_t n_prompt;
     size_t n_cached;  /* of those, whose KV the cloud had already */
-    size_t n_kept;    /* of those, whose KV the edge had kept of its session */
+    size_t n_kept;    /* of those, whose KV the edge had: of its session, or of a prefix */
     size_t n_fed;     /* tokens of the prompt that the edge's model computed, each time it did */
     size_t n_fetched; /* tokens of the prompt whose KV came from the cloud */
     double fetch_ms;  /* with it: from asking to its being of use */
@@ -116,6 +117,7 @@ typedef struct shoal_coop_score {
 } shoal_coop_score;
 
 enum {
+    SHOAL_COOP_PREFIXES_MAX = 16,
     SHOAL_COOP_TOPS_MAX = 20,
     SHOAL_COOP_OPENING_MAX = 32
 };
@@ -172,6 +174,12 @@ typedef enum shoal_coop_fetching {
     SHOAL_COOP_FETCH_ALL /* EXACT and ASSIST */
 } shoal_coop_fetching;
 
+/* A blob of KVWIRE.md without a salt: KV of a text that prompts begin with. */
+typedef struct shoal_coop_prefix {
+    const uint8_t *bytes;
+    size_t n_bytes;
+} shoal_coop_prefix;
+
 typedef struct shoal_coop_settings {
     const char *cloud_target; /* "host:port", NULL or "": no cloud */
     shoal_rpc_tls tls;
@@ -211,19 +219,30 @@ typedef struct shoal_coop_settings {
     bool fetch_always;            /* and waited for, even where computing would be faster */
     uint64_t fetch_ms;            /* longest time of one fetch, at least 1 */
     uint64_t fetch_quarantine_ms; /* nothing is fetched for so long after what was no KV */
-    shoal_hash model_pin;         /* cloud model to insist on; all zero: whatever it describes */
+    const shoal_lora
+        *lora; /* of all that the edge's model computes, borrowed for coop's life; NULL */
+    const shoal_coop_prefix *prefixes; /* borrowed for the making, as long as the KV has room */
+    size_t n_prefixes;                 /* at most SHOAL_COOP_PREFIXES_MAX */
+    shoal_hash model_pin; /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
 
 typedef struct shoal_coop shoal_coop;
 
-/* model is borrowed for coop's life. metrics may be NULL. Starts the engine thread. */
+/* model is borrowed for coop's life. metrics may be NULL; where it has coop's metrics already, of
+ * another coop before this one, they go on. Starts the engine thread. SHOAL_E_MISMATCH: a prefix is
+ * not of this model, adapter and form of KV. */
 shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings *settings,
                             shoal_metrics *metrics, shoal_coop **ret_coop,
                             shoal_err *err) SHOAL_MUST_CHECK;
 /* Refuses new requests, gives open ones grace_ms, then cancels them. Blocks. */
 void shoal_coop_stop(shoal_coop *coop, uint64_t grace_ms);
 void shoal_coop_free(shoal_coop *coop);
+
+/* Any thread. What was generated and spent before this coop by another counts as its own: totals
+ * are added; spend (NULL: totals are spent now) is what of the budgets was used. SHOAL_E_NOMEM. */
+shoal_status shoal_coop_carry(shoal_coop *coop, const shoal_coop_totals *totals,
+                              const shoal_spend *spend) SHOAL_MUST_CHECK;
 
 /* Any thread. Whether a request may have this exit policy: SHOAL_E_INVALID says why not. */
 shoal_status shoal_coop_check_exit(const shoal_coop *coop, const char *policy, float threshold,

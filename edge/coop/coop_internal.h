@@ -38,6 +38,13 @@ typedef struct link link;
 typedef struct session_job session_job;
 typedef struct fetch fetch;
 
+/* What another coop has done before. */
+typedef struct carried {
+    shoal_coop_totals totals;
+    bool has_spend;
+    shoal_spend spend;
+} carried;
+
 /* --- mailbox: the only way into the engine thread ------------------------------------------- */
 
 typedef enum mail_kind {
@@ -48,6 +55,7 @@ typedef enum mail_kind {
     MAIL_DESCRIBED, /* describe or status, text */
     MAIL_SESSION,   /* session */
     MAIL_FETCHED,   /* fetched */
+    MAIL_CARRY,     /* carried */
     MAIL_WAKE
 } mail_kind;
 
@@ -58,7 +66,8 @@ typedef struct mail {
     gen *generation;
     session_job *session;
     fetch *fetched; /* holds a reference */
-    link *from;     /* holds a reference */
+    carried *carried;
+    link *from; /* holds a reference */
     shoal_cloud_msg *message;
     size_t n_bytes;
     shoal_rpc_status status;
@@ -213,6 +222,14 @@ struct gen {
     uint64_t fault_rng;
 };
 
+/* Whole blocks of a text that prompts begin with. */
+typedef struct prefix {
+    int32_t *ids; /* (n_ids), a multiple of 32 */
+    size_t n_ids;
+    shoal_kv_seq *seq;
+    size_t n_pages; /* promised to it */
+} prefix;
+
 /* What was measured of moving KV; 0: not yet. */
 typedef struct coop_figures {
     double here_prefill_us; /* a token of a prompt, by the edge's model */
@@ -256,6 +273,8 @@ struct shoal_coop {
     shoal_route route;
     shoal_spend spend;
     shoal_keep *keep; /* NULL: no session is kept */
+    prefix prefixes[SHOAL_COOP_PREFIXES_MAX];
+    size_t n_prefixes;
     shoal_session_identity identity;
     shoal_hash form; /* of its words, as blobs say it */
     coop_figures figures;
@@ -296,6 +315,7 @@ struct shoal_coop {
         shoal_metric *saved;
         shoal_metric *fed;
         shoal_metric *kept_tokens;
+        shoal_metric *prefix_tokens;
         shoal_metric *sessions;
         shoal_metric *given_up;
         shoal_metric *spend[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS]; /* NULL without a limit */
@@ -349,6 +369,14 @@ void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);
 bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span);
 /* True when another draft or token may be sampled at position n_tokens. */
 bool shoal_gen_may_draft(const shoal_coop *coop, const gen *g);
+
+/* Prefixes (prefix.c). */
+shoal_status shoal_prefix_load(shoal_coop *coop, const shoal_coop_prefix *blob,
+                               shoal_err *err) SHOAL_MUST_CHECK;
+/* A sequence with the blocks that its prompt begins with, of the longest; NULL: none. */
+shoal_kv_seq *shoal_prefix_fork(shoal_coop *coop, const gen *g);
+/* Gives its pages to requests; false: there is none. */
+bool shoal_prefix_drop(shoal_coop *coop);
 
 /* Sessions (session.c). */
 /* Gives it a sequence, with what was kept of its session, and promises it pages: n_pages are free

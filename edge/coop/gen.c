@@ -323,6 +323,7 @@ bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span)
         .n_ids = to_the_end ? n : n_max,
         .n_logits = to_the_end ? shoal_assist_prompt_rows(coop, g, n) : 0,
         .logits_i = 0,
+        .lora = coop->settings.lora,
     };
     if (g->score_prompt) {
         ret_span->n_logits = ret_span->n_ids;

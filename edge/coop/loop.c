@@ -72,6 +72,31 @@ static void take_described(shoal_coop *coop, const mail *m)
     fail_unanswered(coop, m);
 }
 
+/* All members are counts of one size. */
+static void add_totals(shoal_coop_totals *sum, const shoal_coop_totals *more)
+{
+    enum {
+        COUNTS = sizeof *sum / sizeof(uint64_t)
+    };
+    uint64_t a[COUNTS];
+    uint64_t b[COUNTS];
+    memcpy(a, sum, sizeof a);
+    memcpy(b, more, sizeof b);
+    for (size_t i = 0; i < COUNTS; i++) {
+        a[i] += b[i];
+    }
+    memcpy(sum, a, sizeof a);
+}
+
+static void take_carried(shoal_coop *coop, const carried *what)
+{
+    add_totals(&coop->ended, &what->totals);
+    if (what->has_spend) { /* else the next look at the totals spends them */
+        add_totals(&coop->spent, &what->totals);
+        coop->spend = what->spend;
+    }
+}
+
 static void take_mail(shoal_coop *coop, mail *m)
 {
     gen *g = NULL;
@@ -112,6 +137,9 @@ static void take_mail(shoal_coop *coop, mail *m)
         break;
     case MAIL_FETCHED:
         shoal_coop_fetch_ended(coop, m->fetched);
+        break;
+    case MAIL_CARRY:
+        take_carried(coop, m->carried);
         break;
     case MAIL_WAKE:
         break;
@@ -168,6 +196,9 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
             continue;
         }
         size_t need = pages_needed(coop, g);
+        while (need > n_pages - coop->n_pages_promised && coop->n_active == 0 &&
+               shoal_prefix_drop(coop)) {
+        }
         if (coop->n_active >= coop->settings.n_active_max ||
             need > n_pages - coop->n_pages_promised) {
             return;

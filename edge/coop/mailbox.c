@@ -53,6 +53,7 @@ void shoal_mail_free(mail *m)
     shoal_gen_free(m->generation);
     shoal_session_job_free(m->session);
     shoal_cloud_msg_free(m->message);
+    shoal_free(m->carried);
     shoal_free(m);
 }
 

@@ -46,6 +46,8 @@ static shoal_kv_seq *take_kept(shoal_coop *coop, const gen *g)
 shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages)
 {
     shoal_kv_seq *seq = take_kept(coop, g);
+    bool is_kept = seq != NULL;
+    seq = seq ? seq : shoal_prefix_fork(coop, g);
     size_t n_more = seq ? n_pages_more(coop, seq) : 0;
     if (n_more > n_pages_free(coop) - n_pages) {
         shoal_kv_seq_free(seq);
@@ -60,7 +62,8 @@ shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages)
     g->n_pages = n_pages + n_more;
     g->usage.n_kept = shoal_kv_seq_length(seq);
     coop->n_pages_promised += g->n_pages;
-    shoal_metric_add(coop->metrics.kept_tokens, (double)g->usage.n_kept);
+    shoal_metric_add(is_kept ? coop->metrics.kept_tokens : coop->metrics.prefix_tokens,
+                     (double)g->usage.n_kept);
     return SHOAL_OK;
 }
 
@@ -112,6 +115,11 @@ shoal_status shoal_session_identify(shoal_coop *coop)
         .has_secret = coop->settings.has_session_secret,
     };
     shoal_kv_form(shape, id->form);
+    if (coop->settings.lora) {
+        /* What a sequence computes follows from both. */
+        shoal_hash both[2] = {id->model, shoal_lora_hash(coop->settings.lora)};
+        SHOAL_TRY(shoal_hash_of(both, sizeof both, &id->model));
+    }
     memcpy(id->secret, coop->settings.session_secret, sizeof id->secret);
     return shoal_kvwire_form(id->form, &coop->form);
 }
@@ -152,7 +160,10 @@ static shoal_status fill(shoal_coop *coop, const shoal_session_copy *copy, shoal
 {
     SHOAL_TRY(shoal_session_copy_in(copy, seq, err));
     size_t length = shoal_kv_seq_length(seq);
-    shoal_span rest = {.seq = seq, .ids = copy->ids + length, .n_ids = copy->n_ids - length};
+    shoal_span rest = {.seq = seq,
+                       .ids = copy->ids + length,
+                       .n_ids = copy->n_ids - length,
+                       .lora = coop->settings.lora};
     if (rest.n_ids == 0) {
         return SHOAL_OK;
     }

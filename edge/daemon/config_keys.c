@@ -154,6 +154,21 @@ const shoal_config_key shoal_edge_config_keys[] = {
     LIMIT("budget.uplink_kib_per_hour", "KiB sent to the cloud in an hour; 0: no limit."),
     LIMIT("budget.uplink_kib_per_day", "In a day."),
     LIMIT("budget.uplink_kib_per_month", "In 30 days, each counted from the daemon's start."),
+    STRING("bundle.folder", "",
+           "Folder for signed bundles that the cloud has for this edge: they are fetched, checked, "
+           "and run in place of model.path; empty: model.path alone. Needs bundle.trust."),
+    STRING("bundle.trust", "",
+           "PEM file of the Ed25519 public keys whose bundles are taken; several, while one "
+           "follows another."),
+    STRING("bundle.family", "edge",
+           "Family of bundles that are taken; also the model's name in the API where model.name is "
+           "empty and bundle.folder is not, so that it stays when a model follows another."),
+    INT("bundle.poll_s", "3600", 1, 30 * 86400,
+        "Seconds between two questions for a newer bundle, a quarter more or less."),
+    INT("bundle.trial_failures", "3", 1, 1000,
+        "Answers that fail one after the other in a new bundle's trial, and the one before runs "
+        "again."),
+    INT("bundle.trial_answers", "20", 1, 100000, "Good answers that end a new bundle's trial."),
     INT("fault.cut_at", "0", 0, 1 << 20,
         "For tests: each answer loses its stream once, before its so-manieth message; 0: never."),
     {"fault.flip_ratio", SHOAL_CONFIG_REAL, "0", 0, 1, NULL, false,
@@ -183,6 +198,16 @@ static const char *text_or_null(const shoal_config *config, const char *key)
 {
     const char *value = shoal_config_string(config, key);
     return value[0] ? value : NULL;
+}
+
+static shoal_rpc_tls tls_of(const shoal_config *config)
+{
+    return (shoal_rpc_tls){
+        .ca = text_or_null(config, "cloud.ca"),
+        .cert = text_or_null(config, "cloud.cert"),
+        .key = text_or_null(config, "cloud.key"),
+        .name_override = text_or_null(config, "cloud.name_override"),
+    };
 }
 
 static shoal_status parse_hash(const char *text, shoal_hash *ret_hash, shoal_err *err)
@@ -255,12 +280,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     }
     SHOAL_TRY(parse_hash(shoal_config_string(config, "cloud.model_hash"), &s.model_pin, err));
     s.cloud_target = text_or_null(config, "cloud.target");
-    s.tls = (shoal_rpc_tls){
-        .ca = text_or_null(config, "cloud.ca"),
-        .cert = text_or_null(config, "cloud.cert"),
-        .key = text_or_null(config, "cloud.key"),
-        .name_override = text_or_null(config, "cloud.name_override"),
-    };
+    s.tls = tls_of(config);
     s.n_threads = (uint32_t)shoal_config_int(config, "model.threads");
     s.pin_threads = shoal_config_bool(config, "model.pin_threads");
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
@@ -371,6 +391,9 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
 {
     shoal_api_settings s = shoal_api_settings_default();
     const char *given = text_or_null(config, "model.name");
+    if (!given && shoal_config_string(config, "bundle.folder")[0]) {
+        given = text_or_null(config, "bundle.family");
+    }
     name_from_path(shoal_config_string(config, "model.path"), name);
     s.model_id = given ? given : model->hp.name[0] ? model->hp.name : name;
     s.version = SHOAL_VERSION;
@@ -383,13 +406,54 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.replay_ms = (uint64_t)shoal_config_int(config, "api.replay_ms");
     s.replay_bytes_max = (size_t)shoal_config_int(config, "api.replay_kib") << 10;
     s.cancel_on_gone = strcmp(shoal_config_string(config, "api.on_disconnect"), "cancel") == 0;
-    const char *mode = shoal_config_string(config, "mode.default");
-    if (shoal_mode_parse(mode, &s.mode_default) != SHOAL_OK) {
-        s.mode_default = !shoal_config_string(config, "cloud.target")[0] ? SHOAL_MODE_LOCAL
-                         : calibrated                                    ? SHOAL_MODE_ASSIST
-                                                                         : SHOAL_MODE_EXACT;
-    }
+    s.mode_default = shoal_edge_mode(config, calibrated);
     return s;
+}
+
+shoal_mode shoal_edge_mode(const shoal_config *config, bool calibrated)
+{
+    shoal_mode mode = SHOAL_MODE_LOCAL;
+    if (shoal_mode_parse(shoal_config_string(config, "mode.default"), &mode) == SHOAL_OK) {
+        return mode;
+    }
+    return !shoal_config_string(config, "cloud.target")[0] ? SHOAL_MODE_LOCAL
+           : calibrated                                    ? SHOAL_MODE_ASSIST
+                                                           : SHOAL_MODE_EXACT;
+}
+
+shoal_status shoal_edge_updater_settings(const shoal_config *config,
+                                         shoal_updater_settings *ret_settings, shoal_err *err)
+{
+    shoal_updater_settings s = {
+        .folder = shoal_config_string(config, "bundle.folder"),
+        .key_path = shoal_config_string(config, "bundle.trust"),
+        .family = shoal_config_string(config, "bundle.family"),
+        .target = shoal_config_string(config, "cloud.target"),
+        .tls = tls_of(config),
+        .poll_ms = (uint64_t)shoal_config_int(config, "bundle.poll_s") * 1000,
+        .n_failures = (uint32_t)shoal_config_int(config, "bundle.trial_failures"),
+        .n_answers = (uint32_t)shoal_config_int(config, "bundle.trial_answers"),
+    };
+    if (s.folder[0] && (!s.key_path[0] || !s.target[0])) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "bundle.folder needs %s: bundles come from the cloud, and only signed "
+                             "ones are taken",
+                             s.key_path[0] ? "cloud.target" : "bundle.trust");
+    }
+    size_t n_family = strlen(s.family);
+    if (n_family < 1 || n_family > SHOAL_BUNDLE_NAME_MAX ||
+        strspn(s.family, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") !=
+            n_family) {
+        return shoal_err_set(
+            err, SHOAL_E_INVALID,
+            "bundle.family: 1 to %d letters, digits, '.', '_' and '-' are expected",
+            (int)SHOAL_BUNDLE_NAME_MAX);
+    }
+    if (shoal_bundle_program_parse(SHOAL_VERSION, s.program) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_INTERNAL, "the program's version is none");
+    }
+    *ret_settings = s;
+    return SHOAL_OK;
 }
 
 shoal_status shoal_edge_redact_rules(const shoal_config *config, shoal_redact_rules **ret_rules,

@@ -7,6 +7,7 @@
 
 #include "common/config/config.h"
 #include "edge/coop/coop.h"
+#include "edge/fleet/updater.h"
 #include "edge/http/api.h"
 
 extern const shoal_config_key shoal_edge_config_keys[];
@@ -22,6 +23,14 @@ shoal_http_settings shoal_edge_http_settings(const shoal_config *config);
  * where a model's name is put when it is neither configured nor in the file. */
 shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const shoal_model *model,
                                            bool calibrated, char name[128]);
+
+/* Of requests that name none, where auto. */
+shoal_mode shoal_edge_mode(const shoal_config *config, bool calibrated);
+
+/* folder "": no bundles are taken. Strings are borrowed from config; errors name the key. */
+shoal_status shoal_edge_updater_settings(const shoal_config *config,
+                                         shoal_updater_settings *ret_settings,
+                                         shoal_err *err) SHOAL_MUST_CHECK;
 
 /* What must not leave the device; *ret_rules is NULL where redact.enabled is false. */
 shoal_status shoal_edge_redact_rules(const shoal_config *config, shoal_redact_rules **ret_rules,

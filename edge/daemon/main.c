@@ -3,9 +3,10 @@
  * shoal-edge: parses, wires, runs, unwinds.
  */
 #include "edge/daemon/config_keys.h"
-#include "edge/daemon/escalation.h"
+#include "edge/daemon/deck.h"
 #include "common/obs/notify.h"
 
+#include "common/base/mem.h"
 #include "common/base/thread.h"
 #include "common/config/program.h"
 #include "common/obs/log.h"
@@ -65,7 +66,12 @@ static shoal_status print_text(shoal_program_action action, const shoal_config *
 typedef struct daemon_state {
     const shoal_program_options *opts;
     shoal_config *config;
-    shoal_model *model;
+    shoal_deck *deck;       /* in use */
+    shoal_deck *decks;      /* all that are not freed, and that one first */
+    shoal_updater *updater; /* NULL: no bundles are taken */
+    shoal_wake *swap;       /* a deck waits */
+    pthread_mutex_t deck_lock;
+    shoal_deck *next_deck; /* under the lock: made, to be used */
     shoal_metrics *metrics;
     shoal_loop *loop;
     shoal_timer *grace;
@@ -74,10 +80,8 @@ typedef struct daemon_state {
     shoal_metric *reload_failures;
     shoal_metric *expiry; /* of the API's certificate, where it has one */
     char model_name[128];
-    shoal_coop *coop;
     shoal_api *api;
     shoal_redact_rules *redact;
-    bool calibrated; /* the model's file says when to ask the cloud */
     shoal_http_handler handler;
     shoal_http_server *server;
     bool draining;
@@ -89,13 +93,26 @@ static void unwind(daemon_state *d)
     if (d->server) {
         shoal_http_server_free(d->server);
     }
-    if (d->coop) {
-        shoal_coop_stop(d->coop, 0);
+    if (d->updater) {
+        shoal_updater_stop(d->updater);
+    }
+    for (shoal_deck *deck = d->decks; deck; deck = deck->next) {
+        shoal_coop_stop(deck->coop, 0);
     }
     if (d->api) {
+        shoal_api_set_watch(d->api, &(shoal_api_watch){0});
         shoal_api_free(d->api);
     }
-    shoal_coop_free(d->coop);
+    while (d->decks) {
+        shoal_deck *next = d->decks->next;
+        shoal_deck_free(d->decks);
+        d->decks = next;
+    }
+    shoal_deck_free(d->next_deck);
+    shoal_updater_free(d->updater);
+    if (d->swap) {
+        shoal_wake_free(d->swap);
+    }
     shoal_redact_rules_free(d->redact);
     if (d->grace) {
         shoal_timer_free(d->grace);
@@ -107,7 +124,7 @@ static void unwind(daemon_state *d)
         shoal_loop_free(d->loop);
     }
     shoal_metrics_free(d->metrics);
-    shoal_model_free(d->model);
+    (void)pthread_mutex_destroy(&d->deck_lock);
     shoal_config_free(d->config);
 }
 
@@ -135,7 +152,7 @@ static void on_grace_over(void *ctx)
 static void on_watchdog(void *ctx)
 {
     daemon_state *d = ctx;
-    if (shoal_coop_turn_ms(d->coop) < TURN_MS) {
+    if (shoal_coop_turn_ms(d->deck->coop) < TURN_MS) {
         shoal_notify("WATCHDOG=1");
     }
     shoal_timer_start(d->watchdog, d->watchdog_ms);
@@ -239,33 +256,158 @@ static shoal_status make_metrics(daemon_state *d, shoal_err *err)
     return SHOAL_OK;
 }
 
+/* --- bundles ------------------------------------------------------------------------------------
+ */
+
+/* The updater's thread. */
+static shoal_status prepare_deck(void *ctx, const char *folder, const shoal_bundle *bundle,
+                                 void **ret_deck, shoal_err *err)
+{
+    const daemon_state *d = ctx;
+    shoal_deck *deck = NULL;
+    SHOAL_TRY(shoal_deck_new(d->config, folder, bundle, d->metrics, &deck, err));
+    *ret_deck = deck;
+    return SHOAL_OK;
+}
+
+static void use_deck(void *ctx, void *take_deck)
+{
+    daemon_state *d = ctx;
+    (void)pthread_mutex_lock(&d->deck_lock);
+    shoal_deck *skipped = d->next_deck; /* the loop has not come to it */
+    d->next_deck = take_deck;
+    (void)pthread_mutex_unlock(&d->deck_lock);
+    shoal_deck_free(skipped);
+    shoal_wake_send(d->swap);
+}
+
+/* The updater's thread, which alone frees decks while the loop turns. */
+static void retire_deck(void *ctx, void *take_deck)
+{
+    daemon_state *d = ctx;
+    shoal_deck *deck = take_deck;
+    shoal_coop_stop(deck->coop, 0);
+    (void)pthread_mutex_lock(&d->deck_lock);
+    shoal_deck_carry(deck, d->deck, false);
+    (void)pthread_mutex_unlock(&d->deck_lock);
+    shoal_deck_free(deck);
+}
+
+/* The loop: between two requests. */
+static void on_swap(void *ctx)
+{
+    daemon_state *d = ctx;
+    char hex[SHOAL_HASH_HEX];
+    (void)pthread_mutex_lock(&d->deck_lock);
+    shoal_deck *deck = SHOAL_STEAL(d->next_deck);
+    shoal_deck *last = d->deck;
+    d->deck = deck ? deck : last;
+    (void)pthread_mutex_unlock(&d->deck_lock);
+    if (!deck) {
+        return;
+    }
+    deck->next = d->decks;
+    d->decks = deck;
+    shoal_deck_carry(last, deck, true);
+    shoal_hash_hex(&deck->model->hash, hex);
+    if (shoal_api_use(d->api, deck->coop, deck->model,
+                      shoal_edge_mode(d->config, deck->calibrated)) != SHOAL_OK) {
+        shoal_log(SHOAL_LOG_ERROR, "no memory to use model hash=%.12s: restart", hex);
+        (void)pthread_mutex_lock(&d->deck_lock);
+        d->deck = last;
+        (void)pthread_mutex_unlock(&d->deck_lock);
+        return;
+    }
+    shoal_log(SHOAL_LOG_INFO, "requests from now on are of model=\"%s\" hash=%.12s",
+              deck->model->hp.name, hex);
+}
+
+static void on_answer(void *ctx, const shoal_coop *coop, shoal_status status)
+{
+    daemon_state *d = ctx;
+    /* What is nobody's fault, or the link's, says nothing about the model. */
+    bool other = status == SHOAL_E_UNAVAILABLE || status == SHOAL_E_DEADLINE ||
+                 status == SHOAL_E_CANCELLED || status == SHOAL_BUSY;
+    if (coop == d->deck->coop && !other) {
+        shoal_updater_answered(d->updater, status != SHOAL_OK);
+    }
+}
+
+static void on_unused(void *ctx, const shoal_coop *coop)
+{
+    daemon_state *d = ctx;
+    shoal_deck **at = &d->decks;
+    while (*at && (*at)->coop != coop) {
+        at = &(*at)->next;
+    }
+    shoal_deck *deck = *at;
+    if (!deck || deck == d->deck) {
+        return;
+    }
+    *at = deck->next;
+    if (shoal_updater_retire(d->updater, deck) != SHOAL_OK) {
+        deck->next = d->decks; /* freed with the rest, at the end */
+        d->decks = deck;
+    }
+}
+
+static shoal_status put_bundle(void *ctx, shoal_buf *buf)
+{
+    return shoal_updater_put_status(((daemon_state *)ctx)->updater, buf);
+}
+
+/* The bundle that ran last, the one before where that one cannot be used, or model.path. */
+static shoal_status first_deck(daemon_state *d, shoal_err *err)
+{
+    while (d->updater) {
+        SHOAL_CLEANUP(shoal_free_cleanup) char *folder = NULL;
+        SHOAL_CLEANUP(shoal_bundle_freep) shoal_bundle *bundle = NULL;
+        shoal_err why = SHOAL_ERR_INIT;
+        SHOAL_TRY(shoal_updater_first(d->updater, &folder, &bundle, err));
+        if (!bundle) {
+            break;
+        }
+        if (shoal_deck_new(d->config, folder, bundle, d->metrics, &d->deck, &why) == SHOAL_OK) {
+            return SHOAL_OK;
+        }
+        SHOAL_TRY(shoal_updater_first_failed(d->updater, &why, err));
+    }
+    return shoal_deck_new(d->config, NULL, NULL, d->metrics, &d->deck, err);
+}
+
+static shoal_status start_updater(daemon_state *d, shoal_err *err)
+{
+    const shoal_updater_hooks hooks = {
+        .prepare = prepare_deck, .use = use_deck, .retire = retire_deck, .ctx = d};
+    const shoal_api_watch watch = {
+        .on_answer = on_answer, .on_unused = on_unused, .put_bundle = put_bundle, .ctx = d};
+    if (!d->updater) {
+        return SHOAL_OK;
+    }
+    shoal_api_set_watch(d->api, &watch);
+    return shoal_updater_start(d->updater, &hooks, err);
+}
+
 static shoal_status wire_engine(daemon_state *d, shoal_err *err)
 {
-    const char *path = shoal_config_string(d->config, "model.path");
-    if (!path[0]) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
-                             "model.path: no model given; pass --set model.path=FILE.gguf");
-    }
-    shoal_coop_settings settings;
-    SHOAL_TRY(shoal_edge_coop_settings(d->config, &settings, err));
+    shoal_updater_settings fleet;
     SHOAL_TRY(shoal_edge_check_exposure(d->config, err));
     SHOAL_TRY(shoal_edge_redact_rules(d->config, &d->redact, err));
-    SHOAL_TRY(shoal_model_load(path, &d->model, err));
-    SHOAL_TRY(
-        shoal_edge_escalation(path, d->model, &settings.has_escalation, &settings.escalation, err));
-    d->calibrated = settings.has_escalation;
-    if (shoal_config_bool(d->config, "model.huge_pages")) {
-        shoal_model_start_huge_pages(d->model);
-    }
-    SHOAL_TRY(shoal_exit_fitted_load(path, d->model, &settings.exits, err));
+    SHOAL_TRY(shoal_edge_updater_settings(d->config, &fleet, err));
     SHOAL_TRY(make_metrics(d, err));
-    return shoal_coop_new(d->model, &settings, d->metrics, &d->coop, err);
+    if (fleet.folder[0]) {
+        SHOAL_TRY(shoal_updater_new(&fleet, d->metrics, &d->updater, err));
+    }
+    SHOAL_TRY(first_deck(d, err));
+    d->decks = d->deck;
+    return SHOAL_OK;
 }
 
 static shoal_status wire_http(daemon_state *d, shoal_err *err)
 {
     SHOAL_TRY(shoal_loop_new(&d->loop, err));
-    bool ok = shoal_timer_new(d->loop, on_grace_over, d, &d->grace) == SHOAL_OK &&
+    bool ok = shoal_wake_new(d->loop, on_swap, d, &d->swap) == SHOAL_OK &&
+              shoal_timer_new(d->loop, on_grace_over, d, &d->grace) == SHOAL_OK &&
               shoal_timer_new(d->loop, on_watchdog, d, &d->watchdog) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGTERM, on_terminate, d) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGINT, on_terminate, d) == SHOAL_OK &&
@@ -274,10 +416,11 @@ static shoal_status wire_http(daemon_state *d, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the event loop");
     }
     shoal_api_settings api =
-        shoal_edge_api_settings(d->config, d->model, d->calibrated, d->model_name);
+        shoal_edge_api_settings(d->config, d->deck->model, d->deck->calibrated, d->model_name);
     shoal_http_settings http = shoal_edge_http_settings(d->config);
     api.redact = d->redact;
-    SHOAL_TRY(shoal_api_new(d->loop, d->coop, d->model, d->metrics, &api, &d->api, err));
+    SHOAL_TRY(
+        shoal_api_new(d->loop, d->deck->coop, d->deck->model, d->metrics, &api, &d->api, err));
     shoal_api_set_on_drained(d->api, on_drained, d);
     d->handler = shoal_api_handler(d->api);
     SHOAL_TRY(shoal_http_server_new(d->loop, &http, &d->handler, d->metrics, &d->server, err));
@@ -289,10 +432,11 @@ static shoal_status run(daemon_state *d, shoal_err *err)
 {
     SHOAL_TRY(wire_engine(d, err));
     SHOAL_TRY(wire_http(d, err));
+    SHOAL_TRY(start_updater(d, err));
     const char *target = shoal_config_string(d->config, "cloud.target");
-    shoal_log(SHOAL_LOG_INFO, "model=\"%s\" params=%.1fM context=%zu cloud=%s", d->model->hp.name,
-              (double)d->model->n_params / 1e6, shoal_coop_n_ctx(d->coop),
-              target[0] ? target : "none");
+    shoal_log(SHOAL_LOG_INFO, "model=\"%s\" params=%.1fM context=%zu cloud=%s",
+              d->deck->model->hp.name, (double)d->deck->model->n_params / 1e6,
+              shoal_coop_n_ctx(d->deck->coop), target[0] ? target : "none");
     const char *address = shoal_http_server_address(d->server);
     if (address[0]) {
         bool tls = shoal_http_server_tls_end_s(d->server) != 0;
@@ -320,8 +464,10 @@ static int refused(const shoal_err *err, shoal_status status)
 static shoal_status check(const shoal_config *config, shoal_err *err)
 {
     shoal_coop_settings settings;
+    shoal_updater_settings fleet;
     shoal_redact_rules *redact = NULL;
     SHOAL_TRY(shoal_edge_coop_settings(config, &settings, err));
+    SHOAL_TRY(shoal_edge_updater_settings(config, &fleet, err));
     SHOAL_TRY(shoal_edge_redact_rules(config, &redact, err));
     shoal_redact_rules_free(redact);
     SHOAL_TRY(shoal_http_tls_check(shoal_config_string(config, "api.tls_cert"),
@@ -341,6 +487,7 @@ int main(int argc, char **argv)
     }
     (void)signal(SIGPIPE, SIG_IGN);
     daemon_state d = {.opts = &opts};
+    (void)pthread_mutex_init(&d.deck_lock, NULL);
     shoal_status status = shoal_program_load(&self, &opts, environ, &d.config, &err);
     if (status == SHOAL_OK && opts.action == SHOAL_PROGRAM_RUN) {
         apply_log(d.config);

@@ -259,6 +259,67 @@ static size_t room_of(shoal_coop *coop)
     return state.kv_tokens_max > 0 ? SHOAL_MIN(room, state.kv_tokens_max) : room;
 }
 
+shoal_api_deck *shoal_api_deck_ref(shoal_api_deck *deck)
+{
+    deck->refs++;
+    return deck;
+}
+
+void shoal_api_deck_unref(shoal_api *api, shoal_api_deck *deck)
+{
+    if (!deck || --deck->refs > 0) {
+        return;
+    }
+    const shoal_coop *coop = deck->coop;
+    shoal_free(deck);
+    if (api->watch.on_unused) {
+        api->watch.on_unused(api->watch.ctx, coop);
+    }
+}
+
+static shoal_api_deck *make_deck(const shoal_api_settings *settings, shoal_coop *coop,
+                                 const shoal_model *model, shoal_mode mode_default,
+                                 const char *model_id)
+{
+    shoal_api_deck *deck = shoal_calloc(1, sizeof *deck);
+    if (deck) {
+        deck->refs = 1;
+        deck->coop = coop;
+        deck->context.model = model;
+        deck->context.mode_default = mode_default;
+        deck->context.cancel_on_gone = settings->cancel_on_gone;
+        deck->context.redact = settings->redact;
+        deck->context.n_tokens_default = SHOAL_MAX(settings->n_tokens_default, (size_t)1);
+        deck->context.n_room = room_of(coop);
+        (void)snprintf(deck->context.model_id, sizeof deck->context.model_id, "%s", model_id);
+    }
+    return deck;
+}
+
+shoal_status shoal_api_use(shoal_api *api, shoal_coop *coop, const shoal_model *model,
+                           shoal_mode mode_default)
+{
+    shoal_api_deck *last = api->deck;
+    shoal_api_deck *deck =
+        make_deck(&api->settings, coop, model, mode_default, last->context.model_id);
+    if (!deck) {
+        return SHOAL_E_NOMEM;
+    }
+    shoal_coop_state state = {0};
+    shoal_coop_state_get(last->coop, &state);
+    if (state.link_cut) {
+        shoal_coop_cut_link(coop, true);
+    }
+    api->deck = deck;
+    shoal_api_deck_unref(api, last);
+    return SHOAL_OK;
+}
+
+void shoal_api_set_watch(shoal_api *api, const shoal_api_watch *watch)
+{
+    api->watch = *watch;
+}
+
 shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model *model,
                            shoal_metrics *metrics, const shoal_api_settings *settings,
                            shoal_api **ret_api, shoal_err *err)
@@ -276,20 +337,13 @@ shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model
     shoal_clock clock = shoal_clock_real();
     shoal_api_json_init();
     api->loop = loop;
-    api->coop = coop;
     api->registry = metrics;
     api->settings = *settings;
     api->started_ns = shoal_clock_now_ns(&clock);
     api->created = (int64_t)time(NULL);
-    api->context.model = model;
-    api->context.mode_default = settings->mode_default;
-    api->context.cancel_on_gone = settings->cancel_on_gone;
-    api->context.redact = settings->redact;
-    api->context.n_tokens_default = SHOAL_MAX(settings->n_tokens_default, (size_t)1);
-    api->context.n_room = room_of(coop);
-    (void)snprintf(api->context.model_id, sizeof api->context.model_id, "%s", settings->model_id);
-    shoal_status status = SHOAL_OK;
-    if (settings->api_key && settings->api_key[0]) {
+    api->deck = make_deck(settings, coop, model, settings->mode_default, settings->model_id);
+    shoal_status status = api->deck ? SHOAL_OK : SHOAL_E_NOMEM;
+    if (status == SHOAL_OK && settings->api_key && settings->api_key[0]) {
         api->api_key = shoal_strdup(settings->api_key);
         status = api->api_key ? SHOAL_OK : SHOAL_E_NOMEM;
     }
@@ -319,7 +373,7 @@ void shoal_api_cancel_all(shoal_api *api)
 {
     for (shoal_api_call *call = api->calls; call; call = call->next) {
         if (call->submitted) {
-            shoal_coop_cancel(api->coop, call->generation);
+            shoal_coop_cancel(call->deck->coop, call->generation);
         }
     }
 }
@@ -365,6 +419,7 @@ void shoal_api_free(shoal_api *api)
         shoal_timer_free(api->expiry);
     }
     shoal_buf_fini(&api->scratch);
+    shoal_api_deck_unref(api, api->deck);
     shoal_free(api->api_key);
     shoal_free(api);
 }

@@ -35,12 +35,29 @@ shoal_api_settings shoal_api_settings_default(void);
 
 typedef struct shoal_api shoal_api;
 
-/* loop, coop, model and metrics are borrowed for the API's life; metrics may be NULL. on_drained
- * (may be NULL) runs when the server has sent everything while draining. */
+/* What somebody is told of answers and of what gave them; on the loop. Each may be NULL. */
+typedef struct shoal_api_watch {
+    /* A generation of coop has ended, with SHOAL_OK or with why it failed. */
+    void (*on_answer)(void *ctx, const shoal_coop *coop, shoal_status status);
+    /* No call knows coop any more, and it is not used for new ones. */
+    void (*on_unused)(void *ctx, const shoal_coop *coop);
+    /* Appends a JSON value of what keeps the model up to date, to the status. */
+    shoal_status (*put_bundle)(void *ctx, shoal_buf *buf);
+    void *ctx;
+} shoal_api_watch;
+
+/* loop and metrics are borrowed for the API's life, coop and model until they are unused; metrics
+ * may be NULL. on_drained (may be NULL) runs when the server has sent everything while draining. */
 shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model *model,
                            shoal_metrics *metrics, const shoal_api_settings *settings,
                            shoal_api **ret_api, shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_api_set_on_drained(shoal_api *api, void (*on_drained)(void *ctx), void *ctx);
+void shoal_api_set_watch(shoal_api *api, const shoal_api_watch *watch);
+/* Calls that begin from now on are of this model; those under way stay with theirs to their end,
+ * and so does what a client reads again. What clients call the model stays. Borrowed as above.
+ * SHOAL_E_NOMEM: nothing has changed. */
+shoal_status shoal_api_use(shoal_api *api, shoal_coop *coop, const shoal_model *model,
+                           shoal_mode mode_default) SHOAL_MUST_CHECK;
 shoal_http_handler shoal_api_handler(shoal_api *api);
 /* Not ready, and no new generations, from now on. */
 void shoal_api_drain(shoal_api *api);

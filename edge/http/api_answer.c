@@ -26,13 +26,13 @@ shoal_status shoal_api_put_envelope(shoal_api_call *call)
     (void)snprintf(call->random, sizeof call->random, "%016" PRIx64 "%08" PRIx64, random[0],
                    random[1] >> 32);
     char hash[SHOAL_HASH_HEX];
-    shoal_hash_hex(&call->api->context.model->hash, hash);
+    shoal_hash_hex(&call->deck->context.model->hash, hash);
     SHOAL_TRY(shoal_buf_appendf(&call->envelope,
                                 "\"id\":\"%s-%s\",\"created\":%lld,"
                                 "\"system_fingerprint\":\"fp_%.10s\",\"model\":",
                                 is_chat(call) ? "chatcmpl" : "cmpl", call->random,
                                 (long long)time(NULL), hash));
-    return shoal_json_put_text(&call->envelope, call->api->context.model_id);
+    return shoal_json_put_text(&call->envelope, call->deck->context.model_id);
 }
 
 void shoal_api_rewind(shoal_api_call *call, size_t n_seen)

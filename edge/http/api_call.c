@@ -47,6 +47,7 @@ void shoal_api_call_free(shoal_api_call *call)
     shoal_free(call->tops);
     shoal_api_tools_fini(&call->tools);
     shoal_buf_fini(&call->restored);
+    shoal_api_deck_unref(api, call->deck);
     shoal_free(call);
 }
 
@@ -90,7 +91,7 @@ static void on_event(void *ctx, const shoal_coop_event *event)
         /* A gap in the text would be silent damage: the call ends with an error instead. */
         if (!atomic_load(&call->lost) && !push_token(call, event)) {
             atomic_store(&call->lost, true);
-            shoal_coop_cancel(call->api->coop, event->request);
+            shoal_coop_cancel(call->deck->coop, event->request);
         }
         return;
     }
@@ -109,7 +110,7 @@ static void on_event(void *ctx, const shoal_coop_event *event)
 static void parse(shoal_api_call *call)
 {
     const char *body = call->body.data ? call->body.data : "";
-    shoal_status status = shoal_api_parse(&call->api->context, call->kind, body, call->body.length,
+    shoal_status status = shoal_api_parse(&call->deck->context, call->kind, body, call->body.length,
                                           &call->request, &call->error);
     SHOAL_ASSERT(status == SHOAL_OK || call->error.status != 0);
     shoal_buf_fini(&call->body);
@@ -175,7 +176,7 @@ static bool make_scores(shoal_api_call *call)
 static shoal_status hand_in(shoal_api_call *call, const shoal_coop_request *request,
                             const char **ret_field, shoal_err *err)
 {
-    shoal_coop *coop = call->api->coop;
+    shoal_coop *coop = call->deck->coop;
     if (request->exit_policy) {
         *ret_field = "shoal.exit";
         SHOAL_TRY(shoal_coop_check_exit(coop, request->exit_policy, request->exit_threshold, err));
@@ -282,6 +283,7 @@ void shoal_api_call_begin(shoal_api *api, shoal_http_exchange *exchange, shoal_a
         return;
     }
     call->api = api;
+    call->deck = shoal_api_deck_ref(api->deck);
     call->exchange = exchange;
     call->kind = kind;
     call->started_ns = shoal_http_started_ns(exchange);
@@ -316,7 +318,7 @@ void shoal_api_call_gone(shoal_api_call *call)
     call->exchange = NULL;
     if (call->submitted && !shoal_api_detach(call)) {
         shoal_api_forget(call);
-        shoal_coop_cancel(call->api->coop, call->generation);
+        shoal_coop_cancel(call->deck->coop, call->generation);
     }
 }
 
@@ -325,7 +327,7 @@ static void fail_late(shoal_api_call *call, int status, const char *code, const 
     shoal_http_error error = {0};
     (void)shoal_http_error_set(&error, status, NULL, code, "%s", text);
     fail_call(call, &error);
-    shoal_coop_cancel(call->api->coop, call->generation);
+    shoal_coop_cancel(call->deck->coop, call->generation);
 }
 
 void shoal_api_write_stream(shoal_api_call *call)
@@ -448,6 +450,10 @@ static void on_end(shoal_api_call *call)
     shoal_http_error *error = &call->end_error;
     keep_books(call);
     call->submitted = false;
+    if (call->api->watch.on_answer) {
+        call->api->watch.on_answer(call->api->watch.ctx, call->deck->coop,
+                                   call->failed ? call->failure.code : SHOAL_OK);
+    }
     if (atomic_load(&call->lost)) {
         (void)shoal_http_error_set(error, 503, NULL, "overloaded",
                                    "the edge could not keep up with its own answer: try again");

@@ -48,6 +48,14 @@ typedef struct shoal_api_context {
     size_t n_room; /* tokens one request may hold, prompt included */
 } shoal_api_context;
 
+/* A model and what generates with it. A call stays with the one it began with, whatever came to be
+ * used since. Loop-only but for what the context and coop are said to be. */
+typedef struct shoal_api_deck {
+    size_t refs; /* the API's own while it is used, and one of each call and transfer */
+    shoal_coop *coop;
+    shoal_api_context context;
+} shoal_api_deck;
+
 typedef struct shoal_api_request {
     shoal_api_kind kind;
     bool stream;
@@ -147,6 +155,7 @@ typedef struct shoal_api_tool_reader {
 
 struct shoal_api_call {
     shoal_api *api;
+    shoal_api_deck *deck; /* holds a reference */
     shoal_api_call *next;
     shoal_api_call *prev;
     shoal_http_exchange *exchange; /* NULL: the client is gone */
@@ -204,6 +213,7 @@ typedef enum shoal_api_transfer_phase {
 typedef struct shoal_api_transfer {
     shoal_api_message_kind kind; /* TRANSFER: what the queues hold */
     shoal_api *api;
+    shoal_api_deck *deck; /* holds a reference */
     struct shoal_api_transfer *next;
     shoal_http_exchange *exchange; /* NULL: the client is gone */
     shoal_api_transfer_phase phase;
@@ -221,16 +231,16 @@ typedef struct shoal_api_transfer {
 
 struct shoal_api {
     shoal_loop *loop;
-    shoal_coop *coop;
+    shoal_api_deck *deck; /* of calls that begin now */
     shoal_metrics *registry;
     shoal_api_settings settings;
-    shoal_api_context context;
     char *api_key;
     uint64_t started_ns;
     int64_t created; /* unix time of the start */
     bool draining;
     void (*on_drained)(void *ctx);
     void *on_drained_ctx;
+    shoal_api_watch watch;
     shoal_wake *wake;
     shoal_queue *inbox; /* messages to the loop: has room for every fixed one */
     atomic_size_t n_tokens_queued;
@@ -250,6 +260,10 @@ struct shoal_api {
     shoal_metric *prompt_tokens;
     shoal_metric *link_up;
 };
+
+/* api.c */
+shoal_api_deck *shoal_api_deck_ref(shoal_api_deck *deck);
+void shoal_api_deck_unref(shoal_api *api, shoal_api_deck *deck);
 
 /* api_call.c */
 void shoal_api_call_begin(shoal_api *api, shoal_http_exchange *exchange, shoal_api_kind kind);

@@ -17,7 +17,7 @@ static const char replacement[] = "\xEF\xBF\xBD";
 
 static const shoal_tokenizer *tokenizer_of(const shoal_api_call *call)
 {
-    return call->api->context.model->tokenizer;
+    return call->deck->context.model->tokenizer;
 }
 
 shoal_status shoal_api_put_prompt_text(shoal_buf *buf, const shoal_api_call *call)

@@ -52,7 +52,7 @@ static bool read_switch(const shoal_buf *body, bool *ret_cut)
 static void answer_state(shoal_api *api, shoal_http_exchange *exchange)
 {
     shoal_coop_state state = {0};
-    shoal_coop_state_get(api->coop, &state);
+    shoal_coop_state_get(api->deck->coop, &state);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
     if (shoal_buf_appendf(&body, "{\"cut\":%s}", state.link_cut ? "true" : "false") != SHOAL_OK) {
         shoal_http_error error = {0};
@@ -85,6 +85,6 @@ void shoal_api_answer_link(shoal_api *api, shoal_http_exchange *exchange)
         shoal_http_fail(exchange, &error);
         return;
     }
-    shoal_coop_cut_link(api->coop, cut);
+    shoal_coop_cut_link(api->deck->coop, cut);
     answer_state(api, exchange);
 }

@@ -66,7 +66,8 @@ bool shoal_api_keep(shoal_api_message *m)
     if (api->kept_bytes + n > api->settings.replay_bytes_max) {
         shoal_api_forget(call);
         if (!call->exchange && call->submitted) {
-            shoal_coop_cancel(api->coop, call->generation); /* nobody could read it any more */
+            shoal_coop_cancel(call->deck->coop,
+                              call->generation); /* nobody could read it any more */
         }
         return false;
     }
@@ -106,7 +107,7 @@ static void give_up(shoal_api_call *call)
     }
     shoal_api_forget(call);
     if (call->submitted) {
-        shoal_coop_cancel(call->api->coop, call->generation);
+        shoal_coop_cancel(call->deck->coop, call->generation);
     }
 }
 

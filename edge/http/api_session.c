@@ -32,6 +32,7 @@ static void transfer_free(shoal_api_transfer *t)
     shoal_session_writer_free(t->writer);
     shoal_free(t->piece);
     shoal_free(t->list);
+    shoal_api_deck_unref(t->api, t->deck);
     shoal_free(t);
 }
 
@@ -120,7 +121,7 @@ static void on_done(void *ctx, shoal_session_done *done)
 void shoal_api_transfer_read(shoal_api_transfer *t)
 {
     const uint8_t *bytes = (const uint8_t *)(t->body.data ? t->body.data : "");
-    shoal_status status = shoal_session_read(shoal_coop_session_identity(t->api->coop), bytes,
+    shoal_status status = shoal_session_read(shoal_coop_session_identity(t->deck->coop), bytes,
                                              t->body.length, &t->copy, &t->failure);
     SHOAL_ASSERT((status == SHOAL_OK) == (t->failure.code == SHOAL_OK));
     shoal_buf_fini(&t->body);
@@ -206,7 +207,7 @@ static void begin_writing(shoal_api_transfer *t)
         fail(t, &err);
         return;
     }
-    if (shoal_session_writer_new(shoal_coop_session_identity(t->api->coop), t->copy, &t->writer,
+    if (shoal_session_writer_new(shoal_coop_session_identity(t->deck->coop), t->copy, &t->writer,
                                  &err) != SHOAL_OK) {
         fail(t, &err);
         return;
@@ -232,7 +233,7 @@ static void order(shoal_api_transfer *t)
         .act = t->act, .name = t->name, .take_copy = t->copy, .on_done = on_done, .ctx = t};
     shoal_session_copy *copy = SHOAL_STEAL(t->copy); /* whose it is follows from the answer */
     t->under_way = true;
-    if (shoal_coop_session(t->api->coop, &o, &err) != SHOAL_OK) {
+    if (shoal_coop_session(t->deck->coop, &o, &err) != SHOAL_OK) {
         t->under_way = false;
         t->copy = copy;
         fail(t, &err);
@@ -276,6 +277,7 @@ static shoal_api_transfer *begin(shoal_api *api, shoal_http_exchange *exchange,
     }
     t->kind = SHOAL_API_TRANSFER;
     t->api = api;
+    t->deck = shoal_api_deck_ref(api->deck);
     t->exchange = exchange;
     t->act = act;
     t->next = api->transfers;
@@ -306,7 +308,7 @@ void shoal_api_answer_session(shoal_api *api, shoal_http_exchange *exchange)
         return;
     }
     /* Before a large body is looked at. */
-    if (shoal_coop_check_session(api->coop, name, SHOAL_MODE_LOCAL, &err) != SHOAL_OK) {
+    if (shoal_coop_check_session(t->deck->coop, name, SHOAL_MODE_LOCAL, &err) != SHOAL_OK) {
         fail(t, &err);
         return;
     }

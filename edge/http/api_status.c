@@ -54,7 +54,7 @@ static const char *readiness(shoal_api *api, const shoal_coop_state *state)
 void shoal_api_answer_ready(shoal_api *api, shoal_http_exchange *exchange)
 {
     shoal_coop_state state = {0};
-    shoal_coop_state_get(api->coop, &state);
+    shoal_coop_state_get(api->deck->coop, &state);
     const char *word = readiness(api, &state);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
     if (shoal_buf_appendf(&body, "{\"status\":\"%s\"}", word) != SHOAL_OK) {
@@ -67,7 +67,7 @@ void shoal_api_answer_ready(shoal_api *api, shoal_http_exchange *exchange)
 void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange)
 {
     shoal_coop_state state = {0};
-    shoal_coop_state_get(api->coop, &state);
+    shoal_coop_state_get(api->deck->coop, &state);
     shoal_metric_set(api->link_up, state.link == SHOAL_RPC_LINK_READY ? 1 : 0);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
     shoal_status status = api->registry ? shoal_metrics_render(api->registry, &body) : SHOAL_OK;
@@ -82,11 +82,11 @@ void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange)
 static shoal_status put_model(shoal_buf *buf, const shoal_api *api)
 {
     SHOAL_TRY(shoal_buf_appendf(buf, "{\"id\":"));
-    SHOAL_TRY(shoal_json_put_text(buf, api->context.model_id));
+    SHOAL_TRY(shoal_json_put_text(buf, api->deck->context.model_id));
     return shoal_buf_appendf(buf,
                              ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"shoal\","
                              "\"context_length\":%zu}",
-                             (long long)api->created, api->context.n_room);
+                             (long long)api->created, api->deck->context.n_room);
 }
 
 void shoal_api_answer_models(shoal_api *api, shoal_http_exchange *exchange)
@@ -135,11 +135,11 @@ static bool same_name(const char *encoded, const char *name)
 void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange)
 {
     const char *name = shoal_http_path(exchange) + strlen("/v1/models/");
-    if (!same_name(name, api->context.model_id)) {
+    if (!same_name(name, api->deck->context.model_id)) {
         shoal_http_error error = {0};
         (void)shoal_http_error_set(&error, 404, "model", "model_not_found",
                                    "there is no model \"%.100s\" here; this edge serves \"%s\"",
-                                   name, api->context.model_id);
+                                   name, api->deck->context.model_id);
         shoal_http_fail(exchange, &error);
         return;
     }
@@ -173,16 +173,16 @@ static shoal_status put_hash(shoal_buf *buf, const char *name, const shoal_hash 
 
 static shoal_status put_own_model(shoal_buf *buf, const shoal_api *api)
 {
-    const shoal_model *model = api->context.model;
+    const shoal_model *model = api->deck->context.model;
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"model\":{\"id\":"));
-    SHOAL_TRY(shoal_json_put_text(buf, api->context.model_id));
+    SHOAL_TRY(shoal_json_put_text(buf, api->deck->context.model_id));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"name\":"));
     SHOAL_TRY(shoal_json_put_text(buf, model->hp.name));
     SHOAL_TRY(shoal_buf_appendf(buf,
                                 ",\"arch\":\"%s\",\"params\":%" PRIu64 ",\"bytes\":%" PRIu64
                                 ",\"layers\":%zu,\"vocab\":%zu,\"context\":%zu,\"template\":",
                                 model->hp.arch, model->n_params, model->file_bytes,
-                                model->hp.n_layers, model->hp.n_vocab, api->context.n_room));
+                                model->hp.n_layers, model->hp.n_vocab, api->deck->context.n_room));
     SHOAL_TRY(shoal_json_put_text(buf, shoal_chat_template_name(model->tokenizer)));
     SHOAL_TRY(put_hash(buf, "hash", &model->hash));
     SHOAL_TRY(put_hash(buf, "tokenizer", shoal_tokenizer_hash(model->tokenizer)));
@@ -306,7 +306,7 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
                           "{\"program\":\"shoal-edge\",\"version\":\"%s\",\"uptime_s\":%" PRIu64
                           ",\"status\":\"%s\",\"mode\":\"%s\"",
                           api->settings.version, up_s, readiness(api, state),
-                          shoal_mode_name(api->context.mode_default)));
+                          shoal_mode_name(api->deck->context.mode_default)));
     SHOAL_TRY(put_own_model(buf, api));
     SHOAL_TRY(shoal_buf_appendf(buf,
                                 ",\"requests\":{\"active\":%zu,\"waiting\":%zu,\"open\":%zu},"
@@ -318,13 +318,17 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
     SHOAL_TRY(put_assist(buf, state));
     SHOAL_TRY(put_fetch(buf, &state->fetch));
     SHOAL_TRY(put_totals(buf, api->n_requests, &state->totals));
+    if (api->watch.put_bundle) {
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"bundle\":"));
+        SHOAL_TRY(api->watch.put_bundle(api->watch.ctx, buf));
+    }
     return shoal_buf_appendf(buf, "}");
 }
 
 void shoal_api_answer_status(shoal_api *api, shoal_http_exchange *exchange)
 {
     shoal_coop_state state = {0};
-    shoal_coop_state_get(api->coop, &state);
+    shoal_coop_state_get(api->deck->coop, &state);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
     respond_or_fail(exchange, put_status(&body, api, &state), &body);
 }

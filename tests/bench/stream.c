@@ -24,6 +24,7 @@ typedef struct subject {
     shoal_stop *stop;
     bool stops;
     shoal_api api;
+    shoal_api_deck deck;
     shoal_api_request request;
     shoal_api_call call;
     shoal_api_message *message;
@@ -70,10 +71,11 @@ static void init(subject *s)
     for (size_t i = 0; i < N; i++) {
         s->ids[i] = (int32_t)(SHOAL_TINY_VOCAB - 1 - i % 40); /* pieces and letters */
     }
-    s->api.context.model = s->model;
-    (void)memcpy(s->api.context.model_id, "tiny", 5);
+    s->deck.context.model = s->model;
+    (void)memcpy(s->deck.context.model_id, "tiny", 5);
     s->request = (shoal_api_request){.kind = SHOAL_API_CHAT, .stream = true};
     s->call.api = &s->api;
+    s->call.deck = &s->deck;
     s->call.kind = SHOAL_API_CHAT;
     s->call.request = &s->request;
     SHOAL_ASSERT(shoal_api_put_envelope(&s->call) == SHOAL_OK);

@@ -66,11 +66,18 @@ def metrics_told():
     """{program: text of /metrics}, of daemons with everything on that tells a metric."""
     with Site() as site:
         full, draft = site.models()
-        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft).start()
+        os.mkdir(site.file("bundles"))
+        with open(site.file("bundles/rollout"), "w", encoding="ascii"):
+            pass
+        run("openssl", "genpkey", "-algorithm", "ed25519", "-out", site.file("maker.key"))
+        run("openssl", "pkey", "-in", site.file("maker.key"), "-pubout", "-out", site.file("maker.pem"))
+        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft,
+                           fleet__folder=site.file("bundles")).start()
         url = cloud.process.stdout.readline()[len("http: "):].strip()
         budgets = {f"budget__{what}_per_{per}": 1000 for what in ("cloud_tokens", "uplink_kib") for per in ("hour", "day", "month")}
         edge = site.edge(draft, cloud.address, listen__unix=site.file("api"), api__tls_cert=site.file("certs/cloud.pem"),
-                         api__tls_key=site.file("certs/cloud.key"), **budgets)
+                         api__tls_key=site.file("certs/cloud.key"), bundle__folder=site.file("state"), bundle__trust=site.file("maker.pem"),
+                         **budgets)
         edge.start()
         return {"shoal-cloud": request(url, "GET", "/metrics")[2].decode(),
                 "shoal-edge": run("curl", "-sf", "--unix-socket", site.file("api"), "http://localhost/metrics").stdout}
@@ -79,7 +86,7 @@ def metrics_told():
 def metrics_page():
     out = [MADE, "# Metrics\n",
            "What both daemons tell on `/metrics`, in Prometheus' text format. No label comes from a request. Some are there only\n"
-           "while what they count is configured: a store, a budget, a certificate, a model of edges.\n"
+           "while what they count is configured: a store, a budget, a certificate, a model of edges, bundles.\n"
            "What to look at first: [OPERATIONS](../OPERATIONS.md), the alerts and the dashboard in `deploy/monitoring`.\n"]
     for program, text in metrics_told().items():
         rows = []

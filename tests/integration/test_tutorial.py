@@ -153,6 +153,10 @@ def test_howto_redaction():
     return follow("howto/redaction.md")
 
 
+def test_howto_fleet():
+    return follow("howto/fleet.md")
+
+
 def test_every_page_is_followed():
     for page in os.listdir(os.path.join(SOURCE, "docs/howto")):
         expect(f"test_howto_{page.removesuffix('.md')}" in globals(), f"docs/howto/{page} is followed by no test")

@@ -188,6 +188,39 @@ static void test_origins_are_checked_before_anything_listens(void **state)
     }
 }
 
+static void test_bundles_need_a_key_a_cloud_and_a_family(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *folder, *trust, *target, *family, *named;
+    } rows[] = {
+        {"", "", "", "edge", NULL},
+        {"a", "k.pem", "localhost:1", "minnow-2.b", NULL},
+        {"a", "", "localhost:1", "edge", "bundle.trust"},
+        {"a", "k.pem", "", "edge", "cloud.target"},
+        {"a", "k.pem", "localhost:1", "", "bundle.family"},
+        {"a", "k.pem", "localhost:1", "a/b", "bundle.family"},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_config *config = make();
+        shoal_updater_settings s;
+        shoal_err err = SHOAL_ERR_INIT;
+        char text[128];
+        (void)snprintf(text, sizeof text, "bundle.folder=%s", rows[i].folder);
+        set(config, text);
+        (void)snprintf(text, sizeof text, "bundle.trust=%s", rows[i].trust);
+        set(config, text);
+        (void)snprintf(text, sizeof text, "cloud.target=%s", rows[i].target);
+        set(config, text);
+        (void)snprintf(text, sizeof text, "bundle.family=%s", rows[i].family);
+        set(config, text);
+        assert_int_equal(shoal_edge_updater_settings(config, &s, &err),
+                         rows[i].named ? SHOAL_E_INVALID : SHOAL_OK);
+        assert_true(!rows[i].named || strstr(err.text, rows[i].named));
+        shoal_config_free(config);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -195,6 +228,7 @@ int main(void)
         cmocka_unit_test(test_settings_reach_the_parts),
         cmocka_unit_test(test_bad_hash_and_mask_name_the_key),
         cmocka_unit_test(test_exposure_needs_a_key_beyond_loopback),
+        cmocka_unit_test(test_bundles_need_a_key_a_cloud_and_a_family),
         cmocka_unit_test(test_origins_are_checked_before_anything_listens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -701,7 +701,7 @@ static void test_loop_that_cannot_keep_up_says_so(void **state)
     api_start_with(&b, &s, &h);
     fake_next.inside = true; /* within submit, on the loop itself: nothing is drained meanwhile */
     fake_next.n_tokens = SHOAL_API_TOKENS_QUEUED_MAX + 10;
-    b.api->context.n_room = (size_t)SHOAL_API_TOKENS_QUEUED_MAX * 2;
+    b.api->deck->context.n_room = (size_t)SHOAL_API_TOKENS_QUEUED_MAX * 2;
     assert_int_equal(api_post(&b, "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":40000}", &r),
                      503);
     assert_non_null(strstr(r.data, "overloaded"));

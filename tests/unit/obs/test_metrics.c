@@ -39,6 +39,18 @@ static shoal_metric *add(shoal_metrics *metrics, const char *name, const char *l
     return metric;
 }
 
+static void test_find_needs_name_and_labels(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_metrics_freep) shoal_metrics *metrics = make();
+    shoal_metric *edge = add(metrics, "shoal_tokens_total", "tier=\"edge\"", SHOAL_METRIC_COUNTER);
+    shoal_metric *ratio = add(metrics, "shoal_kv_ratio", "", SHOAL_METRIC_GAUGE);
+    assert_ptr_equal(shoal_metrics_find(metrics, "shoal_tokens_total", "tier=\"edge\""), edge);
+    assert_ptr_equal(shoal_metrics_find(metrics, "shoal_kv_ratio", ""), ratio);
+    assert_null(shoal_metrics_find(metrics, "shoal_tokens_total", ""));
+    assert_null(shoal_metrics_find(metrics, "shoal_tokens", "tier=\"edge\""));
+}
+
 static void test_render_groups_by_name_and_matches_the_format(void **state)
 {
     (void)state;
@@ -317,6 +329,7 @@ static void test_failing_allocations_give_nomem(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_find_needs_name_and_labels),
         cmocka_unit_test(test_render_groups_by_name_and_matches_the_format),
         cmocka_unit_test(test_help_and_labels_are_escaped),
         cmocka_unit_test(test_numbers_read_back_and_specials_are_named),
