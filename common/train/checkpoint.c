@@ -92,6 +92,11 @@ static shoal_status describe(const shoal_trainer *t, shoal_buf *buf)
         SHOAL_TRY(shoal_buf_appendf(buf, "adapter of %s alpha %a\n", hex,
                                     (double)shoal_lora_train_alpha(t->settings.lora)));
     }
+    if (t->settings.recover) {
+        char hex[SHOAL_HASH_HEX];
+        shoal_hash_hex(shoal_recover_begin(t->settings.recover), hex);
+        SHOAL_TRY(shoal_buf_appendf(buf, "recovery from %s\n", hex));
+    }
     return describe_run(t, buf);
 }
 

@@ -63,6 +63,10 @@ static shoal_status check_settings(const shoal_params *params, const shoal_param
                              "training wants 1 to %d threads and a part, not %zu and %zu",
                              SHOAL_POOL_THREADS_MAX, s->n_threads, s->n_parts);
     }
+    if (s->lora && s->recover) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "an adapter and a compressed model are not trained together");
+    }
     if (s->n_tokens_max < 1 || s->n_targets_max < 1 || s->n_targets_max > s->n_tokens_max) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "a batch of %zu tokens cannot have %zu targets: give it from one to "
@@ -150,9 +154,9 @@ static shoal_status make_all(shoal_trainer *t)
             return SHOAL_E_NOMEM;
         }
     }
-    if (s->lora) {
-        t->factor_grads = shoal_params_block(t->stepped);
-        return t->factor_grads ? SHOAL_OK : SHOAL_E_NOMEM;
+    if (t->stepped != t->params) {
+        t->behind_grads = shoal_params_block(t->stepped);
+        return t->behind_grads ? SHOAL_OK : SHOAL_E_NOMEM;
     }
     return SHOAL_OK;
 }
@@ -167,7 +171,9 @@ shoal_status shoal_trainer_new(shoal_params *params, const shoal_params *teacher
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the trainer");
     }
     t->params = params;
-    t->stepped = settings->lora ? shoal_lora_train_params(settings->lora) : params;
+    t->stepped = settings->lora      ? shoal_lora_train_params(settings->lora)
+                 : settings->recover ? shoal_recover_params(settings->recover)
+                                     : params;
     t->settings = *settings;
     if (!teacher) {
         t->settings.distil.alpha = 1;
@@ -204,7 +210,7 @@ void shoal_trainer_free(shoal_trainer *trainer)
         shoal_free(trainer->parts[i].grads);
     }
     shoal_optim_free(trainer->optim);
-    shoal_free(trainer->factor_grads);
+    shoal_free(trainer->behind_grads);
     shoal_free(trainer->workers);
     shoal_free(trainer->parts);
     shoal_free(trainer);
@@ -420,8 +426,11 @@ static shoal_status step_optim(shoal_trainer *t, shoal_train_stats *stats, shoal
 {
     float *grads = t->parts[0].grads;
     if (t->settings.lora) {
-        shoal_lora_train_project(t->settings.lora, grads, t->factor_grads, t->pool);
-        grads = t->factor_grads;
+        shoal_lora_train_project(t->settings.lora, grads, t->behind_grads, t->pool);
+        grads = t->behind_grads;
+    } else if (t->settings.recover) {
+        shoal_recover_project(t->settings.recover, grads, t->behind_grads, t->pool);
+        grads = t->behind_grads;
     }
     shoal_status status = shoal_optim_step(t->optim, t->stepped, grads, t->pool, &stats->grad_norm);
     if (status != SHOAL_OK) {
@@ -444,6 +453,8 @@ shoal_status shoal_trainer_step(shoal_trainer *trainer, shoal_train_source *sour
     t->source_ctx = ctx;
     if (t->settings.lora) {
         shoal_lora_train_merge(t->settings.lora, t->pool);
+    } else if (t->settings.recover) {
+        shoal_recover_round(t->settings.recover, t->pool);
     }
     shoal_pool_run(t->pool, run_part, t, t->settings.n_parts);
     SHOAL_TRY(first_failure(t, err));

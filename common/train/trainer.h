@@ -14,6 +14,7 @@
 #include "common/train/minillm.h"
 #include "common/train/net.h"
 #include "common/train/optim.h"
+#include "common/train/recover.h"
 
 /* A batch with what the loss needs beside it. The memory is the source's until its next call for
  * the same part. */
@@ -36,6 +37,8 @@ typedef struct shoal_trainer_settings {
     uint64_t seed;          /* of layer dropout */
     uint64_t source_id;     /* names the data: a checkpoint made with another is refused */
     shoal_lora_train *lora; /* of params, borrowed: its factors are trained; NULL: params are */
+    shoal_recover *recover; /* of params, borrowed: the numbers behind what a file stores are
+                             * trained; NULL: params are. Not with lora */
     shoal_optim_settings optim;
     shoal_distil distil; /* with teacher NULL: alpha is taken as 1 */
     bool on_policy;      /* the student answers the prompts itself (rollout.h), and the loss is the

@@ -34,14 +34,14 @@ typedef struct shoal_train_part {
 
 struct shoal_trainer {
     shoal_params *params;  /* what the nets read */
-    shoal_params *stepped; /* what is trained: params, or the factors of an adapter of it */
+    shoal_params *stepped; /* what is trained: params, factors of an adapter, or numbers behind */
     const shoal_params *teacher;
     shoal_trainer_settings settings;
     shoal_optim *optim;
     shoal_pool *pool;
     shoal_train_worker *workers; /* (n_threads) */
     shoal_train_part *parts;     /* (n_parts) */
-    float *factor_grads;         /* a block of the factors; NULL: no adapter */
+    float *behind_grads;         /* a block of what is stepped; NULL: that is params */
     /* The step under way. */
     shoal_train_source *source;
     void *source_ctx;
