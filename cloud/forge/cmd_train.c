@@ -51,7 +51,9 @@ static uint64_t now_ms(void)
 static shoal_status time_step(forge_train_plan *plan, double *ret_ms, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_trainer_freep) shoal_trainer *trainer = NULL;
-    shoal_params *stepped = plan->lora ? shoal_lora_train_params(plan->lora) : plan->params;
+    shoal_params *stepped = plan->lora      ? shoal_lora_train_params(plan->lora)
+                            : plan->recover ? shoal_recover_params(plan->recover)
+                                            : plan->params;
     SHOAL_CLEANUP(shoal_free_cleanup) float *before = shoal_params_block(stepped);
     size_t n_bytes = stepped->n_floats * sizeof *before;
     if (!before) {
@@ -113,6 +115,9 @@ static shoal_status save(run *r, shoal_err *err)
     }
     if (r->plan.lora) {
         return shoal_lora_train_write(r->plan.lora, r->args->output, err);
+    }
+    if (r->plan.recover) {
+        return shoal_recover_write(r->plan.recover, r->args->output, err);
     }
     return shoal_params_write(r->plan.params, r->plan.gguf, r->args->output, err);
 }

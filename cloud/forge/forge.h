@@ -17,6 +17,8 @@ typedef struct forge_train_args {
     const char *teacher;
     const char *checkpoint;
     const char *log;
+    const char *small;  /* of recover: the compressed model */
+    const char *report; /* of recover: a directory */
     const char *text;
     const char *exits;        /* "2+3": layers below each */
     const char *exit_weights; /* "0.3+0.5" */
@@ -113,6 +115,13 @@ typedef struct forge_kv_plan_args {
     double transform;
     long answer;
 } forge_kv_plan_args;
+
+/* Of `make-text` alone; its options are in cmd_make_text.c. */
+typedef struct forge_make_text_args {
+    long tokens;
+    double temp;
+} forge_make_text_args;
+
 /* Of `compress` alone; its options are in cmd_compress.c. */
 typedef struct forge_compress_args {
     const char *recipe;
@@ -191,8 +200,9 @@ typedef struct forge_args {
     forge_calibrate_weights_args calibrate_weights;
     forge_compare_passes_args compare_passes;
     forge_kv_plan_args kv_plan;
-    forge_compress_args compress;
     forge_bundle_args bundle;
+    forge_compress_args compress; /* text and tokens of it are recover's too */
+    forge_make_text_args make_text;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -240,6 +250,8 @@ extern const forge_own shoal_forge_kv_plan_own;
 extern const forge_own shoal_forge_compress_own;
 extern const forge_own shoal_forge_bundle_own;
 extern const forge_own shoal_forge_bundle_check_own;
+extern const forge_own shoal_forge_recover_own;
+extern const forge_own shoal_forge_make_text_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -265,6 +277,8 @@ shoal_status shoal_forge_kv_plan(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_compress(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bundle(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bundle_check(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_make_text(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

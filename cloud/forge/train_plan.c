@@ -232,6 +232,9 @@ static shoal_status make_params(const forge_args *args, forge_train_plan *plan, 
     const char *exits = NULL;
     size_t at[SHOAL_TRAIN_EXITS_MAX];
     size_t n_exits = 0;
+    if (args->train.small) {
+        return params_of(args->train.small, 0, NULL, &plan->params, err);
+    }
     if (args->model) {
         return params_of(args->model, args->layers, args->train.exits, &plan->params, err);
     }
@@ -416,6 +419,20 @@ static shoal_status plan_lora(const forge_args *args, forge_train_plan *plan, sh
     return SHOAL_OK;
 }
 
+/* The teacher is the full model. */
+static shoal_status plan_recover(const forge_args *args, forge_train_plan *plan, shoal_err *err)
+{
+    const char *path = args->train.small;
+    if (!path) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_map_open(path, &plan->small_map, err));
+    SHOAL_TRY(shoal_gguf_open(plan->small_map.data, plan->small_map.size, &plan->small, err));
+    SHOAL_TRY(shoal_recover_new(plan->params, plan->teacher, plan->small, &plan->recover, err));
+    plan->settings.recover = plan->recover;
+    return SHOAL_OK;
+}
+
 static shoal_status open_all(const forge_args *args, forge_train_plan *plan, shoal_err *err)
 {
     SHOAL_TRY(shoal_forge_need(args->output, "-o FILE", err));
@@ -426,6 +443,7 @@ static shoal_status open_all(const forge_args *args, forge_train_plan *plan, sho
     }
     SHOAL_TRY(plan_settings(args, plan, err));
     SHOAL_TRY(plan_lora(args, plan, err));
+    SHOAL_TRY(plan_recover(args, plan, err));
     return plan_feed(args, plan, err);
 }
 
@@ -444,6 +462,9 @@ void shoal_forge_train_plan_close(forge_train_plan *plan)
     shoal_forge_feed_free(plan->feed);
     shoal_forge_field_free(plan->field);
     shoal_lora_train_free(plan->lora);
+    shoal_recover_free(plan->recover);
+    shoal_gguf_close(plan->small);
+    shoal_map_close(&plan->small_map);
     shoal_params_free(plan->teacher);
     shoal_params_free(plan->params);
     shoal_tokenizer_free(plan->tokenizer);

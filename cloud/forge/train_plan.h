@@ -16,6 +16,9 @@ typedef struct forge_train_plan {
     shoal_params *params;
     shoal_params *teacher;
     shoal_lora_train *lora; /* NULL: params are trained */
+    shoal_map small_map;    /* of the compressed file, */
+    shoal_gguf *small;      /* in it, */
+    shoal_recover *recover; /* and what is trained of it; NULL: params are trained */
     forge_field *field;
     shoal_forge_feed *feed;
     shoal_trainer_settings settings; /* optim.n_steps is 0 where --minutes will say it */
