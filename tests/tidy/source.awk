@@ -70,6 +70,7 @@ function start()
     is_table = 0
     has_main = 0
     n_exits = 0
+    opened = 0
     # The client library and the command line on it link libc alone.
     allocates = top == "tests" || name == "common/base/mem.c" || \
         (top == "edge" && (room == "client" || room == "cli"))
@@ -218,6 +219,15 @@ FNR == 1 {
     }
     if (index($0, "\t")) {
         breach(FNR, "tab: indent with 4 spaces")
+    }
+    # As clang-format lays them out, a function's braces stand in the first column, and nothing else opens there.
+    if ($0 == "{") {
+        opened = FNR
+    } else if ($0 == "}" && opened) {
+        if (FNR - opened > 80) {
+            breach(opened, "function of more than 80 lines: it fits no screen")
+        }
+        opened = 0
     }
     if (length(shown) > 100) {
         breach(FNR, "line longer than 100 columns")

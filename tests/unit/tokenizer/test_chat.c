@@ -58,84 +58,84 @@ static shoal_tokenizer *load(const char *chat_template)
     return tokenizer;
 }
 
+static const struct {
+    const char *name;
+    const char *chat_template;
+    const char *want;
+} renderings[] = {
+    {"none", NULL, "Be brief. \n Hi\nHello!\nBye"},
+    {"none", "", "Be brief. \n Hi\nHello!\nBye"},
+    {"chatml", "{% for m in messages %}<|im_start|>{% endfor %}",
+     "<|im_start|>system\nBe brief. <|im_end|>\n<|im_start|>user\n Hi<|im_end|>\n"
+     "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
+     "<|im_start|>assistant\n"},
+    {"llama3", llama3_like,
+     "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"zephyr", zephyr_like,
+     "<|system|>\nBe brief. </s>\n<|user|>\n Hi</s>\n<|assistant|>\nHello!</s>\n"
+     "<|user|>\nBye</s>\n<|assistant|>\n"},
+    {"gemma", "<start_of_turn>",
+     "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n"
+     "<start_of_turn>model\nHello!<end_of_turn>\n"
+     "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"},
+    {"llama2", llama2_like,
+     "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello! </s><s>[INST] Bye [/INST]"},
+    {"mistral-v1", mistral_like, "[INST] Be brief.\n\n Hi [/INST] Hello!</s>[INST] Bye [/INST]"},
+    {"mistral-v3", "[INST] {{ c }}[/INST]{{ eos_token }}",
+     "[INST] Be brief.\n\n Hi[/INST] Hello!</s>[INST] Bye[/INST]"},
+    {"mistral-v3-tekken", "[INST]{{ c }}[/INST]{{ eos_token }}",
+     "[INST]Be brief.\n\n Hi[/INST]Hello!</s>[INST]Bye[/INST]"},
+    {"mistral-v7", "[INST] {{ c }}[/INST][SYSTEM_PROMPT] {{ s }}",
+     "[SYSTEM_PROMPT] Be brief. [/SYSTEM_PROMPT][INST]  Hi[/INST] Hello!</s>[INST] Bye[/INST]"},
+    {"mistral-v7-tekken", "[INST]{{ c }}[/INST][SYSTEM_PROMPT]{{ s }}",
+     "[SYSTEM_PROMPT]Be brief. [/SYSTEM_PROMPT][INST] Hi[/INST]Hello!</s>[INST]Bye[/INST]"},
+    {"llama3.1", "<|start_header_id|><|end_header_id|>Cutting Knowledge Date: ",
+     "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+     "Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"phi-3", "<|user|><|end|><|assistant|>",
+     "<|system|>\nBe brief. <|end|>\n<|user|>\n Hi<|end|>\n<|assistant|>\nHello!<|end|>\n"
+     "<|user|>\nBye<|end|>\n<|assistant|>\n"},
+    {"phi-4-mini", "<|user|><|end|><|assistant|><|tool|>",
+     "<|system|>Be brief. <|end|><|user|> Hi<|end|><|assistant|>Hello!<|end|>"
+     "<|user|>Bye<|end|><|assistant|>"},
+    {"phi-4", "<|im_start|>{{ role }}<|im_sep|>",
+     "<|im_start|>system<|im_sep|>Be brief. <|im_end|><|im_start|>user<|im_sep|> Hi<|im_end|>"
+     "<|im_start|>assistant<|im_sep|>Hello!<|im_end|><|im_start|>user<|im_sep|>Bye<|im_end|>"
+     "<|im_start|>assistant<|im_sep|>"},
+    {"deepseek", "### Instruction: ### Response: <|EOT|>",
+     "Be brief. ### Instruction:\n Hi\n### Response:\nHello!\n<|EOT|>\n"
+     "### Instruction:\nBye\n### Response:\n"},
+    {"deepseek-v2", "'User: ' 'Assistant: ' + eos_token",
+     "Be brief. \n\nUser:  Hi\n\nAssistant: Hello!</s>User: Bye\n\nAssistant:"},
+    {"deepseek-v3", deepseek3_like,
+     "Be brief. <" BAR "User" BAR "> Hi<" BAR "Assistant" BAR ">Hello!</s><" BAR "User" BAR
+     ">Bye<" BAR "Assistant" BAR ">"},
+    {"vicuna", "'USER: ' 'ASSISTANT: ' + eos_token",
+     "Be brief.  USER:  Hi ASSISTANT: Hello!</s>USER: Bye ASSISTANT:"},
+    {"vicuna", "'USER: ' + c + '\n' 'ASSISTANT: ' + eos_token",
+     "Be brief. \nUSER:  Hi\nASSISTANT: Hello!</s>\nUSER: Bye\nASSISTANT:"},
+};
+
 static void test_render_each_template_as_its_family(void **state)
 {
     (void)state;
-    static const struct {
-        const char *name;
-        const char *chat_template;
-        const char *want;
-    } cases[] = {
-        {"none", NULL, "Be brief. \n Hi\nHello!\nBye"},
-        {"none", "", "Be brief. \n Hi\nHello!\nBye"},
-        {"chatml", "{% for m in messages %}<|im_start|>{% endfor %}",
-         "<|im_start|>system\nBe brief. <|im_end|>\n<|im_start|>user\n Hi<|im_end|>\n"
-         "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
-         "<|im_start|>assistant\n"},
-        {"llama3", llama3_like,
-         "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
-         "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-         "<|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>"
-         "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
-         "<|start_header_id|>assistant<|end_header_id|>\n\n"},
-        {"zephyr", zephyr_like,
-         "<|system|>\nBe brief. </s>\n<|user|>\n Hi</s>\n<|assistant|>\nHello!</s>\n"
-         "<|user|>\nBye</s>\n<|assistant|>\n"},
-        {"gemma", "<start_of_turn>",
-         "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n"
-         "<start_of_turn>model\nHello!<end_of_turn>\n"
-         "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"},
-        {"llama2", llama2_like,
-         "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello! </s><s>[INST] Bye [/INST]"},
-        {"mistral-v1", mistral_like,
-         "[INST] Be brief.\n\n Hi [/INST] Hello!</s>[INST] Bye [/INST]"},
-        {"mistral-v3", "[INST] {{ c }}[/INST]{{ eos_token }}",
-         "[INST] Be brief.\n\n Hi[/INST] Hello!</s>[INST] Bye[/INST]"},
-        {"mistral-v3-tekken", "[INST]{{ c }}[/INST]{{ eos_token }}",
-         "[INST]Be brief.\n\n Hi[/INST]Hello!</s>[INST]Bye[/INST]"},
-        {"mistral-v7", "[INST] {{ c }}[/INST][SYSTEM_PROMPT] {{ s }}",
-         "[SYSTEM_PROMPT] Be brief. [/SYSTEM_PROMPT][INST]  Hi[/INST] Hello!</s>[INST] Bye[/INST]"},
-        {"mistral-v7-tekken", "[INST]{{ c }}[/INST][SYSTEM_PROMPT]{{ s }}",
-         "[SYSTEM_PROMPT]Be brief. [/SYSTEM_PROMPT][INST] Hi[/INST]Hello!</s>[INST]Bye[/INST]"},
-        {"llama3.1", "<|start_header_id|><|end_header_id|>Cutting Knowledge Date: ",
-         "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-         "Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
-         "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
-         "<|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>"
-         "<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
-         "<|start_header_id|>assistant<|end_header_id|>\n\n"},
-        {"phi-3", "<|user|><|end|><|assistant|>",
-         "<|system|>\nBe brief. <|end|>\n<|user|>\n Hi<|end|>\n<|assistant|>\nHello!<|end|>\n"
-         "<|user|>\nBye<|end|>\n<|assistant|>\n"},
-        {"phi-4-mini", "<|user|><|end|><|assistant|><|tool|>",
-         "<|system|>Be brief. <|end|><|user|> Hi<|end|><|assistant|>Hello!<|end|>"
-         "<|user|>Bye<|end|><|assistant|>"},
-        {"phi-4", "<|im_start|>{{ role }}<|im_sep|>",
-         "<|im_start|>system<|im_sep|>Be brief. <|im_end|><|im_start|>user<|im_sep|> Hi<|im_end|>"
-         "<|im_start|>assistant<|im_sep|>Hello!<|im_end|><|im_start|>user<|im_sep|>Bye<|im_end|>"
-         "<|im_start|>assistant<|im_sep|>"},
-        {"deepseek", "### Instruction: ### Response: <|EOT|>",
-         "Be brief. ### Instruction:\n Hi\n### Response:\nHello!\n<|EOT|>\n"
-         "### Instruction:\nBye\n### Response:\n"},
-        {"deepseek-v2", "'User: ' 'Assistant: ' + eos_token",
-         "Be brief. \n\nUser:  Hi\n\nAssistant: Hello!</s>User: Bye\n\nAssistant:"},
-        {"deepseek-v3", deepseek3_like,
-         "Be brief. <" BAR "User" BAR "> Hi<" BAR "Assistant" BAR ">Hello!</s><" BAR "User" BAR
-         ">Bye<" BAR "Assistant" BAR ">"},
-        {"vicuna", "'USER: ' 'ASSISTANT: ' + eos_token",
-         "Be brief.  USER:  Hi ASSISTANT: Hello!</s>USER: Bye ASSISTANT:"},
-        {"vicuna", "'USER: ' + c + '\n' 'ASSISTANT: ' + eos_token",
-         "Be brief. \nUSER:  Hi\nASSISTANT: Hello!</s>\nUSER: Bye\nASSISTANT:"},
-    };
-    for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
-        shoal_tokenizer *tokenizer = load(cases[i].chat_template);
-        assert_string_equal(shoal_chat_template_name(tokenizer), cases[i].name);
+    for (size_t i = 0; i < SHOAL_COUNT(renderings); i++) {
+        shoal_tokenizer *tokenizer = load(renderings[i].chat_template);
+        assert_string_equal(shoal_chat_template_name(tokenizer), renderings[i].name);
         shoal_buf buf = {.data = NULL};
         shoal_err err = SHOAL_ERR_INIT;
         assert_int_equal(shoal_buf_append(&buf, ">", 1), 0);
         assert_int_equal(shoal_chat_render(tokenizer, talk, SHOAL_COUNT(talk), &buf, &err), 0);
         assert_int_equal(buf.data[0], '>'); /* appended, not put in its place */
-        assert_string_equal(buf.data + 1, cases[i].want);
+        assert_string_equal(buf.data + 1, renderings[i].want);
         shoal_buf_fini(&buf);
         shoal_tokenizer_free(tokenizer);
     }
