@@ -111,12 +111,27 @@ empty
 put tests/a.sh '#!/bin/sh' '# SPDX-License-Identifier: Apache-2.0'
 expect source ''
 
+# A function of 80 lines, its braces aside from the first, and of one more.
+for lines in 79 80; do
+    empty
+    put common/base/a.c "$spdx" 'int f(void)' '{' "$(awk -v n="$lines" 'BEGIN { for (i = 0; i < n; i++) print "    x();" }')" '}'
+    put common/base/CMakeLists.txt '# SPDX-License-Identifier: Apache-2.0' a.c
+    if [ "$lines" = 79 ]; then
+        expect source ''
+    else
+        expect source 'common/base/a.c:3: function of more than 80 lines: it fits no screen'
+    fi
+done
+
 for lines in 1000 1001; do
     empty
     put tests/a.c "$spdx"
     awk -v n="$lines" 'BEGIN { for (i = 1; i < n; i++) print "int x;" }' >>"$tree/tests/a.c"
-    [ "$lines" = 1000 ] && expect source '' ||
+    if [ "$lines" = 1000 ]; then
+        expect source ''
+    else
         expect source 'tests/a.c:1001: file longer than 1000 lines: look for a seam'
+    fi
 done
 put tests/b.c "$spdx" '/* tidy-allow: table */'
 sed 1d "$tree/tests/a.c" >>"$tree/tests/b.c"
@@ -129,8 +144,11 @@ for bytes in 262144 262145; do
     mkdir -p "$tree/deploy/models"
     head -c "$bytes" /dev/zero >"$tree/tests/blob"
     head -c "$bytes" /dev/zero >"$tree/deploy/models/blob"
-    [ "$bytes" = 262144 ] && expect source '' ||
+    if [ "$bytes" = 262144 ]; then
+        expect source ''
+    else
         expect source 'tests/blob:1: 256 KiB, larger than 256 KiB: blobs stay out of git'
+    fi
 done
 
 empty

@@ -21,7 +21,7 @@ for shell in bash zsh fish; do
     done
 done
 for option in $options; do
-    grep -qF -- "\\-\\-${option//-/\\-}" "$folder/shoal.1" || grep -qF -- "$(sed 's/-/\\-/g' <<<"$option")" "$folder/shoal.1" ||
+    grep -qF -- "${option//-/\\-}" "$folder/shoal.1" ||
         fail "the manual does not have $option"
 done
 
