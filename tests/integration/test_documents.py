@@ -66,7 +66,9 @@ def test_documents_name_what_there_is():
     expect(len(tests) > 500 and len(settings) > 80, f"{len(tests)} tests and {len(settings)} settings were found")
     for name in ("SECURITY.md", "docs/METHODS.md", "docs/OPENAI.md", "docs/tutorial.md", "docs/howto/calibrate.md",
                  "docs/howto/compress.md", "docs/howto/offline.md",
-                 "docs/howto/budgets.md", "docs/howto/redaction.md", "docs/howto/fleet.md", "deploy/k8s/README.md"):
+                 "docs/howto/budgets.md", "docs/howto/redaction.md", "docs/howto/fleet.md", "docs/explanation/idea.md",
+                 "docs/explanation/exactness.md", "docs/explanation/risk-bound.md", "docs/explanation/kv-economics.md",
+                 "docs/explanation/compression.md", "deploy/k8s/README.md"):
         lost = list(missing(read(os.path.join(SOURCE, name)), tests, settings))
         expect(not lost, f"{name} names {', '.join(lost)}: not in the tree")
     false = "`test_not_there` `tests/unit/not_there.c` `kv.not_there`"
