@@ -8,6 +8,11 @@
 
 #include <string.h>
 
+enum {
+    FIRST_NODES = 16
+};
+_Static_assert(SHOAL_GRAMMAR_NODES_MAX % FIRST_NODES == 0, "doubling ends at the limit");
+
 static void free_choices(shoal_grammar_node *node)
 {
     for (size_t i = 0; i < node->n_choices; i++) {
@@ -29,12 +34,32 @@ void shoal_grammar_free(shoal_grammar *grammar)
     shoal_free(grammar);
 }
 
+/* A cloud holds a grammar for each of many sessions, and most are small. */
+static shoal_status make_room(shoal_grammar *grammar)
+{
+    if (grammar->n_nodes < grammar->capacity) {
+        return SHOAL_OK;
+    }
+    size_t capacity = SHOAL_MAX(grammar->capacity * 2, (size_t)FIRST_NODES);
+    if (capacity > SHOAL_GRAMMAR_NODES_MAX) {
+        return SHOAL_E_LIMIT;
+    }
+    shoal_grammar_node *nodes = shoal_realloc(grammar->nodes, capacity, sizeof *nodes);
+    if (!nodes) {
+        return SHOAL_E_NOMEM;
+    }
+    grammar->nodes = nodes;
+    grammar->capacity = capacity;
+    return SHOAL_OK;
+}
+
 /* Takes node's choices, also when it fails. */
 static shoal_status add(shoal_grammar *grammar, shoal_grammar_node node, uint32_t *ret_node)
 {
-    if (grammar->n_nodes >= SHOAL_GRAMMAR_NODES_MAX) {
+    shoal_status status = make_room(grammar);
+    if (status != SHOAL_OK) {
         free_choices(&node);
-        return SHOAL_E_LIMIT;
+        return status;
     }
     *ret_node = (uint32_t)grammar->n_nodes;
     grammar->nodes[grammar->n_nodes++] = node;
@@ -288,6 +313,7 @@ static shoal_status add_any(shoal_grammar *grammar)
         grammar->nodes[node].choices[i].node = parts[i];
     }
     grammar->key = parts[0];
+    SHOAL_ASSERT(grammar->n_nodes == SHOAL_GRAMMAR_OWN_NODES);
     return SHOAL_OK;
 }
 
@@ -297,8 +323,7 @@ shoal_status shoal_grammar_new(shoal_grammar **ret_grammar)
     if (!grammar) {
         return SHOAL_E_NOMEM;
     }
-    grammar->nodes = shoal_calloc(SHOAL_GRAMMAR_NODES_MAX, sizeof *grammar->nodes);
-    shoal_status status = grammar->nodes ? add_any(grammar) : SHOAL_E_NOMEM;
+    shoal_status status = add_any(grammar);
     if (status != SHOAL_OK) {
         shoal_grammar_free(grammar);
         return status;

@@ -13,6 +13,7 @@
 #ifndef SHOAL_GRAMMAR_GRAMMAR_H
 #define SHOAL_GRAMMAR_GRAMMAR_H
 
+#include "common/base/buf.h"
 #include "common/base/macros.h"
 
 #include <stdbool.h>
@@ -78,6 +79,21 @@ shoal_status shoal_grammar_add_cases(shoal_grammar *grammar, const shoal_grammar
 /* The last step of building. */
 void shoal_grammar_set_root(shoal_grammar *grammar, uint32_t node);
 
+/* --- as bytes --------------------------------------------------------------------------------- */
+
+/* Appends the grammar, which has a root, to bytes (bytes.c says how). A peer that decodes them has
+ * a grammar that takes and refuses the same texts. */
+shoal_status shoal_grammar_encode(const shoal_grammar *grammar, shoal_buf *bytes) SHOAL_MUST_CHECK;
+/* From anybody's bytes: each node goes through the functions above, so that nothing is taken that
+ * could not have been built. SHOAL_E_PROTOCOL says in err what is wrong and where; SHOAL_E_NOMEM.
+ * It takes some 32 bytes of memory for each of the n, and 50 KiB, at most. */
+shoal_status shoal_grammar_decode(const uint8_t *data, size_t n, shoal_grammar **ret_grammar,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
+
+/* Appends each name and text of the grammar, a line each: for who looks at what is said in it. */
+shoal_status shoal_grammar_put_texts(const shoal_grammar *grammar,
+                                     shoal_buf *text) SHOAL_MUST_CHECK;
+
 /* --- following a text ------------------------------------------------------------------------- */
 
 typedef struct shoal_grammar_frame {
@@ -117,6 +133,9 @@ shoal_status shoal_grammar_vocab_new(size_t n_vocab,
                                      size_t (*text)(void *ctx, int32_t id, const char **ret_text),
                                      void *ctx, shoal_grammar_vocab **ret_vocab) SHOAL_MUST_CHECK;
 void shoal_grammar_vocab_free(shoal_grammar_vocab *vocab);
+/* The bytes of id as text gave them; 0: none of its own, or more than the limit. */
+size_t shoal_grammar_vocab_text(const shoal_grammar_vocab *vocab, int32_t id,
+                                const char **ret_text);
 /* Sets bit id % 32 of allowed[id / 32] for every token that may follow, clears the others; returns
  * how many may. Ends of texts are the caller's. allowed: [(n_vocab + 31) / 32]. */
 size_t shoal_grammar_allow(shoal_grammar_vocab *vocab, const shoal_grammar *grammar,

@@ -37,9 +37,14 @@ typedef struct shoal_grammar_node {
     uint32_t n_tail;
 } shoal_grammar_node;
 
+enum {
+    SHOAL_GRAMMAR_OWN_NODES = 6 /* that every grammar begins with: any value, and its parts */
+};
+
 struct shoal_grammar {
-    shoal_grammar_node *nodes; /* [SHOAL_GRAMMAR_NODES_MAX] */
+    shoal_grammar_node *nodes; /* [capacity] */
     size_t n_nodes;
+    size_t capacity; /* at most SHOAL_GRAMMAR_NODES_MAX */
     uint32_t root;
     uint32_t key; /* a string of any length: the names of a map */
 };

@@ -19,8 +19,9 @@ typedef struct word {
 
 struct shoal_grammar_vocab {
     size_t n_vocab;
-    char *texts;
-    word *words; /* [n_words], sorted by text */
+    char *texts;       /* one after the other, by id */
+    uint32_t *offsets; /* [n_vocab + 1]: where that of each id begins */
+    word *words;       /* [n_words], sorted by text */
     size_t n_words;
     shoal_grammar_state
         *states; /* [SHOAL_GRAMMAR_TOKEN_BYTES_MAX + 1], after each byte of a word */
@@ -60,7 +61,8 @@ static shoal_status collect(shoal_grammar_vocab *v,
     }
     v->texts = shoal_calloc(n_bytes + 1, 1);
     v->words = shoal_calloc(v->n_words + 1, sizeof *v->words);
-    if (!v->texts || !v->words) {
+    v->offsets = shoal_calloc(v->n_vocab + 1, sizeof *v->offsets);
+    if (!v->texts || !v->words || !v->offsets) {
         return SHOAL_E_NOMEM;
     }
     char *at = v->texts;
@@ -72,6 +74,7 @@ static shoal_status collect(shoal_grammar_vocab *v,
             *w++ = (word){.text = at, .id = (int32_t)i, .n = (uint8_t)n};
             at += n;
         }
+        v->offsets[i + 1] = (uint32_t)(at - v->texts);
     }
     qsort(v->words, v->n_words, sizeof *v->words, compare);
     for (size_t i = 1; i < v->n_words; i++) {
@@ -105,9 +108,19 @@ void shoal_grammar_vocab_free(shoal_grammar_vocab *vocab)
         return;
     }
     shoal_free(vocab->texts);
+    shoal_free(vocab->offsets);
     shoal_free(vocab->words);
     shoal_free(vocab->states);
     shoal_free(vocab);
+}
+
+size_t shoal_grammar_vocab_text(const shoal_grammar_vocab *vocab, int32_t id, const char **ret_text)
+{
+    if (id < 0 || (size_t)id >= vocab->n_vocab) {
+        return 0;
+    }
+    *ret_text = vocab->texts + vocab->offsets[id];
+    return vocab->offsets[id + 1] - vocab->offsets[id];
 }
 
 /* Frames beyond the depth are not read, so they need not be copied. */

@@ -8,11 +8,13 @@
 
 #include "common/sample/sample.h"
 
-enum { SHOAL_SPEC_SPAN_MAX = 64 };
+enum {
+    SHOAL_SPEC_SPAN_MAX = 64
+};
 
 typedef struct shoal_verdict {
-    size_t n_accepted;     /* leading drafts that equal the verifier's samples */
-    shoal_sampled next;    /* the verifier's own token after them: correction or bonus */
+    size_t n_accepted;  /* leading drafts that equal the verifier's samples */
+    shoal_sampled next; /* the verifier's own token after them: correction or bonus */
     float confidences[SHOAL_SPEC_SPAN_MAX]; /* of the accepted drafts, by the verifier */
 } shoal_verdict;
 
@@ -24,5 +26,23 @@ void shoal_spec_verify(shoal_sampler *sampler, const shoal_sampling *sampling,
                        const float *const *logits, const int32_t *history, size_t n_history,
                        size_t n_drafts, int (*is_end)(const void *ctx, int32_t id),
                        const void *end_ctx, shoal_verdict *ret_verdict);
+
+/* What keeps the verifier's own tokens to a form. */
+typedef struct shoal_spec_guide {
+    /* The only tokens that may stand next (as shoal_sampling's, NULL: all); false: there is none.
+     */
+    bool (*allow)(void *ctx, const uint32_t **ret_allowed);
+    void (*follow)(void *ctx, int32_t id); /* a draft stands, and the text goes on behind it */
+    void *ctx;
+} shoal_spec_guide;
+
+/* The same, each sample among what guide allows. SHOAL_E_UNSUPPORTED: after a draft that stands
+ * there is nothing that may follow. guide NULL: shoal_spec_verify. */
+shoal_status shoal_spec_verify_guided(shoal_sampler *sampler, const shoal_sampling *sampling,
+                                      const shoal_spec_guide *guide, const float *const *logits,
+                                      const int32_t *history, size_t n_history, size_t n_drafts,
+                                      int (*is_end)(const void *ctx, int32_t id),
+                                      const void *end_ctx,
+                                      shoal_verdict *ret_verdict) SHOAL_MUST_CHECK;
 
 #endif

@@ -9,7 +9,7 @@ BEGIN {
     rank["kernels"] = 2
     rank["weight"] = 3
     rank["kv"] = rank["tokenizer"] = rank["grammar"] = rank["redact"] = rank["sample"] = rank["exit"] = 4
-    rank["model"] = rank["archive"] = 5
+    rank["model"] = rank["archive"] = rank["form"] = 5
     rank["spec"] = rank["engine"] = 6
     rank["train"] = rank["compress"] = 7
 

@@ -403,6 +403,161 @@ static void test_every_walk_ends_in_json(void **state)
     shoal_grammar_vocab_free(vocab);
 }
 
+/* --- as bytes --------------------------------------------------------------------------------- */
+
+static shoal_status decode(const shoal_buf *bytes, size_t n, shoal_grammar **ret_grammar)
+{
+    /* Memory of exactly its size, so that reading beyond it is seen. */
+    shoal_err err = SHOAL_ERR_INIT;
+    uint8_t *exact = shoal_calloc(n + 1, 1);
+    assert_non_null(exact);
+    memcpy(exact + 1, bytes->data, n);
+    shoal_status status = shoal_grammar_decode(exact + 1, n, ret_grammar, &err);
+    shoal_free(exact);
+    assert_int_equal(status == SHOAL_E_PROTOCOL, err.text[0] != '\0');
+    return status;
+}
+
+static void test_bytes_make_the_same_grammar(void **state)
+{
+    (void)state;
+    shoal_grammar *made[] = {make_form(), make_cases(), NULL};
+    assert_int_equal(shoal_grammar_new(&made[2]), SHOAL_OK);
+    shoal_grammar_set_root(made[2], SHOAL_GRAMMAR_ANY);
+    shoal_grammar_vocab *vocab = NULL;
+    assert_int_equal(shoal_grammar_vocab_new(SHOAL_COUNT(vocabulary), spell, NULL, &vocab),
+                     SHOAL_OK);
+    for (size_t i = 0; i < SHOAL_COUNT(made); i++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf bytes = {0};
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf again = {0};
+        SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *back = NULL;
+        assert_int_equal(shoal_grammar_encode(made[i], &bytes), SHOAL_OK);
+        assert_int_equal(decode(&bytes, bytes.length, &back), SHOAL_OK);
+        assert_int_equal(shoal_grammar_encode(back, &again), SHOAL_OK);
+        assert_int_equal(again.length, bytes.length);
+        assert_memory_equal(again.data, bytes.data, bytes.length);
+        for (uint64_t seed = 1; seed <= 60; seed++) {
+            walk(vocab, back, seed);
+        }
+        /* Cut anywhere it is none. */
+        for (size_t n = 0; n < bytes.length; n++) {
+            shoal_grammar *none = NULL;
+            assert_int_equal(decode(&bytes, n, &none), SHOAL_E_PROTOCOL);
+            assert_null(none);
+        }
+        shoal_grammar_free(made[i]);
+    }
+    shoal_grammar_vocab_free(vocab);
+}
+
+static void test_texts_are_told(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *g = make_form();
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    assert_int_equal(shoal_grammar_put_texts(g, &text), SHOAL_OK);
+    assert_non_null(strstr(text.data, "\"catfish\"\n1\n"));
+    assert_non_null(strstr(text.data, "\"tags\"\n"));
+}
+
+/* Whatever the bytes say: refused in words, or a grammar that can be followed and written. */
+static void test_spoilt_bytes_are_refused_or_a_grammar(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *g = make_form();
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf bytes = {0};
+    assert_int_equal(shoal_grammar_encode(g, &bytes), SHOAL_OK);
+    shoal_grammar_vocab *vocab = NULL;
+    assert_int_equal(shoal_grammar_vocab_new(SHOAL_COUNT(vocabulary), spell, NULL, &vocab),
+                     SHOAL_OK);
+    uint32_t allowed[SHOAL_COUNT(vocabulary) / 32 + 1];
+    uint64_t rng = 4;
+    size_t n_taken = 0;
+    for (size_t i = 0; i < 20000; i++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf spoilt = {0};
+        SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *back = NULL;
+        assert_int_equal(shoal_buf_append(&spoilt, bytes.data, bytes.length), SHOAL_OK);
+        for (size_t k = 0; k <= i % 3; k++) {
+            spoilt.data[shoal_rng_next(&rng) % bytes.length] = (char)shoal_rng_next(&rng);
+        }
+        shoal_status status = decode(&spoilt, spoilt.length, &back);
+        if (status != SHOAL_OK) {
+            assert_int_equal(status, SHOAL_E_PROTOCOL);
+            continue;
+        }
+        shoal_grammar_state at;
+        shoal_grammar_start(back, &at);
+        for (size_t k = 0; k < 40 && shoal_grammar_allow(vocab, back, &at, allowed) > 0; k++) {
+            int id = choose(allowed, false, k, &rng);
+            assert_true(shoal_grammar_push(back, &at, vocabulary[id], strlen(vocabulary[id])));
+        }
+        n_taken++;
+    }
+    assert_true(n_taken > 100); /* a name or a bound was spoilt, say */
+    shoal_grammar_vocab_free(vocab);
+}
+
+static void test_bytes_at_their_limits(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *data;
+        size_t n;
+        bool ok;
+    } rows[] = {
+        {"\1\0\0", 3, true},                             /* any value */
+        {"\2\0\0", 3, false},                            /* another format */
+        {"\1\0\6", 3, false},                            /* no such root */
+        {"\1\1\2\6", 4, true},                           /* an integer */
+        {"\1\1\11\6", 4, false},                         /* no such kind */
+        {"\1\1\0\1\1\6", 6, true},                       /* a string of one character */
+        {"\1\1\0\2\1\6", 6, false},                      /* of 2 at least, 1 at most */
+        {"\1\1\0\0\377\377\377\377\17\6", 10, true},     /* of 2^32 - 1 at most */
+        {"\1\1\0\0\377\377\377\377\20\6", 10, false},    /* of 2^32 at most */
+        {"\1\1\0\0\377\377\377\377\200\0\6", 11, false}, /* six bytes of a number */
+        {"\1\1\3\1\1x\6", 7, true},                      /* a text */
+        {"\1\1\3\1\1\0\6", 7, false},                    /* of a NUL */
+        {"\1\1\3\1\0\6", 6, false},                      /* of nothing */
+        {"\1\1\3\0\6", 5, false},                        /* an empty list */
+        {"\1\1\3\101\6", 5, false},                      /* 65 texts */
+        {"\1\1\3\1\201\10x\6", 8, false},                /* a text of 1025 bytes */
+        {"\1\1\6\6\6", 5, false},                        /* a map of itself */
+        {"\1\1\5\1\1\"\0\2\6", 8, false},                /* required 2 */
+        {"\1\1\7\2\1\1\6", 7, false},                    /* parts that begin alike */
+        {"\1\1\7\2\1\0\6", 7, false},                    /* again, inside any value */
+        {"\1\372\7\6", 4, false},                        /* 1018 nodes, none there */
+        {"\1\373\7\6", 4, false},                        /* 1019 nodes */
+        {"\1\0\0\0", 4, false},                          /* something behind it */
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf bytes = {0};
+        SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *g = NULL;
+        assert_int_equal(shoal_buf_append(&bytes, rows[i].data, rows[i].n), SHOAL_OK);
+        if ((decode(&bytes, rows[i].n, &g) == SHOAL_OK) != rows[i].ok) {
+            fail_msg("row %zu", i);
+        }
+    }
+}
+
+static void test_failing_memory_leaves_nothing(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *g = make_cases();
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf bytes = {0};
+    assert_int_equal(shoal_grammar_encode(g, &bytes), SHOAL_OK);
+    shoal_status status = SHOAL_E_NOMEM;
+    for (uint64_t n = 0; status != SHOAL_OK; n++) {
+        shoal_grammar *back = NULL;
+        shoal_mem_fail_at(n);
+        status = shoal_grammar_decode((const uint8_t *)bytes.data, bytes.length, &back, NULL);
+        shoal_mem_fail_at(UINT64_MAX);
+        assert_true(status == SHOAL_OK || status == SHOAL_E_NOMEM);
+        assert_int_equal(status == SHOAL_OK, back != NULL);
+        shoal_grammar_free(back);
+        assert_true(n < 200);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -412,6 +567,11 @@ int main(void)
         cmocka_unit_test(test_text_of_a_case_chooses_its_value),
         cmocka_unit_test(test_builder_refuses_what_it_cannot_hold),
         cmocka_unit_test(test_every_walk_ends_in_json),
+        cmocka_unit_test(test_bytes_make_the_same_grammar),
+        cmocka_unit_test(test_texts_are_told),
+        cmocka_unit_test(test_spoilt_bytes_are_refused_or_a_grammar),
+        cmocka_unit_test(test_bytes_at_their_limits),
+        cmocka_unit_test(test_failing_memory_leaves_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
