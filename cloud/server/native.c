@@ -9,6 +9,7 @@
 typedef struct native {
     shoal_engine *engine;
     shoal_sampler *sampler;
+    shoal_form_words *words;
     shoal_batch *batch;
 } native;
 
@@ -18,6 +19,7 @@ static void native_free(void *ctx)
     if (n != NULL) {
         shoal_batch_free(n->batch);
         shoal_sampler_free(n->sampler);
+        shoal_form_words_free(n->words);
         shoal_engine_free(n->engine);
         shoal_free(n);
     }
@@ -37,6 +39,7 @@ static void native_describe(const void *ctx, shoal_describe *ret_describe)
     d->n_vocab = (uint32_t)model->hp.n_vocab;
     d->n_ctx = (uint32_t)SHOAL_MIN(n_ctx, (size_t)SHOAL_WIRE_POSITION_MAX);
     d->verify = SHOAL_VERIFY_ALL;
+    d->forms = true;
 }
 
 static shoal_status native_add(void *ctx, shoal_session *session, uint64_t now_ms)
@@ -103,6 +106,10 @@ shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_setti
     if (status == SHOAL_OK) {
         status = shoal_sampler_new(model->hp.n_vocab, shoal_engine_kernels(n->engine), &n->sampler);
         if (status == SHOAL_OK) {
+            /* At once: made when the first form comes, it would hold up everybody's step. */
+            status = shoal_form_words_new(model->tokenizer, model->hp.n_vocab, &n->words);
+        }
+        if (status == SHOAL_OK) {
             status = shoal_batch_new(n->engine, batch, metrics, &n->batch);
         }
         if (status != SHOAL_OK) {
@@ -118,7 +125,10 @@ shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_setti
         native_free(n);
         return status;
     }
-    *ret_backend =
-        (shoal_backend){.ops = &native_ops, .ctx = n, .engine = n->engine, .sampler = n->sampler};
+    *ret_backend = (shoal_backend){.ops = &native_ops,
+                                   .ctx = n,
+                                   .engine = n->engine,
+                                   .sampler = n->sampler,
+                                   .words = n->words};
     return SHOAL_OK;
 }

@@ -349,6 +349,7 @@ static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
     const shoal_backend *backend = &node->backend;
     shoal_session_env env = {.engine = backend->engine,
                              .sampler = backend->sampler,
+                             .words = backend->words,
                              .tokenizer = backend->tokenizer,
                              .describe = &node->describe,
                              .tenant = conn->peer.identity,

@@ -17,6 +17,9 @@ enum {
     SHORT_HEX = 12,
     EPOCH_MAX = 1 << 30 /* a peer's epoch at most: ours, raised by one a mismatch, cannot wrap */
 };
+_Static_assert((int)SHOAL_WIRE_FORM_MAX == (int)SHOAL_FORM_BYTES_MAX &&
+                   (int)SHOAL_WIRE_OPENING_MAX == (int)SHOAL_FORM_OPENING_MAX,
+               "the wire's limits are the form's");
 _Static_assert((int)VERIFY_MAX <= (int)SHOAL_SPEC_SPAN_MAX, "a span must fit shoal_spec_verify");
 
 typedef enum state {
@@ -45,6 +48,10 @@ struct shoal_session {
                          * an engine */
     shoal_sampling sampling;
     shoal_logit_bias *biases;
+    shoal_form *form;           /* NULL: free text */
+    shoal_form_state *held;     /* [2] with a form: after H[..n_followed), and scratch for a span */
+    uint32_t *allowed;          /* with a form: what may be next */
+    size_t n_followed;          /* the answer's first position, until H is longer */
     const shoal_msg_cost *cost; /* what work costs; NULL: nobody knows */
     shoal_msg_cost told;        /* of it to the edge */
     uint32_t told_cached;       /* of stats.n_cached */
@@ -75,6 +82,9 @@ static void release(shoal_session *session)
     shoal_free(session->ids);
     shoal_free(session->shares);
     shoal_free(session->biases);
+    shoal_form_free(SHOAL_STEAL(session->form));
+    shoal_free(SHOAL_STEAL(session->held));
+    shoal_free(SHOAL_STEAL(session->allowed));
     session->seq = NULL;
     session->ids = NULL;
     session->shares = NULL;
@@ -282,20 +292,56 @@ static bool open_verifiable(shoal_session *session, const shoal_msg_open *open)
     return true;
 }
 
+/* An edge that read Describe does not come here with a form that nobody keeps. */
+static bool open_form_kept(shoal_session *session, const shoal_msg_open *open)
+{
+    if (open->form.n_grammar == 0 || session->env.words != NULL) {
+        return true;
+    }
+    fail(session, SHOAL_RPC_FAILED_PRECONDITION,
+         "this node cannot hold an answer to a form (its back end is \"%s\"): ask the edge for it "
+         "in mode local",
+         session->env.describe->backend);
+    return false;
+}
+
 static bool open_agrees(shoal_session *session, const shoal_msg_open *open)
 {
     const shoal_describe *describe = session->env.describe;
-    if (open->protocol != SHOAL_WIRE_PROTOCOL) {
+    uint32_t protocol = open->form.n_grammar > 0 ? SHOAL_WIRE_PROTOCOL_FORM : SHOAL_WIRE_PROTOCOL;
+    if (open->protocol != protocol) {
         fail(session, SHOAL_RPC_FAILED_PRECONDITION,
-             "protocol mismatch: the edge speaks version %" PRIu32 ", this node version %d; "
-             "update the older side",
-             open->protocol, (int)SHOAL_WIRE_PROTOCOL);
+             "protocol mismatch: the edge speaks version %" PRIu32 ", this node version %" PRIu32
+             "; update the older side",
+             open->protocol, protocol);
         return false;
     }
     return same_hash(session, "model", &open->model, &describe->model) &&
            same_hash(session, "tokenizer", &open->tokenizer, &describe->tokenizer) &&
            same_hash(session, "chat template", &open->chat_template, &describe->chat_template) &&
-           open_verifiable(session, open) && open_fits(session, open);
+           open_verifiable(session, open) && open_form_kept(session, open) &&
+           open_fits(session, open);
+}
+
+/* SHOAL_E_PROTOCOL: err says what of the form is wrong. */
+static shoal_status open_form(shoal_session *session, const shoal_msg_form *form, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *grammar = NULL;
+    if (form->n_grammar == 0) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_grammar_decode(form->grammar, form->n_grammar, &grammar, err));
+    SHOAL_TRY(shoal_form_new(grammar, form->opening, &session->form));
+    (void)SHOAL_STEAL(grammar);
+    session->held = shoal_calloc(2, sizeof(*session->held));
+    session->allowed =
+        shoal_calloc(shoal_form_words_n_mask(session->env.words), sizeof(*session->allowed));
+    if (session->held == NULL || session->allowed == NULL) {
+        return SHOAL_E_NOMEM;
+    }
+    shoal_form_start(session->form, &session->held[0]);
+    session->n_followed = form->position;
+    return SHOAL_OK;
 }
 
 static shoal_status open_allocate(shoal_session *session, const shoal_msg_open *open)
@@ -333,7 +379,12 @@ static void push_open(shoal_session *session, const shoal_msg_open *open, uint64
         fail(session, SHOAL_RPC_INVALID_ARGUMENT, "open.sampling: %s", err.text);
         return;
     }
-    if (open_allocate(session, open) != SHOAL_OK) {
+    shoal_status status = open_form(session, &open->form, &err);
+    if (status == SHOAL_E_PROTOCOL) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "open.form: %s", err.text);
+        return;
+    }
+    if (status != SHOAL_OK || open_allocate(session, open) != SHOAL_OK) {
         shoal_cloud_msg busy = {.kind = SHOAL_CLOUD_BUSY, .body.busy_retry_after_ms = 1000};
         session->out.emit(session->out.ctx, &busy);
         fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
@@ -379,6 +430,21 @@ static bool enter_epoch(shoal_session *session, uint32_t epoch)
     return true;
 }
 
+/* The form after all of H. What we sample keeps it, so what does not came from the edge. */
+static bool follow_form(shoal_session *session)
+{
+    while (session->form != NULL && session->n_followed < session->n_ids) {
+        size_t at = session->n_followed++;
+        if (!shoal_form_push(session->form, session->env.words, &session->held[0],
+                             session->ids[at])) {
+            fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+                 "the token at position %zu breaks the form that open gave", at);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Index of the first id that differs from H, from position on; n when none does. */
 static size_t first_difference(const shoal_session *session, const shoal_msg_tokens *tokens)
 {
@@ -418,6 +484,7 @@ static void push_confirmed(shoal_session *session, const shoal_msg_tokens *token
     session->n_drafts = 0;
     session->ended = false;
     session->stats.n_prompt += (uint32_t)n_new;
+    (void)follow_form(session);
 }
 
 /* Queues what of the draft lies beyond H; answers at once where it lies within. */
@@ -713,6 +780,47 @@ static size_t commit(shoal_session *session, const shoal_verdict *verdict)
     return accepted_to;
 }
 
+/* What may stand next in a span: the second of held runs ahead of H with the drafts that stand. */
+static bool guide_allow(void *ctx, const uint32_t **ret_allowed)
+{
+    shoal_session *session = ctx;
+    size_t n =
+        shoal_form_allow(session->form, session->env.words, &session->held[1], session->allowed);
+    *ret_allowed = n == SHOAL_FORM_ALL ? NULL : session->allowed;
+    return n > 0;
+}
+
+static void guide_follow(void *ctx, int32_t id)
+{
+    shoal_session *session = ctx;
+    bool kept = shoal_form_push(session->form, session->env.words, &session->held[1], id);
+    SHOAL_ASSERT(kept); /* it was allowed */
+}
+
+/* False: the session has ended, by the form's doing. */
+static bool verify(shoal_session *session, const float *const *logits, size_t n_judged,
+                   shoal_verdict *ret_verdict)
+{
+    if (session->form != NULL && session->n_followed != session->n_ids) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "form.position is %zu, but only %zu tokens are known: send the prompt first",
+             session->n_followed, session->n_ids);
+        return false;
+    }
+    const shoal_spec_guide guide = {.allow = guide_allow, .follow = guide_follow, .ctx = session};
+    if (session->form != NULL) {
+        session->held[1] = session->held[0];
+    }
+    shoal_status status = shoal_spec_verify_guided(
+        session->env.sampler, &session->sampling, session->form != NULL ? &guide : NULL, logits,
+        session->ids, session->n_ids, n_judged, is_end, tokenizer_of(session), ret_verdict);
+    if (status != SHOAL_OK) {
+        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
+             "the model has no token that goes on in the form asked for: ask for another one");
+    }
+    return status == SHOAL_OK;
+}
+
 void shoal_session_result(shoal_session *session, const shoal_span *span, uint64_t compute_us,
                           uint64_t now_ms)
 {
@@ -728,8 +836,9 @@ void shoal_session_result(shoal_session *session, const shoal_span *span, uint64
     size_t n_judged = span->n_logits - 1;
     size_t n_before = session->n_ids;
     shoal_verdict verdict;
-    shoal_spec_verify(session->env.sampler, &session->sampling, logits, session->ids, n_before,
-                      n_judged, is_end, tokenizer_of(session), &verdict);
+    if (!verify(session, logits, n_judged, &verdict)) {
+        return;
+    }
     shoal_session_take(session, &verdict, now_ms);
     if (session->seq != NULL) {
         /* Rows of refused drafts go, and the row of the last token is run again with the next
@@ -759,6 +868,9 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
     bool drafted = session->n_drafts > 0;
     SHOAL_ASSERT(session->state == STATE_OPEN && verdict->n_accepted <= session->n_drafts);
     size_t accepted_to = commit(session, verdict);
+    if (!follow_form(session)) {
+        return;
+    }
     note_first_token(session, now_ms);
     if (drafted) {
         emit_verdict(session, n_before, accepted_to);

@@ -14,6 +14,7 @@
 
 #include "cloud/prefix/prefix.h"
 #include "common/engine/engine.h"
+#include "common/form/form.h"
 #include "common/sample/sample.h"
 #include "common/spec/spec.h"
 #include "protocol/rpc/rpc.h"
@@ -28,6 +29,7 @@ typedef struct shoal_session_env {
     shoal_engine *engine;             /* NULL: the back end has none */
     shoal_sampler *sampler;           /* NULL without an engine */
     const shoal_tokenizer *tokenizer; /* without an engine; else the engine's model's counts */
+    shoal_form_words *words;          /* of the engine's model; NULL: no answer is held to a form */
     const shoal_describe *describe;   /* what this node serves: Open is held against it */
     const char *tenant;               /* whose session it is; NULL: nobody's in particular */
     const char *node; /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */

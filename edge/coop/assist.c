@@ -59,6 +59,9 @@ bool shoal_assist_asks(shoal_coop *coop, gen *g, const float *logits, const shoa
     if (g->assist.waits) {
         return true; /* its prompt was too hard */
     }
+    if (g->n_allowed == 1) {
+        return false; /* the form leaves nothing to be unsure of */
+    }
     shoal_exit_features features;
     shoal_exit_measure(shoal_engine_kernels(coop->engine), logits, coop->model->hp.n_vocab, 1.0F,
                        false, &features);
@@ -142,6 +145,10 @@ void shoal_assist_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
         }
         if (!shoal_uplink_identity_ok(coop, text, sizeof text)) {
             shoal_uplink_lost(coop, g, SHOAL_RPC_INVALID_ARGUMENT, text);
+            return;
+        }
+        if (g->form && !coop->cloud.forms) {
+            shoal_uplink_lost(coop, g, SHOAL_RPC_UNIMPLEMENTED, shoal_uplink_no_forms);
             return;
         }
         if (shoal_uplink_open(coop, g) != SHOAL_OK) {

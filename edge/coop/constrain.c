@@ -1,59 +1,73 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Answers of a given form: after each token the grammar says what may come next, and the sampler
- * sees nothing else. A form may wait for an opening: until the text has it, or has begun otherwise,
- * every token is allowed. Engine thread.
+ * Answers of a given form: before each sample the form says what may come next, and the sampler
+ * sees nothing else. The cloud is sent the form and holds its own tokens to it in the same way
+ * (protocol/SPEC.md, section 13), so a draft that keeps it can stand, and one that does not falls.
+ * Engine thread.
  */
 #include "edge/coop/coop_internal.h"
 
 #include "common/base/mem.h"
 
-#include <string.h>
+_Static_assert((int)SHOAL_COOP_OPENING_MAX == (int)SHOAL_FORM_OPENING_MAX, "it is a form's");
 
-typedef struct speller {
-    const shoal_tokenizer *tokenizer;
-    shoal_buf text;
-} speller;
-
-/* The bytes of a token inside an answer; none for one without whole characters. */
-static size_t spell(void *ctx, int32_t id, const char **ret_text)
+shoal_status shoal_gen_form_bytes(const shoal_coop_request *request, shoal_buf *bytes,
+                                  shoal_err *err)
 {
-    speller *s = ctx;
-    shoal_detok state = {.started = true};
-    shoal_buf_reset(&s->text);
-    bool whole = !shoal_tokenizer_is_end(s->tokenizer, id) &&
-                 shoal_detok_push(s->tokenizer, &state, id, &s->text) == SHOAL_OK &&
-                 state.n_pending == 0 && s->text.length > 0 &&
-                 !memmem(s->text.data, s->text.length, "\xEF\xBF\xBD", 3);
-    *ret_text = s->text.data;
-    return whole ? s->text.length : 0;
+    if (!request->take_grammar || request->mode == SHOAL_MODE_LOCAL) {
+        return SHOAL_OK;
+    }
+    bytes->limit = SHOAL_FORM_BYTES_MAX;
+    shoal_status status = shoal_grammar_encode(request->take_grammar, bytes);
+    return status == SHOAL_OK
+               ? SHOAL_OK
+               : shoal_err_set(err, status,
+                               "the form asked for takes more than %d bytes on its way to the "
+                               "cloud: ask for a smaller one, or use mode \"local\"",
+                               (int)SHOAL_FORM_BYTES_MAX);
 }
 
-static shoal_status make_vocab(shoal_coop *coop)
+shoal_status shoal_gen_form_begin(shoal_coop *coop, gen *g)
 {
-    speller s = {.tokenizer = coop->model->tokenizer};
-    shoal_status status = shoal_grammar_vocab_new(coop->model->hp.n_vocab, spell, &s, &coop->vocab);
-    shoal_buf_fini(&s.text);
-    return status;
+    if (!g->form) {
+        return SHOAL_OK;
+    }
+    if (!coop->words) {
+        SHOAL_TRY(
+            shoal_form_words_new(coop->model->tokenizer, coop->model->hp.n_vocab, &coop->words));
+    }
+    g->allowed = shoal_calloc(shoal_form_words_n_mask(coop->words), sizeof *g->allowed);
+    if (!g->allowed) {
+        return SHOAL_E_NOMEM;
+    }
+    shoal_form_start(g->form, &g->held);
+    return SHOAL_OK;
+}
+
+/* The state after the drafts too, as far as they keep the form; returns how many do. */
+static size_t follow_drafts(const shoal_coop *coop, const gen *g, shoal_form_state *ret_state)
+{
+    size_t n = 0;
+    *ret_state = g->held;
+    while (g->n_confirmed + n < g->n_tokens &&
+           shoal_form_push(g->form, coop->words, ret_state, g->tokens[g->n_confirmed + n])) {
+        n++;
+    }
+    return n;
 }
 
 shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g)
 {
-    if (!g->sampling.allowed) {
+    shoal_form_state state;
+    size_t n_drafts = g->n_tokens - g->n_confirmed;
+    g->sampling.allowed = NULL;
+    g->n_allowed = SHOAL_FORM_ALL;
+    if (!g->form || follow_drafts(coop, g, &state) < n_drafts) {
+        return SHOAL_OK; /* or a draft that will fall, and what follows it with it */
+    }
+    size_t n = shoal_form_allow(g->form, coop->words, &state, g->allowed);
+    if (n == SHOAL_FORM_ALL || (n == 0 && n_drafts > 0)) {
         return SHOAL_OK;
-    }
-    if (!coop->vocab && make_vocab(coop) != SHOAL_OK) {
-        shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the form of an answer");
-        return SHOAL_E_NOMEM;
-    }
-    size_t n = shoal_grammar_allow(coop->vocab, g->grammar, &g->followed, g->allowed);
-    if (shoal_grammar_may_end(g->grammar, &g->followed)) {
-        for (size_t id = 0; id < coop->model->hp.n_vocab; id++) {
-            if (shoal_tokenizer_is_end(coop->model->tokenizer, (int32_t)id)) {
-                g->allowed[id / 32] |= UINT32_C(1) << (id % 32);
-                n++;
-            }
-        }
     }
     if (n == 0) {
         shoal_gen_fail(coop, g, SHOAL_E_UNSUPPORTED,
@@ -61,44 +75,29 @@ shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g)
                        "one");
         return SHOAL_E_UNSUPPORTED;
     }
+    g->sampling.allowed = g->allowed;
+    g->n_allowed = n;
     return SHOAL_OK;
 }
 
-/* Text before the grammar holds. Begins it otherwise, the answer is free for good. */
-static void open_form(gen *g, const char *text, size_t n)
+bool shoal_gen_keeps_form(const shoal_coop *coop, const gen *g, int32_t id)
 {
-    size_t n_opening = strlen(g->opening);
-    size_t at = 0;
-    while (at < n && g->n_opened < n_opening && text[at] == g->opening[g->n_opened]) {
-        at++;
-        g->n_opened++;
+    shoal_form_state state;
+    if (!g->form) {
+        return true;
     }
-    bool open = g->n_opened == n_opening;
-    if (n == 0 || (!open && at < n) ||
-        (open && !shoal_grammar_push(g->grammar, &g->followed, text + at, n - at))) {
-        shoal_grammar_free(g->grammar);
-        g->grammar = NULL;
-    } else if (open) {
-        g->sampling.allowed = g->allowed;
-    }
+    state = g->held;
+    return shoal_form_push(g->form, coop->words, &state, id);
 }
 
-void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id)
+void shoal_gen_drop_formless(const shoal_coop *coop, gen *g)
 {
-    if (!g->grammar || shoal_tokenizer_is_end(coop->model->tokenizer, id)) {
-        return;
-    }
-    speller s = {.tokenizer = coop->model->tokenizer};
-    const char *text = NULL;
-    size_t n = spell(&s, id, &text);
-    if (!g->sampling.allowed) {
-        open_form(g, text, n);
-        shoal_buf_fini(&s.text);
-        return;
-    }
-    bool taken = n > 0 && shoal_grammar_push(g->grammar, &g->followed, text, n);
-    shoal_buf_fini(&s.text);
-    if (!taken) { /* no memory to spell it: what follows could not be held to the form */
-        shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the form of an answer");
+    shoal_form_state state;
+    size_t n = g->form ? follow_drafts(coop, g, &state) : g->n_tokens - g->n_confirmed;
+    if (g->n_confirmed + n < g->n_tokens) {
+        g->n_tokens = g->n_confirmed + n;
+        if (g->seq) {
+            (void)shoal_kv_seq_truncate(g->seq, g->n_tokens - 1);
+        }
     }
 }

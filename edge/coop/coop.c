@@ -424,7 +424,7 @@ void shoal_coop_free(shoal_coop *coop)
     }
     shoal_mailbox_fini(&coop->box);
     shoal_sampler_free(coop->sampler);
-    shoal_grammar_vocab_free(coop->vocab);
+    shoal_form_words_free(coop->words);
     shoal_keep_free(coop->keep); /* before the pool of its sequences */
     while (shoal_prefix_drop(coop)) {
     }
@@ -492,11 +492,6 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
     if (request->grammar_opening && strlen(request->grammar_opening) > SHOAL_COOP_OPENING_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "the opening of a form has at most %d bytes",
                              SHOAL_COOP_OPENING_MAX);
-    }
-    if (request->take_grammar && request->mode != SHOAL_MODE_LOCAL) {
-        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "an answer of a given form is sampled by the edge alone: use mode "
-                             "\"local\"");
     }
     if (request->session) {
         SHOAL_TRY(shoal_coop_check_session(coop, request->session, request->mode, err));

@@ -146,8 +146,7 @@ typedef struct shoal_coop_request {
     shoal_sampling sampling;  /* biases copied */
     const char *const *stops; /* copied */
     size_t n_stops;
-    shoal_grammar
-        *take_grammar; /* what the text must be, mode local alone; NULL: free. Taken by OK */
+    shoal_grammar *take_grammar; /* what the text must be; NULL: free. Taken by OK */
     /* NULL or "": the whole text is of the grammar. Else the text is free, but for one that begins
      * with these bytes: what follows them is of the grammar, as far as the token that ended them
      * left it possible. At most SHOAL_COOP_OPENING_MAX bytes, copied. */

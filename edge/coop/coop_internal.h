@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/thread.h"
 #include "common/engine/engine.h"
+#include "common/form/form.h"
 #include "common/transfer/transfer.h"
 #include "edge/coop/breaker.h"
 #include "edge/coop/budget.h"
@@ -208,11 +209,11 @@ struct gen {
     shoal_exit_state *exit_states; /* (n_exits), with depth: an answer depends on no other's */
     bool *has_left;                /* (capacity), with depth: the token was said at an exit */
 
-    shoal_grammar *grammar; /* NULL: free text */
-    shoal_grammar_state followed;
-    uint32_t *allowed;                        /* [n_vocab / 32 up], with a grammar */
-    char opening[SHOAL_COOP_OPENING_MAX + 1]; /* the grammar holds behind it; "": from the start */
-    size_t n_opened;                          /* bytes of it that the text has */
+    shoal_form *form;      /* NULL: free text */
+    shoal_form_state held; /* after tokens[n_prompt..n_confirmed); these from admission on */
+    uint32_t *allowed;     /* of the next sample, with a form */
+    size_t n_allowed;      /* of the last sample; SHOAL_FORM_ALL: any */
+    shoal_buf form_bytes;  /* its grammar, for the cloud */
 
     shoal_detok detok;
     shoal_stop *stop; /* NULL: no stop strings */
@@ -247,7 +248,7 @@ struct shoal_coop {
     char *tls_paths[4];
     shoal_engine *engine;
     shoal_sampler *sampler;
-    shoal_grammar_vocab *vocab; /* NULL until a grammar needs it */
+    shoal_form_words *words; /* NULL until a form needs them */
     shoal_clock clock;
     mailbox box;
     shoal_thread *thread;
@@ -359,11 +360,19 @@ void shoal_gen_score(gen *g, size_t position, int32_t id, const float *logits, s
 void shoal_gen_top(const float *logits, size_t n_vocab, double best, shoal_coop_top *ret_tops,
                    size_t n);
 
-/* What may come next, before a sample is drawn; without a grammar, or before its opening, nothing
- * happens. On failure the generation has ended. */
+/* Forms (constrain.c). */
+/* What the cloud has to be told of the form, nothing in mode LOCAL. */
+shoal_status shoal_gen_form_bytes(const shoal_coop_request *request, shoal_buf *bytes,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
+/* Before the first token, on the engine thread. */
+shoal_status shoal_gen_form_begin(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
+/* What may come next, before a sample is drawn behind all tokens; without a form, or before its
+ * opening, everything may. On failure the generation has ended. */
 shoal_status shoal_gen_constrain(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
-/* The token that was drawn: the grammar goes on behind it. */
-void shoal_gen_follow(shoal_coop *coop, gen *g, int32_t id);
+/* Whether id may be the next that is confirmed. */
+bool shoal_gen_keeps_form(const shoal_coop *coop, const gen *g, int32_t id);
+/* Drafts from the first on that breaks the form are gone. */
+void shoal_gen_drop_formless(const shoal_coop *coop, gen *g);
 
 /* Whether the edge model should compute for it now, and the span to run. */
 bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span);
@@ -433,6 +442,8 @@ shoal_status shoal_uplink_open(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
  * more. */
 shoal_status shoal_uplink_hand_over(shoal_coop *coop, gen *g, size_t from,
                                     size_t n_max) SHOAL_MUST_CHECK;
+/* Of a cloud that holds no answer to a form. */
+extern const char shoal_uplink_no_forms[];
 /* R9 on our side: what the cloud describes must fit our tokenizer and the operator's pin. */
 bool shoal_uplink_identity_ok(const shoal_coop *coop, char *text, size_t n_text);
 

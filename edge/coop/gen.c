@@ -18,8 +18,7 @@ const char *shoal_tier_name(shoal_tier tier)
     return names[tier];
 }
 
-static shoal_status copy_request(const shoal_coop *coop, gen *g, const shoal_coop_request *request,
-                                 shoal_err *err)
+static shoal_status copy_request(gen *g, const shoal_coop_request *request, shoal_err *err)
 {
     g->capacity = g->n_end + COOP_WINDOW_MAX + 1;
     g->tokens = shoal_calloc(g->capacity, sizeof *g->tokens);
@@ -34,16 +33,8 @@ static shoal_status copy_request(const shoal_coop *coop, gen *g, const shoal_coo
     }
     g->sampling = request->sampling;
     g->sampling.biases = g->biases;
-    if (request->take_grammar) {
-        g->allowed = shoal_calloc(coop->model->hp.n_vocab / 32 + 1, sizeof *g->allowed);
-        if (!g->allowed) {
-            return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the form of an answer");
-        }
-        (void)snprintf(g->opening, sizeof g->opening, "%s",
-                       request->grammar_opening ? request->grammar_opening : "");
-        g->sampling.allowed = g->opening[0] ? NULL : g->allowed;
-        shoal_grammar_start(request->take_grammar, &g->followed);
-    }
+    g->sampling.allowed = NULL;
+    SHOAL_TRY(shoal_gen_form_bytes(request, &g->form_bytes, err));
     if (request->n_stops > 0) {
         SHOAL_TRY(shoal_stop_new(request->stops, request->n_stops, &g->stop, err));
     }
@@ -90,17 +81,19 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     (void)snprintf(g->request_id, sizeof g->request_id, "%s",
                    request->request_id ? request->request_id : "");
     (void)snprintf(g->session, sizeof g->session, "%s", request->session ? request->session : "");
-    shoal_status status = copy_request(coop, g, request, err);
+    shoal_status status = copy_request(g, request, err);
     if (status == SHOAL_OK) {
         bool own = request->exit_policy != NULL;
         status = shoal_leave_init(coop, g, own ? request->exit_policy : coop->settings.exit_policy,
                                   own ? request->exit_threshold : (float)NAN, err);
     }
+    if (status == SHOAL_OK && request->take_grammar) { /* last: what is taken is taken with OK */
+        status = shoal_form_new(request->take_grammar, request->grammar_opening, &g->form);
+    }
     if (status != SHOAL_OK) {
         shoal_gen_free(g);
         return status;
     }
-    g->grammar = request->take_grammar;
     *ret_gen = g;
     return SHOAL_OK;
 }
@@ -115,8 +108,9 @@ void shoal_gen_free(gen *g)
     shoal_kv_seq_free(g->seq);
     shoal_leave_fini(g);
     shoal_stop_free(g->stop);
-    shoal_grammar_free(g->grammar);
+    shoal_form_free(g->form);
     shoal_free(g->allowed);
+    shoal_buf_fini(&g->form_bytes);
     shoal_buf_fini(&g->text);
     shoal_free(g->tokens);
     shoal_free(g->confidences);
@@ -250,8 +244,12 @@ static shoal_status grow_text(shoal_coop *coop, gen *g, int32_t id, bool last, s
 
 void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
 {
+    int32_t id = g->tokens[g->n_confirmed];
+    if (g->form && !shoal_form_push(g->form, coop->words, &g->held, id)) {
+        shoal_gen_fail(coop, g, SHOAL_E_PROTOCOL, "a token breaks the form asked for");
+        return;
+    }
     size_t position = g->n_confirmed++;
-    int32_t id = g->tokens[position];
     tier = shoal_leave_tier(g, position, tier);
     g->usage.n_generated++;
     g->usage.n_by_tier[tier]++;

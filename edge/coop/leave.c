@@ -63,7 +63,7 @@ void shoal_leave_span(const gen *g, size_t n_checks_free, shoal_span *span)
     bool behind_prompt = span->ids + span->n_ids <= g->tokens + g->n_prompt;
     span->rules = behind_prompt ? NULL : g->exits;
     /* What a grammar allowed back then is not known any more. */
-    span->check = !g->grammar && n_waiting <= n_checks_free;
+    span->check = !g->form && n_waiting <= n_checks_free;
 }
 
 /* Whether the full depth would have said what was said at the exit, by the same noise. */

@@ -204,6 +204,11 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
             return;
         }
         (void)pop_waiting(coop);
+        if (shoal_gen_form_begin(coop, g) != SHOAL_OK) {
+            shoal_gen_fail(coop, g, SHOAL_E_NOMEM, "no memory for the form of an answer");
+            release(coop, g);
+            continue;
+        }
         shoal_pace_fork(&g->pace, &coop->pace);
         g->choice = shoal_pace_choose(&g->pace);
         if (need > 0 && shoal_session_begin(coop, g, need) != SHOAL_OK) {
@@ -278,10 +283,7 @@ static void take_rows(shoal_coop *coop, gen *g, const shoal_span *span)
     if (g->mode == SHOAL_MODE_ASSIST && shoal_assist_asks(coop, g, logits, &sampled)) {
         return;
     }
-    shoal_gen_follow(coop, g, sampled.id);
-    if (!g->done) {
-        shoal_gen_take_sample(coop, g, &sampled);
-    }
+    shoal_gen_take_sample(coop, g, &sampled);
 }
 
 /* Tokens of the prompt among those that the span fed. */

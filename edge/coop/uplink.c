@@ -64,6 +64,14 @@ static shoal_status send_open(shoal_coop *coop, gen *g)
                 .n_tokens_max = (uint32_t)g->n_end,
             },
     };
+    if (g->form) {
+        shoal_msg_form *form = &msg.body.open.form;
+        msg.body.open.protocol = SHOAL_WIRE_PROTOCOL_FORM;
+        form->grammar = (const uint8_t *)g->form_bytes.data;
+        form->n_grammar = g->form_bytes.length;
+        form->position = (uint32_t)g->n_prompt;
+        (void)snprintf(form->opening, sizeof form->opening, "%s", shoal_form_opening(g->form));
+    }
     memcpy(msg.body.open.request_id, g->request_id, sizeof msg.body.open.request_id);
     size_t n = 0;
     return send(g, &msg, &n);
@@ -298,6 +306,20 @@ static bool verify_ok(shoal_coop *coop, gen *g)
     return false;
 }
 
+const char shoal_uplink_no_forms[] =
+    "it cannot hold an answer to a form (response_format, tools): it is of an older version, or "
+    "stands before an engine of another kind; use mode \"local\"";
+
+/* A form that nobody keeps would be none. */
+static bool forms_ok(shoal_coop *coop, gen *g)
+{
+    if (g->form && !coop->cloud.forms) {
+        shoal_uplink_refused(coop, g, SHOAL_RPC_UNIMPLEMENTED, shoal_uplink_no_forms);
+        return false;
+    }
+    return true;
+}
+
 /* Whether an attempt at that time could still help this request. */
 static bool in_time(const gen *g, uint64_t at_ms)
 {
@@ -396,7 +418,7 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             shoal_gen_fail(coop, g, SHOAL_E_MISMATCH, text);
             return;
         }
-        if (!verify_ok(coop, g)) {
+        if (!forms_ok(coop, g) || !verify_ok(coop, g)) {
             return;
         }
         if (!shoal_assist_may_spend(coop, text, sizeof text)) {
@@ -458,6 +480,8 @@ static void time_verdict(shoal_coop *coop, gen *g, size_t accepted_to)
     }
 }
 
+static const char formless[] = "a token that breaks the form asked for";
+
 static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, size_t n_bytes)
 {
     g->usage.n_rounds++;
@@ -470,6 +494,10 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
         return;
     }
     while (!g->done && g->n_confirmed < v->accepted_to) {
+        if (!shoal_gen_keeps_form(coop, g, g->tokens[g->n_confirmed])) {
+            broken_protocol(coop, g, formless);
+            return;
+        }
         note_judged(g, true);
         shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, round);
     }
@@ -485,6 +513,10 @@ static void take_verdict(shoal_coop *coop, gen *g, const shoal_msg_verdict *v, s
                 return;
             }
             continue;
+        }
+        if (!shoal_gen_keeps_form(coop, g, v->ids[i])) {
+            broken_protocol(coop, g, formless);
+            return;
         }
         bool judged = position < sent_before && !rolled_back;
         size_t confidence_i = v->n_confidences - v->n_ids + i;
@@ -518,6 +550,10 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
         }
         if (position > g->n_confirmed) {
             broken_protocol(coop, g, "a gap between tokens");
+            return;
+        }
+        if (!shoal_gen_keeps_form(coop, g, t->ids[i])) {
+            broken_protocol(coop, g, formless);
             return;
         }
         g->usage.n_cloud_steps++;
@@ -656,6 +692,7 @@ static shoal_status to_status(shoal_rpc_status status)
 static void degrade_to_local(shoal_coop *coop, gen *g)
 {
     g->mode = SHOAL_MODE_LOCAL;
+    shoal_gen_drop_formless(coop, g);
     while (!g->done && g->n_confirmed < g->n_tokens) {
         shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);
     }

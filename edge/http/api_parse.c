@@ -402,6 +402,35 @@ static shoal_status check_model(shoal_api_reader *r, const json_t *root)
     return SHOAL_OK;
 }
 
+/* A form leaves the device as it is: with a placeholder in it the answer would be another one. */
+static shoal_status check_form_hides(shoal_api_reader *r)
+{
+    const char *param = r->request->n_tools > 0 ? "tools" : "response_format";
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf hidden = {0};
+    if (!hides(r) || !r->request->grammar) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_grammar_put_texts(r->request->grammar, &text));
+    if (r->request->n_tools > 0) {
+        SHOAL_TRY(shoal_api_put_tools(r, &text)); /* with what they say of themselves */
+    }
+    shoal_redact_map *found = NULL;
+    SHOAL_TRY(shoal_redact_map_new(&found));
+    shoal_status status = shoal_redact_text(r->context->redact, found, text.data ? text.data : "",
+                                            text.length, &hidden);
+    size_t n = shoal_redact_map_n(found);
+    shoal_redact_map_free(found);
+    if (n > 0 || status == SHOAL_E_LIMIT) {
+        return shoal_http_error_set(
+            r->error, 400, param, "unsupported_value",
+            "%s: it has words that are held back here (redact.*), and would leave the device: take "
+            "them out, or use mode \"local\"",
+            param);
+    }
+    return status;
+}
+
 /* What may only be judged once all fields are known. */
 static shoal_status settle(shoal_api_reader *r)
 {
@@ -440,14 +469,8 @@ static shoal_status settle(shoal_api_reader *r)
                                     shoal_mode_name(q->mode),
                                     r->has_mode || r->local_only ? "asked for" : "the default");
     }
-    if (q->grammar && q->mode != SHOAL_MODE_LOCAL) {
-        return shoal_http_error_set(
-            r->error, 400, "response_format", "unsupported_value",
-            "response_format: an answer of a given form is sampled by the edge alone, and mode "
-            "\"%s\" was %s: add \"shoal\": {\"mode\": \"local\"}",
-            shoal_mode_name(q->mode), r->has_mode ? "asked for" : "the default");
-    }
     SHOAL_TRY(shoal_api_settle_tools(r));
+    SHOAL_TRY(check_form_hides(r));
     if (!r->has_seed) {
         if (getrandom(&q->sampling.seed, sizeof q->sampling.seed, 0) !=
             (ssize_t)sizeof q->sampling.seed) {

@@ -125,13 +125,6 @@ static shoal_status check_company(shoal_api_reader *r)
                                     "response_format and tools ask for two forms at once: leave "
                                     "one of them out, or set tool_choice to \"none\"");
     }
-    if (q->mode != SHOAL_MODE_LOCAL) {
-        return shoal_http_error_set(
-            r->error, 400, "tools", "unsupported_value",
-            "tools: a call is sampled by the edge alone, and mode \"%s\" was %s: add \"shoal\": "
-            "{\"mode\": \"local\"}, or set tool_choice to \"none\"",
-            shoal_mode_name(q->mode), r->has_mode ? "asked for" : "the default");
-    }
     return SHOAL_OK;
 }
 

@@ -16,17 +16,20 @@
 
 enum {
     SHOAL_WIRE_PROTOCOL = 1,
-    SHOAL_WIRE_MESSAGE_MAX = 1 << 20,       /* encoded bytes of any message */
-    SHOAL_WIRE_UNPACK_MAX = 8 << 20,        /* memory one message may unpack to */
-    SHOAL_WIRE_PROMPT_MAX = 131072,         /* ids in one Tokens message */
-    SHOAL_WIRE_DRAFT_MAX = 64,              /* ids in one DRAFT or Verdict */
-    SHOAL_WIRE_TEXT_MAX = 256,              /* bytes of names and error texts */
-    SHOAL_WIRE_POSITION_MAX = 1 << 24,      /* positions */
-    SHOAL_WIRE_EPOCH_MAX = INT32_MAX,       /* so that epoch + 1 never wraps */
-    SHOAL_WIRE_COST_US_MAX = INT32_MAX,     /* of a step, of a row */
-    SHOAL_WIRE_PRICE_ONE = 1000,            /* the price of a token, and the highest of a draft */
-    SHOAL_WIRE_KV_BLOCK = 32,               /* a KvRequest has a multiple of so many ids */
-    SHOAL_WIRE_KV_PART_MAX = 256 << 10,     /* bytes of a blob in one KvPart */
+    SHOAL_WIRE_PROTOCOL_FORM = 2,       /* of an Open with a form: who does not know it refuses */
+    SHOAL_WIRE_MESSAGE_MAX = 1 << 20,   /* encoded bytes of any message */
+    SHOAL_WIRE_UNPACK_MAX = 8 << 20,    /* memory one message may unpack to */
+    SHOAL_WIRE_PROMPT_MAX = 131072,     /* ids in one Tokens message */
+    SHOAL_WIRE_DRAFT_MAX = 64,          /* ids in one DRAFT or Verdict */
+    SHOAL_WIRE_TEXT_MAX = 256,          /* bytes of names and error texts */
+    SHOAL_WIRE_POSITION_MAX = 1 << 24,  /* positions */
+    SHOAL_WIRE_EPOCH_MAX = INT32_MAX,   /* so that epoch + 1 never wraps */
+    SHOAL_WIRE_COST_US_MAX = INT32_MAX, /* of a step, of a row */
+    SHOAL_WIRE_PRICE_ONE = 1000,        /* the price of a token, and the highest of a draft */
+    SHOAL_WIRE_FORM_MAX = 65536,        /* bytes of a grammar */
+    SHOAL_WIRE_OPENING_MAX = 32,        /* bytes of a form's opening */
+    SHOAL_WIRE_KV_BLOCK = 32,           /* a KvRequest has a multiple of so many ids */
+    SHOAL_WIRE_KV_PART_MAX = 256 << 10, /* bytes of a blob in one KvPart */
     SHOAL_WIRE_BUNDLE_PART_MAX = 256 << 10, /* bytes of a file in one BundlePart */
     SHOAL_WIRE_MANIFEST_MAX = 64 << 10,     /* bytes of a manifest */
     SHOAL_WIRE_SIGNATURE_MAX = 64,
@@ -69,7 +72,16 @@ typedef struct shoal_describe {
     char backend[16]; /* "native", "upstream" (SPEC.md section 9); "" is sent by older nodes */
     shoal_verify verify;
     shoal_edge_kv edge_kv;
+    bool forms; /* answers are held to the form that Open gives */
 } shoal_describe;
+
+/* What an answer must be (SPEC.md, section 13). */
+typedef struct shoal_msg_form {
+    const uint8_t *grammar; /* in the message; shoal_grammar_decode */
+    size_t n_grammar;       /* 1..SHOAL_WIRE_FORM_MAX; 0: free text, and the rest is zero */
+    char opening[SHOAL_WIRE_OPENING_MAX + 1];
+    uint32_t position; /* of the answer's first token */
+} shoal_msg_form;
 
 typedef struct shoal_msg_open {
     uint32_t protocol;
@@ -82,6 +94,7 @@ typedef struct shoal_msg_open {
     uint32_t priority; /* 0..7 */
     uint32_t n_tokens_max;
     char request_id[65];
+    shoal_msg_form form;
 } shoal_msg_open;
 
 typedef enum shoal_token_kind {

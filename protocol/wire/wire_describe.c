@@ -49,6 +49,7 @@ shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *bu
     m.backend =
         shoal_wire_bytes(describe->backend, strnlen(describe->backend, sizeof describe->backend));
     m.verify = (Shoal__V1__Verify)describe->verify;
+    m.forms = describe->forms;
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_reply(&ours, &m));
     const shoal_edge_kv *kv = &describe->edge_kv;
@@ -89,6 +90,7 @@ static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__D
     shoal_wire_copy_text(d.kv_form, &m->kv_form);
     shoal_wire_copy_text(d.backend, &m->backend);
     d.verify = (shoal_verify)m->verify;
+    d.forms = m->forms;
     if (m->edge_kv) {
         SHOAL_TRY(take_edge_kv(check, m->edge_kv, &d.edge_kv));
     }

@@ -50,6 +50,17 @@ static shoal_status check_open(const shoal_wire_check *check, const Shoal__V1__O
                                  REQUEST_ID_MAX);
 }
 
+/* What the grammar says is for common/grammar to judge. */
+static shoal_status check_form(const shoal_wire_check *check, const Shoal__V1__Form *m)
+{
+    SHOAL_TRY(shoal_wire_check_range(check, "Form.grammar bytes", m->grammar.len, 1,
+                                     SHOAL_WIRE_FORM_MAX));
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "Form.position", m->position, 1, SHOAL_WIRE_POSITION_MAX));
+    return shoal_wire_check_text(check, "Form.opening", m->opening.data, m->opening.len,
+                                 SHOAL_WIRE_OPENING_MAX);
+}
+
 /* The range of every parameter belongs to common/sample; its text is kept, the status is ours. */
 static shoal_status check_sampling(const shoal_wire_check *check, const shoal_sampling *sampling)
 {
@@ -110,6 +121,15 @@ static shoal_status encode_open(const shoal_wire_check *check, const shoal_msg_o
     m.request_id =
         shoal_wire_bytes(open->request_id, strnlen(open->request_id, sizeof open->request_id));
     SHOAL_TRY(check_open(check, &m));
+    Shoal__V1__Form form = SHOAL__V1__FORM__INIT;
+    if (open->form.n_grammar > 0) {
+        form.grammar = shoal_wire_bytes(open->form.grammar, open->form.n_grammar);
+        form.opening = shoal_wire_bytes(open->form.opening,
+                                        strnlen(open->form.opening, sizeof open->form.opening));
+        form.position = open->form.position;
+        SHOAL_TRY(check_form(check, &form));
+        m.form = &form;
+    }
     Shoal__V1__EdgeMessage envelope = SHOAL__V1__EDGE_MESSAGE__INIT;
     envelope.body_case = SHOAL__V1__EDGE_MESSAGE__BODY_OPEN;
     envelope.open = &m;
@@ -218,10 +238,14 @@ static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__
 {
     SHOAL_TRY(check_open(check, m));
     SHOAL_TRY(check_bias_lists(check, m->sampling));
+    if (m->form) {
+        SHOAL_TRY(check_form(check, m->form));
+    }
     size_t n_biases = m->sampling->n_biases;
+    size_t n_grammar = m->form ? m->form->grammar.len : 0;
     SHOAL_CLEANUP(shoal_edge_msg_freep)
     shoal_edge_msg *msg =
-        shoal_calloc(1, sizeof(shoal_edge_msg) + n_biases * sizeof(shoal_logit_bias));
+        shoal_calloc(1, sizeof(shoal_edge_msg) + n_biases * sizeof(shoal_logit_bias) + n_grammar);
     if (!msg) {
         return shoal_err_set(check->err, SHOAL_E_NOMEM, "Open: out of memory");
     }
@@ -240,6 +264,14 @@ static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__
     open->priority = m->priority;
     open->n_tokens_max = m->n_tokens_max;
     shoal_wire_copy_text(open->request_id, &m->request_id);
+    if (m->form) {
+        uint8_t *grammar = (uint8_t *)(biases + n_biases);
+        memcpy(grammar, m->form->grammar.data, n_grammar);
+        open->form.grammar = grammar;
+        open->form.n_grammar = n_grammar;
+        open->form.position = m->form->position;
+        shoal_wire_copy_text(open->form.opening, &m->form->opening);
+    }
     *ret_msg = SHOAL_STEAL(msg);
     return SHOAL_OK;
 }

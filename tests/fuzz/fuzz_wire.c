@@ -3,6 +3,7 @@
  * The decoders of protocol/wire on any bytes: no crash, no leak, and what is taken encodes to
  * bytes that decode to the same encoding again.
  */
+#include "common/grammar/grammar.h"
 #include "protocol/wire/wire.h"
 
 #include <string.h>
@@ -15,6 +16,29 @@ static void check_same(const shoal_buf *a, const shoal_buf *b)
 {
     SHOAL_ASSERT(a->length == b->length);
     SHOAL_ASSERT(a->length == 0 || memcmp(a->data, b->data, a->length) == 0);
+}
+
+/* The grammar of a form: refused in words, or one that comes back from its own bytes. */
+static void fuzz_form(const shoal_msg_form *form)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_grammar *grammar = NULL;
+    if (shoal_grammar_decode(form->grammar, form->n_grammar, &grammar, &err) != SHOAL_OK) {
+        SHOAL_ASSERT(err.text[0] != '\0');
+        return;
+    }
+    shoal_grammar *again = NULL;
+    shoal_buf once = {0};
+    shoal_buf twice = {0};
+    SHOAL_ASSERT(shoal_grammar_encode(grammar, &once) == SHOAL_OK);
+    SHOAL_ASSERT(shoal_grammar_decode((const uint8_t *)once.data, once.length, &again, NULL) ==
+                 SHOAL_OK);
+    SHOAL_ASSERT(shoal_grammar_encode(again, &twice) == SHOAL_OK);
+    check_same(&once, &twice);
+    shoal_grammar_free(grammar);
+    shoal_grammar_free(again);
+    shoal_buf_fini(&once);
+    shoal_buf_fini(&twice);
 }
 
 static void fuzz_edge(const uint8_t *data, size_t size)
@@ -33,6 +57,9 @@ static void fuzz_edge(const uint8_t *data, size_t size)
                                        NULL) == SHOAL_OK);
     SHOAL_ASSERT(shoal_edge_msg_encode(again, &twice) == SHOAL_OK);
     check_same(&once, &twice);
+    if (msg->kind == SHOAL_EDGE_OPEN && msg->body.open.form.n_grammar > 0) {
+        fuzz_form(&msg->body.open.form);
+    }
     shoal_edge_msg_free(msg);
     shoal_edge_msg_free(again);
     shoal_buf_fini(&once);

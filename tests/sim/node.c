@@ -111,6 +111,7 @@ sim_conn *sim_node_accept(sim_node *node, const char *tenant, size_t edge, uint3
     sim_conn *conn = &node->conns[i];
     *conn = (sim_conn){.node = node, .edge = edge, .attempt = attempt};
     const shoal_session_env env = {.engine = node->backend.engine,
+                                   .words = node->backend.words,
                                    .sampler = node->backend.sampler,
                                    .tokenizer = node->backend.tokenizer,
                                    .describe = &node->describe,

@@ -92,7 +92,7 @@ function checkCall(call) {
 }
 
 await check("openai calls a tool", async () => {
-  const answer = await openai.chat.completions.create({ model, messages, tools, tool_choice: "required", seed: 1, ...local });
+  const answer = await openai.chat.completions.create({ model, messages, tools, tool_choice: "required", seed: 1 });
   assert.equal(answer.choices[0].finish_reason, "tool_calls");
   assert.equal(answer.choices[0].message.tool_calls.length, 1);
   checkCall(answer.choices[0].message.tool_calls[0]);
@@ -100,7 +100,7 @@ await check("openai calls a tool", async () => {
 
 await check("openai's stream helper gathers the call of a tool", async () => {
   const tool_choice = { type: "function", function: { name: "open_ticket" } };
-  const stream = openai.chat.completions.stream({ model, messages, tools, tool_choice, seed: 2, ...local });
+  const stream = openai.chat.completions.stream({ model, messages, tools, tool_choice, seed: 2 });
   const message = await stream.finalMessage();
   checkCall(message.tool_calls[0]);
 });

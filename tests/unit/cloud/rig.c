@@ -72,6 +72,7 @@ void rig_init(rig *r, const rig_settings *settings)
     }
     assert_int_equal(shoal_sampler_new(hp->n_vocab, shoal_engine_kernels(r->engine), &r->sampler),
                      SHOAL_OK);
+    assert_int_equal(shoal_form_words_new(r->model->tokenizer, hp->n_vocab, &r->words), SHOAL_OK);
     r->tenant = "";
     shoal_batch_settings bs = {.prefix_percent = settings->prefix_percent,
                                .n_sessions_max = 64,
@@ -90,6 +91,7 @@ void rig_init(rig *r, const rig_settings *settings)
 void rig_fini(rig *r)
 {
     shoal_batch_free(r->batch);
+    shoal_form_words_free(r->words);
     shoal_sampler_free(r->sampler);
     shoal_engine_free(r->engine);
     shoal_model_free(r->model);
@@ -98,6 +100,19 @@ void rig_fini(rig *r)
 size_t rig_decode(rig *r, const shoal_sampling *sampling, int32_t *text, size_t n_prompt,
                   size_t n_max)
 {
+    return rig_decode_form(r, NULL, sampling, text, n_prompt, n_max);
+}
+
+size_t rig_decode_form(rig *r, const shoal_form *form, const shoal_sampling *sampling,
+                       int32_t *text, size_t n_prompt, size_t n_max)
+{
+    uint32_t allowed[SHOAL_TINY_VOCAB / 32 + 1];
+    shoal_sampling held = *sampling;
+    shoal_form_state at;
+    if (form) {
+        assert_true(r->model->hp.n_vocab <= SHOAL_TINY_VOCAB);
+        shoal_form_start(form, &at);
+    }
     shoal_kv_seq *seq = NULL;
     assert_int_equal(shoal_kv_seq_new(shoal_engine_kv(r->engine), &seq), SHOAL_OK);
     size_t n = n_prompt;
@@ -110,9 +125,15 @@ size_t rig_decode(rig *r, const shoal_sampling *sampling, int32_t *text, size_t 
             continue;
         }
         shoal_sampled sampled;
-        shoal_sample(r->sampler, sampling, shoal_engine_logits(r->engine, span.logits_i), text, n,
+        if (form) {
+            size_t n_allowed = shoal_form_allow(form, r->words, &at, allowed);
+            assert_true(n_allowed > 0);
+            held.allowed = n_allowed == SHOAL_FORM_ALL ? NULL : allowed;
+        }
+        shoal_sample(r->sampler, &held, shoal_engine_logits(r->engine, span.logits_i), text, n,
                      &sampled);
         text[n++] = sampled.id;
+        assert_true(!form || shoal_form_push(form, r->words, &at, sampled.id));
         if (shoal_tokenizer_is_end(r->model->tokenizer, sampled.id)) {
             break;
         }
@@ -227,6 +248,7 @@ void edge_init(edge *e, rig *r)
     e->rig = r;
     shoal_session_env env = {.engine = r->engine,
                              .sampler = r->sampler,
+                             .words = r->words,
                              .tokenizer = r->model->tokenizer,
                              .describe = &r->describe,
                              .tenant = r->tenant,
@@ -266,6 +288,8 @@ void edge_open(edge *e, const shoal_sampling *sampling, size_t n_max)
 {
     shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,
                           .body.open = edge_open_message(e->rig, sampling, n_max)};
+    msg.body.open.form = e->form;
+    msg.body.open.protocol = e->form.n_grammar > 0 ? SHOAL_WIRE_PROTOCOL_FORM : SHOAL_WIRE_PROTOCOL;
     push(e, &msg);
 }
 

@@ -34,6 +34,7 @@ typedef struct rig {
     shoal_model *model;
     shoal_engine *engine;
     shoal_sampler *sampler;
+    shoal_form_words *words;
     shoal_batch *batch;
     const char *tenant;          /* of the edges that are made next */
     shoal_cloud_metrics metrics; /* counts nothing */
@@ -51,6 +52,10 @@ shoal_model *rig_model_new(uint64_t seed);
 size_t rig_decode(rig *r, const shoal_sampling *sampling, int32_t *text, size_t n_prompt,
                   size_t n_max);
 
+/* The same of a text held to a form from n_prompt on. */
+size_t rig_decode_form(rig *r, const shoal_form *form, const shoal_sampling *sampling,
+                       int32_t *text, size_t n_prompt, size_t n_max);
+
 /* One generation seen from the edge. */
 typedef struct edge {
     rig *rig;
@@ -62,8 +67,9 @@ typedef struct edge {
     size_t n_verdicts;
     size_t n_told; /* ids in verdicts */
     size_t n_messages;
-    bool careless;    /* keeps no books: for peers that break the rules */
-    bool rolled_back; /* a verdict contradicted what was sent, since the flag was cleared */
+    shoal_msg_form form; /* what edge_open gives; zeroed: none */
+    bool careless;       /* keeps no books: for peers that break the rules */
+    bool rolled_back;    /* a verdict contradicted what was sent, since the flag was cleared */
     bool opened;
     bool has_finished_message;
     shoal_msg_finished finished;

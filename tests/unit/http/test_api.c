@@ -510,8 +510,6 @@ static const bad_row bad_chats[] = {
     {"{" CHAT ",\"top_logprobs\":2}", 400, "top_logprobs", "invalid_value"},
     {"{" CHAT ",\"logprobs\":true,\"shoal\":{\"mode\":\"cloud\"}}", 400, "logprobs",
      "unsupported_value"},
-    {"{" CHAT ",\"shoal\":{\"mode\":\"exact\"},\"response_format\":{\"type\":\"json_object\"}}",
-     400, "response_format", "unsupported_value"},
     {"{" CHAT ",\"max_tokens\":4,\"max_completion_tokens\":5}", 400, "max_completion_tokens",
      "invalid_value"},
     {"{" CHAT ",\"modalities\":[\"audio\"]}", 400, "modalities", "unsupported_parameter"},

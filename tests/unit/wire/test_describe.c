@@ -16,7 +16,8 @@ static shoal_describe full(void)
                         .n_ctx = 4096,
                         .protocol = SHOAL_WIRE_PROTOCOL,
                         .backend = "upstream",
-                        .verify = SHOAL_VERIFY_GREEDY};
+                        .verify = SHOAL_VERIFY_GREEDY,
+                        .forms = true};
     memset(&d.model, 1, sizeof d.model);
     memset(&d.tokenizer, 2, sizeof d.tokenizer);
     memset(&d.chat_template, 3, sizeof d.chat_template);
@@ -42,6 +43,7 @@ static void test_describe_round_trips(void **state)
     assert_int_equal(back.protocol, 1);
     assert_string_equal(back.backend, "upstream");
     assert_int_equal(back.verify, SHOAL_VERIFY_GREEDY);
+    assert_true(back.forms);
     assert_string_equal(shoal_verify_name(back.verify), "greedy");
     shoal_buf_fini(&buf);
 }
@@ -112,6 +114,7 @@ static void raw_case(raw_describe raw, const char *word)
     } else {
         assert_int_equal(status, SHOAL_OK);
         assert_int_equal(d.verify, raw.verify);
+        assert_false(d.forms); /* as an older node says nothing of them */
         assert_int_equal(strlen(d.backend), raw.n_backend);
     }
     shoal_buf_fini(&buf);

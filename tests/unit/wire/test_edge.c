@@ -125,6 +125,40 @@ static void test_open_with_every_field_round_trips(void **state)
     shoal_edge_msg_free(back);
 }
 
+static void test_form_round_trips_up_to_its_limits(void **state)
+{
+    (void)state;
+    static uint8_t grammar[SHOAL_WIRE_FORM_MAX + 1];
+    memset(grammar, 7, sizeof grammar);
+    shoal_edge_msg msg = full_open();
+    shoal_msg_form *form = &msg.body.open.form;
+    msg.body.open.protocol = SHOAL_WIRE_PROTOCOL_FORM;
+    form->grammar = grammar;
+    form->position = 3;
+    memcpy(form->opening, "<tool_call>", 12);
+    for (size_t n = SHOAL_WIRE_FORM_MAX - 1; n <= SHOAL_WIRE_FORM_MAX; n++) {
+        form->n_grammar = n;
+        shoal_edge_msg *back = round_trip(&msg);
+        assert_int_equal(back->body.open.protocol, 2);
+        assert_int_equal(back->body.open.form.n_grammar, n);
+        assert_memory_equal(back->body.open.form.grammar, grammar, n);
+        assert_string_equal(back->body.open.form.opening, "<tool_call>");
+        assert_int_equal(back->body.open.form.position, 3);
+        assert_int_equal(back->body.open.sampling.n_biases, 2);
+        shoal_edge_msg_free(back);
+    }
+    shoal_buf buf = {0};
+    form->n_grammar = SHOAL_WIRE_FORM_MAX + 1;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    form->n_grammar = 1;
+    form->position = 0;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    form->position = 3;
+    form->opening[0] = '\n';
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    shoal_buf_fini(&buf);
+}
+
 static void test_open_of_defaults_round_trips(void **state)
 {
     (void)state;
@@ -137,6 +171,7 @@ static void test_open_of_defaults_round_trips(void **state)
     assert_null(back->body.open.sampling.biases);
     assert_int_equal(back->body.open.sampling.n_biases, 0);
     assert_string_equal(back->body.open.request_id, "");
+    assert_int_equal(back->body.open.form.n_grammar, 0);
     shoal_edge_msg_free(back);
 }
 
@@ -612,6 +647,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_with_every_field_round_trips),
+        cmocka_unit_test(test_form_round_trips_up_to_its_limits),
         cmocka_unit_test(test_open_of_defaults_round_trips),
         cmocka_unit_test(test_open_with_most_biases_round_trips),
         cmocka_unit_test(test_tokens_of_every_kind_round_trip),
