@@ -3,12 +3,16 @@
 """Mode assist with real daemons: the edge while it is sure, the cloud where it is not, and an edge that
 goes on whatever becomes of the link."""
 import json
+import os
 import random
+import threading
 import time
 
 from harness import SANITIZED, Site, complete, expect, free_port, main, prompts, questions, request, run, binary, wait_until
 
 N_TOKENS = 24
+SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261129"))
+N_KILLS = int(os.environ.get("SHOAL_TEST_KILLS", "2" if SANITIZED else "4"))
 
 
 def asked(n, seed):
@@ -125,6 +129,55 @@ def test_link_cut_at_every_message_loses_and_repeats_nothing():
                 break
         expect(all(n > 1 for n in cuts.values()), f"cuts: {cuts}")
         return f"streams cut at each message in turn: {cuts}"
+
+
+def test_node_killed_under_assist_loses_and_repeats_nothing():
+    """kill -9 of the cloud at N_KILLS random moments of answers. Which tokens are the cloud's follows from when it dies;
+    each has to be what its tier says after exactly the tokens before it, and the last one has to end the answer."""
+    rng = random.Random(SEED)
+    some = [p for p, _ in asked(2 if SANITIZED else 3, 21)]
+    n = 8 if SANITIZED else N_TOKENS
+    seen = {}
+    n_answers = n_cut = kills = 0
+    with Site(8) as site:
+        full, edge_model = site.models()
+        judge = Judge(site, full, edge_model)
+        ids = {prompt: judge.ids(prompt) for prompt in some}
+        nodes = [site.cloud(full, free_port()).start() for _ in range(2)]
+        edge = site.edge(edge_model, ",".join(node.address for node in nodes), assist__rate=0.7, assist__span_tokens=2).start()
+        answers, failures = [], []
+
+        def ask_on(stop):
+            try:
+                while not stop.is_set():
+                    prompt = some[len(answers) % len(some)]
+                    answers.append((prompt, ask(edge.address, ids[prompt], "assist", n=n)))
+            except BaseException as error:  # noqa: BLE001 - told by the test
+                failures.append(error)
+
+        stop = threading.Event()
+        asking = threading.Thread(target=ask_on, args=(stop,))
+        asking.start()
+        try:
+            while kills < N_KILLS and asking.is_alive():
+                time.sleep(rng.uniform(0.01, 0.3))
+                node = nodes[kills % 2]
+                node.kill()
+                kills += 1
+                node.start()
+        finally:
+            stop.set()
+            asking.join()
+        expect(answers and not failures, f"after {kills} kills (seed {SEED}): {failures}")
+        for prompt, answer in answers:
+            n_answers += 1
+            n_cut += answer.usage["shoal"]["reconnects"]
+            seen[prompt, tuple(answer.ids), tuple(answer.tiers)] = answer
+            expect(answer.finish in ("stop", "length") and (answer.finish == "stop" or len(answer.ids) == n), f"{answer.ids}")
+        for (prompt, _, _), answer in seen.items():
+            judge.check(ids[prompt], answer, f"killed under it (seed {SEED})")
+        expect(SANITIZED or any("cloud" in tiers for _, _, tiers in seen), "the cloud never spoke")
+        return f"{kills} kills, {n_cut} streams cut, {n_answers} answers, {len(seen)} different ones: nothing lost or repeated"
 
 
 def test_unreachable_cloud_is_not_waited_for_twice():
