@@ -13,11 +13,13 @@
  * The one freedom: where a result is NaN, it is NaN in every tier, but sign and payload may differ
  * (processors pick them from either operand, compilers swap operands).
  *
- * Panels, activations and the law of products: panel.h. What is added to products: sides.h.
+ * Panels, activations and the law of products: panel.h. Products that read a part of a matrix:
+ * firing.h. What is added to products: sides.h.
  */
 #ifndef SHOAL_KERNELS_KERNELS_H
 #define SHOAL_KERNELS_KERNELS_H
 
+#include "common/kernels/firing.h"
 #include "common/kernels/kv_block.h"
 #include "common/kernels/panel.h"
 #include "common/kernels/sides.h"
@@ -93,6 +95,7 @@ typedef struct shoal_kernels {
     void (*quantize_q8)(size_t k, const float *x, int8_t *q, shoal_act_block *blocks);
 
     shoal_gemm_fn *gemm[SHOAL_PANELS]; /* panel.h */
+    shoal_firing_fn *gemm_firing;      /* firing.h */
     shoal_low_fn *add_low;             /* sides.h */
     shoal_singles_fn *add_singles;
 

@@ -323,6 +323,7 @@ void shoal_kernels_init_neon(shoal_kernels *kernels)
     shoal_kernels_neon_attend(kernels);
     shoal_kernels_neon_seal(kernels);
     shoal_kernels_neon_sides(kernels);
+    shoal_kernels_neon_firing(kernels);
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;

@@ -18,6 +18,7 @@
 #    define shoal_kernels_avx512_product shoal_kernels_avx512_product_emulated
 #    define shoal_kernels_avx512_attend  shoal_kernels_avx512_attend_emulated
 #    define shoal_kernels_avx512_sides   shoal_kernels_avx512_sides_emulated
+#    define shoal_kernels_avx512_firing  shoal_kernels_avx512_firing_emulated
 #endif
 
 /* The specification: fills every slot. The parts below it belong to its init. */
@@ -25,6 +26,7 @@ void shoal_kernels_init_scalar(shoal_kernels *kernels);
 void shoal_kernels_scalar_gemm(shoal_kernels *kernels);
 void shoal_kernels_scalar_attend(shoal_kernels *kernels);
 void shoal_kernels_scalar_sides(shoal_kernels *kernels);
+void shoal_kernels_scalar_firing(shoal_kernels *kernels);
 void shoal_kernels_scalar_seal(shoal_kernels *kernels);
 
 #if defined(__x86_64__)
@@ -37,6 +39,7 @@ void shoal_kernels_avx2_attend(shoal_kernels *kernels);
 void shoal_kernels_avx2_kv(shoal_kernels *kernels);
 void shoal_kernels_avx2_seal(shoal_kernels *kernels);
 void shoal_kernels_avx2_sides(shoal_kernels *kernels);
+void shoal_kernels_avx2_firing(shoal_kernels *kernels);
 #endif
 
 #if defined(__x86_64__) || defined(SHOAL_SIMD_EMULATED)
@@ -46,6 +49,7 @@ void shoal_kernels_avx512_quant(shoal_kernels *kernels);
 void shoal_kernels_avx512_codes(shoal_kernels *kernels);
 void shoal_kernels_avx512_attend(shoal_kernels *kernels);
 void shoal_kernels_avx512_sides(shoal_kernels *kernels);
+void shoal_kernels_avx512_firing(shoal_kernels *kernels);
 #endif
 
 #if defined(__aarch64__)
@@ -54,6 +58,7 @@ void shoal_kernels_neon_gemm(shoal_kernels *kernels);
 void shoal_kernels_neon_attend(shoal_kernels *kernels);
 void shoal_kernels_neon_seal(shoal_kernels *kernels);
 void shoal_kernels_neon_sides(shoal_kernels *kernels);
+void shoal_kernels_neon_firing(shoal_kernels *kernels);
 void shoal_kernels_neon_quant(shoal_kernels *kernels);
 void shoal_kernels_neon_dotprod(shoal_kernels *kernels); /* over the tier below */
 void shoal_kernels_neon_i8mm(shoal_kernels *kernels);

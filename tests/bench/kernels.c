@@ -101,7 +101,7 @@ static bool is_same(const bench *b, const work *w, const shoal_kernels *tier)
     return same;
 }
 
-static void time_tier(bench *b, const work *w, const shoal_kernels *tier)
+static double time_tier(bench *b, const work *w, const shoal_kernels *tier)
 {
     bench_subject subject = {
         .name = w->slot,
@@ -114,6 +114,7 @@ static void time_tier(bench *b, const work *w, const shoal_kernels *tier)
     };
     bench_result result = bench_measure(&b->settings, &subject);
     bench_report_row(&b->report, &subject, &result);
+    return result.median_s;
 }
 
 static void check_tier(bench *b, const work *w, const shoal_kernels *tier)
@@ -129,7 +130,7 @@ static void bench_work(bench *b, const work *w)
 {
     for (size_t i = 0; i < b->n_tiers; i++) {
         check_tier(b, w, &b->tiers[i]);
-        time_tier(b, w, &b->tiers[i]);
+        (void)time_tier(b, w, &b->tiers[i]);
     }
 }
 
@@ -203,7 +204,7 @@ static void bench_columns(bench *b, gemm_operands *o, size_t n_cols)
         size_t x_bytes = info->quantised ? g->k * 2 : g->k * 4;
         w.bytes = o->n_panels * shoal_panel_bytes(o->panel, g->k) + n_cols * (x_bytes + rows * 4);
         w.flops = 2 * (uint64_t)rows * g->k * n_cols;
-        time_tier(b, &w, &b->tiers[i]);
+        (void)time_tier(b, &w, &b->tiers[i]);
     }
 }
 
@@ -257,6 +258,151 @@ static void bench_products(bench *b)
                          sizeof cached_widths / sizeof cached_widths[0]);
         }
     }
+}
+
+/* --- what fires ------------------------------------------------------------------------------ */
+
+enum {
+    FIRING_K = 2048,
+    FIRING_ROWS = 512, /* of a tile */
+    DENSITIES = 5
+};
+
+/* Shares of the inputs that fire, in hundredths. */
+static const unsigned densities[DENSITIES] = {100, 75, 50, 25, 5};
+
+static void run_firing(void *context)
+{
+    const job *j = context;
+    const shoal_firing *f = j->operands;
+    j->kernels->gemm_firing(f, 0, f->n_rows / f->tile_rows);
+}
+
+/* A column of which so many inputs fire. */
+static void draw_firing(bench *b, unsigned density, int8_t *xq, shoal_act_block *xb)
+{
+    float x[FIRING_K];
+    for (size_t i = 0; i < FIRING_K; i++) {
+        bool fires = shoal_rng_next(&b->rng) % 100 < density;
+        x[i] = fires ? 1.0F + (float)(shoal_rng_next(&b->rng) % 64) : 0.0F;
+    }
+    b->scalar.quantize_q8(FIRING_K, x, xq, xb);
+}
+
+/* The share at which the time is that of a product that reads all, between two measured ones. */
+static void tell_break_even(const shoal_kernels *tier, double all_s, const double s[DENSITIES])
+{
+    for (size_t i = 0; i < DENSITIES; i++) {
+        if (s[i] <= all_s) {
+            double at = densities[i];
+            if (i > 0) {
+                at += (densities[i - 1] - at) * (all_s - s[i]) / (s[i - 1] - s[i]);
+            }
+            fprintf(stderr, "break-even of %s: %s%.0f%% of the inputs fire\n", tier->tier,
+                    i > 0 ? "" : "above ", at);
+            return;
+        }
+    }
+    fprintf(stderr, "break-even of %s: none\n", tier->tier);
+}
+
+/* A matrix, of which every product reads the same bytes as its layout has them. */
+typedef struct firing_operands {
+    shoal_firing firing;
+    gemm_operands all;
+    size_t n_tiles;
+    size_t tile_bytes;
+    uint8_t *tiles;
+    int8_t *xq;
+    shoal_act_block *xb;
+    float *y;
+} firing_operands;
+
+static void make_firing(bench *b, firing_operands *o)
+{
+    const size_t tile_rows = FIRING_ROWS;
+    o->tile_bytes = shoal_tile_bytes(tile_rows, FIRING_K);
+    o->n_tiles = SHOAL_MAX(b->matrix_bytes / o->tile_bytes, (size_t)1);
+    const size_t n_rows = o->n_tiles * tile_rows;
+    o->tiles = allocate(o->n_tiles, o->tile_bytes);
+    fill_panels(b, SHOAL_PANEL_Q4_0, o->tiles, o->n_tiles * o->tile_bytes);
+    for (size_t at = 0; at < o->n_tiles * o->tile_bytes; at += 2) {
+        if (at % shoal_tile_block_bytes(tile_rows) < 2 * tile_rows) {
+            const uint16_t d = (uint16_t)((shoal_rng_next(&b->rng) & 0x83FF) | 0x2000);
+            memcpy(o->tiles + at, &d, sizeof d);
+        }
+    }
+    o->xq = allocate(FIRING_K, 1);
+    o->xb = allocate(FIRING_K / SHOAL_QBLOCK, sizeof *o->xb);
+    o->y = allocate(n_rows, sizeof *o->y);
+    o->firing = (shoal_firing){.tiles = o->tiles,
+                               .tile_rows = tile_rows,
+                               .n_rows = n_rows,
+                               .k = FIRING_K,
+                               .n_cols = 1,
+                               .xq = o->xq,
+                               .xb = o->xb,
+                               .y = o->y,
+                               .y_stride = n_rows};
+    o->all = (gemm_operands){.g = {.panels = o->tiles,
+                                   .n_rows = n_rows,
+                                   .k = FIRING_K,
+                                   .n_cols = 1,
+                                   .xq = o->xq,
+                                   .xb = o->xb,
+                                   .y = o->y,
+                                   .y_stride = n_rows},
+                             .n_panels = n_rows / SHOAL_PANEL_ROWS,
+                             .panel = SHOAL_PANEL_Q4_0};
+}
+
+/* At width 1: by panels, then by input at several shares. */
+static void bench_firing_tier(bench *b, firing_operands *o, const shoal_kernels *tier)
+{
+    char shape[48];
+    double s[DENSITIES];
+    const size_t n_rows = o->firing.n_rows;
+    snprintf(shape, sizeof shape, "%zux%d by panels", n_rows, (int)FIRING_K);
+    work w = {.slot = "gemm_firing",
+              .shape = shape,
+              .bytes = o->n_tiles * o->tile_bytes,
+              .flops = 2 * (uint64_t)n_rows * FIRING_K,
+              .run = run_gemm,
+              .operands = &o->all,
+              .out = o->y,
+              .out_bytes = n_rows * sizeof *o->y};
+    draw_firing(b, 100, o->xq, o->xb);
+    const double all_s = time_tier(b, &w, tier);
+    w.run = run_firing;
+    w.operands = &o->firing;
+    for (size_t i = 0; i < DENSITIES; i++) {
+        const double part = (1 + 8 * (densities[i] / 100.0)) / 9; /* scales are always read */
+        draw_firing(b, densities[i], o->xq, o->xb);
+        snprintf(shape, sizeof shape, "%zux%d %u%% fire", n_rows, (int)FIRING_K, densities[i]);
+        w.bytes = (uint64_t)((double)(o->n_tiles * o->tile_bytes) * part);
+        check_tier(b, &w, tier);
+        s[i] = time_tier(b, &w, tier);
+    }
+    tell_break_even(tier, all_s, s);
+}
+
+static void bench_firing(bench *b)
+{
+    firing_operands o = {.n_tiles = 0};
+    if (!is_wanted(b, "gemm_firing")) {
+        return;
+    }
+    make_firing(b, &o);
+    for (size_t i = 0; i < b->n_tiers; i++) {
+        /* As of other products, scalar's speed is not that of memory. */
+        if (strcmp(b->tiers[i].tier, "scalar") != 0) {
+            bench_firing_tier(b, &o, &b->tiers[i]);
+        }
+    }
+    shoal_free(o.tiles);
+    shoal_free(o.xq);
+    shoal_free(o.xb);
+    shoal_free(o.y);
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -730,6 +876,7 @@ static int run_all(bench *b, bool json)
     }
     bench_report_begin(&b->report, stdout, json, names);
     bench_products(b);
+    bench_firing(b);
     bench_attentions(b);
     bench_seals(b);
     bench_rows(b);

@@ -52,27 +52,33 @@
 #undef _mm256_maskz_loadu_epi16
 #undef _mm256_mask_storeu_epi16
 #undef _mm512_i32gather_ps
-#define _mm512_fmadd_ps          emulated_fmadd_ps
-#define _mm512_cvtph_ps          emulated_cvtph_ps
-#define _mm512_cvtps_ph(a, how)  emulated_cvtps_ph(a)
-#define _mm512_cvtepi32_ps       emulated_cvtepi32_ps
-#define _mm512_cvtps_epi32       emulated_cvtps_epi32
-#define _mm512_cvtepu16_epi32    emulated_cvtepu16_epi32
-#define _mm512_cvtepu8_epi32     emulated_cvtepu8_epi32
-#define _mm512_cvtepi8_epi32     emulated_cvtepi8_epi32
-#define _mm512_cvtepu8_epi16     emulated_cvtepu8_epi16
-#define _mm512_cmpeq_epi16_mask  emulated_cmpeq_epi16_mask
-#define _mm512_dpbusd_epi32      emulated_dpbusd_epi32
-#define _mm512_dpwssd_epi32      emulated_dpwssd_epi32
-#define _mm512_srai_epi32        emulated_srai_epi32
-#define _mm512_extractf32x8_ps   emulated_extractf32x8_ps
-#define _mm512_reduce_add_epi32  emulated_reduce_add_epi32
-#define _mm512_maskz_loadu_ps    emulated_maskz_loadu_ps
-#define _mm512_mask_storeu_ps    emulated_mask_storeu_ps
-#define _mm_maskz_loadu_epi8     emulated_maskz_loadu_epi8
-#define _mm256_maskz_loadu_epi16 emulated_maskz_loadu_epi16
-#define _mm256_mask_storeu_epi16 emulated_mask_storeu_epi16
-#define _mm512_i32gather_ps      emulated_i32gather_ps
+#undef _mm512_cvtepi32_epi8
+#undef _mm512_maskz_compress_epi32
+#undef _mm512_test_epi32_mask
+#define _mm512_fmadd_ps             emulated_fmadd_ps
+#define _mm512_cvtph_ps             emulated_cvtph_ps
+#define _mm512_cvtps_ph(a, how)     emulated_cvtps_ph(a)
+#define _mm512_cvtepi32_ps          emulated_cvtepi32_ps
+#define _mm512_cvtps_epi32          emulated_cvtps_epi32
+#define _mm512_cvtepu16_epi32       emulated_cvtepu16_epi32
+#define _mm512_cvtepu8_epi32        emulated_cvtepu8_epi32
+#define _mm512_cvtepi8_epi32        emulated_cvtepi8_epi32
+#define _mm512_cvtepu8_epi16        emulated_cvtepu8_epi16
+#define _mm512_cmpeq_epi16_mask     emulated_cmpeq_epi16_mask
+#define _mm512_dpbusd_epi32         emulated_dpbusd_epi32
+#define _mm512_dpwssd_epi32         emulated_dpwssd_epi32
+#define _mm512_srai_epi32           emulated_srai_epi32
+#define _mm512_extractf32x8_ps      emulated_extractf32x8_ps
+#define _mm512_reduce_add_epi32     emulated_reduce_add_epi32
+#define _mm512_maskz_loadu_ps       emulated_maskz_loadu_ps
+#define _mm512_mask_storeu_ps       emulated_mask_storeu_ps
+#define _mm_maskz_loadu_epi8        emulated_maskz_loadu_epi8
+#define _mm256_maskz_loadu_epi16    emulated_maskz_loadu_epi16
+#define _mm256_mask_storeu_epi16    emulated_mask_storeu_epi16
+#define _mm512_i32gather_ps         emulated_i32gather_ps
+#define _mm512_cvtepi32_epi8        emulated_cvtepi32_epi8
+#define _mm512_maskz_compress_epi32 emulated_maskz_compress_epi32
+#define _mm512_test_epi32_mask      emulated_test_epi32_mask
 
 /* Sixteen lanes in memory. */
 typedef union emulated_lanes {
@@ -249,6 +255,42 @@ EMULATED __m512i emulated_srai_epi32(__m512i a, unsigned by)
         x.i[i] >>= by;
     }
     return emulated_to_ints(&x);
+}
+
+EMULATED __m128i emulated_cvtepi32_epi8(__m512i a)
+{
+    emulated_lanes x = emulated_ints(a);
+    uint8_t narrow[16];
+    for (int i = 0; i < 16; i++) {
+        narrow[i] = (uint8_t)x.i[i];
+    }
+    __m128i ret;
+    memcpy(&ret, narrow, sizeof ret);
+    return ret;
+}
+
+EMULATED __m512i emulated_maskz_compress_epi32(__mmask16 mask, __m512i a)
+{
+    emulated_lanes x = emulated_ints(a);
+    emulated_lanes y = {{0}};
+    int n = 0;
+    for (int i = 0; i < 16; i++) {
+        if (mask >> i & 1) {
+            y.i[n++] = x.i[i];
+        }
+    }
+    return emulated_to_ints(&y);
+}
+
+EMULATED __mmask16 emulated_test_epi32_mask(__m512i a, __m512i b)
+{
+    emulated_lanes x = emulated_ints(a);
+    emulated_lanes y = emulated_ints(b);
+    uint32_t mask = 0;
+    for (int i = 0; i < 16; i++) {
+        mask |= (uint32_t)((x.i[i] & y.i[i]) != 0) << i;
+    }
+    return (__mmask16)mask;
 }
 
 EMULATED __m256 emulated_extractf32x8_ps(__m512 a, int which)
