@@ -247,6 +247,13 @@ static shoal_status decode(const loader *l, const shoal_gguf_tensor *t, float **
     for (size_t i = 0; i < n; i++) {
         shoal_weight *matrix = NULL;
         SHOAL_TRY(load_rows(l, t, i * rows, rows, &matrix));
+        if (shoal_weight_skips(matrix)) {
+            shoal_weight_free(matrix);
+            return shoal_err_set(l->err, SHOAL_E_UNSUPPORTED,
+                                 "tensor %.*s: a latent projection with a threshold beside it is "
+                                 "not computed; leave it out for this layer",
+                                 (int)SHOAL_MIN(t->name.length, (size_t)64), t->name.data);
+        }
         for (size_t row = 0; row < rows; row++) {
             shoal_weight_row(matrix, row, x + (i * rows + row) * cols);
         }

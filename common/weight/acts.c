@@ -3,6 +3,7 @@
 
 #include "common/base/mem.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -97,7 +98,7 @@ void shoal_acts_set(shoal_acts *acts, const float *x, size_t n_cols, size_t k, s
     acts->plain.scaled = true;
     acts->plain.quantised = false;
     for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
-        acts->scaled[i].inverse = NULL;
+        acts->scaled[i].taken = false;
         acts->scaled[i].scaled = false;
         acts->scaled[i].quantised = false;
     }
@@ -117,10 +118,14 @@ typedef struct job {
     const shoal_kernels *kernels;
 } job;
 
-static void scale(size_t n, const float *x, const float *inverse, float *y)
+/* Elements [at, at + n) of x, changed. What is no number stays so. */
+static void change(const shoal_acts_change *how, size_t at, size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i++) {
-        y[i] = x[i] * inverse[i];
+        y[i] = fabsf(x[at + i]) < how->threshold ? 0.0F : x[at + i];
+    }
+    for (size_t i = 0; how->inverse && i < n; i++) {
+        y[i] = y[i] * how->inverse[at + i];
     }
 }
 
@@ -129,7 +134,7 @@ static void scale_column(void *ctx, size_t c, size_t worker)
     (void)worker;
     const job *j = ctx;
     const shoal_acts *a = j->acts;
-    scale(a->k, a->plain.x + c * a->plain.stride, j->form->inverse, j->form->own + c * a->k);
+    change(&j->form->change, 0, a->k, a->plain.x + c * a->plain.stride, j->form->own + c * a->k);
 }
 
 /* Straight from the plain input: a form whose readers all want codes needs no floats. */
@@ -142,14 +147,14 @@ static void quantise_column(void *ctx, size_t c, size_t worker)
     const float *x = a->plain.x + c * a->plain.stride;
     int8_t *codes = form->codes + c * a->k;
     shoal_act_block *blocks = form->blocks + c * (a->k / SHOAL_QBLOCK);
-    if (!form->inverse) {
+    if (form == &a->plain) {
         j->kernels->quantize_q8(a->k, x, codes, blocks);
         return;
     }
     for (size_t at = 0; at < a->k; at += STEP) {
         float part[STEP];
         size_t n = SHOAL_MIN(a->k - at, (size_t)STEP);
-        scale(n, x + at, form->inverse + at, part);
+        change(&form->change, at, n, x, part);
         j->kernels->quantize_q8(n, part, codes + at, blocks + at / SHOAL_QBLOCK);
     }
 }
@@ -172,35 +177,42 @@ void shoal_acts_forms_begin(shoal_acts *acts)
     }
 }
 
-/* The form with these scales, or one that nobody of this job wants, made theirs. */
-static shoal_acts_form *find_form(shoal_acts *acts, const float *inverse)
+static bool is_same(const shoal_acts_change *a, const shoal_acts_change *b, size_t k)
+{
+    bool bits = a->inverse && b->inverse && memcmp(a->inverse, b->inverse, k * sizeof(float)) == 0;
+    return a->threshold == b->threshold && (a->inverse == b->inverse || bits);
+}
+
+/* The form with this change, or one that nobody of this job wants, made theirs. */
+static shoal_acts_form *find_form(shoal_acts *acts, const shoal_acts_change *how)
 {
     shoal_acts_form *spare = NULL;
     for (size_t i = 0; i < SHOAL_PRODUCTS_MAX; i++) {
         shoal_acts_form *form = &acts->scaled[i];
-        if (form->inverse && (form->inverse == inverse ||
-                              memcmp(form->inverse, inverse, acts->k * sizeof *inverse) == 0)) {
+        if (form->taken && is_same(&form->change, how, acts->k)) {
             return form;
         }
-        if (!form->wanted && (!spare || (spare->inverse && !form->inverse))) {
+        if (!form->wanted && (!spare || (spare->taken && !form->taken))) {
             spare = form;
         }
     }
     SHOAL_ASSERT(spare);
-    spare->inverse = inverse;
+    spare->change = *how;
+    spare->taken = true;
     spare->scaled = false;
     spare->quantised = false;
     return spare;
 }
 
-const shoal_acts_form *shoal_acts_form_get(shoal_acts *acts, const float *inverse, bool quantised,
+const shoal_acts_form *shoal_acts_form_get(shoal_acts *acts, shoal_acts_change how, bool quantised,
                                            const shoal_kernels *kernels, shoal_pool *pool)
 {
-    shoal_acts_form *form = inverse ? find_form(acts, inverse) : &acts->plain;
+    bool plain = !how.inverse && how.threshold == 0;
+    shoal_acts_form *form = plain ? &acts->plain : find_form(acts, &how);
     job j = {.acts = acts, .form = form, .kernels = kernels};
     form->wanted = true;
     if (quantised && !form->quantised) {
-        SHOAL_ASSERT(!inverse || acts->k <= acts->needs.k_codes);
+        SHOAL_ASSERT(plain || acts->k <= acts->needs.k_codes);
         each_column(&j, pool, quantise_column);
         form->quantised = true;
     }

@@ -7,15 +7,22 @@
 
 #include "common/weight/weight.h"
 
+/* What is done to an input before a base reads it; all zero: nothing. */
+typedef struct shoal_acts_change {
+    const float *inverse; /* (k) what it is multiplied by, borrowed from a weight; NULL: nothing */
+    float threshold;      /* what is smaller becomes 0 */
+} shoal_acts_change;
+
 /* The input as some weights read it. */
 typedef struct shoal_acts_form {
-    const float *inverse; /* (k) what it was multiplied by, borrowed from a weight; NULL: nothing */
-    const float *x;       /* [n_cols][stride] */
+    shoal_acts_change change;
+    bool taken;     /* it is of some change */
+    const float *x; /* [n_cols][stride] */
     size_t stride;
     bool scaled;             /* x is there; the plain form's always is */
     bool quantised;          /* codes and blocks are */
     bool wanted;             /* by the products under way */
-    float *own;              /* [n_cols][k] of a form with scales */
+    float *own;              /* [n_cols][k] of a changed form */
     int8_t *codes;           /* [n_cols][k] */
     shoal_act_block *blocks; /* [n_cols][k / 32] */
 } shoal_acts_form;
@@ -31,10 +38,9 @@ struct shoal_acts {
     float *low; /* [SHOAL_PRODUCTS_MAX][n_cols][rank] products with R */
 };
 
-/* The form for a weight whose inverse column scales are given (NULL: none), with codes or floats:
- * made once per input and distinct scales, however many weights read it. It stays until
- * SHOAL_PRODUCTS_MAX others have been asked for. */
-const shoal_acts_form *shoal_acts_form_get(shoal_acts *acts, const float *inverse, bool quantised,
+/* The form with a change, with codes or floats: made once per input and change that differs,
+ * however many weights read it. It stays until SHOAL_PRODUCTS_MAX others have been asked for. */
+const shoal_acts_form *shoal_acts_form_get(shoal_acts *acts, shoal_acts_change how, bool quantised,
                                            const shoal_kernels *kernels, shoal_pool *pool);
 /* Before the forms of one job are got: none is wanted yet. */
 void shoal_acts_forms_begin(shoal_acts *acts);

@@ -136,7 +136,9 @@ shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *
     SHOAL_ASSERT(n_rows >= 1 && row < m.n_rows && n_rows <= m.n_rows - row);
     shoal_sides *sides = NULL;
     SHOAL_TRY(shoal_sides_load(gguf, tensor, row, n_rows, pool, &sides, err));
-    shoal_status status = shoal_matrix_weight(&m, row, n_rows, pool, ret_weight, err);
+    bool tiled = sides && sides->threshold > 0 && m.format == &shoal_format_q4_0;
+    shoal_status status =
+        (tiled ? shoal_tiles_weight : shoal_matrix_weight)(&m, row, n_rows, pool, ret_weight, err);
     if (status != SHOAL_OK) {
         shoal_sides_free(sides);
         return status;

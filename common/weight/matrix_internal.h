@@ -16,9 +16,10 @@ struct shoal_weight {
     size_t k;
     size_t n_panels;
     size_t panel_bytes;
-    const uint8_t *panels;
-    uint8_t *owned;                               /* NULL when panels lie in a packed file */
-    shoal_sides *sides;                           /* NULL: none */
+    const uint8_t *panels; /* NULL where there are tiles */
+    uint8_t *owned;        /* panels or tiles; NULL when panels lie in a packed file */
+    size_t tile_rows;      /* of tiles (kernels/firing.h); 0: there are panels */
+    shoal_sides *sides;    /* NULL: none */
     const shoal_weight *next[SHOAL_PRODUCTS_MAX]; /* of the job to come */
     size_t n_next;
 };
@@ -55,6 +56,11 @@ shoal_status shoal_matrix_pack(const shoal_matrix *m, size_t row, size_t n, uint
 /* Rows [row, row + n_rows) as a weight, without sides (shoal_weight_load). */
 shoal_status shoal_matrix_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
                                  shoal_weight **ret_weight, shoal_err *err) SHOAL_MUST_CHECK;
+/* The same stored input by input (tiles.c), of a matrix of Q4_0. */
+shoal_status shoal_tiles_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
+                                shoal_weight **ret_weight, shoal_err *err) SHOAL_MUST_CHECK;
+/* Row r of such a weight as floats. */
+void shoal_tiles_row(const shoal_weight *weight, size_t r, float *ret_row);
 /* Lets the pages of plain rows [row, row + n) go where the file is mapped. */
 void shoal_matrix_forget(const shoal_matrix *m, size_t row, size_t n);
 shoal_status shoal_matrix_not_finite(const shoal_matrix *m, size_t row, shoal_err *err);

@@ -6,6 +6,7 @@
 
 #include "common/weight/matrix_internal.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -21,6 +22,7 @@ static const struct {
     [SHOAL_SIDE_LOW_LEFT] = {"_low_left", SHOAL_TYPE_Q8_0},
     [SHOAL_SIDE_LOW_RIGHT] = {"_low_right", SHOAL_TYPE_Q8_0},
     [SHOAL_SIDE_COLUMN_SCALE] = {"_column_scale", SHOAL_TYPE_F16},
+    [SHOAL_SIDE_THRESHOLD] = {"_threshold", SHOAL_TYPE_F32},
     [SHOAL_SIDE_SINGLE_BEGIN] = {"_single_begin", SHOAL_TYPE_I32},
     [SHOAL_SIDE_SINGLE_COLS] = {"_single_cols", SHOAL_TYPE_I32},
     [SHOAL_SIDE_SINGLE_VALUES] = {"_single_values", SHOAL_TYPE_F16},
@@ -147,6 +149,20 @@ static shoal_status check_column_scale(const shoal_gguf_tensor *weight,
     return SHOAL_OK;
 }
 
+static shoal_status check_threshold(const shoal_side_tensors *sides, shoal_err *err)
+{
+    const shoal_gguf_tensor *t = sides->of[SHOAL_SIDE_THRESHOLD];
+    if (!t) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(check_tensor(sides, SHOAL_SIDE_THRESHOLD, 1, 1, err));
+    float threshold = 0;
+    memcpy(&threshold, t->data, sizeof threshold);
+    return isfinite(threshold) && threshold > 0
+               ? SHOAL_OK
+               : not_finite(t, "a threshold is not finite and above 0", err);
+}
+
 static uint32_t u32_at(const shoal_gguf_tensor *t, size_t i)
 {
     uint32_t value = 0;
@@ -264,6 +280,7 @@ shoal_status shoal_sides_find(const shoal_gguf *gguf, const shoal_gguf_tensor *w
         SHOAL_TRY(check_metadata(gguf, weight, err));
         SHOAL_TRY(check_low(weight, &sides, err));
         SHOAL_TRY(check_column_scale(weight, &sides, err));
+        SHOAL_TRY(check_threshold(&sides, err));
         SHOAL_TRY(check_singles(weight, &sides, err));
     }
     *ret_sides = sides;
@@ -279,6 +296,7 @@ size_t shoal_sides_shapes(const shoal_side_parts *parts, shoal_side_shape ret_sh
         [SHOAL_SIDE_LOW_LEFT] = {(parts->n_rows + N - 1) / N * N, parts->rank},
         [SHOAL_SIDE_LOW_RIGHT] = {parts->k, parts->rank},
         [SHOAL_SIDE_COLUMN_SCALE] = {parts->k, parts->column_scales ? 1 : 0},
+        [SHOAL_SIDE_THRESHOLD] = {1, parts->threshold > 0 ? 1 : 0},
         [SHOAL_SIDE_SINGLE_BEGIN] = {parts->n_rows + 1, n_single > 0 ? 1 : 0},
         [SHOAL_SIDE_SINGLE_COLS] = {n_single, 1},
         [SHOAL_SIDE_SINGLE_VALUES] = {n_single, 1},
@@ -322,6 +340,9 @@ void shoal_sides_encode(const shoal_side_parts *parts, const shoal_side_shape *s
         break;
     case SHOAL_SIDE_COLUMN_SCALE:
         memcpy(ret_bytes, parts->column_scales, shape->n_bytes);
+        break;
+    case SHOAL_SIDE_THRESHOLD:
+        memcpy(ret_bytes, &parts->threshold, shape->n_bytes);
         break;
     case SHOAL_SIDE_SINGLE_BEGIN:
         memcpy(ret_bytes, parts->single_begin, shape->n_bytes);

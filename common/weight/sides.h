@@ -7,21 +7,24 @@
  *   x.weight_low_left      Q8_0 [rank][n_rows], row r is column r of L, n_rows rounded up to 32
  *   x.weight_low_right     Q8_0 [rank][k], R; k is a multiple of 32
  *   x.weight_column_scale  F16 [k], s: finite and above 0
+ *   x.weight_threshold     F32 [1], z: finite and above 0
  *   x.weight_single_begin  I32 [n_rows + 1], where a row's single elements begin in the next two
  *   x.weight_single_cols   I32 [n], ascending in a row, below k
  *   x.weight_single_values F16 [n], X
  * Metadata SHOAL_SIDES_KEY = SHOAL_SIDES_FORMAT says that there are any. L R (SVD-LLM, 2403.07378;
  * OATS, 2409.13652) and X (LLM.int8, 2208.07339; WRP, 2024.acl-long.347) read the input as it is,
- * the base reads it divided by s (AWQ, 2306.00978).
+ * the base reads it divided by s (AWQ, 2306.00978), and what is smaller than z as 0 (TEAL,
+ * 2408.14690): of a Q4_0 base, only the rest of it is then touched (kernels/firing.h).
  *
- * The law (R2). The base's product by the law of its panel (panel.h), of x[j] * (1.0F / f32(s[j]))
- * where there are column scales. t = R x by the law of q8_0. Then L t and X x are added to it by
+ * The law (R2). The base's product by the law of its panel (panel.h), of x[j], or of 0 where
+ * |x[j]| < z, times (1.0F / f32(s[j])) where there are column scales. What fires is a function of a
+ * column's own x alone. t = R x by the law of q8_0. Then L t and X x are added to it by
  * the law of kernels/sides.h: L's codes meet t in floats, so nothing is rounded a second time.
  *
- * One input, several column scales. q, k and v read one input and may each have their own s. An
- * input is therefore divided and quantised once for each s that differs (weights whose s is the
- * same share one), beside the plain form for weights without. Folding s into the norm in front was
- * not chosen: it needs all readers to agree, and X, L R and adapters read the plain input.
+ * One input, several column scales. q, k and v read one input and may each have their own s and z.
+ * An input is therefore divided and quantised once for each s and z that differ (weights that have
+ * the same share one), beside the plain form for weights without. Folding s into the norm in front
+ * was not chosen: it needs all readers to agree, and X, L R and adapters read the plain input.
  *
  * What is not computed, and refused: sides of a stack of matrices (experts), and a row range of a
  * fused tensor with low rank that does not begin at a multiple of 16.
@@ -46,6 +49,7 @@ typedef enum shoal_side {
     SHOAL_SIDE_LOW_LEFT,
     SHOAL_SIDE_LOW_RIGHT,
     SHOAL_SIDE_COLUMN_SCALE,
+    SHOAL_SIDE_THRESHOLD,
     SHOAL_SIDE_SINGLE_BEGIN,
     SHOAL_SIDE_SINGLE_COLS,
     SHOAL_SIDE_SINGLE_VALUES,
@@ -82,6 +86,7 @@ typedef struct shoal_side_parts {
     const int8_t *right_codes;     /* [rank][k] */
     const uint16_t *right_scales;  /* [rank][k / 32] f16 */
     const uint16_t *column_scales; /* [k] f16 */
+    float threshold;               /* of the base's input; 0: none */
     const uint32_t *single_begin;  /* [n_rows + 1]; no tensors where the last is 0 */
     const uint32_t *single_cols;
     const uint16_t *single_values; /* f16 */

@@ -192,6 +192,10 @@ shoal_status shoal_sides_load(const shoal_gguf *gguf, const shoal_gguf_tensor *w
     if (status == SHOAL_OK) {
         status = build_inverse(s, weight, tensors.of[SHOAL_SIDE_COLUMN_SCALE], err);
     }
+    const shoal_gguf_tensor *threshold = tensors.of[SHOAL_SIDE_THRESHOLD];
+    if (threshold) {
+        memcpy(&s->threshold, threshold->data, sizeof s->threshold);
+    }
     if (status == SHOAL_OK) {
         status = build_singles(s, weight, &tensors, row, err);
     }

@@ -16,6 +16,7 @@ struct shoal_sides {
     shoal_weight *right; /* (rank, k) */
     uint8_t *left;       /* panels of L */
     float *inverse;      /* (k) 1 / s */
+    float threshold;     /* 0: none */
     size_t n_singles;    /* elements that are there, without padding */
     size_t n_steps;
     uint32_t *begin;  /* (n_panels + 1) */

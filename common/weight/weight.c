@@ -23,10 +23,18 @@ shoal_type shoal_weight_type(const shoal_weight *weight)
     return weight->format->type;
 }
 
+bool shoal_weight_skips(const shoal_weight *weight)
+{
+    return weight->sides && weight->sides->threshold > 0;
+}
+
 size_t shoal_weight_bytes(const shoal_weight *weight)
 {
-    return weight->n_panels * weight->panel_bytes +
-           (weight->sides ? shoal_sides_bytes(weight->sides) : 0);
+    size_t panels = weight->n_panels;
+    if (weight->tile_rows > 0) {
+        panels = (weight->n_rows + weight->tile_rows - 1) / weight->tile_rows;
+    }
+    return panels * weight->panel_bytes + (weight->sides ? shoal_sides_bytes(weight->sides) : 0);
 }
 
 uint64_t shoal_weight_flops(const shoal_weight *weight)
@@ -37,7 +45,7 @@ uint64_t shoal_weight_flops(const shoal_weight *weight)
 
 const void *shoal_weight_panels(const shoal_weight *weight, size_t *ret_bytes)
 {
-    *ret_bytes = weight->n_panels * weight->panel_bytes;
+    *ret_bytes = weight->panels ? weight->n_panels * weight->panel_bytes : 0;
     return weight->panels;
 }
 
@@ -53,7 +61,7 @@ void shoal_weight_raise_needs(const shoal_weight *weight, shoal_side_needs *need
         return;
     }
     needs->rank = SHOAL_MAX(needs->rank, sides->rank);
-    if (sides->inverse) {
+    if (sides->inverse || sides->threshold > 0) {
         size_t *k = reads_codes(weight) ? &needs->k_codes : &needs->k_floats;
         *k = SHOAL_MAX(*k, weight->k);
     }
@@ -62,8 +70,12 @@ void shoal_weight_raise_needs(const shoal_weight *weight, shoal_side_needs *need
 void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
 {
     SHOAL_ASSERT(r < weight->n_rows);
-    weight->format->unpack_row(weight->panels + r / ROWS * weight->panel_bytes, weight->k, r % ROWS,
-                               ret_row);
+    if (weight->tile_rows > 0) {
+        shoal_tiles_row(weight, r, ret_row);
+    } else {
+        weight->format->unpack_row(weight->panels + r / ROWS * weight->panel_bytes, weight->k,
+                                   r % ROWS, ret_row);
+    }
     if (weight->sides) {
         shoal_sides_expand_row(weight->sides, r, ret_row);
     }
@@ -75,8 +87,11 @@ void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
 typedef struct task {
     shoal_panel panel;
     size_t n_panels;
+    size_t unit; /* panels that stay together */
+    size_t part_panels;
     size_t first_part;
     shoal_gemm gemm;
+    shoal_firing firing;   /* tile_rows 0: the product is gemm's */
     shoal_low low;         /* rank 0: none */
     shoal_singles singles; /* begin NULL: none */
 } task;
@@ -84,7 +99,6 @@ typedef struct task {
 typedef struct job {
     const shoal_kernels *kernels;
     size_t n;
-    size_t part_panels;
     task tasks[SHOAL_PRODUCTS_MAX];
 } job;
 
@@ -97,9 +111,13 @@ static void run_part(void *ctx, size_t part, size_t worker)
         i--;
     }
     const task *t = &j->tasks[i];
-    size_t p0 = (part - t->first_part) * j->part_panels;
-    size_t p1 = SHOAL_MIN(p0 + j->part_panels, t->n_panels);
-    j->kernels->gemm[t->panel](&t->gemm, p0, p1);
+    size_t p0 = (part - t->first_part) * t->part_panels;
+    size_t p1 = SHOAL_MIN(p0 + t->part_panels, t->n_panels);
+    if (t->firing.tile_rows > 0) {
+        j->kernels->gemm_firing(&t->firing, p0 / t->unit, (p1 + t->unit - 1) / t->unit);
+    } else {
+        j->kernels->gemm[t->panel](&t->gemm, p0, p1);
+    }
     if (t->low.rank > 0) {
         j->kernels->add_low(&t->low, p0, p1);
     }
@@ -108,12 +126,18 @@ static void run_part(void *ctx, size_t part, size_t worker)
     }
 }
 
-/* Panels of a part of a job that has all_panels. */
-static size_t panels_of_part(size_t all_panels, const shoal_pool *pool)
+/* Panels of a weight that stay together: kernels keep several in flight, a tile is one. */
+static size_t unit_of(const shoal_weight *weight)
+{
+    return weight->tile_rows > 0 ? weight->tile_rows / ROWS : PART_PANELS;
+}
+
+/* Panels of a weight's part, of a job that has all_panels. */
+static size_t panels_of_part(size_t all_panels, size_t unit, const shoal_pool *pool)
 {
     size_t n_parts = SHOAL_MAX(shoal_pool_n_threads(pool) * PARTS_PER_THREAD, (size_t)1);
     size_t part_panels = (all_panels + n_parts - 1) / n_parts;
-    return (part_panels + PART_PANELS - 1) / PART_PANELS * PART_PANELS;
+    return (part_panels + unit - 1) / unit * unit;
 }
 
 static void run_job(job *j, shoal_pool *pool)
@@ -122,11 +146,12 @@ static void run_job(job *j, shoal_pool *pool)
     for (size_t i = 0; i < j->n; i++) {
         all_panels += j->tasks[i].n_panels;
     }
-    j->part_panels = panels_of_part(all_panels, pool);
     size_t parts = 0;
     for (size_t i = 0; i < j->n; i++) {
-        j->tasks[i].first_part = parts;
-        parts += (j->tasks[i].n_panels + j->part_panels - 1) / j->part_panels;
+        task *t = &j->tasks[i];
+        t->part_panels = panels_of_part(all_panels, t->unit, pool);
+        t->first_part = parts;
+        parts += (t->n_panels + t->part_panels - 1) / t->part_panels;
     }
     shoal_pool_run(pool, run_part, j, parts);
 }
@@ -142,50 +167,47 @@ void shoal_weight_set_next(shoal_weight *weight, const shoal_weight *const *next
     weight->n_next = n;
 }
 
-static size_t n_parts_of(const shoal_weight *weight, size_t part_panels)
+/* Where a part of the job that comes next begins to read; NULL: there is no such part, or what it
+ * reads will follow from what fires. *ret_parts is how many there are. */
+static const void *start_of(const shoal_weight *weight, shoal_pool *pool, size_t part,
+                            size_t *ret_parts)
 {
-    return (weight->n_panels + part_panels - 1) / part_panels;
-}
-
-/* Where a part of the job of these weights begins to read; NULL: there is no such part. */
-static const void *start_of(const shoal_weight *const *weights, size_t n, size_t part_panels,
-                            size_t part)
-{
-    for (size_t i = 0; i < n; i++) {
-        size_t parts = n_parts_of(weights[i], part_panels);
-        if (part < parts) {
-            return weights[i]->panels + part * part_panels * weights[i]->panel_bytes;
-        }
-        part -= parts;
+    const void *start = NULL;
+    size_t all_panels = 0;
+    *ret_parts = 0;
+    for (size_t i = 0; i < weight->n_next; i++) {
+        all_panels += weight->next[i]->n_panels;
     }
-    return NULL;
+    for (size_t i = 0; i < weight->n_next; i++) {
+        const shoal_weight *w = weight->next[i];
+        const size_t part_panels = panels_of_part(all_panels, unit_of(w), pool);
+        const size_t parts = (w->n_panels + part_panels - 1) / part_panels;
+        if (w->panels && part >= *ret_parts && part - *ret_parts < parts) {
+            start = w->panels + (part - *ret_parts) * part_panels * w->panel_bytes;
+        }
+        *ret_parts += parts;
+    }
+    return start;
 }
 
 static void expect_next(const shoal_weight *weight, shoal_pool *pool)
 {
-    size_t all_panels = 0;
-    for (size_t i = 0; i < weight->n_next; i++) {
-        all_panels += weight->next[i]->n_panels;
-    }
-    size_t part_panels = panels_of_part(all_panels, pool);
     size_t parts = 0;
-    for (size_t i = 0; i < weight->n_next; i++) {
-        parts += n_parts_of(weight->next[i], part_panels);
-    }
-    shoal_pool_expect(
-        pool, start_of(weight->next, weight->n_next, part_panels, 0),
-        start_of(weight->next, weight->n_next, part_panels, shoal_pool_odd_part(pool, parts)));
+    const void *first = start_of(weight, pool, 0, &parts);
+    shoal_pool_expect(pool, first,
+                      start_of(weight, pool, shoal_pool_odd_part(pool, parts), &parts));
 }
 
 /* Adds the base's product to a job. */
-static task *add_task(job *j, const shoal_weight *weight, const float *inverse, shoal_pool *pool,
-                      shoal_acts *acts, float *y, size_t y_stride)
+static task *add_task(job *j, const shoal_weight *weight, shoal_acts_change change,
+                      shoal_pool *pool, shoal_acts *acts, float *y, size_t y_stride)
 {
     const shoal_acts_form *form =
-        shoal_acts_form_get(acts, inverse, reads_codes(weight), j->kernels, pool);
+        shoal_acts_form_get(acts, change, reads_codes(weight), j->kernels, pool);
     task *t = &j->tasks[j->n++];
     *t = (task){.panel = weight->format->panel,
                 .n_panels = weight->n_panels,
+                .unit = unit_of(weight),
                 .gemm = {.panels = weight->panels,
                          .n_rows = weight->n_rows,
                          .k = weight->k,
@@ -196,6 +218,17 @@ static task *add_task(job *j, const shoal_weight *weight, const float *inverse, 
                          .xb = form->blocks,
                          .y = y,
                          .y_stride = y_stride}};
+    if (weight->tile_rows > 0) {
+        t->firing = (shoal_firing){.tiles = weight->owned,
+                                   .tile_rows = weight->tile_rows,
+                                   .n_rows = weight->n_rows,
+                                   .k = weight->k,
+                                   .n_cols = acts->n_cols,
+                                   .xq = form->codes,
+                                   .xb = form->blocks,
+                                   .y = y,
+                                   .y_stride = y_stride};
+    }
     return t;
 }
 
@@ -233,7 +266,7 @@ static void run_low(const shoal_product *products, size_t n, const shoal_kernels
             SHOAL_ASSERT(s->rank <= acts->needs.rank);
             low[i] = at;
             at += acts->n_cols * s->rank;
-            (void)add_task(&j, s->right, NULL, pool, acts, low[i], s->rank);
+            (void)add_task(&j, s->right, (shoal_acts_change){0}, pool, acts, low[i], s->rank);
         }
     }
     if (j.n > 0) {
@@ -252,8 +285,11 @@ void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_k
     for (size_t i = 0; i < n; i++) {
         const shoal_weight *w = products[i].weight;
         SHOAL_ASSERT(acts->k == w->k && products[i].y_stride >= w->n_rows);
-        task *t = add_task(&j, w, w->sides ? w->sides->inverse : NULL, pool, acts, products[i].y,
-                           products[i].y_stride);
+        shoal_acts_change change = {0};
+        if (w->sides) {
+            change = (shoal_acts_change){w->sides->inverse, w->sides->threshold};
+        }
+        task *t = add_task(&j, w, change, pool, acts, products[i].y, products[i].y_stride);
         if (w->sides) {
             add_sides(t, w->sides, acts, low[i]);
         }

@@ -68,11 +68,14 @@ void shoal_weight_free(shoal_weight *weight);
 size_t shoal_weight_n_rows(const shoal_weight *weight);
 size_t shoal_weight_k(const shoal_weight *weight);
 shoal_type shoal_weight_type(const shoal_weight *weight);
-/* Bytes read by one product: panels and sides as they lie in memory. */
+/* Whether the base takes inputs below a threshold as 0 (sides.h): rows alone do not tell it. */
+bool shoal_weight_skips(const shoal_weight *weight);
+/* Bytes read by one product: panels and sides as they lie in memory, of a base that skips inputs
+ * what it would read if all fired. */
 size_t shoal_weight_bytes(const shoal_weight *weight);
 /* Operations for one column, two for each multiplication with an addition. */
 uint64_t shoal_weight_flops(const shoal_weight *weight);
-/* The panels of the base, and how many bytes they are. */
+/* The panels of the base, and how many bytes they are; NULL and 0 where it is stored by input. */
 const void *shoal_weight_panels(const shoal_weight *weight, size_t *ret_bytes);
 
 /* y[c][y_stride] = W x[c] for every column of acts; rows are split over the pool. */
