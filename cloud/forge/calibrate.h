@@ -45,6 +45,9 @@ typedef struct calib_result {
     shoal_exit_calibration calibration;
 } calib_result;
 
+/* Whether a pair of metadata was fitted to a model's weights, and is nothing to another's. */
+bool shoal_forge_calib_is_fitted(shoal_str key);
+
 /* A copy of a plain file with these policies instead of any it has. */
 shoal_status shoal_forge_calib_write(const shoal_gguf *gguf, const shoal_hparams *hp,
                                      const calib_result *result, const char *path,

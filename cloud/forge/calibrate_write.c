@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool is_fitted(shoal_str key)
+bool shoal_forge_calib_is_fitted(shoal_str key)
 {
     static const char *const prefixes[] = {"shoal.exit.policy.", "shoal.exit.calibration.",
                                            "shoal.escalate."};
@@ -43,7 +43,7 @@ static shoal_status describe(const shoal_gguf *gguf, const shoal_hparams *hp,
 {
     for (size_t i = 0; i < shoal_gguf_n_kv(gguf); i++) {
         shoal_str key = shoal_gguf_key_at(gguf, i);
-        if (!is_fitted(key)) {
+        if (!shoal_forge_calib_is_fitted(key)) {
             SHOAL_TRY(shoal_gguf_put_raw(w, key, shoal_gguf_raw_at(gguf, i)));
         }
     }

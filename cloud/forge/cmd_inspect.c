@@ -82,6 +82,7 @@ typedef struct sides_count {
     size_t n_singles; /* with single elements, */
     uint64_t n_elements;
     size_t n_scales; /* with column scales */
+    size_t n_skip;   /* with thresholds */
     uint64_t bytes;
 } sides_count;
 
@@ -107,6 +108,8 @@ static sides_count count_sides(const shoal_gguf *gguf)
             c.n_elements += t->dims[0];
         } else if (side == SHOAL_SIDE_COLUMN_SCALE) {
             c.n_scales++;
+        } else if (side == SHOAL_SIDE_THRESHOLD) {
+            c.n_skip++;
         }
     }
     return c;
@@ -122,19 +125,20 @@ static shoal_status print_sides(const shoal_gguf *gguf, bool json, shoal_buf *ou
                          out,
                          "{\"low_rank\": %zu, \"rank_min\": %llu, \"rank_max\": %llu, "
                          "\"singles\": %zu, \"single_elements\": %llu, \"column_scales\": %zu, "
-                         "\"bytes\": %llu}",
+                         "\"thresholds\": %zu, \"bytes\": %llu}",
                          c.n_low, low, (unsigned long long)c.rank_max, c.n_singles,
-                         (unsigned long long)c.n_elements, c.n_scales, (unsigned long long)c.bytes)
+                         (unsigned long long)c.n_elements, c.n_scales, c.n_skip,
+                         (unsigned long long)c.bytes)
                    : shoal_buf_appendf(out, "null");
     }
     return c.bytes > 0
                ? shoal_buf_appendf(out,
                                    "  sides      low rank (%llu to %llu) beside %zu matrices, %llu "
-                                   "single elements beside %zu, column scales beside %zu: %.2f "
-                                   "MiB\n",
+                                   "single elements beside %zu, column scales beside %zu, "
+                                   "thresholds beside %zu: %.2f MiB\n",
                                    low, (unsigned long long)c.rank_max, c.n_low,
                                    (unsigned long long)c.n_elements, c.n_singles, c.n_scales,
-                                   (double)c.bytes / 1048576.0)
+                                   c.n_skip, (double)c.bytes / 1048576.0)
                : SHOAL_OK;
 }
 

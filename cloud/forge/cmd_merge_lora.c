@@ -14,18 +14,22 @@ enum {
     COLS = 256 /* sums in flight */
 };
 
-/* What is added to the base of a matrix would be divided by its column scales. */
+/* What is added to the base of a matrix would be divided by its column scales, and miss the inputs
+ * that the base skips. */
 static shoal_status check_no_scale(const conversion *c, const shoal_gguf_tensor *t,
                                    const shoal_lora_pair *p, shoal_err *err)
 {
     char name[SHOAL_GGUF_NAME_MAX + 1];
-    if (shoal_side_name(t->name, SHOAL_SIDE_COLUMN_SCALE, name) &&
-        shoal_gguf_find_tensor(c->gguf, name)) {
+    bool scaled = shoal_side_name(t->name, SHOAL_SIDE_COLUMN_SCALE, name) &&
+                  shoal_gguf_find_tensor(c->gguf, name);
+    bool skips = shoal_side_name(t->name, SHOAL_SIDE_THRESHOLD, name) &&
+                 shoal_gguf_find_tensor(c->gguf, name);
+    if (scaled || skips) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "tensor %.100s.lora_a: its matrix has column scales, under which a "
-                             "pair cannot be merged; merge it into the model before that is "
-                             "compressed",
-                             p->base);
+                             "tensor %.100s.lora_a: its matrix has %s, under which a pair "
+                             "cannot be merged; merge it into the model before that is %s",
+                             p->base, scaled ? "column scales" : "a threshold",
+                             scaled ? "compressed" : "sparsified");
     }
     return SHOAL_OK;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What stands here where OpenBLAS is not to be had: `train`, `kv-calibrate`,
- * `calibrate-weights`, `compare-passes`, `compress`, `recover`.
+ * `calibrate-weights`, `compare-passes`, `compress`, `recover`,
+ * `sparsify`.
  */
 #include "cloud/forge/forge.h"
 
@@ -70,3 +71,14 @@ shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err)
 
 const forge_own shoal_forge_recover_own = {
     .run = shoal_forge_recover, .options = NULL, .n_options = 0, .defaults = {.threads = 2}};
+
+shoal_status shoal_forge_sparsify(const forge_args *args, shoal_err *err)
+{
+    (void)args;
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "this shoal-forge was built without OpenBLAS: sparsify on a machine that "
+                         "has it; the model serves every machine");
+}
+
+const forge_own shoal_forge_sparsify_own = {
+    .run = shoal_forge_sparsify, .options = NULL, .n_options = 0};

@@ -148,6 +148,13 @@ typedef struct forge_bundle_args {
     long answer;
 } forge_bundle_args;
 
+/* Of `sparsify` alone; its options are in cmd_sparsify.c. */
+typedef struct forge_sparsify_args {
+    double share;
+    long tokens;
+    long window;
+} forge_sparsify_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -203,6 +210,7 @@ typedef struct forge_args {
     forge_bundle_args bundle;
     forge_compress_args compress; /* text and tokens of it are recover's too */
     forge_make_text_args make_text;
+    forge_sparsify_args sparsify;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -252,6 +260,7 @@ extern const forge_own shoal_forge_bundle_own;
 extern const forge_own shoal_forge_bundle_check_own;
 extern const forge_own shoal_forge_recover_own;
 extern const forge_own shoal_forge_make_text_own;
+extern const forge_own shoal_forge_sparsify_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -279,6 +288,7 @@ shoal_status shoal_forge_bundle(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bundle_check(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_text(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_sparsify(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);

@@ -47,6 +47,8 @@ static const forge_command commands[] = {
      shoal_forge_recover},
     {"make-text", "texts that a model writes itself, many side by side, to learn from", "mostjC",
      shoal_forge_make_text},
+    {"sparsify", "let every linear layer skip the smallest of its inputs, by a text", "mfoj",
+     shoal_forge_sparsify},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth",
      "mLPnbdktjCWG", shoal_forge_bench},
     {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",

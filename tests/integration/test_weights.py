@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What shoal-forge learns of a model's weights: calibrate-weights is killed and goes on to the same bytes, and
-compare-passes tells rows as a table, as JSON and as a picture, and goes on behind the last row that it has."""
+compare-passes tells rows as a table, as JSON and as a picture, and goes on behind the last row that it has. What
+sparsify makes of a model: the same logits for any batch, tier and file, and others than without it."""
 import json
 import os
 import random
@@ -113,6 +114,38 @@ def test_rows_of_a_comparison_are_kept():
         expect(bad.returncode != 0 and "line 4" in bad.stderr, bad.stderr)
         bad = forge(*command, "--group", "48", check=False)
         expect(bad.returncode != 0 and "32, 64 or 128" in bad.stderr, bad.stderr)
+
+
+def test_layers_skip_their_smallest_inputs():
+    with Site() as site:
+        model, text = site.tiny_model(5, "Q4_0"), site.file("text.txt")
+        out, again, packed = site.file("skip.gguf"), site.file("again.gguf"), site.file("packed.gguf")
+        rng = random.Random(3)
+        with open(text, "w") as f:
+            f.write(" ".join("".join(rng.choice("abcdefgh") for _ in range(5)) for _ in range(600)))
+        command = ["sparsify", "-m", model, "-f", text, "--tokens", "600", "--share", "0.4"]
+        told = json.loads(forge(*command, "-o", out, "--json").stdout)
+        expect(told["layers"] == told["layers_q4_0"] == LAYERS and abs(told["share"] - 0.4) < 0.02, told)
+        forge(*command, "-o", again)
+        expect(read(out) == read(again), "other bytes from the same text")
+        seen = [json.loads(forge("inspect", "-m", path, "--json").stdout) for path in (model, out)]
+        expect(seen[0]["sides"] is None and seen[1]["sides"]["thresholds"] == LAYERS, seen[1]["sides"])
+        expect(seen[0]["model_hash"] != seen[1]["model_hash"], "another model has the same hash")
+        # The same logits however many tokens a step has, by any tier, and from a packed file; others than with all inputs.
+        forge("pack", "-m", out, "-o", packed)
+        ids = "5,9,30,77,12,101,64,9"
+        logits = ["logits", "--tokens", ids, "--all", "--json", "-m"]
+        want = forge(*logits, out).stdout
+        expect(forge(*logits, packed).stdout == want, "other logits when packed")
+        expect(forge(*logits, out, "--cpu-mask", "scalar").stdout == want, "other logits by scalar code")
+        for n in (1, 3):
+            part = forge("logits", "--tokens", ",".join(ids.split(",")[:n]), "--all", "--json", "-m", out).stdout
+            expect(json.loads(part)["logits"] == json.loads(want)["logits"][:n], f"other logits of {n} tokens alone")
+        expect(forge(*logits, model).stdout != want, "nothing was skipped")
+        bad = forge("sparsify", "-m", out, "-f", text, "-o", again, check=False)
+        expect(bad.returncode != 0 and "there already" in bad.stderr, bad.stderr)
+        bad = forge("sparsify", "-m", packed, "-f", text, "-o", again, check=False)
+        expect(bad.returncode != 0 and "packed" in bad.stderr, bad.stderr)
 
 
 if __name__ == "__main__":
