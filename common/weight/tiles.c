@@ -44,7 +44,7 @@ static void put_row(const uint8_t *blocks, size_t k, size_t n_rows, size_t r, ui
         memcpy(tile + 2 * r, blocks, 2);
         uint8_t *to = tile + 2 * n_rows + r / STEP * LINE + shoal_tile_byte(r % STEP);
         for (size_t i = 0; i < N; i++, to += n_rows / 2) {
-            unsigned code = blocks[2 + i % 16] >> (i < 16 ? 0 : 4) & 15u;
+            unsigned code = (unsigned)(blocks[2 + i % 16] >> (i < 16 ? 0 : 4)) & 15U;
             *to = (uint8_t)(*to | code << shift);
         }
     }
