@@ -57,8 +57,8 @@ static const forge_option rows[] = {
      "KV form: f16, f32, q8t, q8, q4, q3, or keys and values apart, as k8v4 (default auto: f32 for "
      "F32 models, else f16)"},
     {'W', "evict", 0, FORGE_OPTION_TEXT, AT(evict), 0, 0, "POLICY",
-     "hold --budget tokens in KV: window (the first 4 and the newest) or h2o (the newest half, and "
-     "those with most attention)"},
+     "hold --budget tokens in KV: window (the first 4 and the newest), h2o (the newest half, and "
+     "those with most attention) or diverse (as h2o, of those that no other key stands for)"},
     {'G', "budget", 0, FORGE_OPTION_INT, AT(budget), 32, 65536, "N",
      "tokens that --evict leaves, a multiple of 32"},
     {'H', "archive", 0, FORGE_OPTION_TEXT, AT(archive), 0, 0, "FILE",

@@ -76,10 +76,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "Stored form of the KV; auto: f32 for an F32 model, else f16; q8 to k3v4: blocks of 32 "
      "tokens in 8, 4 or 3 bits once they are full, k8v4 means keys in 8 and values in 4; q8t: "
      "tokens in 8 bits."},
-    {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o", false,
+    {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o|diverse", false,
      "What a text longer than kv.budget gives up, so that its memory does not grow: window: all "
      "but the first 4 tokens and the newest; h2o: those with least attention that are not of the "
-     "newest half. Answers of long texts change. For kv.type f16 or f32; drafts that the cloud "
+     "newest half; diverse: of those first the ones whose keys others have. Answers of long texts change. For kv.type f16 or f32; drafts that the cloud "
      "refuses make the edge read such a text again."},
     INT("kv.budget", "1024", 32, 65536,
         "Tokens of a text whose KV is held when kv.evict names a policy, a multiple of 32."),

@@ -106,7 +106,7 @@ static void test_evicted_bits_are_the_same_however_computed(void **state)
 {
     (void)state;
     static const char *const variants[] = {"llama3", "qwen2", "qwen3moe"};
-    static const char *const policies[] = {"window", "h2o"};
+    static const char *const policies[] = {"window", "h2o", "diverse"};
     for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
         shoal_model *model = shoal_tiny_engine_model(variants[v]);
         for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
@@ -128,7 +128,7 @@ static void test_bits_within_the_budget_are_those_of_all_tokens(void **state)
     (void)state;
     static float evicted[N][SHOAL_TINY_VOCAB];
     shoal_model *model = shoal_tiny_engine_model("llama3");
-    static const char *const policies[] = {"window", "h2o"};
+    static const char *const policies[] = {"window", "h2o", "diverse"};
     shoal_tiny_engine_one_by_one(model, settings_of(NULL, 0), ids, N, expected);
     for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
         const size_t budgets[] = {64, 192};
@@ -174,7 +174,7 @@ static void test_step_allocates_nothing(void **state)
 {
     (void)state;
     shoal_model *model = shoal_tiny_engine_model("llama3");
-    shoal_engine_settings s = settings_of("h2o", 32);
+    shoal_engine_settings s = settings_of("diverse", 32);
     shoal_engine *engine = shoal_tiny_engine_new(model, &s);
     shoal_kv_seq *seq = shoal_tiny_engine_seq(engine);
     shoal_mem_fail_at(0);

@@ -51,6 +51,8 @@ static void test_find_knows_its_names_and_no_other(void **state)
     (void)state;
     assert_false(policy("window")->by_mass);
     assert_true(policy("h2o")->by_mass);
+    assert_false(policy("h2o")->by_keys);
+    assert_true(policy("diverse")->by_mass && policy("diverse")->by_keys);
     assert_null(shoal_kv_evict_find("h2"));
     assert_null(shoal_kv_evict_find(""));
 }
@@ -144,6 +146,210 @@ static void test_h2o_takes_no_number_for_no_mass(void **state)
     assert_int_equal(policy("h2o")->victim(&held, 8), 0);
 }
 
+/* Tokens with a cosine for each pair: those of a set stand for all of n. */
+typedef struct kin {
+    size_t n;
+    float mass[2 * SMALL];
+    float cosine[2 * SMALL][2 * SMALL];
+    size_t tokens[2 * SMALL]; /* of the held ones, in their order */
+    size_t n_held;
+} kin;
+
+static void kin_nearest(const void *ctx, const size_t *tokens, size_t n_tokens, float *ret_nearest)
+{
+    const kin *k = ctx;
+    for (size_t i = 0; i < n_tokens; i++) {
+        ret_nearest[i] = 0;
+        for (size_t j = 0; j < k->n_held; j++) {
+            float c = k->cosine[k->tokens[tokens[i]]][k->tokens[j]];
+            ret_nearest[i] = j != tokens[i] && c > ret_nearest[i] ? c : ret_nearest[i];
+        }
+    }
+}
+
+/* Facility location: what of all mass a set stands for. */
+static double stands_for(const kin *k, unsigned set)
+{
+    double sum = 0;
+    for (size_t i = 0; i < k->n; i++) {
+        float best = 0;
+        for (size_t j = 0; j < k->n; j++) {
+            best = set >> j & 1 && k->cosine[i][j] > best ? k->cosine[i][j] : best;
+        }
+        sum += (double)k->mass[i] * (double)best;
+    }
+    return sum;
+}
+
+/* Keys in a plane of a few directions, so that some stand for others. */
+static void kin_init(kin *k, size_t n)
+{
+    double angle[2 * SMALL];
+    *k = (kin){.n = n, .n_held = n};
+    for (size_t i = 0; i < n; i++) {
+        angle[i] = (double)below(3) + 0.3 * (double)test_signed(&rng);
+        k->mass[i] = (float)(1 + below(100));
+        k->tokens[i] = i;
+        for (size_t j = 0; j <= i; j++) {
+            k->cosine[i][j] = k->cosine[j][i] = (float)(i == j ? 1 : cos(2 * (angle[i] - angle[j])));
+        }
+    }
+}
+
+/* Of all sets of one token less that keep the newest half, and so few that all are looked at, the
+ * one that is left stands for most. */
+static void test_diverse_leaves_what_stands_for_most(void **state)
+{
+    (void)state;
+    size_t n_other = 0;
+    for (size_t round = 0; round < 2000; round++) {
+        const uint32_t positions[SMALL] = {0, 1, 2, 3, 4, 5, 6, 7};
+        kin k;
+        kin_init(&k, SMALL);
+        const shoal_kv_held held = {.n = SMALL,
+                                    .positions = positions,
+                                    .mass = k.mass,
+                                    .nearest = kin_nearest,
+                                    .ctx = &k};
+        size_t victim = policy("diverse")->victim(&held, SMALL);
+        unsigned all = (1U << SMALL) - 1;
+        double best = 0;
+        for (size_t i = 0; i <= SMALL / 2; i++) {
+            best = fmax(best, stands_for(&k, all & ~(1U << i)));
+        }
+        assert_true(victim <= SMALL / 2);
+        assert_true(stands_for(&k, all & ~(1U << victim)) >= best * (1 - 1e-6));
+        n_other += victim != policy("h2o")->victim(&held, SMALL);
+    }
+    assert_true(n_other > 500); /* what another stands for is not what is lightest */
+}
+
+static void only_the_last_has_a_twin(const void *ctx, const size_t *tokens, size_t n_tokens,
+                                     float *ret_nearest)
+{
+    (void)ctx;
+    (void)tokens;
+    assert_int_equal(n_tokens, SHOAL_KV_LIGHTEST);
+    for (size_t i = 0; i < n_tokens; i++) {
+        ret_nearest[i] = i + 1 == n_tokens;
+    }
+}
+
+/* The lightest are looked at, of tokens as light the earliest, and none of the newest half. */
+static void test_diverse_looks_at_the_lightest_alone(void **state)
+{
+    (void)state;
+    enum {
+        N = 4 * SHOAL_KV_LIGHTEST
+    };
+    for (size_t round = 0; round < 500; round++) {
+        uint32_t positions[N];
+        float mass[N];
+        for (size_t i = 0; i < N; i++) {
+            positions[i] = (uint32_t)(N - 1 - i);
+            mass[i] = (float)(1 + below(round % 2 ? 3 : 1000));
+        }
+        const shoal_kv_held held = {.n = N,
+                                    .positions = positions,
+                                    .mass = mass,
+                                    .nearest = only_the_last_has_a_twin};
+        size_t victim = policy("diverse")->victim(&held, N);
+        size_t n_before = 0;
+        for (size_t i = 0; i < N; i++) {
+            n_before += positions[i] <= N / 2 &&
+                        (mass[i] < mass[victim] ||
+                         (mass[i] == mass[victim] && positions[i] < positions[victim]));
+        }
+        assert_true(positions[victim] <= N / 2);
+        assert_int_equal(n_before, SHOAL_KV_LIGHTEST - 1);
+    }
+}
+
+/* Sets of n_left tokens with all of `fixed` in them: the most that any stands for, and what the
+ * greedy algorithm finds, which takes the token that adds most until there are so many. */
+static double best_of_sets(const kin *k, unsigned fixed, size_t n_left)
+{
+    double best = 0;
+    for (unsigned set = 0; set < 1U << k->n; set++) {
+        if ((set & fixed) == fixed && (size_t)__builtin_popcount(set) == n_left) {
+            best = fmax(best, stands_for(k, set));
+        }
+    }
+    return best;
+}
+
+static double greedy_set(const kin *k, size_t n_left)
+{
+    unsigned set = 0;
+    double value = 0;
+    for (size_t n = 0; n < n_left; n++) {
+        unsigned next = set;
+        for (size_t i = 0; i < k->n; i++) {
+            double with = set >> i & 1 ? 0 : stands_for(k, set | 1U << i);
+            if (next == set || with > value) {
+                next = set >> i & 1 ? next : set | 1U << i;
+                value = with > value ? with : value;
+            }
+        }
+        set = next;
+    }
+    return stands_for(k, set);
+}
+
+/* Nemhauser, Wolsey and Fisher (1978): of a monotone submodular function the greedy set has at least
+ * 1 - 1/e of the optimum. The function that "diverse" serves is one, which is tested first; and its
+ * own steps, which take out instead of in, stay above that bound too. */
+static void test_greedy_sets_have_their_share_of_the_optimum(void **state)
+{
+    (void)state;
+    enum {
+        N = 10
+    };
+    const double share = 1 - exp(-1);
+    double worst = 1;
+    for (size_t round = 0; round < 60; round++) {
+        kin k;
+        kin_init(&k, N);
+        for (size_t i = 0; i < 50; i++) {
+            unsigned a = (unsigned)below(1U << N);
+            unsigned b = a | (unsigned)below(1U << N);
+            unsigned x = 1U << below(N);
+            double more_of_few = stands_for(&k, a | x) - stands_for(&k, a);
+            double more_of_many = stands_for(&k, b | x) - stands_for(&k, b);
+            assert_true(more_of_many >= -1e-9 && more_of_few >= more_of_many - 1e-9);
+        }
+        for (size_t n_left = 3; n_left <= 6; n_left++) {
+            assert_true(greedy_set(&k, n_left) >= share * best_of_sets(&k, 0, n_left) - 1e-9);
+        }
+        uint32_t positions[N];
+        float mass[N];
+        for (size_t i = 0; i < N; i++) {
+            positions[i] = (uint32_t)i;
+            mass[i] = k.mass[i];
+        }
+        while (k.n_held > N / 2 + 1) {
+            const shoal_kv_held held = {.n = k.n_held,
+                                        .positions = positions,
+                                        .mass = mass,
+                                        .nearest = kin_nearest,
+                                        .ctx = &k};
+            size_t out = policy("diverse")->victim(&held, N);
+            k.n_held--;
+            memmove(k.tokens + out, k.tokens + out + 1, (k.n_held - out) * sizeof *k.tokens);
+            memmove(positions + out, positions + out + 1, (k.n_held - out) * sizeof *positions);
+            memmove(mass + out, mass + out + 1, (k.n_held - out) * sizeof *mass);
+        }
+        unsigned set = 0;
+        for (size_t i = 0; i < k.n_held; i++) {
+            set |= 1U << k.tokens[i];
+        }
+        unsigned newest = 3U << (N - 2); /* of the newest half of every step */
+        assert_int_equal(set & newest, newest);
+        worst = fmin(worst, stands_for(&k, set) / best_of_sets(&k, newest, k.n_held));
+    }
+    assert_true(worst >= share);
+}
+
 /* --- pools -------------------------------------------------------------------------------------
  */
 
@@ -226,7 +432,7 @@ static void test_attention_reads_what_is_held_and_no_more(void **state)
     const struct {
         const char *name;
         size_t n_first; /* tokens that stay from the start */
-    } rows[] = {{"window", SHOAL_KV_SINKS}, {"h2o", BUDGET / 2}};
+    } rows[] = {{"window", SHOAL_KV_SINKS}, {"h2o", BUDGET / 2}, {"diverse", BUDGET / 2}};
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_kv_shape shape = shape_of(rows[i].name);
         shape.type = SHOAL_KV_F32;
@@ -311,12 +517,65 @@ static void test_h2o_counts_the_attention_of_every_head(void **state)
     }
 }
 
+/* Two tokens behind those that stay have less attention than all others. The lighter one has a key
+ * that no other has, the other one's is as good as its neighbour's: "h2o" gives up the former,
+ * "diverse" the latter, in both stored types. */
+static void test_diverse_compares_the_keys_that_are_held(void **state)
+{
+    (void)state;
+    shoal_kernels kernels;
+    shoal_kernels_init(&kernels, UINT32_MAX);
+    static const shoal_kv_type types[] = {SHOAL_KV_F16, SHOAL_KV_F32};
+    static const char *const names[] = {"h2o", "diverse"};
+    enum {
+        LONE = 3,
+        TWIN = 7
+    };
+    for (size_t i = 0; i < 4; i++) {
+        shoal_kv_shape shape = shape_of(names[i / 2]);
+        shape.type = types[i % 2];
+        shoal_kv_pool *pool = pool_of(&shape);
+        shoal_kv_seq *seq = seq_of(pool);
+        float out[DIM] = {0};
+        for (size_t p = 0; p <= BUDGET; p++) {
+            float shares[BUDGET];
+            const void *k_blocks[BUDGET / 32];
+            const void *v_blocks[BUDGET / 32];
+            float q[DIM] = {1, 0, 0, 0, 0.5F};
+            float k[DIM] = {2, p % 2 ? 3.0F : -3.0F, 3.0F * sinf((float)(p / 2)),
+                            3.0F * cosf((float)(p / 2))};
+            float v[DIM] = {p == LONE, p == TWIN};
+            if (p == LONE) {
+                memcpy(k, (float[DIM]){-2, 0, 0, 0, -2}, sizeof k);
+            } else if (p == TWIN || p == TWIN + 1) {
+                memcpy(k, (float[DIM]){p == TWIN ? -1.9F : -1.8F, 0, 0, 0, 0, 3}, sizeof k);
+            }
+            assert_int_equal(shoal_kv_seq_reserve(seq, p + 1), SHOAL_OK);
+            shoal_attend a = {.n_rows = 1,
+                              .n_heads = 1,
+                              .k_dim = DIM,
+                              .v_dim = DIM,
+                              .scale = 1,
+                              .q = q,
+                              .q_stride = DIM,
+                              .out = out,
+                              .out_stride = DIM};
+            shoal_kv_attend_evicting(&kernels, seq, 1, 0, p, k, v, k_blocks, v_blocks, shares, &a);
+            shoal_kv_seq_advance(seq, p + 1);
+        }
+        assert_true((out[0] == 0) == (i / 2 == 0)); /* LONE's value is gone */
+        assert_true((out[1] == 0) == (i / 2 == 1));
+        shoal_kv_seq_free(seq);
+        shoal_kv_pool_free(pool);
+    }
+}
+
 static void test_pages_never_exceed_the_budget(void **state)
 {
     (void)state;
     shoal_kernels kernels;
     shoal_kernels_init(&kernels, 0);
-    const char *const names[] = {"window", "h2o"};
+    const char *const names[] = {"window", "h2o", "diverse"};
     for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
         shoal_kv_shape shape = shape_of(names[i]);
         shoal_kv_pool *pool = pool_of(&shape);
@@ -388,6 +647,8 @@ static void test_truncate_leaves_what_is_exact_or_nothing(void **state)
         {"h2o", 20, 19, 0},
         {"h2o", BUDGET + 9, BUDGET + 9, BUDGET + 9},
         {"h2o", BUDGET + 9, BUDGET + 8, 0},
+        {"diverse", BUDGET + 9, BUDGET + 9, BUDGET + 9},
+        {"diverse", 20, 19, 0},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_kv_shape shape = shape_of(rows[i].name);
@@ -457,7 +718,7 @@ static void test_shapes_that_cannot_be_evicted_are_refused_by_name(void **state)
         {SHOAL_KV_F16, NULL, 31, false, "budget of 31 tokens"},
         {SHOAL_KV_F16, NULL, 33, false, "budget of 33 tokens"},
         {SHOAL_KV_F16, NULL, 65536 + 32, false, "a multiple of 32 up to 65536"},
-        {SHOAL_KV_F16, NULL, BUDGET, true, "a policy (window, h2o)"},
+        {SHOAL_KV_F16, NULL, BUDGET, true, "a policy (window, h2o, diverse)"},
         {SHOAL_KV_F16, NULL, 32, false, NULL},
         {SHOAL_KV_F32, NULL, 65536, false, NULL},
     };
@@ -522,8 +783,12 @@ int main(void)
         cmocka_unit_test(test_window_holds_the_sinks_and_the_newest),
         cmocka_unit_test(test_h2o_keeps_the_best_of_all_subsets),
         cmocka_unit_test(test_h2o_takes_no_number_for_no_mass),
+        cmocka_unit_test(test_diverse_leaves_what_stands_for_most),
+        cmocka_unit_test(test_diverse_looks_at_the_lightest_alone),
+        cmocka_unit_test(test_greedy_sets_have_their_share_of_the_optimum),
         cmocka_unit_test(test_attention_reads_what_is_held_and_no_more),
         cmocka_unit_test(test_h2o_counts_the_attention_of_every_head),
+        cmocka_unit_test(test_diverse_compares_the_keys_that_are_held),
         cmocka_unit_test(test_pages_never_exceed_the_budget),
         cmocka_unit_test(test_a_full_sequence_goes_on_in_a_full_pool),
         cmocka_unit_test(test_truncate_leaves_what_is_exact_or_nothing),
