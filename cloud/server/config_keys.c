@@ -119,6 +119,10 @@ const shoal_config_key shoal_cloud_config_keys[] = {
         "Calls of edges about bundles at once, half of them of one identity; more are refused."),
     INT("fault.ship_flip_at", "0", 0, 1 << 30,
         "For tests: each shipped KV has a bit flipped in its so-manieth byte; 0: none."),
+    {"fault.ship", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|drop|repeat|cut|end|lose", false,
+     "For tests, what happens to part fault.ship_part of each shipped KV: it does not leave, leaves "
+     "twice, is cut in half; or the call ends behind it, as if that were all or as lost."},
+    INT("fault.ship_part", "1", 1, 1 << 20, "For tests: the so-manieth part, see fault.ship."),
     STRING("upstream.url", "",
            "Address of the engine: vLLM, SGLang, TensorRT-LLM, llama-server or shoal-edge."),
     STRING("upstream.model", "", "Model as the engine names it; empty: the first it lists."),
@@ -170,6 +174,22 @@ static int kv_type_of(const char *name)
 {
     shoal_kv_type type = SHOAL_KV_F32;
     return shoal_kv_type_parse(name, &type) == 0 ? (int)type : -1;
+}
+
+static shoal_ship_fault ship_fault_of(const char *name)
+{
+    static const char *const names[] = {[SHOAL_SHIP_FAULT_NONE] = "none",
+                                        [SHOAL_SHIP_FAULT_DROP] = "drop",
+                                        [SHOAL_SHIP_FAULT_REPEAT] = "repeat",
+                                        [SHOAL_SHIP_FAULT_CUT] = "cut",
+                                        [SHOAL_SHIP_FAULT_END] = "end",
+                                        [SHOAL_SHIP_FAULT_LOSE] = "lose"};
+    for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            return (shoal_ship_fault)i;
+        }
+    }
+    return SHOAL_SHIP_FAULT_NONE;
 }
 
 static shoal_status tls_from(const shoal_config *config, shoal_rpc_tls *ret_tls, shoal_err *err)
@@ -226,6 +246,8 @@ static void ship_from(const shoal_config *config, shoal_cloud_settings *s)
     s->ship.engine.kv_bytes = (size_t)shoal_config_int(config, "edge_model.kv_max_mib") << 20;
     s->ship.engine.kv_type = kv_type_of(shoal_config_string(config, "edge_model.kv_type"));
     s->ship.fault_flip_at = (uint64_t)shoal_config_int(config, "fault.ship_flip_at");
+    s->ship.fault = ship_fault_of(shoal_config_string(config, "fault.ship"));
+    s->ship.fault_part = (uint64_t)shoal_config_int(config, "fault.ship_part");
     s->ship.n_jobs_max = (size_t)shoal_config_int(config, "edge_model.shipments_max");
 }
 

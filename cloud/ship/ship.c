@@ -34,7 +34,8 @@ struct shoal_shipment {
     shoal_hash salt;
     bool salted;
     bool told;       /* n_cached left with the first part */
-    uint64_t n_sent; /* bytes of the blob */
+    uint64_t n_sent;  /* bytes of the blob */
+    uint64_t n_parts; /* that left */
     shoal_kvwire_encoder *encoder;
 };
 
@@ -337,33 +338,51 @@ static void compute(shoal_shipment *s)
     }
 }
 
-static void send_part(shoal_shipment *s, size_t n, bool last)
+/* False: the peer takes no more, and the shipment is over. */
+static bool hand_over(shoal_shipment *s, const shoal_msg_kv_part *part)
 {
     shoal_ship *ship = s->ship;
-    const shoal_msg_kv_part part = {.bytes = ship->part,
-                                    .n_bytes = n,
-                                    .n_cached = s->told ? 0 : (uint32_t)s->n_cached,
-                                    .token_us = last ? shoal_ship_describe(ship).token_us : 0};
-    uint64_t flip = ship->settings.fault_flip_at;
-    if (flip > s->n_sent && flip <= s->n_sent + n) {
-        ship->part[flip - s->n_sent - 1] ^= 1;
-    }
-    s->n_sent += n;
-    s->told = true;
     lock(ship);
     s->blocked = true; /* before a drain can say otherwise */
     unlock(ship);
-    shoal_status status = s->peer.send(s->peer.ctx, &part);
+    shoal_status status = s->peer.send(s->peer.ctx, part);
     if (status == SHOAL_OK) {
         lock(ship);
         s->blocked = false;
         unlock(ship);
     } else if (status != SHOAL_BUSY) {
         finish(s, SHOAL_RPC_CANCELLED, "the blob could not be sent");
-        return;
+        return false;
     }
-    shoal_metric_add(ship->metrics.bytes, (double)n);
-    if (last) {
+    shoal_metric_add(ship->metrics.bytes, (double)part->n_bytes);
+    return true;
+}
+
+static void send_part(shoal_shipment *s, size_t n, bool last)
+{
+    shoal_ship *ship = s->ship;
+    shoal_msg_kv_part part = {.bytes = ship->part,
+                              .n_bytes = n,
+                              .n_cached = s->told ? 0 : (uint32_t)s->n_cached,
+                              .token_us = last ? shoal_ship_describe(ship).token_us : 0};
+    uint64_t flip = ship->settings.fault_flip_at;
+    if (flip > s->n_sent && flip <= s->n_sent + n) {
+        ship->part[flip - s->n_sent - 1] ^= 1;
+    }
+    s->n_sent += n;
+    s->told = true;
+    shoal_ship_fault fault = ++s->n_parts == ship->settings.fault_part ? ship->settings.fault
+                                                                      : SHOAL_SHIP_FAULT_NONE;
+    part.n_bytes = fault == SHOAL_SHIP_FAULT_CUT ? n / 2 : n;
+    size_t n_times = fault == SHOAL_SHIP_FAULT_DROP ? 0 : fault == SHOAL_SHIP_FAULT_REPEAT ? 2 : 1;
+    for (size_t i = 0; i < n_times; i++) {
+        if (!hand_over(s, &part)) {
+            return;
+        }
+    }
+    if (fault == SHOAL_SHIP_FAULT_LOSE) {
+        finish(s, SHOAL_RPC_UNAVAILABLE, "lost, as fault.ship says");
+    } else if (last || fault == SHOAL_SHIP_FAULT_END) {
         finish(s, SHOAL_RPC_OK, "");
     }
 }

@@ -22,12 +22,24 @@ enum {
     SHOAL_SHIP_JOBS_MAX = 256
 };
 
+/* For tests: what happens to one part of each blob. */
+typedef enum shoal_ship_fault {
+    SHOAL_SHIP_FAULT_NONE,
+    SHOAL_SHIP_FAULT_DROP,   /* it does not leave */
+    SHOAL_SHIP_FAULT_REPEAT, /* it leaves twice */
+    SHOAL_SHIP_FAULT_CUT,    /* half of its bytes leave */
+    SHOAL_SHIP_FAULT_END,    /* the call ends behind it as if that were all */
+    SHOAL_SHIP_FAULT_LOSE    /* the call ends behind it as if this node were gone */
+} shoal_ship_fault;
+
 typedef struct shoal_ship_settings {
     shoal_engine_settings engine; /* n_rows_max and n_logits_max are set here */
     size_t n_jobs_max;            /* shipments at once, 1..SHOAL_SHIP_JOBS_MAX, default 8 */
     unsigned prefix_percent;      /* of the KV that earlier texts may keep, 0..100, default 50 */
     uint64_t fault_flip_at; /* for tests: a bit of this byte of each blob, 1 the first; 0: none */
-    shoal_clock clock;      /* default real */
+    shoal_ship_fault fault;
+    uint64_t fault_part; /* the so-manieth part, 1 the first; a blob of fewer has none */
+    shoal_clock clock;   /* default real */
 } shoal_ship_settings;
 shoal_ship_settings shoal_ship_settings_default(void);
 

@@ -194,6 +194,69 @@ def test_a_flipped_byte_changes_no_token_and_is_remembered():
             cloud.stop()
 
 
+def pages_used(edge):
+    return json.loads(request(edge.address, "GET", "/v1/shoal/status")[2])["kv"]["pages_used"]
+
+
+def test_any_fault_of_a_part_costs_no_token_and_leaves_nothing():
+    with Site(SEED) as site:
+        full, model = site.models()
+        alone = site.edge(model).start()
+        right = {n: ask(alone, ids(n, 1), "local").ids for n in (N_PROMPT, 40)}
+        for fault in ("drop", "repeat", "cut", "end", "lose"):
+            for part in (3,) if SANITIZED else (1, 3):
+                where = f"{fault} of part {part}"
+                cloud = site.cloud(full, edge_model__path=model, fault__ship=fault, fault__ship_part=str(part),
+                                   http__address="127.0.0.1:0").start()
+                ops = http_of(cloud)
+                edge = fetching_edge(site, model, cloud.address, fetch__quarantine_s="1" if part == 3 else "600")
+                before = pages_used(edge)
+                started = time.monotonic()
+                answer = ask(edge, ids(N_PROMPT, 1))
+                took = time.monotonic() - started
+                expect(answer.ids == right[N_PROMPT] and used(answer) == 0 and fed(answer) == N_PROMPT,
+                       f"{where}: {answer.usage}")
+                expect(SANITIZED or took < 2, f"{where}: {took:.1f} s")
+                lost = fault == "lose"
+                expect(results(edge) == {"taken": 0, "late": 0, "failed": lost, "bad": not lost}, f"{where}: {results(edge)}")
+                expect(status(edge)["trouble"], f"{where}: {status(edge)}")
+                expect(part == 3 or status(edge)["quarantined"] != lost, f"{where}: {status(edge)}")
+                wait_until(lambda o=ops: metric(o, "shoal_ship_running") == 0, what=f"{where}: the end of the shipment")
+                wait_until(lambda e=edge, b=before: pages_used(e) == b, what=f"{where}: the edge's pages")
+                # A blob of two parts is whole: who was left alone is asked again, and believed.
+                if part == 3:
+                    wait_until(lambda e=edge: used(ask(e, ids(40, 1))) == 32, what=f"{where}: the next fetch")
+                    expect(ask(edge, ids(40, 1)).ids == right[40], f"{where}: the next answer")
+                    expect(not status(edge)["quarantined"], f"{where}: {status(edge)}")
+                edge.stop()
+                cloud.stop()
+
+
+def test_an_edge_killed_while_it_fetches_leaves_the_cloud_free():
+    with Site(SEED) as site:
+        full, model = site.models()
+        cloud = site.cloud(full, edge_model__path=model, edge_model__shipments_max="1", http__address="127.0.0.1:0").start()
+        ops = http_of(cloud)
+        relay = Relay(cloud.address, 40000)
+        edge = fetching_edge(site, model, relay.address)
+        host, port = edge.address.removeprefix("http://").rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        body = {"prompt": ids(900, 1), "max_tokens": 8, "shoal": {"mode": "assist", "max_cloud_tokens": 0}}
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        wait_until(lambda: metric(ops, "shoal_ship_running") == 1, what="the shipment")
+        edge.kill()
+        site.daemons.remove(edge)  # its end is no clean one
+        killed = time.monotonic()
+        connection.close()
+        relay.rate = 1e9
+        wait_until(lambda: metric(ops, "shoal_ship_running") == 0, what="the end of the shipment")
+        expect(SANITIZED or time.monotonic() - killed < 2, f"{time.monotonic() - killed:.1f} s after the kill")
+        # There is one place for a shipment: it is free again.
+        other, alone = fetching_edge(site, model, cloud.address), site.edge(model).start()
+        answer = ask(other, ids(N_PROMPT, 2))
+        expect(used(answer) == WHOLE and answer.ids == ask(alone, ids(N_PROMPT, 2), "local").ids, answer.usage)
+
+
 def test_a_cloud_killed_while_it_ships_costs_no_token():
     with Site(SEED) as site:
         full, model = site.models()

@@ -241,6 +241,65 @@ static void test_any_wrong_byte_and_any_cut_is_refused(void **state)
     shoal_kv_pool_free(pool);
 }
 
+/* A blob in messages of which one is lost, comes twice, changes places with the next or loses its
+ * second half: nothing is given out, and the reader that had the same messages whole has it all. */
+static void test_messages_lost_doubled_or_out_of_turn_are_refused(void **state)
+{
+    (void)state;
+    enum {
+        PART = 500
+    };
+    static const char *const faults[] = {"drop", "repeat", "swap", "cut", "none"};
+    shoal_kv_pool *pool = pool_new(SHOAL_KV_K4V4, false);
+    shoal_session_identity id = identity_of(pool);
+    shoal_kept kept = kept_new(pool, N_IDS);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    assert_int_equal(make_blob(&id, &kept, 4096, &blob), SHOAL_OK);
+    const uint8_t *bytes = (const uint8_t *)blob.data;
+    size_t n_parts = (blob.length + PART - 1) / PART;
+    assert_true(n_parts > 6);
+    for (size_t i = 0; i < SHOAL_COUNT(faults) * n_parts; i++) {
+        const char *fault = faults[i % SHOAL_COUNT(faults)];
+        size_t at = i / SHOAL_COUNT(faults);
+        size_t turns[2 * PART];
+        size_t n_turns = 0;
+        for (size_t part = 0; part < n_parts; part++) {
+            bool here = part == at;
+            turns[n_turns] = part;
+            n_turns += here && strcmp(fault, "drop") == 0 ? 0 : 1;
+            if (here && strcmp(fault, "repeat") == 0) {
+                turns[n_turns++] = part;
+            }
+        }
+        bool swaps = strcmp(fault, "swap") == 0 && at + 1 < n_parts;
+        if (swaps) {
+            turns[at] = at + 1;
+            turns[at + 1] = at;
+        }
+        shoal_session_reader *reader = NULL;
+        shoal_session_copy *copy = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        shoal_status status = shoal_session_reader_new(&id, SIZE_MAX, &reader);
+        for (size_t t = 0; t < n_turns && status == SHOAL_OK; t++) {
+            size_t n = SHOAL_MIN(blob.length - turns[t] * PART, (size_t)PART);
+            n = turns[t] == at && strcmp(fault, "cut") == 0 ? n / 2 : n;
+            status = shoal_session_reader_put(reader, bytes + turns[t] * PART, n, &err);
+        }
+        status = status == SHOAL_OK ? shoal_session_reader_finish(reader, &copy, &err) : status;
+        if (strcmp(fault, "none") == 0 || (strcmp(fault, "swap") == 0 && !swaps)) {
+            assert_int_equal(status, SHOAL_OK);
+            assert_memory_equal(copy->ids, ids, N_IDS * sizeof *ids);
+        } else {
+            assert_true(status < 0 && err.text[0] != '\0');
+            assert_null(copy);
+        }
+        shoal_session_copy_free(copy);
+        shoal_session_reader_free(reader);
+    }
+    shoal_kv_seq_free(kept.seq);
+    shoal_kv_pool_free(pool);
+}
+
 /* What an identity differs in is named, with both hashes. */
 static void test_another_identity_is_refused(void **state)
 {
@@ -374,6 +433,7 @@ int main(void)
         cmocka_unit_test(test_session_comes_whole_in_every_form),
         cmocka_unit_test(test_pieces_of_any_size_fill_what_is_lacking),
         cmocka_unit_test(test_any_wrong_byte_and_any_cut_is_refused),
+        cmocka_unit_test(test_messages_lost_doubled_or_out_of_turn_are_refused),
         cmocka_unit_test(test_another_identity_is_refused),
         cmocka_unit_test(test_blob_without_all_full_blocks_is_refused),
         cmocka_unit_test(test_ring_that_went_round_is_not_saved),
