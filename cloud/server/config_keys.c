@@ -178,12 +178,10 @@ static int kv_type_of(const char *name)
 
 static shoal_ship_fault ship_fault_of(const char *name)
 {
-    static const char *const names[] = {[SHOAL_SHIP_FAULT_NONE] = "none",
-                                        [SHOAL_SHIP_FAULT_DROP] = "drop",
-                                        [SHOAL_SHIP_FAULT_REPEAT] = "repeat",
-                                        [SHOAL_SHIP_FAULT_CUT] = "cut",
-                                        [SHOAL_SHIP_FAULT_END] = "end",
-                                        [SHOAL_SHIP_FAULT_LOSE] = "lose"};
+    static const char *const names[] = {
+        [SHOAL_SHIP_FAULT_NONE] = "none",     [SHOAL_SHIP_FAULT_DROP] = "drop",
+        [SHOAL_SHIP_FAULT_REPEAT] = "repeat", [SHOAL_SHIP_FAULT_CUT] = "cut",
+        [SHOAL_SHIP_FAULT_END] = "end",       [SHOAL_SHIP_FAULT_LOSE] = "lose"};
     for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
         if (strcmp(name, names[i]) == 0) {
             return (shoal_ship_fault)i;

@@ -33,7 +33,7 @@ struct shoal_shipment {
     size_t n_cached;
     shoal_hash salt;
     bool salted;
-    bool told;       /* n_cached left with the first part */
+    bool told;        /* n_cached left with the first part */
     uint64_t n_sent;  /* bytes of the blob */
     uint64_t n_parts; /* that left */
     shoal_kvwire_encoder *encoder;
@@ -371,8 +371,8 @@ static void send_part(shoal_shipment *s, size_t n, bool last)
     }
     s->n_sent += n;
     s->told = true;
-    shoal_ship_fault fault = ++s->n_parts == ship->settings.fault_part ? ship->settings.fault
-                                                                      : SHOAL_SHIP_FAULT_NONE;
+    shoal_ship_fault fault =
+        ++s->n_parts == ship->settings.fault_part ? ship->settings.fault : SHOAL_SHIP_FAULT_NONE;
     part.n_bytes = fault == SHOAL_SHIP_FAULT_CUT ? n / 2 : n;
     size_t n_times = fault == SHOAL_SHIP_FAULT_DROP ? 0 : fault == SHOAL_SHIP_FAULT_REPEAT ? 2 : 1;
     for (size_t i = 0; i < n_times; i++) {

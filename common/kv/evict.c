@@ -31,7 +31,8 @@ static bool is_lighter(const shoal_kv_held *held, size_t a, size_t b)
     return mass_a < mass_b || (mass_a == mass_b && held->positions[a] < held->positions[b]);
 }
 
-/* The lightest tokens that are not of the newest half, at most n_max of them, the lightest first. */
+/* The lightest tokens that are not of the newest half, at most n_max of them, the lightest first.
+ */
 static size_t find_lightest(const shoal_kv_held *held, size_t position, size_t n_max,
                             size_t *ret_tokens)
 {

@@ -42,10 +42,10 @@ typedef struct shoal_kv_evict_policy {
  * "h2o": the newest n / 2 tokens stay, the one that comes included, and of the others those with
  * most attention (Heavy-Hitter Oracle, 2306.14048, algorithm 1): the one with least goes, the
  * earliest of several. A mass that is no number counts as none.
- * "diverse": as "h2o", but of the SHOAL_KV_LIGHTEST with least attention the one goes that the others
- * stand for best: with least mass * (1 - nearest). That is the least loss of the facility location
- * function f(S) = sum over i of mass_i * max over j in S of cos+(k_i, k_j), which is monotone and
- * submodular (Nemhauser, Wolsey, Fisher 1978): every other token stands for itself.
+ * "diverse": as "h2o", but of the SHOAL_KV_LIGHTEST with least attention the one goes that the
+ * others stand for best: with least mass * (1 - nearest). That is the least loss of the facility
+ * location function f(S) = sum over i of mass_i * max over j in S of cos+(k_i, k_j), which is
+ * monotone and submodular (Nemhauser, Wolsey, Fisher 1978): every other token stands for itself.
  * NULL for an unknown name. */
 const shoal_kv_evict_policy *shoal_kv_evict_find(const char *name);
 /* The policies, for messages: "window, h2o, diverse". */

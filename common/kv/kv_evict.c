@@ -117,10 +117,8 @@ static size_t take_slot(shoal_kv_seq *seq, size_t layer, size_t kv_head, size_t 
     float *mass = seq->held_mass ? seq->held_mass + head_i * shape->budget : NULL;
     size_t slot = position;
     if (position >= shape->budget) {
-        const head_keys keys = {.type = shape->type,
-                                .n = shape->budget,
-                                .dim = shape->k_dim,
-                                .blocks = k_blocks};
+        const head_keys keys = {
+            .type = shape->type, .n = shape->budget, .dim = shape->k_dim, .blocks = k_blocks};
         shoal_kv_held held = {.n = shape->budget, .positions = positions, .mass = mass};
         if (shape->evict->by_keys) {
             shoal_kv_blocks(seq, layer, kv_head, 0, shape->budget, k_blocks, v_blocks);

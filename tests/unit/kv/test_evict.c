@@ -191,7 +191,8 @@ static void kin_init(kin *k, size_t n)
         k->mass[i] = (float)(1 + below(100));
         k->tokens[i] = i;
         for (size_t j = 0; j <= i; j++) {
-            k->cosine[i][j] = k->cosine[j][i] = (float)(i == j ? 1 : cos(2 * (angle[i] - angle[j])));
+            k->cosine[i][j] = k->cosine[j][i] =
+                (float)(i == j ? 1 : cos(2 * (angle[i] - angle[j])));
         }
     }
 }
@@ -206,11 +207,8 @@ static void test_diverse_leaves_what_stands_for_most(void **state)
         const uint32_t positions[SMALL] = {0, 1, 2, 3, 4, 5, 6, 7};
         kin k;
         kin_init(&k, SMALL);
-        const shoal_kv_held held = {.n = SMALL,
-                                    .positions = positions,
-                                    .mass = k.mass,
-                                    .nearest = kin_nearest,
-                                    .ctx = &k};
+        const shoal_kv_held held = {
+            .n = SMALL, .positions = positions, .mass = k.mass, .nearest = kin_nearest, .ctx = &k};
         size_t victim = policy("diverse")->victim(&held, SMALL);
         unsigned all = (1U << SMALL) - 1;
         double best = 0;
@@ -249,10 +247,8 @@ static void test_diverse_looks_at_the_lightest_alone(void **state)
             positions[i] = (uint32_t)(N - 1 - i);
             mass[i] = (float)(1 + below(round % 2 ? 3 : 1000));
         }
-        const shoal_kv_held held = {.n = N,
-                                    .positions = positions,
-                                    .mass = mass,
-                                    .nearest = only_the_last_has_a_twin};
+        const shoal_kv_held held = {
+            .n = N, .positions = positions, .mass = mass, .nearest = only_the_last_has_a_twin};
         size_t victim = policy("diverse")->victim(&held, N);
         size_t n_before = 0;
         for (size_t i = 0; i < N; i++) {
@@ -296,9 +292,9 @@ static double greedy_set(const kin *k, size_t n_left)
     return stands_for(k, set);
 }
 
-/* Nemhauser, Wolsey and Fisher (1978): of a monotone submodular function the greedy set has at least
- * 1 - 1/e of the optimum. The function that "diverse" serves is one, which is tested first; and its
- * own steps, which take out instead of in, stay above that bound too. */
+/* Nemhauser, Wolsey and Fisher (1978): of a monotone submodular function the greedy set has at
+ * least 1 - 1/e of the optimum. The function that "diverse" serves is one, which is tested first;
+ * and its own steps, which take out instead of in, stay above that bound too. */
 static void test_greedy_sets_have_their_share_of_the_optimum(void **state)
 {
     (void)state;
