@@ -120,8 +120,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     INT("fault.ship_flip_at", "0", 0, 1 << 30,
         "For tests: each shipped KV has a bit flipped in its so-manieth byte; 0: none."),
     {"fault.ship", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|drop|repeat|cut|end|lose", false,
-     "For tests, what happens to part fault.ship_part of each shipped KV: it does not leave, leaves "
-     "twice, is cut in half; or the call ends behind it, as if that were all or as lost."},
+     "For tests, what happens to part fault.ship_part of each shipped KV: it does not leave, "
+     "leaves twice, is cut in half; or the call ends behind it, as if that were all or as lost."},
     INT("fault.ship_part", "1", 1, 1 << 20, "For tests: the so-manieth part, see fault.ship."),
     STRING("upstream.url", "",
            "Address of the engine: vLLM, SGLang, TensorRT-LLM, llama-server or shoal-edge."),
