@@ -71,6 +71,8 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     slot *s = user;
     shoal_err err = SHOAL_ERR_INIT;
     shoal_msg_bundle_part *part = NULL;
+    /* Before the part can be seen: who takes it resumes the call, and must not be the first to. */
+    shoal_rpc_call_pause(call);
     shoal_status status = shoal_msg_bundle_part_decode(data, n, &part, &err);
     (void)pthread_mutex_lock(&s->lock);
     if (status == SHOAL_OK && !s->part && !s->bad) {
@@ -82,7 +84,6 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     (void)pthread_cond_signal(&s->changed);
     (void)pthread_mutex_unlock(&s->lock);
     shoal_msg_bundle_part_free(part);
-    shoal_rpc_call_pause(call);
 }
 
 static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details)
