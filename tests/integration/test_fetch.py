@@ -203,7 +203,8 @@ def test_any_fault_of_a_part_costs_no_token_and_leaves_nothing():
         full, model = site.models()
         alone = site.edge(model).start()
         right = {n: ask(alone, ids(n, 1), "local").ids for n in (N_PROMPT, 40)}
-        for fault in ("drop", "repeat", "cut", "end", "lose"):
+        # The random models of sanitized runs have so few layers that a blob ends with part 3 by itself.
+        for fault in ("drop", "repeat", "cut", "lose") if SANITIZED else ("drop", "repeat", "cut", "end", "lose"):
             for part in (3,) if SANITIZED else (1, 3):
                 where = f"{fault} of part {part}"
                 cloud = site.cloud(full, edge_model__path=model, fault__ship=fault, fault__ship_part=str(part),

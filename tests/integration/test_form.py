@@ -25,11 +25,12 @@ def fits(text):
 
 
 def ask(url, case, mode, **more):
-    """Every answer has to be whole, and of the schema."""
+    """Every answer has to be whole, and of the schema; the sanitizers' random models may fill it with blanks to its limit."""
     prompt, temperature, seed = case
     answer = complete(url, prompt, mode, n=160, chat=True, temperature=temperature, top_p=0.8, seed=seed, **FORM, **more)
-    expect(answer.error is None and answer.finish == "stop", f"{mode} {case}: {answer.error or answer.text}")
-    expect(fits(answer.text), f"{mode} {case}: {answer.text!r} is not of the schema")
+    cut = SANITIZED and answer.finish == "length"
+    expect(answer.error is None and (cut or answer.finish == "stop"), f"{mode} {case}: {answer.error or answer.text}")
+    expect(cut or fits(answer.text), f"{mode} {case}: {answer.text!r} is not of the schema")
     return answer
 
 
@@ -92,9 +93,10 @@ def test_tools_are_called_over_the_link():
             code, _, data = request(url, "POST", "/v1/chat/completions", json.dumps(body))
             expect(code == 200, data)
             choice = json.loads(data)["choices"][0]
-            expect(choice["finish_reason"] == "tool_calls", choice)
+            cut = SANITIZED and choice["finish_reason"] == "length"
+            expect(cut or choice["finish_reason"] == "tool_calls", choice)
             call = choice["message"]["tool_calls"][0]["function"]
-            expect(call["name"] == "open_ticket" and fits(call["arguments"]), call)
+            expect(call["name"] == "open_ticket" and (cut or fits(call["arguments"])), call)
             said[mode] = call["arguments"]
         expect(said["cloud"] == said["exact"], said)
         # With `auto` the text is free until it begins a call, on both sides.
