@@ -388,6 +388,7 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, 
     const size_t block_bytes = k->head + n_subs * k->sub;
     const size_t n_blocks = g->k / (n_subs * SHOAL_QBLOCK);
     const size_t panel_bytes = n_blocks * block_bytes;
+    const size_t reach = n_p == PANELS_MAX ? AHEAD : 2 * AHEAD; /* fewer streams: further */
     const uint8_t *block = (const uint8_t *)g->panels + p * panel_bytes;
     columns x = columns_at(g, c, 0);
     __m512 acc[PANELS_MAX][COLS_MAX];
@@ -399,8 +400,8 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, 
     for (size_t b = 0; b < n_blocks; b++, block += block_bytes) {
         for (size_t s = 0; s < n_subs; s++) {
             /* A stream that ends goes on in the next tile. */
-            size_t to = b * block_bytes + k->head + s * k->sub + AHEAD;
-            size_t ahead = AHEAD + (to < panel_bytes ? 0 : (n_p - 1) * panel_bytes);
+            size_t to = b * block_bytes + k->head + s * k->sub + reach;
+            size_t ahead = reach + (to < panel_bytes ? 0 : (n_p - 1) * panel_bytes);
             for (size_t i = 0; i < n_p; i++) {
                 const uint8_t *at = block + i * panel_bytes;
                 const uint8_t *sub = at + k->head + s * k->sub;
