@@ -7,11 +7,11 @@
  */
 #include "cloud/forge/forge.h"
 
+#include "cloud/forge/windows.h"
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/compress/moments.h"
-#include "common/train/net.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -110,11 +110,8 @@ static shoal_status read_ids(const forge_args *args, const shoal_model *model, i
 /* --- the run --------------------------------------------------------------------------------- */
 
 typedef struct run {
-    shoal_params *params;
-    shoal_net *net;
+    forge_windows windows;
     shoal_moments *moments;
-    size_t *targets;    /* (window) every token */
-    int32_t *positions; /* (window) */
     char *part;         /* path of the state so far */
     shoal_hash id;      /* of what is run */
     uint32_t begun;     /* tokens that were done when this process began */
@@ -127,11 +124,8 @@ typedef struct run {
 
 static void run_close(run *r)
 {
-    shoal_net_free(r->net);
-    shoal_params_free(r->params);
+    shoal_forge_windows_fini(&r->windows);
     shoal_moments_free(r->moments);
-    shoal_free(r->targets);
-    shoal_free(r->positions);
     shoal_free(r->part);
 }
 
@@ -201,27 +195,17 @@ static shoal_status begin_moments(run *r, const shoal_model *model, uint64_t lim
 static shoal_status run_new(run *r, const forge_args *args, const shoal_model *model,
                             const int32_t *ids, size_t n_ids, size_t window)
 {
-    SHOAL_TRY(shoal_params_new(&model->hp, NULL, 0, &r->params, r->err));
-    SHOAL_TRY(shoal_params_from_model(r->params, model, r->err));
+    SHOAL_TRY(shoal_forge_windows_init(&r->windows, model, window, r->err));
     size_t n_path = strlen(args->output) + sizeof ".part";
-    r->targets = shoal_calloc(window, sizeof *r->targets);
-    r->positions = shoal_calloc(window, sizeof *r->positions);
     r->part = shoal_calloc(n_path, 1);
     if (r->part) {
         (void)snprintf(r->part, n_path, "%s.part", args->output);
     }
-    if (!r->targets || !r->positions || !r->part || identify(r, ids, n_ids, window) != SHOAL_OK ||
-        shoal_net_new(r->params, window, window, &r->net) != SHOAL_OK ||
+    if (!r->part || identify(r, ids, n_ids, window) != SHOAL_OK ||
         begin_moments(r, model, (uint64_t)args->calibrate_weights.mib << 20) != SHOAL_OK) {
-        return shoal_err_set(r->err, SHOAL_E_NOMEM,
-                             "no memory for windows of %zu tokens: a smaller --window needs less",
-                             window);
+        return shoal_err_set(r->err, SHOAL_E_NOMEM, "no memory for the moments");
     }
-    for (size_t i = 0; i < window; i++) {
-        r->targets[i] = i;
-        r->positions[i] = (int32_t)i;
-    }
-    shoal_net_observe(r->net, observe, r);
+    shoal_net_observe(r->windows.net, observe, r);
     return SHOAL_OK;
 }
 
@@ -246,15 +230,7 @@ static shoal_status run_text(run *r, const int32_t *ids, size_t n_ids, size_t wi
     r->save_ms = r->begin_ms + every_ms;
     for (size_t at = r->begun; at < n_ids; at += window) {
         size_t n = SHOAL_MIN(window, n_ids - at);
-        const size_t segments[2] = {0, n};
-        const shoal_batch batch = {.n_tokens = n,
-                                   .ids = ids + at,
-                                   .positions = r->positions,
-                                   .n_segments = 1,
-                                   .segments = segments,
-                                   .n_targets = n,
-                                   .targets = r->targets};
-        shoal_net_forward(r->net, r->params, &batch);
+        shoal_forge_windows_run(&r->windows, ids + at, n);
         SHOAL_TRY(r->status);
         show(r, at + n, n_ids);
         SHOAL_TRY(save(r, at + n, every_ms));

@@ -9,9 +9,9 @@
 
 #include "cloud/forge/calibrate.h"
 #include "cloud/forge/magnitudes.h"
+#include "cloud/forge/windows.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
-#include "common/train/net.h"
 #include "common/weight/pack.h"
 #include "common/weight/sides.h"
 
@@ -52,11 +52,8 @@ typedef struct layer {
 
 typedef struct run {
     const shoal_gguf *gguf;
-    shoal_params *params;
-    shoal_net *net;
+    forge_windows windows;
     forge_magnitudes magnitudes;
-    size_t *targets;    /* (window) every token */
-    int32_t *positions; /* (window) */
     layer *layers;
     size_t n_layers;
     size_t n_q4;         /* of these in Q4_0 */
@@ -67,11 +64,8 @@ typedef struct run {
 
 static void run_close(run *r)
 {
-    shoal_net_free(r->net);
-    shoal_params_free(r->params);
+    shoal_forge_windows_fini(&r->windows);
     shoal_forge_magnitudes_fini(&r->magnitudes);
-    shoal_free(r->targets);
-    shoal_free(r->positions);
     shoal_free(r->layers);
 }
 
@@ -103,32 +97,10 @@ static shoal_status run_text(run *r, const forge_args *args, const shoal_model *
     SHOAL_TRY(shoal_tokenizer_encode(model->tokenizer, text.data ? text.data : "", text.length,
                                      flags, &ids, &n_ids, r->err));
     n_ids = SHOAL_MIN(n_ids, (size_t)args->sparsify.tokens);
-    SHOAL_TRY(shoal_params_new(&model->hp, NULL, 0, &r->params, r->err));
-    SHOAL_TRY(shoal_params_from_model(r->params, model, r->err));
-    r->targets = shoal_calloc(window, sizeof *r->targets);
-    r->positions = shoal_calloc(window, sizeof *r->positions);
-    if (!r->targets || !r->positions ||
-        shoal_net_new(r->params, window, window, &r->net) != SHOAL_OK) {
-        return shoal_err_set(r->err, SHOAL_E_NOMEM,
-                             "no memory for windows of %zu tokens: a smaller --window needs less",
-                             window);
-    }
-    for (size_t i = 0; i < window; i++) {
-        r->targets[i] = i;
-        r->positions[i] = (int32_t)i;
-    }
-    shoal_net_observe(r->net, observe, r);
+    SHOAL_TRY(shoal_forge_windows_init(&r->windows, model, window, r->err));
+    shoal_net_observe(r->windows.net, observe, r);
     for (size_t at = 0; at < n_ids; at += window) {
-        size_t n = SHOAL_MIN(window, n_ids - at);
-        const size_t segments[2] = {0, n};
-        const shoal_batch batch = {.n_tokens = n,
-                                   .ids = ids + at,
-                                   .positions = r->positions,
-                                   .n_segments = 1,
-                                   .segments = segments,
-                                   .n_targets = n,
-                                   .targets = r->targets};
-        shoal_net_forward(r->net, r->params, &batch);
+        shoal_forge_windows_run(&r->windows, ids + at, SHOAL_MIN(window, n_ids - at));
         SHOAL_TRY(r->status);
     }
     return n_ids > 0 ? SHOAL_OK

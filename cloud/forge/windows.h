@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Private to shoal-forge: a text through a model in windows that do not see each other, for
+ * commands that look at what layers are fed (shoal_net_observe). Memory is the model in F32 and one
+ * window.
+ */
+#ifndef SHOAL_FORGE_WINDOWS_H
+#define SHOAL_FORGE_WINDOWS_H
+
+#include "common/train/net.h"
+
+typedef struct forge_windows {
+    shoal_params *params;
+    shoal_net *net;
+    size_t n_max;       /* tokens of a window */
+    size_t *targets;    /* (n_max) every token */
+    int32_t *positions; /* (n_max) */
+} forge_windows;
+
+/* n_max: at least 1. After an error too, fini frees what there is. */
+shoal_status shoal_forge_windows_init(forge_windows *w, const shoal_model *model, size_t n_max,
+                                      shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_forge_windows_fini(forge_windows *w);
+
+/* One window of n ids, 1 to n_max. */
+void shoal_forge_windows_run(forge_windows *w, const int32_t *ids, size_t n);
+
+#endif
