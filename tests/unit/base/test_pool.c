@@ -186,6 +186,19 @@ static void test_two_threads_have_a_share_each(void **state)
     shoal_pool_free(pool);
 }
 
+static void test_odd_threads_begin_where_the_share_of_the_even_ends(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t n_threads, n_parts, odd_part;
+    } rows[] = {{1, 7, 7}, {1, 0, 0}, {2, 0, 0}, {2, 7, 3}, {2, 8, 4}, {3, 9, 6}, {4, 9, 4}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_pool *pool = make(rows[i].n_threads);
+        assert_int_equal(shoal_pool_odd_part(pool, rows[i].n_parts), rows[i].odd_part);
+        shoal_pool_free(pool);
+    }
+}
+
 /* A hint may name anything: memory that is gone, or none that ever was. */
 static void test_what_is_expected_may_be_anywhere(void **state)
 {
@@ -349,6 +362,7 @@ int main(void)
         cmocka_unit_test(test_most_threads_start_and_end),
         cmocka_unit_test(test_every_part_runs_exactly_once),
         cmocka_unit_test(test_two_threads_have_a_share_each),
+        cmocka_unit_test(test_odd_threads_begin_where_the_share_of_the_even_ends),
         cmocka_unit_test(test_what_is_expected_may_be_anywhere),
         cmocka_unit_test(test_more_parts_than_a_ticket_counts_run_once_each),
         cmocka_unit_test(test_many_jobs_in_a_row_stay_apart),
