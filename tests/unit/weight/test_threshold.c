@@ -139,6 +139,9 @@ static void fill_inputs(size_t k, float threshold)
 {
     for (size_t i = 0; i < COLS_MAX * k; i++) {
         x[i] = test_awkward(&rng);
+        if (threshold > 0 && i % 7 == 0) {
+            x[i] = i % 2 == 0 ? threshold : -threshold; /* the least that fires */
+        }
         fires[i] = fabsf(x[i]) < threshold ? 0.0F : x[i];
     }
 }
