@@ -6,29 +6,20 @@
  */
 #include "common/base/rng.h"
 
-enum {
-    PHILOX_ROUNDS = 10
-};
-
-#define PHILOX_M0 UINT64_C(0xD2511F53)
-#define PHILOX_M1 UINT64_C(0xCD9E8D57)
-#define PHILOX_W0 UINT32_C(0x9E3779B9)
-#define PHILOX_W1 UINT32_C(0xBB67AE85)
-
 void shoal_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t ret_out[4])
 {
     uint32_t x[4] = {counter[0], counter[1], counter[2], counter[3]};
     uint32_t k0 = key[0];
     uint32_t k1 = key[1];
-    for (int round = 0; round < PHILOX_ROUNDS; round++) {
-        uint64_t p0 = PHILOX_M0 * x[0];
-        uint64_t p1 = PHILOX_M1 * x[2];
+    for (int round = 0; round < SHOAL_PHILOX_ROUNDS; round++) {
+        uint64_t p0 = (uint64_t)SHOAL_PHILOX_M0 * x[0];
+        uint64_t p1 = (uint64_t)SHOAL_PHILOX_M1 * x[2];
         x[0] = (uint32_t)(p1 >> 32) ^ x[1] ^ k0;
         x[1] = (uint32_t)p1;
         x[2] = (uint32_t)(p0 >> 32) ^ x[3] ^ k1;
         x[3] = (uint32_t)p0;
-        k0 += PHILOX_W0;
-        k1 += PHILOX_W1;
+        k0 += SHOAL_PHILOX_W0;
+        k1 += SHOAL_PHILOX_W1;
     }
     for (int i = 0; i < 4; i++) {
         ret_out[i] = x[i];

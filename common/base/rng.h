@@ -9,6 +9,15 @@
 
 #include <stdint.h>
 
+enum {
+    SHOAL_PHILOX_ROUNDS = 10
+};
+/* Multipliers, and what is added to the key after each round. */
+#define SHOAL_PHILOX_M0 0xD2511F53u
+#define SHOAL_PHILOX_M1 0xCD9E8D57u
+#define SHOAL_PHILOX_W0 0x9E3779B9u
+#define SHOAL_PHILOX_W1 0xBB67AE85u
+
 void shoal_philox4x32_10(const uint32_t counter[4], const uint32_t key[2], uint32_t ret_out[4]);
 
 /* A plain sequential generator for tests and data: SplitMix64 steps. */

@@ -17,9 +17,6 @@
 #include "common/base/rng.h"
 #include "common/kernels/math.h"
 
-/* "SHGN": keeps this use of Philox apart from any other with the same key. */
-#define SHOAL_NOISE_DOMAIN 0x5348474Eu
-
 shoal_noise shoal_noise_at(uint64_t seed, uint64_t position)
 {
     return (shoal_noise){.key = {(uint32_t)seed, (uint32_t)(seed >> 32)},

@@ -29,6 +29,7 @@ shoal_status shoal_sampler_new(size_t n_vocab, const shoal_kernels *kernels,
     }
     sampler->n_vocab = n_vocab;
     sampler->kernels = *kernels;
+    sampler->draws = shoal_draws_of(kernels->tier);
     sampler->work = shoal_calloc_aligned(n_vocab, sizeof *sampler->work);
     sampler->candidates = shoal_calloc_aligned(n_vocab, sizeof *sampler->candidates);
     sampler->counts = shoal_calloc_aligned(n_vocab, sizeof *sampler->counts);
@@ -49,16 +50,6 @@ void shoal_sampler_free(shoal_sampler *sampler)
     shoal_free(sampler->candidates);
     shoal_free(sampler->counts);
     shoal_free(sampler);
-}
-
-/* NaN becomes -inf, so that it neither wins nor spoils a sum; +inf becomes the largest number, so
- * that differences stay defined. */
-static float clean(float logit)
-{
-    if (logit <= FLT_MAX) {
-        return logit;
-    }
-    return logit > FLT_MAX ? FLT_MAX : -INFINITY;
 }
 
 /* The softmax at T = 1 of the cleaned raw logits, as far as confidence needs it. */
@@ -114,28 +105,41 @@ static void consider(winner *best, float z, uint32_t word, int32_t id)
     }
 }
 
+/* Of the n tokens from first on, 4 at most. */
+static void draw_block(const float *work, const shoal_noise *noise, size_t first, size_t n,
+                       const shoal_draw *draw, winner *best)
+{
+    uint32_t words[4];
+    shoal_noise_block(noise, (uint32_t)(first / 4), words);
+    for (size_t i = 0; i < n; i++) {
+        consider(best, (work[first + i] - draw->max) * draw->inv_t, words[i], (int32_t)(first + i));
+    }
+}
+
 /* Gumbel-max over every token. Starting from the largest logit makes the bound strict at once, so
- * that the tail of the vocabulary costs a comparison, and the rest a quarter of a Philox. */
+ * that the tail of the vocabulary costs a comparison, and the rest noise that is made in groups and
+ * its bound. */
 static int32_t draw_all(const shoal_sampler *sampler, const shoal_noise *noise, float max,
                         float inv_t, int32_t top)
 {
-    uint32_t words[4];
+    uint32_t words[SHOAL_NOISE_GROUP];
     shoal_noise_block(noise, (uint32_t)top / 4, words);
     winner best = {.score = shoal_noise_gumbel(words[(uint32_t)top % 4]), .id = top};
-    for (size_t first = 0; first < sampler->n_vocab; first += 4) {
-        size_t n = SHOAL_MIN(sampler->n_vocab - first, (size_t)4);
-        const float *x = sampler->work + first;
-        float largest = x[0];
-        for (size_t i = 1; i < n; i++) {
-            largest = x[i] > largest ? x[i] : largest;
-        }
-        if ((largest - max) * inv_t + SHOAL_NOISE_MAX < best.score) {
+    shoal_draw draw = {.max = max, .inv_t = inv_t};
+    const float *work = sampler->work;
+    size_t first = 0;
+    for (; first + SHOAL_NOISE_GROUP <= sampler->n_vocab; first += SHOAL_NOISE_GROUP) {
+        draw.least = best.score;
+        if (!sampler->draws->group(noise, (uint32_t)(first / 4), work + first, &draw, words)) {
             continue;
         }
-        shoal_noise_block(noise, (uint32_t)(first / 4), words);
-        for (size_t i = 0; i < n; i++) {
-            consider(&best, (x[i] - max) * inv_t, words[i], (int32_t)(first + i));
+        for (size_t i = 0; i < SHOAL_NOISE_GROUP; i++) {
+            consider(&best, (work[first + i] - max) * inv_t, words[i], (int32_t)(first + i));
         }
+    }
+    for (; first < sampler->n_vocab; first += 4) {
+        size_t n = SHOAL_MIN(sampler->n_vocab - first, (size_t)4);
+        draw_block(work, noise, first, n, &draw, &best);
     }
     return best.id;
 }
@@ -160,9 +164,7 @@ static int32_t draw_kept(const shoal_noise *noise, const shoal_candidate *kept, 
 void shoal_sample(shoal_sampler *sampler, const shoal_sampling *sampling, const float *logits,
                   const int32_t *history, size_t n_history, shoal_sampled *ret_sampled)
 {
-    for (size_t i = 0; i < sampler->n_vocab; i++) {
-        sampler->work[i] = clean(logits[i]);
-    }
+    sampler->draws->clean(sampler->n_vocab, logits, sampler->work);
     raw_softmax raw = measure(sampler);
     shoal_filter_allowed(sampler, sampling);
     shoal_filter_bias(sampler, sampling);
@@ -183,7 +185,9 @@ void shoal_sample(shoal_sampler *sampler, const shoal_sampling *sampling, const 
             id = draw_all(sampler, &noise, max, inv_t, id);
         }
     }
+    float logit = 0.0f;
+    sampler->draws->clean(1, logits + id, &logit);
     ret_sampled->id = id;
-    ret_sampled->confidence = probability(&raw, clean(logits[id]));
+    ret_sampled->confidence = probability(&raw, logit);
     ret_sampled->top_gap = raw.top_gap;
 }

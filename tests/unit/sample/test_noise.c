@@ -99,6 +99,49 @@ static void test_noise_every_input_matters(void **state)
     assert_true(base == shoal_sample_gumbel(1, 1, 1));
 }
 
+/* Of every kind of processor: the words are those of the blocks, and a group is left out only
+ * where no token of it can reach what is asked. */
+static void test_noise_groups_hold_every_token_that_counts(void **state)
+{
+    (void)state;
+    const char *tiers[] = {"scalar", "avx2", "avx512", "neon"};
+    uint32_t mask = shoal_cpu_detect();
+    uint64_t rng = 3;
+    size_t n_left_out = 0;
+    size_t n_looked_at = 0;
+    for (uint32_t round = 0; round < 4000; round++) {
+        shoal_noise noise = shoal_noise_at(shoal_rng_next(&rng), shoal_rng_next(&rng));
+        uint32_t block = round % 3 == 0 ? UINT32_MAX / 4 - 15 : (uint32_t)shoal_rng_next(&rng) / 8;
+        float x[SHOAL_NOISE_GROUP];
+        float highest = -INFINITY;
+        uint32_t wanted[SHOAL_NOISE_GROUP];
+        shoal_draw draw = {.max = 3.0f, .inv_t = 0.5f + (float)(round % 5), .least = -INFINITY};
+        for (size_t i = 0; i < SHOAL_NOISE_GROUP; i++) {
+            x[i] = round % 7 == 0 ? -INFINITY : (float)(shoal_rng_next(&rng) % 1000) / 500.0f;
+            shoal_noise_block(&noise, block + (uint32_t)(i / 4), wanted + i / 4 * 4);
+        }
+        for (size_t i = 0; i < SHOAL_NOISE_GROUP; i++) {
+            float z = (x[i] - draw.max) * draw.inv_t;
+            highest = fmaxf(highest, z + shoal_noise_gumbel(wanted[i]));
+        }
+        draw.least = round % 2 == 0 ? highest : highest + 0.2f;
+        for (size_t t = 0; t < SHOAL_COUNT(tiers); t++) {
+            if ((t == 1 && !(mask & SHOAL_CPU_AVX2)) || (t == 2 && !(mask & SHOAL_CPU_AVX512))) {
+                continue;
+            }
+            uint32_t words[SHOAL_NOISE_GROUP];
+            bool some = shoal_draws_of(tiers[t])->group(&noise, block, x, &draw, words);
+            assert_true(some || highest < draw.least);
+            n_left_out += !some;
+            n_looked_at += some;
+            if (some) {
+                assert_memory_equal(words, wanted, sizeof words);
+            }
+        }
+    }
+    assert_true(n_left_out > 1000 && n_looked_at > 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -107,6 +150,7 @@ int main(void)
         cmocka_unit_test(test_noise_counter_layout_is_as_documented),
         cmocka_unit_test(test_noise_moments_are_gumbel),
         cmocka_unit_test(test_noise_every_input_matters),
+        cmocka_unit_test(test_noise_groups_hold_every_token_that_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -148,35 +148,36 @@ static void test_sample_distribution_filters(void **state)
 
 /* --- exactness ------------------------------------------------------------------------------- */
 
-static void test_sample_pruning_never_changes_the_winner(void **state)
+/* n_vocab around the groups of noise. */
+static void check_pruning(size_t n, size_t n_positions, const shoal_kernels *tier)
 {
-    (void)state;
     enum {
-        N = 257
+        N_MAX = 257
     };
-    uint64_t rng = 3;
-    shoal_sampler *sampler = make(N);
-    for (size_t position = 0; position < 2000; position++) {
-        float logits[N];
+    uint64_t rng = 3 + n;
+    shoal_sampler *sampler = NULL;
+    assert_int_equal(shoal_sampler_new(n, tier, &sampler), SHOAL_OK);
+    for (size_t position = 0; position < n_positions; position++) {
+        float logits[N_MAX];
         float spread = test_between(&rng, 0.0f, 30.0f);
-        for (size_t i = 0; i < N; i++) {
+        for (size_t i = 0; i < n; i++) {
             logits[i] = test_between(&rng, -spread, spread);
         }
         shoal_sampling s = shoal_sampling_default();
         s.seed = shoal_rng_next(&rng);
         s.temperature = test_between(&rng, 0.2f, 4.0f);
         float max = -INFINITY;
-        for (size_t i = 0; i < N; i++) {
+        for (size_t i = 0; i < n; i++) {
             max = fmaxf(max, logits[i]);
         }
         int32_t wanted = -1;
         float best = -INFINITY;
-        for (int32_t i = 0; i < N; i++) {
+        for (size_t i = 0; i < n; i++) {
             float score = (logits[i] - max) * (1.0f / s.temperature) +
-                          shoal_sample_gumbel(s.seed, position, i);
+                          shoal_sample_gumbel(s.seed, position, (int32_t)i);
             if (score > best) {
                 best = score;
-                wanted = i;
+                wanted = (int32_t)i;
             }
         }
         assert_int_equal(draw(sampler, &s, logits, position), wanted);
@@ -187,9 +188,24 @@ static void test_sample_pruning_never_changes_the_winner(void **state)
         s.top_p = 0.99999994f;
         shoal_sampled first;
         shoal_sample(sampler, &s, logits, zeros, position, &first);
-        assert_in_range(first.id, 0, N - 1);
+        assert_in_range(first.id, 0, n - 1);
     }
     shoal_sampler_free(sampler);
+}
+
+static void test_sample_pruning_never_changes_the_winner(void **state)
+{
+    (void)state;
+    const size_t sizes[] = {1, 3, 63, 64, 65, 127, 128, 129};
+    const uint32_t masks[] = {0, SHOAL_CPU_AVX2, UINT32_MAX};
+    check_pruning(257, 2000, &kernels);
+    for (size_t i = 0; i < SHOAL_COUNT(sizes); i++) {
+        for (size_t k = 0; k < SHOAL_COUNT(masks); k++) {
+            shoal_kernels tier;
+            shoal_kernels_init(&tier, masks[k] & shoal_cpu_detect());
+            check_pruning(sizes[i], 200, &tier);
+        }
+    }
 }
 
 static void test_sample_equal_inputs_give_equal_bits(void **state)
