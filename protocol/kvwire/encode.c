@@ -31,6 +31,8 @@ struct shoal_kvwire_encoder {
     uint8_t *buffer;     /* the record under way */
     size_t n;            /* its bytes */
     size_t n_given;      /* of them, given out */
+    bool seeking;        /* records before the one that was asked for are read once more */
+    uint64_t goal;       /* that one */
 };
 
 static shoal_kvwire_salt salt_of(const shoal_kvwire_encoder *e)
@@ -114,17 +116,32 @@ void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder)
     }
 }
 
-uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *e)
+/* Of the blob, all that are no chunk and no block, and those that are, by groups of layers. */
+static uint64_t count_records(const shoal_kvwire_encoder *e, uint64_t *ret_n_chunks)
 {
     const shoal_kvwire_about *about = &e->about;
     uint64_t n_ranges =
         ((uint64_t)about->n_blocks + e->source.chunk_blocks - 1) / e->source.chunk_blocks;
     uint64_t n_groups =
         ((uint64_t)about->n_layers + e->source.chunk_layers - 1) / e->source.chunk_layers;
-    uint64_t n_records = (about->n_tokens + (uint64_t)IDS_PER_RECORD - 1) / IDS_PER_RECORD;
+    uint64_t n_ids = (about->n_tokens + (uint64_t)IDS_PER_RECORD - 1) / IDS_PER_RECORD;
+    *ret_n_chunks = n_groups * n_ranges;
+    return 1 + n_ids + *ret_n_chunks + n_groups * about->n_blocks + 1; /* head and end */
+}
+
+uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *e)
+{
+    uint64_t n_chunks = 0;
+    return count_records(e, &n_chunks);
+}
+
+uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *e)
+{
+    const shoal_kvwire_about *about = &e->about;
+    uint64_t n_chunks = 0;
+    uint64_t n_records = count_records(e, &n_chunks) - 1; /* the head has no record's head */
     uint64_t n_payload = (uint64_t)about->n_tokens * sizeof(int32_t) + SHOAL_HASH_BYTES;
-    n_records += n_groups * (n_ranges + about->n_blocks) + 1;
-    n_payload += n_groups * n_ranges * CHUNK_BYTES;
+    n_payload += n_chunks * CHUNK_BYTES;
     if (about->n_blocks > 0) {
         n_payload += plain_bytes(about, 0, about->n_layers) +
                      (about->n_blocks - 1) * plain_bytes(about, 1, about->n_layers);
@@ -256,6 +273,7 @@ shoal_status shoal_kvwire_encoder_read(shoal_kvwire_encoder *e, uint8_t *ret_byt
                                        size_t *ret_n)
 {
     SHOAL_TRY(e->failed);
+    SHOAL_ASSERT(!e->seeking);
     size_t n_done = 0;
     while (n_done < n) {
         if (e->n_given == e->n) {
@@ -282,18 +300,27 @@ shoal_status shoal_kvwire_encoder_read(shoal_kvwire_encoder *e, uint8_t *ret_byt
 shoal_status shoal_kvwire_encoder_seek(shoal_kvwire_encoder *e, uint64_t record)
 {
     SHOAL_TRY(e->failed);
-    if (!e->at.ended) {
-        shoal_hash unused; /* finishing makes the hasher new */
-        shoal_hasher_finish(e->hasher, &unused);
+    if (record > shoal_kvwire_encoder_records(e)) {
+        return SHOAL_E_LIMIT;
     }
-    rewind_to_head(e);
-    while (e->at.record < record) {
-        if (e->at.ended) {
-            return SHOAL_E_LIMIT;
+    if (!e->seeking || e->goal != record) {
+        if (!e->at.ended) {
+            shoal_hash unused; /* finishing makes the hasher new */
+            shoal_hasher_finish(e->hasher, &unused);
         }
-        e->failed = make(e);
+        rewind_to_head(e);
+        e->goal = record;
+        e->seeking = true;
+    }
+    while (e->at.record < record) {
+        shoal_status status = make(e);
+        e->n = 0; /* it was there before */
+        if (status == SHOAL_BUSY) {
+            return status;
+        }
+        e->failed = status;
         SHOAL_TRY(e->failed);
     }
-    e->n_given = e->n;
+    e->seeking = false;
     return SHOAL_OK;
 }

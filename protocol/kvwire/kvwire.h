@@ -81,13 +81,16 @@ void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder);
 SHOAL_DEFINE_CLEANUP(shoal_kvwire_encoder, shoal_kvwire_encoder_free)
 /* All bytes of the blob. */
 uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *encoder);
+/* All records of the blob, head and end among them. */
+uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *encoder);
 /* The next bytes, at most n of them; fewer than n, or none, at the end, or with SHOAL_BUSY: the
  * next block is not there yet, and is asked for again by the next call. */
 shoal_status shoal_kvwire_encoder_read(shoal_kvwire_encoder *encoder, uint8_t *ret_bytes, size_t n,
                                        size_t *ret_n) SHOAL_MUST_CHECK;
 /* Goes on with that record of the stream, 0 being the head: what a decoder's records are. Reads
- * what stands before it once more, for the content hash: blocks that were there are to be there
- * still. SHOAL_E_LIMIT: the stream has fewer. */
+ * what stands before it once more, for the content hash. SHOAL_BUSY: a block of that is not there
+ * yet; call it again with the same record, nothing is read before it is there. SHOAL_E_LIMIT: the
+ * stream has fewer, and is where it was. */
 shoal_status shoal_kvwire_encoder_seek(shoal_kvwire_encoder *encoder,
                                        uint64_t record) SHOAL_MUST_CHECK;
 

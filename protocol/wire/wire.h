@@ -30,6 +30,7 @@ enum {
     SHOAL_WIRE_OPENING_MAX = 32,        /* bytes of a form's opening */
     SHOAL_WIRE_KV_BLOCK = 32,           /* a KvRequest has a multiple of so many ids */
     SHOAL_WIRE_KV_PART_MAX = 256 << 10, /* bytes of a blob in one KvPart */
+    SHOAL_WIRE_KV_RECORD_MAX = 1 << 24, /* number of a record of a blob */
     SHOAL_WIRE_BUNDLE_PART_MAX = 256 << 10, /* bytes of a file in one BundlePart */
     SHOAL_WIRE_MANIFEST_MAX = 64 << 10,     /* bytes of a manifest */
     SHOAL_WIRE_SIGNATURE_MAX = 64,
@@ -193,6 +194,7 @@ typedef struct shoal_msg_kv_request {
     shoal_hash form;
     const int32_t *ids; /* in the message */
     size_t n_ids;       /* SHOAL_WIRE_KV_BLOCK..SHOAL_WIRE_PROMPT_MAX, a multiple of the former */
+    uint32_t record;    /* 0..SHOAL_WIRE_KV_RECORD_MAX: of the blob, the first that is to come */
     char request_id[65];
 } shoal_msg_kv_request;
 
@@ -201,6 +203,7 @@ typedef struct shoal_msg_kv_part {
     size_t n_bytes;       /* 0..SHOAL_WIRE_KV_PART_MAX */
     uint32_t n_cached;    /* 0..SHOAL_WIRE_POSITION_MAX */
     uint32_t token_us;    /* 0..SHOAL_WIRE_COST_US_MAX */
+    uint32_t record;      /* with a call's first part: which of the blob it begins with */
 } shoal_msg_kv_part;
 
 #define SHOAL_WIRE_BUNDLE_BYTES_MAX  ((uint64_t)1 << 40) /* of a file */

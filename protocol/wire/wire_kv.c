@@ -20,6 +20,8 @@ static shoal_status check_request(const shoal_wire_check *check, const Shoal__V1
     SHOAL_TRY(shoal_wire_check_range(check, "KvRequest.ids count modulo 32",
                                      m->n_ids % SHOAL_WIRE_KV_BLOCK, 0, 0));
     SHOAL_TRY(shoal_wire_check_ids(check, "KvRequest.ids", m->ids, m->n_ids));
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "KvRequest.record", m->record, 0, SHOAL_WIRE_KV_RECORD_MAX));
     return shoal_wire_check_word(check, "KvRequest.request_id", m->request_id.data,
                                  m->request_id.len, REQUEST_ID_MAX);
 }
@@ -30,6 +32,8 @@ static shoal_status check_part(const shoal_wire_check *check, const Shoal__V1__K
         shoal_wire_check_range(check, "KvPart.data bytes", m->data.len, 0, SHOAL_WIRE_KV_PART_MAX));
     SHOAL_TRY(
         shoal_wire_check_range(check, "KvPart.n_cached", m->n_cached, 0, SHOAL_WIRE_POSITION_MAX));
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "KvPart.record", m->record, 0, SHOAL_WIRE_KV_RECORD_MAX));
     return shoal_wire_check_range(check, "KvPart.token_us", m->token_us, 0, SHOAL_WIRE_COST_US_MAX);
 }
 
@@ -43,6 +47,7 @@ shoal_status shoal_msg_kv_request_encode(const shoal_msg_kv_request *request, sh
     m.ids = shoal_wire_words(request->ids);
     m.request_id = shoal_wire_bytes(request->request_id,
                                     strnlen(request->request_id, sizeof request->request_id));
+    m.record = request->record;
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_request(&ours, &m));
     return shoal_wire_pack(&m.base, buf);
@@ -54,6 +59,7 @@ shoal_status shoal_msg_kv_part_encode(const shoal_msg_kv_part *part, shoal_buf *
     m.data = shoal_wire_bytes(part->bytes, part->n_bytes);
     m.n_cached = part->n_cached;
     m.token_us = part->token_us;
+    m.record = part->record;
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_part(&ours, &m));
     return shoal_wire_pack(&m.base, buf);
@@ -63,7 +69,7 @@ static shoal_status take_request(const shoal_wire_check *check, const Shoal__V1_
                                  shoal_msg_kv_request **ret_request)
 {
     SHOAL_TRY(check_request(check, m));
-    shoal_msg_kv_request head = {.n_ids = m->n_ids};
+    shoal_msg_kv_request head = {.n_ids = m->n_ids, .record = m->record};
     SHOAL_TRY(shoal_wire_take_hash(check, "KvRequest.model_hash", &m->model_hash, &head.model));
     SHOAL_TRY(shoal_wire_take_hash(check, "KvRequest.tokenizer_hash", &m->tokenizer_hash,
                                    &head.tokenizer));
@@ -95,8 +101,11 @@ static shoal_status take_part(const shoal_wire_check *check, const Shoal__V1__Kv
     if (bytes) {
         memcpy(bytes, m->data.data, m->data.len);
     }
-    *part = (shoal_msg_kv_part){
-        .bytes = bytes, .n_bytes = m->data.len, .n_cached = m->n_cached, .token_us = m->token_us};
+    *part = (shoal_msg_kv_part){.bytes = bytes,
+                                .n_bytes = m->data.len,
+                                .n_cached = m->n_cached,
+                                .token_us = m->token_us,
+                                .record = m->record};
     *ret_part = part;
     return SHOAL_OK;
 }

@@ -569,6 +569,45 @@ static void test_a_block_that_is_not_there_yet_is_waited_for(void **state)
     }
 }
 
+/* To every record, while the blocks before it come one at a time: what follows is what followed. */
+static void test_a_seek_waits_for_the_blocks_before_it(void **state)
+{
+    (void)state;
+    static uint8_t whole[BLOB_MAX];
+    static uint8_t blob[BLOB_MAX];
+    size_t n_whole = blob_of(2, 2, no_salt, whole);
+    const shoal_kvwire_about about = about_of(TOKENS, BLOCKS);
+    for (uint64_t record = 0;; record++) {
+        slow_source slow = {.n_there = 0};
+        const shoal_kvwire_source source = {
+            .ids = ids, .ctx = &slow, .read = read_slow, .chunk_layers = 2, .chunk_blocks = 2};
+        shoal_kvwire_encoder *encoder = NULL;
+        assert_int_equal(shoal_kvwire_encoder_new(&about, &source, no_salt, &encoder, NULL),
+                         SHOAL_OK);
+        uint64_t n_records = shoal_kvwire_encoder_records(encoder);
+        size_t n_waits = 0;
+        shoal_status status = SHOAL_OK;
+        while ((status = shoal_kvwire_encoder_seek(encoder, record)) == SHOAL_BUSY) {
+            n_waits++;
+            slow.n_there += n_waits % 2 == 0;
+        }
+        assert_int_equal(status, record <= n_records ? SHOAL_OK : SHOAL_E_LIMIT);
+        if (status != SHOAL_OK) {
+            assert_int_equal(record, n_records + 1);
+            shoal_kvwire_encoder_free(encoder);
+            break;
+        }
+        /* Nothing is read before it is there, and no more than is needed. */
+        assert_int_equal(n_waits, 2 * (size_t)slow.n_there);
+        slow.n_there = BLOCKS;
+        size_t n_rest = read_all(encoder, BLOB_MAX, blob);
+        assert_true(n_rest <= n_whole && (record < n_records) == (n_rest > 0));
+        blob[n_rest] = 0; /* so that it is initialized at the end too */
+        assert_memory_equal(blob, whole + n_whole - n_rest, n_rest);
+        shoal_kvwire_encoder_free(encoder);
+    }
+}
+
 static void test_every_failing_allocation_is_survived(void **state)
 {
     (void)state;
@@ -612,6 +651,7 @@ int main(void)
         cmocka_unit_test(test_a_block_is_there_before_the_rest_has_come),
         cmocka_unit_test(test_a_cut_link_goes_on_at_every_record),
         cmocka_unit_test(test_seeking_past_the_end_is_refused),
+        cmocka_unit_test(test_a_seek_waits_for_the_blocks_before_it),
         cmocka_unit_test(test_a_changed_bit_anywhere_is_refused),
         cmocka_unit_test(test_every_other_length_is_refused),
         cmocka_unit_test(test_records_of_another_blob_are_refused_at_the_end),

@@ -27,7 +27,10 @@ static void test_request_round_trips(void **state)
         for (size_t k = 0; k < counts[i]; k++) {
             ids[k] = (int32_t)(k * 7 % N_VOCAB);
         }
-        shoal_msg_kv_request r = {.ids = ids, .n_ids = counts[i], .request_id = "req-1"};
+        shoal_msg_kv_request r = {.ids = ids,
+                                  .n_ids = counts[i],
+                                  .record = (uint32_t)(counts[i] - 32),
+                                  .request_id = "req-1"};
         memset(&r.model, 1, sizeof r.model);
         memset(&r.tokenizer, 2, sizeof r.tokenizer);
         memset(&r.form, 3, sizeof r.form);
@@ -38,6 +41,7 @@ static void test_request_round_trips(void **state)
                                                      &back, NULL),
                          SHOAL_OK);
         assert_int_equal(back->n_ids, counts[i]);
+        assert_int_equal(back->record, counts[i] - 32);
         assert_memory_equal(back->ids, ids, counts[i] * sizeof *ids);
         assert_memory_equal(&back->model, &r.model, sizeof r.model);
         assert_memory_equal(&back->tokenizer, &r.tokenizer, sizeof r.tokenizer);
@@ -98,6 +102,28 @@ static void test_request_limits_at_their_edges(void **state)
     }
 }
 
+static void test_a_record_has_a_limit(void **state)
+{
+    (void)state;
+    int32_t ids[32] = {0};
+    for (uint32_t i = 0; i < 3; i++) {
+        const uint32_t record = SHOAL_WIRE_KV_RECORD_MAX - 1 + i;
+        shoal_buf buf = {0};
+        shoal_err err = SHOAL_ERR_INIT;
+        SHOAL_CLEANUP(shoal_msg_kv_request_freep) shoal_msg_kv_request *back = NULL;
+        const shoal_msg_kv_request r = {.ids = ids, .n_ids = 32, .record = record};
+        assert_int_equal(shoal_msg_kv_request_encode(&r, &buf), i < 2 ? SHOAL_OK : SHOAL_E_INVALID);
+        shoal_buf_fini(&buf);
+        put_request(&buf, 32, 32, 1, "a");
+        pb_uint(&buf, 6, record);
+        assert_int_equal(shoal_msg_kv_request_decode((const uint8_t *)buf.data, buf.length, N_VOCAB,
+                                                     &back, &err),
+                         i < 2 ? SHOAL_OK : SHOAL_E_PROTOCOL);
+        assert_true(i < 2 ? back->record == record : strstr(err.text, "KvRequest.record") != NULL);
+        shoal_buf_fini(&buf);
+    }
+}
+
 static void test_requests_of_ours_are_checked(void **state)
 {
     (void)state;
@@ -128,7 +154,7 @@ static void test_part_round_trips_and_keeps_its_limits(void **state)
         SHOAL_CLEANUP(shoal_msg_kv_part_freep) shoal_msg_kv_part *back = NULL;
         memset(bytes, (int)i + 1, counts[i]);
         const shoal_msg_kv_part p = {
-            .bytes = bytes, .n_bytes = counts[i], .n_cached = 96, .token_us = 7};
+            .bytes = bytes, .n_bytes = counts[i], .n_cached = 96, .token_us = 7, .record = 5};
         bool fits = counts[i] <= SHOAL_WIRE_KV_PART_MAX;
         assert_int_equal(shoal_msg_kv_part_encode(&p, &buf), fits ? SHOAL_OK : SHOAL_E_INVALID);
         if (!fits) {
@@ -142,6 +168,7 @@ static void test_part_round_trips_and_keeps_its_limits(void **state)
             assert_int_equal(back->n_bytes, counts[i]);
             assert_int_equal(back->n_cached, 96);
             assert_int_equal(back->token_us, 7);
+            assert_int_equal(back->record, 5);
             assert_true(counts[i] == 0 || memcmp(back->bytes, bytes, counts[i]) == 0);
         } else {
             assert_non_null(strstr(err.text, "KvPart.data"));
@@ -152,7 +179,8 @@ static void test_part_round_trips_and_keeps_its_limits(void **state)
     const struct {
         unsigned field;
         uint64_t most;
-    } rows[] = {{2, SHOAL_WIRE_POSITION_MAX}, {3, SHOAL_WIRE_COST_US_MAX}};
+    } rows[] = {
+        {2, SHOAL_WIRE_POSITION_MAX}, {3, SHOAL_WIRE_COST_US_MAX}, {4, SHOAL_WIRE_KV_RECORD_MAX}};
     for (size_t i = 0; i < 2 * SHOAL_COUNT(rows); i++) {
         shoal_buf buf = {0};
         SHOAL_CLEANUP(shoal_msg_kv_part_freep) shoal_msg_kv_part *back = NULL;
@@ -251,6 +279,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_request_round_trips),
         cmocka_unit_test(test_request_limits_at_their_edges),
+        cmocka_unit_test(test_a_record_has_a_limit),
         cmocka_unit_test(test_requests_of_ours_are_checked),
         cmocka_unit_test(test_part_round_trips_and_keeps_its_limits),
         cmocka_unit_test(test_describe_tells_what_is_shipped_or_nothing),
