@@ -112,6 +112,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
      "Stored form of its KV: the edges' kv.type, or they do not take it."},
     INT("edge_model.shipments_max", "8", 1, SHOAL_SHIP_JOBS_MAX,
         "Prompts that are shipped at once, half of them of one tenant; more are refused."),
+    INT("edge_model.lease_s", "10", 0, 600,
+        "Seconds for which the KV of a shipment whose call was cut is kept for who asks again."),
     STRING("fleet.folder", "",
            "Folder of signed bundles for edges, with a file rollout that says which devices have "
            "which, read again on SIGHUP; empty: none are served."),
@@ -246,6 +248,7 @@ static void ship_from(const shoal_config *config, shoal_cloud_settings *s)
     s->ship.fault_flip_at = (uint64_t)shoal_config_int(config, "fault.ship_flip_at");
     s->ship.fault = ship_fault_of(shoal_config_string(config, "fault.ship"));
     s->ship.fault_part = (uint64_t)shoal_config_int(config, "fault.ship_part");
+    s->ship.lease_ms = (uint64_t)shoal_config_int(config, "edge_model.lease_s") * 1000;
     s->ship.n_jobs_max = (size_t)shoal_config_int(config, "edge_model.shipments_max");
 }
 

@@ -7,15 +7,19 @@
 #include "common/kv/kv_move.h"
 #include "protocol/kvwire/kvwire.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 enum {
     BLOCK = SHOAL_KV_BLOCK,
-    CHUNK_ROWS = 128,     /* tokens of one step */
-    CHUNK_BLOCKS = 4,     /* of a blob's chunk */
-    PART_BYTES = 64 << 10 /* of a blob in one message */
+    CHUNK_ROWS = 128,      /* tokens of one step */
+    CHUNK_BLOCKS = 4,      /* of a blob's chunk: part of the protocol, as records have numbers */
+    PART_BYTES = 64 << 10, /* of a blob in one message */
+    SEEK_BLOCKS = 16,      /* read again in one turn */
+    LEASE_CHECK_MS = 500
 };
 
 /* Written by others under the ship's lock: drained, gone. The rest is the thread's. */
@@ -28,6 +32,9 @@ struct shoal_shipment {
     bool gone;       /* under the lock */
     bool finished;   /* finish was called: only gone is waited for */
     bool begun;
+    bool sought;       /* the encoder stands at the record that was asked for */
+    size_t n_may_read; /* blocks, in this turn */
+    uint64_t until_ms; /* of one that is held */
     shoal_kv_seq *seq;
     size_t n_pages; /* promised to it */
     size_t n_cached;
@@ -47,7 +54,9 @@ struct shoal_ship {
     shoal_hash form;
     size_t n_tokens_max;
     size_t n_pages_promised;
-    uint8_t *part; /* [PART_BYTES] */
+    shoal_shipment *held[SHOAL_SHIP_JOBS_MAX]; /* [n_held], cut ones, oldest first */
+    _Atomic size_t n_held;                     /* written by the thread */
+    uint8_t *part;                             /* [PART_BYTES] */
     shoal_thread *thread;
     _Atomic double token_us; /* smoothed; 0: not yet measured */
     struct {
@@ -55,6 +64,9 @@ struct shoal_ship {
         shoal_metric *refused;
         shoal_metric *cut;
         shoal_metric *running;
+        shoal_metric *held;
+        shoal_metric *resumed_held;
+        shoal_metric *resumed_again;
         shoal_metric *tokens_computed;
         shoal_metric *tokens_cached;
         shoal_metric *bytes;
@@ -73,6 +85,7 @@ shoal_ship_settings shoal_ship_settings_default(void)
 {
     return (shoal_ship_settings){.engine = shoal_engine_settings_default(),
                                  .n_jobs_max = 8,
+                                 .lease_ms = 10000,
                                  .prefix_percent = 50,
                                  .clock = shoal_clock_real()};
 }
@@ -117,6 +130,11 @@ size_t shoal_ship_n_jobs(shoal_ship *ship)
     size_t n = ship->n_jobs;
     unlock(ship);
     return n;
+}
+
+size_t shoal_ship_n_held(const shoal_ship *ship)
+{
+    return atomic_load(&ship->n_held);
 }
 
 /* Under the lock. */
@@ -176,7 +194,7 @@ void shoal_shipment_gone(shoal_shipment *shipment)
     unlock(ship);
 }
 
-/* --- the thread: one shipment ----------------------------------------------------------------- */
+/* --- the thread: what cut calls had ----------------------------------------------------------- */
 
 /* What it held is free again; it stays until its call is gone. */
 static void let_go(shoal_shipment *s)
@@ -187,6 +205,82 @@ static void let_go(shoal_shipment *s)
     s->ship->n_pages_promised -= s->n_pages;
     s->n_pages = 0;
 }
+
+static shoal_shipment *take_held(shoal_ship *ship, size_t i)
+{
+    shoal_shipment *s = ship->held[i];
+    size_t n = atomic_load(&ship->n_held) - 1;
+    memmove(ship->held + i, ship->held + i + 1, (n - i) * sizeof(s));
+    atomic_store(&ship->n_held, n);
+    shoal_metric_set(ship->metrics.held, (double)n);
+    return s;
+}
+
+/* The oldest of that tenant, NULL: of any. False: there is none. */
+static bool end_lease(shoal_ship *ship, const char *tenant)
+{
+    for (size_t i = 0; i < atomic_load(&ship->n_held); i++) {
+        if (tenant == NULL || strcmp(ship->held[i]->peer.tenant, tenant) == 0) {
+            shoal_shipment *s = take_held(ship, i);
+            let_go(s);
+            shoal_free(s);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void end_leases(shoal_ship *ship)
+{
+    uint64_t now_ms = shoal_clock_now_ms(&ship->settings.clock);
+    while (atomic_load(&ship->n_held) > 0 && ship->held[0]->until_ms <= now_ms) {
+        (void)end_lease(ship, NULL);
+    }
+}
+
+/* Its call is gone and its peer released. As many are held as may be shipped, and of one tenant. */
+static void hold(shoal_shipment *s)
+{
+    shoal_ship *ship = s->ship;
+    size_t n_max = ship->settings.n_jobs_max;
+    size_t n_own = 0;
+    for (size_t i = 0; i < atomic_load(&ship->n_held); i++) {
+        n_own += strcmp(ship->held[i]->peer.tenant, s->peer.tenant) == 0;
+    }
+    if (n_own >= SHOAL_MAX(n_max / 2, (size_t)1)) {
+        (void)end_lease(ship, s->peer.tenant);
+    } else if (atomic_load(&ship->n_held) >= n_max) {
+        (void)end_lease(ship, NULL);
+    }
+    shoal_kvwire_encoder_free(SHOAL_STEAL(s->encoder));
+    s->until_ms = shoal_clock_now_ms(&ship->settings.clock) + ship->settings.lease_ms;
+    size_t n = atomic_load(&ship->n_held);
+    ship->held[n] = s;
+    atomic_store(&ship->n_held, n + 1);
+    shoal_metric_set(ship->metrics.held, (double)(n + 1));
+}
+
+/* Takes over the KV and the pages of the same tenant's same text. */
+static bool take_over(shoal_shipment *s)
+{
+    shoal_ship *ship = s->ship;
+    for (size_t i = 0; i < atomic_load(&ship->n_held); i++) {
+        const shoal_shipment *h = ship->held[i];
+        if (strcmp(h->peer.tenant, s->peer.tenant) == 0 && h->request->n_ids == s->request->n_ids &&
+            memcmp(h->request->ids, s->request->ids, h->request->n_ids * sizeof(int32_t)) == 0) {
+            shoal_shipment *old = take_held(ship, i);
+            s->seq = SHOAL_STEAL(old->seq);
+            s->n_pages = old->n_pages;
+            old->n_pages = 0;
+            let_go(old);
+            shoal_free(old);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --- the thread: one shipment ----------------------------------------------------------------- */
 
 static void finish(shoal_shipment *s, shoal_rpc_status status, const char *text)
 {
@@ -235,12 +329,13 @@ static bool refuse_other(shoal_shipment *s)
 static shoal_status read_block(void *ctx, uint32_t block, uint32_t layer, uint32_t n_layers,
                                uint8_t *ret_bytes)
 {
-    const shoal_shipment *s = ctx;
+    shoal_shipment *s = ctx;
     (void)layer;
     (void)n_layers;
-    if (((size_t)block + 1) * BLOCK > shoal_kv_seq_length(s->seq)) {
+    if (s->n_may_read == 0 || ((size_t)block + 1) * BLOCK > shoal_kv_seq_length(s->seq)) {
         return SHOAL_BUSY;
     }
+    s->n_may_read--;
     return shoal_kv_block_export(s->seq, block, ret_bytes);
 }
 
@@ -272,6 +367,32 @@ static bool evict(shoal_ship *ship)
     return ship->prefix != NULL && shoal_prefix_evict(ship->prefix);
 }
 
+/* For all of its text. Leases end where they are in the way. False: those before it have them. */
+static bool promise_pages(shoal_shipment *s)
+{
+    shoal_ship *ship = s->ship;
+    shoal_kv_pool *pool = shoal_engine_kv(ship->engine);
+    size_t n_pages = shoal_kv_pool_pages_for(pool, s->request->n_ids);
+    while (n_pages > shoal_kv_pool_n_pages(pool) - ship->n_pages_promised) {
+        if (!end_lease(ship, NULL)) {
+            return false;
+        }
+    }
+    s->n_pages = n_pages;
+    ship->n_pages_promised += n_pages;
+    return true;
+}
+
+static void refuse_record(shoal_shipment *s)
+{
+    char text[SHOAL_WIRE_TEXT_MAX];
+    (void)snprintf(text, sizeof(text),
+                   "record %u of a blob is asked for, it has %llu: ask from its head, record 0",
+                   s->request->record,
+                   (unsigned long long)shoal_kvwire_encoder_records(s->encoder));
+    finish(s, SHOAL_RPC_INVALID_ARGUMENT, text);
+}
+
 /* With pages for all of its text. False: they are promised to those before it. */
 static bool begin(shoal_shipment *s)
 {
@@ -289,25 +410,29 @@ static bool begin(shoal_shipment *s)
         finish(s, SHOAL_RPC_FAILED_PRECONDITION, text);
         return true;
     }
-    size_t n_pages = shoal_kv_pool_pages_for(pool, s->request->n_ids);
-    if (n_pages > shoal_kv_pool_n_pages(pool) - ship->n_pages_promised) {
+    bool was_held = take_over(s);
+    if (!was_held && !promise_pages(s)) {
         return false;
     }
-    shoal_status status = shoal_kv_seq_new(pool, &s->seq);
+    shoal_status status = was_held ? SHOAL_OK : shoal_kv_seq_new(pool, &s->seq);
     status = status == SHOAL_OK ? make_encoder(s) : status;
     if (status != SHOAL_OK) {
         finish(s, SHOAL_RPC_RESOURCE_EXHAUSTED, "this node is out of memory; compute it yourself");
         return true;
     }
     s->begun = true;
-    s->n_pages = n_pages;
-    ship->n_pages_promised += n_pages;
     s->salted = ship->prefix != NULL &&
                 shoal_prefix_salt(ship->prefix, s->peer.tenant, &s->salt) == SHOAL_OK;
-    if (s->salted) {
-        s->n_cached =
-            shoal_prefix_take(ship->prefix, &s->salt, s->request->ids, s->request->n_ids, s->seq);
-        shoal_metric_add(ship->metrics.tokens_cached, (double)s->n_cached);
+    if (s->salted && !was_held) {
+        (void)shoal_prefix_take(ship->prefix, &s->salt, s->request->ids, s->request->n_ids, s->seq);
+    }
+    s->n_cached = shoal_kv_seq_length(s->seq);
+    shoal_metric_add(ship->metrics.tokens_cached, (double)s->n_cached);
+    if (s->request->record > 0) {
+        shoal_metric_add(was_held ? ship->metrics.resumed_held : ship->metrics.resumed_again, 1);
+        if (s->request->record > shoal_kvwire_encoder_records(s->encoder)) {
+            refuse_record(s);
+        }
     }
     return true;
 }
@@ -364,7 +489,8 @@ static void send_part(shoal_shipment *s, size_t n, bool last)
     shoal_msg_kv_part part = {.bytes = ship->part,
                               .n_bytes = n,
                               .n_cached = s->told ? 0 : (uint32_t)s->n_cached,
-                              .token_us = last ? shoal_ship_describe(ship).token_us : 0};
+                              .token_us = last ? shoal_ship_describe(ship).token_us : 0,
+                              .record = s->told ? 0 : s->request->record};
     uint64_t flip = ship->settings.fault_flip_at;
     if (flip > s->n_sent && flip <= s->n_sent + n) {
         ship->part[flip - s->n_sent - 1] ^= 1;
@@ -387,11 +513,30 @@ static void send_part(shoal_shipment *s, size_t n, bool last)
     }
 }
 
+/* To the record that was asked for: SHOAL_BUSY, and in this turn there is no more to read. */
+static shoal_status seek(shoal_shipment *s)
+{
+    if (s->sought) {
+        return SHOAL_OK;
+    }
+    s->n_may_read = SEEK_BLOCKS;
+    shoal_status status = shoal_kvwire_encoder_seek(s->encoder, s->request->record);
+    s->sought = status == SHOAL_OK;
+    return status;
+}
+
 /* The next piece of its blob, or the next step where that is not there yet. */
 static void advance(shoal_shipment *s)
 {
     size_t n = 0;
-    shoal_status status = shoal_kvwire_encoder_read(s->encoder, s->ship->part, PART_BYTES, &n);
+    shoal_status status = seek(s);
+    if (status == SHOAL_BUSY && s->n_may_read == 0) {
+        return;
+    }
+    if (status == SHOAL_OK) {
+        s->n_may_read = SIZE_MAX; /* a part is bounded by itself */
+        status = shoal_kvwire_encoder_read(s->encoder, s->ship->part, PART_BYTES, &n);
+    }
     if (status == SHOAL_BUSY) {
         if (n > 0) {
             send_part(s, n, false);
@@ -435,9 +580,16 @@ static void end_gone(shoal_ship *ship)
         if (!s->finished) {
             shoal_metric_add(ship->metrics.cut, 1);
         }
-        let_go(s);
         s->peer.release(s->peer.ctx);
-        shoal_free(s);
+        lock(ship);
+        bool keep = ship->settings.lease_ms > 0 && !ship->stopping;
+        unlock(ship);
+        if (keep && s->begun && !s->finished) {
+            hold(s);
+        } else {
+            let_go(s);
+            shoal_free(s);
+        }
     }
 }
 
@@ -479,6 +631,21 @@ static bool turn(shoal_ship *ship, uint64_t *inout_after)
     return false;
 }
 
+/* Under the lock, for a while where leases are to end. True: that is over. */
+static bool wait_for_others(shoal_ship *ship)
+{
+    if (atomic_load(&ship->n_held) == 0) {
+        (void)pthread_cond_wait(&ship->wake, &ship->lock);
+        return false;
+    }
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += LEASE_CHECK_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    return pthread_cond_timedwait(&ship->wake, &ship->lock, &until) == ETIMEDOUT;
+}
+
 static void ship_main(void *ctx)
 {
     shoal_ship *ship = ctx;
@@ -488,15 +655,19 @@ static void ship_main(void *ctx)
         ship->poked = false; /* before anything is looked at, so that nothing is missed */
         unlock(ship);
         end_gone(ship);
+        end_leases(ship);
         bool worked = turn(ship, &after);
         lock(ship);
         bool ended = ship->stopping && ship->n_jobs == 0;
         while (!worked && !ship->poked && !ended) {
-            (void)pthread_cond_wait(&ship->wake, &ship->lock);
+            bool timed = wait_for_others(ship);
             ended = ship->stopping && ship->n_jobs == 0;
+            worked = timed; /* a lease may be over */
         }
         unlock(ship);
         if (ended) {
+            while (end_lease(ship, NULL)) {
+            }
             return;
         }
     }
@@ -508,6 +679,7 @@ static shoal_status make_metrics(shoal_ship *ship, shoal_metrics *registry, shoa
 {
     static const char shipments[] = "Prompts whose KV was asked for, by how that ended.";
     static const char tokens[] = "Tokens of those prompts.";
+    static const char resumed[] = "Cut shipments that went on, by whether their KV was still held.";
     const struct {
         shoal_metric **slot;
         shoal_metric_def def;
@@ -522,6 +694,13 @@ static shoal_status make_metrics(shoal_ship *ship, shoal_metrics *registry, shoa
          {"shoal_ship_requests_total", shipments, "result=\"cut\"", SHOAL_METRIC_COUNTER, NULL, 0}},
         {&ship->metrics.running,
          {"shoal_ship_running", "Shipments under way.", "", SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&ship->metrics.held,
+         {"shoal_ship_held", "Cut shipments whose KV is kept for who asks again.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&ship->metrics.resumed_held,
+         {"shoal_ship_resumed_total", resumed, "kv=\"held\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&ship->metrics.resumed_again,
+         {"shoal_ship_resumed_total", resumed, "kv=\"again\"", SHOAL_METRIC_COUNTER, NULL, 0}},
         {&ship->metrics.tokens_computed,
          {"shoal_ship_tokens_total", tokens, "source=\"computed\"", SHOAL_METRIC_COUNTER, NULL, 0}},
         {&ship->metrics.tokens_cached,

@@ -5,6 +5,9 @@
  * requests come from any thread, answers leave through each one's peer table, on that thread. It
  * knows no gRPC, so a test can be the peer.
  *
+ * A call that is cut leaves its text's KV here for a while, promised to whoever of the tenant asks
+ * for the same text again, from any record of the blob; where it is gone, it is computed again.
+ *
  * Blocks leave as they fill: the first are on their way while the next are computed. What was
  * computed is kept for the next prompt that begins alike, of the same tenant (R10). A shipment
  * costs nobody else a wrong token: it reads no session and none reads it.
@@ -35,8 +38,9 @@ typedef enum shoal_ship_fault {
 typedef struct shoal_ship_settings {
     shoal_engine_settings engine; /* n_rows_max and n_logits_max are set here */
     size_t n_jobs_max;            /* shipments at once, 1..SHOAL_SHIP_JOBS_MAX, default 8 */
-    unsigned prefix_percent;      /* of the KV that earlier texts may keep, 0..100, default 50 */
-    uint64_t fault_flip_at; /* for tests: a bit of this byte of each blob, 1 the first; 0: none */
+    uint64_t lease_ms;       /* what a cut call had is kept for so long; 0: not; default 10000 */
+    unsigned prefix_percent; /* of the KV that earlier texts may keep, 0..100, default 50 */
+    uint64_t fault_flip_at;  /* for tests: a bit of this byte of each blob, 1 the first; 0: none */
     shoal_ship_fault fault;
     uint64_t fault_part; /* the so-manieth part, 1 the first; a blob of fewer has none */
     shoal_clock clock;   /* default real */
@@ -82,5 +86,7 @@ void shoal_shipment_drained(shoal_shipment *shipment);
 void shoal_shipment_gone(shoal_shipment *shipment);
 /* Shipments that are not gone. Any thread. */
 size_t shoal_ship_n_jobs(shoal_ship *ship);
+/* Cut ones whose KV is held. Any thread. */
+size_t shoal_ship_n_held(const shoal_ship *ship);
 
 #endif

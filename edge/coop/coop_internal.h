@@ -330,6 +330,7 @@ struct shoal_coop {
         shoal_metric *fetch_lost;
         shoal_metric *fetch_failed;
         shoal_metric *fetch_bad;
+        shoal_metric *fetch_resumed;
         shoal_metric *fetched_tokens;
         shoal_metric *fetch_bytes;
         shoal_metric *fetch_quarantined;
@@ -405,9 +406,11 @@ void shoal_coop_fetch_pump(shoal_coop *coop, gen *g, uint64_t now_ms);
 /* A step of so many rows took so long. */
 void shoal_coop_fetch_step(shoal_coop *coop, size_t n_rows, double step_us);
 /* The call has ended, and what came of it is taken up. */
-void shoal_coop_fetch_ended(shoal_coop *coop, const fetch *f);
+void shoal_coop_fetch_ended(shoal_coop *coop, fetch *f);
 /* Cancels what is under way. */
 void shoal_coop_fetch_drop(gen *g);
+/* When the pump has something to do with it, without news; UINT64_MAX: never. */
+uint64_t shoal_coop_fetch_wakes_ms(const gen *g);
 void shoal_coop_fetch_unref(fetch *f);
 /* Copies what others read into coop->state, under its lock. */
 void shoal_coop_fetch_publish(shoal_coop *coop, uint64_t now_ms);

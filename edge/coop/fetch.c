@@ -4,6 +4,9 @@
  * 11). The call is seen by the rpc poller, which checks each record of the blob; the engine thread
  * decides, and takes the blob up when all of it was right. What the planner is told was measured
  * here; before that is so, the edge's model computes meanwhile, and whichever is first counts.
+ *
+ * A call that was cut is opened again and goes on at the first record that is not here, on
+ * whichever node is next: all of them make the same records of a text (SPEC.md, section 11).
  */
 #include "edge/coop/coop_internal.h"
 
@@ -17,7 +20,9 @@ enum {
     BLOCK = SHOAL_KV_BLOCK,
     FRESH_MS = 60000,       /* how long a link's speed is believed */
     RATE_BYTES_MIN = 16384, /* of a transfer that says something about it */
-    REFUSED_MS = 60000      /* who ships nothing, or of another model, is left alone for so long */
+    REFUSED_MS = 60000,     /* who ships nothing, or of another model, is left alone for so long */
+    AGAIN_MS = 50,          /* first pause before a cut call is opened again, then twice as long */
+    AGAIN_MAX = 4           /* calls in a row that brought no record, and no more is tried */
 };
 
 /* How many times sooner a fetch must be: it costs the cloud work and the link bytes. */
@@ -29,10 +34,16 @@ static const double PATIENCE = 1.5;
 struct fetch {
     atomic_int refs;
     shoal_coop *coop;
-    shoal_rpc_call *call;
-    size_t n_tokens; /* asked for: a multiple of 32 */
+    shoal_rpc_call *call; /* NULL between two */
+    size_t n_tokens;      /* asked for: a multiple of 32 */
     uint64_t sent_ns;
-    bool late; /* engine-only: the edge's model was first */
+    uint64_t by_ms; /* all of it, in however many calls */
+    bool late;      /* engine-only: the edge's model was first */
+
+    /* Engine-only, but for record, which stays as it is during a call. */
+    uint32_t record;      /* that this call begins with: all before it are here */
+    uint64_t again_at_ms; /* with no call: when the next is opened */
+    unsigned n_idle;      /* calls in a row that brought no record */
 
     /* The poller's until its mail is pushed, the engine thread's from then on. */
     shoal_session_reader *reader;
@@ -61,7 +72,29 @@ void shoal_coop_fetch_unref(fetch *f)
     }
 }
 
+static shoal_status make_reader(const shoal_coop *coop, fetch *f)
+{
+    shoal_session_identity identity = coop->identity;
+    identity.has_secret = false; /* the call's TLS says who it is */
+    identity.n_tokens_max = (uint32_t)f->n_tokens;
+    shoal_session_reader_free(SHOAL_STEAL(f->reader));
+    return shoal_session_reader_new(&identity, SIZE_MAX, &f->reader);
+}
+
 /* --- the poller's side ------------------------------------------------------------------------ */
+
+/* A node that knows of no records begins with the head, and so does the reader. */
+static shoal_status check_record(fetch *f, const shoal_msg_kv_part *part, shoal_err *err)
+{
+    if (part->record == f->record) {
+        return SHOAL_OK;
+    }
+    if (part->record != 0) {
+        return shoal_err_set(err, SHOAL_E_PROTOCOL, "KV from record %u, asked for was %u",
+                             part->record, f->record);
+    }
+    return make_reader(f->coop, f);
+}
 
 static void found_bad(fetch *f, const char *text)
 {
@@ -80,6 +113,9 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     SHOAL_CLEANUP(shoal_msg_kv_part_freep) shoal_msg_kv_part *part = NULL;
     shoal_err err = SHOAL_ERR_INIT;
     shoal_status status = shoal_msg_kv_part_decode(data, n, &part, &err);
+    if (status == SHOAL_OK && f->first_ns == 0) {
+        status = check_record(f, part, &err);
+    }
     if (status == SHOAL_OK) {
         f->n_cached = f->first_ns == 0 ? part->n_cached : f->n_cached;
         f->token_us = part->token_us > 0 ? part->token_us : f->token_us;
@@ -114,13 +150,21 @@ static void finish_blob(fetch *f)
     }
 }
 
+/* Whether the next node may do better, or this one once it has seen that the call is gone. */
+static bool is_cut(shoal_rpc_status status)
+{
+    return status == SHOAL_RPC_CANCELLED || status == SHOAL_RPC_UNAVAILABLE ||
+           status == SHOAL_RPC_ABORTED || status == SHOAL_RPC_INTERNAL ||
+           status == SHOAL_RPC_UNKNOWN || status == SHOAL_RPC_RESOURCE_EXHAUSTED;
+}
+
 static void on_close(shoal_rpc_call *call, void *user, shoal_rpc_status status, const char *details)
 {
     (void)call;
     fetch *f = user;
     shoal_coop *coop = f->coop;
-    f->status = status;
-    if (status == SHOAL_RPC_OK && !f->bad) {
+    f->status = is_cut(status) && shoal_session_reader_is_whole(f->reader) ? SHOAL_RPC_OK : status;
+    if (f->status == SHOAL_RPC_OK && !f->bad) {
         finish_blob(f);
     } else if (!f->text[0]) {
         (void)snprintf(f->text, sizeof f->text, "%s",
@@ -267,7 +311,8 @@ static shoal_status send_request(shoal_coop *coop, gen *g, fetch *f)
                                     .tokenizer = coop->identity.tokenizer,
                                     .form = coop->form,
                                     .ids = g->tokens,
-                                    .n_ids = f->n_tokens};
+                                    .n_ids = f->n_tokens,
+                                    .record = f->record};
     memcpy(request.request_id, g->request_id, sizeof request.request_id);
     SHOAL_TRY(shoal_msg_kv_request_encode(&request, &buf));
     shoal_status status = shoal_rpc_call_send(f->call, buf.data, buf.length);
@@ -279,39 +324,44 @@ static shoal_status send_request(shoal_coop *coop, gen *g, fetch *f)
     return status;
 }
 
-static shoal_status start(shoal_coop *coop, gen *g, uint64_t timeout_ms)
+/* With a reference for the callbacks. */
+static shoal_status open_call(shoal_coop *coop, gen *g, fetch *f, uint64_t now_ms)
+{
+    atomic_fetch_add(&f->refs, 1);
+    atomic_fetch_add(&coop->n_calls, 1);
+    shoal_status status =
+        shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/FetchKv", &fetch_handlers, f,
+                            SHOAL_MAX(f->by_ms, now_ms + 1) - now_ms, false, &f->call);
+    if (status != SHOAL_OK) {
+        atomic_fetch_sub(&coop->n_calls, 1);
+        atomic_fetch_sub(&f->refs, 1);
+        return status;
+    }
+    return send_request(coop, g, f);
+}
+
+static shoal_status start(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
     fetch *f = shoal_calloc(1, sizeof *f);
     if (!f) {
         return SHOAL_E_NOMEM;
     }
-    atomic_init(&f->refs, 2); /* the generation's and the callbacks' */
+    atomic_init(&f->refs, 1); /* the generation's */
     f->coop = coop;
     f->n_tokens = shoal_transfer_n_moved(g->n_prompt);
     f->sent_ns = shoal_clock_now_ns(&coop->clock);
-    shoal_session_identity identity = coop->identity;
-    identity.has_secret = false; /* the call's TLS says who it is */
-    identity.n_tokens_max = (uint32_t)f->n_tokens;
-    atomic_fetch_add(&coop->n_calls, 1);
-    shoal_status status = shoal_session_reader_new(&identity, SIZE_MAX, &f->reader);
-    if (status == SHOAL_OK) {
-        status = shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/FetchKv", &fetch_handlers, f,
-                                     timeout_ms, false, &f->call);
-    }
-    if (status != SHOAL_OK) {
-        atomic_fetch_sub(&coop->n_calls, 1);
-        atomic_store(&f->refs, 1);
-        shoal_coop_fetch_unref(f);
-        return status;
-    }
+    f->by_ms = now_ms + coop->settings.fetch_ms;
     g->fetch = f;
-    return send_request(coop, g, f);
+    SHOAL_TRY(make_reader(coop, f));
+    return open_call(coop, g, f, now_ms);
 }
 
 void shoal_coop_fetch_drop(gen *g)
 {
     if (g->fetch) {
-        shoal_rpc_call_cancel(g->fetch->call);
+        if (g->fetch->call) {
+            shoal_rpc_call_cancel(g->fetch->call);
+        }
         shoal_coop_fetch_unref(SHOAL_STEAL(g->fetch));
         g->fetch_holds = false;
     }
@@ -332,7 +382,7 @@ static void decide(shoal_coop *coop, gen *g, uint64_t now_ms)
     if (!always && !plan(coop, g, now_ms, &sure, &us, &local_us)) {
         return;
     }
-    if (start(coop, g, coop->settings.fetch_ms) != SHOAL_OK) {
+    if (start(coop, g, now_ms) != SHOAL_OK) {
         shoal_coop_fetch_drop(g);
         shoal_breaker_failed(&coop->fetches, now_ms);
         return;
@@ -343,6 +393,35 @@ static void decide(shoal_coop *coop, gen *g, uint64_t now_ms)
     }
     g->fetch_until_ms =
         sure ? now_ms + (uint64_t)(fmin(us * PATIENCE, local_us) / 1e3) + 1 : now_ms;
+}
+
+static void give_up(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    shoal_coop_fetch_drop(g);
+    shoal_breaker_failed(&coop->fetches, now_ms);
+    shoal_metric_add(coop->metrics.fetch_failed, 1);
+}
+
+/* Between two calls: opens the next when it is time. */
+static void go_on(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    fetch *f = g->fetch;
+    if (f->call || now_ms < f->again_at_ms) {
+        return;
+    }
+    f->first_ns = f->last_ns = 0;
+    f->n_bytes = f->n_bytes_first = 0;
+    f->status = SHOAL_RPC_OK;
+    f->text[0] = '\0';
+    shoal_status status = open_call(coop, g, f, now_ms);
+    if (status != SHOAL_OK && !f->call) {
+        give_up(coop, g, now_ms);
+        return;
+    }
+    if (status != SHOAL_OK) {
+        shoal_rpc_call_cancel(f->call); /* it ends as one that was cut */
+    }
+    shoal_metric_add(coop->metrics.fetch_resumed, 1);
 }
 
 void shoal_coop_fetch_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
@@ -363,7 +442,16 @@ void shoal_coop_fetch_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
         shoal_coop_fetch_drop(g);
         shoal_metric_add(coop->metrics.fetch_lost, 1);
     }
+    if (g->fetch) {
+        go_on(coop, g, now_ms);
+    }
     g->fetch_holds = g->fetch && now_ms < g->fetch_until_ms;
+}
+
+uint64_t shoal_coop_fetch_wakes_ms(const gen *g)
+{
+    uint64_t until = g->fetch_holds ? g->fetch_until_ms : UINT64_MAX;
+    return g->fetch && !g->fetch->call ? SHOAL_MIN(until, g->fetch->again_at_ms) : until;
 }
 
 /* --- the end of it ---------------------------------------------------------------------------- */
@@ -418,7 +506,28 @@ static void take_up(shoal_coop *coop, gen *g, const fetch *f, uint64_t now_ms)
     shoal_metric_add(coop->metrics.fetched_tokens, (double)g->usage.n_fetched);
 }
 
-void shoal_coop_fetch_ended(shoal_coop *coop, const fetch *f)
+/* The call was cut and the rest is worth asking for: true, and it waits for go_on. What is whole
+ * stays. */
+static bool wait_to_go_on(shoal_coop *coop, const gen *g, fetch *f, uint64_t now_ms)
+{
+    uint64_t record = 0;
+    if (f->bad || g->done || !is_cut(f->status) || now_ms >= f->by_ms ||
+        shoal_session_reader_resume(f->reader, &record) != SHOAL_OK || record == 0 ||
+        record > SHOAL_WIRE_KV_RECORD_MAX) {
+        return false;
+    }
+    f->n_idle = record > f->record ? 0 : f->n_idle + 1;
+    if (f->n_idle >= AGAIN_MAX) {
+        return false;
+    }
+    note_trouble(coop, f->text);
+    f->record = (uint32_t)record;
+    f->again_at_ms = now_ms + ((uint64_t)AGAIN_MS << f->n_idle);
+    shoal_rpc_call_unref(SHOAL_STEAL(f->call));
+    return true;
+}
+
+void shoal_coop_fetch_ended(shoal_coop *coop, fetch *f)
 {
     uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
     gen *g = coop->active;
@@ -429,6 +538,9 @@ void shoal_coop_fetch_ended(shoal_coop *coop, const fetch *f)
     shoal_metric_add(coop->metrics.fetch_bytes, (double)f->n_bytes);
     if (g) {
         g->usage.bytes_down += f->n_bytes;
+        if (wait_to_go_on(coop, g, f, now_ms)) {
+            return;
+        }
     }
     bool other =
         f->copy && g && memcmp(f->copy->ids, g->tokens, f->n_tokens * sizeof(int32_t)) != 0;

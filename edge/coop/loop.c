@@ -369,9 +369,7 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
         if (g->deadline_at_ms) {
             until = SHOAL_MIN(until, g->deadline_at_ms);
         }
-        if (g->fetch_holds) {
-            until = SHOAL_MIN(until, g->fetch_until_ms);
-        }
+        until = SHOAL_MIN(until, shoal_coop_fetch_wakes_ms(g));
         if (g->cloud == CLOUD_OPENING) {
             until = SHOAL_MIN(until, g->open_by_ms);
         }

@@ -293,6 +293,20 @@ shoal_status shoal_session_reader_put(shoal_session_reader *reader, const uint8_
     return reader->failed;
 }
 
+bool shoal_session_reader_is_whole(const shoal_session_reader *reader)
+{
+    return reader->failed == SHOAL_OK &&
+           shoal_kvwire_decoder_finish(reader->decoder, NULL) == SHOAL_OK;
+}
+
+shoal_status shoal_session_reader_resume(shoal_session_reader *reader, uint64_t *ret_record)
+{
+    SHOAL_TRY(reader->failed);
+    uint64_t at = 0;
+    *ret_record = shoal_kvwire_decoder_resume(reader->decoder, &at);
+    return SHOAL_OK;
+}
+
 shoal_status shoal_session_reader_finish(shoal_session_reader *reader,
                                          shoal_session_copy **ret_copy, shoal_err *err)
 {

@@ -73,6 +73,12 @@ SHOAL_DEFINE_CLEANUP(shoal_session_reader, shoal_session_reader_free)
 /* The codes of shoal_session_read; a failure stays. */
 shoal_status shoal_session_reader_put(shoal_session_reader *reader, const uint8_t *bytes, size_t n,
                                       shoal_err *err) SHOAL_MUST_CHECK;
+/* The end was there, and right. */
+bool shoal_session_reader_is_whole(const shoal_session_reader *reader);
+/* The bytes were cut off: forgets the record that is not whole. They go on with that record of the
+ * blob; 0: nothing was whole. A failure stays. */
+shoal_status shoal_session_reader_resume(shoal_session_reader *reader,
+                                         uint64_t *ret_record) SHOAL_MUST_CHECK;
 /* No byte follows. SHOAL_E_INVALID: the end is missing. */
 shoal_status shoal_session_reader_finish(shoal_session_reader *reader,
                                          shoal_session_copy **ret_copy,

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "common/base/buf.h"
+#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "edge/session/blob.h"
@@ -210,6 +211,52 @@ static void test_pieces_of_any_size_fill_what_is_lacking(void **state)
         shoal_kv_pool_free(pool);
         shoal_kv_pool_free(other);
     }
+}
+
+/* Cut at any byte: it goes on at the record that was not whole, and is whole after the last. */
+static void test_a_reader_that_was_cut_goes_on_at_the_record(void **state)
+{
+    (void)state;
+    shoal_kv_pool *pool = pool_new(SHOAL_KV_K8V8, false);
+    shoal_session_identity id = identity_of(pool);
+    shoal_kept kept = kept_new(pool, N_IDS);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    assert_int_equal(make_blob(&id, &kept, 4096, &blob), SHOAL_OK);
+    const uint8_t *bytes = (const uint8_t *)blob.data;
+    size_t starts[16] = {0, 160}; /* of records: head, then kind, length, CRC and payload */
+    size_t n_starts = 1;
+    for (size_t at = 160; at < blob.length; at += 12 + shoal_le_u32(bytes + at + 4)) {
+        assert_true(n_starts < SHOAL_COUNT(starts) - 1);
+        starts[n_starts++] = at;
+    }
+    starts[n_starts] = blob.length;
+    for (size_t cut = 0; cut <= blob.length; cut++) {
+        SHOAL_CLEANUP(shoal_session_reader_freep) shoal_session_reader *reader = NULL;
+        SHOAL_CLEANUP(shoal_session_copy_freep) shoal_session_copy *copy = NULL;
+        uint64_t record = UINT64_MAX;
+        assert_int_equal(shoal_session_reader_new(&id, SIZE_MAX, &reader), SHOAL_OK);
+        assert_int_equal(shoal_session_reader_put(reader, bytes, cut, NULL), SHOAL_OK);
+        assert_int_equal(shoal_session_reader_is_whole(reader), cut == blob.length);
+        assert_int_equal(shoal_session_reader_resume(reader, &record), SHOAL_OK);
+        assert_true(record <= n_starts && starts[record] <= cut);
+        assert_true(record == n_starts || starts[record + 1] > cut);
+        size_t at = starts[record];
+        assert_int_equal(shoal_session_reader_put(reader, bytes + at, blob.length - at, NULL),
+                         SHOAL_OK);
+        assert_true(shoal_session_reader_is_whole(reader));
+        assert_int_equal(shoal_session_reader_finish(reader, &copy, NULL), SHOAL_OK);
+        assert_memory_equal(copy->ids, ids, N_IDS * sizeof *ids);
+    }
+    /* What failed does not go on. */
+    SHOAL_CLEANUP(shoal_session_reader_freep) shoal_session_reader *reader = NULL;
+    uint64_t record = 0;
+    blob.data[200] ^= 1;
+    assert_int_equal(shoal_session_reader_new(&id, SIZE_MAX, &reader), SHOAL_OK);
+    assert_int_equal(shoal_session_reader_put(reader, bytes, blob.length, NULL), SHOAL_E_INVALID);
+    assert_int_equal(shoal_session_reader_resume(reader, &record), SHOAL_E_INVALID);
+    assert_false(shoal_session_reader_is_whole(reader));
+    shoal_kv_seq_free(kept.seq);
+    shoal_kv_pool_free(pool);
 }
 
 static void test_any_wrong_byte_and_any_cut_is_refused(void **state)
@@ -432,6 +479,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_session_comes_whole_in_every_form),
         cmocka_unit_test(test_pieces_of_any_size_fill_what_is_lacking),
+        cmocka_unit_test(test_a_reader_that_was_cut_goes_on_at_the_record),
         cmocka_unit_test(test_any_wrong_byte_and_any_cut_is_refused),
         cmocka_unit_test(test_messages_lost_doubled_or_out_of_turn_are_refused),
         cmocka_unit_test(test_another_identity_is_refused),

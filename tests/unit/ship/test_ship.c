@@ -37,6 +37,7 @@ typedef struct peer {
     size_t n_parts;
     uint32_t n_cached;
     uint32_t token_us;
+    uint32_t record;
     bool broken; /* takes nothing */
     bool finished;
     bool released;
@@ -98,6 +99,7 @@ static shoal_status on_send(void *ctx, const shoal_msg_kv_part *part)
     if (!p->broken) {
         assert_int_equal(shoal_buf_append(&p->blob, part->bytes, part->n_bytes), SHOAL_OK);
         p->n_cached = p->n_parts == 0 ? part->n_cached : p->n_cached;
+        p->record = p->n_parts == 0 ? part->record : p->record;
         p->token_us = part->token_us;
         p->n_parts++;
     }
@@ -154,6 +156,13 @@ static shoal_msg_kv_request *request_of(const shoal_ship *ship, size_t n_ids)
     assert_int_equal(shoal_msg_kv_request_decode((const uint8_t *)buf.data, buf.length,
                                                  shoal_ship_n_vocab(ship), &request, NULL),
                      SHOAL_OK);
+    return request;
+}
+
+static shoal_msg_kv_request *request_from(const shoal_ship *ship, size_t n_ids, uint32_t record)
+{
+    shoal_msg_kv_request *request = request_of(ship, n_ids);
+    request->record = record;
     return request;
 }
 
@@ -437,6 +446,197 @@ static void test_calls_that_end_at_any_part_free_everything(void **state)
     shoal_ship_free(ship);
 }
 
+/* --- calls that were cut and go on ------------------------------------------------------------ */
+
+/* Asks for all of it; from which byte on the whole blob it came, and that the bytes are the same.
+ */
+static size_t rest_from(shoal_ship *ship, const peer *whole, const char *tenant, uint32_t record,
+                        uint32_t *ret_n_cached)
+{
+    peer p;
+    peer_init(&p);
+    assert_int_equal(ask(ship, &p, tenant, request_from(ship, N_IDS, record)), SHOAL_OK);
+    wait_for(&p, &p.finished, 0);
+    assert_int_equal(p.status, SHOAL_RPC_OK);
+    assert_int_equal(p.record, record);
+    assert_true(p.blob.length <= whole->blob.length);
+    size_t at = whole->blob.length - p.blob.length;
+    assert_true(p.blob.length == 0 ||
+                memcmp(p.blob.data, whole->blob.data + at, p.blob.length) == 0);
+    *ret_n_cached = p.n_cached;
+    peer_end(&p);
+    return at;
+}
+
+static void whole_blob(shoal_ship *ship, peer *p)
+{
+    peer_init(p);
+    assert_int_equal(ask(ship, p, "w", request_of(ship, N_IDS)), SHOAL_OK);
+    wait_for(p, &p->finished, 0);
+    assert_int_equal(p->status, SHOAL_RPC_OK);
+}
+
+/* Every record there is, on a node that has never seen the text; and the first there is not. */
+static void test_a_blob_goes_on_at_every_record(void **state)
+{
+    (void)state;
+    shoal_ship *ship = ship_new(SHOAL_KV_F16, 4);
+    peer whole;
+    whole_blob(ship, &whole);
+    /* head, ids, chunks of four blocks, blocks, end */
+    const uint32_t n_records = 1 + 1 + (N_IDS / 32 + 3) / 4 + N_IDS / 32 + 1;
+    size_t last = 0;
+    for (uint32_t record = 0; record <= n_records; record++) {
+        shoal_ship *other = ship_new(SHOAL_KV_F16, 4);
+        uint32_t n_cached = 1;
+        size_t at = rest_from(other, &whole, "a", record, &n_cached);
+        assert_int_equal(n_cached, 0);
+        assert_true(record == 0 ? at == 0 : at > last);
+        assert_int_equal(at == whole.blob.length, record == n_records);
+        last = at;
+        shoal_ship_free(other);
+    }
+    peer p;
+    peer_init(&p);
+    assert_int_equal(ask(ship, &p, "a", request_from(ship, N_IDS, n_records + 1)), SHOAL_OK);
+    wait_for(&p, &p.finished, 0);
+    assert_int_equal(p.status, SHOAL_RPC_INVALID_ARGUMENT);
+    assert_non_null(strstr(p.text, "record"));
+    peer_end(&p);
+    peer_end(&whole);
+    shoal_ship_free(ship);
+}
+
+/* Without a prefix cache, so that what was computed is in the leases alone. */
+static shoal_ship *leasing_ship(size_t n_jobs, uint64_t lease_ms, shoal_clock clock)
+{
+    shoal_ship_settings s = settings_of(SHOAL_KV_F32, n_jobs);
+    s.prefix_percent = 0;
+    s.lease_ms = lease_ms;
+    s.clock = clock;
+    shoal_ship *ship = NULL;
+    assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, NULL), SHOAL_OK);
+    return ship;
+}
+
+/* A call that ends when its second part has left: some steps were made by then. */
+static void cut_one(shoal_ship *ship, const char *tenant, size_t n_ids)
+{
+    peer p;
+    peer_init(&p);
+    p.n_before_busy = 2;
+    assert_int_equal(ask(ship, &p, tenant, request_of(ship, n_ids)), SHOAL_OK);
+    wait_for(&p, NULL, 2);
+    peer_end(&p);
+}
+
+static void wait_held(const shoal_ship *ship, size_t n)
+{
+    for (int i = 0; shoal_ship_n_held(ship) != n; i++) {
+        assert_true(i < WAIT_S * 1000);
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+static void test_a_cut_call_is_held_for_its_tenant(void **state)
+{
+    (void)state;
+    shoal_ship *ship = leasing_ship(4, 60000, shoal_clock_real());
+    peer whole;
+    whole_blob(ship, &whole);
+    assert_int_equal(shoal_ship_n_held(ship), 0); /* it was not cut */
+    cut_one(ship, "a", N_IDS);
+    wait_held(ship, 1);
+    uint32_t n_cached = 1;
+    (void)rest_from(ship, &whole, "b", 3, &n_cached); /* R10 */
+    assert_int_equal(n_cached, 0);
+    assert_int_equal(shoal_ship_n_held(ship), 1);
+    (void)rest_from(ship, &whole, "a", 3, &n_cached);
+    assert_true(n_cached >= 128 && n_cached < N_IDS);
+    assert_int_equal(shoal_ship_n_held(ship), 0);
+    (void)rest_from(ship, &whole, "a", 3, &n_cached); /* a lease is used once */
+    assert_int_equal(n_cached, 0);
+    peer_end(&whole);
+    shoal_ship_free(ship);
+}
+
+static void test_leases_are_bounded_for_all_and_for_one(void **state)
+{
+    (void)state;
+    static const char *const tenants[] = {"a", "a", "a", "b", "b", "c", "d", "d", "e"};
+    static const size_t held[] = {1, 2, 2, 3, 4, 4, 4, 4, 4};
+    shoal_ship *ship = leasing_ship(4, 60000, shoal_clock_real());
+    for (size_t i = 0; i < SHOAL_COUNT(tenants); i++) {
+        /* Texts that differ: who asks for the same again has its own lease. */
+        cut_one(ship, tenants[i], N_IDS - 32 * (i % 3));
+        /* Held or let go before the next is taken up. */
+        peer next;
+        peer_init(&next);
+        assert_int_equal(ask(ship, &next, "x", request_of(ship, 32)), SHOAL_OK);
+        wait_for(&next, &next.finished, 0);
+        peer_end(&next);
+        assert_int_equal(shoal_ship_n_held(ship), held[i]);
+    }
+    shoal_ship_free(ship); /* with leases */
+    ship = leasing_ship(4, 0, shoal_clock_real());
+    cut_one(ship, "a", N_IDS);
+    uint32_t n_cached = 1;
+    peer whole;
+    whole_blob(ship, &whole);
+    (void)rest_from(ship, &whole, "a", 3, &n_cached);
+    assert_int_equal(n_cached, 0);
+    peer_end(&whole);
+    shoal_ship_free(ship);
+}
+
+static uint64_t read_ns(void *ctx)
+{
+    return atomic_load((atomic_ullong *)ctx);
+}
+
+static void test_a_lease_ends_with_its_time(void **state)
+{
+    (void)state;
+    atomic_ullong now_ns = 1000000000;
+    shoal_ship *ship = leasing_ship(4, 1000, (shoal_clock){.now_ns = read_ns, .ctx = &now_ns});
+    cut_one(ship, "a", N_IDS);
+    wait_held(ship, 1);
+    for (int i = 0; i < 2; i++) {
+        atomic_store(&now_ns, 1000000000 + 999000000ULL + (unsigned)i * 1000000ULL);
+        peer next; /* the thread has looked at the clock when it is served */
+        peer_init(&next);
+        assert_int_equal(ask(ship, &next, "x", request_of(ship, 32)), SHOAL_OK);
+        wait_for(&next, &next.finished, 0);
+        peer_end(&next);
+        assert_int_equal(shoal_ship_n_held(ship), i == 0);
+    }
+    cut_one(ship, "a", N_IDS);
+    wait_held(ship, 1);
+    atomic_store(&now_ns, 9000000000ULL);
+    wait_held(ship, 0); /* without anybody who asks */
+    shoal_ship_free(ship);
+}
+
+/* The pool holds one text: who needs its pages gets those of a lease. */
+static void test_a_lease_makes_place_for_others(void **state)
+{
+    (void)state;
+    shoal_ship_settings s = settings_of(SHOAL_KV_F32, 4);
+    shoal_kv_shape shape = shoal_model_kv_shape(&the_model->hp, SHOAL_KV_F32);
+    s.engine.kv_bytes = (size_t)12 * shape.n_layers * shoal_kv_page_bytes(&shape);
+    s.prefix_percent = 0;
+    shoal_ship *ship = NULL;
+    assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, NULL), SHOAL_OK);
+    cut_one(ship, "a", N_IDS);
+    wait_held(ship, 1);
+    peer whole;
+    whole_blob(ship, &whole);
+    check_blob(&whole, SHOAL_KV_F32, N_IDS);
+    assert_int_equal(shoal_ship_n_held(ship), 0);
+    peer_end(&whole);
+    shoal_ship_free(ship);
+}
+
 /* The pool holds one long text at a time: the others wait, and none is lost. */
 static void test_more_texts_than_pages_come_one_after_the_other(void **state)
 {
@@ -487,6 +687,11 @@ int main(void)
         cmocka_unit_test(test_places_are_bounded_for_all_and_for_one),
         cmocka_unit_test(test_a_reader_that_stops_is_waited_for_and_others_are_served),
         cmocka_unit_test(test_calls_that_end_at_any_part_free_everything),
+        cmocka_unit_test(test_a_blob_goes_on_at_every_record),
+        cmocka_unit_test(test_a_cut_call_is_held_for_its_tenant),
+        cmocka_unit_test(test_leases_are_bounded_for_all_and_for_one),
+        cmocka_unit_test(test_a_lease_ends_with_its_time),
+        cmocka_unit_test(test_a_lease_makes_place_for_others),
         cmocka_unit_test(test_more_texts_than_pages_come_one_after_the_other),
         cmocka_unit_test(test_settings_out_of_range_are_refused),
     };
