@@ -24,12 +24,17 @@ typedef struct shoal_backend_ops {
     void (*touch)(void *ctx, const shoal_session *session, uint64_t now_ms);
     /* A held session gets no work: its edge does not read fast enough. */
     void (*hold)(void *ctx, const shoal_session *session, bool hold);
+    /* Begins texts with what is there of them, so that it is known what sessions wait for; step
+     * does it too where this was not called. NULL: nothing is there. */
+    void (*look)(void *ctx, const shoal_clock *clock);
     /* SHOAL_OK: something was done, call again. SHOAL_EOF: nothing to do until a message or a wake.
      * SHOAL_BUSY: nothing can be done now, try again a little later. A failure that is a session's
      * ends that session, and the step is SHOAL_OK. */
     shoal_status (*step)(void *ctx, const shoal_clock *clock);
     /* What a step costs, as far as it is known; valid until the next one. NULL: it cannot tell. */
     const shoal_sched_cost *(*cost)(const void *ctx);
+    /* Share of the tokens of prompts that was there lately, 0..1. NULL: none. */
+    double (*found)(const void *ctx);
     void (*free)(void *ctx);
 } shoal_backend_ops;
 

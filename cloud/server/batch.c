@@ -15,6 +15,8 @@ static const size_t NO_ENTRY = SIZE_MAX;
  * its edge. */
 static const double COST_GAIN = 0.125;
 static const uint64_t ANSWER_MS = 500;
+/* What a prompt that is looked up leaves of those before it in the share that is found. */
+static const double KEEP_FOUND = 1.0 - 1.0 / 32;
 
 /* The scheduler knows no engine, so it has a number of its own for what is one thing. */
 _Static_assert((int)SHOAL_SCHED_BLOCK == (int)SHOAL_KV_BLOCK, "a page is a page");
@@ -30,7 +32,8 @@ typedef struct entry {
     uint64_t due_ms;   /* when a sample of it was due for the last time; 0: never */
     shoal_hash salt;   /* of its tenant in the prefix cache */
     bool salted;
-    bool waits; /* for blocks of the store */
+    bool looked; /* its prompt counts in the share that is found */
+    bool waits;  /* for blocks of the store */
     shoal_share_part part;
     bool works; /* had work when the last step was planned */
     bool held;
@@ -49,6 +52,9 @@ struct shoal_batch {
     shoal_msg_cost told;
     entry *entries; /* [n_sessions_max], oldest first */
     size_t n_entries;
+    double n_looked; /* tokens of prompts, fading, */
+    double n_found;  /* and those of them that were found */
+    bool looked;     /* for texts, since the last step */
     uint64_t next_id;
     uint64_t turn;
     shoal_sched_item *items; /* [n_sessions_max], as entries */
@@ -262,6 +268,20 @@ static shoal_share_site site_of(shoal_batch *batch, const entry *e)
                               .ctx = batch};
 }
 
+/* n tokens of the entry's text were found in the prefix cache. */
+static void note_found(shoal_batch *batch, entry *e, size_t n)
+{
+    size_t n_ids = 0;
+    (void)shoal_session_ids(e->session, &n_ids);
+    if (!e->looked && n_ids > 0) {
+        e->looked = true;
+        batch->n_looked = batch->n_looked * KEEP_FOUND + (double)n_ids;
+        batch->n_found *= KEEP_FOUND;
+    }
+    batch->n_found = SHOAL_MIN(batch->n_found + (double)n, batch->n_looked);
+    shoal_metric_add(batch->metrics->prefix_tokens, (double)n);
+}
+
 /* Begins each text with what is there of it: in the prefix cache, then in the store. */
 static void find_texts(shoal_batch *batch, const shoal_clock *clock)
 {
@@ -273,7 +293,7 @@ static void find_texts(shoal_batch *batch, const shoal_clock *clock)
         size_t n = 0;
         if (e->salted && !e->held) {
             n = shoal_session_take_prefix(e->session, batch->prefix, &e->salt);
-            shoal_metric_add(batch->metrics->prefix_tokens, (double)n);
+            note_found(batch, e, n);
         }
         if (batch->share != NULL) {
             const shoal_share_site site = site_of(batch, e);
@@ -283,11 +303,25 @@ static void find_texts(shoal_batch *batch, const shoal_clock *clock)
     }
 }
 
+void shoal_batch_look(shoal_batch *batch, const shoal_clock *clock)
+{
+    find_texts(batch, clock);
+    batch->looked = true;
+}
+
+double shoal_batch_found(const shoal_batch *batch)
+{
+    return batch->n_looked > 0.0 ? batch->n_found / batch->n_looked : 0.0;
+}
+
 static shoal_status plan_step(shoal_batch *batch, const shoal_clock *clock,
                               shoal_sched_plan *ret_plan)
 {
     uint64_t now_ms = shoal_clock_now_ms(clock);
-    find_texts(batch, clock);
+    if (!batch->looked) {
+        find_texts(batch, clock);
+    }
+    batch->looked = false;
     const shoal_kv_pool *pool = shoal_engine_kv(batch->engine);
     const shoal_sched_limits limits = {.n_rows_max = shoal_engine_n_rows_max(batch->engine),
                                        .n_logits_max = shoal_engine_n_logits_max(batch->engine),

@@ -52,6 +52,11 @@ void shoal_batch_touch(shoal_batch *batch, const shoal_session *session, uint64_
 /* A held session gets no work: its edge does not read fast enough. */
 void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hold);
 
+/* Begins texts with what the prefix cache and the store have of them. The next step does not do it
+ * again. */
+void shoal_batch_look(shoal_batch *batch, const shoal_clock *clock);
+/* Share of the tokens of prompts, of some of them lately, that was found so, 0..1. */
+double shoal_batch_found(const shoal_batch *batch);
 /* One engine step, then every session's result. SHOAL_OK: a step was run. SHOAL_EOF: no session
  * has work. SHOAL_BUSY: there is work, but the pages are held by older sessions that are silent
  * for less than idle_hold_ms, or its blocks may come from the store; try again a little later, or

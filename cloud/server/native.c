@@ -66,6 +66,18 @@ static void native_hold(void *ctx, const shoal_session *session, bool hold)
     shoal_batch_hold(n->batch, session, hold);
 }
 
+static void native_look(void *ctx, const shoal_clock *clock)
+{
+    native *n = ctx;
+    shoal_batch_look(n->batch, clock);
+}
+
+static double native_found(const void *ctx)
+{
+    const native *n = ctx;
+    return shoal_batch_found(n->batch);
+}
+
 static shoal_status native_step(void *ctx, const shoal_clock *clock)
 {
     native *n = ctx;
@@ -84,8 +96,10 @@ static const shoal_backend_ops native_ops = {.name = "native",
                                              .remove = native_remove,
                                              .touch = native_touch,
                                              .hold = native_hold,
+                                             .look = native_look,
                                              .step = native_step,
                                              .cost = native_cost,
+                                             .found = native_found,
                                              .free = native_free};
 
 static shoal_status add_public(void *ctx, const int32_t *ids, size_t n_ids)

@@ -85,6 +85,7 @@ struct shoal_node {
     atomic_size_t n_working;
     _Atomic double fixed_us;
     _Atomic double row_us;
+    _Atomic double found;
 };
 
 shoal_node_settings shoal_node_settings_default(void)
@@ -446,8 +447,10 @@ shoal_node_limits shoal_node_limits_get(const shoal_node *node)
 
 shoal_admit_load shoal_node_load(const shoal_node *node)
 {
-    return (shoal_admit_load){.n_rows_waiting = atomic_load(&node->n_rows_waiting) +
-                                                atomic_load(&node->n_ids_inbox),
+    /* Of prompts that nobody has looked at yet as much is taken to be there as of the last ones. */
+    double n_inbox = (double)atomic_load(&node->n_ids_inbox) * (1.0 - atomic_load(&node->found));
+    return (shoal_admit_load){.n_rows_waiting =
+                                  atomic_load(&node->n_rows_waiting) + (size_t)n_inbox,
                               .n_rows_step = node->settings.prefill_chunk,
                               .n_decoding = atomic_load(&node->n_working),
                               .fixed_us = atomic_load(&node->fixed_us),
@@ -490,6 +493,8 @@ static void publish_cost(shoal_node *node)
     const shoal_sched_cost *cost =
         backend->ops->cost != NULL ? backend->ops->cost(backend->ctx) : NULL;
     if (cost != NULL) {
+        double found = backend->ops->found != NULL ? backend->ops->found(backend->ctx) : 0.0;
+        atomic_store(&node->found, found);
         atomic_store(&node->fixed_us, cost->fixed_us);
         atomic_store(&node->row_us, cost->row_us);
     }
@@ -562,6 +567,9 @@ static void engine_main(void *ctx)
             handle(node, it, now_ms);
         }
         tick(node, now_ms);
+        if (node->backend.ops->look != NULL) {
+            node->backend.ops->look(node->backend.ctx, clock);
+        }
         publish_queue(node, now_ms);
         shoal_status status = node->backend.ops->step(node->backend.ctx, clock);
         if (status == SHOAL_OK) {

@@ -384,6 +384,51 @@ static void test_common_prefix_is_computed_once_for_each_tenant(void **state)
     rig_fini(&r);
 }
 
+/* Before a step is run it is known what a session still waits for, and of prompts as long how much
+ * is found. */
+static void test_look_finds_a_prompt_without_a_step(void **state)
+{
+    (void)state;
+    static int32_t ids[RIG_TEXT_MAX];
+    static edge edges[24];
+    rig r;
+    rig_init(&r, &(rig_settings){.seed = 7, .prefix_percent = 50});
+    for (size_t i = 0; i < 80; i++) {
+        ids[i] = (int32_t)(10 + i * 7 % 200);
+    }
+    assert_true(shoal_batch_found(r.batch) == 0.0);
+    (void)rows_of(&r, &edges[0], ids, 80);
+    assert_true(shoal_batch_found(r.batch) == 0.0);
+    const shoal_sampling sampling = shoal_sampling_default();
+    double before = 0.0;
+    for (size_t i = 1; i < SHOAL_COUNT(edges); i++) {
+        edge_init(&edges[i], &r);
+        edge_open(&edges[i], &sampling, 96);
+        edge_prompt(&edges[i], ids, 80);
+        assert_int_equal(shoal_session_kv_length(edges[i].session), 0);
+        shoal_batch_look(r.batch, &r.clock);
+        assert_int_equal(shoal_session_kv_length(edges[i].session), 64);
+        shoal_batch_look(r.batch, &r.clock);
+        double found = shoal_batch_found(r.batch);
+        assert_true(found > before && found < 0.8);
+        before = found;
+    }
+    assert_true(before > 0.7);
+    rig_settle(&r);
+    /* Nothing of another text is there. */
+    edge other;
+    for (size_t i = 0; i < 80; i++) {
+        ids[i] = (int32_t)(11 + i * 5 % 200);
+    }
+    (void)rows_of(&r, &other, ids, 80);
+    assert_true(shoal_batch_found(r.batch) < before);
+    edge_fini(&other);
+    for (size_t i = 0; i < SHOAL_COUNT(edges); i++) {
+        edge_fini(&edges[i]);
+    }
+    rig_fini(&r);
+}
+
 enum {
     N_CROWD = 64,
     N_CROWD_SHARED = 448, /* of a system prompt */
@@ -553,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_scarce_logits_are_shared_in_turn),
         cmocka_unit_test(test_tenants_share_scarce_logits),
         cmocka_unit_test(test_common_prefix_is_computed_once_for_each_tenant),
+        cmocka_unit_test(test_look_finds_a_prompt_without_a_step),
         cmocka_unit_test(test_crowd_with_one_long_prompt_computes_it_once),
         cmocka_unit_test(test_text_found_again_after_eviction_is_not_counted),
         cmocka_unit_test(test_edges_hear_what_work_costs),
