@@ -125,7 +125,8 @@ static const forge_own *const owns[] = {&shoal_forge_train_own,
                                         &shoal_forge_bundle_check_own,
                                         &shoal_forge_recover_own,
                                         &shoal_forge_make_text_own,
-                                        &shoal_forge_sparsify_own};
+                                        &shoal_forge_sparsify_own,
+                                        &shoal_forge_device_own};
 
 /* NULL: the command has no options of its own. */
 static const forge_own *own_of(const forge_command *command)

@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
+#include "common/machine/peak.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,9 +17,7 @@
 enum {
     REPEATS = 3,
     CHUNK = 512, /* rows of one prefill step */
-    WIDTHS_MAX = 16,
-    BANDWIDTH_BYTES = 256 << 20,
-    BANDWIDTH_PART = 1 << 20
+    WIDTHS_MAX = 16
 };
 
 typedef struct bench {
@@ -70,50 +69,24 @@ static double median(double *values, size_t n)
     return values[n / 2];
 }
 
-/* --- memory bandwidth: every thread sums its share of a block larger than the caches ------------
+/* --- memory bandwidth ---------------------------------------------------------------------------
  */
-
-typedef struct sweep {
-    const uint64_t *data;
-    uint64_t sums[BANDWIDTH_BYTES / BANDWIDTH_PART];
-} sweep;
-
-static void sum_part(void *ctx, size_t part, size_t worker)
-{
-    (void)worker;
-    sweep *s = ctx;
-    size_t n = BANDWIDTH_PART / sizeof(uint64_t);
-    const uint64_t *at = s->data + part * n;
-    uint64_t sums[16] = {0};
-    for (size_t i = 0; i < n; i += 16) {
-        for (size_t lane = 0; lane < 16; lane++) {
-            sums[lane] += at[i + lane];
-        }
-    }
-    for (size_t lane = 0; lane < 16; lane++) {
-        s->sums[part] += sums[lane];
-    }
-}
 
 static shoal_status measure_bandwidth(bench *b, shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_free_cleanup) uint64_t *data = shoal_calloc_aligned(BANDWIDTH_BYTES, 1);
-    SHOAL_CLEANUP(shoal_free_cleanup) sweep *s = shoal_calloc(1, sizeof *s);
     SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = NULL;
-    if (!data || !s || shoal_pool_new((size_t)b->args->threads, &pool) != SHOAL_OK) {
+    SHOAL_CLEANUP(shoal_peak_freep) shoal_peak *peak = NULL;
+    if (shoal_pool_new((size_t)b->args->threads, &pool) == SHOAL_OK) {
+        peak = shoal_peak_new(pool);
+    }
+    if (!peak) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to measure the bandwidth");
     }
-    for (size_t i = 0; i < BANDWIDTH_BYTES / sizeof *data; i++) {
-        data[i] = i * 0x9E3779B97F4A7C15u;
+    double rates[REPEATS];
+    for (size_t r = 0; r < REPEATS; r++) {
+        rates[r] = shoal_peak_read(peak);
     }
-    s->data = data;
-    double rates[2 * REPEATS + 1];
-    for (size_t r = 0; r < SHOAL_COUNT(rates); r++) {
-        double start = seconds(b);
-        shoal_pool_run(pool, sum_part, s, BANDWIDTH_BYTES / BANDWIDTH_PART);
-        rates[r] = (double)BANDWIDTH_BYTES / 1e9 / (seconds(b) - start);
-    }
-    b->bandwidth_gb_s = median(rates, SHOAL_COUNT(rates));
+    b->bandwidth_gb_s = median(rates, REPEATS);
     return SHOAL_OK;
 }
 

@@ -6,7 +6,6 @@
 #include "cloud/forge/compress.h"
 #include "cloud/forge/metrics.h"
 
-#include "common/base/clock.h"
 #include "common/base/mem.h"
 
 #include <math.h>
@@ -16,8 +15,7 @@
 enum {
     CHUNK = 64,
     FULL = 0,
-    SMALL = 1,
-    DECODE_STEPS = 48 /* whose median is the speed */
+    SMALL = 1
 };
 
 typedef struct judging {
@@ -100,32 +98,6 @@ static shoal_status judge_window(judging *j, size_t at, size_t end)
     return SHOAL_OK;
 }
 
-static int compare_times(const void *a, const void *b)
-{
-    const uint64_t *x = a;
-    const uint64_t *y = b;
-    return (*x > *y) - (*x < *y);
-}
-
-/* Tokens a second of one sequence, a token a step, from the median step. */
-static shoal_status measure_speed(judging *j, size_t which, double *ret_tok_s)
-{
-    const shoal_clock clock = shoal_clock_real();
-    forge_session *s = &j->sessions[which];
-    uint64_t times[DECODE_STEPS];
-    size_t n = SHOAL_MIN(SHOAL_MIN(j->n, shoal_engine_n_ctx(s->engine)), (size_t)DECODE_STEPS);
-    (void)shoal_kv_seq_truncate(s->seq, 0);
-    for (size_t i = 0; i < n; i++) {
-        size_t logits_i = 0;
-        uint64_t begin = shoal_clock_now_ns(&clock);
-        SHOAL_TRY(step(s, j->ids + i, 1, 1, &logits_i));
-        times[i] = shoal_clock_now_ns(&clock) - begin;
-    }
-    qsort(times, n, sizeof *times, compare_times);
-    *ret_tok_s = 1e9 / (double)SHOAL_MAX(times[n / 2], (uint64_t)1);
-    return SHOAL_OK;
-}
-
 static shoal_status read_peak(double *ret_mib, shoal_err *err)
 {
     static const char label[] = "VmHWM:";
@@ -170,8 +142,11 @@ shoal_status shoal_forge_compress_judge(const forge_args *args, const char *comp
         return shoal_err_set(err, SHOAL_E_INVALID, "%s: at least two tokens are needed",
                              args->compress.text);
     }
-    SHOAL_TRY(measure_speed(&j, FULL, &v.full_tok_s));
-    SHOAL_TRY(measure_speed(&j, SMALL, &v.tok_s));
+    double ms[2] = {0};
+    SHOAL_TRY(shoal_forge_step_ms(&j.sessions[FULL], ids, j.n, &ms[FULL]));
+    SHOAL_TRY(shoal_forge_step_ms(&j.sessions[SMALL], ids, j.n, &ms[SMALL]));
+    v.full_tok_s = 1e3 / ms[FULL];
+    v.tok_s = 1e3 / ms[SMALL];
     SHOAL_TRY(read_peak(&v.peak_mib, err));
     v.n_tokens = j.n_judged;
     v.ppl_full = shoal_forge_perplexity_of(j.nll[FULL], j.n_judged);

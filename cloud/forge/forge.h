@@ -128,6 +128,8 @@ typedef struct forge_compress_args {
     const char *moments;
     const char *report; /* a directory */
     const char *text;
+    const char *profile;
+    double target_ms;  /* 0: not said */
     long target_bytes; /* 0: not said */
     long tokens;
 } forge_compress_args;
@@ -154,6 +156,13 @@ typedef struct forge_sparsify_args {
     long tokens;
     long window;
 } forge_sparsify_args;
+
+/* Of `device` alone; its options are in cmd_device.c. */
+typedef struct forge_device_args {
+    long mib;       /* of a set; 0: not said */
+    long flash_mib; /* 0: the device is not measured */
+    double seconds;
+} forge_device_args;
 
 typedef struct forge_args {
     const char *model;
@@ -211,6 +220,7 @@ typedef struct forge_args {
     forge_compress_args compress; /* text and tokens of it are recover's too */
     forge_make_text_args make_text;
     forge_sparsify_args sparsify;
+    forge_device_args device;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -261,6 +271,7 @@ extern const forge_own shoal_forge_bundle_check_own;
 extern const forge_own shoal_forge_recover_own;
 extern const forge_own shoal_forge_make_text_own;
 extern const forge_own shoal_forge_sparsify_own;
+extern const forge_own shoal_forge_device_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -289,12 +300,17 @@ shoal_status shoal_forge_bundle_check(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_text(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_sparsify(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_device(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_train(const forge_args *args, shoal_err *err);
 
 /* --- shared by commands ------------------------------------------------------------------------
  */
+
+enum {
+    FORGE_STEPS = 48 /* whose median is a speed */
+};
 
 /* A model with an engine of one sequence on it. Zeroed memory is a valid empty one. */
 typedef struct forge_session {
@@ -308,6 +324,10 @@ typedef struct forge_session {
 shoal_status shoal_forge_session_open(const forge_args *args, size_t n_rows, size_t n_logits,
                                       size_t kv_tokens, forge_session *ret_session, shoal_err *err);
 void shoal_forge_session_close(forge_session *session);
+/* Decodes FORGE_STEPS tokens, one a step, and tells the median step. ids (n) are taken in turn; of
+ * none, some are made up. The sequence begins anew. */
+shoal_status shoal_forge_step_ms(forge_session *session, const int32_t *ids, size_t n,
+                                 double *ret_ms) SHOAL_MUST_CHECK;
 
 /* What the arguments say of an engine on a model, with KV for n_seqs sequences of kv_tokens (0: of
  * the context). */

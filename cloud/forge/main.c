@@ -49,6 +49,8 @@ static const forge_command commands[] = {
      shoal_forge_make_text},
     {"sparsify", "let every linear layer skip the smallest of its inputs, by a text", "mfoj",
      shoal_forge_sparsify},
+    {"device", "what this machine can do, as a profile for compress: rates of every kind of weight",
+     "wtC", shoal_forge_device},
     {"bench", "tokens per second, bytes per token and the share of memory bandwidth",
      "mLPnbdktjCWG", shoal_forge_bench},
     {"eval", "ask questions whose answers are known: exact match, F1, BLEU, what the cloud adds",

@@ -4,6 +4,7 @@
  */
 #include "cloud/forge/forge.h"
 
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 
 #include <errno.h>
@@ -141,6 +142,32 @@ void shoal_forge_session_close(forge_session *session)
     shoal_lora_free(session->lora);
     shoal_model_free(session->model);
     memset(session, 0, sizeof *session);
+}
+
+static int compare_times(const void *a, const void *b)
+{
+    const uint64_t *x = a;
+    const uint64_t *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+shoal_status shoal_forge_step_ms(forge_session *session, const int32_t *ids, size_t n,
+                                 double *ret_ms)
+{
+    const shoal_clock clock = shoal_clock_real();
+    uint64_t times[FORGE_STEPS] = {0};
+    size_t n_steps = SHOAL_MIN(shoal_engine_n_ctx(session->engine), (size_t)FORGE_STEPS);
+    (void)shoal_kv_seq_truncate(session->seq, 0);
+    for (size_t i = 0; i < n_steps; i++) {
+        int32_t id = n > 0 ? ids[i % n] : (int32_t)(i * 7919 % session->model->hp.n_vocab);
+        shoal_span span = {.seq = session->seq, .ids = &id, .n_ids = 1, .n_logits = 1};
+        uint64_t begin = shoal_clock_now_ns(&clock);
+        SHOAL_TRY(shoal_engine_step(session->engine, &span, 1));
+        times[i] = shoal_clock_now_ns(&clock) - begin;
+    }
+    qsort(times, n_steps, sizeof *times, compare_times);
+    *ret_ms = (double)SHOAL_MAX(times[n_steps / 2], (uint64_t)1) * 1e-6;
+    return SHOAL_OK;
 }
 
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,

@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/bench/bench.h"
 
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include "common/machine/about.h"
 
-enum {
-    LINE_MAX_BYTES = 256
-};
+#include <unistd.h>
 
 bench_settings bench_settings_default(void)
 {
@@ -26,67 +21,9 @@ bench_settings bench_settings_smoke(void)
     return (bench_settings){.n_repeats_min = 1, .n_repeats_max = 1};
 }
 
-/* --- measuring --------------------------------------------------------------------------------
- */
-
-static double thread_seconds(void)
-{
-    struct timespec now = {0};
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-static double seconds_of(const bench_subject *subject, size_t n_runs)
-{
-    double start = thread_seconds();
-    for (size_t i = 0; i < n_runs; i++) {
-        subject->run(subject->context);
-    }
-    return thread_seconds() - start;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The value below which a share of the sorted samples lies, between neighbours by proportion. */
-static double quantile(const double *sorted, size_t n, double share)
-{
-    double at = share * (double)(n - 1);
-    size_t low = (size_t)at;
-    size_t high = low + 1 < n ? low + 1 : low;
-    return sorted[low] + (at - (double)low) * (sorted[high] - sorted[low]);
-}
-
 bench_result bench_measure(const bench_settings *settings, const bench_subject *subject)
 {
-    double once = seconds_of(subject, 1);
-    for (double spent = once; spent < settings->warmup_s; spent += once) {
-        once = seconds_of(subject, 1);
-    }
-    double wanted = once > 0 ? settings->batch_s / once : 1e6;
-    size_t n_runs = wanted < 1 ? 1 : wanted > 1e6 ? 1000000 : (size_t)wanted;
-    double samples[BENCH_REPEATS_MAX];
-    size_t most =
-        settings->n_repeats_max < BENCH_REPEATS_MAX ? settings->n_repeats_max : BENCH_REPEATS_MAX;
-    size_t n = 0;
-    for (double spent = 0; n < most && (n < settings->n_repeats_min || spent < settings->total_s);
-         n++) {
-        double batch = seconds_of(subject, n_runs);
-        samples[n] = batch / (double)n_runs;
-        spent += batch;
-    }
-    qsort(samples, n, sizeof samples[0], by_value);
-    return (bench_result){
-        .median_s = quantile(samples, n, 0.5),
-        .p10_s = quantile(samples, n, 0.1),
-        .p90_s = quantile(samples, n, 0.9),
-        .n_repeats = n,
-        .n_runs = n_runs,
-    };
+    return shoal_timing_measure(settings, subject->run, subject->context);
 }
 
 /* --- reporting --------------------------------------------------------------------------------
@@ -109,31 +46,11 @@ static void write_json_string(FILE *out, const char *text)
     fputc('"', out);
 }
 
-/* The processor's name as Linux knows it, "unknown" elsewhere. */
-static void read_cpu_name(char name[LINE_MAX_BYTES])
-{
-    snprintf(name, LINE_MAX_BYTES, "unknown");
-    FILE *file = fopen("/proc/cpuinfo", "r");
-    if (!file) {
-        return;
-    }
-    char line[LINE_MAX_BYTES];
-    while (fgets(line, sizeof line, file)) {
-        const char *colon = strchr(line, ':');
-        if (strncmp(line, "model name", 10) == 0 && colon && colon[1] == ' ') {
-            line[strcspn(line, "\n")] = '\0';
-            snprintf(name, LINE_MAX_BYTES, "%s", colon + 2);
-            break;
-        }
-    }
-    fclose(file);
-}
-
 void bench_report_begin(bench_report *report, FILE *out, bool json, const char *variants)
 {
     *report = (bench_report){.out = out, .json = json};
-    char cpu[LINE_MAX_BYTES];
-    read_cpu_name(cpu);
+    char cpu[SHOAL_MACHINE_NAME_MAX];
+    shoal_machine_cpu_name(cpu);
     long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
     if (!json) {
         fprintf(out, "machine: %s, %ld cpus; %s; tiers: %s\n", cpu, n_cpus, __VERSION__, variants);

@@ -1,31 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Measures one function: warm-up, then batches of runs, each long enough for the clock, and the
- * median over batches with its spread. Time is that of the calling thread on a processor, so that a
- * busy neighbour costs shared cache and memory bandwidth but not his time slices; what runs must do
- * its work on that thread. Speed is reported, never asserted.
+ * One subject after another, timed on the calling thread (common/machine/timing.h), as a table or
+ * as JSON. Speed is reported, never asserted.
  */
 #ifndef SHOAL_TESTS_BENCH_BENCH_H
 #define SHOAL_TESTS_BENCH_BENCH_H
+
+#include "common/machine/timing.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
-enum {
-    BENCH_REPEATS_MAX = 1000
-};
-
-typedef struct bench_settings {
-    double warmup_s; /* at least one run */
-    double total_s;  /* stop repeating after this long */
-    double batch_s;  /* a repeat runs the function until it lasts this long */
-    size_t n_repeats_min;
-    size_t n_repeats_max; /* at most BENCH_REPEATS_MAX */
-} bench_settings;
-
-typedef void bench_fn(void *context);
+typedef shoal_timing_settings bench_settings;
+typedef shoal_timing bench_result;
+typedef shoal_timing_fn bench_fn;
 
 /* What is measured. The strings are borrowed until the report is written. */
 typedef struct bench_subject {
@@ -37,15 +27,6 @@ typedef struct bench_subject {
     bench_fn *run;
     void *context;
 } bench_subject;
-
-/* Seconds of one run. */
-typedef struct bench_result {
-    double median_s;
-    double p10_s;
-    double p90_s;
-    size_t n_repeats;
-    size_t n_runs; /* per repeat */
-} bench_result;
 
 /* Where results go: a table for people, or one JSON object. */
 typedef struct bench_report {

@@ -8,7 +8,7 @@
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/engine/engine.h"
-#include "tests/bench/peak.h"
+#include "common/machine/peak.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -63,7 +63,7 @@ typedef struct bench {
     int32_t *ids;
     mode modes[MODES_MAX];
     size_t n_modes;
-    bench_peak *peak;
+    shoal_peak *peak;
     double read[ROUNDS_MAX]; /* GB/s */
     double int8[ROUNDS_MAX]; /* Gop/s */
     double floats[ROUNDS_MAX];
@@ -228,7 +228,7 @@ static shoal_status run_turn(bench *b, double *inout_read)
     for (size_t i = 0; i < b->n_modes; i++) {
         if (i < 2) {
             /* Before and after the step whose share of the bandwidth is told. */
-            *inout_read += bench_peak_read(b->peak) / (2 * TURNS);
+            *inout_read += shoal_peak_read(b->peak) / (2 * TURNS);
         }
         if (b->modes[i].what != PREFILL) {
             SHOAL_TRY(measure(b, &b->modes[i], b->options->round_s / TURNS));
@@ -254,8 +254,8 @@ static shoal_status run_round(bench *b, size_t round)
         b->modes[i].step_s[round] = b->modes[i].took_s / (double)b->modes[i].n_steps;
     }
     b->read[round] = read;
-    b->int8[round] = bench_peak_int8(b->peak);
-    b->floats[round] = bench_peak_float(b->peak);
+    b->int8[round] = shoal_peak_int8(b->peak);
+    b->floats[round] = shoal_peak_float(b->peak);
     return SHOAL_OK;
 }
 
@@ -401,7 +401,7 @@ static int append_json(const bench *b)
     return fclose(out);
 }
 
-static int run_model(const options *o, const char *path, bench_peak *peak)
+static int run_model(const options *o, const char *path, shoal_peak *peak)
 {
     static bench b;
     b = (bench){.options = o, .path = path, .peak = peak};
@@ -516,9 +516,9 @@ int main(int argc, char **argv)
         return 2;
     }
     shoal_pool *pool = NULL;
-    bench_peak *peak = NULL;
+    shoal_peak *peak = NULL;
     if (shoal_pool_new(o.n_threads, &pool) == SHOAL_OK) {
-        peak = bench_peak_new(pool);
+        peak = shoal_peak_new(pool);
     }
     if (!peak) {
         fprintf(stderr, "shoal-bench-engine: no memory to measure the machine's peaks\n");
@@ -532,7 +532,7 @@ int main(int argc, char **argv)
     for (int i = first; i < argc; i++) {
         failed |= run_model(&o, argv[i], peak);
     }
-    bench_peak_free(peak);
+    shoal_peak_free(peak);
     shoal_pool_free(pool);
     return failed;
 }

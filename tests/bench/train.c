@@ -5,7 +5,7 @@
  * a step reaches of them is what the rest of it costs.
  */
 #include "tests/bench/bench.h"
-#include "tests/bench/peak.h"
+#include "common/machine/peak.h"
 
 #include "common/base/mem.h"
 #include "common/base/rng.h"
@@ -232,9 +232,9 @@ static double float_peak(void)
     if (shoal_pool_new(1, &pool) != SHOAL_OK) {
         return 0;
     }
-    bench_peak *peak = bench_peak_new(pool);
-    double ops = peak ? bench_peak_float(peak) : 0;
-    bench_peak_free(peak);
+    shoal_peak *peak = shoal_peak_new(pool);
+    double ops = peak ? shoal_peak_float(peak) : 0;
+    shoal_peak_free(peak);
     return ops;
 }
 

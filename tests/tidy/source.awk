@@ -8,6 +8,7 @@ BEGIN {
     rank["obs"] = rank["config"] = rank["transfer"] = rank["tensor"] = 1
     rank["kernels"] = 2
     rank["weight"] = 3
+    rank["machine"] = 4
     rank["kv"] = rank["tokenizer"] = rank["grammar"] = rank["redact"] = rank["sample"] = rank["exit"] = 4
     rank["model"] = rank["archive"] = rank["form"] = 5
     rank["spec"] = rank["engine"] = 6

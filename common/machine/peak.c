@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tests/bench/peak.h"
+#include "common/machine/peak.h"
 
 #include "common/base/clock.h"
 #include "common/base/macros.h"
 #include "common/base/mem.h"
 #include "common/kernels/kernels.h"
-#include "tests/bench/peak_internal.h"
+#include "common/machine/peak_internal.h"
 
 #include <stdint.h>
 #include <time.h>
@@ -21,7 +21,7 @@ enum {
     BURSTS = 5
 };
 
-struct bench_peak {
+struct shoal_peak {
     shoal_pool *pool;
     uint64_t *data;
     uint64_t sums[N_PARTS]; /* so that nothing is optimised away */
@@ -29,9 +29,9 @@ struct bench_peak {
     double (*loop)(size_t n);
 };
 
-bench_peak *bench_peak_new(shoal_pool *pool)
+shoal_peak *shoal_peak_new(shoal_pool *pool)
 {
-    bench_peak *p = shoal_calloc(1, sizeof *p);
+    shoal_peak *p = shoal_calloc(1, sizeof *p);
     if (!p) {
         return NULL;
     }
@@ -47,7 +47,7 @@ bench_peak *bench_peak_new(shoal_pool *pool)
     return p;
 }
 
-void bench_peak_free(bench_peak *peak)
+void shoal_peak_free(shoal_peak *peak)
 {
     if (peak) {
         shoal_free(peak->data);
@@ -69,7 +69,7 @@ static double seconds(void)
 static void read_part(void *ctx, size_t part, size_t worker)
 {
     (void)worker;
-    bench_peak *p = ctx;
+    shoal_peak *p = ctx;
     const size_t n = PART_BYTES / sizeof(uint64_t);
     const uint64_t *at = p->data + part * n;
     uint64_t sum = 0;
@@ -82,7 +82,7 @@ static void read_part(void *ctx, size_t part, size_t worker)
 
 /* A first pass is not timed: pages that nobody read for some seconds may have been marked idle by
  * the kernel and cost a fault each. */
-double bench_peak_read(bench_peak *peak)
+double shoal_peak_read(shoal_peak *peak)
 {
     shoal_pool_run(peak->pool, read_part, peak, N_PARTS);
     double start = seconds();
@@ -98,7 +98,7 @@ double bench_peak_read(bench_peak *peak)
 static void run_loop(void *ctx, size_t part, size_t worker)
 {
     (void)worker;
-    bench_peak *p = ctx;
+    shoal_peak *p = ctx;
     p->ops[part] = p->loop(ROUNDS);
 }
 
@@ -113,7 +113,7 @@ static double burst_seconds(size_t n_threads)
 }
 
 /* The best of a few bursts: one that another process interrupts says nothing about the machine. */
-static double run_loops(bench_peak *peak, double (*loop)(size_t n))
+static double run_loops(shoal_peak *peak, double (*loop)(size_t n))
 {
     size_t n = shoal_pool_n_threads(peak->pool);
     double best = 0;
@@ -132,31 +132,31 @@ static double run_loops(bench_peak *peak, double (*loop)(size_t n))
 }
 
 #if defined(__x86_64__)
-double bench_peak_int8(bench_peak *peak)
+double shoal_peak_int8(shoal_peak *peak)
 {
     uint32_t cpu = shoal_cpu_detect();
     if (cpu & SHOAL_CPU_AVX512) {
-        return run_loops(peak, bench_peak_avx512_int8);
+        return run_loops(peak, shoal_peak_avx512_int8);
     }
-    return cpu & SHOAL_CPU_AVX2 ? run_loops(peak, bench_peak_avx2_int8) : 0;
+    return cpu & SHOAL_CPU_AVX2 ? run_loops(peak, shoal_peak_avx2_int8) : 0;
 }
 
-double bench_peak_float(bench_peak *peak)
+double shoal_peak_float(shoal_peak *peak)
 {
     uint32_t cpu = shoal_cpu_detect();
     if (cpu & SHOAL_CPU_AVX512) {
-        return run_loops(peak, bench_peak_avx512_float);
+        return run_loops(peak, shoal_peak_avx512_float);
     }
-    return cpu & SHOAL_CPU_AVX2 ? run_loops(peak, bench_peak_avx2_float) : 0;
+    return cpu & SHOAL_CPU_AVX2 ? run_loops(peak, shoal_peak_avx2_float) : 0;
 }
 #else
-double bench_peak_int8(bench_peak *peak)
+double shoal_peak_int8(shoal_peak *peak)
 {
     (void)peak;
     return 0;
 }
 
-double bench_peak_float(bench_peak *peak)
+double shoal_peak_float(shoal_peak *peak)
 {
     (void)peak;
     return 0;

@@ -3,14 +3,14 @@
  * Private to the peaks: loops that keep the vector units busy, for n rounds; each returns how many
  * operations that were.
  */
-#ifndef SHOAL_TESTS_BENCH_PEAK_INTERNAL_H
-#define SHOAL_TESTS_BENCH_PEAK_INTERNAL_H
+#ifndef SHOAL_TESTS_SHOAL_PEAK_INTERNAL_H
+#define SHOAL_TESTS_SHOAL_PEAK_INTERNAL_H
 
 #include <stddef.h>
 
 /* n steps of twelve independent sums, each in a register: of an array of sums the compiler stores
  * every step. `op` ends where the sum's operand follows. */
-#define BENCH_PEAK_LOOP(type, zero, op, kind, w, n)                                                \
+#define SHOAL_PEAK_LOOP(type, zero, op, kind, w, n)                                                \
     do {                                                                                           \
         type s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero;                     \
         type s6 = zero, s7 = zero, s8 = zero, s9 = zero, s10 = zero, s11 = zero;                   \
@@ -25,10 +25,10 @@
     } while (0)
 
 #if defined(__x86_64__)
-double bench_peak_avx2_int8(size_t n);
-double bench_peak_avx2_float(size_t n);
-double bench_peak_avx512_int8(size_t n);
-double bench_peak_avx512_float(size_t n);
+double shoal_peak_avx2_int8(size_t n);
+double shoal_peak_avx2_float(size_t n);
+double shoal_peak_avx512_int8(size_t n);
+double shoal_peak_avx512_float(size_t n);
 #endif
 
 #endif

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "tests/bench/peak_internal.h"
+#include "common/machine/peak_internal.h"
 
 #include <immintrin.h>
 
 /* The steps are assembly, so that the compiler neither folds nor moves them: independent sums, as
  * many as the units have stages. */
-double bench_peak_avx2_int8(size_t n)
+double shoal_peak_avx2_int8(size_t n)
 {
     const __m256i w = _mm256_set1_epi8(3);
     __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0;
@@ -26,9 +26,9 @@ double bench_peak_avx2_int8(size_t n)
     return (double)n * 8 * 64;
 }
 
-double bench_peak_avx2_float(size_t n)
+double shoal_peak_avx2_float(size_t n)
 {
     const __m256 w = _mm256_set1_ps(0.5F);
-    BENCH_PEAK_LOOP(__m256, _mm256_setzero_ps(), "vfmadd231ps %[w], %[w], %", "x", w, n);
+    SHOAL_PEAK_LOOP(__m256, _mm256_setzero_ps(), "vfmadd231ps %[w], %[w], %", "x", w, n);
     return (double)n * 12 * 16;
 }
