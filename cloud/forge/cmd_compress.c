@@ -24,6 +24,8 @@ enum {
     TOKENS_DEFAULT = 4096
 };
 
+static const double SECONDS_MAX = 1e6; /* of one product: what nanoseconds are counted up to */
+
 #define AT(field) offsetof(forge_args, compress.field)
 
 static const forge_option options[] = {
@@ -33,6 +35,10 @@ static const forge_option options[] = {
      "what calibrate-weights has made of this model (required)"},
     {0, "target-bytes", 0, FORGE_OPTION_INT, AT(target_bytes), 1, 1L << 46, "N",
      "most bytes of the file: forms are chosen for the least sum of errors"},
+    {0, "target-ms", 0, FORGE_OPTION_REAL, AT(target_ms), 1e-6, 1e6, "MS",
+     "longest that a token may take by --profile: forms are chosen for the least sum of errors"},
+    {0, "profile", 0, FORGE_OPTION_TEXT, AT(profile), 0, 0, "FILE",
+     "what device has made of this machine: tells how long a token takes"},
     {0, "report", 0, FORGE_OPTION_TEXT, AT(report), 0, 0, "DIR",
      "write report.json and report.html there"},
     {0, "text", 0, FORGE_OPTION_TEXT, AT(text), 0, 0, "FILE",
@@ -148,7 +154,8 @@ static shoal_status first_error(const compress_run *run, shoal_err *err)
 
 static bool has_choice(const compress_run *run, const compress_job *job)
 {
-    return job->n_forms > 1 || run->target_bytes > 0 || job->limit != UINT64_MAX;
+    return job->n_forms > 1 || run->target_bytes > 0 || run->target_ms > 0 ||
+           job->limit != UINT64_MAX;
 }
 
 static void measure_part(void *ctx, size_t part_i, size_t worker_i)
@@ -248,6 +255,7 @@ typedef struct allocating {
     shoal_allocate_point *points; /* (n_jobs, FORGE_RECIPE_FORMS_MAX) */
     size_t *forms;                /* as points */
     size_t *choices;
+    uint64_t least; /* of all layers together, in bytes or nanoseconds */
 } allocating;
 
 static void allocating_fini(allocating *a)
@@ -258,23 +266,72 @@ static void allocating_fini(allocating *a)
     shoal_free(a->choices);
 }
 
+/* What a form takes of the budget: bytes of the file, or nanoseconds of a token. */
+static shoal_status price_of(const compress_run *run, const compress_job *job, size_t form_i,
+                             uint64_t *ret_price, shoal_err *err)
+{
+    double seconds = 0;
+    if (run->target_bytes > 0) {
+        *ret_price = job->points[form_i].file_bytes;
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_forge_compress_form_seconds(run, run->rates, job, form_i, 0, &seconds, err));
+    *ret_price = (uint64_t)ceil(fmin(seconds, SECONDS_MAX) * 1e9);
+    return SHOAL_OK;
+}
+
 static shoal_status list_points(compress_run *run, allocating *a, shoal_err *err)
 {
     for (size_t i = 0; i < run->n_jobs; i++) {
         compress_job *job = &run->jobs[i];
         size_t at = i * FORGE_RECIPE_FORMS_MAX;
         size_t n = 0;
+        uint64_t least = UINT64_MAX;
         SHOAL_TRY(choose_best(job, err)); /* at least one form is allowed */
         for (size_t f = 0; f < job->n_forms; f++) {
-            if (job->points[f].bytes <= job->limit) {
-                a->points[at + n] = (shoal_allocate_point){.bytes = job->points[f].file_bytes,
-                                                           .error = job->points[f].error};
-                a->forms[at + n++] = f;
+            uint64_t price = 0;
+            if (job->points[f].bytes > job->limit) {
+                continue;
             }
+            SHOAL_TRY(price_of(run, job, f, &price, err));
+            a->points[at + n] =
+                (shoal_allocate_point){.bytes = price, .error = job->points[f].error};
+            a->forms[at + n++] = f;
+            least = SHOAL_MIN(least, price);
         }
+        a->least += least;
         a->layers[i] = (shoal_allocate_layer){
             .points = a->points + at, .n_points = n, .weight = job->rule->sensitivity};
     }
+    return SHOAL_OK;
+}
+
+static shoal_status find_budget(compress_run *run, const allocating *a, uint64_t *ret_budget,
+                                shoal_err *err)
+{
+    uint64_t fixed = 0;
+    double besides = 0;
+    if (run->target_bytes > 0) {
+        SHOAL_TRY(shoal_forge_compress_fixed_bytes(run, &fixed, err));
+        if (run->target_bytes < fixed || run->target_bytes - fixed < a->least) {
+            return shoal_err_set(err, SHOAL_E_LIMIT,
+                                 "--target-bytes %llu, of which %llu are what no rule takes: the "
+                                 "smallest forms take %llu",
+                                 (unsigned long long)run->target_bytes, (unsigned long long)fixed,
+                                 (unsigned long long)a->least);
+        }
+        *ret_budget = run->target_bytes - fixed;
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_forge_compress_besides_ms(run, run->rates, &besides, err));
+    double budget = floor((run->target_ms - besides) * 1e6);
+    if (budget < (double)a->least) {
+        return shoal_err_set(err, SHOAL_E_LIMIT,
+                             "--target-ms %g, of which %.4g are what no rule takes: the fastest "
+                             "forms take %.4g",
+                             run->target_ms, besides, (double)a->least * 1e-6);
+    }
+    *ret_budget = (uint64_t)fmin(budget, SECONDS_MAX * 1e9);
     return SHOAL_OK;
 }
 
@@ -282,7 +339,7 @@ static shoal_status allocate(compress_run *run, shoal_err *err)
 {
     SHOAL_CLEANUP(allocating_fini) allocating a = {0};
     size_t n = run->n_jobs * FORGE_RECIPE_FORMS_MAX;
-    uint64_t fixed = 0;
+    uint64_t budget = 0;
     a.layers = shoal_calloc(run->n_jobs, sizeof *a.layers);
     a.points = shoal_calloc(n, sizeof *a.points);
     a.forms = shoal_calloc(n, sizeof *a.forms);
@@ -291,16 +348,9 @@ static shoal_status allocate(compress_run *run, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the forms of %zu layers",
                              run->n_jobs);
     }
-    SHOAL_TRY(shoal_forge_compress_fixed_bytes(run, &fixed, err));
     SHOAL_TRY(list_points(run, &a, err));
-    uint64_t budget = run->target_bytes > fixed ? run->target_bytes - fixed : 0;
-    shoal_status status =
-        shoal_allocate(a.layers, run->n_jobs, budget, a.choices, &run->allocation, err);
-    if (status != SHOAL_OK) {
-        shoal_err_prefix(err, "--target-bytes %llu, of which %llu are what no rule takes",
-                         (unsigned long long)run->target_bytes, (unsigned long long)fixed);
-        return status;
-    }
+    SHOAL_TRY(find_budget(run, &a, &budget, err));
+    SHOAL_TRY(shoal_allocate(a.layers, run->n_jobs, budget, a.choices, &run->allocation, err));
     for (size_t i = 0; i < run->n_jobs; i++) {
         run->jobs[i].chosen = a.forms[i * FORGE_RECIPE_FORMS_MAX + a.choices[i]];
     }
@@ -309,7 +359,7 @@ static shoal_status allocate(compress_run *run, shoal_err *err)
 
 static shoal_status choose(compress_run *run, shoal_err *err)
 {
-    if (run->target_bytes > 0) {
+    if (run->target_bytes > 0 || run->target_ms > 0) {
         return allocate(run, err);
     }
     for (size_t i = 0; i < run->n_jobs; i++) {
@@ -331,6 +381,7 @@ static void run_close(compress_run *run)
     shoal_map_close(&run->map);
     shoal_pool_free(run->pool);
     shoal_free(run->dir);
+    shoal_free(run->profile);
     (void)pthread_mutex_destroy(&run->lock);
 }
 
@@ -340,6 +391,9 @@ static shoal_status open_input(compress_run *run, shoal_err *err)
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = NULL;
     SHOAL_TRY(shoal_model_load(run->args->model, &model, err));
     run->model = model->hash;
+    run->n_experts = model->hp.moe.n_experts;
+    run->n_used = model->hp.moe.n_used;
+    run->tied = model->hp.tied;
     SHOAL_TRY(shoal_map_open(run->args->model, &run->map, err));
     SHOAL_TRY(shoal_pack_open(run->map.data, run->map.size, &run->gguf, err));
     shoal_gguf_set_mapped(run->gguf);
@@ -383,6 +437,7 @@ static shoal_status open_run(compress_run *run, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %ld threads", args->threads);
     }
     (void)snprintf(run->dir, n, "%s%s", args->output, ending);
+    SHOAL_TRY(shoal_forge_compress_time_init(run, err));
     SHOAL_TRY(shoal_forge_recipe_load(args->compress.recipe, &run->recipe, err));
     SHOAL_TRY(open_input(run, err));
     SHOAL_TRY(shoal_pack_check(run->gguf, run->pool, err));
@@ -393,12 +448,12 @@ static shoal_status open_run(compress_run *run, shoal_err *err)
 
 /* --- what is told ----------------------------------------------------------------------------- */
 
-static shoal_status write_report(const compress_run *run, const compress_verdict *verdict,
+static shoal_status write_report(compress_run *run, const compress_verdict *verdict,
                                  const char *dir, shoal_err *err)
 {
     static const struct {
         const char *name;
-        shoal_status (*write)(const compress_run *, const compress_verdict *, shoal_buf *);
+        shoal_status (*write)(compress_run *, const compress_verdict *, shoal_buf *);
     } files[] = {{"report.json", shoal_forge_compress_json},
                  {"report.html", shoal_forge_compress_page}};
     if (mkdir(dir, 0777) != 0 && errno != EEXIST) {
@@ -418,7 +473,7 @@ static shoal_status write_report(const compress_run *run, const compress_verdict
     return SHOAL_OK;
 }
 
-static shoal_status print(const compress_run *run, const compress_verdict *verdict, shoal_err *err)
+static shoal_status print(compress_run *run, const compress_verdict *verdict, shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf out = {0};
     if (run->args->json) {
@@ -433,6 +488,12 @@ static shoal_status print(const compress_run *run, const compress_verdict *verdi
     if (run->n_resumed > 0) {
         SHOAL_TRY(shoal_buf_appendf(&out, "  %zu of them had been made by an earlier run\n",
                                     run->n_resumed));
+    }
+    if (run->profile) {
+        compress_time time;
+        SHOAL_TRY(shoal_forge_compress_predict(run, run->rates, &time, err));
+        SHOAL_TRY(shoal_buf_appendf(&out, "  a token: %.4g ms by the profile, %.4g ms measured\n",
+                                    time.ms, run->measured_ms));
     }
     if (verdict) {
         SHOAL_TRY(shoal_buf_appendf(&out,
@@ -451,6 +512,7 @@ static shoal_status tell(compress_run *run, shoal_err *err)
     if (args->compress.text) {
         SHOAL_TRY(shoal_forge_compress_judge(args, args->output, &verdict, err));
     }
+    SHOAL_TRY(run->profile ? shoal_forge_compress_time_step(run, err) : SHOAL_OK);
     const compress_verdict *known = args->compress.text ? &verdict : NULL;
     if (args->compress.report) {
         SHOAL_TRY(write_report(run, known, args->compress.report, err));

@@ -3,7 +3,8 @@
  * Private to shoal-forge compress: a run over all matrices that a recipe takes. Each is a job with
  * the forms it may have. compress_plan.c makes jobs, compress_layer.c runs one, compress_store.c
  * turns what a pass made into tensors of a file, compress_work.c keeps what is finished for a run
- * that goes on, compress_write.c puts the file together, compress_judge.c compares the models,
+ * that goes on, compress_time.c says by a profile how long a token takes, compress_write.c puts the
+ * file together, compress_judge.c compares the models,
  * compress_report.c and compress_page.c tell.
  *
  * Jobs run on the threads of a pool, one on each; a job owns all it writes. The output does not
@@ -13,6 +14,7 @@
 #define SHOAL_FORGE_COMPRESS_H
 
 #include "cloud/forge/convert.h"
+#include "cloud/forge/profile.h"
 #include "cloud/forge/recipe.h"
 
 #include "common/compress/allocate.h"
@@ -52,6 +54,8 @@ uint64_t shoal_forge_stored_file_bytes(const compress_stored *stored);
 const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t k, bool single);
 /* Whether something stands beside the values (common/weight/sides.h). */
 bool shoal_forge_store_has_sides(const forge_recipe_form *form);
+/* The type of the base tensor of a form that shoal_forge_store_reason takes and that is no keep. */
+shoal_type shoal_forge_store_type(const forge_recipe_form *form);
 /* Bytes of a form that shoal_forge_store_reason takes, but for single elements, whose number is
  * only known when they are chosen. */
 uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, size_t k);
@@ -102,6 +106,14 @@ typedef struct compress_job {
     shoal_err err;
 } compress_job;
 
+/* A token by a profile, with one number of threads. */
+typedef struct compress_time {
+    size_t n_threads;
+    double ms;        /* decoded alone */
+    double verify_ms; /* a step over five columns */
+    double rest_ms;   /* in both: what no product explains; 0 where it is not known */
+} compress_time;
+
 /* What a program's user asked for, and where it stands. */
 typedef struct compress_run {
     const forge_args *args;
@@ -110,7 +122,14 @@ typedef struct compress_run {
     shoal_gguf *gguf;
     shoal_hash model; /* content hash of the input */
     shoal_moments *moments;
-    uint64_t target_bytes; /* of the whole file; 0: not said */
+    uint64_t target_bytes;          /* of the whole file; 0: not said */
+    double target_ms;               /* of a token; 0: not said */
+    forge_profile *profile;         /* NULL: none was given */
+    const forge_profile_run *rates; /* of it, for args->threads */
+    size_t n_experts;               /* these three of the input */
+    size_t n_used;
+    bool tied;
+    double measured_ms; /* of a token of the output, where there is a profile */
     compress_job *jobs;
     size_t n_jobs;
     char key[SHOAL_HASH_HEX]; /* of everything that the result depends on */
@@ -140,6 +159,33 @@ shoal_status shoal_forge_compress_measure(compress_job *job, shoal_err *err) SHO
 shoal_status shoal_forge_compress_make(compress_job *job, compress_stored *stored,
                                        shoal_err *err) SHOAL_MUST_CHECK;
 
+/* --- time (compress_time.c) ------------------------------------------------------------------- */
+
+/* Reads --profile, where one was given, and finds the run of args->threads. */
+shoal_status shoal_forge_compress_time_init(compress_run *run, shoal_err *err) SHOAL_MUST_CHECK;
+/* Seconds of the products of a step with a tensor's matrices, if they were of a type, with so many
+ * bytes of sides; width_i is a place in shoal_forge_profile_widths. */
+shoal_status shoal_forge_compress_seconds(const compress_run *run, const forge_profile_run *rates,
+                                          const shoal_gguf_tensor *t, shoal_type type,
+                                          double side_bytes, size_t width_i, double *ret_seconds,
+                                          shoal_err *err) SHOAL_MUST_CHECK;
+/* The same of a job in one of its forms, which was measured or is made. */
+shoal_status shoal_forge_compress_form_seconds(const compress_run *run,
+                                               const forge_profile_run *rates,
+                                               const compress_job *job, size_t form_i,
+                                               size_t width_i, double *ret_seconds,
+                                               shoal_err *err) SHOAL_MUST_CHECK;
+/* Whether the profile timed a step of this very input. */
+bool shoal_forge_compress_knows_rest(const compress_run *run, const forge_profile_run *rates);
+/* Of a token what no job has a part in: products that no rule takes, and the rest. */
+shoal_status shoal_forge_compress_besides_ms(compress_run *run, const forge_profile_run *rates,
+                                             double *ret_ms, shoal_err *err) SHOAL_MUST_CHECK;
+/* All of it, in the forms that are chosen. */
+shoal_status shoal_forge_compress_predict(compress_run *run, const forge_profile_run *rates,
+                                          compress_time *ret_time, shoal_err *err) SHOAL_MUST_CHECK;
+/* Decodes with the output and sets measured_ms. */
+shoal_status shoal_forge_compress_time_step(compress_run *run, shoal_err *err) SHOAL_MUST_CHECK;
+
 /* --- finished work (compress_work.c) ---------------------------------------------------------- */
 
 /* Makes the directory beside the output, or takes up what an interrupted run of the same input,
@@ -162,6 +208,10 @@ void shoal_forge_work_remove(const compress_run *run);
 /* Bytes of the output but for the jobs' tensors. */
 shoal_status shoal_forge_compress_fixed_bytes(compress_run *run, uint64_t *ret_bytes,
                                               shoal_err *err) SHOAL_MUST_CHECK;
+/* Seconds of the products of a step that no job has a part in. */
+shoal_status shoal_forge_compress_fixed_seconds(compress_run *run, const forge_profile_run *rates,
+                                                size_t width_i, double *ret_seconds,
+                                                shoal_err *err) SHOAL_MUST_CHECK;
 shoal_status shoal_forge_compress_write(compress_run *run, const char *path,
                                         shoal_err *err) SHOAL_MUST_CHECK;
 
@@ -189,10 +239,10 @@ shoal_status shoal_forge_compress_judge(const forge_args *args, const char *comp
 /* --- telling ---------------------------------------------------------------------------------- */
 
 /* verdict NULL: the models were not compared. */
-shoal_status shoal_forge_compress_json(const compress_run *run, const compress_verdict *verdict,
+shoal_status shoal_forge_compress_json(compress_run *run, const compress_verdict *verdict,
                                        shoal_buf *buf) SHOAL_MUST_CHECK;
 /* One page that needs nothing else: a table, and the layers as SVG. */
-shoal_status shoal_forge_compress_page(const compress_run *run, const compress_verdict *verdict,
+shoal_status shoal_forge_compress_page(compress_run *run, const compress_verdict *verdict,
                                        shoal_buf *buf) SHOAL_MUST_CHECK;
 
 #endif

@@ -128,7 +128,7 @@ static shoal_status put_row(const char *what, double full, double small, shoal_b
         small);
 }
 
-static shoal_status put_whole(const compress_run *run, const compress_verdict *v, shoal_buf *buf)
+static shoal_status put_whole(compress_run *run, const compress_verdict *v, shoal_buf *buf)
 {
     SHOAL_TRY(shoal_buf_appendf(buf, "<h1>"));
     SHOAL_TRY(put_text(buf, run->args->output, strlen(run->args->output)));
@@ -155,6 +155,20 @@ static shoal_status put_whole(const compress_run *run, const compress_verdict *v
             buf, "Forms were chosen for at most %" PRIu64 " bytes: the sum of errors is %.4g%s. ",
             run->target_bytes, run->allocation.error,
             run->allocation.exact ? ", the least there is" : ""));
+    }
+    if (run->target_ms > 0) {
+        SHOAL_TRY(shoal_buf_appendf(buf,
+                                    "Forms were chosen for at most %.4g ms a token by the "
+                                    "machine's profile: the sum of errors is %.4g%s. ",
+                                    run->target_ms, run->allocation.error,
+                                    run->allocation.exact ? ", the least there is" : ""));
+    }
+    if (run->profile) {
+        compress_time time;
+        SHOAL_TRY(shoal_forge_compress_predict(run, run->rates, &time, NULL));
+        SHOAL_TRY(shoal_buf_appendf(
+            buf, "A token takes %.4g ms by the profile, and took %.4g ms with %zu threads. ",
+            time.ms, run->measured_ms, time.n_threads));
     }
     return shoal_buf_appendf(buf, "%zu matrices by the recipe, in %.1f s.</p>\n", run->n_jobs,
                              run->seconds);
@@ -185,7 +199,7 @@ static shoal_status put_table(const compress_run *run, shoal_buf *buf)
     return shoal_buf_appendf(buf, "</table>\n</body>\n</html>\n");
 }
 
-shoal_status shoal_forge_compress_page(const compress_run *run, const compress_verdict *verdict,
+shoal_status shoal_forge_compress_page(compress_run *run, const compress_verdict *verdict,
                                        shoal_buf *buf)
 {
     SHOAL_TRY(put_head(buf));

@@ -197,10 +197,11 @@ static shoal_status plan_job(const compress_run *run, compress_job *job, shoal_e
     SHOAL_TRY(refuse_sides(run, t, err));
     SHOAL_TRY(find_parts(run, job, err));
     SHOAL_TRY(find_forms(job, err));
-    if (job->n_forms > 1 && job->limit == UINT64_MAX && run->target_bytes == 0) {
+    if (job->n_forms > 1 && job->limit == UINT64_MAX && run->target_bytes == 0 &&
+        !(run->target_ms > 0)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "rule %s has %zu forms for it and nothing to choose by: give the rule "
-                             "within_bits, or the command --target-bytes",
+                             "within_bits, or the command --target-bytes or --target-ms",
                              r->name, job->n_forms);
     }
     return SHOAL_OK;

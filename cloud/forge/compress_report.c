@@ -43,7 +43,42 @@ static shoal_status put_verdict(const compress_verdict *v, shoal_buf *buf)
         v->full_tok_s, v->bytes_per_token, v->full_bytes_per_token, v->peak_mib);
 }
 
-shoal_status shoal_forge_compress_json(const compress_run *run, const compress_verdict *verdict,
+static shoal_status put_target(const compress_run *run, shoal_buf *buf)
+{
+    if (run->target_bytes > 0) {
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\n \"target_bytes\": %" PRIu64, run->target_bytes));
+    } else if (run->target_ms > 0) {
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\n \"target_ms\": %.9g", run->target_ms));
+    } else {
+        return SHOAL_OK;
+    }
+    return shoal_buf_appendf(buf, ", \"error_sum\": %.6g, \"least_sum\": %s", run->allocation.error,
+                             run->allocation.exact ? "true" : "false");
+}
+
+/* A token by every run of the profile, and as it was. */
+static shoal_status put_time(compress_run *run, shoal_buf *buf)
+{
+    SHOAL_TRY(shoal_buf_appendf(buf,
+                                ",\n \"time\": {\"threads\": %zu, \"measured_ms\": %.6g, "
+                                "\"runs\": [",
+                                run->rates->n_threads, run->measured_ms));
+    for (size_t i = 0; i < run->profile->n_runs; i++) {
+        const forge_profile_run *rates = &run->profile->runs[i];
+        compress_time time;
+        SHOAL_TRY(shoal_forge_compress_predict(run, rates, &time, NULL));
+        SHOAL_TRY(shoal_buf_appendf(buf,
+                                    "%s{\"threads\": %zu, \"predicted_ms\": %.9g, "
+                                    "\"verify_ms\": %.9g, \"rest_ms\": ",
+                                    i ? ", " : "", time.n_threads, time.ms, time.verify_ms));
+        SHOAL_TRY(shoal_forge_compress_knows_rest(run, rates)
+                      ? shoal_buf_appendf(buf, "%.9g}", time.rest_ms)
+                      : shoal_buf_appendf(buf, "null}"));
+    }
+    return shoal_buf_appendf(buf, "]}");
+}
+
+shoal_status shoal_forge_compress_json(compress_run *run, const compress_verdict *verdict,
                                        shoal_buf *buf)
 {
     char hex[SHOAL_HASH_HEX];
@@ -52,11 +87,8 @@ shoal_status shoal_forge_compress_json(const compress_run *run, const compress_v
                                 "{\"model\": \"%s\", \"bytes_in\": %zu, \"bytes_out\": %" PRIu64
                                 ", \"seconds\": %.3f, \"resumed\": %zu",
                                 hex, run->map.size, run->n_bytes, run->seconds, run->n_resumed));
-    if (run->target_bytes > 0) {
-        SHOAL_TRY(shoal_buf_appendf(
-            buf, ",\n \"target_bytes\": %" PRIu64 ", \"error_sum\": %.6g, \"least_sum\": %s",
-            run->target_bytes, run->allocation.error, run->allocation.exact ? "true" : "false"));
-    }
+    SHOAL_TRY(put_target(run, buf));
+    SHOAL_TRY(run->profile ? put_time(run, buf) : SHOAL_OK);
     if (verdict) {
         SHOAL_TRY(put_verdict(verdict, buf));
     }

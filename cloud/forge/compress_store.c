@@ -36,7 +36,7 @@ static bool type_of(const shoal_form *f, shoal_type *ret_type)
                             ret_type);
 }
 
-static shoal_type base_type(const forge_recipe_form *form)
+shoal_type shoal_forge_store_type(const forge_recipe_form *form)
 {
     shoal_type type = form->type;
     if (!form->typed) {
@@ -91,7 +91,7 @@ const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t k, bo
 
 uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, size_t k)
 {
-    const shoal_type_info *info = shoal_type_find((uint32_t)base_type(form));
+    const shoal_type_info *info = shoal_type_find((uint32_t)shoal_forge_store_type(form));
     const shoal_type_info *factor = shoal_type_find(SHOAL_TYPE_Q8_0);
     uint64_t bytes = (uint64_t)n_rows * (k / info->block) * info->block_bytes;
     if (!form->typed) {
@@ -141,7 +141,7 @@ shoal_status shoal_forge_store_begin(const forge_recipe_form *form, const shoal_
     compress_tensor *t = &stored->tensors[0];
     size_t n_rows = (size_t)(tensor->dims[1] * tensor->dims[2] * tensor->dims[3]);
     (void)snprintf(t->name, sizeof t->name, "%.*s", (int)tensor->name.length, tensor->name.data);
-    t->type = base_type(form);
+    t->type = shoal_forge_store_type(form);
     t->n_dims = tensor->n_dims;
     memcpy(t->dims, tensor->dims, sizeof t->dims);
     const shoal_type_info *info = shoal_type_find((uint32_t)t->type);

@@ -140,6 +140,28 @@ shoal_status shoal_forge_compress_fixed_bytes(compress_run *run, uint64_t *ret_b
     return SHOAL_OK;
 }
 
+shoal_status shoal_forge_compress_fixed_seconds(compress_run *run, const forge_profile_run *rates,
+                                                size_t width_i, double *ret_seconds, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_forge_conversion_close) conversion c = {0};
+    double sum = 0;
+    size_t next = 0;
+    SHOAL_TRY(begin(run, &c, err));
+    for (size_t i = 0; i < c.n_items; i++) {
+        const convert_item *item = &c.items[i];
+        double one = 0;
+        if (job_of(run, item->from, &next) || !shoal_forge_is_matrix(item->from)) {
+            continue;
+        }
+        shoal_type type = item->to.fp8 ? SHOAL_TYPE_I8 : item->to.info->type;
+        SHOAL_TRY(
+            shoal_forge_compress_seconds(run, rates, item->from, type, 0, width_i, &one, err));
+        sum += one;
+    }
+    *ret_seconds = sum;
+    return SHOAL_OK;
+}
+
 /* --- layers ----------------------------------------------------------------------------------- */
 
 static shoal_status find(const compress_run *run, compress_job *job, compress_stored *stored,

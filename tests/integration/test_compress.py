@@ -153,6 +153,95 @@ def test_a_size_is_kept_and_more_of_it_is_better():
         return f"sums of errors {sums}"
 
 
+def profile(path, fast, model=None, step_ms=None, threads=(1, 2)):
+    """A machine on which a type has a rate of its own, and all others one of theirs."""
+    rates = {name: [{"width": w, "fixed_us": 1, "gb_s": fast.get(name, 10)} for w in (1, 5)] for name in ("F32", "Q4_0", "Q5_0", "Q8_0")}
+    runs = [{"threads": t, "read_gb_s": 10, "int8_gop_s": None, "float_gop_s": None, "step_ms": step_ms,
+             "rates": {name: [dict(r, gb_s=r["gb_s"] * t) for r in rows] for name, rows in rates.items()}} for t in threads]
+    return write(path, json.dumps({"shoal_device": 1, "cpu": "made up", "n_cpus": 2, "tier": "none", "set_mib": 1, "flash_gb_s": None,
+                                   "model": model, "runs": runs}))
+
+
+def of_time(said, threads=2):
+    return [r for r in said["time"]["runs"] if r["threads"] == threads][0]
+
+
+def test_a_time_is_kept_and_the_choice_follows_the_profile():
+    with Site() as site:
+        bench = Bench(site)
+        recipe, out = os.path.join(RECIPES, "size.yaml"), site.file("out.gguf")
+        box = profile(site.file("box.json"), {})
+        short = bench.compress(recipe, out, "--profile", box, "--target-ms", "0.00001", check=False)
+        expect(short.returncode == 1 and "fastest forms take" in short.stderr and not os.path.exists(out), short.stderr)
+        words = short.stderr.split()
+        besides, fastest = float(words[words.index("which") + 1]), float(words[-1])
+        sums, besides_seen, files = [], [], {}
+        for times in (1.001, 1.1, 1.3, 3):
+            target = besides + fastest * times
+            said = json.loads(bench.compress(recipe, out, "--profile", box, "--target-ms", f"{target:.9g}", "--json").stdout)
+            expect(of_time(said)["predicted_ms"] <= target * (1 + 1e-6), f"{said['time']} of {target}")
+            expect(said["time"]["measured_ms"] > 0 and of_time(said)["rest_ms"] is None, said["time"])
+            products = sum(1e-3 + layer["bytes"] / 20e6 for layer in said["layers"])  # with two threads 20 GB/s
+            besides_seen.append(of_time(said)["predicted_ms"] - products)
+            sums.append(said["error_sum"])
+            files[times] = read(out)
+        expect(sums == sorted(sums, reverse=True) and sums[-1] < sums[0] / 10, sums)
+        expect(max(besides_seen) - min(besides_seen) < 1e-6 * besides_seen[0], besides_seen)
+        expect(abs(besides_seen[0] / besides - 1) < 1e-3, f"{besides_seen[0]}, refused with {besides}")
+        again = site.file("again.gguf")  # one thread with the same times: the same model
+        slow = profile(site.file("slow.json"), {}, threads=(1,))
+        text = json.loads(read(slow))
+        text["runs"][0].update(rates=json.loads(read(box))["runs"][1]["rates"])
+        write(slow, json.dumps(text))
+        bench.compress(recipe, again, "--profile", slow, "-t", "1", "--target-ms", f"{besides + fastest * 1.3:.9g}")
+        expect(read(again) == files[1.3], "the number of threads or the machine changes the choice")
+        # where eight bits are faster than four, nothing speaks for four
+        odd = profile(site.file("odd.json"), {"Q8_0": 100})
+        said = json.loads(bench.compress(recipe, out, "--profile", odd, "--target-ms", "1000", "--json").stdout)
+        least = of_time(said)["predicted_ms"]
+        said = json.loads(bench.compress(recipe, out, "--profile", odd, "--target-ms", f"{least + 4e-5:.9g}", "--json").stdout)
+        expect(all("8 bits" in layer["form"] for layer in said["layers"]), [layer["form"] for layer in said["layers"]])
+        return f"sums of errors {sums}"
+
+
+def test_a_step_that_was_timed_counts_in_full():
+    with Site() as site:
+        bench = Bench(site)
+        q4, out = os.path.join(RECIPES, "q4.yaml"), site.file("out.gguf")
+        name = json.loads(forge("inspect", "-m", bench.model, "--json").stdout)["model_hash"]
+        known = profile(site.file("known.json"), {}, name, 5)
+        said = json.loads(bench.compress(q4, out, "--profile", known, "--json").stdout)
+        expect(4 < of_time(said)["rest_ms"] < 5 and of_time(said)["predicted_ms"] < 5, said["time"])
+        expect(of_time(said)["predicted_ms"] > of_time(said)["rest_ms"], said["time"])
+        other = profile(site.file("other.json"), {}, "0" * len(name), 5)
+        said = json.loads(bench.compress(q4, out, "--profile", other, "--json").stdout)
+        expect(of_time(said)["rest_ms"] is None and of_time(said)["predicted_ms"] < 4, said["time"])
+
+
+def test_a_machine_is_measured_and_believed():
+    with Site() as site:
+        bench = Bench(site)
+        box, out = site.file("box.json"), site.file("out.gguf")
+        forge("device", "-m", bench.model, "--seconds", "0", "--flash-mib", "1", "-o", box)
+        said = json.loads(read(box))
+        expect([r["threads"] for r in said["runs"]] == [1, 2] and said["flash_gb_s"] > 0, said["runs"][0])
+        expect(all(r["step_ms"] > 0 and r["read_gb_s"] > 0 and len(r["rates"]) == 26 for r in said["runs"]), said["runs"][0])
+        size = os.path.join(RECIPES, "size.yaml")
+        done = bench.compress(size, out, "--profile", box, "--target-ms", "1000", "--report", site.file("report"), "--json")
+        expect(json.loads(done.stdout)["time"]["measured_ms"] > 0, done.stdout[:500])
+        expect("ms by the profile" in read(os.path.join(site.file("report"), "report.html")).decode(), "the page says no time")
+        cases = (((size, "--target-ms", "1"), "--profile"), ((size, "--profile", box, "--target-ms", "1", "--target-bytes", "9"), "plan"),
+                 ((size, "--profile", box, "-t", "3", "--target-ms", "1"), "3 threads"),
+                 ((size, "--profile", bench.moments, "--target-ms", "1"), "JSON"),
+                 ((size, "--profile", site.file("none.json"), "--target-ms", "1"), "none.json"))
+        for (recipe, *options), words in cases:
+            refused = bench.compress(recipe, site.file("no.gguf"), *options, check=False)
+            expect(refused.returncode == 1 and words in refused.stderr, f"{options}: {refused.stderr}")
+            expect(len(refused.stderr.strip().splitlines()) == 1 and not os.path.exists(site.file("no.gguf")), refused.stderr)
+        refused = forge("device", "-o", site.file("nowhere/box.json"), "--mib", "1", check=False)
+        expect(refused.returncode == 1 and "nowhere" in refused.stderr, refused.stderr)
+
+
 def test_what_stands_beside_values_is_in_the_file():
     with Site() as site:
         bench = Bench(site)
