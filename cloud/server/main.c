@@ -6,6 +6,7 @@
 #include "cloud/server/ops.h"
 #include "common/base/file.h"
 #include "common/base/thread.h"
+#include "common/base/trim.h"
 #include "common/config/program.h"
 #include "common/obs/log.h"
 #include "common/obs/notify.h"
@@ -21,7 +22,8 @@
 enum {
     EXIT_USAGE = 2,
     TICK_MS = 1000,
-    BEAT_MS = 30000, /* an engine that has not turned for so long hangs */
+    SPARE_BYTES = 16 << 20, /* free pages that are not worth giving back */
+    BEAT_MS = 30000,        /* an engine that has not turned for so long hangs */
     EXPIRY_WARN_S = 14 * 86400
 };
 
@@ -73,6 +75,7 @@ typedef struct daemon_state {
     shoal_fleet *fleet; /* NULL: no bundles are served */
     shoal_loop *loop;
     shoal_timer *tick;
+    shoal_trim trim;
     shoal_timer *watchdog;
     uint64_t watchdog_ms; /* 0: nobody watches */
     shoal_wake *drained;
@@ -246,6 +249,10 @@ static void on_tick(void *ctx)
 {
     daemon_state *d = ctx;
     shoal_service_sweep(d->service);
+    size_t back = shoal_trim_memory(&d->trim, SPARE_BYTES);
+    if (back >= SPARE_BYTES) {
+        shoal_log(SHOAL_LOG_INFO, "gave memory back that a burst left mib=%zu", back >> 20);
+    }
     shoal_timer_start(d->tick, TICK_MS);
 }
 
