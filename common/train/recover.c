@@ -16,8 +16,10 @@ enum {
     PIECE = 256     /* elements that are rounded at a time: whole blocks of every type */
 };
 
-/* How far u may lie beyond the last code, and how near to the end of a cell it may begin. */
+/* How far u may lie beyond the last code, and the share of its way from a code that it begins with.
+ */
 #define CELL  0.499F
+#define HALF  0.5F
 #define TENTH 0.1F
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -309,7 +311,8 @@ static shoal_status start_row(const shoal_recover *r, shoal_recover_item *item, 
         float s = shoal_f16_to_f32(from->scales[j / item->group]);
         float code = (float)from->codes[j];
         float x = s != 0 ? full[row * k + j] / s : code;
-        u[j] = is_kept(item, row, j) ? clamp(x, code - CELL, code + CELL) / item->unit : 0;
+        float begin = code + HALF * clamp(x - code, -CELL, CELL);
+        u[j] = is_kept(item, row, j) ? begin / item->unit : 0;
     }
     for (size_t g = 0; g < n_groups; g++) {
         item->begin[row * n_groups + g] = shoal_f16_to_f32(from->scales[g]);

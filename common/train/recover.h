@@ -14,9 +14,10 @@
  *   vectors   w0 + r u / 10, r the vector's root of mean square
  *   others    decode(encode(w0 + r u)): types without codes are rounded again
  *
- * The start. Values are those of the compressed file, bit for bit. In each code's cell u lies as
- * near to the full model's number as the cell reaches, so a code that a pass moved away from the
- * nearest one is the first to move back. Two of four stay where they are.
+ * The start. Values are those of the compressed file, bit for bit. In each code's cell u lies half
+ * as far from the middle as the full model's number, at most half of the way to the edge: at the
+ * edge, codes that a pass moved away from the nearest one would all move back in the first step,
+ * and undo what it did. Two of four stay where they are.
  *
  * Not trained, and refused: matrices with something beside them (weight/sides.h), and FP8. One
  * thread at a time, but for the pool.

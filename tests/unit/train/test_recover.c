@@ -191,6 +191,7 @@ static void move(shoal_params *numbers, float by, uint64_t seed)
 
 static const shoal_type code_types[] = {SHOAL_TYPE_C2_32, SHOAL_TYPE_C3_32, SHOAL_TYPE_Q4_0,
                                         SHOAL_TYPE_Q8_0, SHOAL_TYPE_S4_32};
+static const float units[] = {0.5F, 1.0F, 2.0F, 31.875F, 1.875F}; /* codes that one of u is */
 
 static void test_codes_begin_as_they_are_stored(void **state)
 {
@@ -201,6 +202,38 @@ static void test_codes_begin_as_they_are_stored(void **state)
         SHOAL_CLEANUP(shoal_params_freep) shoal_params *before = params_of(s.gguf);
         shoal_recover_round(s.recover, s.pool);
         assert_memory_equal(s.params->data, before->data, before->n_floats * sizeof(float));
+        close_small(&s);
+    }
+}
+
+/* A pass chooses codes that are not the nearest: here the full model's numbers have moved by codes.
+ * Steps of less than a quarter of a cell undo none of that. */
+static void test_first_steps_leave_what_a_pass_chose(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < SHOAL_COUNT(code_types); i++) {
+        small s;
+        shoal_err err = SHOAL_ERR_INIT;
+        open_files(&s, &(additions){.type = code_types[i]});
+        move(s.full, 0.5F, i);
+        if (shoal_recover_new(s.params, s.full, s.gguf, &s.recover, &err) != SHOAL_OK) {
+            fail_msg("%s", err.text);
+        }
+        SHOAL_CLEANUP(shoal_params_freep) shoal_params *before = params_of(s.gguf);
+        shoal_params *numbers = shoal_recover_params(s.recover);
+        const shoal_param *p = shoal_params_find(numbers, "blk.0.attn_q.weight");
+        const shoal_param *w = shoal_params_find(s.params, "blk.0.attn_q.weight");
+        for (int way = -1; way <= 1; way += 2) {
+            for (size_t k = 0; k < p->n_rows * p->n_cols; k++) {
+                numbers->data[p->offset + k] += (float)way * 0.24F / units[i];
+            }
+            shoal_recover_round(s.recover, s.pool);
+            assert_memory_equal(s.params->data + w->offset, before->data + w->offset,
+                                w->n_rows * w->n_cols * sizeof(float));
+            for (size_t k = 0; k < p->n_rows * p->n_cols; k++) {
+                numbers->data[p->offset + k] -= (float)way * 0.24F / units[i];
+            }
+        }
         close_small(&s);
     }
 }
@@ -332,7 +365,6 @@ static void test_gradients_equal_differences(void **state)
 static void test_straight_through_is_the_slope_over_a_code(void **state)
 {
     (void)state;
-    static const float units[] = {0.5F, 1.0F, 2.0F, 31.875F, 1.875F}; /* of code_types */
     for (size_t i = 0; i < SHOAL_COUNT(code_types); i++) {
         small s;
         open_small(&s, code_types[i], false);
@@ -512,6 +544,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_codes_begin_as_they_are_stored),
+        cmocka_unit_test(test_first_steps_leave_what_a_pass_chose),
         cmocka_unit_test(test_what_is_trained_is_what_is_stored),
         cmocka_unit_test(test_exits_are_written_and_thresholds_left_out),
         cmocka_unit_test(test_gradients_equal_differences),
