@@ -99,7 +99,7 @@ shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err)
     memset(verdicts, 0, sizeof verdicts);
     bool judged = args->compress.text != NULL;
     SHOAL_TRY(shoal_forge_need(args->train.small, "--small FILE", err));
-    run.train.teacher = args->model;
+    run.train.teacher = args->train.teacher ? args->train.teacher : args->model;
     if (args->train.report) {
         SHOAL_TRY(make_paths(args->train.report, &p, err));
         run.train.log = p.csv;
@@ -121,6 +121,8 @@ shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err)
 static const forge_option options[] = {
     {0, "small", 0, FORGE_OPTION_TEXT, AT(train.small), 0, 0, "FILE",
      "the compressed model, made from -m by compress or convert (required)"},
+    {0, "teacher", 0, FORGE_OPTION_TEXT, AT(train.teacher), 0, 0, "FILE",
+     "whose answers are learnt, of the same tokenizer (default: -m)"},
     {0, "text", 0, FORGE_OPTION_TEXT, AT(train.text), 0, 0, "FILE",
      "plain text to learn along, as make-text writes it"},
     {0, "text-share", 0, FORGE_OPTION_REAL, AT(train.text_share), 0, 1, "P",
@@ -146,8 +148,8 @@ static const forge_option options[] = {
     {0, "part-tokens", 0, FORGE_OPTION_INT, AT(train.part_tokens), 16, 1 << 17, "N",
      "tokens of a batch (default 1024)"},
     {0, "rate", 0, FORGE_OPTION_REAL, AT(train.adam_rate), 0, 1, "R",
-     "peak rate of AdamW, in eighths of the range of codes (default 0.02)"},
-    {0, "beta2", 0, FORGE_OPTION_REAL, AT(train.beta2), 0, 0.99999, "B", "of AdamW (default 0.95)"},
+     "peak rate of AdamW, in eighths of the range of codes (default 0.012)"},
+    {0, "beta2", 0, FORGE_OPTION_REAL, AT(train.beta2), 0, 0.99999, "B", "of AdamW (default 0.98)"},
     {0, "clip", 0, FORGE_OPTION_REAL, AT(train.clip), 0, 1e6, "N",
      "largest norm of a gradient, 0: any (default 1)"},
     {0, "warmup", 0, FORGE_OPTION_INT, AT(train.warmup), 0, 1000000, "N",
@@ -189,8 +191,8 @@ const forge_own shoal_forge_recover_own = {
                            .minutes = -1,
                            .text_share = -1,
                            .study_exponent = -1,
-                           .adam_rate = 0.02,
-                           .beta2 = 0.95,
+                           .adam_rate = 0.012,
+                           .beta2 = 0.98,
                            .clip = 1,
                            .final_share = 0.02,
                            .teacher_temp = 1}},

@@ -419,16 +419,21 @@ static shoal_status plan_lora(const forge_args *args, forge_train_plan *plan, sh
     return SHOAL_OK;
 }
 
-/* The teacher is the full model. */
+/* The full model is the teacher too, unless another one is. */
 static shoal_status plan_recover(const forge_args *args, forge_train_plan *plan, shoal_err *err)
 {
+    SHOAL_CLEANUP(shoal_params_freep) shoal_params *full = NULL;
     const char *path = args->train.small;
     if (!path) {
         return SHOAL_OK;
     }
+    if (strcmp(args->train.teacher, args->model) != 0) {
+        SHOAL_TRY(params_of(args->model, 0, NULL, &full, err));
+    }
     SHOAL_TRY(shoal_map_open(path, &plan->small_map, err));
     SHOAL_TRY(shoal_gguf_open(plan->small_map.data, plan->small_map.size, &plan->small, err));
-    SHOAL_TRY(shoal_recover_new(plan->params, plan->teacher, plan->small, &plan->recover, err));
+    SHOAL_TRY(shoal_recover_new(plan->params, full ? full : plan->teacher, plan->small,
+                                &plan->recover, err));
     plan->settings.recover = plan->recover;
     return SHOAL_OK;
 }

@@ -30,6 +30,7 @@ static char folder[64];
 static char model[96];
 static char text[96];
 static char small[96];
+static char teacher[96];
 static char out[96];
 static char report[96];
 
@@ -52,6 +53,7 @@ static int make_model(void **state)
     (void)snprintf(model, sizeof model, "%s/model.gguf", folder);
     (void)snprintf(text, sizeof text, "%s/text", folder);
     (void)snprintf(small, sizeof small, "%s/small.gguf", folder);
+    (void)snprintf(teacher, sizeof teacher, "%s/teacher.gguf", folder);
     (void)snprintf(out, sizeof out, "%s/out.gguf", folder);
     (void)snprintf(report, sizeof report, "%s/report", folder);
     must(shoal_tiny_model_gguf(7, SHOAL_TYPE_F32, &file), &err);
@@ -62,10 +64,11 @@ static int make_model(void **state)
 static int remove_folder(void **state)
 {
     (void)state;
-    static const char *const names[] = {"model.gguf",      "text",
-                                        "small.gguf",      "out.gguf",
-                                        "report/loss.csv", "report/loss.json",
-                                        "report/loss.svg", "run.ckpt"};
+    static const char *const names[] = {"model.gguf",       "text",
+                                        "small.gguf",       "out.gguf",
+                                        "teacher.gguf",     "report/loss.csv",
+                                        "report/loss.json", "report/loss.svg",
+                                        "run.ckpt"};
     for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
         char path[160];
         (void)snprintf(path, sizeof path, "%s/%s", folder, names[i]);
@@ -124,6 +127,7 @@ static void test_recovery_by_commands(void **state)
     args.train.text = text;
     args.train.steps = STEPS;
     args.train.part_tokens = 256;
+    args.train.adam_rate = 0.03; /* for so few steps */
     args.train.report = report;
     args.compress.text = text;
     args.compress.tokens = 200;
@@ -151,6 +155,49 @@ static void test_recovery_by_commands(void **state)
     (void)snprintf(path, sizeof path, "%s/loss.svg", report);
     must(shoal_file_read(path, SIZE_MAX, &svg, &err), &err);
     assert_non_null(strstr(svg.data, "</svg>"));
+}
+
+static double loss_of_a_step(const forge_args *args)
+{
+    shoal_err err = SHOAL_ERR_INIT;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf csv = {0};
+    SHOAL_CLEANUP(shoal_free_cleanup) forge_loss *rows = NULL;
+    char path[160];
+    size_t n = 0;
+    must(shoal_forge_recover(args, &err), &err);
+    (void)snprintf(path, sizeof path, "%s/loss.csv", report);
+    must(shoal_file_read(path, SIZE_MAX, &csv, &err), &err);
+    assert_int_equal(shoal_forge_loss_rows(csv.data, csv.length, &rows, &n), SHOAL_OK);
+    assert_int_equal(n, 1);
+    return rows[0].loss;
+}
+
+/* One of another depth, which could not be what codes begin from. */
+static void test_another_model_may_teach(void **state)
+{
+    (void)state;
+    shoal_err err = SHOAL_ERR_INIT;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    const shoal_tiny_settings deeper = {.seed = 8, .n_layers = 3};
+    must(shoal_tiny_model_build(&deeper, &file), &err);
+    must(shoal_file_write(teacher, file.data, file.length, &err), &err);
+    forge_args args = shoal_forge_recover_own.defaults;
+    args.model = model;
+    args.output = out;
+    args.threads = 1;
+    args.train.small = model; /* equal to the full one */
+    args.train.text = text;
+    args.train.steps = 1;
+    args.train.part_tokens = 64;
+    args.train.report = report;
+    assert_true(loss_of_a_step(&args) < 1e-6);
+    args.train.teacher = teacher;
+    assert_true(loss_of_a_step(&args) > 0.01);
+    args.train.small = teacher; /* has a layer that -m lacks, whoever teaches */
+    shoal_status status = shoal_forge_recover(&args, &err);
+    if (status != SHOAL_E_MISMATCH || !strstr(err.text, "was made from")) {
+        fail_msg("status %d: %s", status, err.text);
+    }
 }
 
 static void test_refusals_name_the_remedy(void **state)
@@ -194,6 +241,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text_is_a_function_of_the_seed),
         cmocka_unit_test(test_recovery_by_commands),
+        cmocka_unit_test(test_another_model_may_teach),
         cmocka_unit_test(test_refusals_name_the_remedy),
         cmocka_unit_test(test_rows_of_a_csv),
     };
