@@ -192,6 +192,13 @@ static shoal_status hand_in(shoal_api_call *call, const shoal_coop_request *requ
     return status;
 }
 
+/* A request may have less time than the operator gives, not more. */
+static uint64_t deadline_ms(const shoal_api *api, const shoal_api_request *q)
+{
+    uint64_t most = api->settings.deadline_ms;
+    return q->deadline_ms > 0 && (most == 0 || q->deadline_ms < most) ? q->deadline_ms : most;
+}
+
 static void submit(shoal_api_call *call)
 {
     shoal_api *api = call->api;
@@ -219,7 +226,7 @@ static void submit(shoal_api_call *call)
         .n_stops = q->n_stops,
         .take_grammar = q->grammar,
         .grammar_opening = q->n_tools > 0 && !q->must_call ? SHOAL_API_CALL : NULL,
-        .deadline_ms = api->settings.deadline_ms,
+        .deadline_ms = deadline_ms(api, q),
         .reconnect_ms = q->reconnect_ms,
         .exit_policy = q->exit_policy[0] ? q->exit_policy : NULL,
         .exit_threshold = q->exit_threshold,

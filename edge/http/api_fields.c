@@ -252,6 +252,10 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             json_int_t ms = 0;
             SHOAL_TRY(read_int(r, "shoal.reconnect_ms", v, 1, 3600000, &ms));
             r->request->reconnect_ms = (uint64_t)ms;
+        } else if (strcmp(key, "deadline_ms") == 0) {
+            json_int_t ms = 0;
+            SHOAL_TRY(read_int(r, "shoal.deadline_ms", v, 1, 86400000, &ms));
+            r->request->deadline_ms = (uint64_t)ms;
         } else if (strcmp(key, "max_cloud_tokens") == 0) {
             json_int_t n = 0;
             SHOAL_TRY(read_int(r, "shoal.max_cloud_tokens", v, 0, INT32_MAX, &n));
@@ -272,8 +276,9 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             SHOAL_TRY(read_bool(r, "shoal.tokens", v, &r->request->tell_tokens));
         } else {
             return unsupported(r, name,
-                               "the known keys are mode, degrade, reconnect_ms, max_cloud_tokens, "
-                               "risk, exit, session, local_only, on_disconnect and tokens");
+                               "the known keys are mode, degrade, reconnect_ms, deadline_ms, "
+                               "max_cloud_tokens, risk, exit, session, local_only, on_disconnect "
+                               "and tokens");
         }
     }
     return SHOAL_OK;

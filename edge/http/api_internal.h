@@ -68,6 +68,7 @@ typedef struct shoal_api_request {
     bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
     char session[SHOAL_SESSION_NAME_MAX + 1]; /* "": none */
     uint64_t reconnect_ms;                    /* 0: as configured */
+    uint64_t deadline_ms;                     /* from now; 0, or above it: as configured */
     char exit_policy[SHOAL_EXIT_TEXT_MAX];    /* "": as configured */
     float exit_threshold;                     /* with a policy; NaN: its own */
     bool cancel_on_gone; /* a client that leaves cancels; else it may come back */

@@ -5,6 +5,7 @@ goes on whatever becomes of the link."""
 import json
 import os
 import random
+import signal
 import threading
 import time
 
@@ -219,6 +220,11 @@ def test_limits_of_request_and_budget_are_kept():
             expect(bad.status == 400 and word in bad.error["message"], f"{fields}: {bad.status} {bad.error}")
         if not SANITIZED:
             ask(edge.address, prompt, "assist", shoal={"mode": "assist", "risk": 0.01})
+        # A request's own deadline, while the cloud stands still.
+        cloud.process.send_signal(signal.SIGSTOP)
+        late = complete(edge.address, prompt, "cloud", n=4, shoal={"mode": "cloud", "deadline_ms": 200})
+        cloud.process.send_signal(signal.SIGCONT)
+        expect(late.status == 504 and late.error["code"] == "deadline_exceeded", f"{late.status} {late.error}")
         # 4 % of 300 tokens may be spent at once.
         poor = site.edge(edge_model, cloud.address, assist__rate=0.5, budget__cloud_tokens_per_hour=300).start()
         answers = [ask(poor.address, p, "assist") for p, _ in asked(12, 7)]
