@@ -257,7 +257,7 @@ SHOAL_CLIENT_API int shoal_client_probe(shoal_client *client, shoal_client_info 
 
 /* What the operator allows in a period, and what of it is used. */
 typedef struct shoal_client_budget {
-    char what[SHOAL_CLIENT_NAME_MAX]; /* "cloud_tokens", "uplink_bytes" */
+    char what[SHOAL_CLIENT_NAME_MAX]; /* "cloud_tokens", "uplink_bytes", "energy_uj" */
     char per[SHOAL_CLIENT_NAME_MAX];  /* "hour", "day", "month" */
     uint64_t limit;
     uint64_t used;

@@ -47,13 +47,35 @@ static void hand_over(shoal_coop *coop, gen *g, size_t n, uint64_t now_ms)
     g->assist.asked = false;
     g->assist.until = g->n_confirmed + n;
     g->assist.give_up_ms = now_ms + coop->settings.patience_ms;
+    g->cloud_said_ns = 0;
     g->usage.n_rounds++;
+}
+
+void shoal_assist_begin(shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    if (g->mode != SHOAL_MODE_ASSIST || !coop->described || coop->link_is_cut) {
+        return;
+    }
+    size_t n = n_allowed(coop, g, now_ms);
+    if (n > 0 && shoal_spend_level(&coop->spend, n_reserved(coop), now_ms) >= 1 &&
+        shoal_energy_shifts(&coop->charge.energy, shoal_charge_level(coop, now_ms))) {
+        hand_over(coop, g, n, now_ms);
+    }
+}
+
+/* Of the budgets of what asking costs; of energy where asking costs more of it than not. */
+static double asking_level(const shoal_coop *coop, uint64_t now_ms)
+{
+    double level = shoal_spend_level(&coop->spend, n_reserved(coop), now_ms);
+    return shoal_energy_prefers(&coop->charge.energy) == SHOAL_ENERGY_HERE
+               ? SHOAL_MIN(level, shoal_charge_level(coop, now_ms))
+               : level;
 }
 
 bool shoal_assist_asks(shoal_coop *coop, gen *g, const float *logits, const shoal_sampled *sampled)
 {
     uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
-    double level = shoal_spend_level(&coop->spend, n_reserved(coop), now_ms);
+    double level = asking_level(coop, now_ms);
     g->assist.own = *sampled;
     g->assist.own_at = g->n_tokens;
     if (g->assist.waits) {
@@ -97,7 +119,7 @@ void shoal_assist_judge_prompt(shoal_coop *coop, gen *g, const shoal_span *span)
     }
     uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
     size_t n = n_allowed(coop, g, now_ms);
-    bool free = shoal_spend_level(&coop->spend, n_reserved(coop), now_ms) >= 1;
+    bool free = asking_level(coop, now_ms) >= 1;
     if (n > 0 && free && shoal_route_is_hard(&coop->route, sum / (double)span->n_logits)) {
         hand_over(coop, g, n, now_ms);
     }
@@ -231,6 +253,7 @@ void shoal_assist_spend(shoal_coop *coop, const shoal_coop_totals *totals, uint6
     shoal_spend_add(&coop->spend, SHOAL_SPEND_TOKENS,
                     totals->n_by_tier[SHOAL_TIER_CLOUD] - before->n_by_tier[SHOAL_TIER_CLOUD]);
     shoal_spend_add(&coop->spend, SHOAL_SPEND_BYTES, totals->bytes_up - before->bytes_up);
+    shoal_spend_add(&coop->spend, SHOAL_SPEND_ENERGY, totals->energy_uj - before->energy_uj);
     coop->spent = *totals;
 }
 

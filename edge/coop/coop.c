@@ -72,6 +72,10 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     if (s->fetch_ms < 1) {
         return shoal_err_set(err, SHOAL_E_INVALID, "time for a fetch must be at least 1 ms");
     }
+    if (!(s->energy.idle_w >= 0 && s->energy.radio_nj >= 0)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "idle watts and nJ per byte must not be below 0");
+    }
     if (!(s->plain_gain >= 1)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "plain gain must be at least 1");
     }
@@ -177,7 +181,9 @@ static shoal_status make_spend_metrics(shoal_coop *coop, shoal_metrics *registry
         {"what=\"cloud_tokens\",per=\"hour\"", "what=\"cloud_tokens\",per=\"day\"",
          "what=\"cloud_tokens\",per=\"month\""},
         {"what=\"uplink_bytes\",per=\"hour\"", "what=\"uplink_bytes\",per=\"day\"",
-         "what=\"uplink_bytes\",per=\"month\""}};
+         "what=\"uplink_bytes\",per=\"month\""},
+        {"what=\"energy_uj\",per=\"hour\"", "what=\"energy_uj\",per=\"day\"",
+         "what=\"energy_uj\",per=\"month\""}};
     for (size_t k = 0; k < SHOAL_SPEND_KINDS; k++) {
         for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
             const shoal_metric_def def = {"shoal_budget_used_ratio",
@@ -200,10 +206,12 @@ static const double first_token_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0
 
 #define AT(member) offsetof(shoal_coop, metrics.member)
 
-static const struct {
+typedef struct metric_row {
     size_t at; /* of a shoal_metric * in shoal_coop */
     shoal_metric_def def;
-} metric_rows[] = {
+} metric_row;
+
+static const metric_row metric_rows[] = {
     {AT(tokens[SHOAL_TIER_EXIT]),
      {"shoal_tokens_total", "Generated tokens by the tier that produced them.",
       "kind=\"generated\",place=\"exit\"", SHOAL_METRIC_COUNTER, NULL, 0}},
@@ -313,15 +321,74 @@ static const struct {
       SHOAL_METRIC_GAUGE, NULL, 0}},
 };
 
-static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoal_err *err)
+/* With a meter. */
+static const metric_row energy_rows[] = {
+    {AT(energy),
+     {"shoal_energy_joules_total", "Energy that answers have cost this device.", "",
+      SHOAL_METRIC_COUNTER, NULL, 0}},
+    {AT(energy_cloud_only),
+     {"shoal_energy_cloud_only_joules_total",
+      "What they would have cost it, had the cloud made all their tokens, as measured.", "",
+      SHOAL_METRIC_COUNTER, NULL, 0}},
+    {AT(energy_up),
+     {"shoal_energy_meter_up", "1 while the meter of energy tells something.", "",
+      SHOAL_METRIC_GAUGE, NULL, 0}},
+    {AT(energy_edge_token),
+     {"shoal_energy_token_joules", "What a token costs this device, by where it is made.",
+      "place=\"edge\"", SHOAL_METRIC_GAUGE, NULL, 0}},
+    {AT(energy_cloud_token),
+     {"shoal_energy_token_joules", "What a token costs this device, by where it is made.",
+      "place=\"cloud\"", SHOAL_METRIC_GAUGE, NULL, 0}},
+};
+
+static shoal_status make_rows(shoal_coop *coop, const metric_row *rows, size_t n_rows,
+                              shoal_metrics *registry, shoal_err *err)
 {
-    for (size_t i = 0; registry && i < SHOAL_COUNT(metric_rows); i++) {
-        shoal_metric **slot = (void *)((char *)coop + metric_rows[i].at);
-        if (take_metric(registry, &metric_rows[i].def, slot) != SHOAL_OK) {
+    for (size_t i = 0; i < n_rows; i++) {
+        shoal_metric **slot = (void *)((char *)coop + rows[i].at);
+        if (take_metric(registry, &rows[i].def, slot) != SHOAL_OK) {
             return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
         }
     }
-    return registry ? make_spend_metrics(coop, registry, err) : SHOAL_OK;
+    return SHOAL_OK;
+}
+
+static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoal_err *err)
+{
+    if (!registry) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(make_rows(coop, metric_rows, SHOAL_COUNT(metric_rows), registry, err));
+    if (coop->charge.meter) {
+        SHOAL_TRY(make_rows(coop, energy_rows, SHOAL_COUNT(energy_rows), registry, err));
+    }
+    return make_spend_metrics(coop, registry, err);
+}
+
+static shoal_status make_meter(shoal_coop *coop, shoal_err *err)
+{
+    const shoal_coop_settings *s = &coop->settings;
+    shoal_energy_init(&coop->charge.energy, &s->energy);
+    if (s->power_kind == SHOAL_POWER_NONE) {
+        for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+            if (s->spend.most[SHOAL_SPEND_ENERGY][p] > 0) {
+                return shoal_err_set(err, SHOAL_E_INVALID,
+                                     "budget.energy_j_per_%s needs a meter: set energy.meter",
+                                     shoal_spend_period_name((shoal_spend_period)p));
+            }
+        }
+        return SHOAL_OK;
+    }
+    shoal_err inner = SHOAL_ERR_INIT;
+    shoal_status status =
+        shoal_power_open(s->power_kind, s->power_path, &coop->charge.meter, &inner);
+    if (status != SHOAL_OK) {
+        return shoal_err_set(err, status, "energy.meter: %s", inner.text);
+    }
+    coop->charge.up = true;
+    coop->state.energy = (shoal_coop_energy_state){.kind = s->power_kind, .up = true, .level = 1};
+    coop->settings.power_path = NULL;
+    return SHOAL_OK;
 }
 
 shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings *settings,
@@ -355,6 +422,9 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     shoal_status status =
         shoal_route_init(&coop->route, &settings->route,
                          settings->has_escalation ? &settings->escalation : NULL, err);
+    if (status == SHOAL_OK) {
+        status = make_meter(coop, err);
+    }
     if (status == SHOAL_OK) {
         status = make_engine(coop, err);
     }
@@ -432,6 +502,7 @@ void shoal_coop_free(shoal_coop *coop)
     while (shoal_prefix_drop(coop)) {
     }
     shoal_engine_free(coop->engine);
+    shoal_power_close(coop->charge.meter);
     shoal_free(coop->spans);
     shoal_free(coop->span_gens);
     shoal_free(coop->target);

@@ -17,6 +17,8 @@
 #include "common/obs/metrics.h"
 #include "common/sample/sample.h"
 #include "common/tokenizer/tokenizer.h"
+#include "edge/coop/energy.h"
+#include "edge/coop/power.h"
 #include "edge/coop/route.h"
 #include "edge/coop/spend.h"
 #include "edge/session/blob.h"
@@ -82,6 +84,8 @@ typedef struct shoal_coop_totals {
     uint64_t n_saved; /* generated tokens for which no step of the cloud was waited for */
     uint64_t bytes_up;
     uint64_t bytes_down;
+    uint64_t energy_uj;            /* charged to answers; 0 without a meter */
+    uint64_t energy_cloud_only_uj; /* had the cloud made all tokens, as far as known */
 } shoal_coop_totals;
 
 typedef enum shoal_coop_event_kind {
@@ -209,6 +213,9 @@ typedef struct shoal_coop_settings {
     bool has_escalation; /* the model's metadata has a calibrated policy: */
     shoal_exit_policy escalation;
     shoal_spend_limits spend;
+    shoal_power_kind power_kind; /* of the meter; an energy budget needs one */
+    const char *power_path;      /* its file or folder, borrowed for the making */
+    shoal_energy_settings energy;
     uint64_t patience_ms;       /* mode ASSIST: how long the cloud is waited for, at least 1 */
     size_t n_sessions_max;      /* sessions whose KV is kept, 0..SHOAL_SESSIONS_MAX */
     size_t session_percent_max; /* of the KV pool that they may hold while nobody else wants it */
@@ -320,6 +327,15 @@ typedef struct shoal_coop_fetch_state {
     char trouble[SHOAL_WIRE_TEXT_MAX]; /* the last; "": none yet */
 } shoal_coop_fetch_state;
 
+/* With a meter alone; all zero without. */
+typedef struct shoal_coop_energy_state {
+    shoal_power_kind kind;
+    bool up;      /* the last look at it told something */
+    double level; /* of the budget, 0..1 */
+    shoal_energy_costs costs;
+    char trouble[SHOAL_WIRE_TEXT_MAX]; /* the last; "": none yet */
+} shoal_coop_energy_state;
+
 typedef struct shoal_coop_state {
     size_t n_active;
     size_t n_waiting;
@@ -340,6 +356,7 @@ typedef struct shoal_coop_state {
     shoal_spend spend;
     uint64_t spend_left_ms[SHOAL_SPEND_PERIODS]; /* until each period of the budgets ends */
     shoal_coop_fetch_state fetch;
+    shoal_coop_energy_state energy;
     shoal_coop_totals totals;
 } shoal_coop_state;
 /* A consistent copy; any thread. */

@@ -194,6 +194,7 @@ struct gen {
     size_t sent_rows;        /* of them in the cloud's step, 0: their answer waits for no step */
     bool sent_alone;         /* nothing else was on its way */
     bool sent_decoding;      /* a Continue ran */
+    uint64_t cloud_said_ns;  /* when the last tokens of a Continue came, 0: none of it yet */
     uint64_t deadline_at_ms; /* 0: none */
     uint64_t started_ns;
     assist_state assist;
@@ -241,6 +242,20 @@ typedef struct coop_figures {
     uint64_t rate_at_ms;  /* when down_bytes_s was measured */
 } coop_figures;
 
+/* Energy of answers under way (charge.c). */
+typedef struct coop_charge {
+    shoal_power *meter; /* NULL: none */
+    shoal_energy energy;
+    bool open; /* answers are under way; of the interval: */
+    uint64_t since_ns;
+    double compute_us;
+    uint64_t n_ended;
+    shoal_coop_totals seen; /* at its begin */
+    bool up;
+    char trouble[SHOAL_WIRE_TEXT_MAX];
+    uint64_t until_ms; /* the budget lets nothing begin before; 0: it does */
+} coop_charge;
+
 struct shoal_coop {
     const shoal_model *model;
     shoal_coop_settings settings;
@@ -273,6 +288,7 @@ struct shoal_coop {
     shoal_breaker breaker; /* mode ASSIST */
     shoal_route route;
     shoal_spend spend;
+    coop_charge charge;
     shoal_keep *keep; /* NULL: no session is kept */
     prefix prefixes[SHOAL_COOP_PREFIXES_MAX];
     size_t n_prefixes;
@@ -320,6 +336,11 @@ struct shoal_coop {
         shoal_metric *sessions;
         shoal_metric *given_up;
         shoal_metric *spend[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS]; /* NULL without a limit */
+        shoal_metric *energy;                                        /* these with a meter alone */
+        shoal_metric *energy_cloud_only;
+        shoal_metric *energy_up;
+        shoal_metric *energy_edge_token;
+        shoal_metric *energy_cloud_token;
         shoal_metric *first_token;
         shoal_metric *draft_tokens;
         shoal_metric *draft_window;
@@ -351,7 +372,9 @@ bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence
 void shoal_gen_finish(shoal_coop *coop, gen *g, shoal_finish finish);
 void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text);
 
-/* Copies the sum of all usages to the state others read. */
+/* The sum of all usages. */
+void shoal_coop_sum_totals(const shoal_coop *coop, shoal_coop_totals *ret_totals);
+/* Copies it to the state others read. */
 void shoal_coop_publish_totals(shoal_coop *coop);
 
 /* The logits after tokens[position - 1] say what the token at that position, id, is worth. */
@@ -452,6 +475,9 @@ bool shoal_uplink_identity_ok(const shoal_coop *coop, char *text, size_t n_text)
 
 /* --- mode ASSIST (assist.c) ------------------------------------------------------------------- */
 
+/* An answer begins: where energy is short and the cloud's tokens cost less of it, all of it is the
+ * cloud's, and its prompt is not computed here. */
+void shoal_assist_begin(shoal_coop *coop, gen *g, uint64_t now_ms);
 /* A row of the edge model, and what was sampled from it. True: the cloud makes this token, the
  * sample is not to be taken. */
 bool shoal_assist_asks(shoal_coop *coop, gen *g, const float *logits, const shoal_sampled *sampled);
@@ -475,5 +501,27 @@ void shoal_assist_spend(shoal_coop *coop, const shoal_coop_totals *totals, uint6
 bool shoal_assist_may_spend(const shoal_coop *coop, char *text, size_t n_text);
 /* Copies what others read into coop->state, under its lock. */
 void shoal_assist_publish(shoal_coop *coop, uint64_t now_ms);
+
+/* --- energy (charge.c); all of it without effect where there is no meter ------------------------
+ */
+
+/* Answers are under way. */
+void shoal_charge_begin(shoal_coop *coop);
+/* Charges what was drawn up to now. */
+void shoal_charge_take(shoal_coop *coop);
+/* Once a turn: charges when it is time, or when no answer is under way any more. */
+void shoal_charge_turn(shoal_coop *coop);
+/* When it is time; UINT64_MAX: never. */
+uint64_t shoal_charge_look_ms(const shoal_coop *coop);
+/* A step took so long. n_tokens: it was for; 0 where it fed more than one row of any answer. */
+void shoal_charge_step(shoal_coop *coop, double step_us, size_t n_tokens);
+/* Tokens of a Continue have come. */
+void shoal_charge_cloud_tokens(shoal_coop *coop, gen *g, size_t n_tokens);
+/* Of the energy budget, 0..1; 1 without one. */
+double shoal_charge_level(const shoal_coop *coop, uint64_t now_ms);
+/* How long the next answer has to wait for the energy budget, 0: it may begin. text says which. */
+uint64_t shoal_charge_wait_ms(const shoal_coop *coop, uint64_t now_ms, char *text, size_t n_text);
+/* Copies what others read into coop->state, under its lock. */
+void shoal_charge_publish(shoal_coop *coop, uint64_t now_ms);
 
 #endif

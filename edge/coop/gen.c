@@ -151,14 +151,20 @@ static void add_usage(shoal_coop_totals *totals, const shoal_usage *usage)
     totals->bytes_down += usage->bytes_down;
 }
 
-void shoal_coop_publish_totals(shoal_coop *coop)
+void shoal_coop_sum_totals(const shoal_coop *coop, shoal_coop_totals *ret_totals)
 {
-    shoal_coop_totals totals = coop->ended;
+    *ret_totals = coop->ended;
     for (const gen *g = coop->active; g; g = g->next) {
         if (!g->done) {
-            add_usage(&totals, &g->usage);
+            add_usage(ret_totals, &g->usage);
         }
     }
+}
+
+void shoal_coop_publish_totals(shoal_coop *coop)
+{
+    shoal_coop_totals totals;
+    shoal_coop_sum_totals(coop, &totals);
     shoal_assist_spend(coop, &totals, shoal_clock_now_ms(&coop->clock));
     (void)pthread_mutex_lock(&coop->state_mutex);
     coop->state.totals = totals;
@@ -185,6 +191,8 @@ static void close_books(shoal_coop *coop, gen *g)
         shoal_metric_add(coop->metrics.tokens[t], (double)g->usage.n_by_tier[t]);
     }
     add_usage(&coop->ended, &g->usage);
+    coop->charge.n_ended += g->usage.n_generated > 0;
+    shoal_charge_take(coop);
     shoal_coop_publish_totals(coop);
 }
 

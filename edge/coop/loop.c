@@ -91,6 +91,7 @@ static void add_totals(shoal_coop_totals *sum, const shoal_coop_totals *more)
 static void take_carried(shoal_coop *coop, const carried *what)
 {
     add_totals(&coop->ended, &what->totals);
+    add_totals(&coop->charge.seen, &what->totals);
     if (what->has_spend) { /* else the next look at the totals spends them */
         add_totals(&coop->spent, &what->totals);
         coop->spend = what->spend;
@@ -176,25 +177,45 @@ static void release(shoal_coop *coop, gen *g)
     shoal_gen_free(g);
 }
 
+/* Ends the first that waits where it is of no use to wait on. wait_ms: for the energy budget. */
+static bool end_waiting(shoal_coop *coop, uint64_t now_ms, uint64_t wait_ms, const char *text)
+{
+    gen *g = coop->waiting_head;
+    bool late = g->deadline_at_ms && now_ms >= g->deadline_at_ms;
+    bool never = wait_ms > 0 && g->deadline_at_ms && now_ms + wait_ms >= g->deadline_at_ms;
+    if (!g->cancelled && !late && !never) {
+        return false;
+    }
+    (void)pop_waiting(coop);
+    if (late) {
+        shoal_gen_fail(coop, g, SHOAL_E_DEADLINE, "the deadline passed before the request began");
+    } else if (g->cancelled) {
+        shoal_gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
+    } else {
+        shoal_gen_fail(coop, g, SHOAL_BUSY, text);
+    }
+    release(coop, g);
+    return true;
+}
+
 /* First come, first served; a request begins when the pages of its whole answer are free, or held
- * by kept sessions alone, so that nothing under way can run out of them. */
+ * by kept sessions alone, so that nothing under way can run out of them, and when the energy budget
+ * has something left. */
 static void admit(shoal_coop *coop, uint64_t now_ms)
 {
     size_t n_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
+    coop->charge.until_ms = 0;
     while (coop->waiting_head) {
-        gen *g = coop->waiting_head;
-        bool late = g->deadline_at_ms && now_ms >= g->deadline_at_ms;
-        if (g->cancelled || late) {
-            (void)pop_waiting(coop);
-            if (late) {
-                shoal_gen_fail(coop, g, SHOAL_E_DEADLINE,
-                               "the deadline passed before the request began");
-            } else {
-                shoal_gen_finish(coop, g, SHOAL_FINISH_CANCELLED);
-            }
-            release(coop, g);
+        char text[SHOAL_WIRE_TEXT_MAX];
+        uint64_t wait_ms = shoal_charge_wait_ms(coop, now_ms, text, sizeof text);
+        if (end_waiting(coop, now_ms, wait_ms, text)) {
             continue;
         }
+        if (wait_ms > 0) {
+            coop->charge.until_ms = now_ms + wait_ms;
+            return;
+        }
+        gen *g = coop->waiting_head;
         size_t need = pages_needed(coop, g);
         while (need > n_pages - coop->n_pages_promised && coop->n_active == 0 &&
                shoal_prefix_drop(coop)) {
@@ -219,6 +240,8 @@ static void admit(shoal_coop *coop, uint64_t now_ms)
         g->next = coop->active;
         coop->active = g;
         coop->n_active++;
+        shoal_charge_begin(coop);
+        shoal_assist_begin(coop, g, now_ms);
         shoal_metric_add(coop->metrics.requests, 1);
     }
 }
@@ -300,6 +323,7 @@ static bool step(shoal_coop *coop)
     size_t n_rows = 0;
     size_t n_logits = 0;
     size_t n_checks = 0;
+    size_t n_ids_max = 0;
     size_t n_logits_max = shoal_engine_n_logits_max(coop->engine);
     for (gen *g = coop->active; g && n < coop->settings.n_active_max; g = g->next) {
         shoal_span span;
@@ -316,6 +340,7 @@ static bool step(shoal_coop *coop)
         coop->spans[n] = span;
         coop->span_gens[n] = g;
         n_rows += span.n_ids + n_waiting;
+        n_ids_max = SHOAL_MAX(n_ids_max, span.n_ids);
         n_logits += span.n_logits + n_own_checks;
         n_checks += n_own_checks;
         n++;
@@ -328,6 +353,7 @@ static bool step(shoal_coop *coop)
     SHOAL_ASSERT(status == SHOAL_OK); /* admission promised pages and rows */
     double step_us = (double)(shoal_clock_now_ns(&coop->clock) - start_ns) / 1e3;
     shoal_coop_fetch_step(coop, n_rows, step_us);
+    shoal_charge_step(coop, step_us, n_ids_max == 1 ? n : 0);
     for (size_t i = 0; i < n; i++) {
         gen *g = coop->span_gens[i];
         count_fed(g, &coop->spans[i]);
@@ -364,7 +390,10 @@ static void check_deadlines(shoal_coop *coop, uint64_t now_ms)
 /* How long the loop may sleep when there is nothing to compute. */
 static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
 {
-    uint64_t until = now_ms + IDLE_MS;
+    uint64_t until = SHOAL_MIN(now_ms + IDLE_MS, shoal_charge_look_ms(coop));
+    if (coop->waiting_head && coop->charge.until_ms > 0) {
+        until = SHOAL_MIN(until, coop->charge.until_ms);
+    }
     for (const gen *g = coop->active; g; g = g->next) {
         if (g->deadline_at_ms) {
             until = SHOAL_MIN(until, g->deadline_at_ms);
@@ -411,6 +440,7 @@ static void publish(shoal_coop *coop, uint64_t now_ms)
         .cloud_step_ms = coop->pace.step_us / 1e3,
         .price = coop->pace.price,
     };
+    shoal_coop_publish_totals(coop); /* and spends them, before the budgets are told */
     (void)pthread_mutex_lock(&coop->state_mutex);
     coop->state.n_active = coop->n_active;
     coop->state.n_waiting = n_waiting;
@@ -419,8 +449,8 @@ static void publish(shoal_coop *coop, uint64_t now_ms)
     coop->state.speculation = speculation;
     shoal_assist_publish(coop, now_ms);
     shoal_coop_fetch_publish(coop, now_ms);
+    shoal_charge_publish(coop, now_ms);
     (void)pthread_mutex_unlock(&coop->state_mutex);
-    shoal_coop_publish_totals(coop);
     shoal_metric_set(coop->metrics.running, (double)coop->n_active);
     shoal_metric_set(coop->metrics.waiting, (double)n_waiting);
     shoal_metric_set(coop->metrics.given_up, coop->breaker.open ? 1 : 0);
@@ -462,6 +492,7 @@ void shoal_coop_loop(void *ctx)
         }
         computed = step(coop);
         reap(coop);
+        shoal_charge_turn(coop);
         shoal_link_sweep(coop, now_ms, false);
         publish(coop, now_ms);
         if (atomic_load(&coop->stopping) && !coop->active && !coop->waiting_head) {

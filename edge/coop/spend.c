@@ -7,8 +7,10 @@ static const uint64_t period_ms[SHOAL_SPEND_PERIODS] = {3600000u, 24 * 3600000u,
 
 const char *shoal_spend_kind_name(shoal_spend_kind kind)
 {
+    static const char *const names[SHOAL_SPEND_KINDS] = {"cloud_tokens", "uplink_bytes",
+                                                         "energy_uj"};
     SHOAL_ASSERT(kind < SHOAL_SPEND_KINDS);
-    return kind == SHOAL_SPEND_TOKENS ? "cloud_tokens" : "uplink_bytes";
+    return names[kind];
 }
 
 const char *shoal_spend_period_name(shoal_spend_period period)
@@ -55,22 +57,48 @@ static double left(const shoal_spend *spend, size_t kind, size_t period, uint64_
     uint64_t passed_ms = now_ms - SHOAL_MIN(spend->begin_ms[period], now_ms);
     double share = (double)passed_ms / (double)period_ms[period];
     double released = limit * SHOAL_MIN(1.0, SHOAL_SPEND_AHEAD + share);
-    double reserved = kind == SHOAL_SPEND_TOKENS ? (double)n_reserved : 0;
-    return released - (double)spend->used[kind][period] - reserved;
+    return released - (double)spend->used[kind][period] - (double)n_reserved;
+}
+
+double shoal_spend_level_of(const shoal_spend *spend, shoal_spend_kind kind, uint64_t n_reserved,
+                            uint64_t now_ms)
+{
+    double level = 1;
+    for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+        if (spend->limits.most[kind][p] > 0) {
+            double band = (double)spend->limits.most[kind][p] * SHOAL_SPEND_AHEAD / 2;
+            level = SHOAL_MIN(level, left(spend, kind, p, n_reserved, now_ms) / band);
+        }
+    }
+    return SHOAL_MAX(level, 0.0);
 }
 
 double shoal_spend_level(const shoal_spend *spend, uint64_t n_reserved, uint64_t now_ms)
 {
-    double level = 1;
-    for (size_t k = 0; k < SHOAL_SPEND_KINDS; k++) {
-        for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
-            if (spend->limits.most[k][p] > 0) {
-                double band = (double)spend->limits.most[k][p] * SHOAL_SPEND_AHEAD / 2;
-                level = SHOAL_MIN(level, left(spend, k, p, n_reserved, now_ms) / band);
-            }
+    return SHOAL_MIN(shoal_spend_level_of(spend, SHOAL_SPEND_TOKENS, n_reserved, now_ms),
+                     shoal_spend_level_of(spend, SHOAL_SPEND_BYTES, 0, now_ms));
+}
+
+uint64_t shoal_spend_wait_ms(const shoal_spend *spend, shoal_spend_kind kind, uint64_t n_reserved,
+                             uint64_t now_ms, shoal_spend_period *ret_period)
+{
+    uint64_t longest_ms = 0;
+    for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+        uint64_t limit = spend->limits.most[kind][p];
+        double lack = -left(spend, kind, p, n_reserved, now_ms);
+        if (limit == 0 || lack < 0) {
+            continue;
+        }
+        uint64_t end_ms = shoal_spend_left_ms(spend, (shoal_spend_period)p, now_ms);
+        bool comes = spend->used[kind][p] + n_reserved < limit;
+        double ms = lack / (double)limit * (double)period_ms[p] + 1;
+        uint64_t wait_ms = comes ? SHOAL_MIN((uint64_t)ms, end_ms) : end_ms;
+        if (wait_ms > longest_ms) {
+            longest_ms = wait_ms;
+            *ret_period = (shoal_spend_period)p;
         }
     }
-    return SHOAL_MAX(level, 0.0);
+    return longest_ms;
 }
 
 size_t shoal_spend_tokens_left(const shoal_spend *spend, uint64_t n_reserved, uint64_t now_ms)
@@ -88,7 +116,7 @@ size_t shoal_spend_tokens_left(const shoal_spend *spend, uint64_t n_reserved, ui
 bool shoal_spend_is_over(const shoal_spend *spend, shoal_spend_kind *ret_kind,
                          shoal_spend_period *ret_period)
 {
-    for (size_t k = 0; k < SHOAL_SPEND_KINDS; k++) {
+    for (size_t k = 0; k <= SHOAL_SPEND_BYTES; k++) {
         for (size_t p = SHOAL_SPEND_PERIODS; p-- > 0;) {
             uint64_t most = spend->limits.most[k][p];
             if (most > 0 && spend->used[k][p] >= most) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What may be spent on the cloud: tokens it makes and bytes sent to it, in an hour, a day and a
+ * What may be spent: tokens of the cloud, bytes sent to it, and energy, in an hour, a day and a
  * month (30 days), each counted from the start. A limit is released evenly over its period, with
  * SHOAL_SPEND_AHEAD of it at once: what was left unspent may be caught up with in the same period,
  * what comes cannot be spent before. How near spending is to what has been released is one number,
@@ -19,6 +19,7 @@
 typedef enum shoal_spend_kind {
     SHOAL_SPEND_TOKENS, /* made by the cloud */
     SHOAL_SPEND_BYTES,  /* sent to it, above TLS */
+    SHOAL_SPEND_ENERGY, /* of this device, microjoules; of all modes, local too */
     SHOAL_SPEND_KINDS
 } shoal_spend_kind;
 
@@ -43,7 +44,7 @@ typedef struct shoal_spend {
     uint64_t used[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS];
 } shoal_spend;
 
-/* "cloud_tokens", "uplink_bytes"; "hour", "day", "month". */
+/* "cloud_tokens", "uplink_bytes", "energy_uj"; "hour", "day", "month". */
 const char *shoal_spend_kind_name(shoal_spend_kind kind);
 const char *shoal_spend_period_name(shoal_spend_period period);
 
@@ -54,11 +55,18 @@ void shoal_spend_add(shoal_spend *spend, shoal_spend_kind kind, uint64_t n);
 
 /* 1: spending is behind what has been released by half of SHOAL_SPEND_AHEAD of the limit or more,
  * or there is no limit; 0: all that was released is spent; even in between. The least over all
- * limits. n_reserved tokens count as used. */
+ * limits of that kind. n_reserved of it count as used. */
+double shoal_spend_level_of(const shoal_spend *spend, shoal_spend_kind kind, uint64_t n_reserved,
+                            uint64_t now_ms);
+/* The least of tokens and bytes, n_reserved tokens. */
 double shoal_spend_level(const shoal_spend *spend, uint64_t n_reserved, uint64_t now_ms);
+/* Until something of that kind may be spent again: released, or a period ends. 0: now; else
+ * ret_period is the one that is waited for longest. */
+uint64_t shoal_spend_wait_ms(const shoal_spend *spend, shoal_spend_kind kind, uint64_t n_reserved,
+                             uint64_t now_ms, shoal_spend_period *ret_period);
 /* Tokens that may be asked for now; SIZE_MAX without a limit. */
 size_t shoal_spend_tokens_left(const shoal_spend *spend, uint64_t n_reserved, uint64_t now_ms);
-/* A limit that is used up whole, whatever has been released. */
+/* A limit of tokens or bytes that is used up whole, whatever has been released. */
 bool shoal_spend_is_over(const shoal_spend *spend, shoal_spend_kind *ret_kind,
                          shoal_spend_period *ret_period);
 /* Until the period ends. */

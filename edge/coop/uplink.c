@@ -597,6 +597,9 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
         shoal_pace_told(&g->pace, msg->cost.step_us, msg->cost.row_us,
                         (double)msg->cost.price / SHOAL_WIRE_PRICE_ONE);
     }
+    if (msg->kind == SHOAL_CLOUD_VERDICT) {
+        g->cloud_said_ns = 0; /* rounds are not timed as the cloud's own tokens are */
+    }
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
         g->cloud = CLOUD_OPEN;
@@ -607,6 +610,7 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
         break;
     case SHOAL_CLOUD_TOKENS:
         take_tokens(coop, g, &msg->body.tokens);
+        shoal_charge_cloud_tokens(coop, g, g->n_confirmed - n_before);
         break;
     case SHOAL_CLOUD_BUSY:
         take_busy(coop, g, msg->body.busy_retry_after_ms);
@@ -736,6 +740,7 @@ void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const 
 {
     bool was_open = g->up != NULL;
     drop(g);
+    g->cloud_said_ns = 0;
     if (g->done) {
         return;
     }

@@ -155,6 +155,22 @@ const shoal_config_key shoal_edge_config_keys[] = {
     LIMIT("budget.uplink_kib_per_hour", "KiB sent to the cloud in an hour; 0: no limit."),
     LIMIT("budget.uplink_kib_per_day", "In a day."),
     LIMIT("budget.uplink_kib_per_month", "In 30 days, each counted from the daemon's start."),
+    LIMIT("budget.energy_j_per_hour",
+          "Joules that answers may cost this device in an hour, those of mode local too; 0: no "
+          "limit. Needs energy.meter."),
+    LIMIT("budget.energy_j_per_day", "In a day."),
+    LIMIT("budget.energy_j_per_month", "In 30 days."),
+    {"energy.meter", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|rapl|energy_uj|power_uw|power_w",
+     false,
+     "What tells the energy that answers cost: the processor's own counters (rapl), or a file with "
+     "microjoules that add up, with microwatts, or with watts."},
+    STRING("energy.path", "",
+           "That file, as /sys/class/hwmon/hwmon1/power1_input; for rapl its folder, empty: "
+           "/sys/class/powercap."),
+    {"energy.idle_w", SHOAL_CONFIG_REAL, "0", 0, 10000, NULL, false,
+     "Watts that the device draws with nothing to do as well, and that are not charged."},
+    {"energy.radio_nj_per_byte", SHOAL_CONFIG_REAL, "0", 0, 1e9, NULL, false,
+     "Nanojoules charged for a byte sent or received, where the meter does not see the radio."},
     STRING("bundle.folder", "",
            "Folder for signed bundles that the cloud has for this edge: they are fetched, checked, "
            "and run in place of model.path; empty: model.path alone. Needs bundle.trust."),
@@ -258,15 +274,27 @@ static shoal_spend_limits spend_limits(const shoal_config *config)
     static const char *const keys[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS] = {
         {"budget.cloud_tokens_per_hour", "budget.cloud_tokens_per_day",
          "budget.cloud_tokens_per_month"},
-        {"budget.uplink_kib_per_hour", "budget.uplink_kib_per_day", "budget.uplink_kib_per_month"}};
+        {"budget.uplink_kib_per_hour", "budget.uplink_kib_per_day", "budget.uplink_kib_per_month"},
+        {"budget.energy_j_per_hour", "budget.energy_j_per_day", "budget.energy_j_per_month"}};
+    static const uint64_t units[SHOAL_SPEND_KINDS] = {1, 1024, 1000000};
     shoal_spend_limits limits = {0};
-    for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
-        limits.most[SHOAL_SPEND_TOKENS][p] =
-            (uint64_t)shoal_config_int(config, keys[SHOAL_SPEND_TOKENS][p]);
-        limits.most[SHOAL_SPEND_BYTES][p] =
-            (uint64_t)shoal_config_int(config, keys[SHOAL_SPEND_BYTES][p]) << 10;
+    for (size_t k = 0; k < SHOAL_SPEND_KINDS; k++) {
+        for (size_t p = 0; p < SHOAL_SPEND_PERIODS; p++) {
+            limits.most[k][p] = (uint64_t)shoal_config_int(config, keys[k][p]) * units[k];
+        }
     }
     return limits;
+}
+
+static void set_energy(const shoal_config *config, shoal_coop_settings *s)
+{
+    const char *meter = shoal_config_string(config, "energy.meter");
+    if (shoal_power_kind_parse(meter, &s->power_kind) != SHOAL_OK) {
+        s->power_kind = SHOAL_POWER_NONE; /* the key's choices are all there is */
+    }
+    s->power_path = shoal_config_string(config, "energy.path");
+    s->energy.idle_w = shoal_config_real(config, "energy.idle_w");
+    s->energy.radio_nj = shoal_config_real(config, "energy.radio_nj_per_byte");
 }
 
 shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_settings *ret_settings,
@@ -319,6 +347,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.route.prompt_entropy = shoal_config_real(config, "assist.prompt_entropy");
     s.patience_ms = (uint64_t)shoal_config_int(config, "assist.patience_ms");
     s.spend = spend_limits(config);
+    set_energy(config, &s);
     *ret_settings = s;
     return SHOAL_OK;
 }

@@ -268,6 +268,30 @@ static shoal_status put_assist(shoal_buf *buf, const shoal_coop_state *state)
     return shoal_buf_appendf(buf, "]}");
 }
 
+/* What answers cost this device; only with a meter. null: not known. */
+static shoal_status put_energy(shoal_buf *buf, const shoal_coop_state *state)
+{
+    const shoal_coop_energy_state *e = &state->energy;
+    const shoal_coop_totals *t = &state->totals;
+    if (e->kind == SHOAL_POWER_NONE) {
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"energy\":{\"meter\":\"%s\",\"up\":%s",
+                                shoal_power_kind_name(e->kind), e->up ? "true" : "false"));
+    SHOAL_TRY(put_measured(buf, "computing_w", e->costs.computing_w));
+    SHOAL_TRY(put_measured(buf, "waiting_w", e->costs.waiting_w));
+    SHOAL_TRY(put_measured(buf, "edge_token_mj", e->costs.here_uj / 1e3));
+    SHOAL_TRY(put_measured(buf, "cloud_token_mj", e->costs.cloud_uj / 1e3));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"budget_level\":"));
+    SHOAL_TRY(shoal_json_put_real(buf, e->level, 4));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"used_j\":%.6f,\"cloud_only_j\":%.6f,\"saved_j\":%.6f",
+                                (double)t->energy_uj / 1e6, (double)t->energy_cloud_only_uj / 1e6,
+                                ((double)t->energy_cloud_only_uj - (double)t->energy_uj) / 1e6));
+    SHOAL_TRY(shoal_buf_appendf(buf, ",\"trouble\":"));
+    SHOAL_TRY(shoal_json_put_text(buf, e->trouble[0] ? e->trouble : NULL));
+    return shoal_buf_appendf(buf, "}");
+}
+
 /* What a fetch of a prompt's KV is weighed by; null: not measured. */
 static shoal_status put_fetch(shoal_buf *buf, const shoal_coop_fetch_state *s)
 {
@@ -316,6 +340,7 @@ static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_
     SHOAL_TRY(put_cloud(buf, api, state));
     SHOAL_TRY(put_speculation(buf, &state->speculation));
     SHOAL_TRY(put_assist(buf, state));
+    SHOAL_TRY(put_energy(buf, state));
     SHOAL_TRY(put_fetch(buf, &state->fetch));
     SHOAL_TRY(put_totals(buf, api->n_requests, &state->totals));
     if (api->watch.put_bundle) {

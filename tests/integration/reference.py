@@ -74,8 +74,10 @@ def metrics_told():
         cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft,
                            fleet__folder=site.file("bundles")).start()
         url = cloud.process.stdout.readline()[len("http: "):].strip()
-        budgets = {f"budget__{what}_per_{per}": 1000 for what in ("cloud_tokens", "uplink_kib") for per in ("hour", "day", "month")}
-        edge = site.edge(draft, cloud.address, listen__unix=site.file("api"), api__tls_cert=site.file("certs/cloud.pem"),
+        budgets = {f"budget__{what}_per_{per}": 1000 for what in ("cloud_tokens", "uplink_kib", "energy_j") for per in ("hour", "day", "month")}
+        with open(site.file("watts"), "w", encoding="ascii") as f:
+            f.write("5")
+        edge = site.edge(draft, cloud.address, energy__meter="power_w", energy__path=site.file("watts"), listen__unix=site.file("api"), api__tls_cert=site.file("certs/cloud.pem"),
                          api__tls_key=site.file("certs/cloud.key"), bundle__folder=site.file("state"), bundle__trust=site.file("maker.pem"),
                          **budgets)
         edge.start()
@@ -86,7 +88,8 @@ def metrics_told():
 def metrics_page():
     out = [MADE, "# Metrics\n",
            "What both daemons tell on `/metrics`, in Prometheus' text format. No label comes from a request. Some are there only\n"
-           "while what they count is configured: a store, a budget, a certificate, a model of edges, bundles.\n"
+           "while what they count is configured: a store, a budget, a meter of\n"
+           "energy, a certificate, a model of edges, bundles.\n"
            "What to look at first: [OPERATIONS](../OPERATIONS.md), the alerts and the dashboard in `deploy/monitoring`.\n"]
     for program, text in metrics_told().items():
         rows = []

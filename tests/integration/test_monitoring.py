@@ -25,7 +25,10 @@ def told():
         full, draft = site.models()
         cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft).start()
         url = cloud.process.stdout.readline()[len("http: "):].strip()
-        edge = site.edge(draft, cloud.address, budget__cloud_tokens_per_hour=1000).start()
+        with open(site.file("watts"), "w", encoding="ascii") as f:
+            f.write("5")
+        edge = site.edge(draft, cloud.address, budget__cloud_tokens_per_hour=1000, energy__meter="power_w",
+                         energy__path=site.file("watts")).start()
         return {name: request(address, "GET", "/metrics")[2].decode()
                 for name, address in (("cloud", url), ("edge", edge.address))}
 

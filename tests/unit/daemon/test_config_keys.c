@@ -64,6 +64,11 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "assist.prompt_entropy=1.5");
     set(config, "budget.cloud_tokens_per_day=70");
     set(config, "budget.uplink_kib_per_month=5");
+    set(config, "budget.energy_j_per_month=7");
+    set(config, "energy.meter=power_uw");
+    set(config, "energy.path=/meter");
+    set(config, "energy.idle_w=1.5");
+    set(config, "energy.radio_nj_per_byte=250");
     set(config, "model.path=some/where/minnow.gguf");
     assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
     assert_int_equal(coop.kv_bytes_max, 7 << 20);
@@ -77,6 +82,10 @@ static void test_settings_reach_the_parts(void **state)
     assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_DAY], 70);
     assert_int_equal(coop.spend.most[SHOAL_SPEND_BYTES][SHOAL_SPEND_MONTH], 5 << 10);
     assert_int_equal(coop.spend.most[SHOAL_SPEND_TOKENS][SHOAL_SPEND_HOUR], 0);
+    assert_true(coop.spend.most[SHOAL_SPEND_ENERGY][SHOAL_SPEND_MONTH] == 7000000u);
+    assert_int_equal(coop.power_kind, SHOAL_POWER_UW);
+    assert_string_equal(coop.power_path, "/meter");
+    assert_true(coop.energy.idle_w == 1.5 && coop.energy.radio_nj == 250);
     set(config, "coop.draft_tokens=0"); /* chosen, as by default */
     set(config, "coop.window_tokens=0");
     set(config, "coop.plain_gain=20");
