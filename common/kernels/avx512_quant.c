@@ -7,82 +7,96 @@
 
 #include "common/kernels/avx512_quant.h"
 
-/* Columns of the next tile where `left` are: few tiles, none much narrower than the rest. */
-static size_t tile_width(size_t left)
+/* Turns that n columns take: few, all of about the same width. */
+static size_t turns_of(const tiles *t, size_t n)
 {
-    static const uint8_t widths[] = {0, 1, 2, 3, 4, 3, 4, 4};
-    return left < sizeof widths ? widths[left] : COLS_MAX;
-}
-
-/* The same where the weights may come from memory: a second tile of a few columns reads and unpacks
- * them again, so each width has a tile of its own as far as the kind does. */
-static size_t fused_width(const tiles *t, size_t left)
-{
-    if (left <= COLS_MAX && t->fused[left]) {
-        return left;
+    if (t->kind->scales == HALVES) {
+        return (n + HALVES_COLS - 1) / HALVES_COLS;
     }
-    size_t n = tile_width(left);
-    return t->fused[n] ? n : n / 2; /* dear kinds have no tile of eight */
+    return n == FUSED_COLS ? 1 : (n + TURN_COLS - 1) / TURN_COLS;
 }
 
-static void fused_panel(const shoal_gemm *g, const tiles *t, size_t p, size_t c, size_t c1)
+/* Columns of the turn that comes next, of those that are left. */
+static size_t turn_width(size_t n_left, const stretch *s)
 {
-    for (size_t n_c = 0; c < c1; c += n_c) {
-        n_c = fused_width(t, c1 - c);
-        t->fused[n_c](g, t->n_subs, p, c);
+    const size_t turns_left = s->n_turns - s->turn;
+    return (n_left + turns_left - 1) / turns_left;
+}
+
+static void fused_panels(const shoal_gemm *g, const tiles *t, size_t p, size_t n_p, size_t c0,
+                         size_t c1)
+{
+    const size_t n_subs = t->kind->n_subs ? t->kind->n_subs : t->n_subs;
+    const size_t n_blocks = g->k / (n_subs * SHOAL_QBLOCK);
+    const size_t chunk = CHUNK_BYTES / (t->kind->head + n_subs * t->kind->sub);
+    stretch s = {.p = p, .n_turns = turns_of(t, c1 - c0)};
+    const size_t step = s.n_turns == 1 ? n_blocks : chunk;
+    for (s.b = 0; s.b < n_blocks; s.b += step) {
+        s.n = SHOAL_MIN(step, n_blocks - s.b);
+        s.c = c0;
+        for (s.turn = 0; s.turn < s.n_turns; s.turn++) {
+            size_t n_c = turn_width(c1 - s.c, &s);
+            t->fused[n_p][n_c](g, n_subs, &s);
+            s.c += n_c;
+        }
     }
 }
 
 static void expanded_panel(const shoal_gemm *g, const tiles *t, size_t p, size_t c0, size_t c1)
 {
     const kind *k = t->kind;
-    const size_t n_subs = k->n_subs;
-    const size_t block_bytes = k->head + n_subs * k->sub;
+    const size_t block_bytes = k->head + k->n_subs * k->sub;
     const size_t n_blocks = g->k / SHOAL_QBLOCK;
-    const uint8_t *panel = (const uint8_t *)g->panels + p * (n_blocks / n_subs) * block_bytes;
-    expanded scratch[CHUNK];
-    for (size_t b = 0; b < n_blocks; b += CHUNK) {
-        size_t n = n_blocks - b < CHUNK ? n_blocks - b : CHUNK;
-        for (size_t i = 0; i < n; i++) {
-            const uint8_t *block = panel + (b + i) / n_subs * block_bytes;
-            const uint8_t *sub = block + k->head + (b + i) % n_subs * k->sub;
+    const uint8_t *panel = (const uint8_t *)g->panels + p * (n_blocks / k->n_subs) * block_bytes;
+    expanded scratch[EXPAND_CHUNK];
+    stretch s = {.p = p, .n_turns = (c1 - c0 + COLS_MAX - 1) / COLS_MAX};
+    for (s.b = 0; s.b < n_blocks; s.b += EXPAND_CHUNK) {
+        s.n = SHOAL_MIN((size_t)EXPAND_CHUNK, n_blocks - s.b);
+        for (size_t i = 0; i < s.n; i++) {
+            const uint8_t *block = panel + (s.b + i) / k->n_subs * block_bytes;
+            const uint8_t *sub = block + k->head + (s.b + i) % k->n_subs * k->sub;
             prefetch(sub, k->sub, AHEAD);
             t->expand(block, sub, &scratch[i]);
         }
-        size_t n_c = 0;
-        for (size_t c = c0; c < c1; c += n_c) {
-            n_c = tile_width(c1 - c);
-            t->expanded[n_c](g, scratch, n, p, b, c);
+        s.c = c0;
+        for (s.turn = 0; s.turn < s.n_turns; s.turn++) {
+            size_t n_c = turn_width(c1 - s.c, &s);
+            t->expanded[n_c](g, scratch, &s);
+            s.c += n_c;
         }
     }
 }
 
-/* Columns whose activations stay in the second cache while the panels pass by: a multiple of the
- * tile. */
+/* Panels of a tile. Six columns of two leave no registers for minima. */
+static size_t panels_of(const tiles *t, size_t width, size_t n_left)
+{
+    if (width == 1) {
+        return n_left < PANELS_MAX ? 1 : PANELS_MAX;
+    }
+    const bool spills = width == FUSED_COLS && t->kind->mins != NONE;
+    return n_left < 2 || spills ? 1 : 2;
+}
+
+/* Columns whose activations stay in the second cache while the panels pass by. */
 static size_t cached_columns(size_t k)
 {
     const size_t column_bytes = k + k / SHOAL_QBLOCK * sizeof(shoal_act_block);
-    size_t n = CACHED_BYTES / column_bytes / COLS_MAX * COLS_MAX;
-    return n < 2 * COLS_MAX ? 2 * COLS_MAX : n;
+    return SHOAL_MAX(CACHED_BYTES / column_bytes, (size_t)16);
 }
 
 void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, const tiles *t)
 {
     const size_t n_cached = cached_columns(g->k);
     for (size_t c = 0; c < g->n_cols; c += n_cached) {
-        size_t c1 = g->n_cols - c < n_cached ? g->n_cols : c + n_cached;
-        size_t p = p0;
-        for (; c1 - c == 1 && p + 4 <= p1; p += 4) {
-            t->four_panels(g, t->n_subs, p, c);
-        }
-        for (; c1 - c == 2 && p + 2 <= p1; p += 2) {
-            t->two_panels(g, t->n_subs, p, c);
-        }
-        for (; p < p1; p++) {
-            if (t->expand && c1 - c >= EXPAND_COLS) {
+        const size_t c1 = SHOAL_MIN(g->n_cols, c + n_cached);
+        const size_t width = c1 - c;
+        for (size_t p = p0, n_p = 0; p < p1; p += n_p) {
+            if (t->expand && width >= EXPAND_COLS) {
+                n_p = 1;
                 expanded_panel(g, t, p, c, c1);
             } else {
-                fused_panel(g, t, p, c, c1);
+                n_p = panels_of(t, width, p1 - p);
+                fused_panels(g, t, p, n_p, c, c1);
             }
         }
     }
@@ -109,11 +123,11 @@ SHOAL_CHEAP(q4_1)
 SHOAL_DEAR(q5_0)
 SHOAL_DEAR(q5_1)
 SHOAL_DEAR(iq4_nl)
-SHOAL_DEAR(q2_k)
-SHOAL_DEAR(q3_k)
+SHOAL_HALVES(q2_k)
+SHOAL_HALVES(q3_k)
 SHOAL_CHEAP(q4_k)
 SHOAL_DEAR(q5_k)
-SHOAL_DEAR(q6_k)
+SHOAL_HALVES(q6_k)
 
 void shoal_kernels_avx512_quant(shoal_kernels *kernels)
 {

@@ -10,13 +10,18 @@
  * in float, where that rounds as the law does: the dots and all products but the last are below
  * 2^24, so only the last step rounds, once, the exact integer.
  *
- * Few columns unpack a block on the way. Where unpacking is dear, more columns share one:
- * some blocks of a panel go into a scratch in the first cache, all columns run over it, and their
- * sums wait in y.
+ * Two panels go together where there are several columns: a loaded activation serves both, since
+ * two loads a cycle, not products, are what holds up one panel by itself (a third faster at four
+ * columns). Columns that no tile holds at once take turns over a chunk of blocks in the first
+ * cache, and their sums wait in y; so memory is read evenly, by all turns.
+ *
+ * Few columns unpack a block on the way. Where unpacking is dear, more columns share one: the
+ * blocks of a chunk are unpacked into a scratch.
  */
 #ifndef SHOAL_KERNELS_AVX512_QUANT_H
 #define SHOAL_KERNELS_AVX512_QUANT_H
 
+#include "common/base/macros.h"
 #include "common/kernels/panel.h"
 
 #include "common/kernels/avx512_math.h"
@@ -26,9 +31,13 @@
 
 enum {
     ROWS = SHOAL_PANEL_ROWS,
-    COLS_MAX = 8,
-    EXPAND_COLS = 9,        /* columns from which dear codes are unpacked once for all */
-    CHUNK = 16,             /* blocks unpacked at a time: 13 KiB */
+    FUSED_COLS = 6,         /* of a tile: two panels of them fill the registers */
+    TURN_COLS = 5,          /* the same where there are more columns: fastest */
+    HALVES_COLS = 4,        /* the same where a dot has two sums */
+    COLS_MAX = 8,           /* of a tile over unpacked blocks, one panel */
+    EXPAND_COLS = 10,       /* columns from which dear codes are unpacked once for all */
+    CHUNK_BYTES = 18 << 10, /* of each of two panels: they stay in the first cache */
+    EXPAND_CHUNK = 16,      /* blocks unpacked at a time: 13 KiB */
     CACHED_BYTES = 1 << 19, /* activations that stay in the second cache */
     PANELS_MAX = 4,         /* streams of weights at width 1 */
     AHEAD = 2048,           /* bytes: how far in front weights are fetched */
@@ -155,9 +164,12 @@ typedef struct scales {
     __m512 mins[2];
 } scales;
 
-typedef void scales_fn(const uint8_t *block, const uint8_t *sub, scales *ret);
+typedef struct kind kind;
 
-typedef struct kind {
+/* What is written of ret is what the kind has. */
+typedef void scales_fn(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret);
+
+struct kind {
     int offset;   /* of the codes */
     parts scales; /* integer scales */
     parts mins;
@@ -168,16 +180,18 @@ typedef struct kind {
     unpack_fn *unpack;
     scales_fn *load;
     bool pairs; /* two of four: low are magnitudes, high signs and places */
-} kind;
+};
 
-SHOAL_INLINE void load_d(const uint8_t *block, const uint8_t *sub, scales *ret)
+SHOAL_INLINE void load_d(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret)
 {
+    (void)k;
     (void)sub;
     ret->d = avx512_load_f16(block);
 }
 
-SHOAL_INLINE void load_dm(const uint8_t *block, const uint8_t *sub, scales *ret)
+SHOAL_INLINE void load_dm(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret)
 {
+    (void)k;
     (void)sub;
     ret->d = avx512_load_f16(block);
     ret->mins[0] = avx512_load_f16(block + SCALES_BYTES);
@@ -195,16 +209,18 @@ SHOAL_INLINE __m512 negative_min(const uint8_t *block, __m512i mn)
 }
 
 /* q4_K, q5_K */
-SHOAL_INLINE void load_k(const uint8_t *block, const uint8_t *sub, scales *ret)
+SHOAL_INLINE void load_k(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret)
 {
+    (void)k;
     ret->d = avx512_load_f16(block);
     ret->scale[0] = _mm512_cvtepi32_ps(load_u8(sub));
     ret->mins[0] = negative_min(block, load_u8(sub + 16));
 }
 
 /* q2_K */
-SHOAL_INLINE void load_k2(const uint8_t *block, const uint8_t *sub, scales *ret)
+SHOAL_INLINE void load_k2(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret)
 {
+    (void)k;
     ret->d = avx512_load_f16(block);
     for (size_t h = 0; h < 2; h++) {
         __m512i both = load_u8(sub + 16 * h);
@@ -214,8 +230,9 @@ SHOAL_INLINE void load_k2(const uint8_t *block, const uint8_t *sub, scales *ret)
 }
 
 /* q3_K, q6_K */
-SHOAL_INLINE void load_signed(const uint8_t *block, const uint8_t *sub, scales *ret)
+SHOAL_INLINE void load_signed(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret)
 {
+    (void)k;
     ret->d = avx512_load_f16(block);
     for (size_t h = 0; h < 2; h++) {
         __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(sub + 16 * h));
@@ -284,63 +301,100 @@ SHOAL_INLINE __m512i signed_table(const int8_t *x)
     return _mm512_unpacklo_epi32(eight, _mm512_sub_epi8(_mm512_setzero_si512(), eight));
 }
 
+/* A sub-block of each of some panels: what the scales are loaded from, and the codes. */
+typedef struct pieces {
+    const uint8_t *block[PANELS_MAX];
+    const uint8_t *sub[PANELS_MAX];
+    const uint8_t *codes[PANELS_MAX];
+} pieces;
+
+/* The last step of the law for one output. */
+SHOAL_INLINE __m512 add_dot(const kind *k, const scales *s, const shoal_act_block *act, __m512i low,
+                            __m512i high, __m512 acc)
+{
+    __m512 scale = _mm512_mul_ps(s->d, _mm512_set1_ps(act->scale));
+    acc = _mm512_fmadd_ps(scale, integer(k, s, low, high), acc);
+    if (k->mins == WHOLE) {
+        acc = _mm512_fmadd_ps(s->mins[0], _mm512_set1_ps(act->sum), acc);
+    } else if (k->mins == HALVES) {
+        acc = _mm512_fmadd_ps(s->mins[0], _mm512_set1_ps(act->sum_low), acc);
+        acc = _mm512_fmadd_ps(s->mins[1], _mm512_set1_ps(act->sum_high), acc);
+    }
+    return acc;
+}
+
 /* Two of four: magnitudes are unsigned, so a sum needs no offset, and which activation a value
  * belongs to is a shuffle of eight. */
-SHOAL_INLINE void take_pairs(const kind *k, const uint8_t *codes, const scales *s, const columns *x,
-                             size_t n_c, __m512 acc[COLS_MAX])
+SHOAL_INLINE void take_pairs(const kind *k, const pieces *at, const columns *x, size_t n_p,
+                             size_t n_c, __m512 acc[PANELS_MAX][COLS_MAX])
 {
     const __m512i second = _mm512_set1_epi32(0x08080000);
-    __m512i dot[COLS_MAX];
-    for (size_t j = 0; j < n_c; j++) {
-        dot[j] = _mm512_setzero_si512();
-    }
-    for (int i = 0; i < 4; i++) {
-        const unpacked w = k->unpack(codes, i);
-        const __m512i place = _mm512_or_si512(w.high, second);
+    __m512i dot[PANELS_MAX][COLS_MAX];
+    for (size_t p = 0; p < n_p; p++) {
         for (size_t j = 0; j < n_c; j++) {
-            __m512i table = signed_table(codes_of(x, j) + 8 * i);
-            dot[j] = _mm512_dpbusd_epi32(dot[j], w.low, _mm512_shuffle_epi8(table, place));
+            dot[p][j] = _mm512_setzero_si512();
         }
     }
-    for (size_t j = 0; j < n_c; j++) {
-        __m512 scale = _mm512_mul_ps(s->d, _mm512_set1_ps(act_of(x, j)->scale));
-        acc[j] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[j]), acc[j]);
+    for (size_t i = 0; i < 4; i++) {
+        unpacked w[PANELS_MAX];
+        for (size_t p = 0; p < n_p; p++) {
+            w[p] = k->unpack(at->codes[p], (int)i);
+            w[p].high = _mm512_or_si512(w[p].high, second);
+        }
+        for (size_t j = 0; j < n_c; j++) {
+            __m512i table = signed_table(codes_of(x, j) + 8 * i);
+            for (size_t p = 0; p < n_p; p++) {
+                __m512i chosen = _mm512_shuffle_epi8(table, w[p].high);
+                dot[p][j] = _mm512_dpbusd_epi32(dot[p][j], w[p].low, chosen);
+            }
+        }
+    }
+    for (size_t p = 0; p < n_p; p++) {
+        scales s;
+        k->load(k, at->block[p], at->sub[p], &s);
+        for (size_t j = 0; j < n_c; j++) {
+            acc[p][j] = add_dot(k, &s, act_of(x, j), dot[p][j], dot[p][j], acc[p][j]);
+        }
     }
 }
 
-/* Takes one block into the sums of n_c columns. */
-SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unpack,
-                             const scales *s, const columns *x, size_t n_c, __m512 acc[COLS_MAX])
+/* Takes a block of each panel into the sums of n_c columns. */
+SHOAL_INLINE void take_block(const kind *k, unpack_fn *unpack, scales_fn *load, const pieces *at,
+                             const columns *x, size_t n_p, size_t n_c,
+                             __m512 acc[PANELS_MAX][COLS_MAX])
 {
     const bool halves = k->scales == HALVES;
-    if (k->pairs) {
-        take_pairs(k, codes, s, x, n_c, acc);
-        return;
-    }
-    __m512i low[COLS_MAX];
-    __m512i high[COLS_MAX];
+    __m512i low[PANELS_MAX][COLS_MAX];
+    __m512i high[PANELS_MAX][COLS_MAX];
     for (size_t j = 0; j < n_c; j++) {
         const shoal_act_block *act = act_of(x, j);
-        low[j] = start(act->pairs + (halves ? 2 : 0), k->offset);
-        high[j] = start(act->pairs + 4, halves ? k->offset : 0);
-    }
-    for (int i = 0; i < 4; i++) {
-        const unpacked w = unpack(codes, i);
-        for (size_t j = 0; j < n_c; j++) {
-            __m512i *second = halves ? &high[j] : &low[j];
-            low[j] = _mm512_dpbusd_epi32(low[j], w.low, broadcast4(codes_of(x, j) + 4 * i));
-            *second = _mm512_dpbusd_epi32(*second, w.high, broadcast4(codes_of(x, j) + 4 * i + 16));
+        low[0][j] = start(act->pairs + (halves ? 2 : 0), k->offset);
+        high[0][j] = start(act->pairs + 4, halves ? k->offset : 0);
+        for (size_t p = 1; p < n_p; p++) {
+            low[p][j] = low[0][j];
+            high[p][j] = high[0][j];
         }
     }
-    for (size_t j = 0; j < n_c; j++) {
-        const shoal_act_block *act = act_of(x, j);
-        __m512 scale = _mm512_mul_ps(s->d, _mm512_set1_ps(act->scale));
-        acc[j] = _mm512_fmadd_ps(scale, integer(k, s, low[j], high[j]), acc[j]);
-        if (k->mins == WHOLE) {
-            acc[j] = _mm512_fmadd_ps(s->mins[0], _mm512_set1_ps(act->sum), acc[j]);
-        } else if (k->mins == HALVES) {
-            acc[j] = _mm512_fmadd_ps(s->mins[0], _mm512_set1_ps(act->sum_low), acc[j]);
-            acc[j] = _mm512_fmadd_ps(s->mins[1], _mm512_set1_ps(act->sum_high), acc[j]);
+    for (int i = 0; i < 4; i++) {
+        unpacked w[PANELS_MAX];
+        for (size_t p = 0; p < n_p; p++) {
+            w[p] = unpack(at->codes[p], i);
+        }
+        for (size_t j = 0; j < n_c; j++) {
+            const __m512i first = broadcast4(codes_of(x, j) + 4 * i);
+            const __m512i last = broadcast4(codes_of(x, j) + 4 * i + 16);
+            for (size_t p = 0; p < n_p; p++) {
+                __m512i *second = halves ? &high[p][j] : &low[p][j];
+                low[p][j] = _mm512_dpbusd_epi32(low[p][j], w[p].low, first);
+                *second = _mm512_dpbusd_epi32(*second, w[p].high, last);
+            }
+        }
+    }
+    for (size_t p = 0; p < n_p; p++) {
+        scales s;
+        load(k, at->block[p], at->sub[p], &s);
+        for (size_t j = 0; j < n_c; j++) {
+            acc[p][j] = add_dot(k, &s, act_of(x, j), low[p][j], high[p][j], acc[p][j]);
         }
     }
 }
@@ -370,7 +424,37 @@ SHOAL_INLINE void next_block(columns *x)
     x->act++;
 }
 
-/* --- unpacking on the way ------------------------------------------------------------------- */
+/* --- tiles ---------------------------------------------------------------------------------- */
+
+/* What a tile takes: columns from c on, of panels from p on, in the blocks [b, b + n) of a row. */
+typedef struct stretch {
+    size_t p;
+    size_t c;
+    size_t b;
+    size_t n;
+    size_t turn; /* of n_turns that the columns take over the same blocks */
+    size_t n_turns;
+} stretch;
+
+SHOAL_INLINE void begin(const shoal_gemm *g, const stretch *s, size_t n_p, size_t n_c,
+                        __m512 acc[PANELS_MAX][COLS_MAX])
+{
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            acc[i][j] = s->b > 0 ? get(g, s->p + i, s->c + j) : _mm512_setzero_ps();
+        }
+    }
+}
+
+SHOAL_INLINE void finish(const shoal_gemm *g, const stretch *s, size_t n_p, size_t n_c,
+                         __m512 acc[PANELS_MAX][COLS_MAX])
+{
+    for (size_t i = 0; i < n_p; i++) {
+        for (size_t j = 0; j < n_c; j++) {
+            put(g, s->p + i, s->c + j, acc[i][j]);
+        }
+    }
+}
 
 /* The lines of a sub-block some way ahead. */
 SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes, size_t ahead)
@@ -380,44 +464,54 @@ SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes, size_t ahead)
     }
 }
 
+/* How far ahead: the next chunk, where columns take turns. */
+SHOAL_INLINE size_t reach_of(const stretch *s, size_t n_p, size_t block_bytes)
+{
+    if (s->n_turns > 1) {
+        return s->n * block_bytes;
+    }
+    return n_p == PANELS_MAX ? AHEAD : 2 * AHEAD; /* fewer streams: further */
+}
+
 /* n_p panels by n_c columns, constants after inlining. Each panel is a stream of its own: memory
  * answers several streams of one core faster than one. */
-SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, size_t p, size_t c,
+SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, const stretch *s,
                              size_t n_p, size_t n_c)
 {
     const size_t block_bytes = k->head + n_subs * k->sub;
-    const size_t n_blocks = g->k / (n_subs * SHOAL_QBLOCK);
-    const size_t panel_bytes = n_blocks * block_bytes;
-    const size_t reach = n_p == PANELS_MAX ? AHEAD : 2 * AHEAD; /* fewer streams: further */
-    const uint8_t *block = (const uint8_t *)g->panels + p * panel_bytes;
-    columns x = columns_at(g, c, 0);
+    const size_t panel_bytes = g->k / (n_subs * SHOAL_QBLOCK) * block_bytes;
+    const size_t reach = reach_of(s, n_p, block_bytes);
+    const uint8_t *block = (const uint8_t *)g->panels + s->p * panel_bytes + s->b * block_bytes;
+    columns x = columns_at(g, s->c, s->b * n_subs);
+    size_t wait = s->turn; /* sub-blocks until one is this turn's to fetch */
     __m512 acc[PANELS_MAX][COLS_MAX];
-    for (size_t i = 0; i < n_p; i++) {
-        for (size_t j = 0; j < n_c; j++) {
-            acc[i][j] = _mm512_setzero_ps();
-        }
-    }
-    for (size_t b = 0; b < n_blocks; b++, block += block_bytes) {
-        for (size_t s = 0; s < n_subs; s++) {
-            /* A stream that ends goes on in the next tile. */
-            size_t to = b * block_bytes + k->head + s * k->sub + reach;
-            size_t ahead = reach + (to < panel_bytes ? 0 : (n_p - 1) * panel_bytes);
-            for (size_t i = 0; i < n_p; i++) {
-                const uint8_t *at = block + i * panel_bytes;
-                const uint8_t *sub = at + k->head + s * k->sub;
-                prefetch(sub, k->sub, ahead);
-                scales scale;
-                k->load(at, sub, &scale);
-                take_block(k, sub + k->codes, k->unpack, &scale, &x, n_c, acc[i]);
+    begin(g, s, n_p, n_c, acc);
+    for (size_t b = s->b; b < s->b + s->n; b++, block += block_bytes) {
+        for (size_t i = 0; i < n_subs; i++) {
+            pieces at;
+            for (size_t q = 0; q < n_p; q++) {
+                at.block[q] = block + q * panel_bytes;
+                at.sub[q] = at.block[q] + k->head + i * k->sub;
+                at.codes[q] = at.sub[q] + k->codes;
+            }
+            if (wait-- == 0) {
+                /* A stream that ends goes on in the next tile. */
+                size_t to = b * block_bytes + k->head + i * k->sub + reach;
+                size_t ahead = reach + (to < panel_bytes ? 0 : (n_p - 1) * panel_bytes);
+                for (size_t q = 0; q < n_p; q++) {
+                    prefetch(at.sub[q], k->sub, ahead);
+                }
+                wait = s->n_turns - 1;
+            }
+            if (k->pairs) {
+                take_pairs(k, &at, &x, n_p, n_c, acc);
+            } else {
+                take_block(k, k->unpack, k->load, &at, &x, n_p, n_c, acc);
             }
             next_block(&x);
         }
     }
-    for (size_t i = 0; i < n_p; i++) {
-        for (size_t j = 0; j < n_c; j++) {
-            put(g, p + i, c + j, acc[i][j]);
-        }
-    }
+    finish(g, s, n_p, n_c, acc);
 }
 
 /* --- unpacking once for many columns -------------------------------------------------------- */
@@ -439,7 +533,7 @@ SHOAL_INLINE unpacked unpack_expanded(const uint8_t *codes, int i)
 SHOAL_INLINE void expand(const kind *k, const uint8_t *block, const uint8_t *sub, expanded *e)
 {
     scales s;
-    k->load(block, sub, &s);
+    k->load(k, block, sub, &s);
     for (int i = 0; i < 4; i++) {
         unpacked w = k->unpack(sub + k->codes, i);
         _mm512_storeu_si512(e->codes + 128 * (size_t)i, w.low);
@@ -456,8 +550,12 @@ SHOAL_INLINE void expand(const kind *k, const uint8_t *block, const uint8_t *sub
     }
 }
 
-SHOAL_INLINE void load_expanded(const kind *k, const expanded *e, scales *ret)
+/* sub is an expanded. */
+SHOAL_INLINE void load_expanded(const kind *k, const uint8_t *block, const uint8_t *sub,
+                                scales *ret)
 {
+    const expanded *e = (const expanded *)(const void *)sub;
+    (void)block;
     ret->d = _mm512_loadu_ps(e->d);
     for (size_t h = 0; h < 2; h++) {
         if (h < (size_t)k->scales) {
@@ -469,41 +567,33 @@ SHOAL_INLINE void load_expanded(const kind *k, const expanded *e, scales *ret)
     }
 }
 
-/* Columns [c, c + n_c) over n unpacked blocks, the first of which is block b of the panel. */
-SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expanded *e, size_t n,
-                                size_t p, size_t b, size_t c, size_t n_c)
+/* The same over the unpacked blocks of one panel; a stretch counts sub-blocks here. */
+SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expanded *e,
+                                const stretch *s, size_t n_c)
 {
-    columns x = columns_at(g, c, b);
-    __m512 acc[COLS_MAX];
-    for (size_t j = 0; j < n_c; j++) {
-        acc[j] = b > 0 ? get(g, p, c + j) : _mm512_setzero_ps();
-    }
-    for (size_t i = 0; i < n; i++) {
-        scales s;
-        load_expanded(k, &e[i], &s);
-        take_block(k, e[i].codes, unpack_expanded, &s, &x, n_c, acc);
+    columns x = columns_at(g, s->c, s->b);
+    __m512 acc[PANELS_MAX][COLS_MAX];
+    begin(g, s, 1, n_c, acc);
+    for (size_t i = 0; i < s->n; i++) {
+        const pieces at = {.sub = {(const uint8_t *)&e[i]}, .codes = {e[i].codes}};
+        take_block(k, unpack_expanded, load_expanded, &at, &x, 1, n_c, acc);
         next_block(&x);
     }
-    for (size_t j = 0; j < n_c; j++) {
-        put(g, p, c + j, acc[j]);
-    }
+    finish(g, s, 1, n_c, acc);
 }
 
 /* --- all panels ----------------------------------------------------------------------------- */
 
-typedef void fused_fn(const shoal_gemm *g, size_t n_subs, size_t p, size_t c);
+typedef void fused_fn(const shoal_gemm *g, size_t n_subs, const stretch *s);
 typedef void expand_fn(const uint8_t *block, const uint8_t *sub, expanded *e);
-typedef void expanded_fn(const shoal_gemm *g, const expanded *e, size_t n, size_t p, size_t b,
-                         size_t c);
+typedef void expanded_fn(const shoal_gemm *g, const expanded *e, const stretch *s);
 
-/* A kind and its tiles, by width. Each is a function of its own: inlined into one they would take a
- * compiler several times as long. */
+/* A kind and its tiles, by panels and columns: four of one, else one or two. Each is a function of
+ * its own: inlined into one they would take a compiler several times as long. */
 typedef struct tiles {
     const kind *kind;
-    size_t n_subs;         /* of a block, where the kind does not say */
-    fused_fn *four_panels; /* of one column */
-    fused_fn *two_panels;  /* of two */
-    fused_fn *fused[COLS_MAX + 1];
+    size_t n_subs; /* of a block, where the kind does not say */
+    fused_fn *fused[PANELS_MAX + 1][FUSED_COLS + 1];
     expand_fn *expand; /* dear kinds only */
     expanded_fn *expanded[COLS_MAX + 1];
 } tiles;
@@ -511,50 +601,71 @@ typedef struct tiles {
 void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, const tiles *t);
 
 #define SHOAL_FUSED(kind, n_p, n_c)                                                                \
-    static void fused_##kind##_##n_p##x##n_c(const shoal_gemm *g, size_t n_subs, size_t p,         \
-                                             size_t c)                                             \
+    static void fused_##kind##_##n_p##x##n_c(const shoal_gemm *g, size_t n_subs, const stretch *s) \
     {                                                                                              \
-        fused_tile(g, &(kind), (kind).n_subs ? (kind).n_subs : n_subs, p, c, n_p, n_c);            \
+        fused_tile(g, &(kind), (kind).n_subs ? (kind).n_subs : n_subs, s, n_p, n_c);               \
     }
 
 #define SHOAL_EXPANDED(kind, n_c)                                                                  \
-    static void expanded_##kind##_##n_c(const shoal_gemm *g, const expanded *e, size_t n,          \
-                                        size_t p, size_t b, size_t c)                              \
+    static void expanded_##kind##_##n_c(const shoal_gemm *g, const expanded *e, const stretch *s)  \
     {                                                                                              \
-        expanded_tile(g, &(kind), e, n, p, b, c, n_c);                                             \
+        expanded_tile(g, &(kind), e, s, n_c);                                                      \
     }
 
+/* Tiles of kinds whose dots have two sums. */
 #define SHOAL_NARROW(kind)                                                                         \
     SHOAL_FUSED(kind, 4, 1)                                                                        \
-    SHOAL_FUSED(kind, 2, 2)                                                                        \
     SHOAL_FUSED(kind, 1, 1)                                                                        \
     SHOAL_FUSED(kind, 1, 2)                                                                        \
     SHOAL_FUSED(kind, 1, 3)                                                                        \
     SHOAL_FUSED(kind, 1, 4)                                                                        \
-    SHOAL_FUSED(kind, 1, 5)
+    SHOAL_FUSED(kind, 2, 2)                                                                        \
+    SHOAL_FUSED(kind, 2, 3)                                                                        \
+    SHOAL_FUSED(kind, 2, 4)
 
 #define SHOAL_NARROW_TILES(k)                                                                      \
-    .kind = &(k), .four_panels = fused_##k##_4x1, .two_panels = fused_##k##_2x2,                   \
-    .fused[1] = fused_##k##_1x1, .fused[2] = fused_##k##_1x2, .fused[3] = fused_##k##_1x3,         \
-    .fused[4] = fused_##k##_1x4, .fused[5] = fused_##k##_1x5
+    .kind = &(k), .fused[4][1] = fused_##k##_4x1, .fused[1][1] = fused_##k##_1x1,                  \
+    .fused[1][2] = fused_##k##_1x2, .fused[1][3] = fused_##k##_1x3,                                \
+    .fused[1][4] = fused_##k##_1x4, .fused[2][2] = fused_##k##_2x2,                                \
+    .fused[2][3] = fused_##k##_2x3, .fused[2][4] = fused_##k##_2x4
 
 #define SHOAL_WIDE(kind)                                                                           \
     SHOAL_NARROW(kind)                                                                             \
+    SHOAL_FUSED(kind, 1, 5)                                                                        \
     SHOAL_FUSED(kind, 1, 6)                                                                        \
-    SHOAL_FUSED(kind, 1, 7)                                                                        \
-    SHOAL_FUSED(kind, 1, 8)
+    SHOAL_FUSED(kind, 2, 5)                                                                        \
+    SHOAL_FUSED(kind, 2, 6)
 
 #define SHOAL_WIDE_TILES(k)                                                                        \
-    SHOAL_NARROW_TILES(k), .fused[6] = fused_##k##_1x6, .fused[7] = fused_##k##_1x7,               \
-                           .fused[8] = fused_##k##_1x8
+    SHOAL_NARROW_TILES(k), .fused[1][5] = fused_##k##_1x5, .fused[1][6] = fused_##k##_1x6,         \
+                           .fused[2][5] = fused_##k##_2x5, .fused[2][6] = fused_##k##_2x6
+
+/* Ten columns and more are shared out over turns of at most eight, so fewer than five never come.
+ */
+#define SHOAL_UNPACKED(kind)                                                                       \
+    SHOAL_EXPANDED(kind, 5)                                                                        \
+    SHOAL_EXPANDED(kind, 6)                                                                        \
+    SHOAL_EXPANDED(kind, 7)                                                                        \
+    SHOAL_EXPANDED(kind, 8)                                                                        \
+    static void expand_##kind(const uint8_t *block, const uint8_t *sub, expanded *e)               \
+    {                                                                                              \
+        expand(&(kind), block, sub, e);                                                            \
+    }
+
+#define SHOAL_UNPACKED_TILES(k)                                                                    \
+    .expand = expand_##k, .expanded[5] = expanded_##k##_5, .expanded[6] = expanded_##k##_6,        \
+    .expanded[7] = expanded_##k##_7, .expanded[8] = expanded_##k##_8
+
+#define SHOAL_GEMM(kind, ...)                                                                      \
+    static void gemm_##kind(const shoal_gemm *g, size_t p0, size_t p1)                             \
+    {                                                                                              \
+        static const tiles t = {__VA_ARGS__};                                                      \
+        shoal_kernels_avx512_product(g, p0, p1, &t);                                               \
+    }
 
 #define SHOAL_CHEAP(kind)                                                                          \
     SHOAL_WIDE(kind)                                                                               \
-    static void gemm_##kind(const shoal_gemm *g, size_t p0, size_t p1)                             \
-    {                                                                                              \
-        static const tiles t = {SHOAL_WIDE_TILES(kind)};                                           \
-        shoal_kernels_avx512_product(g, p0, p1, &t);                                               \
-    }
+    SHOAL_GEMM(kind, SHOAL_WIDE_TILES(kind))
 
 /* One of the groups of a kind that has SHOAL_WIDE and n_subs 0. */
 #define SHOAL_GROUP(kind, group)                                                                   \
@@ -566,24 +677,13 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     }
 
 #define SHOAL_DEAR(kind)                                                                           \
+    SHOAL_WIDE(kind)                                                                               \
+    SHOAL_UNPACKED(kind)                                                                           \
+    SHOAL_GEMM(kind, SHOAL_WIDE_TILES(kind), SHOAL_UNPACKED_TILES(kind))
+
+#define SHOAL_HALVES(kind)                                                                         \
     SHOAL_NARROW(kind)                                                                             \
-    SHOAL_EXPANDED(kind, 1)                                                                        \
-    SHOAL_EXPANDED(kind, 2)                                                                        \
-    SHOAL_EXPANDED(kind, 3)                                                                        \
-    SHOAL_EXPANDED(kind, 4)                                                                        \
-    SHOAL_EXPANDED(kind, 8)                                                                        \
-    static void expand_##kind(const uint8_t *block, const uint8_t *sub, expanded *e)               \
-    {                                                                                              \
-        expand(&(kind), block, sub, e);                                                            \
-    }                                                                                              \
-    static void gemm_##kind(const shoal_gemm *g, size_t p0, size_t p1)                             \
-    {                                                                                              \
-        static const tiles t = {                                                                   \
-            SHOAL_NARROW_TILES(kind),           .expand = expand_##kind,                           \
-            .expanded[1] = expanded_##kind##_1, .expanded[2] = expanded_##kind##_2,                \
-            .expanded[3] = expanded_##kind##_3, .expanded[4] = expanded_##kind##_4,                \
-            .expanded[8] = expanded_##kind##_8};                                                   \
-        shoal_kernels_avx512_product(g, p0, p1, &t);                                               \
-    }
+    SHOAL_UNPACKED(kind)                                                                           \
+    SHOAL_GEMM(kind, SHOAL_NARROW_TILES(kind), SHOAL_UNPACKED_TILES(kind))
 
 #endif

@@ -27,8 +27,7 @@ enum {
     ROWS_MAX = 80,
     COLS_MAX = 33,
     WIDE_MAX = 257, /* more columns than any tier keeps in a cache */
-    K_MAX = 1024,
-    PANELS_BYTES_MAX = ROWS_MAX * K_MAX * 4
+    K_MAX = 1024
 };
 
 /* Emulated processors are some fifty times slower: they get every narrow width, a few wide ones. */
@@ -36,15 +35,21 @@ enum {
 enum {
     WIDTH_STEP = 12,
     ROWS_STEP = 5,
-    ROUNDS = 1
+    ROUNDS = 1,
+    K_LONG = K_MAX
 };
 #else
 enum {
     WIDTH_STEP = 1,
     ROWS_STEP = 1,
-    ROUNDS = 2
+    ROUNDS = 2,
+    K_LONG = 17 * 256 /* no chunk of a row that stays in a first cache is longer */
 };
 #endif
+
+enum {
+    PANELS_BYTES_MAX = ROWS_MAX * K_LONG * 4
+};
 
 static shoal_kernels scalar;
 static shoal_kernels tiers[TIERS_MAX];
@@ -312,14 +317,14 @@ static void fill_panels(shoal_panel kind, uint8_t *panels, size_t n_panels, size
 
 static void fill_inputs(operands *o, size_t k, size_t n_cols)
 {
-    for (size_t i = 0; i < n_cols * (K_MAX + 3); i++) {
+    for (size_t i = 0; i < n_cols * (k + 3); i++) {
         o->x[i] = test_awkward(&rng);
     }
     if (k % 32 != 0) {
         return;
     }
     for (size_t c = 0; c < n_cols; c++) {
-        float *x = o->x + c * (K_MAX + 3);
+        float *x = o->x + c * (k + 3);
         /* All codes at their ends in some columns. */
         for (size_t i = 0; c % 4 == 1 && i < k; i++) {
             x[i] = c % 8 == 1 ? 3.0F : -3.0F;
@@ -366,7 +371,7 @@ static void compare(shoal_panel kind, operands *o, size_t n_rows, size_t k, size
         .k = k,
         .n_cols = n_cols,
         .x = o->x,
-        .x_stride = K_MAX + 3,
+        .x_stride = k + 3,
         .xq = o->xq,
         .xb = o->xb,
         .y = o->y[0],
@@ -425,6 +430,9 @@ static void test_products_equal_scalar_on_long_rows(void **state)
         for (size_t w = 0; w < sizeof widths / sizeof widths[0]; w++) {
             compare((shoal_panel)kind, &o, 33, K_MAX, widths[w]);
         }
+        /* Columns take turns over pieces of a row. */
+        compare((shoal_panel)kind, &o, 33, K_LONG, 7);
+        compare((shoal_panel)kind, &o, 33, K_LONG, 11);
     }
     operands_free(&o);
 }
@@ -463,7 +471,7 @@ static void test_fp8_nan_stays_nan_in_its_row(void **state)
                             .k = 130,
                             .n_cols = n_cols,
                             .x = o.x,
-                            .x_stride = K_MAX + 3,
+                            .x_stride = 130 + 3,
                             .y = o.y[0],
                             .y_stride = ROWS};
             for (size_t t = 0; t <= n_tiers; t++) {
