@@ -4,25 +4,36 @@
 #include "common/base/macros.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 /* Weight of a step against the next one: half is forgotten after some 70 steps. */
 static const double KEEP = 0.99;
-/* Weight of a step in what follows it. */
-static const double LOGIT_GAIN = 1.0 / 32;
 /* Relative spread of the rows (variance / mean of squares) below which the fixed part cannot be
  * told from the rows'. */
 static const double SPREAD_MIN = 1e-3;
+/* A step counts for that many times its prediction at most, where it has no more than so many times
+ * the rows that steps have had lately: beyond, nothing is known of what it should take. */
+static const double LATE_MAX = 4.0;
+static const double ROWS_KNOWN = 2.0;
+
+static double believed_us(const shoal_sched_cost *cost, double rows, double us)
+{
+    double predicted = cost->fixed_us + cost->row_us * rows;
+    bool known = predicted > 0.0 && rows <= ROWS_KNOWN * cost->rows_most;
+    return known ? SHOAL_MIN(us, LATE_MAX * predicted) : us;
+}
 
 void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us)
 {
     double rows = (double)n_rows;
-    double time = (double)us;
     SHOAL_ASSERT(n_rows >= 1);
-    cost->n = cost->n * KEEP + 1.0;
-    cost->rows = cost->rows * KEEP + rows;
-    cost->rows_rows = cost->rows_rows * KEEP + rows * rows;
-    cost->us = cost->us * KEEP + time;
-    cost->rows_us = cost->rows_us * KEEP + rows * time;
+    double time = believed_us(cost, rows, (double)us);
+    cost->rows_most = SHOAL_MAX(cost->rows_most * KEEP, rows);
+    cost->n = cost->n * KEEP + 1.0 / (rows * rows);
+    cost->rows = cost->rows * KEEP + 1.0 / rows;
+    cost->rows_rows = cost->rows_rows * KEEP + 1.0;
+    cost->us = cost->us * KEEP + time / (rows * rows);
+    cost->rows_us = cost->rows_us * KEEP + time / rows;
     double spread = cost->n * cost->rows_rows - cost->rows * cost->rows;
     if (spread <= SPREAD_MIN * cost->n * cost->rows_rows) {
         /* All steps alike: keep how the time was divided, scaled to what they take now. */
@@ -42,11 +53,40 @@ void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us
     cost->fixed_us = SHOAL_MAX((cost->us - row_us * cost->rows) / cost->n, 0.0);
 }
 
-void shoal_sched_cost_observe_logits(shoal_sched_cost *cost, size_t n_logits, uint64_t us)
+void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
+                                    uint64_t us)
 {
-    SHOAL_ASSERT(n_logits >= 1);
-    double each = (double)us / (double)n_logits;
-    cost->logit_us += (each - cost->logit_us) * (cost->logit_us > 0.0 ? LOGIT_GAIN : 1.0);
+    SHOAL_ASSERT(n_answers >= 1 && n_logits >= n_answers);
+    double each = cost->answer_us * (double)n_answers + cost->logit_us * (double)n_logits;
+    double time = each > 0.0 ? SHOAL_MIN((double)us, LATE_MAX * each + 1.0) : (double)us;
+    double scale = 1.0 / (double)(n_answers + n_logits);
+    double answers = (double)n_answers * scale;
+    double logits = (double)n_logits * scale;
+    time *= scale;
+    cost->answers_answers = cost->answers_answers * KEEP + answers * answers;
+    cost->answers_logits = cost->answers_logits * KEEP + answers * logits;
+    cost->logits_logits = cost->logits_logits * KEEP + logits * logits;
+    cost->answers_us = cost->answers_us * KEEP + answers * time;
+    cost->logits_us = cost->logits_us * KEEP + logits * time;
+    double square = cost->answers_answers * cost->logits_logits;
+    double spread = square - cost->answers_logits * cost->answers_logits;
+    if (spread <= SPREAD_MIN * square) {
+        double known =
+            cost->answer_us * cost->answers_answers + cost->logit_us * cost->answers_logits;
+        if (known > 0.0) {
+            cost->answer_us *= cost->answers_us / known;
+            cost->logit_us *= cost->answers_us / known;
+        } else {
+            cost->answer_us = cost->answers_us / cost->answers_answers;
+        }
+        return;
+    }
+    double logit_us =
+        (cost->answers_answers * cost->logits_us - cost->answers_logits * cost->answers_us) /
+        spread;
+    cost->logit_us = SHOAL_MIN(SHOAL_MAX(logit_us, 0.0), cost->logits_us / cost->logits_logits);
+    double left_us = cost->answers_us - cost->logit_us * cost->answers_logits;
+    cost->answer_us = SHOAL_MAX(left_us / cost->answers_answers, 0.0);
 }
 
 double shoal_sched_cost_draft_us(const shoal_sched_cost *cost)
@@ -74,6 +114,6 @@ size_t shoal_sched_cost_rows(const shoal_sched_cost *cost, uint64_t us, size_t n
 double shoal_sched_cost_price(const shoal_sched_cost *cost, size_t n_sessions)
 {
     double draft_us = shoal_sched_cost_draft_us(cost);
-    double token_us = cost->fixed_us / (double)n_sessions + draft_us;
+    double token_us = cost->fixed_us / (double)n_sessions + cost->answer_us + draft_us;
     return token_us > 0.0 ? draft_us / token_us : 0.0;
 }

@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What an engine step costs: time = fixed + row * rows, fitted to the steps that were run by least
- * squares with exponential forgetting, so it follows a machine that gets busy or hot. The fixed
- * part is what all rows share (reading the weights, mostly), the other what each row adds. While
- * all steps had the same number of rows the two cannot be told apart and all is fixed. What
- * follows the step for each row with logits, a sample of a large vocabulary for one, is apart.
- * Pure: the same observations give the same model. Caller's memory, one thread.
+ * squares with exponential forgetting, so it follows a machine that gets busy or hot. A step weighs
+ * the less the more rows it has, so that it is the relative error that is least: were all alike,
+ * the steps of a long prompt would say for hundreds of steps what the second row of a short one
+ * costs. One that takes many times what was predicted was held up by something else, and counts in
+ * part: where steps do have become slower, a few of them say so. The fixed part is what all rows
+ * share (reading the weights, mostly), the other what each row adds. While all steps had the same
+ * number of rows the two cannot be told apart and all is fixed. What follows the step is
+ * apart: for each row with logits a sample of a large vocabulary, for each session an answer that
+ * costs the same whatever is in it. It is fitted alike, but for a fixed part; while each session
+ * has one row all is the answer's, and a draft is taken to be free until there was one. Pure: the
+ * same observations give the same model. Caller's memory, one thread.
  */
 #ifndef SHOAL_CLOUD_SCHED_COST_H
 #define SHOAL_CLOUD_SCHED_COST_H
@@ -15,21 +21,31 @@
 
 /* A zeroed struct knows nothing: it predicts 0. */
 typedef struct shoal_sched_cost {
-    double fixed_us; /* at least 0 */
-    double row_us;   /* at least 0 */
-    double logit_us; /* after the step, of each row with logits, at least 0 */
-    /* Sums over the steps, each weighing a little less than the one after it. */
+    double fixed_us;  /* at least 0 */
+    double row_us;    /* at least 0 */
+    double logit_us;  /* after the step, of each row with logits, at least 0 */
+    double answer_us; /* and of each session with such rows, at least 0 */
+    /* Sums over the steps, each weighing 1 / rows^2, and a little less than the one after it. */
     double n;
     double rows;
     double rows_rows;
     double us;
     double rows_us;
+    double rows_most; /* of a step, fading */
+    /* What came after them, likewise, weighing 1 / (answers + logits)^2. */
+    double answers_answers;
+    double answers_logits;
+    double logits_logits;
+    double answers_us;
+    double logits_us;
 } shoal_sched_cost;
 
 /* A step of n_rows, at least 1, took us. */
 void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us);
-/* What came after a step for its n_logits, at least 1, took us. */
-void shoal_sched_cost_observe_logits(shoal_sched_cost *cost, size_t n_logits, uint64_t us);
+/* What came after a step for n_answers sessions, at least 1, with n_logits rows, at least as many,
+ * took us. */
+void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
+                                    uint64_t us);
 /* Time of a step of n_rows, us; 0 while nothing is known. */
 double shoal_sched_cost_us(const shoal_sched_cost *cost, size_t n_rows);
 /* The most rows that a step within us runs, at most n_rows_max; but at least 1, and at least as
@@ -39,8 +55,8 @@ size_t shoal_sched_cost_rows(const shoal_sched_cost *cost, uint64_t us, size_t n
 /* Of a row more with logits, us. */
 double shoal_sched_cost_draft_us(const shoal_sched_cost *cost);
 /* What one such row more costs, in parts of what a token costs when each of n_sessions, at least 1,
- * runs one: draft / (fixed / n_sessions + draft). From 0 (drafts are free) to 1 (a draft costs as
- * much as a token). 0 while nothing is known. */
+ * runs one: draft / (fixed / n_sessions + answer + draft). From 0 (drafts are free) to 1 (a draft
+ * costs as much as a token). 0 while nothing is known. */
 double shoal_sched_cost_price(const shoal_sched_cost *cost, size_t n_sessions);
 
 #endif

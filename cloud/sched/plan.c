@@ -342,7 +342,8 @@ static void choose_drafts(planner *p, size_t n_prompt, budget *left)
                 gain *= item->acceptance;
             }
             double step_us = shoal_sched_cost_us(p->cost, p->plan.n_rows + n_prompt) +
-                             p->cost->logit_us * (double)p->plan.n_logits;
+                             p->cost->logit_us * (double)p->plan.n_logits +
+                             p->cost->answer_us * (double)p->plan.n_samples;
             if (gain * step_us >= value * draft_us && extend(p, pick, left)) {
                 value += gain;
                 more = true;

@@ -398,7 +398,7 @@ static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t
 {
     size_t n = n_answering(batch, now_ms);
     double step_us = shoal_sched_cost_us(&batch->cost, n + plan->n_rows - plan->n_logits) +
-                     batch->cost.logit_us * (double)n;
+                     (batch->cost.answer_us + batch->cost.logit_us) * (double)n;
     double price = shoal_sched_cost_price(&batch->cost, n);
     bool first = batch->step_us <= 0.0;
     batch->step_us += (step_us - batch->step_us) * (first ? 1.0 : COST_GAIN);
@@ -476,7 +476,7 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
         distribute(batch, &plan, end_ns - start_ns, clock);
         if (plan.n_logits > 0) {
             uint64_t after_us = (shoal_clock_now_ns(clock) - end_ns) / 1000u;
-            shoal_sched_cost_observe_logits(&batch->cost, plan.n_logits, after_us);
+            shoal_sched_cost_observe_after(&batch->cost, plan.n_samples, plan.n_logits, after_us);
         }
         give_blocks(batch, &plan, clock);
         return SHOAL_OK;

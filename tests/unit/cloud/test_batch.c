@@ -537,13 +537,14 @@ static void test_edges_hear_what_work_costs(void **state)
             rig_settle(&r);
             assert_true(edges[0].n_costs > 0);
             assert_in_range(edges[0].cost.step_us, 1000, 3000);
-            assert_in_range(edges[0].cost.row_us, 1, edges[0].cost.step_us);
-            assert_in_range(edges[0].cost.price, 1, SHOAL_WIRE_PRICE_ONE - 1);
+            /* One row at a time: a draft is taken to be free until there was one. */
+            assert_true(edges[0].cost.row_us < edges[0].cost.step_us);
+            assert_true(edges[0].cost.price < SHOAL_WIRE_PRICE_ONE);
         }
     }
     rig_settle(&r);
     assert_in_range(edges[N_EDGES - 1].cost.step_us, 3001, 1000000);
-    assert_in_range(edges[N_EDGES - 1].cost.price, 1, SHOAL_WIRE_PRICE_ONE);
+    assert_true(edges[N_EDGES - 1].cost.price <= SHOAL_WIRE_PRICE_ONE);
     for (size_t i = 0; i < N_EDGES; i++) {
         edge_fini(&edges[i]);
     }

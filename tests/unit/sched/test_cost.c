@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include "cloud/sched/cost.h"
 #include "common/base/rng.h"
 
@@ -74,6 +76,54 @@ static void test_machine_that_slows_down_is_followed(void **state)
     assert_true(cost.row_us > 198.0 && cost.row_us < 202.0);
 }
 
+/* Rows of a prompt are cheaper, and there are many of them in a step; what the second row of a span
+ * costs is what the short steps after it say. */
+static void test_long_prompt_does_not_hide_what_a_draft_costs(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 0.0};
+    for (size_t i = 0; i < 60; i++) {
+        shoal_sched_cost_observe(&cost, 1 + i % 6, 2000 + 400 * (1 + i % 6));
+    }
+    near(cost.row_us, 400.0);
+    for (size_t i = 0; i < 8; i++) {
+        shoal_sched_cost_observe(&cost, 128, 26000);
+    }
+    double after_us = cost.row_us;
+    for (size_t i = 0; i < 60; i++) {
+        shoal_sched_cost_observe(&cost, 1 + i % 6, 2000 + 400 * (1 + i % 6));
+    }
+    assert_true(after_us < 350.0); /* they do say something */
+    assert_true(cost.row_us > after_us && cost.row_us > 350.0);
+    for (size_t n_rows = 1; n_rows <= 6; n_rows++) {
+        double right = 2000.0 + 400.0 * (double)n_rows;
+        assert_true(fabs(shoal_sched_cost_us(&cost, n_rows) - right) < 0.05 * right);
+    }
+}
+
+/* A step that something else on the machine held up says little, at the first time. */
+static void test_step_that_was_held_up_counts_in_part(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 0.0};
+    for (size_t i = 0; i < 200; i++) {
+        shoal_sched_cost_observe(&cost, 1 + i % 6, 2000 + 400 * (1 + i % 6));
+    }
+    shoal_sched_cost_observe(&cost, 6, 440000);
+    assert_true(shoal_sched_cost_us(&cost, 1) < 1.1 * 2400.0);
+    assert_true(shoal_sched_cost_us(&cost, 6) < 1.25 * 4400.0);
+    /* Where more rows than ever come nothing was predicted, and what is seen is believed. */
+    shoal_sched_cost wide = {.fixed_us = 0.0};
+    shoal_sched_cost_observe(&wide, 1, 2000);
+    shoal_sched_cost_observe(&wide, 128, 26000);
+    near(wide.row_us, 24000.0 / 127.0);
+    /* What lasts is followed. */
+    for (size_t i = 0; i < 400; i++) {
+        shoal_sched_cost_observe(&cost, 1 + i % 6, 20 * (2000 + 400 * (1 + i % 6)));
+    }
+    assert_true(fabs(shoal_sched_cost_us(&cost, 1) - 48000.0) < 0.1 * 48000.0);
+}
+
 static void test_falling_line_is_flat_never_negative(void **state)
 {
     (void)state;
@@ -81,7 +131,8 @@ static void test_falling_line_is_flat_never_negative(void **state)
     shoal_sched_cost_observe(&cost, 1, 9000);
     shoal_sched_cost_observe(&cost, 100, 1000);
     near(cost.row_us, 0.0);
-    assert_true(cost.fixed_us > 4900.0 && cost.fixed_us < 5100.0);
+    /* The step of one row weighs 10000 times as much. */
+    assert_true(cost.fixed_us > 8990.0 && cost.fixed_us < 9000.0);
     cost = (shoal_sched_cost){.fixed_us = 0.0};
     /* Steeper than through the origin: nothing is left for the fixed part. */
     shoal_sched_cost_observe(&cost, 10, 10);
@@ -105,22 +156,37 @@ static void test_rows_of_a_time(void **state)
     assert_int_equal(shoal_sched_cost_rows(&slow, 1, 512), 1);
 }
 
-/* A sample costs its row and what follows it, and is as dear as both. */
+/* A sample costs its row and what follows it for a row; an answer costs the same with any. */
 static void test_samples_cost_what_follows_the_step(void **state)
 {
     (void)state;
     shoal_sched_cost cost = {.fixed_us = 900.0, .row_us = 100.0};
     near(shoal_sched_cost_draft_us(&cost), 100.0);
-    shoal_sched_cost_observe_logits(&cost, 4, 800);
-    near(shoal_sched_cost_draft_us(&cost), 300.0);
-    near(shoal_sched_cost_price(&cost, 1), 0.25);
-    near(shoal_sched_cost_us(&cost, 10), 1900.0);   /* the step itself is what it was */
-    shoal_sched_cost_observe_logits(&cost, 1, 232); /* one step says little */
-    near(shoal_sched_cost_draft_us(&cost), 301.0);
-    for (size_t i = 0; i < 1000; i++) {
-        shoal_sched_cost_observe_logits(&cost, 1, 0);
+    for (size_t i = 0; i < 50; i++) {
+        shoal_sched_cost_observe_after(&cost, 2, 2,
+                                       400); /* one row each: nothing tells them apart */
     }
-    assert_true(cost.logit_us < 1.0);
+    near(shoal_sched_cost_draft_us(&cost), 100.0);
+    near(cost.answer_us, 200.0);
+    near(shoal_sched_cost_price(&cost, 1), 100.0 / 1200.0);
+    for (size_t i = 0; i < 300; i++) {
+        shoal_sched_cost_observe_after(&cost, 1 + i % 3, 3 + i % 5,
+                                       140 * (1 + i % 3) + 60 * (3 + i % 5));
+    }
+    assert_true(fabs(cost.answer_us - 140.0) < 1.0 && fabs(cost.logit_us - 60.0) < 1.0);
+    near(shoal_sched_cost_us(&cost, 10), 1900.0); /* the step itself is what it was */
+    double draft_us = shoal_sched_cost_draft_us(&cost);
+    shoal_sched_cost_observe_after(&cost, 1, 6, 100000); /* one that was held up says little */
+    assert_true(shoal_sched_cost_draft_us(&cost) < 1.2 * draft_us);
+    for (size_t i = 0; i < 3000; i++) {
+        shoal_sched_cost_observe_after(&cost, 1, 1, 100); /* it stays known how they differ */
+    }
+    assert_true(fabs(cost.answer_us + cost.logit_us - 100.0) < 0.1 && cost.logit_us > 20.0);
+    /* Nothing is negative: what falls with rows is the answers'. */
+    shoal_sched_cost odd = {.fixed_us = 0.0};
+    shoal_sched_cost_observe_after(&odd, 1, 6, 100);
+    shoal_sched_cost_observe_after(&odd, 1, 1, 300);
+    assert_true(odd.logit_us >= 0.0 && odd.answer_us > 0.0);
 }
 
 static void test_price_rises_with_the_load(void **state)
@@ -139,6 +205,8 @@ int main(void)
         cmocka_unit_test(test_equal_steps_are_all_fixed),
         cmocka_unit_test(test_line_is_found_and_kept_through_equal_steps),
         cmocka_unit_test(test_machine_that_slows_down_is_followed),
+        cmocka_unit_test(test_long_prompt_does_not_hide_what_a_draft_costs),
+        cmocka_unit_test(test_step_that_was_held_up_counts_in_part),
         cmocka_unit_test(test_falling_line_is_flat_never_negative),
         cmocka_unit_test(test_rows_of_a_time),
         cmocka_unit_test(test_samples_cost_what_follows_the_step),
