@@ -443,6 +443,16 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
                      1.0 - (double)n_unused / (double)shoal_kv_pool_n_pages(pool));
 }
 
+/* Samples and answers, after_us in all, are compute of those whose they are. */
+static void charge_after(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t after_us)
+{
+    shoal_sched_cost_observe_after(&batch->cost, plan->n_samples, plan->n_logits, after_us);
+    for (size_t k = 0; k < plan->n_picks; k++) {
+        entry *e = &batch->entries[plan->picks[k].item_i];
+        shoal_session_computed(e->session, after_us * batch->spans[k].n_logits / plan->n_logits);
+    }
+}
+
 /* Apart from distribute, whose time is taken for that of samples. */
 static void give_blocks(shoal_batch *batch, const shoal_sched_plan *plan, const shoal_clock *clock)
 {
@@ -476,7 +486,7 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
         distribute(batch, &plan, end_ns - start_ns, clock);
         if (plan.n_logits > 0) {
             uint64_t after_us = (shoal_clock_now_ns(clock) - end_ns) / 1000u;
-            shoal_sched_cost_observe_after(&batch->cost, plan.n_samples, plan.n_logits, after_us);
+            charge_after(batch, &plan, after_us);
         }
         give_blocks(batch, &plan, clock);
         return SHOAL_OK;

@@ -849,6 +849,11 @@ void shoal_session_result(shoal_session *session, const shoal_span *span, uint64
     }
 }
 
+void shoal_session_computed(shoal_session *session, uint64_t compute_us)
+{
+    session->stats.compute_us += compute_us;
+}
+
 bool shoal_session_work_get(const shoal_session *session, shoal_session_work *ret_work)
 {
     if (session->state != STATE_OPEN || session->n_ids == 0 || !wants_tokens(session)) {

@@ -55,7 +55,7 @@ typedef struct shoal_session_stats {
     uint32_t n_rounds;       /* verdicts sent */
     uint32_t n_evictions;    /* times the KV was dropped */
     uint32_t n_cached;       /* tokens of the text whose KV was found, not computed */
-    uint64_t compute_us;     /* share of engine time */
+    uint64_t compute_us;     /* this node computed for it: its part of steps, samples, answers */
     uint64_t opened_ms;      /* when the session was made */
     uint64_t first_token_ms; /* when the first own token or verdict left, 0: not yet */
 } shoal_session_stats;
@@ -115,6 +115,9 @@ bool shoal_session_offer(const shoal_session *session, size_t n_rows, size_t n_l
 /* After the engine's step that held span. compute_us is the session's share of it. */
 void shoal_session_result(shoal_session *session, const shoal_span *span, uint64_t compute_us,
                           uint64_t now_ms);
+/* Its share of what came after that: samples, answers. A session that this ended has told its edge
+ * the time without it. */
+void shoal_session_computed(shoal_session *session, uint64_t compute_us);
 
 /* What a back end without an engine has to find out: the likeliest token, or the sample, after the
  * text and after each of its drafts. Valid until the session changes. */

@@ -195,7 +195,7 @@ def spec_table(job, said):
         job.figure(f"spec/{row['width']} at once, on", row["on"], "of off", "more")
         job.figure(f"spec/{row['width']} at once, auto", row["auto_of_better"], "of the better", "more")
     job.table("Drafts of acceptance 0.8 in spans of five (on) and spans as `edge/pace` chooses (auto) against none (off)",
-              ["sessions at once", "off, tok/s", "on", "auto", "on against off", "auto against the better", "on, by the model's own time"], rows)
+              ["sessions at once", "off, tok/s", "on", "auto", "on against off", "auto against the better", "on, by cloud compute"], rows)
 
 
 def cloud(job):

@@ -540,6 +540,12 @@ static void test_edges_hear_what_work_costs(void **state)
             /* One row at a time: a draft is taken to be free until there was one. */
             assert_true(edges[0].cost.row_us < edges[0].cost.step_us);
             assert_true(edges[0].cost.price < SHOAL_WIRE_PRICE_ONE);
+            /* Both are what the node computed for it. */
+            const shoal_session_stats *stats = shoal_session_stats_get(edges[0].session);
+            uint64_t before_us = stats->compute_us;
+            edge_continue(&edges[0], edges[0].n_confirmed, 1);
+            assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+            assert_int_equal(stats->compute_us - before_us, 3000);
         }
     }
     rig_settle(&r);
