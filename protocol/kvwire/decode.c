@@ -34,6 +34,7 @@ struct shoal_kvwire_decoder {
     shoal_hash form;
     char form_text[SHOAL_KVWIRE_FORM_MAX + 1];
     uint8_t salt[SHOAL_KVWIRE_SALT_MAX];
+    shoal_hash basis;
     shoal_hasher *hasher;
     shoal_kvwire_about about;
     progress at;
@@ -52,10 +53,14 @@ struct shoal_kvwire_decoder {
 shoal_status shoal_kvwire_decoder_new(const shoal_kvwire_expect *expect,
                                       shoal_kvwire_decoder **ret_decoder)
 {
-    const shoal_kvwire_about shape = {.n_tokens = 1,
+    bool archives = expect->basis != NULL;
+    const shoal_kvwire_about shape = {.n_tokens = SHOAL_KVWIRE_BLOCK,
+                                      .n_blocks = 1,
                                       .n_layers = expect->n_layers,
                                       .first_bytes = expect->first_bytes,
-                                      .layer_bytes = expect->layer_bytes};
+                                      .layer_bytes = expect->layer_bytes,
+                                      .n_archived = archives,
+                                      .archived_bytes = archives ? expect->archived_bytes : 0};
     shoal_hash form;
     SHOAL_TRY(shoal_kvwire_form(expect->form, &form));
     SHOAL_TRY(check_about(&shape, NULL));
@@ -72,6 +77,10 @@ shoal_status shoal_kvwire_decoder_new(const shoal_kvwire_expect *expect,
     d->form = form;
     memcpy(d->form_text, expect->form, strlen(expect->form));
     d->expect.form = d->form_text;
+    if (archives) {
+        d->basis = *expect->basis;
+        d->expect.basis = &d->basis;
+    }
     if (expect->salt.n > 0) {
         memcpy(d->salt, expect->salt.bytes, expect->salt.n);
     }
@@ -122,7 +131,22 @@ static shoal_status check_identity(const shoal_kvwire_decoder *d, shoal_err *err
         same_hash("model", "it belongs to another model", h + AT_MODEL, &d->expect.model, err));
     SHOAL_TRY(same_hash("tokenizer", "it belongs to another vocabulary", h + AT_TOKENIZER,
                         &d->expect.tokenizer, err));
-    return same_hash("KV form", "set kv.type as it was", h + AT_FORM, &d->form, err);
+    SHOAL_TRY(same_hash("KV form", "set kv.type as it was", h + AT_FORM, &d->form, err));
+    if (shoal_le_u32(h + AT_VERSION) == SHOAL_KVWIRE_VERSION) {
+        return SHOAL_OK;
+    }
+    if (!d->expect.basis) {
+        shoal_hash given;
+        char hex[SHOAL_HASH_HEX];
+        memcpy(given.bytes, h + AT_BASIS, SHOAL_HASH_BYTES);
+        shoal_hash_hex(&given, hex);
+        return shoal_err_set(err, SHOAL_E_MISMATCH,
+                             "KV blob: it is archived by basis %s, and here archived KV, which is "
+                             "not exact, is taken by none: set kv.archive",
+                             hex);
+    }
+    return same_hash("basis", "kv.archive names another one than made it", h + AT_BASIS,
+                     d->expect.basis, err);
 }
 
 static shoal_status check_shape(const shoal_kvwire_decoder *d, shoal_err *err)
@@ -159,19 +183,27 @@ static shoal_status take_head(shoal_kvwire_decoder *d, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: it does not begin as one");
     }
     /* A later version may have another head: its number is read before anything else. */
-    if (shoal_le_u32(h + AT_VERSION) != SHOAL_KVWIRE_VERSION) {
+    uint32_t version = shoal_le_u32(h + AT_VERSION);
+    bool archived = version == SHOAL_KVWIRE_VERSION_ARCHIVE;
+    if (version != SHOAL_KVWIRE_VERSION && !archived) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
-                             "KV blob: version %u; this program reads version %d",
-                             shoal_le_u32(h + AT_VERSION), (int)SHOAL_KVWIRE_VERSION);
+                             "KV blob: version %u; this program reads versions %d and %d", version,
+                             (int)SHOAL_KVWIRE_VERSION, (int)SHOAL_KVWIRE_VERSION_ARCHIVE);
     }
-    if (shoal_le_u32(h + AT_HEAD_CRC) != shoal_crc32c(0, h, AT_HEAD_CRC)) {
+    uint32_t n_head = archived ? LONG_HEAD_BYTES : HEAD_BYTES;
+    if (d->need < n_head) {
+        d->need = n_head;
+        return SHOAL_MORE;
+    }
+    uint32_t at_crc = archived ? AT_LONG_HEAD_CRC : AT_HEAD_CRC;
+    if (shoal_le_u32(h + at_crc) != shoal_crc32c(0, h, at_crc)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: the head's checksum is wrong");
     }
-    if (shoal_le_u32(h + AT_HEAD_BYTES) != HEAD_BYTES) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: the head has %u bytes, not %d",
-                             shoal_le_u32(h + AT_HEAD_BYTES), (int)HEAD_BYTES);
+    if (shoal_le_u32(h + AT_HEAD_BYTES) != n_head) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: the head has %u bytes, not %u",
+                             shoal_le_u32(h + AT_HEAD_BYTES), n_head);
     }
-    for (size_t i = AT_ZERO; i < AT_HEAD_CRC; i++) {
+    for (size_t i = archived ? AT_LONG_ZERO : AT_ZERO; i < at_crc; i++) {
         if (h[i] != 0) {
             return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: byte %zu of the head is not 0", i);
         }
@@ -186,6 +218,15 @@ static shoal_status take_head(shoal_kvwire_decoder *d, shoal_err *err)
     about->n_layers = shoal_le_u32(h + AT_N_LAYERS);
     about->first_bytes = shoal_le_u32(h + AT_FIRST_BYTES);
     about->layer_bytes = shoal_le_u32(h + AT_LAYER_BYTES);
+    if (archived) {
+        about->n_archived = shoal_le_u32(h + AT_N_ARCHIVED);
+        about->archived_bytes = d->expect.archived_bytes;
+        if (about->n_archived == 0) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "KV blob: archived blocks: 0 in a head for them");
+        }
+        memcpy(about->basis.bytes, h + AT_BASIS, SHOAL_HASH_BYTES);
+    }
     return check_shape(d, err);
 }
 
@@ -197,13 +238,17 @@ static shoal_status wrong(const shoal_kvwire_decoder *d, const char *what, shoal
                          (unsigned long long)d->record, what);
 }
 
-/* What comes next, and the bytes of its payload. */
+/* What comes next, and the bytes of its payload; of an archived block, at most so many. */
 static record_kind next_kind(const shoal_kvwire_decoder *d, uint64_t *ret_n)
 {
     if (d->at.id < d->about.n_tokens) {
         uint32_t n = SHOAL_MIN(d->about.n_tokens - d->at.id, (uint32_t)IDS_PER_RECORD);
         *ret_n = (uint64_t)n * sizeof(int32_t);
         return RECORD_TOKENS;
+    }
+    if (d->at.opened && d->at.codec == SHOAL_KVWIRE_ARCHIVE) {
+        *ret_n = d->about.archived_bytes;
+        return RECORD_BLOCK;
     }
     if (d->at.opened) {
         *ret_n = plain_bytes(&d->about, d->at.block + d->at.i, d->at.n_layers);
@@ -221,11 +266,13 @@ static shoal_status take_record_head(shoal_kvwire_decoder *d, shoal_err *err)
     if (shoal_le_u32(d->buffer) != kind) {
         return wrong(d, "another kind than belongs here", err);
     }
-    if (shoal_le_u32(d->buffer + AT_N) != n) {
+    bool archived = kind == RECORD_BLOCK && d->at.codec == SHOAL_KVWIRE_ARCHIVE;
+    uint32_t given = shoal_le_u32(d->buffer + AT_N);
+    if (archived ? given < 1 || given > n : given != n) {
         return wrong(d, "another length than belongs here", err);
     }
     d->unit = UNIT_PAYLOAD;
-    d->need = RECORD_HEAD + (size_t)n;
+    d->need = RECORD_HEAD + (size_t)given;
     return SHOAL_OK;
 }
 
@@ -258,21 +305,27 @@ static shoal_status take_chunk(shoal_kvwire_decoder *d, shoal_err *err)
         shoal_le_u32(payload + AT_CHUNK_LAYER) != at->layer) {
         return wrong(d, "a chunk that does not follow the one before", err);
     }
-    if (n_blocks < 1 || n_blocks > d->about.n_blocks - at->block ||
-        (at->layer > 0 && n_blocks != at->n_blocks)) {
+    bool archived = at->block < d->about.n_archived;
+    uint32_t end = archived ? d->about.n_archived : d->about.n_blocks;
+    if (n_blocks < 1 || n_blocks > end - at->block || (at->layer > 0 && n_blocks != at->n_blocks)) {
         return wrong(d, "a chunk of blocks that are not there", err);
     }
     if (n_layers < 1 || n_layers > d->about.n_layers - at->layer ||
-        payload_max(&d->about, n_layers) > SHOAL_KVWIRE_RECORD_MAX) {
+        payload_max(&d->about, n_layers) > SHOAL_KVWIRE_RECORD_MAX ||
+        (archived && n_layers != d->about.n_layers)) {
         return wrong(d, "a chunk of layers that are not there", err);
     }
-    if (codec != SHOAL_KVWIRE_PLAIN) {
+    if (codec > SHOAL_KVWIRE_ARCHIVE) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "KV blob: record %llu: blocks are coded by codec %u; this program "
-                             "reads codec %d",
-                             (unsigned long long)d->record, codec, (int)SHOAL_KVWIRE_PLAIN);
+                             "reads codecs %d and %d",
+                             (unsigned long long)d->record, codec, (int)SHOAL_KVWIRE_PLAIN,
+                             (int)SHOAL_KVWIRE_ARCHIVE);
     }
-    at->codec = SHOAL_KVWIRE_PLAIN;
+    if ((codec == SHOAL_KVWIRE_ARCHIVE) != archived) {
+        return wrong(d, "a chunk of blocks that the head says are coded otherwise", err);
+    }
+    at->codec = (shoal_kvwire_codec)codec;
     at->n_blocks = n_blocks;
     at->n_layers = n_layers;
     at->i = 0;
@@ -405,6 +458,8 @@ uint64_t shoal_kvwire_decoder_resume(shoal_kvwire_decoder *d, uint64_t *ret_at)
     if (d->unit == UNIT_PAYLOAD) {
         d->unit = UNIT_RECORD_HEAD;
         d->need = RECORD_HEAD;
+    } else if (d->unit == UNIT_HEAD) {
+        d->need = HEAD_BYTES;
     }
     d->have = 0;
     *ret_at = d->record_at;

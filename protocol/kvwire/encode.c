@@ -52,6 +52,9 @@ static shoal_status check(const shoal_kvwire_about *about, const shoal_kvwire_so
                           shoal_kvwire_salt salt, shoal_err *err)
 {
     SHOAL_TRY(check_about(about, err));
+    if (about->n_archived > 0 && !source->read_archived) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "KV blob: nothing reads archived blocks");
+    }
     if (source->chunk_layers < 1 || source->chunk_blocks < 1) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "KV blob: a chunk needs at least one layer and one block");
@@ -120,13 +123,15 @@ void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder)
 static uint64_t count_records(const shoal_kvwire_encoder *e, uint64_t *ret_n_chunks)
 {
     const shoal_kvwire_about *about = &e->about;
-    uint64_t n_ranges =
-        ((uint64_t)about->n_blocks + e->source.chunk_blocks - 1) / e->source.chunk_blocks;
+    uint64_t per_chunk = e->source.chunk_blocks;
+    uint64_t n_plain = about->n_blocks - about->n_archived;
+    uint64_t n_ranges = (n_plain + per_chunk - 1) / per_chunk;
     uint64_t n_groups =
         ((uint64_t)about->n_layers + e->source.chunk_layers - 1) / e->source.chunk_layers;
     uint64_t n_ids = (about->n_tokens + (uint64_t)IDS_PER_RECORD - 1) / IDS_PER_RECORD;
-    *ret_n_chunks = n_groups * n_ranges;
-    return 1 + n_ids + *ret_n_chunks + n_groups * about->n_blocks + 1; /* head and end */
+    /* Archived ones are in chunks of all layers. */
+    *ret_n_chunks = n_groups * n_ranges + (about->n_archived + per_chunk - 1) / per_chunk;
+    return 1 + n_ids + *ret_n_chunks + n_groups * n_plain + about->n_archived + 1; /* head, end */
 }
 
 uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *e)
@@ -142,11 +147,14 @@ uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *e)
     uint64_t n_records = count_records(e, &n_chunks) - 1; /* the head has no record's head */
     uint64_t n_payload = (uint64_t)about->n_tokens * sizeof(int32_t) + SHOAL_HASH_BYTES;
     n_payload += n_chunks * CHUNK_BYTES;
-    if (about->n_blocks > 0) {
-        n_payload += plain_bytes(about, 0, about->n_layers) +
-                     (about->n_blocks - 1) * plain_bytes(about, 1, about->n_layers);
+    n_payload += (uint64_t)about->n_archived * about->archived_bytes;
+    if (about->n_blocks > about->n_archived) {
+        n_payload +=
+            plain_bytes(about, about->n_archived, about->n_layers) +
+            (about->n_blocks - about->n_archived - 1) * plain_bytes(about, 1, about->n_layers);
     }
-    return HEAD_BYTES + n_records * RECORD_HEAD + n_payload;
+    return (about->n_archived > 0 ? LONG_HEAD_BYTES : HEAD_BYTES) + n_records * RECORD_HEAD +
+           n_payload;
 }
 
 /* --- records ---------------------------------------------------------------------------------- */
@@ -155,10 +163,13 @@ static void make_head(shoal_kvwire_encoder *e)
 {
     const shoal_kvwire_about *about = &e->about;
     uint8_t *h = e->buffer;
-    memset(h, 0, HEAD_BYTES);
+    bool archived = about->n_archived > 0;
+    uint32_t n = archived ? LONG_HEAD_BYTES : HEAD_BYTES;
+    memset(h, 0, n);
     memcpy(h, kvwire_magic, sizeof kvwire_magic);
-    shoal_le_put_u32(h + AT_VERSION, SHOAL_KVWIRE_VERSION);
-    shoal_le_put_u32(h + AT_HEAD_BYTES, HEAD_BYTES);
+    shoal_le_put_u32(h + AT_VERSION,
+                     archived ? SHOAL_KVWIRE_VERSION_ARCHIVE : SHOAL_KVWIRE_VERSION);
+    shoal_le_put_u32(h + AT_HEAD_BYTES, n);
     memcpy(h + AT_MODEL, about->model.bytes, SHOAL_HASH_BYTES);
     memcpy(h + AT_TOKENIZER, about->tokenizer.bytes, SHOAL_HASH_BYTES);
     memcpy(h + AT_FORM, about->form.bytes, SHOAL_HASH_BYTES);
@@ -167,8 +178,13 @@ static void make_head(shoal_kvwire_encoder *e)
     shoal_le_put_u32(h + AT_N_LAYERS, about->n_layers);
     shoal_le_put_u32(h + AT_FIRST_BYTES, about->first_bytes);
     shoal_le_put_u32(h + AT_LAYER_BYTES, about->layer_bytes);
-    shoal_le_put_u32(h + AT_HEAD_CRC, shoal_crc32c(0, h, AT_HEAD_CRC));
-    e->n = HEAD_BYTES;
+    if (archived) {
+        shoal_le_put_u32(h + AT_N_ARCHIVED, about->n_archived);
+        memcpy(h + AT_BASIS, about->basis.bytes, SHOAL_HASH_BYTES);
+    }
+    uint32_t at_crc = archived ? AT_LONG_HEAD_CRC : AT_HEAD_CRC;
+    shoal_le_put_u32(h + at_crc, shoal_crc32c(0, h, at_crc));
+    e->n = n;
 }
 
 /* Of the payload that stands in the buffer. */
@@ -191,14 +207,21 @@ static void make_tokens(shoal_kvwire_encoder *e)
     e->at.id += n;
 }
 
+static bool is_archived(const shoal_kvwire_encoder *e)
+{
+    return e->at.block < e->about.n_archived;
+}
+
 static uint32_t chunk_blocks(const shoal_kvwire_encoder *e)
 {
-    return SHOAL_MIN(e->source.chunk_blocks, e->about.n_blocks - e->at.block);
+    uint32_t end = is_archived(e) ? e->about.n_archived : e->about.n_blocks;
+    return SHOAL_MIN(e->source.chunk_blocks, end - e->at.block);
 }
 
 static uint32_t chunk_layers(const shoal_kvwire_encoder *e)
 {
-    return SHOAL_MIN(e->source.chunk_layers, e->about.n_layers - e->at.layer);
+    uint32_t n = SHOAL_MIN(e->source.chunk_layers, e->about.n_layers - e->at.layer);
+    return is_archived(e) ? e->about.n_layers : n;
 }
 
 static void make_chunk(shoal_kvwire_encoder *e)
@@ -208,7 +231,8 @@ static void make_chunk(shoal_kvwire_encoder *e)
     shoal_le_put_u32(payload + AT_CHUNK_BLOCKS, chunk_blocks(e));
     shoal_le_put_u32(payload + AT_CHUNK_LAYER, e->at.layer);
     shoal_le_put_u32(payload + AT_CHUNK_LAYERS, chunk_layers(e));
-    shoal_le_put_u32(payload + AT_CHUNK_CODEC, SHOAL_KVWIRE_PLAIN);
+    shoal_le_put_u32(payload + AT_CHUNK_CODEC,
+                     is_archived(e) ? SHOAL_KVWIRE_ARCHIVE : SHOAL_KVWIRE_PLAIN);
     make_record(e, RECORD_CHUNK, CHUNK_BYTES);
     e->at.opened = true;
 }
@@ -217,8 +241,15 @@ static shoal_status make_block(shoal_kvwire_encoder *e)
 {
     uint32_t block = e->at.block + e->at.i;
     uint32_t n_layers = chunk_layers(e);
-    SHOAL_TRY(e->source.read(e->source.ctx, block, e->at.layer, n_layers, e->buffer + RECORD_HEAD));
-    make_record(e, RECORD_BLOCK, (size_t)plain_bytes(&e->about, block, n_layers));
+    size_t n = (size_t)plain_bytes(&e->about, block, n_layers);
+    uint8_t *payload = e->buffer + RECORD_HEAD;
+    if (is_archived(e)) {
+        SHOAL_TRY(e->source.read_archived(e->source.ctx, block, payload, &n));
+        SHOAL_ASSERT(n >= 1 && n <= e->about.archived_bytes);
+    } else {
+        SHOAL_TRY(e->source.read(e->source.ctx, block, e->at.layer, n_layers, payload));
+    }
+    make_record(e, RECORD_BLOCK, n);
     e->at.i++;
     if (e->at.i < chunk_blocks(e)) {
         return SHOAL_OK;

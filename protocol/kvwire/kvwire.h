@@ -3,7 +3,9 @@
  * The container in which KV leaves a machine: a text's token ids and full blocks of its KV, as a
  * stream of records that can be written, sent, cut and continued at any of them. Bytes in, bytes
  * out: no file, no socket, no pool. What a block's bytes mean is said by the form, in words whose
- * hash the head carries; here they are opaque and of a known length. The layout is in KVWIRE.md.
+ * hash the head carries; here they are opaque and of a known length. A text's first blocks may be
+ * archived (common/archive): then they are fewer bytes, of a length that is theirs, and the head
+ * says which blocks and by which basis. The layout is in KVWIRE.md.
  *
  * A decoder checks every record before it hands it out, and the whole before it says END. What it
  * gave out before END may be used at once where it can be undone, and is committed after END alone.
@@ -18,7 +20,8 @@
 #include <stdint.h>
 
 enum {
-    SHOAL_KVWIRE_VERSION = 1,
+    SHOAL_KVWIRE_VERSION = 1,           /* all blocks as the pool keeps them */
+    SHOAL_KVWIRE_VERSION_ARCHIVE = 2,   /* some are archived */
     SHOAL_KVWIRE_BLOCK = 32,            /* tokens of one block */
     SHOAL_KVWIRE_TOKENS_MAX = 1 << 24,  /* of one text */
     SHOAL_KVWIRE_LAYERS_MAX = 1024,     /* of one model */
@@ -29,7 +32,8 @@ enum {
 
 /* How the bytes of a chunk's blocks are coded. */
 typedef enum shoal_kvwire_codec {
-    SHOAL_KVWIRE_PLAIN = 0 /* as the pool keeps them: of the length that the form says */
+    SHOAL_KVWIRE_PLAIN = 0,  /* as the pool keeps them: of the length that the form says */
+    SHOAL_KVWIRE_ARCHIVE = 1 /* by a basis, in all layers: of the length that the record says */
 } shoal_kvwire_codec;
 
 /* What a blob holds, as its head says. */
@@ -40,8 +44,11 @@ typedef struct shoal_kvwire_about {
     uint32_t n_tokens; /* ids of the text; 1..TOKENS_MAX */
     uint32_t n_blocks; /* full blocks with KV, from the text's start: 32 * n_blocks <= n_tokens */
     uint32_t n_layers; /* 1..LAYERS_MAX */
-    uint32_t first_bytes; /* of block 0 in one layer, which some forms keep differently */
-    uint32_t layer_bytes; /* of any other block in one layer */
+    uint32_t first_bytes;    /* of block 0 in one layer, which some forms keep differently */
+    uint32_t layer_bytes;    /* of any other block in one layer */
+    uint32_t n_archived;     /* leading blocks that are archived: 0..n_blocks */
+    uint32_t archived_bytes; /* with them: of one in all layers, at most; 1..RECORD_MAX */
+    shoal_hash basis;        /* with them: what they were archived by */
 } shoal_kvwire_about;
 
 /* The hash of a form in words (shoal_kv_form), at most SHOAL_KVWIRE_FORM_MAX bytes. */
@@ -66,6 +73,9 @@ typedef struct shoal_kvwire_source {
      * failure is the encoder's. */
     shoal_status (*read)(void *ctx, uint32_t block, uint32_t layer, uint32_t n_layers,
                          uint8_t *ret_bytes);
+    /* Block b of all layers, archived, into room for archived_bytes: *ret_n of them, at least 1. As
+     * read otherwise. NULL where none is. */
+    shoal_status (*read_archived)(void *ctx, uint32_t block, uint8_t *ret_bytes, size_t *ret_n);
     uint32_t chunk_layers; /* layers of one chunk, at least 1: fewer are sooner of use */
     uint32_t chunk_blocks; /* blocks of one chunk, at least 1 */
 } shoal_kvwire_source;
@@ -79,7 +89,7 @@ shoal_status shoal_kvwire_encoder_new(const shoal_kvwire_about *about,
                                       shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder);
 SHOAL_DEFINE_CLEANUP(shoal_kvwire_encoder, shoal_kvwire_encoder_free)
-/* All bytes of the blob. */
+/* All bytes of the blob; where blocks are archived, at most so many. */
 uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *encoder);
 /* All records of the blob, head and end among them. */
 uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *encoder);
@@ -106,6 +116,8 @@ typedef struct shoal_kvwire_expect {
     uint32_t layer_bytes;
     uint32_t n_vocab;
     uint32_t n_tokens_max;
+    const shoal_hash *basis; /* archived blocks are taken, by this one; NULL: they are refused */
+    uint32_t archived_bytes; /* with it: of one block in all layers, at most; 1..RECORD_MAX */
     shoal_kvwire_salt salt;
 } shoal_kvwire_expect;
 

@@ -26,6 +26,12 @@ enum {
     AT_ZERO = 132,
     AT_HEAD_CRC = 156,
 
+    LONG_HEAD_BYTES = 192, /* of SHOAL_KVWIRE_VERSION_ARCHIVE */
+    AT_N_ARCHIVED = 132,
+    AT_BASIS = 136,
+    AT_LONG_ZERO = 168,
+    AT_LONG_HEAD_CRC = 188,
+
     RECORD_HEAD = 12, /* kind, bytes of the payload, CRC-32C of both and the payload */
     AT_N = 4,
     AT_CRC = 8,
@@ -68,6 +74,7 @@ static inline uint64_t plain_bytes(const shoal_kvwire_about *about, uint32_t blo
 static inline uint64_t payload_max(const shoal_kvwire_about *about, uint32_t n_layers)
 {
     uint64_t most = (uint64_t)IDS_PER_RECORD * sizeof(int32_t);
+    most = SHOAL_MAX(most, about->n_archived > 0 ? about->archived_bytes : 0);
     most = SHOAL_MAX(most, plain_bytes(about, 0, n_layers));
     return SHOAL_MAX(most, plain_bytes(about, 1, n_layers));
 }
@@ -84,6 +91,9 @@ static inline shoal_status check_about(const shoal_kvwire_about *about, shoal_er
         {"layers", about->n_layers, 1, SHOAL_KVWIRE_LAYERS_MAX},
         {"bytes of block 0", about->first_bytes, 1, SHOAL_KVWIRE_RECORD_MAX},
         {"bytes of a block", about->layer_bytes, 1, SHOAL_KVWIRE_RECORD_MAX},
+        {"archived blocks", about->n_archived, 0, about->n_blocks},
+        {"bytes of an archived block", about->archived_bytes, about->n_archived > 0 ? 1 : 0,
+         SHOAL_KVWIRE_RECORD_MAX},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         if (rows[i].value < rows[i].min || rows[i].value > rows[i].max) {

@@ -14,12 +14,14 @@
 
 enum {
     HEAD = 160,
-    AT_HEAD_CRC = 156,
+    LONG_HEAD = 192, /* where blocks are archived */
     RECORD_HEAD = 12,
     RECORD_END = 4
 };
 
 static const char form[] = "a form of the fuzzer";
+
+static const shoal_hash basis;
 
 static shoal_kvwire_expect expected(void)
 {
@@ -28,12 +30,15 @@ static shoal_kvwire_expect expected(void)
                                  .first_bytes = 6,
                                  .layer_bytes = 3,
                                  .n_vocab = 512,
-                                 .n_tokens_max = 1 << 14};
+                                 .n_tokens_max = 1 << 14,
+                                 .basis = &basis,
+                                 .archived_bytes = 5};
 }
 
 typedef struct sum {
     uint64_t n_ids;
     uint64_t n_bytes;
+    uint64_t n_archived;
     bool ended;
 } sum;
 
@@ -46,7 +51,10 @@ static shoal_status take(shoal_kvwire_decoder *decoder, sum *s, shoal_kvwire_abo
         SHOAL_ASSERT(!s->ended);
         *about = *event.about;
         s->n_ids += event.kind == SHOAL_KVWIRE_TOKENS ? event.n : 0;
-        s->n_bytes += event.kind == SHOAL_KVWIRE_DATA ? event.n_bytes : 0;
+        bool archived = event.kind == SHOAL_KVWIRE_DATA && event.codec == SHOAL_KVWIRE_ARCHIVE;
+        s->n_bytes += event.kind == SHOAL_KVWIRE_DATA && !archived ? event.n_bytes : 0;
+        s->n_archived += archived;
+        SHOAL_ASSERT(!archived || (event.n_bytes >= 1 && event.n_bytes <= 5));
         s->ended = event.kind == SHOAL_KVWIRE_END;
         SHOAL_ASSERT(event.kind != SHOAL_KVWIRE_DATA || event.block < about->n_blocks);
     }
@@ -77,11 +85,12 @@ static void check(const uint8_t *bytes, size_t n, size_t piece)
         SHOAL_ASSERT(shoal_kvwire_decoder_finish(decoder, NULL) == status);
     }
     if (status == SHOAL_OK) {
-        uint64_t n_first = about.n_blocks > 0 ? 1 : 0;
+        SHOAL_ASSERT(s.n_archived == about.n_archived);
+        uint64_t n_first = about.n_blocks > 0 && about.n_archived == 0 ? 1 : 0;
+        uint64_t n_others = about.n_blocks - about.n_archived - n_first;
         SHOAL_ASSERT(s.ended && s.n_ids == about.n_tokens);
         SHOAL_ASSERT(s.n_bytes ==
-                     about.n_layers * (n_first * about.first_bytes +
-                                       (about.n_blocks - n_first) * (uint64_t)about.layer_bytes));
+                     about.n_layers * (n_first * about.first_bytes + n_others * about.layer_bytes));
     } else {
         SHOAL_ASSERT(err.text[0] != '\0');
     }
@@ -97,15 +106,19 @@ static bool mend(uint8_t *bytes, size_t n)
         shoal_hasher_new(&hasher) != SHOAL_OK) {
         return false;
     }
-    memcpy(bytes, "SHOALKVW\1\0\0\0\240\0\0\0", 16);
+    bool archived = n >= LONG_HEAD && bytes[8] == SHOAL_KVWIRE_VERSION_ARCHIVE;
+    size_t n_head = archived ? LONG_HEAD : HEAD;
+    memcpy(bytes, "SHOALKVW", 8);
+    shoal_le_put_u32(bytes + 8, archived ? SHOAL_KVWIRE_VERSION_ARCHIVE : SHOAL_KVWIRE_VERSION);
+    shoal_le_put_u32(bytes + 12, (uint32_t)n_head);
     memset(bytes + 16, 0, 64);
     memcpy(bytes + 80, hash.bytes, sizeof hash.bytes);
-    memset(bytes + 132, 0, 24);
-    shoal_le_put_u32(bytes + AT_HEAD_CRC, shoal_crc32c(0, bytes, AT_HEAD_CRC));
+    memset(bytes + (archived ? 136 : 132), 0, archived ? 52 : 24);
+    shoal_le_put_u32(bytes + n_head - 4, shoal_crc32c(0, bytes, n_head - 4));
     shoal_hasher_update_field(hasher, "shoal kvwire content 1", 22);
     shoal_hasher_update_field(hasher, NULL, 0);
-    shoal_hasher_update(hasher, bytes, HEAD);
-    size_t at = HEAD;
+    shoal_hasher_update(hasher, bytes, n_head);
+    size_t at = n_head;
     while (n - at >= RECORD_HEAD) {
         uint8_t *record = bytes + at;
         size_t n_payload = shoal_le_u32(record + 4);
