@@ -120,6 +120,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
                        &coop->keep) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for kept sessions");
     }
+    SHOAL_TRY(shoal_session_open_archive(coop, err));
     return shoal_session_identify(coop) == SHOAL_OK
                ? SHOAL_OK
                : shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the form of the KV");
@@ -503,6 +504,7 @@ void shoal_coop_free(shoal_coop *coop)
     }
     shoal_engine_free(coop->engine);
     shoal_power_close(coop->charge.meter);
+    shoal_archive_free(coop->archive);
     shoal_free(coop->spans);
     shoal_free(coop->span_gens);
     shoal_free(coop->target);

@@ -5,6 +5,7 @@
 #ifndef SHOAL_COOP_COOP_INTERNAL_H
 #define SHOAL_COOP_COOP_INTERNAL_H
 
+#include "common/archive/archive.h"
 #include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "common/base/thread.h"
@@ -295,7 +296,8 @@ struct shoal_coop {
     shoal_session_identity identity;
     shoal_hash form; /* of its words, as blobs say it */
     coop_figures figures;
-    shoal_breaker fetches; /* FetchKv: failures, and peers that sent what was no KV */
+    shoal_archive *archive; /* of sessions; NULL: all are exact */
+    shoal_breaker fetches;  /* FetchKv: failures, and peers that sent what was no KV */
     uint64_t quarantined_until_ms;
     uint64_t describe_sent_ns;
     shoal_coop_totals spent; /* of all generations, as far as spend knows them */
@@ -421,6 +423,7 @@ void shoal_session_job_free(session_job *job);
 /* What was asked of kept sessions from outside. */
 void shoal_session_serve(shoal_coop *coop, session_job *job);
 shoal_status shoal_session_identify(shoal_coop *coop) SHOAL_MUST_CHECK;
+shoal_status shoal_session_open_archive(shoal_coop *coop, shoal_err *err) SHOAL_MUST_CHECK;
 
 /* KV of a prompt from the cloud (fetch.c). */
 /* Before each step: decides for a prompt that is not computed yet, and whether its generation is

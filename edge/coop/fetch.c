@@ -76,6 +76,7 @@ static shoal_status make_reader(const shoal_coop *coop, fetch *f)
 {
     shoal_session_identity identity = coop->identity;
     identity.has_secret = false; /* the call's TLS says who it is */
+    identity.archive = NULL;     /* what is fetched is what would have been computed */
     identity.n_tokens_max = (uint32_t)f->n_tokens;
     shoal_session_reader_free(SHOAL_STEAL(f->reader));
     return shoal_session_reader_new(&identity, SIZE_MAX, &f->reader);

@@ -49,6 +49,7 @@ shoal_status shoal_prefix_load(shoal_coop *coop, const shoal_coop_prefix *blob, 
     SHOAL_CLEANUP(shoal_session_copy_freep) shoal_session_copy *copy = NULL;
     shoal_session_identity identity = coop->identity;
     identity.has_secret = false; /* the bundle's signature says whose it is */
+    identity.archive = NULL;     /* a prefix is what would have been computed */
     if (coop->n_prefixes == SHOAL_COOP_PREFIXES_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "more than %d prefixes",
                              (int)SHOAL_COOP_PREFIXES_MAX);

@@ -6,6 +6,7 @@
  */
 #include "edge/coop/coop_internal.h"
 
+#include "common/base/file.h"
 #include "common/base/mem.h"
 
 #include <string.h>
@@ -100,6 +101,28 @@ void shoal_session_job_free(session_job *job)
     shoal_free(job);
 }
 
+shoal_status shoal_session_open_archive(shoal_coop *coop, shoal_err *err)
+{
+    const char *path = coop->settings.archive_path;
+    const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
+    if (!path) {
+        return coop->settings.archive_sessions
+                   ? shoal_err_set(err, SHOAL_E_INVALID,
+                                   "session.level archive needs a basis: set kv.archive to what "
+                                   "shoal-forge kv-calibrate made for this model")
+                   : SHOAL_OK;
+    }
+    if (shape->type != SHOAL_KV_F16 || shape->evict) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "kv.archive: what is archived is KV in f16 of which all is kept: set "
+                             "kv.type f16 and kv.evict none, or leave kv.archive empty");
+    }
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
+    return shoal_archive_open((const uint8_t *)file.data, file.length, &coop->model->hash, shape,
+                              &coop->archive, err);
+}
+
 shoal_status shoal_session_identify(shoal_coop *coop)
 {
     const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
@@ -112,6 +135,9 @@ shoal_status shoal_session_identify(shoal_coop *coop)
         .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / shape->n_layers),
         .n_vocab = (uint32_t)coop->model->hp.n_vocab,
         .n_tokens_max = (uint32_t)shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine)),
+        .archive = coop->archive,
+        .kernels = shoal_engine_kernels(coop->engine),
+        .archives = coop->settings.archive_sessions,
         .has_secret = coop->settings.has_session_secret,
     };
     shoal_kv_form(shape, id->form);

@@ -89,6 +89,12 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "\"shoal\": {\"session\": \"NAME\"}."),
     INT("session.kv_percent", "50", 0, 100,
         "Share of the KV memory that kept sessions may hold while no request wants it."),
+    STRING("kv.archive", "",
+           "File with the basis by which sessions are archived, made for this model by shoal-forge "
+           "kv-calibrate; empty: none, and archived sessions are refused. For kv.type f16."),
+    {"session.level", SHOAL_CONFIG_CHOICE, "exact", 0, 0, "exact|archive", false,
+     "How a session is saved; exact: as it is; archive: by kv.archive, about a tenth, but for its "
+     "last 128 tokens; answers after a load are then near those without, not the same."},
     INT("session.body_max_kib", "65536", 1, 1 << 22, "Largest session that is loaded, KiB."),
     STRING("session.secret_file", "",
            "File whose first line is known to the edges that load each other's sessions: one saved "
@@ -319,6 +325,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.kv_budget = s.kv_evict ? (size_t)shoal_config_int(config, "kv.budget") : 0;
     SHOAL_TRY(read_secret(shoal_config_string(config, "session.secret_file"), &s, err));
     s.n_sessions_max = (size_t)shoal_config_int(config, "session.max");
+    s.archive_path = text_or_null(config, "kv.archive");
+    s.archive_sessions = strcmp(shoal_config_string(config, "session.level"), "archive") == 0;
     s.session_percent_max = (size_t)shoal_config_int(config, "session.kv_percent");
     const char *fetching = shoal_config_string(config, "fetch.modes");
     s.fetching = strcmp(fetching, "all") == 0     ? SHOAL_COOP_FETCH_ALL

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "edge/session/blob.h"
 
+#include "common/base/le.h"
 #include "common/base/mem.h"
 
 #include <string.h>
 
 enum {
     BLOCK = SHOAL_KV_BLOCK,
-    CHUNK_BLOCKS = 16
+    CHUNK_BLOCKS = 16,
+    UNIT_HEAD = 4 /* of each group of an archived block: bytes of its unit */
 };
 
 void shoal_session_copy_free(shoal_session_copy *copy)
@@ -98,9 +100,67 @@ shoal_status shoal_session_copy_in(const shoal_session_copy *copy, shoal_kv_seq 
     return SHOAL_OK;
 }
 
+/* --- an archived block ------------------------------------------------------------------------ */
+
+/* Of one in all groups, at most. */
+static size_t archived_bytes(const shoal_archive *archive)
+{
+    size_t n = 0;
+    for (size_t g = 0; g < shoal_archive_n_groups(archive); g++) {
+        n += UNIT_HEAD + shoal_archive_group_at(archive, g).unit_bytes;
+    }
+    return n;
+}
+
+/* A block's pages of all layers as its groups' units, one after the other. */
+static shoal_status archive_block(const shoal_session_identity *id, shoal_archive_work *work,
+                                  size_t block, const uint8_t *pages, uint8_t *ret_bytes,
+                                  size_t *ret_n)
+{
+    size_t n = 0;
+    for (size_t g = 0; g < shoal_archive_n_groups(id->archive); g++) {
+        size_t n_unit = 0;
+        SHOAL_TRY(shoal_archive_encode(id->archive, id->kernels, work, g, block * BLOCK, pages,
+                                       ret_bytes + n + UNIT_HEAD, &n_unit));
+        shoal_le_put_u32(ret_bytes + n, (uint32_t)n_unit);
+        n += UNIT_HEAD + n_unit;
+        pages += shoal_archive_group_at(id->archive, g).page_bytes;
+    }
+    *ret_n = n;
+    return SHOAL_OK;
+}
+
+/* Hostile bytes back into pages of all layers. */
+static shoal_status restore_block(const shoal_session_identity *id, shoal_archive_work *work,
+                                  size_t block, const uint8_t *bytes, size_t n, uint8_t *ret_pages,
+                                  shoal_err *err)
+{
+    size_t at = 0;
+    for (size_t g = 0; g < shoal_archive_n_groups(id->archive); g++) {
+        size_t n_left = n - at;
+        size_t n_unit = n_left < UNIT_HEAD ? 0 : shoal_le_u32(bytes + at);
+        if (n_left < UNIT_HEAD || n_unit > n_left - UNIT_HEAD) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "archived block %zu: group %zu has %zu bytes, its unit ends "
+                                 "behind them",
+                                 block, g, n_left);
+        }
+        SHOAL_TRY(shoal_archive_decode(id->archive, id->kernels, work, g, block * BLOCK,
+                                       bytes + at + UNIT_HEAD, n_unit, ret_pages, err));
+        at += UNIT_HEAD + n_unit;
+        ret_pages += shoal_archive_group_at(id->archive, g).page_bytes;
+    }
+    return at == n ? SHOAL_OK
+                   : shoal_err_set(err, SHOAL_E_INVALID,
+                                   "archived block %zu: %zu bytes follow its last group", block,
+                                   n - at);
+}
+
 /* --- to a blob -------------------------------------------------------------------------------- */
 
 struct shoal_session_writer {
+    shoal_session_identity identity;
+    shoal_archive_work *work; /* NULL: nothing is archived */
     shoal_session_copy *copy;
     size_t first_bytes; /* of all layers */
     size_t other_bytes;
@@ -125,6 +185,13 @@ static shoal_status read_block(void *ctx, uint32_t block, uint32_t layer, uint32
     return SHOAL_OK;
 }
 
+static shoal_status read_archived(void *ctx, uint32_t block, uint8_t *ret_bytes, size_t *ret_n)
+{
+    const shoal_session_writer *w = ctx;
+    const uint8_t *pages = w->copy->blocks + block_at(w->first_bytes, w->other_bytes, block);
+    return archive_block(&w->identity, w->work, block, pages, ret_bytes, ret_n);
+}
+
 shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
                                       shoal_session_copy *take_copy,
                                       shoal_session_writer **ret_writer, shoal_err *err)
@@ -136,6 +203,11 @@ shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
                                 .n_layers = identity->n_layers,
                                 .first_bytes = identity->first_bytes,
                                 .layer_bytes = identity->layer_bytes};
+    if (identity->archive && identity->archives) {
+        about.n_archived = (uint32_t)shoal_archive_n_blocks(take_copy->n_ids);
+        about.archived_bytes = (uint32_t)archived_bytes(identity->archive);
+        about.basis = *shoal_archive_hash(identity->archive);
+    }
     shoal_session_writer *w = shoal_calloc(1, sizeof *w);
     if (!w) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a session's blob");
@@ -145,11 +217,18 @@ shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
     const shoal_kvwire_source source = {.ids = take_copy->ids,
                                         .ctx = w,
                                         .read = read_block,
+                                        .read_archived = read_archived,
                                         .chunk_layers = identity->n_layers,
                                         .chunk_blocks = CHUNK_BLOCKS};
     shoal_status status = shoal_kvwire_form(identity->form, &about.form);
+    if (status == SHOAL_OK && about.n_archived > 0) {
+        w->identity = *identity;
+        status = shoal_archive_work_new(identity->archive, &w->work);
+    }
     if (status == SHOAL_OK) {
         status = shoal_kvwire_encoder_new(&about, &source, salt_of(identity), &w->encoder, err);
+    } else {
+        (void)shoal_err_set(err, status, "no memory for a session's blob");
     }
     if (status != SHOAL_OK) {
         shoal_session_writer_free(w);
@@ -166,6 +245,7 @@ void shoal_session_writer_free(shoal_session_writer *writer)
         return;
     }
     shoal_kvwire_encoder_free(writer->encoder);
+    shoal_archive_work_free(writer->work);
     shoal_session_copy_free(writer->copy);
     shoal_free(writer);
 }
@@ -182,6 +262,8 @@ struct shoal_session_reader {
     size_t first_bytes; /* of all layers */
     size_t other_bytes;
     size_t n_bytes_max;
+    shoal_session_identity identity;
+    shoal_archive_work *work; /* NULL: archived blobs are not taken */
     shoal_kvwire_decoder *decoder;
     shoal_session_copy *copy;
     shoal_status failed;
@@ -190,6 +272,8 @@ struct shoal_session_reader {
 shoal_status shoal_session_reader_new(const shoal_session_identity *identity, size_t n_bytes_max,
                                       shoal_session_reader **ret_reader)
 {
+    const shoal_hash *basis = identity->archive ? shoal_archive_hash(identity->archive) : NULL;
+    size_t n_archived = identity->archive ? archived_bytes(identity->archive) : 0;
     const shoal_kvwire_expect expect = {.model = identity->model,
                                         .tokenizer = identity->tokenizer,
                                         .form = identity->form,
@@ -198,6 +282,8 @@ shoal_status shoal_session_reader_new(const shoal_session_identity *identity, si
                                         .layer_bytes = identity->layer_bytes,
                                         .n_vocab = identity->n_vocab,
                                         .n_tokens_max = identity->n_tokens_max,
+                                        .basis = basis,
+                                        .archived_bytes = (uint32_t)n_archived,
                                         .salt = salt_of(identity)};
     SHOAL_CLEANUP(shoal_session_reader_freep)
     shoal_session_reader *r = shoal_calloc(1, sizeof *r);
@@ -207,6 +293,10 @@ shoal_status shoal_session_reader_new(const shoal_session_identity *identity, si
     r->first_bytes = (size_t)identity->first_bytes * identity->n_layers;
     r->other_bytes = (size_t)identity->layer_bytes * identity->n_layers;
     r->n_bytes_max = n_bytes_max;
+    r->identity = *identity;
+    if (identity->archive) {
+        SHOAL_TRY(shoal_archive_work_new(identity->archive, &r->work));
+    }
     SHOAL_TRY(shoal_kvwire_decoder_new(&expect, &r->decoder));
     *ret_reader = SHOAL_STEAL(r);
     return SHOAL_OK;
@@ -218,6 +308,7 @@ void shoal_session_reader_free(shoal_session_reader *reader)
         return;
     }
     shoal_kvwire_decoder_free(reader->decoder);
+    shoal_archive_work_free(reader->work);
     shoal_session_copy_free(reader->copy);
     shoal_free(reader);
 }
@@ -231,11 +322,19 @@ static shoal_status begin(shoal_session_reader *r, const shoal_kvwire_about *abo
                              "the session has KV of %u full blocks of 32, its %u tokens make %zu",
                              about->n_blocks, about->n_tokens, n_blocks);
     }
-    /* Memory is taken for what comes, not for what a head promises. */
-    if (n_bytes > r->n_bytes_max) {
+    if (about->n_archived > shoal_archive_n_blocks(about->n_tokens)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "the session has %u archived blocks, of %u tokens at most %zu are",
+                             about->n_archived, about->n_tokens,
+                             shoal_archive_n_blocks(about->n_tokens));
+    }
+    /* Memory is taken for what comes, not for what a head promises; of archived blocks, for what
+     * the text's length says, which is bounded by the pool's. */
+    size_t n_archived = block_at(r->first_bytes, r->other_bytes, about->n_archived);
+    if (n_bytes - n_archived > r->n_bytes_max) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "the session is cut off: %zu bytes, its KV alone has %zu",
-                             r->n_bytes_max, n_bytes);
+                             r->n_bytes_max, n_bytes - n_archived);
     }
     if (copy_new(about->n_tokens, n_bytes, &r->copy) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a session of %u tokens",
@@ -254,6 +353,12 @@ static shoal_status take(shoal_session_reader *r, const shoal_kvwire_event *even
         memcpy(r->copy->ids + event->first, event->ids, event->n * sizeof *event->ids);
         return SHOAL_OK;
     case SHOAL_KVWIRE_DATA: {
+        if (event->codec == SHOAL_KVWIRE_ARCHIVE) {
+            uint8_t *pages =
+                r->copy->blocks + block_at(r->first_bytes, r->other_bytes, event->block);
+            return restore_block(&r->identity, r->work, event->block, event->bytes, event->n_bytes,
+                                 pages, err);
+        }
         size_t layer_bytes = event->n_bytes / event->n_layers;
         memcpy(r->copy->blocks + block_at(r->first_bytes, r->other_bytes, event->block) +
                    event->layer * layer_bytes,

@@ -3,10 +3,15 @@
  * A session away from its pool: its tokens and the full blocks of its KV, and the same as a blob of
  * protocol/kvwire, which goes to a file or to another gateway. The tokens behind the last full
  * block, 31 at most, travel as ids: whoever takes the blob computes them.
+ *
+ * Where an operator chose it, the blocks before the last 128 tokens are archived (common/archive):
+ * a blob is then about a tenth, and what is read of it is near what was written, not the same. Such
+ * a blob says so, and is taken only with the basis that made it.
  */
 #ifndef SHOAL_SESSION_BLOB_H
 #define SHOAL_SESSION_BLOB_H
 
+#include "common/archive/archive.h"
 #include "common/kv/kv_move.h"
 #include "edge/session/keep.h"
 #include "protocol/kvwire/kvwire.h"
@@ -21,7 +26,10 @@ typedef struct shoal_session_identity {
     uint32_t layer_bytes; /* of any other block in one layer */
     uint32_t n_vocab;
     uint32_t n_tokens_max;
-    bool has_secret; /* known to the gateways that take each other's sessions (R10) */
+    const shoal_archive *archive; /* NULL: no archived blob is taken; outlives all that has this */
+    const shoal_kernels *kernels; /* with it */
+    bool archives;                /* with it: blobs are written so, where KV is f16 */
+    bool has_secret;              /* known to the gateways that take each other's sessions (R10) */
     uint8_t secret[SHOAL_HASH_BYTES];
 } shoal_session_identity;
 

@@ -197,6 +197,59 @@ def test_session_survives_a_restart_and_roams():
         return f"{len(blob)} bytes of q4"
 
 
+def test_a_session_is_archived_where_the_operator_says_so():
+    if SANITIZED:
+        return "skipped: units are judged by tests/unit/session, and a basis of the family takes long"
+    with Site(SEED) as site:
+        _, model = site.models()
+        text, basis, other = site.file("text"), site.file("kv.basis"), site.file("other.basis")
+        with open(text, "w", encoding="ascii") as f:
+            f.write("\n".join(f"What does H{i % 90} mean on the Tapir {i % 30}? Look at step {i} first." for i in range(400)))
+        for rate, file in (("2", basis), ("1", other)):
+            run(binary("shoal-forge"), "kv-calibrate", "-m", model, "-f", text, "--tokens", "2048", "--bits", rate, "-o", file)
+        exact = site.edge(model).start()
+        edge = site.edge(model, kv__archive=basis, session__level="archive").start()
+        takes = site.edge(model, kv__archive=basis).start()
+        first = ids(600, SEED)
+        prompt = first + ask(edge, first, "s").ids + ids(N_MORE, 3)
+        same(ask(exact, first, "s"), ask(edge, first, "t"), "what is in memory is exact")
+        plain, blob = save(exact, "s"), save(edge, "s")
+        n_kept = 600 + N_ANSWER - 1
+        expect(len(blob) < 0.5 * len(plain), f"{len(blob)} bytes archived, {len(plain)} exact")
+        right = ask(exact, prompt, "s")
+        edge.stop()
+        edge.start()
+        for where in (edge, takes):
+            status, _, body = load(where, "s", blob)
+            expect(status == 200 and json.loads(body)["tokens"] == n_kept, f"{status} {body}")
+        answers = [ask(where, prompt, "s") for where in (edge, takes)]
+        check_reuse(answers[0], n_kept, len(prompt), "after the load")
+        same(answers[1], answers[0], "two edges that loaded the same")
+        alike = sum(a == b for a, b in zip(answers[0].ids, right.ids))
+        # Never silently: who was not told to take what is not exact refuses, and so does another basis.
+        refused(load(exact, "s", blob), 409, "session_mismatch", "kv.archive", blob[136:168].hex())
+        another = site.edge(model, kv__archive=other).start()
+        refused(load(another, "s", blob), 409, "session_mismatch", "basis", blob[136:168].hex())
+        expect(load(edge, "exact", plain)[0] == 200, "an exact session is taken by all")
+        same(ask(edge, prompt, "exact"), right, "after an exact load")
+        # A text of fewer than 160 tokens has nothing to archive.
+        for where in (edge, exact):
+            ask(where, first[:150], "short", n=2)
+        expect(save(edge, "short") == save(exact, "short"), "a short session")
+        for settings, why in (({"session__level": "archive"}, "kv.archive"), ({"kv__archive": text}, "not a GGUF file"),
+                              ({"kv__archive": basis, "kv__type": "q8"}, "kv.type f16"),
+                              ({"kv__archive": basis, "kv__evict": "h2o"}, "kv.evict none")):
+            daemon = site.edge(model, **settings)
+            site.daemons.remove(daemon)
+            try:
+                daemon.start()
+            except AssertionError as error:
+                expect(why in str(error), f"{settings}: {error}")
+            else:
+                raise AssertionError(f"an edge started with {settings}")
+        return f"{len(blob)} bytes, exact {len(plain)}; {alike} of {N_ANSWER} tokens as exact"
+
+
 def test_restored_session_drafts_for_a_cloud():
     with Site(SEED) as site:
         full, model = site.models()
@@ -331,5 +384,6 @@ def test_what_a_session_cannot_be_is_refused():
 if __name__ == "__main__":
     main([test_kept_tokens_are_not_computed_again_in_any_kv, test_verified_answers_do_not_change,
           test_early_exits_do_not_see_what_was_kept, test_kept_sessions_are_few_and_give_way, test_session_survives_a_restart_and_roams,
-          test_restored_session_drafts_for_a_cloud, test_command_line_saves_and_loads, test_blobs_that_are_not_right_are_refused,
+          test_a_session_is_archived_where_the_operator_says_so, test_restored_session_drafts_for_a_cloud,
+          test_command_line_saves_and_loads, test_blobs_that_are_not_right_are_refused,
           test_sessions_are_bounded_over_http, test_session_past_a_window_is_not_saved, test_what_a_session_cannot_be_is_refused])
