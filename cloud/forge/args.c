@@ -105,6 +105,8 @@ static const forge_option rows[] = {
      "general.name of the file (default: that of the input; of a vocabulary: shoal-tokenizer)"},
     {'F', "", 0, FORGE_OPTION_FILES, 0, 0, 0, "FILE[=SHARE]...",
      "texts; shares set what part each has, whatever its size"},
+    {'I', "", 0, FORGE_OPTION_FILES, 0, 0, 0, "REPORT...",
+     "report.json of compress --report --text, one a size"},
     {'a', "all", 0, FORGE_OPTION_FLAG, AT(all), 0, 0, NULL, "every row, or every tensor"},
     {'D', "decode", 0, FORGE_OPTION_FLAG, AT(decode), 0, 0, NULL, "ids on stdin to text"},
     {'V', "verify", 0, FORGE_OPTION_FLAG, AT(verify), 0, 0, NULL,
@@ -126,7 +128,8 @@ static const forge_own *const owns[] = {&shoal_forge_train_own,
                                         &shoal_forge_recover_own,
                                         &shoal_forge_make_text_own,
                                         &shoal_forge_sparsify_own,
-                                        &shoal_forge_device_own};
+                                        &shoal_forge_device_own,
+                                        &shoal_forge_plan_own};
 
 /* NULL: the command has no options of its own. */
 static const forge_own *own_of(const forge_command *command)
@@ -253,6 +256,16 @@ static void list_options(const forge_command *command, struct option *longs, cha
     longs[n].val = 'h';
 }
 
+static bool takes_files(const forge_command *command)
+{
+    bool any = false;
+    for (size_t i = 0; i < n_options(command); i++) {
+        const forge_option *row = option_at(command, i);
+        any = any || (row && row->kind == FORGE_OPTION_FILES);
+    }
+    return any;
+}
+
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
                            forge_args *ret_args)
 {
@@ -294,7 +307,7 @@ int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
             }
         }
     }
-    if (strchr(command->options, 'F')) {
+    if (takes_files(command)) {
         args.files = argv + optind;
         args.n_files = (size_t)(argc - optind);
     } else if (optind < argc) {

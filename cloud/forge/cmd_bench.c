@@ -282,17 +282,6 @@ static shoal_status print_bench(const bench *b, shoal_err *err)
     return shoal_forge_print(&out, err);
 }
 
-/* The peak of this program alone: what getrusage gives begins with that of the one that forked. */
-static shoal_status read_peak(bench *b, shoal_err *err)
-{
-    static const char label[] = "VmHWM:";
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
-    SHOAL_TRY(shoal_file_read("/proc/self/status", 1 << 16, &text, err));
-    const char *at = strstr(text.data, label);
-    b->rss_mib = at ? strtod(at + sizeof label - 1, NULL) / 1024.0 : 0;
-    return SHOAL_OK;
-}
-
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err)
 {
     SHOAL_CLEANUP(bench_close) bench b = {.args = args, .clock = shoal_clock_real()};
@@ -301,7 +290,7 @@ shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err)
     for (size_t i = 0; i < b.n_widths; i++) {
         SHOAL_TRY(measure_decode(&b, i));
     }
-    SHOAL_TRY(read_peak(&b, err));
+    SHOAL_TRY(shoal_forge_peak_mib(&b.rss_mib, err));
     SHOAL_TRY(measure_bandwidth(&b, err));
     return print_bench(&b, err);
 }

@@ -397,6 +397,7 @@ static shoal_status open_input(compress_run *run, shoal_err *err)
     SHOAL_TRY(shoal_map_open(run->args->model, &run->map, err));
     SHOAL_TRY(shoal_pack_open(run->map.data, run->map.size, &run->gguf, err));
     shoal_gguf_set_mapped(run->gguf);
+    run->gated = shoal_gguf_find_tensor(run->gguf, "blk.0.ffn_gate.weight");
     return shoal_moments_open(run->args->compress.moments, &run->model, &run->moments, err);
 }
 

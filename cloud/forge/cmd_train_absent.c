@@ -2,7 +2,7 @@
  *
  * What stands here where OpenBLAS is not to be had: `train`, `kv-calibrate`,
  * `calibrate-weights`, `compare-passes`, `compress`, `recover`,
- * `sparsify`.
+ * `sparsify`, `plan`.
  */
 #include "cloud/forge/forge.h"
 
@@ -82,3 +82,13 @@ shoal_status shoal_forge_sparsify(const forge_args *args, shoal_err *err)
 
 const forge_own shoal_forge_sparsify_own = {
     .run = shoal_forge_sparsify, .options = NULL, .n_options = 0};
+
+shoal_status shoal_forge_plan(const forge_args *args, shoal_err *err)
+{
+    (void)args;
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "this shoal-forge was built without what compresses: plan on a machine "
+                         "that has it");
+}
+
+const forge_own shoal_forge_plan_own = {.run = shoal_forge_plan, .options = NULL, .n_options = 0};

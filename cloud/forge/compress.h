@@ -126,9 +126,10 @@ typedef struct compress_run {
     double target_ms;               /* of a token; 0: not said */
     forge_profile *profile;         /* NULL: none was given */
     const forge_profile_run *rates; /* of it, for args->threads */
-    size_t n_experts;               /* these three of the input */
+    size_t n_experts;               /* these four of the input */
     size_t n_used;
     bool tied;
+    bool gated;
     double measured_ms; /* of a token of the output, where there is a profile */
     compress_job *jobs;
     size_t n_jobs;
@@ -229,6 +230,7 @@ typedef struct compress_verdict {
     double tok_s;
     uint64_t full_bytes_per_token;
     uint64_t bytes_per_token;
+    char kv[32];     /* of the compressed model; the full one has its own */
     double peak_mib; /* of this program with both models loaded */
 } compress_verdict;
 

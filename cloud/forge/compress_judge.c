@@ -9,6 +9,7 @@
 #include "common/base/mem.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,16 +99,6 @@ static shoal_status judge_window(judging *j, size_t at, size_t end)
     return SHOAL_OK;
 }
 
-static shoal_status read_peak(double *ret_mib, shoal_err *err)
-{
-    static const char label[] = "VmHWM:";
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
-    SHOAL_TRY(shoal_file_read("/proc/self/status", 1 << 16, &text, err));
-    const char *at = strstr(text.data, label);
-    *ret_mib = at ? strtod(at + sizeof label - 1, NULL) / 1024.0 : 0;
-    return SHOAL_OK;
-}
-
 static shoal_status open_sessions(const forge_args *args, const char *compressed, judging *j,
                                   shoal_err *err)
 {
@@ -115,6 +106,7 @@ static shoal_status open_sessions(const forge_args *args, const char *compressed
     for (size_t i = 0; i < 2; i++) {
         forge_args one = *args;
         one.model = paths[i];
+        one.kv = i == FULL ? NULL : args->kv; /* what a level costs is the small one's */
         SHOAL_TRY(shoal_forge_session_open(&one, CHUNK, CHUNK, 0, &j->sessions[i], err));
     }
     return SHOAL_OK;
@@ -147,8 +139,9 @@ shoal_status shoal_forge_compress_judge(const forge_args *args, const char *comp
     SHOAL_TRY(shoal_forge_step_ms(&j.sessions[SMALL], ids, j.n, &ms[SMALL]));
     v.full_tok_s = 1e3 / ms[FULL];
     v.tok_s = 1e3 / ms[SMALL];
-    SHOAL_TRY(read_peak(&v.peak_mib, err));
+    SHOAL_TRY(shoal_forge_peak_mib(&v.peak_mib, err));
     v.n_tokens = j.n_judged;
+    (void)snprintf(v.kv, sizeof v.kv, "%s", shoal_engine_kv_form(j.sessions[SMALL].engine));
     v.ppl_full = shoal_forge_perplexity_of(j.nll[FULL], j.n_judged);
     v.ppl = shoal_forge_perplexity_of(j.nll[SMALL], j.n_judged);
     v.agreement = (double)j.n_same / (double)j.n_judged;

@@ -38,9 +38,9 @@ static shoal_status put_verdict(const compress_verdict *v, shoal_buf *buf)
         ",\n \"text\": {\"tokens\": %zu, \"perplexity\": %.8g, \"full_perplexity\": %.8g, "
         "\"same_next\": %.6f, \"acceptance\": %.6f, \"divergence\": %.6g, \"tok_s\": %.2f, "
         "\"full_tok_s\": %.2f, \"bytes_per_token\": %" PRIu64 ", \"full_bytes_per_token\": %" PRIu64
-        ", \"peak_mib\": %.1f}",
+        ", \"peak_mib\": %.1f, \"kv\": \"%s\"}",
         v->n_tokens, v->ppl, v->ppl_full, v->agreement, v->acceptance, v->divergence, v->tok_s,
-        v->full_tok_s, v->bytes_per_token, v->full_bytes_per_token, v->peak_mib);
+        v->full_tok_s, v->bytes_per_token, v->full_bytes_per_token, v->peak_mib, v->kv);
 }
 
 static shoal_status put_target(const compress_run *run, shoal_buf *buf)
@@ -87,6 +87,9 @@ shoal_status shoal_forge_compress_json(compress_run *run, const compress_verdict
                                 "{\"model\": \"%s\", \"bytes_in\": %zu, \"bytes_out\": %" PRIu64
                                 ", \"seconds\": %.3f, \"resumed\": %zu",
                                 hex, run->map.size, run->n_bytes, run->seconds, run->n_resumed));
+    SHOAL_TRY(shoal_buf_appendf(buf, ", \"recipe\": "));
+    SHOAL_TRY(shoal_forge_json_string(buf, run->args->compress.recipe,
+                                      strlen(run->args->compress.recipe)));
     SHOAL_TRY(put_target(run, buf));
     SHOAL_TRY(run->profile ? put_time(run, buf) : SHOAL_OK);
     if (verdict) {

@@ -54,6 +54,19 @@ static double count_products(const compress_run *run, const shoal_gguf_tensor *t
                                         : (double)n;
 }
 
+static bool ends_with(shoal_str name, const char *end)
+{
+    size_t n = strlen(end);
+    return name.length >= n && memcmp(name.data + name.length - n, end, n) == 0;
+}
+
+/* Products of one input are one job of the pool: the first has its fixed time. */
+static bool shares_job(const compress_run *run, const shoal_gguf_tensor *t)
+{
+    return ends_with(t->name, ".attn_k.weight") || ends_with(t->name, ".attn_v.weight") ||
+           (run->gated && ends_with(t->name, ".ffn_up.weight"));
+}
+
 shoal_status shoal_forge_compress_seconds(const compress_run *run, const forge_profile_run *rates,
                                           const shoal_gguf_tensor *t, shoal_type type,
                                           double side_bytes, size_t width_i, double *ret_seconds,
@@ -71,7 +84,8 @@ shoal_status shoal_forge_compress_seconds(const compress_run *run, const forge_p
                              "%s has no rate of %s or Q8_0: run device again with this program",
                              run->args->compress.profile, name ? name : info->name);
     }
-    *ret_seconds = n * shoal_rate_seconds(rate, bytes);
+    *ret_seconds = n * (shoal_rate_seconds(rate, bytes) -
+                        (shares_job(run, t) ? shoal_rate_seconds(rate, 0) : 0));
     if (side_bytes > 0) {
         *ret_seconds += shoal_rate_seconds(side, side_bytes);
     }
@@ -123,8 +137,8 @@ bool shoal_forge_compress_knows_rest(const compress_run *run, const forge_profil
     return rates->step_ms > 0 && strcmp(hex, run->profile->model) == 0;
 }
 
-/* What of a step its products do not explain. Less than nothing where matrices that share a job
- * cost less than each alone. */
+/* What of a step its products do not explain. Less than nothing where they cost less together than
+ * each alone. */
 static shoal_status rest_ms(const compress_run *run, const forge_profile_run *rates, double *ret_ms,
                             shoal_err *err)
 {

@@ -164,6 +164,13 @@ typedef struct forge_device_args {
     double seconds;
 } forge_device_args;
 
+/* Of `plan` alone; its options are in cmd_plan.c. 0: any. */
+typedef struct forge_plan_args {
+    double ram; /* MiB */
+    double ms;
+    double quality;
+} forge_plan_args;
+
 typedef struct forge_args {
     const char *model;
     const char *file;
@@ -221,6 +228,7 @@ typedef struct forge_args {
     forge_make_text_args make_text;
     forge_sparsify_args sparsify;
     forge_device_args device;
+    forge_plan_args plan;
 } forge_args;
 
 typedef enum forge_option_kind {
@@ -272,6 +280,7 @@ extern const forge_own shoal_forge_recover_own;
 extern const forge_own shoal_forge_make_text_own;
 extern const forge_own shoal_forge_sparsify_own;
 extern const forge_own shoal_forge_device_own;
+extern const forge_own shoal_forge_plan_own;
 
 /* 0: go on; otherwise the exit status plus one (help was printed, or usage was wrong). */
 int shoal_forge_args_parse(const forge_command *command, int argc, char **argv,
@@ -300,6 +309,7 @@ shoal_status shoal_forge_bundle_check(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_recover(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_make_text(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_sparsify(const forge_args *args, shoal_err *err);
+shoal_status shoal_forge_plan(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_device(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_bench(const forge_args *args, shoal_err *err);
 shoal_status shoal_forge_eval(const forge_args *args, shoal_err *err);
@@ -335,6 +345,9 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
                                          size_t n_rows, size_t n_logits, size_t kv_tokens,
                                          size_t n_seqs, shoal_engine_settings *ret_settings,
                                          shoal_err *err);
+
+/* The most memory that this program has had at once. */
+shoal_status shoal_forge_peak_mib(double *ret_mib, shoal_err *err) SHOAL_MUST_CHECK;
 
 /* A question and its answer as they are trained and judged: ids is for shoal_free, *ret_n_prompt of
  * them are the prompt's, the rest the answer's and the end token, where the vocabulary has one. */

@@ -39,6 +39,8 @@ static const forge_command commands[] = {
      "mj", shoal_forge_compare_passes},
     {"compress", "make a model smaller by a recipe: passes, types, or a size for all", "motjCk",
      shoal_forge_compress},
+    {"plan", "which of a model's small forms keeps to so much memory, time and quality", "mtcCjI",
+     shoal_forge_plan},
     {"bundle", "a folder with a model for a fleet of edges: files, manifest, signature", "mj",
      shoal_forge_bundle},
     {"bundle-check", "whether a bundle is signed, whole, and answers as it should", "j",

@@ -5,6 +5,7 @@
 #include "cloud/forge/forge.h"
 
 #include "common/base/clock.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 
 #include <errno.h>
@@ -112,7 +113,13 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
     size_t n_tokens = kv_tokens ? kv_tokens : n_ctx;
     shoal_kv_shape shape = shoal_model_kv_shape(&model->hp, SHOAL_KV_F32);
     size_t n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
-    settings.kv_bytes = n_seqs * n_pages * shoal_kv_page_bytes(&shape);
+    size_t one = n_pages * shoal_kv_page_bytes(&shape);
+    if (settings.kv_type >= 0) { /* sealed blocks have open ones beside them */
+        shape = shoal_model_kv_shape(&model->hp, (shoal_kv_type)settings.kv_type);
+        n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
+        one = SHOAL_MAX(one, n_pages * shoal_kv_page_bytes(&shape));
+    }
+    settings.kv_bytes = n_seqs * one;
     *ret_settings = settings;
     return SHOAL_OK;
 }
@@ -142,6 +149,17 @@ void shoal_forge_session_close(forge_session *session)
     shoal_lora_free(session->lora);
     shoal_model_free(session->model);
     memset(session, 0, sizeof *session);
+}
+
+/* Of this program alone: what getrusage gives begins with that of the one that forked. */
+shoal_status shoal_forge_peak_mib(double *ret_mib, shoal_err *err)
+{
+    static const char label[] = "VmHWM:";
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
+    SHOAL_TRY(shoal_file_read("/proc/self/status", 1 << 16, &text, err));
+    const char *at = strstr(text.data, label);
+    *ret_mib = at ? strtod(at + sizeof label - 1, NULL) / 1024.0 : 0;
+    return SHOAL_OK;
 }
 
 static int compare_times(const void *a, const void *b)

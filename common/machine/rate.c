@@ -14,8 +14,8 @@
 
 enum {
     K = SHOAL_RATE_K,
-    ROWS = 16, /* that are encoded */
-    SMALL_BYTES = 1 << 16,
+    ROWS = 16,        /* that are encoded */
+    SMALL_ROWS = 256, /* enough that all threads have a part in it */
     LARGE_BYTES = 4 << 20,
     WEIGHTS_MAX = 1 << 14,
     TILE = 128 /* rows and columns that share a scale of FP8 */
@@ -179,7 +179,7 @@ shoal_status shoal_rate_measure(const shoal_rate_settings *settings, shoal_type 
     SHOAL_CLEANUP(set_fini) set small = {.settings = settings};
     SHOAL_CLEANUP(set_fini) set large = {.settings = settings};
     SHOAL_ASSERT(settings->set_bytes >= SHOAL_RATE_SET_MIN);
-    SHOAL_TRY(set_init(&small, type, SMALL_BYTES, err));
+    SHOAL_TRY(set_init(&small, type, SMALL_ROWS * row_bytes_of(type), err));
     SHOAL_TRY(set_init(&large, type, LARGE_BYTES, err));
     const double bytes[2] = {(double)(small.n_rows * row_bytes_of(type)),
                              (double)(large.n_rows * row_bytes_of(type))};

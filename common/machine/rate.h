@@ -11,8 +11,9 @@
  * with a latency: at one width a product does a fixed number of operations for a byte, so its time
  * is linear in bytes whether memory or arithmetic bounds it.
  *
- * Of the turns over a set the tenth of the fastest counts: what interrupts one says nothing about
- * the machine. Called by the thread that owns the pool.
+ * The smaller size is one in which every thread has a part: a product so small that one thread does
+ * it alone takes less than this says. Of the turns over a set the tenth of the fastest counts: what
+ * interrupts one says nothing about the machine. Called by the thread that owns the pool.
  */
 #ifndef SHOAL_MACHINE_RATE_H
 #define SHOAL_MACHINE_RATE_H

@@ -62,7 +62,7 @@ static void test_a_product_is_its_bytes_and_a_fixed_time(void **state)
     (void)state;
     const compress_run run = {.args = &args};
     const double q4 = K / 32.0 * 18 * ROWS;
-    shoal_gguf_tensor t = tensor_of("blk.0.ffn_up.weight", ROWS, 1);
+    shoal_gguf_tensor t = tensor_of("blk.0.ffn_down.weight", ROWS, 1);
     expect_near(price(&run, &t, SHOAL_TYPE_Q4_0, 0, 0), 2000 + q4 / 10);
     expect_near(price(&run, &t, SHOAL_TYPE_Q8_0, 0, 1), 3000 + q4 / 18 * 34 / 15);
     /* factors are a product more, in 8 bits */
@@ -80,13 +80,29 @@ static void test_experts_are_read_as_they_are_visited(void **state)
 {
     (void)state;
     const compress_run run = {.args = &args, .n_experts = 8, .n_used = 2};
-    const shoal_gguf_tensor one = tensor_of("blk.0.ffn_up.weight", ROWS, 1);
+    const shoal_gguf_tensor one = tensor_of("blk.0.ffn_down.weight", ROWS, 1);
     const shoal_gguf_tensor experts = tensor_of("blk.0.ffn_up_exps.weight", ROWS, 8);
     const shoal_gguf_tensor heads = tensor_of("blk.0.attn_k_b.weight", ROWS, 4);
     double single = price(&run, &one, SHOAL_TYPE_Q4_0, 0, 0);
     expect_near(price(&run, &experts, SHOAL_TYPE_Q4_0, 0, 0), 2 * single);
     expect_near(price(&run, &experts, SHOAL_TYPE_Q4_0, 0, 1), 8 * single); /* of five tokens all */
     expect_near(price(&run, &heads, SHOAL_TYPE_Q4_0, 0, 0), 4 * single);
+}
+
+static void test_products_of_one_input_are_one_job(void **state)
+{
+    (void)state;
+    const compress_run gated = {.args = &args, .gated = true};
+    const compress_run plain = {.args = &args};
+    const shoal_gguf_tensor q = tensor_of("blk.0.attn_q.weight", ROWS, 1);
+    const shoal_gguf_tensor k = tensor_of("blk.0.attn_k.weight", ROWS, 1);
+    const shoal_gguf_tensor v = tensor_of("blk.11.attn_v.weight", ROWS, 1);
+    const shoal_gguf_tensor up = tensor_of("blk.0.ffn_up.weight", ROWS, 1);
+    double first = price(&gated, &q, SHOAL_TYPE_Q4_0, 0, 0);
+    expect_near(price(&gated, &k, SHOAL_TYPE_Q4_0, 0, 0), first - 2000);
+    expect_near(price(&gated, &v, SHOAL_TYPE_Q4_0, 0, 0), first - 2000);
+    expect_near(price(&gated, &up, SHOAL_TYPE_Q4_0, 0, 0), first - 2000);
+    expect_near(price(&plain, &up, SHOAL_TYPE_Q4_0, 0, 0), first); /* behind no gate: its own */
 }
 
 static void test_an_embedding_counts_where_it_is_the_output(void **state)
@@ -103,7 +119,7 @@ static void test_a_type_without_a_rate_is_named(void **state)
 {
     (void)state;
     const compress_run run = {.args = &args};
-    const shoal_gguf_tensor t = tensor_of("blk.0.ffn_up.weight", ROWS, 1);
+    const shoal_gguf_tensor t = tensor_of("blk.0.ffn_down.weight", ROWS, 1);
     shoal_err err = SHOAL_ERR_INIT;
     double seconds = 0;
     assert_int_equal(
@@ -117,7 +133,7 @@ static void test_sides_cost_what_they_add(void **state)
 {
     (void)state;
     const compress_run run = {.args = &args};
-    const shoal_gguf_tensor t = tensor_of("blk.0.ffn_up.weight", ROWS, 1);
+    const shoal_gguf_tensor t = tensor_of("blk.0.ffn_down.weight", ROWS, 1);
     forge_recipe_form forms[2] = {
         {.pass = SHOAL_PASS_GPTQ, .form = {.bits = 4, .group = 32, .density = 1}},
         {.pass = SHOAL_PASS_JOINT, .form = {.bits = 4, .group = 32, .density = 1, .rank = 8}}};
@@ -145,6 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_product_is_its_bytes_and_a_fixed_time),
         cmocka_unit_test(test_experts_are_read_as_they_are_visited),
+        cmocka_unit_test(test_products_of_one_input_are_one_job),
         cmocka_unit_test(test_an_embedding_counts_where_it_is_the_output),
         cmocka_unit_test(test_a_type_without_a_rate_is_named),
         cmocka_unit_test(test_sides_cost_what_they_add),
