@@ -328,7 +328,11 @@ static void on_answer(void *ctx, const shoal_coop *coop, shoal_status status)
     /* What is nobody's fault, or the link's, says nothing about the model. */
     bool other = status == SHOAL_E_UNAVAILABLE || status == SHOAL_E_DEADLINE ||
                  status == SHOAL_E_CANCELLED || status == SHOAL_BUSY;
-    if (coop == d->deck->coop && !other) {
+    (void)pthread_mutex_lock(&d->deck_lock);
+    /* While another deck waits to be used, a trial is that deck's. */
+    bool current = coop == d->deck->coop && !d->next_deck;
+    (void)pthread_mutex_unlock(&d->deck_lock);
+    if (current && !other) {
         shoal_updater_answered(d->updater, status != SHOAL_OK);
     }
 }

@@ -282,6 +282,7 @@ static void try_next(shoal_updater *u)
         u->hooks.retire(u->hooks.ctx, deck);
         return;
     }
+    u->hooks.use(u->hooks.ctx, deck); /* first: answers of the model before are not its trial's */
     lock(u);
     u->n_failed = 0;
     u->n_good = 0;
@@ -289,7 +290,6 @@ static void try_next(shoal_updater *u)
     u->trial_won = false;
     unlock(u);
     publish(u);
-    u->hooks.use(u->hooks.ctx, deck);
     shoal_metric_add(u->metrics.taken, 1);
     shoal_log(SHOAL_LOG_INFO, "fleet: serial=%" PRIu64 " runs, on trial", next.trying);
     set_trouble(u, "");
