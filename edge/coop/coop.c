@@ -130,10 +130,7 @@ static void watch_link(void *ctx, shoal_rpc_link state)
 {
     (void)state;
     shoal_coop *coop = ctx;
-    mail *m = shoal_mail_new(MAIL_WAKE);
-    if (m) {
-        shoal_mailbox_push(&coop->box, m);
-    }
+    shoal_mailbox_wake(&coop->box);
 }
 
 static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
@@ -458,14 +455,6 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     return SHOAL_OK;
 }
 
-static void wake(shoal_coop *coop)
-{
-    mail *m = shoal_mail_new(MAIL_WAKE);
-    if (m) {
-        shoal_mailbox_push(&coop->box, m);
-    }
-}
-
 void shoal_coop_stop(shoal_coop *coop, uint64_t grace_ms)
 {
     if (!coop->thread) {
@@ -473,7 +462,7 @@ void shoal_coop_stop(shoal_coop *coop, uint64_t grace_ms)
     }
     atomic_store(&coop->stop_at_ms, shoal_clock_now_ms(&coop->clock) + grace_ms);
     atomic_store(&coop->stopping, true);
-    wake(coop);
+    shoal_mailbox_wake(&coop->box);
     shoal_thread_join(coop->thread);
     coop->thread = NULL;
 }
@@ -651,7 +640,7 @@ void shoal_coop_cancel(shoal_coop *coop, uint64_t id)
 void shoal_coop_cut_link(shoal_coop *coop, bool cut)
 {
     atomic_store(&coop->link_cut, cut);
-    wake(coop);
+    shoal_mailbox_wake(&coop->box);
 }
 
 void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)

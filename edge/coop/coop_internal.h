@@ -57,8 +57,7 @@ typedef enum mail_kind {
     MAIL_DESCRIBED, /* describe or status, text */
     MAIL_SESSION,   /* session */
     MAIL_FETCHED,   /* fetched */
-    MAIL_CARRY,     /* carried */
-    MAIL_WAKE
+    MAIL_CARRY      /* carried */
 } mail_kind;
 
 typedef struct mail {
@@ -82,6 +81,7 @@ typedef struct mailbox {
     pthread_cond_t ready;
     mail *head; /* oldest */
     mail *tail;
+    bool woken;
 } mailbox;
 
 shoal_status shoal_mailbox_init(mailbox *box) SHOAL_MUST_CHECK;
@@ -89,6 +89,8 @@ void shoal_mailbox_fini(mailbox *box);
 mail *shoal_mail_new(mail_kind kind);
 void shoal_mail_free(mail *m);
 void shoal_mailbox_push(mailbox *box, mail *take_mail);
+/* The next take, or the one that waits, returns at once. */
+void shoal_mailbox_wake(mailbox *box);
 /* All mails, oldest first; waits up to timeout_ms when there are none. */
 mail *shoal_mailbox_take(mailbox *box, uint64_t timeout_ms);
 
@@ -101,7 +103,8 @@ struct link {
     shoal_coop *coop;
     shoal_rpc_call *call; /* set once by the engine thread before any mail is read */
     size_t n_vocab;
-    link *next_closing;   /* engine-only: said goodbye, waiting for the cloud to end it */
+    mail *last;         /* made with the link: that it has ended must be told without memory too */
+    link *next_closing; /* engine-only: said goodbye, waiting for the cloud to end it */
     uint64_t close_by_ms; /* then it is cancelled */
 };
 

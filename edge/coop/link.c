@@ -15,16 +15,14 @@ void shoal_link_unref(link *l)
         if (l->call) {
             shoal_rpc_call_unref(l->call);
         }
+        shoal_mail_free(l->last);
         shoal_free(l);
     }
 }
 
 static void post_closed(link *l, shoal_rpc_status status, const char *text)
 {
-    mail *m = shoal_mail_new(MAIL_CLOSED);
-    if (!m) {
-        return; /* the generation's deadline ends it */
-    }
+    mail *m = SHOAL_STEAL(l->last);
     atomic_fetch_add(&l->refs, 1);
     atomic_fetch_add(&l->n_mails, 1);
     m->from = l;
@@ -76,9 +74,12 @@ static const shoal_rpc_handlers stream_handlers = {
 shoal_status shoal_link_open(shoal_coop *coop, link **ret_link)
 {
     link *l = shoal_calloc(1, sizeof *l);
-    if (!l) {
+    mail *last = l ? shoal_mail_new(MAIL_CLOSED) : NULL;
+    if (!last) {
+        shoal_free(l);
         return SHOAL_E_NOMEM;
     }
+    l->last = last;
     atomic_init(&l->refs, 2); /* the engine's and the callbacks' */
     l->coop = coop;
     l->n_vocab = coop->model->hp.n_vocab;
@@ -87,6 +88,7 @@ shoal_status shoal_link_open(shoal_coop *coop, link **ret_link)
                                               &stream_handlers, l, 0, false, &l->call);
     if (status != SHOAL_OK) {
         atomic_fetch_sub(&coop->n_calls, 1);
+        shoal_mail_free(last);
         shoal_free(l);
         return status;
     }
@@ -162,6 +164,7 @@ void shoal_link_closed(shoal_coop *coop, const link *l)
 
 typedef struct describe_call {
     shoal_coop *coop;
+    mail *mail; /* made with the call */
     bool answered;
     shoal_describe describe;
     char text[SHOAL_WIRE_TEXT_MAX];
@@ -183,15 +186,11 @@ static void describe_close(shoal_rpc_call *call, void *user, shoal_rpc_status st
 {
     (void)call;
     describe_call *d = user;
-    mail *m = shoal_mail_new(MAIL_DESCRIBED);
-    if (m) {
-        m->status =
-            d->answered ? SHOAL_RPC_OK : (status == SHOAL_RPC_OK ? SHOAL_RPC_INTERNAL : status);
-        m->describe = d->describe;
-        (void)snprintf(m->text, sizeof m->text, "%s",
-                       d->text[0] ? d->text : (details ? details : ""));
-        shoal_mailbox_push(&d->coop->box, m);
-    }
+    mail *m = d->mail;
+    m->status = d->answered ? SHOAL_RPC_OK : (status == SHOAL_RPC_OK ? SHOAL_RPC_INTERNAL : status);
+    m->describe = d->describe;
+    (void)snprintf(m->text, sizeof m->text, "%s", d->text[0] ? d->text : (details ? details : ""));
+    shoal_mailbox_push(&d->coop->box, m);
     atomic_fetch_sub(&d->coop->n_calls, 1);
     shoal_free(d);
 }
@@ -204,15 +203,19 @@ static const shoal_rpc_handlers describe_handlers = {
 void shoal_coop_describe_start(shoal_coop *coop)
 {
     describe_call *d = shoal_calloc(1, sizeof *d);
-    if (!d) {
+    mail *m = d ? shoal_mail_new(MAIL_DESCRIBED) : NULL;
+    if (!m) {
+        shoal_free(d);
         return;
     }
     d->coop = coop;
+    d->mail = m;
     shoal_rpc_call *call = NULL;
     atomic_fetch_add(&coop->n_calls, 1);
     if (shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/Describe", &describe_handlers, d, 2000,
                             false, &call) != SHOAL_OK) {
         atomic_fetch_sub(&coop->n_calls, 1);
+        shoal_mail_free(m);
         shoal_free(d);
         return;
     }

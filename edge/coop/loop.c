@@ -142,8 +142,6 @@ static void take_mail(shoal_coop *coop, mail *m)
     case MAIL_CARRY:
         take_carried(coop, m->carried);
         break;
-    case MAIL_WAKE:
-        break;
     }
     shoal_mail_free(m);
 }

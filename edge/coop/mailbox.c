@@ -9,6 +9,7 @@ shoal_status shoal_mailbox_init(mailbox *box)
 {
     box->head = NULL;
     box->tail = NULL;
+    box->woken = false;
     pthread_condattr_t attr;
     if (pthread_mutex_init(&box->mutex, NULL) != 0) {
         return SHOAL_E_NOMEM;
@@ -71,6 +72,14 @@ void shoal_mailbox_push(mailbox *box, mail *take_mail)
     (void)pthread_mutex_unlock(&box->mutex);
 }
 
+void shoal_mailbox_wake(mailbox *box)
+{
+    (void)pthread_mutex_lock(&box->mutex);
+    box->woken = true;
+    (void)pthread_cond_signal(&box->ready);
+    (void)pthread_mutex_unlock(&box->mutex);
+}
+
 mail *shoal_mailbox_take(mailbox *box, uint64_t timeout_ms)
 {
     struct timespec until;
@@ -82,12 +91,13 @@ mail *shoal_mailbox_take(mailbox *box, uint64_t timeout_ms)
         until.tv_sec++;
     }
     (void)pthread_mutex_lock(&box->mutex);
-    while (!box->head && timeout_ms > 0) {
+    while (!box->head && !box->woken && timeout_ms > 0) {
         if (pthread_cond_timedwait(&box->ready, &box->mutex, &until) != 0) {
             break;
         }
     }
     mail *all = box->head;
+    box->woken = false;
     box->head = NULL;
     box->tail = NULL;
     (void)pthread_mutex_unlock(&box->mutex);

@@ -463,7 +463,8 @@ static void on_end(shoal_api_call *call)
     }
     if (atomic_load(&call->lost)) {
         (void)shoal_http_error_set(error, 503, NULL, "overloaded",
-                                   "the edge could not keep up with its own answer: try again");
+                                   "the edge could not keep up with its own answer, or had no "
+                                   "memory for it: try again");
     } else if (call->failed) {
         shoal_http_error_from(error, &call->failure, NULL);
     } else if (call->deleted && call->finish == SHOAL_FINISH_CANCELLED) {

@@ -17,6 +17,7 @@
 static _Thread_local bool budget_on;
 static _Thread_local size_t budget_left;
 static _Thread_local bool budget_spent;
+static _Thread_local bool memory_out; /* not the budget: the allocator */
 
 static void *json_allocate(size_t n)
 {
@@ -25,7 +26,9 @@ static void *json_allocate(size_t n)
         return NULL;
     }
     budget_left -= budget_on ? n : 0;
-    return shoal_calloc(1, n);
+    void *p = shoal_calloc(1, n);
+    memory_out |= !p;
+    return p;
 }
 
 void shoal_api_json_init(void)
@@ -539,6 +542,9 @@ static shoal_status refuse_json(shoal_http_error *error, size_t n, const json_er
                                     "enough for it",
                                     SHOAL_API_JSON_BUDGET >> 20);
     }
+    if (memory_out) { /* of which jansson says nothing */
+        return shoal_http_error_set(error, 503, NULL, "out_of_memory", "no memory for a request");
+    }
     return shoal_http_error_set(error, 400, NULL, "invalid_json",
                                 "the body is not valid JSON: line %d, column %d: %s", why->line,
                                 why->column, why->text);
@@ -552,6 +558,7 @@ shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind ki
     budget_on = true;
     budget_left = SHOAL_API_JSON_BUDGET;
     budget_spent = false;
+    memory_out = false;
     SHOAL_CLEANUP(free_json)
     json_t *root = n > 0 ? json_loadb(body, n, JSON_REJECT_DUPLICATES, &why) : NULL;
     budget_on = false;
