@@ -95,6 +95,7 @@ double shoal_peak_read(shoal_peak *peak)
 /* --- registers ---------------------------------------------------------------------------------
  */
 
+#if defined(__x86_64__)
 static void run_loop(void *ctx, size_t part, size_t worker)
 {
     (void)worker;
@@ -131,7 +132,6 @@ static double run_loops(shoal_peak *peak, double (*loop)(size_t n))
     return best;
 }
 
-#if defined(__x86_64__)
 double shoal_peak_int8(shoal_peak *peak)
 {
     uint32_t cpu = shoal_cpu_detect();
