@@ -103,7 +103,7 @@ static void run_loop(void *ctx, size_t part, size_t worker)
     p->ops[part] = p->loop(ROUNDS);
 }
 
-/* Of one thread its own time counts, as in bench.c; of several the wall's. */
+/* Of one thread its own time counts, as in timing.c; of several the wall's. */
 static double burst_seconds(size_t n_threads)
 {
     struct timespec t;
