@@ -21,6 +21,7 @@
 #ifndef SHOAL_ARCHIVE_ARCHIVE_H
 #define SHOAL_ARCHIVE_ARCHIVE_H
 
+#include "common/base/clock.h"
 #include "common/base/hash.h"
 #include "common/kv/kv.h"
 
@@ -79,5 +80,29 @@ shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kern
                                   shoal_archive_work *work, size_t group, size_t position,
                                   const uint8_t *unit, size_t n, uint8_t *ret_pages,
                                   shoal_err *err) SHOAL_MUST_CHECK;
+
+/* --- whole blocks ----------------------------------------------------------------------------- */
+
+/* A block of all layers is, of each group, 4 bytes of length and its unit (KVWIRE.md, codec 1). It
+ * has at most so many bytes. */
+size_t shoal_archive_block_bytes(const shoal_archive *archive);
+/* How long one is likely to be, not the first of a text: what its tables were fitted to. For plans
+ * alone: its last bits are the libm's. */
+double shoal_archive_block_bytes_likely(const shoal_archive *archive);
+/* Block number `block` of a text from the f16 pages of all layers, one after the other, into room
+ * for shoal_archive_block_bytes. The codes of shoal_archive_encode. */
+shoal_status shoal_archive_block_encode(const shoal_archive *archive, const shoal_kernels *kernels,
+                                        shoal_archive_work *work, size_t block,
+                                        const uint8_t *pages, uint8_t *ret_bytes,
+                                        size_t *ret_n) SHOAL_MUST_CHECK;
+/* Back; the codes of shoal_archive_decode. On failure some pages may be written. */
+shoal_status shoal_archive_block_decode(const shoal_archive *archive, const shoal_kernels *kernels,
+                                        shoal_archive_work *work, size_t block,
+                                        const uint8_t *bytes, size_t n, uint8_t *ret_pages,
+                                        shoal_err *err) SHOAL_MUST_CHECK;
+/* What a token of all layers takes on this thread now, in microseconds. SHOAL_E_NOMEM. */
+shoal_status shoal_archive_measure(const shoal_archive *archive, const shoal_kernels *kernels,
+                                   const shoal_clock *clock, double *ret_encode_us,
+                                   double *ret_decode_us) SHOAL_MUST_CHECK;
 
 #endif

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "edge/session/blob.h"
 
-#include "common/base/le.h"
 #include "common/base/mem.h"
 
 #include <string.h>
 
 enum {
     BLOCK = SHOAL_KV_BLOCK,
-    CHUNK_BLOCKS = 16,
-    UNIT_HEAD = 4 /* of each group of an archived block: bytes of its unit */
+    CHUNK_BLOCKS = 16
 };
 
 void shoal_session_copy_free(shoal_session_copy *copy)
@@ -100,62 +98,6 @@ shoal_status shoal_session_copy_in(const shoal_session_copy *copy, shoal_kv_seq 
     return SHOAL_OK;
 }
 
-/* --- an archived block ------------------------------------------------------------------------ */
-
-/* Of one in all groups, at most. */
-static size_t archived_bytes(const shoal_archive *archive)
-{
-    size_t n = 0;
-    for (size_t g = 0; g < shoal_archive_n_groups(archive); g++) {
-        n += UNIT_HEAD + shoal_archive_group_at(archive, g).unit_bytes;
-    }
-    return n;
-}
-
-/* A block's pages of all layers as its groups' units, one after the other. */
-static shoal_status archive_block(const shoal_session_identity *id, shoal_archive_work *work,
-                                  size_t block, const uint8_t *pages, uint8_t *ret_bytes,
-                                  size_t *ret_n)
-{
-    size_t n = 0;
-    for (size_t g = 0; g < shoal_archive_n_groups(id->archive); g++) {
-        size_t n_unit = 0;
-        SHOAL_TRY(shoal_archive_encode(id->archive, id->kernels, work, g, block * BLOCK, pages,
-                                       ret_bytes + n + UNIT_HEAD, &n_unit));
-        shoal_le_put_u32(ret_bytes + n, (uint32_t)n_unit);
-        n += UNIT_HEAD + n_unit;
-        pages += shoal_archive_group_at(id->archive, g).page_bytes;
-    }
-    *ret_n = n;
-    return SHOAL_OK;
-}
-
-/* Hostile bytes back into pages of all layers. */
-static shoal_status restore_block(const shoal_session_identity *id, shoal_archive_work *work,
-                                  size_t block, const uint8_t *bytes, size_t n, uint8_t *ret_pages,
-                                  shoal_err *err)
-{
-    size_t at = 0;
-    for (size_t g = 0; g < shoal_archive_n_groups(id->archive); g++) {
-        size_t n_left = n - at;
-        size_t n_unit = n_left < UNIT_HEAD ? 0 : shoal_le_u32(bytes + at);
-        if (n_left < UNIT_HEAD || n_unit > n_left - UNIT_HEAD) {
-            return shoal_err_set(err, SHOAL_E_INVALID,
-                                 "archived block %zu: group %zu has %zu bytes, its unit ends "
-                                 "behind them",
-                                 block, g, n_left);
-        }
-        SHOAL_TRY(shoal_archive_decode(id->archive, id->kernels, work, g, block * BLOCK,
-                                       bytes + at + UNIT_HEAD, n_unit, ret_pages, err));
-        at += UNIT_HEAD + n_unit;
-        ret_pages += shoal_archive_group_at(id->archive, g).page_bytes;
-    }
-    return at == n ? SHOAL_OK
-                   : shoal_err_set(err, SHOAL_E_INVALID,
-                                   "archived block %zu: %zu bytes follow its last group", block,
-                                   n - at);
-}
-
 /* --- to a blob -------------------------------------------------------------------------------- */
 
 struct shoal_session_writer {
@@ -189,7 +131,8 @@ static shoal_status read_archived(void *ctx, uint32_t block, uint8_t *ret_bytes,
 {
     const shoal_session_writer *w = ctx;
     const uint8_t *pages = w->copy->blocks + block_at(w->first_bytes, w->other_bytes, block);
-    return archive_block(&w->identity, w->work, block, pages, ret_bytes, ret_n);
+    return shoal_archive_block_encode(w->identity.archive, w->identity.kernels, w->work, block,
+                                      pages, ret_bytes, ret_n);
 }
 
 shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
@@ -205,7 +148,7 @@ shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
                                 .layer_bytes = identity->layer_bytes};
     if (identity->archive && identity->archives) {
         about.n_archived = (uint32_t)shoal_archive_n_blocks(take_copy->n_ids);
-        about.archived_bytes = (uint32_t)archived_bytes(identity->archive);
+        about.archived_bytes = (uint32_t)shoal_archive_block_bytes(identity->archive);
         about.basis = *shoal_archive_hash(identity->archive);
     }
     shoal_session_writer *w = shoal_calloc(1, sizeof *w);
@@ -273,7 +216,7 @@ shoal_status shoal_session_reader_new(const shoal_session_identity *identity, si
                                       shoal_session_reader **ret_reader)
 {
     const shoal_hash *basis = identity->archive ? shoal_archive_hash(identity->archive) : NULL;
-    size_t n_archived = identity->archive ? archived_bytes(identity->archive) : 0;
+    size_t n_archived = identity->archive ? shoal_archive_block_bytes(identity->archive) : 0;
     const shoal_kvwire_expect expect = {.model = identity->model,
                                         .tokenizer = identity->tokenizer,
                                         .form = identity->form,
@@ -340,6 +283,7 @@ static shoal_status begin(shoal_session_reader *r, const shoal_kvwire_about *abo
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a session of %u tokens",
                              about->n_tokens);
     }
+    r->copy->n_archived = about->n_archived;
     return SHOAL_OK;
 }
 
@@ -356,8 +300,9 @@ static shoal_status take(shoal_session_reader *r, const shoal_kvwire_event *even
         if (event->codec == SHOAL_KVWIRE_ARCHIVE) {
             uint8_t *pages =
                 r->copy->blocks + block_at(r->first_bytes, r->other_bytes, event->block);
-            return restore_block(&r->identity, r->work, event->block, event->bytes, event->n_bytes,
-                                 pages, err);
+            return shoal_archive_block_decode(r->identity.archive, r->identity.kernels, r->work,
+                                              event->block, event->bytes, event->n_bytes, pages,
+                                              err);
         }
         size_t layer_bytes = event->n_bytes / event->n_layers;
         memcpy(r->copy->blocks + block_at(r->first_bytes, r->other_bytes, event->block) +

@@ -37,7 +37,8 @@ typedef struct shoal_session_identity {
 typedef struct shoal_session_copy {
     int32_t *ids; /* (n_ids) */
     size_t n_ids;
-    uint8_t *blocks; /* [n_ids / 32] of shoal_kv_block_bytes, one after the other */
+    uint8_t *blocks;   /* [n_ids / 32] of shoal_kv_block_bytes, one after the other */
+    size_t n_archived; /* of the first of them: they were archived on their way */
 } shoal_session_copy;
 
 void shoal_session_copy_free(shoal_session_copy *copy);

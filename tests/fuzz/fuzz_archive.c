@@ -2,7 +2,8 @@
  *
  * Any bytes as a unit of archived KV: no crash, a refusal has words, and what is taken decodes to
  * finite numbers, twice the same, and is refused for another place. The same bytes with header and
- * checksum put right reach the codes behind. The first byte chooses group and position.
+ * checksum put right reach the codes behind; and as a block of all groups they are refused or
+ * taken. The first byte chooses group and position.
  */
 #include "common/archive/archive.h"
 
@@ -61,6 +62,16 @@ static void check(size_t group, size_t position, const uint8_t *unit, size_t n)
                                       (uint8_t *)pages[1], NULL) != SHOAL_OK);
 }
 
+/* Of all groups: the units' lengths are hostile too. */
+static void check_block(size_t block, const uint8_t *bytes, size_t n)
+{
+    static uint16_t pages[SHOAL_TINY_ARCHIVE_GROUPS * PAGES_MAX];
+    shoal_err err = SHOAL_ERR_INIT;
+    shoal_status status = shoal_archive_block_decode(archive, &kernels, work, block, bytes, n,
+                                                     (uint8_t *)pages, &err);
+    SHOAL_ASSERT(status == SHOAL_OK || err.text[0] != '\0');
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -72,6 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t group = data[0] & 1;
     size_t position = (data[0] >> 1 & 3) * 32;
     check(group, position, data + 1, size - 1);
+    check_block(position / 32, data + 1, size - 1);
     size_t n = size - 1 + HEADER;
     SHOAL_CLEANUP(shoal_free_cleanup) uint8_t *unit = shoal_calloc(n, 1);
     if (!unit) {

@@ -6,7 +6,9 @@
 #include <cmocka.h>
 
 #include "common/archive/archive.h"
+#include "common/archive/archive_internal.h"
 #include "common/base/crc32c.h"
+#include "common/base/mem.h"
 #include "common/tensor/type.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_archive.h"
@@ -341,6 +343,67 @@ static void test_the_last_tokens_are_not_archived(void **state)
     }
 }
 
+/* A code as often as its table says. */
+static int draw_code(const archive_table *table, uint64_t *rng)
+{
+    uint32_t slot = (uint32_t)(test_unit(rng) * ARCHIVE_SCALE);
+    size_t symbol = 0;
+    while (symbol < SHOAL_ARCHIVE_ESCAPE && slot >= table->start[symbol] + table->freq[symbol]) {
+        symbol++;
+    }
+    return symbol == SHOAL_ARCHIVE_ESCAPE ? 1000 : (int)symbol - SHOAL_ARCHIVE_CODE_MAX;
+}
+
+static void test_likely_bytes_are_those_of_codes_as_likely_as_the_tables_say(void **state)
+{
+    (void)state;
+    open_tiny(4, 0.25F);
+    uint64_t rng = 5;
+    double n = 0;
+    for (size_t round = 0; round < 20; round++) {
+        for (size_t g = 0; g < f.archive->n_groups; g++) {
+            const archive_group *group = &f.archive->groups[g];
+            int16_t codes[CHANNELS * T];
+            for (size_t i = 0; i < group->info.n_kept * T; i++) {
+                codes[i] = (int16_t)draw_code(&f.archive->tables[group->table[i / T]], &rng);
+            }
+            n += 4.0 + HEADER + (double)shoal_archive_codes_put(f.archive, group, codes, f.unit);
+        }
+    }
+    double likely = 20 * shoal_archive_block_bytes_likely(f.archive);
+    if (!(fabs(n - likely) < 0.02 * n)) {
+        fail_msg("%.0f bytes, %.0f were likely", n, likely);
+    }
+    assert_true(likely / 20 < (double)shoal_archive_block_bytes(f.archive));
+}
+
+/* A clock that ticks when it is read. */
+static uint64_t tick(void *ctx)
+{
+    uint64_t *now = ctx;
+    return *now += 320;
+}
+
+static void test_speeds_are_of_a_token_by_the_clock_that_is_given(void **state)
+{
+    (void)state;
+    open_tiny(4, 0.25F);
+    uint64_t now = 0;
+    const shoal_clock clock = {.now_ns = tick, .ctx = &now};
+    double encode_us = 0;
+    double decode_us = 0;
+    assert_int_equal(shoal_archive_measure(f.archive, &f.kernels, &clock, &encode_us, &decode_us),
+                     SHOAL_OK);
+    assert_true(encode_us == 0.01 && decode_us == 0.01);
+    for (uint64_t i = 0; i < 8; i++) {
+        shoal_mem_fail_at(i);
+        shoal_status status =
+            shoal_archive_measure(f.archive, &f.kernels, &clock, &encode_us, &decode_us);
+        shoal_mem_fail_at(UINT64_MAX);
+        assert_int_equal(status, SHOAL_E_NOMEM);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +424,10 @@ int main(void)
         cmocka_unit_test_teardown(test_first_tokens_that_are_not_finite_are_refused, close_tiny),
         cmocka_unit_test_teardown(test_another_place_group_or_basis_is_a_mismatch, close_tiny),
         cmocka_unit_test(test_the_last_tokens_are_not_archived),
+        cmocka_unit_test_teardown(test_likely_bytes_are_those_of_codes_as_likely_as_the_tables_say,
+                                  close_tiny),
+        cmocka_unit_test_teardown(test_speeds_are_of_a_token_by_the_clock_that_is_given,
+                                  close_tiny),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
