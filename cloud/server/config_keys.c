@@ -110,6 +110,10 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     {"edge_model.kv_type", SHOAL_CONFIG_CHOICE, "auto", 0, 0,
      "auto|f16|f32|q8t|q8|q4|q3|k8v4|k8v3|k4v8|k4v3|k3v8|k3v4", false,
      "Stored form of its KV: the edges' kv.type, or they do not take it."},
+    STRING("edge_model.archive", "",
+           "File with the basis by which KV is archived for edges that ask for it (their "
+           "fetch.archive), made for this model by shoal-forge kv-calibrate; empty: none. For "
+           "edge_model.kv_type f16."),
     INT("edge_model.shipments_max", "8", 1, SHOAL_SHIP_JOBS_MAX,
         "Prompts that are shipped at once, half of them of one tenant; more are refused."),
     INT("edge_model.lease_s", "10", 0, 600,
@@ -250,6 +254,8 @@ static void ship_from(const shoal_config *config, shoal_cloud_settings *s)
     s->ship.fault_part = (uint64_t)shoal_config_int(config, "fault.ship_part");
     s->ship.lease_ms = (uint64_t)shoal_config_int(config, "edge_model.lease_s") * 1000;
     s->ship.n_jobs_max = (size_t)shoal_config_int(config, "edge_model.shipments_max");
+    const char *basis = shoal_config_string(config, "edge_model.archive");
+    s->ship.archive_path = basis[0] != '\0' ? basis : NULL;
 }
 
 static shoal_status store_from(const shoal_config *config, shoal_cloud_settings *s, shoal_err *err)

@@ -2,6 +2,8 @@
 #include "cloud/ship/ship.h"
 
 #include "cloud/prefix/prefix.h"
+#include "common/archive/archive.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/base/thread.h"
 #include "common/kv/kv_move.h"
@@ -57,8 +59,12 @@ struct shoal_ship {
     shoal_shipment *held[SHOAL_SHIP_JOBS_MAX]; /* [n_held], cut ones, oldest first */
     _Atomic size_t n_held;                     /* written by the thread */
     uint8_t *part;                             /* [PART_BYTES] */
+    shoal_archive *archive;                    /* NULL: nothing is archived; these two with it */
+    shoal_archive_work *work;
+    uint8_t *pages; /* a block of all layers that is to be archived */
     shoal_thread *thread;
-    _Atomic double token_us; /* smoothed; 0: not yet measured */
+    _Atomic double token_us;   /* smoothed; 0: not yet measured */
+    _Atomic double archive_us; /* smoothed, of an archived token; 0: not yet measured */
     struct {
         shoal_metric *sent;
         shoal_metric *refused;
@@ -69,6 +75,7 @@ struct shoal_ship {
         shoal_metric *resumed_again;
         shoal_metric *tokens_computed;
         shoal_metric *tokens_cached;
+        shoal_metric *tokens_archived;
         shoal_metric *bytes;
     } metrics;
 
@@ -109,14 +116,32 @@ static void poke(shoal_ship *ship)
 
 /* --- any thread ------------------------------------------------------------------------------- */
 
+static uint32_t told_us(const _Atomic double *measured)
+{
+    double us = atomic_load(measured);
+    us = us > 0 ? SHOAL_MAX(us, 1.0) : 0;
+    return (uint32_t)SHOAL_MIN(us, (double)SHOAL_WIRE_COST_US_MAX);
+}
+
+/* Known the better the more is measured. */
+static void learn(_Atomic double *known, double us)
+{
+    double before = atomic_load(known);
+    atomic_store(known, before > 0 ? before + (us - before) / 8 : us);
+}
+
 shoal_edge_kv shoal_ship_describe(const shoal_ship *ship)
 {
-    double us = atomic_load(&ship->token_us);
-    us = us > 0 ? SHOAL_MAX(us, 1.0) : 0;
-    return (shoal_edge_kv){.model = ship->model->hash,
-                           .form = ship->form,
-                           .n_tokens = (uint32_t)ship->n_tokens_max,
-                           .token_us = (uint32_t)SHOAL_MIN(us, (double)SHOAL_WIRE_COST_US_MAX)};
+    shoal_edge_kv kv = {.model = ship->model->hash,
+                        .form = ship->form,
+                        .n_tokens = (uint32_t)ship->n_tokens_max,
+                        .token_us = told_us(&ship->token_us)};
+    if (ship->archive) {
+        kv.archives = true;
+        kv.basis = *shoal_archive_hash(ship->archive);
+        kv.archive_us = told_us(&ship->archive_us);
+    }
+    return kv;
 }
 
 size_t shoal_ship_n_vocab(const shoal_ship *ship)
@@ -295,9 +320,27 @@ static void finish(shoal_shipment *s, shoal_rpc_status status, const char *text)
 }
 
 /* R9: both hashes are said. */
+static void refuse_hash(shoal_shipment *s, const char *what, const shoal_hash *ours,
+                        const shoal_hash *theirs, const char *remedy)
+{
+    char our_hex[SHOAL_HASH_HEX] = "nothing";
+    char their_hex[SHOAL_HASH_HEX];
+    char text[SHOAL_WIRE_TEXT_MAX];
+    if (ours != NULL) {
+        shoal_hash_hex(ours, our_hex);
+    }
+    shoal_hash_hex(theirs, their_hex);
+    (void)snprintf(text, sizeof(text),
+                   "KV of %s %.12s is asked for, this node ships that of %.12s (%s)", what,
+                   their_hex, our_hex, remedy);
+    finish(s, SHOAL_RPC_FAILED_PRECONDITION, text);
+}
+
 static bool refuse_other(shoal_shipment *s)
 {
+    static const char settings[] = "edge_model.path, edge_model.kv_type";
     const shoal_ship *ship = s->ship;
+    const shoal_hash *basis = ship->archive ? shoal_archive_hash(ship->archive) : NULL;
     const struct {
         const char *what;
         const shoal_hash *ours;
@@ -309,18 +352,14 @@ static bool refuse_other(shoal_shipment *s)
     };
     for (size_t i = 0; i < SHOAL_COUNT(pairs); i++) {
         if (memcmp(pairs[i].ours, pairs[i].theirs, sizeof(shoal_hash)) != 0) {
-            char ours[SHOAL_HASH_HEX];
-            char theirs[SHOAL_HASH_HEX];
-            char text[SHOAL_WIRE_TEXT_MAX];
-            shoal_hash_hex(pairs[i].ours, ours);
-            shoal_hash_hex(pairs[i].theirs, theirs);
-            (void)snprintf(text, sizeof(text),
-                           "KV of %s %.12s is asked for, this node ships that of %.12s "
-                           "(edge_model.path, edge_model.kv_type)",
-                           pairs[i].what, theirs, ours);
-            finish(s, SHOAL_RPC_FAILED_PRECONDITION, text);
+            refuse_hash(s, pairs[i].what, pairs[i].ours, pairs[i].theirs, settings);
             return true;
         }
+    }
+    if (s->request->archived &&
+        (basis == NULL || memcmp(basis, &s->request->basis, sizeof(*basis)) != 0)) {
+        refuse_hash(s, "archive basis", basis, &s->request->basis, "edge_model.archive");
+        return true;
     }
     return false;
 }
@@ -339,11 +378,26 @@ static shoal_status read_block(void *ctx, uint32_t block, uint32_t layer, uint32
     return shoal_kv_block_export(s->seq, block, ret_bytes);
 }
 
+/* The same, archived. */
+static shoal_status read_archived(void *ctx, uint32_t block, uint8_t *ret_bytes, size_t *ret_n)
+{
+    shoal_shipment *s = ctx;
+    shoal_ship *ship = s->ship;
+    SHOAL_TRY(read_block(s, block, 0, 0, ship->pages));
+    uint64_t start_ns = shoal_clock_now_ns(&ship->settings.clock);
+    SHOAL_TRY(shoal_archive_block_encode(ship->archive, shoal_engine_kernels(ship->engine),
+                                         ship->work, block, ship->pages, ret_bytes, ret_n));
+    double us = (double)(shoal_clock_now_ns(&ship->settings.clock) - start_ns) / 1e3;
+    learn(&ship->archive_us, us / BLOCK);
+    shoal_metric_add(ship->metrics.tokens_archived, BLOCK);
+    return SHOAL_OK;
+}
+
 static shoal_status make_encoder(shoal_shipment *s)
 {
     const shoal_ship *ship = s->ship;
     const shoal_kv_shape *shape = shoal_kv_seq_shape(s->seq);
-    const shoal_kvwire_about about = {
+    shoal_kvwire_about about = {
         .model = ship->model->hash,
         .tokenizer = *shoal_tokenizer_hash(ship->model->tokenizer),
         .form = ship->form,
@@ -352,9 +406,17 @@ static shoal_status make_encoder(shoal_shipment *s)
         .n_layers = (uint32_t)shape->n_layers,
         .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / shape->n_layers),
         .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / shape->n_layers)};
+    if (s->request->archived) {
+        about.n_archived = (uint32_t)shoal_archive_n_blocks(s->request->n_ids);
+    }
+    if (about.n_archived > 0) {
+        about.archived_bytes = (uint32_t)shoal_archive_block_bytes(ship->archive);
+        about.basis = *shoal_archive_hash(ship->archive);
+    }
     const shoal_kvwire_source source = {.ids = s->request->ids,
                                         .ctx = s,
                                         .read = read_block,
+                                        .read_archived = read_archived,
                                         .chunk_layers = about.n_layers,
                                         .chunk_blocks = CHUNK_BLOCKS};
     /* Who it is for is the affair of the call's TLS, so there is no salt. */
@@ -454,9 +516,7 @@ static void compute(shoal_shipment *s)
         return;
     }
     double us = (double)(shoal_clock_now_ns(&ship->settings.clock) - start_ns) / 1e3;
-    double token_us = us / (double)span.n_ids;
-    double known = atomic_load(&ship->token_us);
-    atomic_store(&ship->token_us, known > 0 ? known + (token_us - known) / 8 : token_us);
+    learn(&ship->token_us, us / (double)span.n_ids);
     shoal_metric_add(ship->metrics.tokens_computed, (double)span.n_ids);
     if (s->salted) {
         shoal_prefix_publish(ship->prefix, &s->salt, s->request->ids, s->seq);
@@ -705,6 +765,9 @@ static shoal_status make_metrics(shoal_ship *ship, shoal_metrics *registry, shoa
          {"shoal_ship_tokens_total", tokens, "source=\"computed\"", SHOAL_METRIC_COUNTER, NULL, 0}},
         {&ship->metrics.tokens_cached,
          {"shoal_ship_tokens_total", tokens, "source=\"cached\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+        {&ship->metrics.tokens_archived,
+         {"shoal_ship_archived_tokens_total", "Tokens whose KV was archived for its way.", "",
+          SHOAL_METRIC_COUNTER, NULL, 0}},
         {&ship->metrics.bytes,
          {"shoal_ship_bytes_total", "Bytes of KV blobs sent.", "", SHOAL_METRIC_COUNTER, NULL, 0}},
     };
@@ -729,6 +792,37 @@ static shoal_status make_prefix(shoal_ship *ship)
         .n_blocks_max = SHOAL_MIN(n_blocks, (size_t)SHOAL_PREFIX_BLOCKS_MAX),
         .secret = shoal_clock_now_ns(&ship->settings.clock)};
     return shoal_prefix_new(pool, &settings, &ship->prefix);
+}
+
+static shoal_status open_archive(shoal_ship *ship, shoal_err *err)
+{
+    const char *path = ship->settings.archive_path;
+    const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(ship->engine));
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    if (path == NULL) {
+        return SHOAL_OK;
+    }
+    if (shape->type != SHOAL_KV_F16) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "edge_model.archive: what is archived is KV in f16, not %s: set "
+                             "edge_model.kv_type f16 or leave edge_model.archive empty",
+                             shoal_kv_type_name(shape->type));
+    }
+    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
+    SHOAL_TRY(shoal_archive_open((const uint8_t *)file.data, file.length, &ship->model->hash, shape,
+                                 &ship->archive, err));
+    double encode_us = 0;
+    double decode_us = 0;
+    ship->pages = shoal_calloc_aligned(shoal_kv_block_bytes(shape, 0), 1);
+    shoal_status status = ship->pages == NULL ? SHOAL_E_NOMEM : SHOAL_OK;
+    status = status == SHOAL_OK ? shoal_archive_work_new(ship->archive, &ship->work) : status;
+    status = status == SHOAL_OK
+                 ? shoal_archive_measure(ship->archive, shoal_engine_kernels(ship->engine),
+                                         &ship->settings.clock, &encode_us, &decode_us)
+                 : status;
+    learn(&ship->archive_us, encode_us);
+    return status == SHOAL_OK ? SHOAL_OK
+                              : shoal_err_set(err, status, "no memory for edge_model.archive");
 }
 
 static shoal_status build(shoal_ship *ship, shoal_metrics *registry, shoal_err *err)
@@ -759,6 +853,7 @@ static shoal_status build(shoal_ship *ship, shoal_metrics *registry, shoal_err *
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "edge_model.kv_max_mib holds no block of 32 tokens: raise it");
     }
+    SHOAL_TRY(open_archive(ship, err));
     char form[SHOAL_KV_FORM_BYTES];
     shoal_kv_form(shape, form);
     shoal_status status = shoal_kvwire_form(form, &ship->form);
@@ -809,6 +904,9 @@ void shoal_ship_free(shoal_ship *ship)
     shoal_prefix_free(ship->prefix);
     shoal_engine_free(ship->engine);
     shoal_free(ship->part);
+    shoal_free(ship->pages);
+    shoal_archive_work_free(ship->work);
+    shoal_archive_free(ship->archive);
     (void)pthread_cond_destroy(&ship->wake);
     (void)pthread_mutex_destroy(&ship->lock);
     shoal_free(ship);

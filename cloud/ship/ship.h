@@ -11,6 +11,9 @@
  * Blocks leave as they fill: the first are on their way while the next are computed. What was
  * computed is kept for the next prompt that begins alike, of the same tenant (R10). A shipment
  * costs nobody else a wrong token: it reads no session and none reads it.
+ *
+ * Where the operator gave a basis, an edge of the same one may ask for archived blocks (KVWIRE.md):
+ * they are coded as they leave, on the ship's thread; what is kept here stays exact.
  */
 #ifndef SHOAL_CLOUD_SHIP_SHIP_H
 #define SHOAL_CLOUD_SHIP_SHIP_H
@@ -37,10 +40,12 @@ typedef enum shoal_ship_fault {
 
 typedef struct shoal_ship_settings {
     shoal_engine_settings engine; /* n_rows_max and n_logits_max are set here */
-    size_t n_jobs_max;            /* shipments at once, 1..SHOAL_SHIP_JOBS_MAX, default 8 */
-    uint64_t lease_ms;       /* what a cut call had is kept for so long; 0: not; default 10000 */
-    unsigned prefix_percent; /* of the KV that earlier texts may keep, 0..100, default 50 */
-    uint64_t fault_flip_at;  /* for tests: a bit of this byte of each blob, 1 the first; 0: none */
+    const char *archive_path; /* basis for edges that ask for archived KV, borrowed for the making;
+                               * NULL: none */
+    size_t n_jobs_max;        /* shipments at once, 1..SHOAL_SHIP_JOBS_MAX, default 8 */
+    uint64_t lease_ms;        /* what a cut call had is kept for so long; 0: not; default 10000 */
+    unsigned prefix_percent;  /* of the KV that earlier texts may keep, 0..100, default 50 */
+    uint64_t fault_flip_at;   /* for tests: a bit of this byte of each blob, 1 the first; 0: none */
     shoal_ship_fault fault;
     uint64_t fault_part; /* the so-manieth part, 1 the first; a blob of fewer has none */
     shoal_clock clock;   /* default real */
@@ -62,7 +67,8 @@ typedef struct shoal_ship_peer {
 } shoal_ship_peer;
 
 /* model is borrowed for the ship's life. registry may be NULL. Starts the thread. SHOAL_E_INVALID:
- * a number out of range, or a model of which not all KV stays (windows). */
+ * a number out of range; SHOAL_E_UNSUPPORTED: a model of which not all KV stays (windows), or a
+ * basis for KV that is not f16; else a basis fails as shoal_archive_open says. */
 shoal_status shoal_ship_new(const shoal_model *model, const shoal_ship_settings *settings,
                             shoal_metrics *registry, shoal_ship **ret_ship,
                             shoal_err *err) SHOAL_MUST_CHECK;

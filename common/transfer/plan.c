@@ -32,6 +32,17 @@ double shoal_transfer_kv_bytes(const shoal_transfer_level *level, size_t n_token
     return n_moved * (level->bytes_token + FRAME_TOKEN_BYTES) + FRAME_BYTES;
 }
 
+shoal_transfer_level shoal_transfer_mix(const shoal_transfer_level *level,
+                                        const shoal_transfer_level *other, size_t n, size_t n_other)
+{
+    SHOAL_ASSERT(n > 0 && n_other <= n);
+    double share = (double)n_other / (double)n;
+    return (shoal_transfer_level){
+        .bytes_token = level->bytes_token + (other->bytes_token - level->bytes_token) * share,
+        .encode_us = level->encode_us + (other->encode_us - level->encode_us) * share,
+        .decode_us = level->decode_us + (other->decode_us - level->decode_us) * share};
+}
+
 /* A time or a rate that can be reckoned with. */
 static bool is_some(double x)
 {

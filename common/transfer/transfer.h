@@ -97,6 +97,11 @@ shoal_status shoal_transfer_choose(const shoal_transfer_figures *figures,
                                    shoal_transfer_choice *ret_choice) SHOAL_MUST_CHECK;
 /* What the KV of a text of n_tokens takes on the link at a level, its frame included. */
 double shoal_transfer_kv_bytes(const shoal_transfer_level *level, size_t n_tokens);
+/* The level of a text of which n_other tokens of n move at another level: what a token of it takes
+ * on average. n is above 0, n_other at most n. */
+shoal_transfer_level shoal_transfer_mix(const shoal_transfer_level *level,
+                                        const shoal_transfer_level *other, size_t n,
+                                        size_t n_other);
 /* Leading tokens of a text whose KV can move. */
 size_t shoal_transfer_n_moved(size_t n_tokens);
 

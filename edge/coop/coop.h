@@ -216,17 +216,18 @@ typedef struct shoal_coop_settings {
     shoal_power_kind power_kind; /* of the meter; an energy budget needs one */
     const char *power_path;      /* its file or folder, borrowed for the making */
     shoal_energy_settings energy;
-    uint64_t patience_ms;     /* mode ASSIST: how long the cloud is waited for, at least 1 */
-    size_t n_sessions_max;    /* sessions whose KV is kept, 0..SHOAL_SESSIONS_MAX */
-    const char *archive_path; /* basis of archived sessions, borrowed for the making; NULL: none */
-    bool archive_sessions;    /* with it: saved ones are archived, not exact */
+    uint64_t patience_ms;       /* mode ASSIST: how long the cloud is waited for, at least 1 */
+    size_t n_sessions_max;      /* sessions whose KV is kept, 0..SHOAL_SESSIONS_MAX */
+    const char *archive_path;   /* basis of what is archived, borrowed for the making; NULL: none */
+    bool archive_sessions;      /* with it: saved ones are archived, not exact */
     size_t session_percent_max; /* of the KV pool that they may hold while nobody else wants it */
     bool has_session_secret;    /* blobs of sessions are for those alone who know it: */
     uint8_t session_secret[SHOAL_HASH_BYTES];
     shoal_coop_fetching fetching;
-    bool fetch_always;            /* and waited for, even where computing would be faster */
-    uint64_t fetch_ms;            /* longest time of one fetch, at least 1 */
-    uint64_t fetch_quarantine_ms; /* nothing is fetched for so long after what was no KV */
+    shoal_coop_fetching fetch_archived; /* where it may come archived, which is not exact */
+    bool fetch_always;                  /* and waited for, even where computing would be faster */
+    uint64_t fetch_ms;                  /* longest time of one fetch, at least 1 */
+    uint64_t fetch_quarantine_ms;       /* nothing is fetched for so long after what was no KV */
     const shoal_lora
         *lora; /* of all that the edge's model computes, borrowed for coop's life; NULL */
     const shoal_coop_prefix *prefixes; /* borrowed for the making, as long as the KV has room */

@@ -206,6 +206,7 @@ struct gen {
 
     fetch *fetch;            /* of its prompt's KV, under way; NULL: none */
     bool fetch_tried;        /* it was decided, once for all */
+    bool lossy;              /* some of its KV came archived: nobody else may have it */
     bool fetch_holds;        /* the edge's model waits for it */
     uint64_t fetch_until_ms; /* for so long */
 
@@ -242,6 +243,7 @@ typedef struct coop_figures {
     double peer_prefill_us; /* the same by the cloud, as it says */
     double down_bytes_s;
     double decode_us;     /* of a token's KV that came */
+    double restore_us;    /* the same, archived */
     double round_trip_us; /* of a Describe */
     uint64_t rate_at_ms;  /* when down_bytes_s was measured */
 } coop_figures;
@@ -299,7 +301,7 @@ struct shoal_coop {
     shoal_session_identity identity;
     shoal_hash form; /* of its words, as blobs say it */
     coop_figures figures;
-    shoal_archive *archive; /* of sessions; NULL: all are exact */
+    shoal_archive *archive; /* of sessions and what is fetched; NULL: all are exact */
     shoal_breaker fetches;  /* FetchKv: failures, and peers that sent what was no KV */
     uint64_t quarantined_until_ms;
     uint64_t describe_sent_ns;
@@ -358,6 +360,7 @@ struct shoal_coop {
         shoal_metric *fetch_bad;
         shoal_metric *fetch_resumed;
         shoal_metric *fetched_tokens;
+        shoal_metric *fetched_archived;
         shoal_metric *fetch_bytes;
         shoal_metric *fetch_quarantined;
     } metrics;

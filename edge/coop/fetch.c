@@ -5,6 +5,10 @@
  * decides, and takes the blob up when all of it was right. What the planner is told was measured
  * here; before that is so, the edge's model computes meanwhile, and whichever is first counts.
  *
+ * Where the operator allows it (fetch.archive), and it is sooner, the KV comes archived by the
+ * basis of both sides: a tenth, and not what would have been computed. In mode EXACT that changes
+ * no answer, since the cloud judges what such KV drafts; nobody but this request ever reads it.
+ *
  * A call that was cut is opened again and goes on at the first record that is not here, on
  * whichever node is next: all of them make the same records of a text (SPEC.md, section 11).
  */
@@ -36,6 +40,7 @@ struct fetch {
     shoal_coop *coop;
     shoal_rpc_call *call; /* NULL between two */
     size_t n_tokens;      /* asked for: a multiple of 32 */
+    bool archived;        /* and may come archived */
     uint64_t sent_ns;
     uint64_t by_ms; /* all of it, in however many calls */
     bool late;      /* engine-only: the edge's model was first */
@@ -76,7 +81,9 @@ static shoal_status make_reader(const shoal_coop *coop, fetch *f)
 {
     shoal_session_identity identity = coop->identity;
     identity.has_secret = false; /* the call's TLS says who it is */
-    identity.archive = NULL;     /* what is fetched is what would have been computed */
+    if (!f->archived) {
+        identity.archive = NULL; /* what is fetched is what would have been computed */
+    }
     identity.n_tokens_max = (uint32_t)f->n_tokens;
     shoal_session_reader_free(SHOAL_STEAL(f->reader));
     return shoal_session_reader_new(&identity, SIZE_MAX, &f->reader);
@@ -231,9 +238,10 @@ static void learn(shoal_coop *coop, const fetch *f, uint64_t now_ms)
     }
     known->rate_at_ms = now_ms;
     if (f->copy) {
-        double us = f->decode_us / (double)f->n_tokens;
-        known->decode_us =
-            known->decode_us > 0 ? known->decode_us + (us - known->decode_us) / 4 : us;
+        size_t n_archived = f->copy->n_archived * BLOCK;
+        double us = f->decode_us / (double)(n_archived > 0 ? n_archived : f->n_tokens);
+        double *decode_us = n_archived > 0 ? &known->restore_us : &known->decode_us;
+        *decode_us = *decode_us > 0 ? *decode_us + (us - *decode_us) / 4 : us;
     }
 }
 
@@ -271,12 +279,64 @@ static bool may_fetch(const shoal_coop *coop, const gen *g, uint64_t now_ms)
            hash_same(&coop->cloud.tokenizer, &coop->identity.tokenizer);
 }
 
-/* True: KV, planned to take *ret_us. *ret_sure: by figures that were measured; else the link is
- * taken for as fast as can be. */
-static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, bool *ret_sure,
-                 double *ret_us, double *ret_local_us)
+static size_t n_archived_of(const gen *g)
+{
+    return shoal_archive_n_blocks(shoal_transfer_n_moved(g->n_prompt)) * BLOCK;
+}
+
+/* Whether it may come archived, and the cloud does that by our basis. */
+static bool may_archive(shoal_coop *coop, const gen *g)
+{
+    shoal_coop_fetching allowed = coop->settings.fetch_archived;
+    const shoal_edge_kv *theirs = &coop->cloud.edge_kv;
+    bool wanted = allowed == SHOAL_COOP_FETCH_ALL ||
+                  (allowed == SHOAL_COOP_FETCH_EXACT && g->mode == SHOAL_MODE_EXACT);
+    if (!wanted || !theirs->archives || n_archived_of(g) == 0) {
+        return false;
+    }
+    const shoal_hash *ours = shoal_archive_hash(coop->archive);
+    if (!hash_same(&theirs->basis, ours)) {
+        char our_hex[SHOAL_HASH_HEX];
+        char their_hex[SHOAL_HASH_HEX];
+        char text[SHOAL_WIRE_TEXT_MAX];
+        shoal_hash_hex(ours, our_hex);
+        shoal_hash_hex(&theirs->basis, their_hex);
+        (void)snprintf(text, sizeof text,
+                       "the cloud archives KV by basis %.12s, kv.archive is %.12s: it comes exact",
+                       their_hex, our_hex);
+        note_trouble(coop, text);
+        return false;
+    }
+    return true;
+}
+
+/* The forms in which the KV of this prompt may come: as it is, then archived. */
+static size_t levels_of(const shoal_coop *coop, const gen *g, bool archive,
+                        shoal_transfer_level ret_levels[2])
 {
     const coop_figures *known = &coop->figures;
+    ret_levels[0] = (shoal_transfer_level){.bytes_token = (double)coop->identity.layer_bytes *
+                                                          coop->identity.n_layers / BLOCK,
+                                           .decode_us = known->decode_us};
+    if (archive) {
+        const shoal_transfer_level archived = {
+            .bytes_token = shoal_archive_block_bytes_likely(coop->archive) / BLOCK,
+            .encode_us = (double)coop->cloud.edge_kv.archive_us,
+            .decode_us = known->restore_us};
+        ret_levels[1] = shoal_transfer_mix(&ret_levels[0], &archived,
+                                           shoal_transfer_n_moved(g->n_prompt), n_archived_of(g));
+    }
+    return archive ? 2 : 1;
+}
+
+/* True: KV, planned to take *ret_us, and *inout_archive says in which form. *ret_sure: by figures
+ * that were measured; else the link is taken for as fast as can be. */
+static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, bool *inout_archive,
+                 bool *ret_sure, double *ret_us, double *ret_local_us)
+{
+    const coop_figures *known = &coop->figures;
+    shoal_transfer_level levels[2];
+    size_t n_levels = levels_of(coop, g, *inout_archive, levels);
     double peer_us =
         known->peer_prefill_us > 0 ? known->peer_prefill_us : (double)coop->cloud.edge_kv.token_us;
     *ret_sure = rate_is_known(coop, now_ms) && peer_us > 0;
@@ -287,19 +347,17 @@ static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, bool *re
                                             .here_prefill_us = known->here_prefill_us,
                                             .here_token_us = coop->pace.edge_us,
                                             .peer_prefill_us = peer_us};
-    const shoal_transfer_level level = {.bytes_token = (double)coop->identity.layer_bytes *
-                                                       coop->identity.n_layers / BLOCK,
-                                        .decode_us = known->decode_us};
     const shoal_transfer_request request = {.n_tokens = g->n_prompt,
                                             .n_here = shoal_kv_seq_length(g->seq),
                                             .n_answer = 1,
                                             .may_local = true,
-                                            .levels = &level,
-                                            .n_levels = 1};
+                                            .levels = levels,
+                                            .n_levels = n_levels};
     shoal_transfer_choice choice;
     if (shoal_transfer_choose(&figures, &request, &choice) != SHOAL_OK) {
         return false;
     }
+    *inout_archive = choice.level == 1;
     *ret_us = choice.kv_us;
     *ret_local_us = choice.local_us;
     return choice.way == SHOAL_TRANSFER_KV && choice.kv_us * GAIN <= choice.local_us;
@@ -313,7 +371,11 @@ static shoal_status send_request(shoal_coop *coop, gen *g, fetch *f)
                                     .form = coop->form,
                                     .ids = g->tokens,
                                     .n_ids = f->n_tokens,
-                                    .record = f->record};
+                                    .record = f->record,
+                                    .archived = f->archived};
+    if (f->archived) {
+        request.basis = *shoal_archive_hash(coop->archive);
+    }
     memcpy(request.request_id, g->request_id, sizeof request.request_id);
     SHOAL_TRY(shoal_msg_kv_request_encode(&request, &buf));
     shoal_status status = shoal_rpc_call_send(f->call, buf.data, buf.length);
@@ -341,7 +403,7 @@ static shoal_status open_call(shoal_coop *coop, gen *g, fetch *f, uint64_t now_m
     return send_request(coop, g, f);
 }
 
-static shoal_status start(shoal_coop *coop, gen *g, uint64_t now_ms)
+static shoal_status start(shoal_coop *coop, gen *g, bool archive, uint64_t now_ms)
 {
     fetch *f = shoal_calloc(1, sizeof *f);
     if (!f) {
@@ -350,6 +412,7 @@ static shoal_status start(shoal_coop *coop, gen *g, uint64_t now_ms)
     atomic_init(&f->refs, 1); /* the generation's */
     f->coop = coop;
     f->n_tokens = shoal_transfer_n_moved(g->n_prompt);
+    f->archived = archive;
     f->sent_ns = shoal_clock_now_ns(&coop->clock);
     f->by_ms = now_ms + coop->settings.fetch_ms;
     g->fetch = f;
@@ -380,10 +443,11 @@ static void decide(shoal_coop *coop, gen *g, uint64_t now_ms)
         return;
     }
     g->fetch_tried = true;
-    if (!always && !plan(coop, g, now_ms, &sure, &us, &local_us)) {
+    bool archive = may_archive(coop, g);
+    if (!always && !plan(coop, g, now_ms, &archive, &sure, &us, &local_us)) {
         return;
     }
-    if (start(coop, g, now_ms) != SHOAL_OK) {
+    if (start(coop, g, archive, now_ms) != SHOAL_OK) {
         shoal_coop_fetch_drop(g);
         shoal_breaker_failed(&coop->fetches, now_ms);
         return;
@@ -500,11 +564,15 @@ static void take_up(shoal_coop *coop, gen *g, const fetch *f, uint64_t now_ms)
         quarantine(coop, err.text, now_ms);
         return;
     }
+    size_t n_archived = f->copy->n_archived * BLOCK;
+    n_archived -= SHOAL_MIN(n_archived, had);
+    g->lossy = n_archived > 0;
     g->usage.n_fetched = f->n_tokens - had;
     g->usage.fetch_ms = (double)(shoal_clock_now_ns(&coop->clock) - f->sent_ns) / 1e6;
     shoal_breaker_worked(&coop->fetches);
     shoal_metric_add(coop->metrics.fetch_taken, 1);
     shoal_metric_add(coop->metrics.fetched_tokens, (double)g->usage.n_fetched);
+    shoal_metric_add(coop->metrics.fetched_archived, (double)n_archived);
 }
 
 /* The call was cut and the rest is worth asking for: true, and it waits for go_on. What is whole

@@ -2,7 +2,8 @@
  *
  * Sessions: what an answer leaves of its KV is kept under the session's name, and the next request
  * of that name takes up what of it its prompt begins with. Requests under way come first: what is
- * kept has only the pages that nobody was promised.
+ * kept has only the pages that nobody was promised. KV that came archived is not exact and is not
+ * kept: the next request might be of a mode whose answers it would change.
  */
 #include "edge/coop/coop_internal.h"
 
@@ -72,7 +73,7 @@ void shoal_session_end(shoal_coop *coop, gen *g)
 {
     coop->n_pages_promised -= g->n_pages;
     g->n_pages = 0;
-    if (!coop->keep || !g->session[0] || !g->seq) {
+    if (!coop->keep || !g->session[0] || !g->seq || g->lossy) {
         return;
     }
     /* Tokens that left early lack layers, drafts may be wrong. */
@@ -105,11 +106,13 @@ shoal_status shoal_session_open_archive(shoal_coop *coop, shoal_err *err)
 {
     const char *path = coop->settings.archive_path;
     const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(coop->engine));
+    bool fetched = coop->settings.fetch_archived != SHOAL_COOP_FETCH_OFF;
     if (!path) {
-        return coop->settings.archive_sessions
+        return coop->settings.archive_sessions || fetched
                    ? shoal_err_set(err, SHOAL_E_INVALID,
-                                   "session.level archive needs a basis: set kv.archive to what "
-                                   "shoal-forge kv-calibrate made for this model")
+                                   "%s needs a basis: set kv.archive to what shoal-forge "
+                                   "kv-calibrate made for this model",
+                                   fetched ? "fetch.archive" : "session.level archive")
                    : SHOAL_OK;
     }
     if (shape->type != SHOAL_KV_F16 || shape->evict) {
@@ -119,8 +122,13 @@ shoal_status shoal_session_open_archive(shoal_coop *coop, shoal_err *err)
     }
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
     SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
-    return shoal_archive_open((const uint8_t *)file.data, file.length, &coop->model->hash, shape,
-                              &coop->archive, err);
+    SHOAL_TRY(shoal_archive_open((const uint8_t *)file.data, file.length, &coop->model->hash, shape,
+                                 &coop->archive, err));
+    double encode_us = 0;
+    shoal_status status =
+        shoal_archive_measure(coop->archive, shoal_engine_kernels(coop->engine), &coop->clock,
+                              &encode_us, &coop->figures.restore_us);
+    return status == SHOAL_OK ? SHOAL_OK : shoal_err_set(err, status, "no memory for kv.archive");
 }
 
 shoal_status shoal_session_identify(shoal_coop *coop)

@@ -90,8 +90,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
     INT("session.kv_percent", "50", 0, 100,
         "Share of the KV memory that kept sessions may hold while no request wants it."),
     STRING("kv.archive", "",
-           "File with the basis by which sessions are archived, made for this model by shoal-forge "
-           "kv-calibrate; empty: none, and archived sessions are refused. For kv.type f16."),
+           "File with the basis by which sessions and fetched KV may be archived, made for this "
+           "model by shoal-forge kv-calibrate; empty: none, and what is archived is refused. For "
+           "kv.type f16."),
     {"session.level", SHOAL_CONFIG_CHOICE, "exact", 0, 0, "exact|archive", false,
      "How a session is saved; exact: as it is; archive: by kv.archive, about a tenth, but for its "
      "last 128 tokens; answers after a load are then near those without, not the same."},
@@ -136,6 +137,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "Modes in which a prompt's KV is fetched from a cloud that ships it (its edge_model.path), "
      "where that is sooner than computing: exact, whose prompts the cloud hears in any case; all: "
      "assist too, and the cloud hears every prompt for which it is; local never is."},
+    {"fetch.archive", SHOAL_CONFIG_CHOICE, "off", 0, 0, "off|exact|all", false,
+     "Modes in which what is fetched may be archived by kv.archive, where that is sooner: about a "
+     "tenth of the bytes, but not exact; exact: the cloud judges every token, so no answer "
+     "changes; all: assist too, and what the edge says itself may differ."},
     {"fetch.always", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Fetch, and wait for it, even where computing is measured to be faster."},
     INT("fetch.timeout_ms", "30000", 1, 600000,
@@ -269,6 +274,14 @@ static shoal_status read_secret(const char *path, shoal_coop_settings *s, shoal_
     return SHOAL_OK;
 }
 
+static shoal_coop_fetching fetching(const shoal_config *config, const char *key)
+{
+    const char *modes = shoal_config_string(config, key);
+    return strcmp(modes, "all") == 0     ? SHOAL_COOP_FETCH_ALL
+           : strcmp(modes, "exact") == 0 ? SHOAL_COOP_FETCH_EXACT
+                                         : SHOAL_COOP_FETCH_OFF;
+}
+
 static int kv_type(const shoal_config *config)
 {
     shoal_kv_type type = SHOAL_KV_F32;
@@ -328,10 +341,8 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.archive_path = text_or_null(config, "kv.archive");
     s.archive_sessions = strcmp(shoal_config_string(config, "session.level"), "archive") == 0;
     s.session_percent_max = (size_t)shoal_config_int(config, "session.kv_percent");
-    const char *fetching = shoal_config_string(config, "fetch.modes");
-    s.fetching = strcmp(fetching, "all") == 0     ? SHOAL_COOP_FETCH_ALL
-                 : strcmp(fetching, "exact") == 0 ? SHOAL_COOP_FETCH_EXACT
-                                                  : SHOAL_COOP_FETCH_OFF;
+    s.fetching = fetching(config, "fetch.modes");
+    s.fetch_archived = fetching(config, "fetch.archive");
     s.fetch_always = shoal_config_bool(config, "fetch.always");
     s.fetch_ms = (uint64_t)shoal_config_int(config, "fetch.timeout_ms");
     s.fetch_quarantine_ms = (uint64_t)shoal_config_int(config, "fetch.quarantine_s") * 1000;

@@ -114,6 +114,17 @@ shoal_status shoal_wire_take_hash(const shoal_wire_check *check, const char *fie
     return SHOAL_OK;
 }
 
+shoal_status shoal_wire_take_hash_or_none(const shoal_wire_check *check, const char *field,
+                                          const ProtobufCBinaryData *bytes, bool *ret_has,
+                                          shoal_hash *ret_hash)
+{
+    if (bytes->len > 0) {
+        SHOAL_TRY(shoal_wire_take_hash(check, field, bytes, ret_hash));
+    }
+    *ret_has = bytes->len > 0;
+    return SHOAL_OK;
+}
+
 void shoal_wire_copy_text(char *out, const ProtobufCBinaryData *bytes)
 {
     if (bytes->len > 0) {

@@ -59,6 +59,9 @@ typedef struct shoal_edge_kv {
     shoal_hash form;
     uint32_t n_tokens; /* most of one prompt; 0: it ships nothing, and the rest is zero */
     uint32_t token_us; /* a token of a prompt, as measured, 0..SHOAL_WIRE_COST_US_MAX; 0: not yet */
+    bool archives;     /* for edges that ask; else the rest is zero */
+    shoal_hash basis;
+    uint32_t archive_us; /* archiving a token, as measured, 0..SHOAL_WIRE_COST_US_MAX */
 } shoal_edge_kv;
 
 typedef struct shoal_describe {
@@ -195,6 +198,8 @@ typedef struct shoal_msg_kv_request {
     const int32_t *ids; /* in the message */
     size_t n_ids;       /* SHOAL_WIRE_KV_BLOCK..SHOAL_WIRE_PROMPT_MAX, a multiple of the former */
     uint32_t record;    /* 0..SHOAL_WIRE_KV_RECORD_MAX: of the blob, the first that is to come */
+    bool archived;      /* blocks may come archived, by this basis; else it is zero */
+    shoal_hash basis;
     char request_id[65];
 } shoal_msg_kv_request;
 

@@ -31,7 +31,10 @@ static shoal_status check_edge_kv(const shoal_wire_check *check, const Shoal__V1
 {
     SHOAL_TRY(shoal_wire_check_range(check, "EdgeKv.n_tokens", m->n_tokens, SHOAL_WIRE_KV_BLOCK,
                                      SHOAL_WIRE_POSITION_MAX));
-    return shoal_wire_check_range(check, "EdgeKv.token_us", m->token_us, 0, SHOAL_WIRE_COST_US_MAX);
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "EdgeKv.token_us", m->token_us, 0, SHOAL_WIRE_COST_US_MAX));
+    return shoal_wire_check_range(check, "EdgeKv.archive_us", m->archive_us, 0,
+                                  m->basis_hash.len > 0 ? SHOAL_WIRE_COST_US_MAX : 0);
 }
 
 shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *buf)
@@ -58,6 +61,10 @@ shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *bu
     edge_kv.form_hash = shoal_wire_bytes(kv->form.bytes, SHOAL_HASH_BYTES);
     edge_kv.n_tokens = kv->n_tokens;
     edge_kv.token_us = kv->token_us;
+    if (kv->archives) {
+        edge_kv.basis_hash = shoal_wire_bytes(kv->basis.bytes, SHOAL_HASH_BYTES);
+        edge_kv.archive_us = kv->archive_us;
+    }
     if (kv->n_tokens > 0) {
         SHOAL_TRY(check_edge_kv(&ours, &edge_kv));
         m.edge_kv = &edge_kv;
@@ -72,7 +79,10 @@ static shoal_status take_edge_kv(const shoal_wire_check *check, const Shoal__V1_
     SHOAL_TRY(shoal_wire_take_hash(check, "EdgeKv.model_hash", &m->model_hash, &ret_kv->model));
     SHOAL_TRY(shoal_wire_take_hash(check, "EdgeKv.form_hash", &m->form_hash, &ret_kv->form));
     ret_kv->n_tokens = m->n_tokens;
+    SHOAL_TRY(shoal_wire_take_hash_or_none(check, "EdgeKv.basis_hash", &m->basis_hash,
+                                           &ret_kv->archives, &ret_kv->basis));
     ret_kv->token_us = m->token_us;
+    ret_kv->archive_us = m->archive_us;
     return SHOAL_OK;
 }
 

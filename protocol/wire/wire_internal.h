@@ -43,6 +43,10 @@ shoal_status shoal_wire_check_word(const shoal_wire_check *check, const char *fi
 shoal_status shoal_wire_take_hash(const shoal_wire_check *check, const char *field,
                                   const ProtobufCBinaryData *bytes,
                                   shoal_hash *ret_hash) SHOAL_MUST_CHECK;
+/* The same of a field that may be absent: *ret_has says whether it is there. */
+shoal_status shoal_wire_take_hash_or_none(const shoal_wire_check *check, const char *field,
+                                          const ProtobufCBinaryData *bytes, bool *ret_has,
+                                          shoal_hash *ret_hash) SHOAL_MUST_CHECK;
 
 /* n bytes and a NUL into out, which the check before has made large enough. */
 void shoal_wire_copy_text(char *out, const ProtobufCBinaryData *bytes);

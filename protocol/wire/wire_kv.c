@@ -48,6 +48,9 @@ shoal_status shoal_msg_kv_request_encode(const shoal_msg_kv_request *request, sh
     m.request_id = shoal_wire_bytes(request->request_id,
                                     strnlen(request->request_id, sizeof request->request_id));
     m.record = request->record;
+    if (request->archived) {
+        m.basis_hash = shoal_wire_bytes(request->basis.bytes, SHOAL_HASH_BYTES);
+    }
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_request(&ours, &m));
     return shoal_wire_pack(&m.base, buf);
@@ -74,6 +77,8 @@ static shoal_status take_request(const shoal_wire_check *check, const Shoal__V1_
     SHOAL_TRY(shoal_wire_take_hash(check, "KvRequest.tokenizer_hash", &m->tokenizer_hash,
                                    &head.tokenizer));
     SHOAL_TRY(shoal_wire_take_hash(check, "KvRequest.form_hash", &m->form_hash, &head.form));
+    SHOAL_TRY(shoal_wire_take_hash_or_none(check, "KvRequest.basis_hash", &m->basis_hash,
+                                           &head.archived, &head.basis));
     shoal_wire_copy_text(head.request_id, &m->request_id);
     int32_t *ids = NULL;
     uint8_t *bytes = NULL;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """A prompt's KV from the cloud: the same text as computed here, whatever happens on the way."""
+import hashlib
 import http.client
 import json
 import random
@@ -9,7 +10,7 @@ import socket
 import threading
 import time
 
-from harness import SANITIZED, Site, complete, expect, main, request, wait_until
+from harness import SANITIZED, Site, binary, complete, expect, main, request, run, wait_until
 
 SEED = 23
 N_PROMPT = 200  # six blocks and eight tokens, in two steps of the edge's model
@@ -396,6 +397,163 @@ def test_a_cancelled_answer_frees_both_sides():
         alone = site.edge(model).start()
         answer = ask(edge, ids(N_PROMPT, 1))
         expect(used(answer) == WHOLE and answer.ids == ask(alone, ids(N_PROMPT, 1), "local").ids, answer.usage)
+
+
+NO_BASIS = "skipped: tests/unit/ship judges it, and a basis of the family takes long under sanitizers"
+N_LONG = 600
+LONG_WHOLE = N_LONG // 32 * 32
+LONG_ARCHIVED = (LONG_WHOLE - 128) // 32 * 32
+
+
+def make_bases(site, model, **rates):
+    """Bases of so many bits, as files by their names, and what a log says of each: its hash."""
+    text = site.file("text")
+    with open(text, "w", encoding="ascii") as f:
+        f.write("\n".join(f"What does H{i % 90} mean on the Tapir {i % 30}? Look at step {i} first." for i in range(400)))
+    for name, bits in rates.items():
+        run(binary("shoal-forge"), "kv-calibrate", "-m", model, "-f", text, "--tokens", "1024", "--bits", bits,
+            "-o", site.file(name))
+    return [site.file(name) for name in rates]
+
+
+def hash_of(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()[:12]
+
+
+def archived(edge):
+    return metric(edge.address, "shoal_kv_fetched_archived_tokens_total")
+
+
+def fetched_bytes(edge):
+    return metric(edge.address, "shoal_kv_fetched_bytes_total")
+
+
+def test_archived_kv_changes_no_answer_that_the_cloud_judges():
+    if SANITIZED:
+        return NO_BASIS
+    with Site(SEED) as site:
+        full, model = site.models()
+        [basis] = make_bases(site, model, basis="2")
+        cloud = site.cloud(full, edge_model__path=model, edge_model__archive=basis).start()
+        # Drafts of a fixed length: the edge's model is needed, and waits for its KV.
+        drafting = {"coop__draft_tokens": "4"}
+        edge = fetching_edge(site, model, cloud.address, kv__archive=basis, fetch__archive="exact", **drafting)
+        plain = fetching_edge(site, model, cloud.address, **drafting)
+        alone = site.edge(model).start()
+        prompt = ids(N_LONG, 1)
+        right = ask(plain, prompt, "cloud").ids
+        answer, exact = ask(edge, prompt, "exact"), ask(plain, prompt, "exact")
+        expect(answer.ids == right and exact.ids == right, f"{answer.ids} and {exact.ids} are not {right}")
+        expect(used(answer) == LONG_WHOLE and fed(answer) == N_LONG - LONG_WHOLE, answer.usage)
+        expect(archived(edge) == LONG_ARCHIVED and archived(plain) == 0, f"{archived(edge)}, {archived(plain)}")
+        sizes = fetched_bytes(edge), fetched_bytes(plain)
+        expect(sizes[0] < 0.5 * sizes[1], f"{sizes} bytes")
+        # What the edge says itself is not touched; and nobody finds what came archived in a session.
+        answer = ask(edge, ids(N_LONG, 2))
+        expect(used(answer) == LONG_WHOLE and answer.ids == ask(alone, ids(N_LONG, 2), "local").ids, answer.usage)
+        expect(archived(edge) == LONG_ARCHIVED, "mode assist took what is archived")
+        for mode, kept in (("exact", False), ("assist", True)):
+            first = ask(edge, ids(N_LONG, 3), mode, session=mode)
+            more = ids(N_LONG, 3) + first.ids + ids(10, 4)
+            second = ask(edge, more, mode, session=mode)
+            expect((second.usage["shoal"]["kept_tokens"] > 0) == kept, f"{mode}: {second.usage}")
+            own = ask(plain, more, "cloud") if mode == "exact" else ask(alone, more, "local")
+            expect(second.ids == own.ids, f"{mode}: a session: {second.usage}")
+        # Of fewer than 160 tokens nothing is archived.
+        before = archived(edge)
+        expect(used(ask(edge, ids(150, 5), "exact")) == 128 and archived(edge) == before, "a short text")
+        expect(results(edge)["bad"] == 0 and results(edge)["failed"] == 0, results(edge))
+        return f"{sizes[0]:.0f} bytes archived, {sizes[1]:.0f} exact"
+
+
+def test_archived_kv_is_the_same_over_any_link_and_on_any_processor():
+    if SANITIZED:
+        return NO_BASIS
+    with Site(SEED) as site:
+        full, model = site.models()
+        [basis] = make_bases(site, model, basis="2")
+        cloud = site.cloud(full, edge_model__path=model, edge_model__archive=basis).start()
+        relay = Relay(cloud.address, 2e6)
+        edges = [fetching_edge(site, model, address, kv__archive=basis, fetch__archive="all", **more)
+                 for address, more in ((cloud.address, {}), (cloud.address, {"cpu__mask": "scalar"}), (relay.address, {}))]
+        prompt = ids(900, 1)
+        answers = [ask(edge, prompt) for edge in edges[:2]]
+        blob = fetched_bytes(edges[0])
+        relay.cut_after = 12000 + max(blob / 4, 60000)
+        answers.append(ask(edges[2], prompt))
+        for edge, answer in zip(edges, answers):
+            expect(answer.ids == answers[0].ids and used(answer) == 896, f"{answer.usage}, {status(edge)}")
+            expect(archived(edge) == 768 and results(edge)["taken"] == 1, f"{archived(edge)}, {results(edge)}")
+        got = fetched_bytes(edges[2])
+        expect(relay.n_cuts >= 1 and resumed(edges[2]) >= 1 and got < 1.7 * blob, f"{relay.n_cuts} cuts, {got} of {blob}")
+        alike = sum(a == b for a, b in zip(answers[0].ids, ask(edges[0], prompt, "local").ids))
+        return f"{relay.n_cuts} cuts, {got:.0f} bytes of {blob:.0f}; {alike} of 12 tokens as computed"
+
+
+def test_another_basis_is_refused_with_both_hashes():
+    if SANITIZED:
+        return NO_BASIS
+    with Site(SEED) as site:
+        full, model = site.models()
+        basis, other = make_bases(site, model, basis="2", other="1")
+        alone = site.edge(model).start()
+        n = 900
+        right = ask(alone, ids(n, 1), "local").ids
+        # Known beforehand: nothing archived is asked for.
+        cloud = site.cloud(full, edge_model__path=model, edge_model__archive=basis).start()
+        edge = fetching_edge(site, model, cloud.address, kv__archive=other, fetch__archive="all")
+        answer = ask(edge, ids(n, 1))
+        expect(answer.ids == right and used(answer) == n // 32 * 32 and archived(edge) == 0, answer.usage)
+        expect(hash_of(basis) in status(edge)["trouble"] and hash_of(other) in status(edge)["trouble"], status(edge))
+        # Not known: the node that goes on has another one.
+        again = site.cloud(full, edge_model__path=model, edge_model__archive=other).start()
+        relay = Relay(cloud.address, 40000)
+        edge = fetching_edge(site, model, relay.address, kv__archive=basis, fetch__archive="all")
+        got = []
+        start = relay.down
+        asking = threading.Thread(target=lambda: got.append(ask(edge, ids(n, 1))))
+        asking.start()
+        wait_until(lambda: relay.down > start + 40000 or got, what="bytes of the blob")
+        expect(not got, "the answer came before the cloud was killed")
+        host, port = again.address.rsplit(":", 1)
+        relay.target = (host, int(port))
+        cloud.kill()
+        site.daemons.remove(cloud)  # its end is no clean one
+        relay.rate = 1e9
+        asking.join()
+        expect(got[0].ids == right and used(got[0]) == 0 and fed(got[0]) == n, f"{got[0].usage}, {status(edge)}")
+        trouble = status(edge)["trouble"]
+        expect("archive basis" in trouble and hash_of(basis) in trouble and hash_of(other) in trouble, trouble)
+        expect(not status(edge)["quarantined"] and archived(edge) == 0, status(edge))
+        daemon = site.edge(model, again.address, fetch__archive="all")
+        site.daemons.remove(daemon)
+        try:
+            daemon.start()
+        except AssertionError as error:
+            expect("fetch.archive needs a basis" in str(error), error)
+        else:
+            raise AssertionError("an edge started that could read nothing archived")
+
+
+def test_a_flipped_byte_of_archived_kv_changes_no_token():
+    if SANITIZED:
+        return NO_BASIS
+    with Site(SEED) as site:
+        full, model = site.models()
+        [basis] = make_bases(site, model, basis="2")
+        alone = site.edge(model).start()
+        right = ask(alone, ids(N_LONG, 1), "local").ids
+        # In the head its basis, and how many blocks are archived; of the first archived block, and of a later one.
+        for at in (133, 140, 2600, 20000):
+            cloud = site.cloud(full, edge_model__path=model, edge_model__archive=basis, fault__ship_flip_at=str(at)).start()
+            edge = fetching_edge(site, model, cloud.address, kv__archive=basis, fetch__archive="all")
+            answer = ask(edge, ids(N_LONG, 1))
+            expect(answer.ids == right and used(answer) == 0 and fed(answer) == N_LONG, f"byte {at}: {answer.usage}")
+            expect(results(edge) == {"taken": 0, "late": 0, "failed": 0, "bad": 1}, f"byte {at}: {results(edge)}")
+            expect(status(edge)["quarantined"] and archived(edge) == 0, status(edge))
+            edge.stop()
+            cloud.stop()
 
 
 def test_measured_links_decide():

@@ -11,6 +11,8 @@
 
 #include "cloud/ship/ship.h"
 
+#include "common/archive/archive.h"
+#include "common/archive/plan.h"
 #include "common/base/buf.h"
 #include "common/base/mem.h"
 #include "common/kv/kv_move.h"
@@ -19,11 +21,15 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum {
     N_IDS = 288,
+    N_ARCHIVED = (N_IDS - SHOAL_ARCHIVE_LAST) / 32,
     WAIT_S = 60
 };
 
@@ -47,6 +53,61 @@ typedef struct peer {
 
 static shoal_model *the_model;
 static int32_t ids[N_IDS];
+static char basis_path[] = "/tmp/unit_ship.XXXXXX";
+static shoal_archive *the_archive; /* of that file */
+
+/* A basis of the tiny model whose components are its channels: enough to tell archived blocks from
+ * exact ones. */
+static void make_basis(void)
+{
+    enum {
+        N = SHOAL_TINY_LAYERS * SHOAL_TINY_KV_HEADS * 2 * SHOAL_TINY_DIM / SHOAL_TINY_HEADS
+    };
+    static float identity[N * N];
+    static float mean[N];
+    static float step[N];
+    static int32_t table[N];
+    static int32_t rope_of[SHOAL_TINY_LAYERS];
+    static int32_t freqs[SHOAL_ARCHIVE_SYMBOLS];
+    static float values[SHOAL_ARCHIVE_SYMBOLS];
+    static float freq[2];
+    uint64_t counts[SHOAL_ARCHIVE_SYMBOLS];
+    for (size_t i = 0; i < N; i++) {
+        identity[i * N + i] = 1;
+        step[i] = 0.125F;
+    }
+    for (int i = 0; i < SHOAL_ARCHIVE_SYMBOLS; i++) {
+        counts[i] = 1;
+        values[i] = i < SHOAL_ARCHIVE_ESCAPE ? (float)(i - SHOAL_ARCHIVE_CODE_MAX) : 0;
+    }
+    shoal_archive_frequencies(counts, freqs);
+    shoal_archive_plan_group group = {.n_layers = SHOAL_TINY_LAYERS,
+                                      .n_kept = N,
+                                      .mean = mean,
+                                      .analysis = identity,
+                                      .synthesis = identity,
+                                      .step = step,
+                                      .table = table};
+    const shoal_archive_plan plan = {.model = the_model->hash,
+                                     .shape = shoal_model_kv_shape(&the_model->hp, SHOAL_KV_F16),
+                                     .freq = freq,
+                                     .rope_of = rope_of,
+                                     .n_groups = 1,
+                                     .groups = &group,
+                                     .n_tables = 1,
+                                     .freqs = freqs,
+                                     .values = values,
+                                     .bits = 6};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    assert_int_equal(shoal_archive_plan_write(&plan, &file, NULL), SHOAL_OK);
+    assert_int_equal(shoal_archive_open((const uint8_t *)file.data, file.length, &the_model->hash,
+                                        &plan.shape, &the_archive, NULL),
+                     SHOAL_OK);
+    int fd = mkstemp(basis_path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, file.data, file.length), file.length);
+    assert_int_equal(close(fd), 0);
+}
 
 static int setup(void **state)
 {
@@ -62,12 +123,15 @@ static int setup(void **state)
     for (int32_t i = 0; i < N_IDS; i++) {
         ids[i] = 3 + i * 11 % 250;
     }
+    make_basis();
     return 0;
 }
 
 static int teardown(void **state)
 {
     (void)state;
+    (void)unlink(basis_path);
+    shoal_archive_free(the_archive);
     shoal_model_free(the_model);
     return 0;
 }
@@ -159,6 +223,16 @@ static shoal_msg_kv_request *request_of(const shoal_ship *ship, size_t n_ids)
     return request;
 }
 
+static shoal_ship *archiving_ship(size_t n_jobs)
+{
+    shoal_ship_settings s = settings_of(SHOAL_KV_F16, n_jobs);
+    shoal_ship *ship = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    s.archive_path = basis_path;
+    assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, &err), SHOAL_OK);
+    return ship;
+}
+
 static shoal_msg_kv_request *request_from(const shoal_ship *ship, size_t n_ids, uint32_t record)
 {
     shoal_msg_kv_request *request = request_of(ship, n_ids);
@@ -225,8 +299,25 @@ static void compute_blocks(shoal_kv_type type, size_t n_ids, shoal_buf *blocks)
     shoal_engine_free(engine);
 }
 
+/* A block as it was computed, in the bytes that the archive makes of it. */
+static void check_archived(uint32_t block, const uint8_t *pages, const uint8_t *bytes, size_t n)
+{
+    shoal_kernels kernels;
+    shoal_kernels_init(&kernels, 0);
+    SHOAL_CLEANUP(shoal_archive_work_freep) shoal_archive_work *work = NULL;
+    SHOAL_CLEANUP(shoal_free_cleanup)
+    uint8_t *right = shoal_calloc(shoal_archive_block_bytes(the_archive), 1);
+    size_t n_right = 0;
+    assert_int_equal(shoal_archive_work_new(the_archive, &work), SHOAL_OK);
+    assert_int_equal(
+        shoal_archive_block_encode(the_archive, &kernels, work, block, pages, right, &n_right),
+        SHOAL_OK);
+    assert_int_equal(n, n_right);
+    assert_memory_equal(bytes, right, n);
+}
+
 /* A whole blob of that text: what it holds is compared. */
-static void check_blob(const peer *p, shoal_kv_type type, size_t n_ids)
+static void check_blob_of(const peer *p, shoal_kv_type type, size_t n_ids, size_t n_archived)
 {
     shoal_kv_shape shape = shoal_model_kv_shape(&the_model->hp, type);
     char form[SHOAL_KV_FORM_BYTES];
@@ -239,7 +330,9 @@ static void check_blob(const peer *p, shoal_kv_type type, size_t n_ids)
         .first_bytes = (uint32_t)(shoal_kv_block_bytes(&shape, 0) / shape.n_layers),
         .layer_bytes = (uint32_t)(shoal_kv_block_bytes(&shape, 1) / shape.n_layers),
         .n_vocab = SHOAL_TINY_VOCAB,
-        .n_tokens_max = N_IDS};
+        .n_tokens_max = N_IDS,
+        .basis = n_archived > 0 ? shoal_archive_hash(the_archive) : NULL,
+        .archived_bytes = (uint32_t)shoal_archive_block_bytes(the_archive)};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf right = {0};
     compute_blocks(type, n_ids, &right);
     shoal_kvwire_decoder *decoder = NULL;
@@ -255,7 +348,12 @@ static void check_blob(const peer *p, shoal_kv_type type, size_t n_ids)
         while (shoal_kvwire_decoder_step(decoder, &e, NULL) == SHOAL_OK) {
             if (e.kind == SHOAL_KVWIRE_TOKENS) {
                 assert_memory_equal(e.ids, ids + e.first, e.n * sizeof *ids);
+            } else if (e.kind == SHOAL_KVWIRE_DATA && e.codec == SHOAL_KVWIRE_ARCHIVE) {
+                assert_true(e.block < n_archived);
+                check_archived(e.block, (const uint8_t *)right.data + n_seen, e.bytes, e.n_bytes);
+                n_seen += shoal_kv_block_bytes(&shape, e.block);
             } else if (e.kind == SHOAL_KVWIRE_DATA) {
+                assert_true(e.block >= n_archived);
                 assert_true(n_seen + e.n_bytes <= right.length);
                 assert_memory_equal(e.bytes, right.data + n_seen, e.n_bytes);
                 n_seen += e.n_bytes;
@@ -266,6 +364,11 @@ static void check_blob(const peer *p, shoal_kv_type type, size_t n_ids)
     assert_true(ended);
     assert_int_equal(n_seen, right.length);
     shoal_kvwire_decoder_free(decoder);
+}
+
+static void check_blob(const peer *p, shoal_kv_type type, size_t n_ids)
+{
+    check_blob_of(p, type, n_ids, 0);
 }
 
 static void test_shipped_blocks_are_those_computed_elsewhere(void **state)
@@ -337,6 +440,90 @@ static void test_what_is_not_shipped_here_is_refused_with_both_hashes(void **sta
         peer_end(&p);
     }
     shoal_ship_free(ship);
+}
+
+/* Whoever asks for it: its blocks are archived, the last 128 tokens are not, and what is kept for
+ * the next who asks for the same text stays exact. */
+static void test_blocks_are_archived_for_who_asks_by_the_same_basis(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t n_ids, n_archived;
+        bool archived;
+    } rows[] = {{N_IDS, 0, false}, {N_IDS, N_ARCHIVED, true},
+                {N_IDS, 0, false}, {128, 0, true},
+                {160, 1, true},    {192, 2, true}};
+    shoal_ship *ship = archiving_ship(2);
+    shoal_edge_kv kv = shoal_ship_describe(ship);
+    assert_true(kv.archives && kv.archive_us >= 1);
+    assert_memory_equal(&kv.basis, shoal_archive_hash(the_archive), sizeof kv.basis);
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        peer p;
+        peer_init(&p);
+        shoal_msg_kv_request *r = request_of(ship, rows[i].n_ids);
+        r->archived = rows[i].archived;
+        r->basis = kv.basis;
+        assert_int_equal(ask(ship, &p, "a", r), SHOAL_OK);
+        wait_for(&p, &p.finished, 0);
+        assert_int_equal(p.status, SHOAL_RPC_OK);
+        assert_int_equal(p.n_cached, i == 0 ? 0 : rows[i].n_ids);
+        check_blob_of(&p, SHOAL_KV_F16, rows[i].n_ids, rows[i].n_archived);
+        peer_end(&p);
+    }
+    shoal_ship_free(ship);
+}
+
+static void test_another_basis_is_refused_with_both_hashes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2; i++) { /* of a ship with a basis, and of one without */
+        shoal_ship *ship = i == 0 ? archiving_ship(1) : ship_new(SHOAL_KV_F16, 1);
+        assert_int_equal(shoal_ship_describe(ship).archives, i == 0);
+        char ours[SHOAL_HASH_HEX] = "nothing";
+        char theirs[SHOAL_HASH_HEX];
+        peer p;
+        peer_init(&p);
+        shoal_msg_kv_request *r = request_of(ship, N_IDS);
+        r->archived = true;
+        r->basis = *shoal_archive_hash(the_archive);
+        if (i == 0) {
+            shoal_hash_hex(&r->basis, ours);
+            r->basis.bytes[0] ^= 1;
+        }
+        shoal_hash_hex(&r->basis, theirs);
+        ours[12] = theirs[12] = '\0';
+        assert_int_equal(ask(ship, &p, "a", r), SHOAL_OK);
+        wait_for(&p, &p.finished, 0);
+        assert_int_equal(p.status, SHOAL_RPC_FAILED_PRECONDITION);
+        assert_non_null(strstr(p.text, "archive basis"));
+        assert_non_null(strstr(p.text, "edge_model.archive"));
+        assert_non_null(strstr(p.text, ours));
+        assert_non_null(strstr(p.text, theirs));
+        assert_int_equal(p.n_parts, 0);
+        peer_end(&p);
+        shoal_ship_free(ship);
+    }
+}
+
+static void test_a_basis_that_does_not_fit_is_refused_when_the_ship_is_made(void **state)
+{
+    (void)state;
+    const struct {
+        const char *path;
+        shoal_kv_type type;
+        shoal_status status;
+        const char *why;
+    } rows[] = {{basis_path, SHOAL_KV_K8V8, SHOAL_E_UNSUPPORTED, "edge_model.kv_type f16"},
+                {"/proc/self/comm", SHOAL_KV_F16, SHOAL_E_INVALID, "GGUF"},
+                {"/tmp/is/not/there", SHOAL_KV_F16, SHOAL_E_NOTFOUND, "/tmp/is/not/there"}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_ship_settings s = settings_of(rows[i].type, 1);
+        shoal_ship *ship = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        s.archive_path = rows[i].path;
+        assert_int_equal(shoal_ship_new(the_model, &s, NULL, &ship, &err), rows[i].status);
+        assert_non_null(strstr(err.text, rows[i].why));
+    }
 }
 
 static void test_longer_than_the_pool_is_refused_by_name(void **state)
@@ -448,6 +635,13 @@ static void test_calls_that_end_at_any_part_free_everything(void **state)
 
 /* --- calls that were cut and go on ------------------------------------------------------------ */
 
+static void archive_where_it_does(const shoal_ship *ship, shoal_msg_kv_request *r)
+{
+    shoal_edge_kv kv = shoal_ship_describe(ship);
+    r->archived = kv.archives;
+    r->basis = kv.basis;
+}
+
 /* Asks for all of it; from which byte on the whole blob it came, and that the bytes are the same.
  */
 static size_t rest_from(shoal_ship *ship, const peer *whole, const char *tenant, uint32_t record,
@@ -455,7 +649,9 @@ static size_t rest_from(shoal_ship *ship, const peer *whole, const char *tenant,
 {
     peer p;
     peer_init(&p);
-    assert_int_equal(ask(ship, &p, tenant, request_from(ship, N_IDS, record)), SHOAL_OK);
+    shoal_msg_kv_request *r = request_from(ship, N_IDS, record);
+    archive_where_it_does(ship, r);
+    assert_int_equal(ask(ship, &p, tenant, r), SHOAL_OK);
     wait_for(&p, &p.finished, 0);
     assert_int_equal(p.status, SHOAL_RPC_OK);
     assert_int_equal(p.record, record);
@@ -471,23 +667,26 @@ static size_t rest_from(shoal_ship *ship, const peer *whole, const char *tenant,
 static void whole_blob(shoal_ship *ship, peer *p)
 {
     peer_init(p);
-    assert_int_equal(ask(ship, p, "w", request_of(ship, N_IDS)), SHOAL_OK);
+    shoal_msg_kv_request *r = request_of(ship, N_IDS);
+    archive_where_it_does(ship, r);
+    assert_int_equal(ask(ship, p, "w", r), SHOAL_OK);
     wait_for(p, &p->finished, 0);
     assert_int_equal(p->status, SHOAL_RPC_OK);
 }
 
 /* Every record there is, on a node that has never seen the text; and the first there is not. */
-static void test_a_blob_goes_on_at_every_record(void **state)
+static void goes_on_at_every_record(bool archived)
 {
-    (void)state;
-    shoal_ship *ship = ship_new(SHOAL_KV_F16, 4);
+    shoal_ship *ship = archived ? archiving_ship(4) : ship_new(SHOAL_KV_F16, 4);
     peer whole;
     whole_blob(ship, &whole);
-    /* head, ids, chunks of four blocks, blocks, end */
-    const uint32_t n_records = 1 + 1 + (N_IDS / 32 + 3) / 4 + N_IDS / 32 + 1;
+    /* head, ids, chunks of four blocks of one kind, blocks, end */
+    size_t n_first = archived ? N_ARCHIVED : 0;
+    const uint32_t n_records =
+        (uint32_t)(1 + 1 + (n_first + 3) / 4 + (N_IDS / 32 - n_first + 3) / 4 + N_IDS / 32 + 1);
     size_t last = 0;
     for (uint32_t record = 0; record <= n_records; record++) {
-        shoal_ship *other = ship_new(SHOAL_KV_F16, 4);
+        shoal_ship *other = archived ? archiving_ship(4) : ship_new(SHOAL_KV_F16, 4);
         uint32_t n_cached = 1;
         size_t at = rest_from(other, &whole, "a", record, &n_cached);
         assert_int_equal(n_cached, 0);
@@ -498,13 +697,22 @@ static void test_a_blob_goes_on_at_every_record(void **state)
     }
     peer p;
     peer_init(&p);
-    assert_int_equal(ask(ship, &p, "a", request_from(ship, N_IDS, n_records + 1)), SHOAL_OK);
+    shoal_msg_kv_request *r = request_from(ship, N_IDS, n_records + 1);
+    archive_where_it_does(ship, r);
+    assert_int_equal(ask(ship, &p, "a", r), SHOAL_OK);
     wait_for(&p, &p.finished, 0);
     assert_int_equal(p.status, SHOAL_RPC_INVALID_ARGUMENT);
     assert_non_null(strstr(p.text, "record"));
     peer_end(&p);
     peer_end(&whole);
     shoal_ship_free(ship);
+}
+
+static void test_a_blob_goes_on_at_every_record(void **state)
+{
+    (void)state;
+    goes_on_at_every_record(false);
+    goes_on_at_every_record(true);
 }
 
 /* Without a prefix cache, so that what was computed is in the leases alone. */
@@ -683,6 +891,9 @@ int main(void)
         cmocka_unit_test(test_shipped_blocks_are_those_computed_elsewhere),
         cmocka_unit_test(test_tenants_do_not_share_what_was_computed),
         cmocka_unit_test(test_what_is_not_shipped_here_is_refused_with_both_hashes),
+        cmocka_unit_test(test_blocks_are_archived_for_who_asks_by_the_same_basis),
+        cmocka_unit_test(test_another_basis_is_refused_with_both_hashes),
+        cmocka_unit_test(test_a_basis_that_does_not_fit_is_refused_when_the_ship_is_made),
         cmocka_unit_test(test_longer_than_the_pool_is_refused_by_name),
         cmocka_unit_test(test_places_are_bounded_for_all_and_for_one),
         cmocka_unit_test(test_a_reader_that_stops_is_waited_for_and_others_are_served),

@@ -249,6 +249,33 @@ static void test_choose_what_is_here_is_not_fetched(void **state)
     assert_true(choose(&f, &r).local_us == f.here_prefill_us);
 }
 
+/* Of a mixed text the sum of all its tokens is what both levels' tokens take. */
+static void test_a_mixed_level_takes_what_its_tokens_take(void **state)
+{
+    (void)state;
+    const shoal_transfer_level plain = {12288, 0, 3};
+    const shoal_transfer_level other = {1024, 40, 25};
+    for (size_t n_other = 0; n_other <= 992; n_other += 32) {
+        shoal_transfer_level mix = shoal_transfer_mix(&plain, &other, 992, n_other);
+        double share = (double)n_other / 992;
+        assert_true(fabs(mix.bytes_token * 992 -
+                         (12288.0 * (992 - (double)n_other) + 1024.0 * (double)n_other)) < 1e-3);
+        assert_true(fabs(mix.encode_us - 40 * share) < 1e-9);
+        assert_true(fabs(mix.decode_us - (3 + 22 * share)) < 1e-9);
+    }
+    /* Where the link is the slowest stage the smaller is chosen, where coding is, the other. */
+    shoal_transfer_figures f = some_figures();
+    shoal_transfer_request r = some_request();
+    const shoal_transfer_level levels[] = {plain, shoal_transfer_mix(&plain, &other, 992, 864)};
+    r.levels = levels;
+    r.n_levels = 2;
+    f.down_bytes_s = 2.5e6;
+    assert_int_equal(choose(&f, &r).level, 1);
+    f.down_bytes_s = 1e10;
+    f.peer_prefill_us = 1;
+    assert_int_equal(choose(&f, &r).level, 0);
+}
+
 static void test_choose_limits_at_their_edges(void **state)
 {
     (void)state;
@@ -392,6 +419,7 @@ int main(void)
         cmocka_unit_test(test_choose_measured_roughly_is_mostly_right),
         cmocka_unit_test(test_choose_known_case_times_as_by_hand),
         cmocka_unit_test(test_choose_what_is_here_is_not_fetched),
+        cmocka_unit_test(test_a_mixed_level_takes_what_its_tokens_take),
         cmocka_unit_test(test_choose_limits_at_their_edges),
         cmocka_unit_test(test_choose_nonsense_makes_its_way_impossible),
         cmocka_unit_test(test_choose_levels_of_nonsense_are_passed_over),

@@ -30,10 +30,12 @@ static void test_request_round_trips(void **state)
         shoal_msg_kv_request r = {.ids = ids,
                                   .n_ids = counts[i],
                                   .record = (uint32_t)(counts[i] - 32),
+                                  .archived = i % 2 == 1,
                                   .request_id = "req-1"};
         memset(&r.model, 1, sizeof r.model);
         memset(&r.tokenizer, 2, sizeof r.tokenizer);
         memset(&r.form, 3, sizeof r.form);
+        memset(&r.basis, r.archived ? 4 : 0, sizeof r.basis);
         shoal_buf buf = {0};
         SHOAL_CLEANUP(shoal_msg_kv_request_freep) shoal_msg_kv_request *back = NULL;
         assert_int_equal(shoal_msg_kv_request_encode(&r, &buf), SHOAL_OK);
@@ -46,6 +48,8 @@ static void test_request_round_trips(void **state)
         assert_memory_equal(&back->model, &r.model, sizeof r.model);
         assert_memory_equal(&back->tokenizer, &r.tokenizer, sizeof r.tokenizer);
         assert_memory_equal(&back->form, &r.form, sizeof r.form);
+        assert_int_equal(back->archived, r.archived);
+        assert_memory_equal(&back->basis, &r.basis, sizeof r.basis);
         assert_string_equal(back->request_id, "req-1");
         shoal_buf_fini(&buf);
         shoal_free(ids);
@@ -97,6 +101,30 @@ static void test_request_limits_at_their_edges(void **state)
         if (rows[i].field) {
             assert_non_null(strstr(err.text, rows[i].field));
             assert_null(back);
+        }
+        shoal_buf_fini(&buf);
+    }
+}
+
+static void test_a_basis_is_a_whole_hash_or_none(void **state)
+{
+    (void)state;
+    static const size_t counts[] = {0, 1, 31, 32, 33};
+    const uint8_t hash[33] = {9};
+    for (size_t i = 0; i < SHOAL_COUNT(counts); i++) {
+        bool fits = counts[i] == 0 || counts[i] == 32;
+        shoal_buf buf = {0};
+        shoal_err err = SHOAL_ERR_INIT;
+        SHOAL_CLEANUP(shoal_msg_kv_request_freep) shoal_msg_kv_request *back = NULL;
+        put_request(&buf, 32, 32, 1, "a");
+        pb_bytes(&buf, 7, hash, counts[i]);
+        assert_int_equal(shoal_msg_kv_request_decode((const uint8_t *)buf.data, buf.length, N_VOCAB,
+                                                     &back, &err),
+                         fits ? SHOAL_OK : SHOAL_E_PROTOCOL);
+        assert_true(fits ? back->archived == (counts[i] == 32)
+                         : strstr(err.text, "KvRequest.basis_hash") != NULL);
+        if (fits && counts[i] == 32) {
+            assert_memory_equal(&back->basis, hash, 32);
         }
         shoal_buf_fini(&buf);
     }
@@ -231,6 +259,70 @@ static void test_describe_tells_what_is_shipped_or_nothing(void **state)
     }
 }
 
+static void test_describe_tells_the_basis_and_its_speed_or_neither(void **state)
+{
+    (void)state;
+    const struct {
+        uint32_t us;
+        bool archives, fits;
+    } rows[] = {{0, false, true},
+                {0, true, true},
+                {1, true, true},
+                {SHOAL_WIRE_COST_US_MAX, true, true},
+                {(uint32_t)SHOAL_WIRE_COST_US_MAX + 1, true, false}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_describe d = describe_of(64, 5);
+        shoal_describe back = {0};
+        shoal_buf buf = {0};
+        d.edge_kv.archives = rows[i].archives;
+        d.edge_kv.archive_us = rows[i].us;
+        memset(&d.edge_kv.basis, rows[i].archives ? 7 : 0, sizeof d.edge_kv.basis);
+        assert_int_equal(shoal_describe_encode(&d, &buf),
+                         rows[i].fits ? SHOAL_OK : SHOAL_E_INVALID);
+        if (rows[i].fits) {
+            assert_int_equal(
+                shoal_describe_decode((const uint8_t *)buf.data, buf.length, &back, NULL),
+                SHOAL_OK);
+            assert_int_equal(back.edge_kv.archives, rows[i].archives);
+            assert_int_equal(back.edge_kv.archive_us, rows[i].us);
+            assert_memory_equal(&back.edge_kv.basis, &d.edge_kv.basis, sizeof d.edge_kv.basis);
+        }
+        shoal_buf_fini(&buf);
+    }
+}
+
+/* Of a peer: half a basis, or a speed without one. */
+static void test_a_basis_half_told_is_refused(void **state)
+{
+    (void)state;
+    static const size_t counts[] = {0, 31, 32, 33};
+    const uint8_t hash[33] = {1};
+    shoal_describe d = describe_of(0, 0);
+    for (size_t i = 0; i < 2 * SHOAL_COUNT(counts); i++) {
+        size_t n = counts[i / 2];
+        bool speed = i % 2 == 1;
+        bool fits = n == 32 || (n == 0 && !speed);
+        shoal_buf buf = {0};
+        shoal_buf kv = {0};
+        shoal_describe back = {0};
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_int_equal(shoal_describe_encode(&d, &buf), SHOAL_OK);
+        pb_bytes(&kv, 1, hash, 32);
+        pb_bytes(&kv, 2, hash, 32);
+        pb_uint(&kv, 3, 64);
+        pb_bytes(&kv, 5, hash, n);
+        if (speed) {
+            pb_uint(&kv, 6, 3);
+        }
+        pb_buf(&buf, 11, &kv);
+        assert_int_equal(shoal_describe_decode((const uint8_t *)buf.data, buf.length, &back, &err),
+                         fits ? SHOAL_OK : SHOAL_E_PROTOCOL);
+        assert_true(fits || strstr(err.text, n == 0 ? "EdgeKv.archive_us" : "EdgeKv.basis_hash"));
+        shoal_buf_fini(&kv);
+        shoal_buf_fini(&buf);
+    }
+}
+
 /* Of a peer: an EdgeKv without a hash, or without tokens, is no EdgeKv. */
 static void test_describe_half_told_is_refused(void **state)
 {
@@ -279,10 +371,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_request_round_trips),
         cmocka_unit_test(test_request_limits_at_their_edges),
+        cmocka_unit_test(test_a_basis_is_a_whole_hash_or_none),
         cmocka_unit_test(test_a_record_has_a_limit),
         cmocka_unit_test(test_requests_of_ours_are_checked),
         cmocka_unit_test(test_part_round_trips_and_keeps_its_limits),
         cmocka_unit_test(test_describe_tells_what_is_shipped_or_nothing),
+        cmocka_unit_test(test_describe_tells_the_basis_and_its_speed_or_neither),
+        cmocka_unit_test(test_a_basis_half_told_is_refused),
         cmocka_unit_test(test_describe_half_told_is_refused),
         cmocka_unit_test(test_cut_messages_do_no_harm),
     };
