@@ -23,12 +23,19 @@ def told():
     """{program: text of /metrics}, of daemons with everything on that tells a metric."""
     with Site() as site:
         full, draft = site.models()
-        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft).start()
+        os.mkdir(site.file("bundles"))
+        with open(site.file("bundles/rollout"), "w", encoding="ascii") as f:
+            f.write("# none yet\n")
+        run("openssl", "genpkey", "-algorithm", "ed25519", "-out", site.file("maker.key"))
+        run("openssl", "pkey", "-in", site.file("maker.key"), "-pubout", "-out", site.file("maker.pem"))
+        cloud = site.cloud(full, http__address="127.0.0.1:0", store__kind="memory", edge_model__path=draft,
+                           fleet__folder=site.file("bundles")).start()
         url = cloud.process.stdout.readline()[len("http: "):].strip()
         with open(site.file("watts"), "w", encoding="ascii") as f:
             f.write("5")
         edge = site.edge(draft, cloud.address, budget__cloud_tokens_per_hour=1000, energy__meter="power_w",
-                         energy__path=site.file("watts")).start()
+                         energy__path=site.file("watts"), bundle__folder=site.file("state"),
+                         bundle__trust=site.file("maker.pem")).start()
         return {name: request(address, "GET", "/metrics")[2].decode()
                 for name, address in (("cloud", url), ("edge", edge.address))}
 
