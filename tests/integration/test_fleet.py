@@ -279,6 +279,48 @@ def test_failing_answers_bring_the_one_before_back():
         expect(metric(edge.address, "shoal_bundle_changes_total", '"rolled_back"') == 1, "rolled_back")
 
 
+def test_a_trial_counts_answers_of_its_own_bundle_alone():
+    """Answers that the model before has under way when a bundle is swapped in end well, and win no trial of that bundle."""
+    with Site() as site:
+        fleet = Fleet(site)
+        old, new = os.path.join(FAMILY, "minnow-full.gguf"), site.tiny_model(2)
+        fleet.serve(old)
+        edge = fleet.edge(old, bundle__trial_answers=3).start()
+        long_one = {"n": 400, "logit_bias": {"1": -100, "2": -100}}
+        right = ask(edge, "The pump", **long_one).ids
+        begun, ended = [], []
+
+        def ask_long():
+            ended.append(ask(edge, "The pump", on_event=lambda answer: begun.append(1), **long_one))
+
+        def trial():
+            return status(edge)["bundle"]["trial"]
+
+        for number in range(1, 6):  # until the swap has met enough of them
+            fleet.make(number, new if number % 2 else old)
+            fleet.roll(f"{number} 100")
+            del begun[:], ended[:]
+            threads = [threading.Thread(target=ask_long) for _ in range(8)]
+            fleet.reload()
+            for t in threads:
+                t.start()
+            wait_until(lambda n=number: serial(edge) == n, what="the bundle")
+            n_met = len(threads) - len(ended) if begun else 0
+            for t in threads:
+                t.join()
+            expect(all(a.error is None for a in ended), [a.error for a in ended])
+            if number % 2 and n_met >= 3 and all(a.ids == right for a in ended):
+                break
+            wait_until(lambda: ask(edge) and not trial(), what="the end of the trial")
+        else:
+            raise AssertionError("no swap met three answers under way")
+        for n_own in range(3):
+            expect(trial(), f"the trial is over after {n_own} answers of its own and {n_met} of the model before")
+            expect(ask(edge).error is None, "no answer")
+        wait_until(lambda: not trial(), what="the end of the trial")
+        return f"{n_met} answers of the model before"
+
+
 def test_rollout_decides_by_identity():
     with Site() as site:
         fleet = Fleet(site)
@@ -342,6 +384,6 @@ if __name__ == "__main__":
     main([
         test_forge_makes_what_openssl_and_the_forge_believe, test_swap_between_requests_loses_none,
         test_killed_in_transfer_goes_on_where_it_was, test_bad_bundles_are_given_up_for_good,
-        test_failing_answers_bring_the_one_before_back, test_rollout_decides_by_identity,
-        test_prefix_is_hit_and_adapter_is_used,
+        test_failing_answers_bring_the_one_before_back, test_a_trial_counts_answers_of_its_own_bundle_alone,
+        test_rollout_decides_by_identity, test_prefix_is_hit_and_adapter_is_used,
     ])
