@@ -673,7 +673,8 @@ static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metr
     }
     return status == SHOAL_OK
                ? SHOAL_OK
-               : shoal_err_set(err, status, "cannot set up %zu sessions: %s; lower sessions.max",
+               : shoal_err_set(err, status,
+                               "cannot set up %zu sessions: %s, or of threads; lower sessions.max",
                                settings->n_sessions_max, shoal_status_text(status));
 }
 

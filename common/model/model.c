@@ -144,7 +144,7 @@ static shoal_status new_model(const shoal_gguf *gguf, bool expanded, shoal_model
     SHOAL_CLEANUP(shoal_model_freep) shoal_model *model = shoal_calloc(1, sizeof *model);
     SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *builders = NULL;
     if (!model || shoal_pool_new(load_threads(gguf), &builders) != SHOAL_OK) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the model");
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory, or no thread, for the model");
     }
     model->builders = builders;
     SHOAL_TRY(build(model, gguf, expanded, err));

@@ -352,7 +352,8 @@ shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model
     }
     if (status != SHOAL_OK) {
         shoal_api_free(api);
-        return shoal_err_set(err, status, "cannot start the API: %s", shoal_status_text(status));
+        return shoal_err_set(err, status, "cannot start the API: %s%s", shoal_status_text(status),
+                             status == SHOAL_E_NOMEM ? ", or of threads" : "");
     }
     *ret_api = api;
     return SHOAL_OK;

@@ -242,6 +242,8 @@ typedef struct shoal_rpc_signals {
 } shoal_rpc_signals;
 shoal_rpc_signals shoal_rpc_signals_block(void);
 void shoal_rpc_signals_restore(const shoal_rpc_signals *signals);
+/* SHOAL_E_NOMEM where the threads that gRPC may want cannot be made. */
+shoal_status shoal_rpc_try_threads(shoal_err *err) SHOAL_MUST_CHECK;
 
 grpc_arg shoal_rpc_arg_int(const char *key, int value);
 grpc_arg shoal_rpc_arg_string(const char *key, const char *value);

@@ -153,9 +153,48 @@ static void init_locks(shoal_rpc *rpc)
     SHOAL_ASSERT(rc == 0);
 }
 
+/* --- threads of the C core ---------------------------------------------------------------------
+ */
+
+/* As many as it was seen to have at most with one processor; it makes some when they are wanted. */
+enum {
+    CORE_THREADS = 6
+};
+
+static void pass(void *ctx)
+{
+    pthread_mutex_t *gate = ctx;
+    (void)pthread_mutex_lock(gate);
+    (void)pthread_mutex_unlock(gate);
+}
+
+/* The C core goes on without a thread that it could not make, and then a shutdown of it never
+ * ends. So as many are made for a moment, all at once, and it is not begun where that fails. */
+shoal_status shoal_rpc_try_threads(shoal_err *err)
+{
+    shoal_thread *made[CORE_THREADS] = {NULL};
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    shoal_status status = SHOAL_OK;
+    (void)pthread_mutex_lock(&gate);
+    for (size_t i = 0; i < CORE_THREADS && status == SHOAL_OK; i++) {
+        status = shoal_thread_start(SHOAL_ROLE_RPC, "shoal-try", pass, &gate, &made[i]);
+    }
+    (void)pthread_mutex_unlock(&gate);
+    for (size_t i = 0; i < CORE_THREADS; i++) {
+        shoal_thread_join(made[i]);
+    }
+    (void)pthread_mutex_destroy(&gate);
+    return status == SHOAL_OK ? SHOAL_OK
+                              : shoal_err_set(err, status,
+                                              "rpc: out of memory, or of threads: %d more are "
+                                              "needed; raise their limit (TasksMax=, ulimit -u)",
+                                              (int)CORE_THREADS);
+}
+
 shoal_status shoal_rpc_new(const shoal_rpc_limits *limits, shoal_rpc **ret_rpc, shoal_err *err)
 {
     SHOAL_TRY(check_limits(limits, err));
+    SHOAL_TRY(shoal_rpc_try_threads(err));
     shoal_rpc *rpc = shoal_calloc(1, sizeof *rpc);
     if (!rpc) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "rpc: out of memory");

@@ -245,6 +245,7 @@ shoal_status shoal_rpc_server_new(shoal_rpc *rpc, const char *address, const sho
                                   shoal_rpc_server **ret_server, int *ret_port, shoal_err *err)
 {
     SHOAL_TRY(check_methods(methods, n_methods, err));
+    SHOAL_TRY(shoal_rpc_try_threads(err));
     SHOAL_TRY(shoal_rpc_address_listen(address, shoal_rpc_tls_absent(tls), err));
     shoal_rpc_server *server = shoal_calloc(1, sizeof *server);
     if (!server) {

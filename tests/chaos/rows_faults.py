@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of the fault table whose fault is the world around the daemons: files, disks, clocks, signals, limits."""
+import http.client
 import json
 import math
 import os
+import random
 import resource
 import shutil
 import signal
@@ -65,6 +67,45 @@ def model_replaced(rng):
             edge.kill()
             raise AssertionError("random bytes were taken for a model")
     return "replaced by rename"
+
+
+def model_cut_short(rng):
+    """A file that is cut under the daemon that mapped it: a plain one was read, and serves on; a packed one ends it by SIGBUS,
+    the cut file is refused with its reason, and the whole one serves again."""
+    with Site() as site:
+        _, small = site.models()
+        packed = site.file("packed.gguf")
+        run(binary("shoal-forge"), "pack", "-m", small, "-o", packed)
+        notes = []
+        for whole in (small, packed):
+            path = site.file("cut.gguf")
+            shutil.copy(whole, path)
+            edge = site.edge(path).start()
+            right = ask(edge, "local").ids
+            os.truncate(path, 4096 * rng.randrange(1, 8))
+            try:
+                served = ask(edge, "local", timeout=30).ids == right
+            except (OSError, AssertionError, http.client.HTTPException, json.JSONDecodeError):
+                served = False
+            if served:
+                expect(whole == small, "a packed file that was cut is answered from")
+                edge.stop()
+            else:
+                expect(edge.process.wait(10) == -signal.SIGBUS, f"it ended with {edge.process.returncode}: {edge.tail()}")
+                edge.kill()
+            site.daemons.remove(edge)  # what follows does not start at first
+            try:
+                edge.start()
+            except AssertionError as error:
+                expect("did not start" in str(error) and "model cut.gguf: " in edge.tail(), edge.tail())
+            else:
+                edge.kill()
+                raise AssertionError("a file that was cut was taken for a model")
+            shutil.copy(whole, path)
+            site.daemons.append(edge.start())
+            expect(ask(edge, "local").ids == right, "another answer with the whole file")
+            notes.append(f"{os.path.basename(whole)}: {'serves on' if served else 'ends, and comes back'}")
+    return "; ".join(notes)
 
 
 def settings_that_are_no_file(rng):
@@ -204,7 +245,135 @@ def disk_trouble(rng):
             run("umount", "-l", folder)
 
 
+def disk_read_only(rng):
+    """Nobody may write to the store's folder, root neither, then again: no token changes, and what comes later is stored."""
+    with Site() as site:
+        full, small = site.models()
+        folder = site.file("disk")
+        os.mkdir(folder)
+        try:
+            plain = site.cloud(full).start()
+            reference = site.edge(small, plain.address).start()
+            cloud = site.cloud(full, store__kind="disk", store__folder=folder, store__always="true").start()
+            edge = site.edge(small, cloud.address).start()
+
+            def ask_all(when):
+                for _ in range(6):
+                    text = f"{PROMPT} " + " ".join(rng.choice("red green blue round flat hot cold".split()) for _ in range(120))
+                    right = complete(reference.address, text, "exact", n=8, temperature=0)
+                    answer = complete(edge.address, text, "exact", n=8, temperature=0)
+                    expect(answer.error is None and answer.ids == right.ids, f"{when}: {answer.error or 'another answer'}")
+                return sum(len(names) for _, _, names in os.walk(folder))
+
+            n = [ask_all("before")]
+            for option in ("+i", "-i"):
+                run("chattr", "-R", option, folder)
+                n.append(ask_all(option))
+            expect(n[0] > 0 and n[1] <= n[0], f"files before, read-only, afterwards: {n}")
+            wait_until(lambda: ask_all("afterwards") > n[1], 20, "that it stores again")
+            cloud.stop()
+            return f"files before, read-only, afterwards: {n}"
+        finally:
+            run("chattr", "-R", "-i", folder)
+
+
 # --- limits ---
+
+class Group:
+    """A control group of version 1 that one daemon is started in."""
+
+    def __init__(self, kind, limits):
+        self.path = f"/sys/fs/cgroup/{kind}/shoal-chaos-{os.getpid()}"
+        os.mkdir(self.path)
+        for name, value in limits.items():
+            self.put(name, value)
+        self.prefix = ["sh", "-c", f'echo $$ >{self.path}/cgroup.procs && exec "$@"', "sh"]
+
+    def put(self, name, value):
+        with open(os.path.join(self.path, name), "w", encoding="ascii") as f:
+            f.write(str(value))
+
+    def get(self, name):
+        with open(os.path.join(self.path, name), encoding="ascii") as f:
+            return f.read()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        wait_until(lambda: not self.get("cgroup.procs").strip(), 20, "an empty group")
+        os.rmdir(self.path)
+
+
+def memory_group(rng):
+    """A group with room for the KV that is allowed and little more, under more prompts than that holds: nothing ends it."""
+    limit_mib = 48
+    with Group("memory", {"memory.limit_in_bytes": limit_mib << 20}) as group, Site() as site:
+        full, small = site.models()
+        cloud = site.cloud(full, kv__max_mib=16)
+        cloud.prefix = group.prefix
+        cloud.start()
+        edges = [site.edge(small, cloud.address, coop__reconnect_ms=20000).start() for _ in range(2)]
+        right = ask(edges[0]).ids
+        counts = {"whole": 0, "refused": 0}
+
+        def many(edge, seed):
+            words = random.Random(seed)
+            for _ in range(6):
+                text = " ".join(words.choice("red green blue round flat hot cold".split()) for _ in range(300))
+                answer = complete(edge.address, text, "cloud", n=64, temperature=0, timeout=120)
+                expect(answer.error is None or answer.error["message"], "an error without words")
+                counts["refused" if answer.error else "whole"] += 1
+
+        threads = [threading.Thread(target=many, args=(edge, rng.random())) for edge in edges for _ in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        expect(cloud.process.poll() is None, f"the node ended with {cloud.process.returncode}: {cloud.tail()}")
+        expect(sum(counts.values()) == 96 and counts["whole"] > 0, counts)
+        expect(ask(edges[1]).ids == right, "another answer afterwards")
+        most = int(group.get("memory.max_usage_in_bytes")) / (1 << 20)
+        expect("oom_kill 0" in group.get("memory.oom_control"), group.get("memory.oom_control"))
+        site.__exit__(None, None, None)
+    return f"{counts['whole']} whole, {counts['refused']} refused, at most {most:.0f} of {limit_mib} MiB"
+
+
+def no_more_threads(rng):
+    """The n-th thread cannot be made, for every n: a daemon ends with a reason, or serves; it neither hangs nor dies of it."""
+    notes = []
+    for kind in ("edge", "cloud"):
+        with Group("pids", {}) as group, Site() as site:
+            full, small = site.models()
+            n_refused, n_most = 0, None
+            for n in range(1, 64):
+                daemon = site.edge(small) if kind == "edge" else site.cloud(full)
+                site.daemons.remove(daemon)  # what does not start is judged here
+                daemon.prefix = group.prefix
+                group.put("pids.max", n)
+                late = threading.Timer(30, lambda d=daemon: d.process and d.process.kill())
+                late.start()
+                try:
+                    daemon.start()
+                except AssertionError as error:
+                    expect("did not start" in str(error), error)
+                    code = daemon.process.returncode
+                    expect(code == 1 and "thread" in daemon.tail(), f"{kind} of {n} threads ended with {code}: {daemon.tail()}")
+                    n_refused += 1
+                    continue
+                finally:
+                    late.cancel()
+                used = int(group.get("pids.current"))
+                if kind == "edge":
+                    expect(ask(daemon, "local").error is None, f"an edge of {n} threads started and does not answer")
+                daemon.stop()
+                if used < n - 2:
+                    n_most = used
+                    break
+            expect(n_refused > 0 and n_most, f"{kind}: {n_refused} refused, {n_most} threads")
+            notes.append(f"{kind}: {n_refused} starts refused, {n_most} threads at most")
+    return "; ".join(notes)
+
 
 def address_space(rng):
     """No address space beyond what is mapped: requests are served or refused, and served again when there is some."""

@@ -188,7 +188,7 @@ def streams_that_stay_silent(rng):
             for i in range(n):
                 peer.send(frame(HEADERS, END_HEADERS, 2 * i + 1, call(GENERATE)))
             ended = set()
-            for kind, flags, stream, _ in peer.frames(15):
+            for kind, flags, stream, _ in peer.frames(40):
                 if kind == RST or (kind == HEADERS and flags & END_STREAM):
                     ended.add(stream)
                 if len(ended) == n:
