@@ -2,6 +2,7 @@
 #include "cloud/upstream/reply_internal.h"
 
 #include "cloud/upstream/retoken.h"
+#include "common/base/json_memory.h"
 #include "common/base/mem.h"
 
 #include <math.h>
@@ -10,22 +11,9 @@
 
 /* --- JSON memory ------------------------------------------------------------------------------ */
 
-/* "[0,0,...": two bytes of text are some eighty of memory, so reading one answer has a budget. */
-static _Thread_local bool budget_on;
-static _Thread_local size_t budget_left;
-
-static void *json_allocate(size_t n)
-{
-    if (budget_on && n > budget_left) {
-        return NULL;
-    }
-    budget_left -= budget_on ? n : 0;
-    return shoal_calloc(1, n);
-}
-
 void shoal_reply_init(void)
 {
-    json_set_alloc_funcs(json_allocate, shoal_free);
+    json_set_alloc_funcs(shoal_json_allocate, shoal_json_free);
 }
 
 void shoal_reply_free_json(json_t **json)
@@ -37,10 +25,15 @@ void shoal_reply_free_json(json_t **json)
 json_t *shoal_reply_load(const char *text, size_t n, shoal_err *err)
 {
     json_error_t why = {0};
-    budget_on = true;
-    budget_left = SHOAL_REPLY_JSON_BUDGET;
-    json_t *root = n > 0 ? json_loadb(text, n, JSON_ALLOW_NUL, &why) : NULL;
-    budget_on = false;
+    json_t *root = NULL;
+    if (shoal_json_memory_begin(n, SHOAL_REPLY_JSON_BUDGET) == SHOAL_OK) {
+        root = n > 0 ? json_loadb(text, n, JSON_ALLOW_NUL, &why) : NULL;
+        if (shoal_json_memory_judge() != SHOAL_OK) {
+            json_decref(root);
+            root = NULL;
+        }
+        shoal_json_memory_end();
+    }
     if (root == NULL) {
         /* The parser's own words may hold a piece of the text: they are left out. */
         (void)shoal_err_set(err, SHOAL_E_PROTOCOL,

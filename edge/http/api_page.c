@@ -2,11 +2,9 @@
  *
  * The page at "/", and the switch that cuts the link to the cloud.
  */
-#include "edge/http/api_internal.h"
+#include "edge/http/api_parse_internal.h"
 
 #include "edge/web/web.h"
-
-#include <jansson.h>
 
 enum {
     SWITCH_BYTES_MAX = 256 /* of the body of a switch */
@@ -41,7 +39,9 @@ static bool read_switch(const shoal_buf *body, bool *ret_cut)
     if (body->length == 0 || body->length > SWITCH_BYTES_MAX) {
         return false;
     }
-    json_t *root = json_loadb(body->data, body->length, JSON_REJECT_DUPLICATES, NULL);
+    json_error_t why = {0};
+    shoal_status memory = SHOAL_OK;
+    json_t *root = shoal_api_load(body->data, body->length, &why, &memory);
     const json_t *cut = json_object_get(root, "cut");
     bool ok = json_is_boolean(cut) && json_object_size(root) == 1;
     *ret_cut = json_is_true(cut);

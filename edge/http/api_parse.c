@@ -5,6 +5,7 @@
  */
 #include "edge/http/api_parse_internal.h"
 
+#include "common/base/json_memory.h"
 #include "common/base/mem.h"
 
 #include <stdio.h>
@@ -13,27 +14,25 @@
 
 /* --- JSON memory ------------------------------------------------------------------------------ */
 
-/* "[0,0,0,...": two bytes of text are some eighty of memory, so a parse has a budget. */
-static _Thread_local bool budget_on;
-static _Thread_local size_t budget_left;
-static _Thread_local bool budget_spent;
-static _Thread_local bool memory_out; /* not the budget: the allocator */
-
-static void *json_allocate(size_t n)
-{
-    if (budget_on && n > budget_left) {
-        budget_spent = true;
-        return NULL;
-    }
-    budget_left -= budget_on ? n : 0;
-    void *p = shoal_calloc(1, n);
-    memory_out |= !p;
-    return p;
-}
-
 void shoal_api_json_init(void)
 {
-    json_set_alloc_funcs(json_allocate, shoal_free);
+    json_set_alloc_funcs(shoal_json_allocate, shoal_json_free);
+}
+
+json_t *shoal_api_load(const char *text, size_t n, json_error_t *why, shoal_status *ret_status)
+{
+    *ret_status = shoal_json_memory_begin(n, SHOAL_API_JSON_BUDGET);
+    if (*ret_status != SHOAL_OK) {
+        return NULL;
+    }
+    json_t *root = n > 0 ? json_loadb(text, n, JSON_REJECT_DUPLICATES, why) : NULL;
+    *ret_status = shoal_json_memory_judge();
+    if (*ret_status != SHOAL_OK) {
+        json_decref(root);
+        root = NULL;
+    }
+    shoal_json_memory_end();
+    return root;
 }
 
 static void free_json(json_t **json)
@@ -530,19 +529,21 @@ static shoal_status read_root(shoal_api_reader *r, const json_t *root)
     return fit(r);
 }
 
-static shoal_status refuse_json(shoal_http_error *error, size_t n, const json_error_t *why)
+/* memory: what the parser's was judged to be. */
+static shoal_status refuse_json(shoal_http_error *error, size_t n, const json_error_t *why,
+                                shoal_status memory)
 {
     if (n == 0) {
         return shoal_http_error_set(error, 400, NULL, "invalid_json",
                                     "the body is empty; a JSON object is expected");
     }
-    if (budget_spent) {
+    if (memory == SHOAL_E_LIMIT) {
         return shoal_http_error_set(error, 413, NULL, "body_too_large",
                                     "the body has too many JSON values: %d MiB of memory are not "
                                     "enough for it",
                                     SHOAL_API_JSON_BUDGET >> 20);
     }
-    if (memory_out) { /* of which jansson says nothing */
+    if (memory == SHOAL_E_NOMEM) { /* of which jansson says nothing */
         return shoal_http_error_set(error, 503, NULL, "out_of_memory", "no memory for a request");
     }
     return shoal_http_error_set(error, 400, NULL, "invalid_json",
@@ -555,15 +556,10 @@ shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind ki
                              shoal_http_error *error)
 {
     json_error_t why = {0};
-    budget_on = true;
-    budget_left = SHOAL_API_JSON_BUDGET;
-    budget_spent = false;
-    memory_out = false;
-    SHOAL_CLEANUP(free_json)
-    json_t *root = n > 0 ? json_loadb(body, n, JSON_REJECT_DUPLICATES, &why) : NULL;
-    budget_on = false;
+    shoal_status memory = SHOAL_OK;
+    SHOAL_CLEANUP(free_json) json_t *root = shoal_api_load(body, n, &why, &memory);
     if (!root) {
-        return refuse_json(error, n, &why);
+        return refuse_json(error, n, &why, memory);
     }
     shoal_api_request *q = shoal_calloc(1, sizeof *q);
     if (!q) {

@@ -25,6 +25,10 @@ typedef struct shoal_api_reader {
     bool has_seed;
 } shoal_api_reader;
 
+/* A text from outside as JSON, within SHOAL_API_JSON_BUDGET of memory. NULL: ret_status says
+ * whether it was the budget or the memory, else the text is at fault and why says where. */
+json_t *shoal_api_load(const char *text, size_t n, json_error_t *why, shoal_status *ret_status);
+
 /* Every field of the root object, by the table of what is known. */
 shoal_status shoal_api_read_fields(shoal_api_reader *reader, const json_t *root) SHOAL_MUST_CHECK;
 /* api_schema.c: response_format. */

@@ -63,6 +63,23 @@ def test_http_huge_body_is_refused_early():
         expect_serving(url)
 
 
+def test_http_body_whose_memory_ends_in_a_token():
+    """Lists that use the memory of a body up to where a long string or number grows: refused, and nothing is overwritten."""
+    with Site() as site:
+        full, _ = site.models()
+        url = site.edge(full).start().address
+        refused = 0
+        for n in range(232000, 248000, 4000):
+            for last in ('"' + "a" * 700000 + '"', "0." + "1" * 500000):
+                body = '{"prompt":[' + "0," * 900000 + "[" + "0," * n + "0]," + last + "]}"
+                status, _, reply = request(url, "POST", "/v1/completions", body, {"Content-Type": "application/json"}, timeout=60)
+                expect(status in (400, 413), f"{n} and {last[:3]}: {status} {reply[:200]}")
+                refused += status == 413
+        expect(2 <= refused <= 7, f"{refused} of 8 met the limit: none shows what is at it")
+        expect_serving(url)
+        return f"{refused} of 8 over the limit"
+
+
 def test_http_client_gone_frees_its_request():
     with Site() as site:
         full, _ = site.models()

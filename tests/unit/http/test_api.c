@@ -867,7 +867,9 @@ static void test_parse_survives_every_failing_allocation(void **state)
 {
     (void)state;
     static const char *const bodies[] = {
-        "{\"prompt\":\"hello world\",\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"1\":2},\"seed\":1}",
+        "{\"prompt\":\"hello world\",\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"1\":2},\"seed\":1,"
+        "\"user\":\"a text that its token must grow for, more than once, before it is whole\","
+        "\"temperature\":0.5000000000000000000000000000000000000000000000000000000000000000}",
         "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"hi\"}]},"
         "{\"role\":\"assistant\",\"content\":\"yo\"}]}"};
     const shoal_api_context context = {
