@@ -15,19 +15,66 @@ static const double SPREAD_MIN = 1e-3;
  * the rows that steps have had lately: beyond, nothing is known of what it should take. */
 static const double LATE_MAX = 4.0;
 static const double ROWS_KNOWN = 2.0;
+/* Rows of the knots; how many steps the line is worth there, and how far a step may lie off it. */
+static const double KNOTS[SHOAL_SCHED_COST_KNOTS] = {1,  2,  3,  4,  5,  6,   7,   8,   10,
+                                                     12, 16, 24, 32, 64, 128, 256, 512, 1024};
+static const double LINE_STEPS = 5.0;
+static const double OFF_MIN = 2.0 / 3.0;
+static const double OFF_MAX = 3.0 / 2.0;
+/* Drafts of a session that is alone, for what one of them costs: about as many as are worth it. */
+enum {
+    ALONE_DRAFTS = 7
+};
+
+static double line_us(const shoal_sched_cost *cost, double rows)
+{
+    return cost->fixed_us + cost->row_us * rows;
+}
+
+/* The knot at or before rows, and what part of the way to the next it is. */
+static size_t find_knot(double rows, double *ret_share)
+{
+    size_t k = 0;
+    while (k + 2 < SHOAL_SCHED_COST_KNOTS && KNOTS[k + 1] <= rows) {
+        k++;
+    }
+    *ret_share = SHOAL_MIN((rows - KNOTS[k]) / (KNOTS[k + 1] - KNOTS[k]), 1.0);
+    return k;
+}
+
+static double off_at(const shoal_sched_cost *cost, size_t k)
+{
+    return (cost->off[k] + LINE_STEPS) / (cost->seen[k] + LINE_STEPS);
+}
+
+static void note_off(shoal_sched_cost *cost, double rows, double us)
+{
+    double predicted = line_us(cost, rows);
+    double share = 0.0;
+    size_t k = find_knot(rows, &share);
+    for (size_t i = 0; i < SHOAL_SCHED_COST_KNOTS; i++) {
+        cost->seen[i] *= KEEP;
+        cost->off[i] *= KEEP;
+    }
+    if (predicted <= 0.0) {
+        return;
+    }
+    double off = SHOAL_MIN(SHOAL_MAX(us / predicted, OFF_MIN), OFF_MAX);
+    cost->seen[k] += 1.0 - share;
+    cost->off[k] += (1.0 - share) * off;
+    cost->seen[k + 1] += share;
+    cost->off[k + 1] += share * off;
+}
 
 static double believed_us(const shoal_sched_cost *cost, double rows, double us)
 {
-    double predicted = cost->fixed_us + cost->row_us * rows;
+    double predicted = line_us(cost, rows);
     bool known = predicted > 0.0 && rows <= ROWS_KNOWN * cost->rows_most;
     return known ? SHOAL_MIN(us, LATE_MAX * predicted) : us;
 }
 
-void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us)
+static void fit_line(shoal_sched_cost *cost, double rows, double time)
 {
-    double rows = (double)n_rows;
-    SHOAL_ASSERT(n_rows >= 1);
-    double time = believed_us(cost, rows, (double)us);
     cost->rows_most = SHOAL_MAX(cost->rows_most * KEEP, rows);
     cost->n = cost->n * KEEP + 1.0 / (rows * rows);
     cost->rows = cost->rows * KEEP + 1.0 / rows;
@@ -51,6 +98,15 @@ void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us
     row_us = SHOAL_MIN(SHOAL_MAX(row_us, 0.0), cost->us / cost->rows);
     cost->row_us = row_us;
     cost->fixed_us = SHOAL_MAX((cost->us - row_us * cost->rows) / cost->n, 0.0);
+}
+
+void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us)
+{
+    double rows = (double)n_rows;
+    SHOAL_ASSERT(n_rows >= 1);
+    double time = believed_us(cost, rows, (double)us);
+    fit_line(cost, rows, time);
+    note_off(cost, rows, time);
 }
 
 void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
@@ -89,14 +145,25 @@ void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, si
     cost->answer_us = SHOAL_MAX(left_us / cost->answers_answers, 0.0);
 }
 
-double shoal_sched_cost_draft_us(const shoal_sched_cost *cost)
-{
-    return cost->row_us + cost->logit_us;
-}
-
 double shoal_sched_cost_us(const shoal_sched_cost *cost, size_t n_rows)
 {
-    return cost->fixed_us + cost->row_us * (double)n_rows;
+    double rows = (double)n_rows;
+    double share = 0.0;
+    size_t k = find_knot(SHOAL_MAX(rows, 1.0), &share);
+    double off = off_at(cost, k) * (1.0 - share) + off_at(cost, k + 1) * share;
+    return line_us(cost, rows) * off;
+}
+
+double shoal_sched_cost_more_us(const shoal_sched_cost *cost, size_t n_rows, size_t n_more)
+{
+    double us = shoal_sched_cost_us(cost, n_rows + n_more) - shoal_sched_cost_us(cost, n_rows);
+    return SHOAL_MAX(us, 0.0);
+}
+
+double shoal_sched_cost_draft_us(const shoal_sched_cost *cost, size_t n_sessions)
+{
+    size_t n_more = SHOAL_MAX(n_sessions, (size_t)ALONE_DRAFTS);
+    return shoal_sched_cost_more_us(cost, n_sessions, n_more) / (double)n_more + cost->logit_us;
 }
 
 size_t shoal_sched_cost_rows(const shoal_sched_cost *cost, uint64_t us, size_t n_rows_max)
@@ -113,7 +180,8 @@ size_t shoal_sched_cost_rows(const shoal_sched_cost *cost, uint64_t us, size_t n
 
 double shoal_sched_cost_price(const shoal_sched_cost *cost, size_t n_sessions)
 {
-    double draft_us = shoal_sched_cost_draft_us(cost);
-    double token_us = cost->fixed_us / (double)n_sessions + cost->answer_us + draft_us;
-    return token_us > 0.0 ? draft_us / token_us : 0.0;
+    double step_us = shoal_sched_cost_us(cost, n_sessions);
+    double token_us = step_us / (double)n_sessions + cost->answer_us + cost->logit_us;
+    double draft_us = shoal_sched_cost_draft_us(cost, n_sessions);
+    return token_us > 0.0 ? SHOAL_MIN(draft_us / token_us, 1.0) : 0.0;
 }

@@ -7,17 +7,24 @@
  * costs. One that takes many times what was predicted was held up by something else, and counts in
  * part: where steps do have become slower, a few of them say so. The fixed part is what all rows
  * share (reading the weights, mostly), the other what each row adds. While all steps had the same
- * number of rows the two cannot be told apart and all is fixed. What follows the step is
- * apart: for each row with logits a sample of a large vocabulary, for each session an answer that
- * costs the same whatever is in it. It is fitted alike, but for a fixed part; while each session
- * has one row all is the answer's, and a draft is taken to be free until there was one. Pure: the
- * same observations give the same model. Caller's memory, one thread.
+ * number of rows the two cannot be told apart and all is fixed. Steps do not lie on the line: while
+ * memory is what they wait for a few rows more are nearly free, and beyond they are dear. So it is
+ * kept for some numbers of rows, the knots, how far steps with about as many lie off it; between
+ * two of them that is a straight line, and where nothing was seen lately steps are taken to lie on
+ * it. What follows the step is apart: for each row with logits a sample of a large vocabulary, for
+ * each session an answer that costs the same whatever is in it. It is fitted alike, but for a fixed
+ * part; while each session has one row all is the answer's, and a draft is taken to be free until
+ * there was one. Pure: the same observations give the same model. Caller's memory, one thread.
  */
 #ifndef SHOAL_CLOUD_SCHED_COST_H
 #define SHOAL_CLOUD_SCHED_COST_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+enum {
+    SHOAL_SCHED_COST_KNOTS = 18
+};
 
 /* A zeroed struct knows nothing: it predicts 0. */
 typedef struct shoal_sched_cost {
@@ -32,6 +39,9 @@ typedef struct shoal_sched_cost {
     double us;
     double rows_us;
     double rows_most; /* of a step, fading */
+    /* At each knot how often steps were seen, and the sum of time / line of them, both fading. */
+    double seen[SHOAL_SCHED_COST_KNOTS];
+    double off[SHOAL_SCHED_COST_KNOTS];
     /* What came after them, likewise, weighing 1 / (answers + logits)^2. */
     double answers_answers;
     double answers_logits;
@@ -52,11 +62,14 @@ double shoal_sched_cost_us(const shoal_sched_cost *cost, size_t n_rows);
  * many as cost what the step costs anyway: fewer would buy little time with much work. us 0: no
  * limit. */
 size_t shoal_sched_cost_rows(const shoal_sched_cost *cost, uint64_t us, size_t n_rows_max);
-/* Of a row more with logits, us. */
-double shoal_sched_cost_draft_us(const shoal_sched_cost *cost);
-/* What one such row more costs, in parts of what a token costs when each of n_sessions, at least 1,
- * runs one: draft / (fixed / n_sessions + answer + draft). From 0 (drafts are free) to 1 (a draft
- * costs as much as a token). 0 while nothing is known. */
+/* What n_more rows add to a step of n_rows, us, at least 0. */
+double shoal_sched_cost_more_us(const shoal_sched_cost *cost, size_t n_rows, size_t n_more);
+/* Of a draft where each of n_sessions, at least 1, runs one row: one each more, or seven in all if
+ * that is more, divided by their number, and its logits, us. */
+double shoal_sched_cost_draft_us(const shoal_sched_cost *cost, size_t n_sessions);
+/* What such a draft costs, in parts of what a token then costs: draft / (step / n_sessions + answer
+ * + logit). From 0 (drafts are free) to 1 (a draft costs as much as a token). 0 while nothing is
+ * known. */
 double shoal_sched_cost_price(const shoal_sched_cost *cost, size_t n_sessions);
 
 #endif

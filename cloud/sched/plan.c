@@ -327,7 +327,6 @@ static bool extend(planner *p, shoal_sched_pick *pick, budget *left)
 static void choose_drafts(planner *p, size_t n_prompt, budget *left)
 {
     double value = (double)(p->plan.n_samples + n_prompt);
-    double draft_us = shoal_sched_cost_draft_us(p->cost);
     bool more = true;
     for (size_t depth = 1; more && depth <= p->limits->n_drafts_max; depth++) {
         more = false;
@@ -341,7 +340,9 @@ static void choose_drafts(planner *p, size_t n_prompt, budget *left)
             for (size_t d = 0; d < depth; d++) {
                 gain *= item->acceptance;
             }
-            double step_us = shoal_sched_cost_us(p->cost, p->plan.n_rows + n_prompt) +
+            size_t n_rows = p->plan.n_rows + n_prompt;
+            double draft_us = shoal_sched_cost_more_us(p->cost, n_rows, 1) + p->cost->logit_us;
+            double step_us = shoal_sched_cost_us(p->cost, n_rows) +
                              p->cost->logit_us * (double)p->plan.n_logits +
                              p->cost->answer_us * (double)p->plan.n_samples;
             if (gain * step_us >= value * draft_us && extend(p, pick, left)) {

@@ -405,7 +405,7 @@ static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t
     batch->price += (price - batch->price) * (first ? 1.0 : COST_GAIN);
     double us_max = SHOAL_WIRE_COST_US_MAX;
     batch->told.step_us = (uint32_t)SHOAL_MIN(batch->step_us, us_max);
-    batch->told.row_us = (uint32_t)SHOAL_MIN(shoal_sched_cost_draft_us(&batch->cost), us_max);
+    batch->told.row_us = (uint32_t)SHOAL_MIN(shoal_sched_cost_draft_us(&batch->cost, n), us_max);
     batch->told.price = (uint32_t)(batch->price * SHOAL_WIRE_PRICE_ONE);
 }
 

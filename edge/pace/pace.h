@@ -9,12 +9,13 @@
  * optimal stopping of ratio type of speculative decoding over a link). Both follow from the
  * acceptance by depth, the round trip, the edge's time for a token and the cloud's for a step,
  * by going through a cycle draft by draft (span.h). The fastest of a grid of spans and windows is
- * taken. A step of the cloud judges no more drafts than up to where the probability that all stand
- * falls below the price of a row; its scheduler leaves the rest for the next step (cloud/sched). So
- * with the load what is judged at once shrinks to one draft, then to none, and plain decoding,
- * which waits for nobody, is faster: nothing is drafted then. What a step takes depends on what the
- * other sessions have in it; they are taken to choose as this one does. So edges under one load
- * come to the choice that is best for all, not to one that each makes at the others' expense.
+ * taken. A step of the cloud judges no more drafts than up to where one more gives less for its
+ * row than the step does for its time; its scheduler leaves the rest for the next step
+ * (cloud/sched). So with the load what is judged at once shrinks to one draft, then to none, and
+ * plain decoding, which waits for nobody, is faster: nothing is drafted then. What a step takes
+ * depends on what the other sessions have in it; they are taken to choose as this one does. So
+ * edges under one load come to the choice that is best for all, not to one that each makes at the
+ * others' expense.
  *
  * What keeps it honest: the time tokens really took is held against what was predicted, for
  * drafting and for plain decoding each. What keeps it from getting stuck: while the cloud decodes

@@ -176,11 +176,15 @@ double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t 
 size_t shoal_pace_span_max(const shoal_pace_world *world)
 {
     double stands = 1.0;
+    double tokens = 1.0; /* that the rows before give */
     for (size_t j = 1; j <= SHOAL_PACE_DRAFT_MAX; j++) {
+        /* What these take, in tokens of plain decoding. */
+        double before = 1.0 + (double)(j - 1) * world->price;
         stands *= accept_at(world, j);
-        if (stands < PRICE_SHARE * world->price) {
+        if (stands * before < PRICE_SHARE * world->price * tokens) {
             return j - 1;
         }
+        tokens += stands;
     }
     return SHOAL_PACE_DRAFT_MAX;
 }

@@ -18,8 +18,8 @@ shoal_pace_step shoal_pace_span_step(const shoal_pace_world *world, size_t n_dra
                                      size_t n_window);
 /* Microseconds a token, expected. n_draft 1..SHOAL_PACE_DRAFT_MAX, n_window n_draft and up. */
 double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t n_window);
-/* The deepest draft that is worth the price of its row, 0..SHOAL_PACE_DRAFT_MAX; from accept and
- * price alone. */
+/* The deepest draft that is worth its row, 0..SHOAL_PACE_DRAFT_MAX: as the cloud's scheduler has
+ * it, when all sessions draft alike; from accept and price alone. */
 size_t shoal_pace_span_max(const shoal_pace_world *world);
 /* The best of all, of at most n_draft_max drafts, at least 1; *ret_us is what a token takes. */
 shoal_pace_choice shoal_pace_span_best(const shoal_pace_world *world, size_t n_draft_max,

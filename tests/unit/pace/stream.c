@@ -194,18 +194,22 @@ static void cloud_take(stream *s, const message *m)
     s->plain = false;
 }
 
-/* As cloud/sched does: a draft takes part while it stands with a probability no less than the
- * price. */
+/* As cloud/sched does, were the others like us: a draft takes part while it gives no less for its
+ * row than the step gives for its time. */
 static size_t drafts_taken(const stream *s)
 {
     double accept = (s->n_right + 4.0) / (s->n_judged + 5.0);
+    double n_sessions = 1 + others(s);
     double stands = 1.0;
+    double tokens = 1.0;
     size_t n = 0;
     while (n < s->n_drafts) {
+        double us = s->t->fixed_us + s->t->row_us * n_sessions * (double)(1 + n);
         stands *= accept;
-        if (stands < price(s)) {
+        if (stands * us < n_sessions * tokens * s->t->row_us) {
             break;
         }
+        tokens += stands;
         n++;
     }
     return n;

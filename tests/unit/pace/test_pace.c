@@ -74,7 +74,7 @@ static void test_price_makes_spans_shorter_down_to_none(void **state)
     static const struct {
         double price;
         size_t n;
-    } cases[] = {{0.0, 32}, {0.01, 20}, {0.1, 10}, {0.5, 3},
+    } cases[] = {{0.0, 32}, {0.01, 14}, {0.1, 6},  {0.5, 2},
                  {0.7, 1},  {0.83, 1},  {0.85, 0}, {1.0, 0}};
     for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
         world.price = cases[i].price;

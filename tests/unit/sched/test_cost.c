@@ -12,6 +12,7 @@
 #include <math.h>
 
 #include "cloud/sched/cost.h"
+#include "common/base/macros.h"
 #include "common/base/rng.h"
 
 static void near(double value, double want)
@@ -124,6 +125,42 @@ static void test_step_that_was_held_up_counts_in_part(void **state)
     assert_true(fabs(shoal_sched_cost_us(&cost, 1) - 48000.0) < 0.1 * 48000.0);
 }
 
+/* Rows up to seven wait for memory together; an eighth is dear. Of a model of 1B with weights of
+ * four bits: microseconds of a step of so many rows. */
+static const struct {
+    size_t n_rows;
+    uint64_t us;
+} bent[] = {{1, 14000}, {2, 15600}, {4, 16200}, {6, 19600}, {7, 21000}, {8, 30100}, {16, 48200}};
+
+static void test_steps_off_the_line_are_known_by_their_rows(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 0.0};
+    for (size_t i = 0; i < 40 * SHOAL_COUNT(bent); i++) {
+        shoal_sched_cost_observe(&cost, bent[i % SHOAL_COUNT(bent)].n_rows,
+                                 bent[i % SHOAL_COUNT(bent)].us);
+    }
+    for (size_t i = 0; i < SHOAL_COUNT(bent); i++) {
+        double off = shoal_sched_cost_us(&cost, bent[i].n_rows) / (double)bent[i].us;
+        assert_true(off > 0.93 && off < 1.07);
+    }
+    /* The line says that the eighth row costs what any other does. */
+    assert_true(shoal_sched_cost_more_us(&cost, 7, 1) > 2.5 * cost.row_us);
+    assert_true(shoal_sched_cost_more_us(&cost, 2, 2) < cost.row_us);
+    double draft_us = shoal_sched_cost_draft_us(&cost, 1);
+    assert_true(draft_us > 2000.0 && draft_us < 2600.0);
+    /* Between knots, at them and beyond the last the time goes on without a leap. */
+    for (size_t n_rows = 8; n_rows < 1500; n_rows++) {
+        double more_us = shoal_sched_cost_more_us(&cost, n_rows, 1);
+        assert_true(more_us >= 0.0 && more_us < 3.0 * cost.row_us);
+    }
+    /* What is not seen any more is forgotten: the line again. */
+    for (size_t i = 0; i < 2000; i++) {
+        shoal_sched_cost_observe(&cost, 1 + i % 4, 14000);
+    }
+    near(shoal_sched_cost_us(&cost, 8), cost.fixed_us + 8.0 * cost.row_us);
+}
+
 static void test_falling_line_is_flat_never_negative(void **state)
 {
     (void)state;
@@ -161,12 +198,12 @@ static void test_samples_cost_what_follows_the_step(void **state)
 {
     (void)state;
     shoal_sched_cost cost = {.fixed_us = 900.0, .row_us = 100.0};
-    near(shoal_sched_cost_draft_us(&cost), 100.0);
+    near(shoal_sched_cost_draft_us(&cost, 1), 100.0);
     for (size_t i = 0; i < 50; i++) {
         shoal_sched_cost_observe_after(&cost, 2, 2,
                                        400); /* one row each: nothing tells them apart */
     }
-    near(shoal_sched_cost_draft_us(&cost), 100.0);
+    near(shoal_sched_cost_draft_us(&cost, 1), 100.0);
     near(cost.answer_us, 200.0);
     near(shoal_sched_cost_price(&cost, 1), 100.0 / 1200.0);
     for (size_t i = 0; i < 300; i++) {
@@ -175,9 +212,9 @@ static void test_samples_cost_what_follows_the_step(void **state)
     }
     assert_true(fabs(cost.answer_us - 140.0) < 1.0 && fabs(cost.logit_us - 60.0) < 1.0);
     near(shoal_sched_cost_us(&cost, 10), 1900.0); /* the step itself is what it was */
-    double draft_us = shoal_sched_cost_draft_us(&cost);
+    double draft_us = shoal_sched_cost_draft_us(&cost, 1);
     shoal_sched_cost_observe_after(&cost, 1, 6, 100000); /* one that was held up says little */
-    assert_true(shoal_sched_cost_draft_us(&cost) < 1.2 * draft_us);
+    assert_true(shoal_sched_cost_draft_us(&cost, 1) < 1.2 * draft_us);
     for (size_t i = 0; i < 3000; i++) {
         shoal_sched_cost_observe_after(&cost, 1, 1, 100); /* it stays known how they differ */
     }
@@ -207,6 +244,7 @@ int main(void)
         cmocka_unit_test(test_machine_that_slows_down_is_followed),
         cmocka_unit_test(test_long_prompt_does_not_hide_what_a_draft_costs),
         cmocka_unit_test(test_step_that_was_held_up_counts_in_part),
+        cmocka_unit_test(test_steps_off_the_line_are_known_by_their_rows),
         cmocka_unit_test(test_falling_line_is_flat_never_negative),
         cmocka_unit_test(test_rows_of_a_time),
         cmocka_unit_test(test_samples_cost_what_follows_the_step),

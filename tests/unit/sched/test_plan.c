@@ -380,6 +380,28 @@ static void test_drafts_pay_for_their_samples_too(void **state)
     shoal_sched_free(r.sched);
 }
 
+/* The eighth row is dear: it is left, though the line through all steps says that it pays. */
+static void test_drafts_end_where_a_row_is_dear(void **state)
+{
+    (void)state;
+    static const uint64_t ms[] = {0, 140, 150, 155, 160, 170, 180, 190, 300, 310, 320};
+    rig r;
+    rig_init(&r);
+    shoal_sched_item *item = add_sample(&r, "a", 1);
+    item->acceptance = 0.9;
+    item->n_drafts = 10;
+    for (size_t i = 0; i < 200; i++) {
+        size_t n_rows = 1 + i % 10;
+        shoal_sched_cost_observe(&r.cost, n_rows, 1000 * ms[n_rows]);
+    }
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(r.plan.n_rows, 7);
+    r.cost = (shoal_sched_cost){.fixed_us = r.cost.fixed_us, .row_us = r.cost.row_us};
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_true(r.plan.n_rows > 7);
+    shoal_sched_free(r.sched);
+}
+
 static void test_unknown_cost_takes_all_drafts(void **state)
 {
     (void)state;
@@ -765,6 +787,7 @@ int main(void)
         cmocka_unit_test(test_idle_tenant_saves_nothing_up),
         cmocka_unit_test(test_drafts_shrink_as_the_batch_fills),
         cmocka_unit_test(test_drafts_pay_for_their_samples_too),
+        cmocka_unit_test(test_drafts_end_where_a_row_is_dear),
         cmocka_unit_test(test_unknown_cost_takes_all_drafts),
         cmocka_unit_test(test_scarce_logits_go_to_first_drafts_first),
         cmocka_unit_test(test_pages_at_block_limits),
