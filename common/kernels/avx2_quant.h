@@ -37,15 +37,17 @@ typedef struct unpacked {
     __m256i high; /* group 4 + i, of the last 16 */
 } unpacked;
 
-typedef unpacked unpack_fn(const uint8_t *codes, size_t i, size_t h);
+/* levels: of kinds whose codes are indices of them. */
+typedef unpacked unpack_fn(const uint8_t *codes, size_t i, size_t h, const int8_t *levels);
 
 SHOAL_INLINE __m256i load(const void *p)
 {
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
-SHOAL_INLINE unpacked unpack_nib(const uint8_t *nib, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_nib(const uint8_t *nib, size_t i, size_t h, const int8_t *levels)
 {
+    (void)levels;
     const __m256i mask = _mm256_set1_epi8(15);
     __m256i both = load(nib + i * 64 + h * 32);
     return (unpacked){_mm256_and_si256(both, mask),
@@ -61,8 +63,9 @@ SHOAL_INLINE unpacked unpack_hi1(const uint8_t *hi1, size_t i, size_t h)
                       _mm256_and_si256(bits, mask)};
 }
 
-SHOAL_INLINE unpacked unpack_two(const uint8_t *two, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_two(const uint8_t *two, size_t i, size_t h, const int8_t *levels)
 {
+    (void)levels;
     const __m256i mask = _mm256_set1_epi8(3);
     __m128i shift = _mm_cvtsi32_si128((int)(2 * i));
     return (unpacked){_mm256_and_si256(_mm256_srl_epi16(load(two + h * 32), shift), mask),
@@ -74,17 +77,19 @@ SHOAL_INLINE unpacked join(unpacked a, unpacked b)
     return (unpacked){_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
 }
 
-SHOAL_INLINE unpacked unpack_5bit(const uint8_t *codes, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_5bit(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
 {
-    return join(unpack_nib(codes, i, h), unpack_hi1(codes + 256, i, h));
+    (void)levels;
+    return join(unpack_nib(codes, i, h, NULL), unpack_hi1(codes + 256, i, h));
 }
 
-SHOAL_INLINE unpacked unpack_3bit(const uint8_t *codes, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_3bit(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
 {
+    (void)levels;
     unpacked top = unpack_hi1(codes + 128, i, h);
     top.low = _mm256_srli_epi16(top.low, 2);
     top.high = _mm256_srli_epi16(top.high, 2);
-    return join(unpack_two(codes, i, h), top);
+    return join(unpack_two(codes, i, h, NULL), top);
 }
 
 /* Bits 2i and 2i + 1 of each byte as bits 4 and 5. */
@@ -96,15 +101,17 @@ SHOAL_INLINE __m256i bits45(const uint8_t *two, size_t i)
     return _mm256_and_si256(bits, _mm256_set1_epi8(0x30));
 }
 
-SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
 {
+    (void)levels;
     const uint8_t *two = codes + 256 + h * 32;
-    return join(unpack_nib(codes, i, h), (unpacked){bits45(two, i), bits45(two + 64, i)});
+    return join(unpack_nib(codes, i, h, NULL), (unpacked){bits45(two, i), bits45(two + 64, i)});
 }
 
 /* The part of panel.h: codes of three bits in three times two registers. */
-SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, size_t i, size_t h, const int8_t *levels)
 {
+    (void)levels;
     const __m256i seven = _mm256_set1_epi8(7);
     const __m256i four = _mm256_set1_epi8(4);
     const __m256i three = _mm256_set1_epi8(3);
@@ -124,17 +131,35 @@ SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, size_t i, size_t h)
     };
 }
 
-SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
 {
+    (void)levels;
     return (unpacked){load(codes + i * 64 + h * 32), load(codes + 256 + i * 64 + h * 32)};
 }
 
-SHOAL_INLINE unpacked unpack_nl(const uint8_t *codes, size_t i, size_t h)
+/* Signed levels in place of their indices. */
+SHOAL_INLINE unpacked look_up(unpacked index, const int8_t *levels)
 {
     const __m256i table =
-        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)shoal_iq4_nl));
-    unpacked nib = unpack_nib(codes, i, h);
-    return (unpacked){_mm256_shuffle_epi8(table, nib.low), _mm256_shuffle_epi8(table, nib.high)};
+        _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)levels));
+    return (unpacked){_mm256_shuffle_epi8(table, index.low),
+                      _mm256_shuffle_epi8(table, index.high)};
+}
+
+SHOAL_INLINE unpacked unpack_nl(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
+{
+    (void)levels;
+    return look_up(unpack_nib(codes, i, h, NULL), shoal_iq4_nl);
+}
+
+SHOAL_INLINE unpacked unpack_n3(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
+{
+    return look_up(unpack_tri(codes, i, h, NULL), levels);
+}
+
+SHOAL_INLINE unpacked unpack_n4(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
+{
+    return look_up(unpack_nib(codes, i, h, NULL), levels);
 }
 
 /* --- the kinds --------------------------------------------------------------------------------
@@ -159,6 +184,7 @@ typedef struct scales {
     __m256 d[2];
     __m256i mult[2][2]; /* [half of the block][half of the rows] */
     __m256 mins[2][2];
+    const int8_t *levels;
 } scales;
 
 typedef void scales_fn(const uint8_t *block, const uint8_t *sub, scales *ret);
@@ -308,7 +334,7 @@ SHOAL_INLINE void whole_dots(const kind *k, const uint8_t *codes, unpack_fn *unp
         dot[j] = start16(columns[j].act->pairs, k->offset);
     }
     for (size_t i = 0; i < 4; i++) {
-        const unpacked w[2] = {unpack(codes, i, 0), unpack(codes, i, 1)};
+        const unpacked w[2] = {unpack(codes, i, 0, s->levels), unpack(codes, i, 1, s->levels)};
         for (size_t j = 0; j < n_c; j++) {
             const int8_t *x = columns[j].q + 4 * i;
             add16(&dot[j], w[0].low, w[1].low, x);
@@ -332,7 +358,7 @@ SHOAL_INLINE void halves_dots(const kind *k, const uint8_t *codes, unpack_fn *un
         high[j] = start16(columns[j].act->pairs + 4, k->offset);
     }
     for (size_t i = 0; i < 4; i++) {
-        const unpacked w[2] = {unpack(codes, i, 0), unpack(codes, i, 1)};
+        const unpacked w[2] = {unpack(codes, i, 0, s->levels), unpack(codes, i, 1, s->levels)};
         for (size_t j = 0; j < n_c; j++) {
             add16(&low[j], w[0].low, w[1].low, columns[j].q + 4 * i);
         }
@@ -372,14 +398,14 @@ SHOAL_INLINE void add_signed(rows *dot, const __m256i w[2], const __m256i magnit
           [one] "x"(one), [x] "m"(*(const four *)(const void *)x));
 }
 
-SHOAL_INLINE void wide_dots(const uint8_t *codes, unpack_fn *unpack, const column *columns,
-                            size_t n_c, rows *dot)
+SHOAL_INLINE void wide_dots(const uint8_t *codes, unpack_fn *unpack, const scales *s,
+                            const column *columns, size_t n_c, rows *dot)
 {
     for (size_t j = 0; j < n_c; j++) {
         dot[j] = (rows){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
     }
     for (size_t i = 0; i < 4; i++) {
-        const unpacked w[2] = {unpack(codes, i, 0), unpack(codes, i, 1)};
+        const unpacked w[2] = {unpack(codes, i, 0, s->levels), unpack(codes, i, 1, s->levels)};
         const __m256i low[2] = {w[0].low, w[1].low};
         const __m256i low_abs[2] = {_mm256_abs_epi8(low[0]), _mm256_abs_epi8(low[1])};
         for (size_t j = 0; j < n_c; j++) {
@@ -404,7 +430,7 @@ SHOAL_INLINE void pairs_dots(const uint8_t *codes, unpack_fn *unpack, const scal
         dot[j] = (rows){{zero, zero}};
     }
     for (size_t i = 0; i < 4; i++) {
-        unpacked w[2] = {unpack(codes, i, 0), unpack(codes, i, 1)};
+        unpacked w[2] = {unpack(codes, i, 0, s->levels), unpack(codes, i, 1, s->levels)};
         for (size_t h = 0; h < 2; h++) {
             w[h].high = _mm256_or_si256(w[h].high, second);
         }
@@ -440,7 +466,7 @@ SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unp
     } else if (k->arithmetic == PAIRS) {
         pairs_dots(codes, unpack, s, columns, n_c, dot);
     } else {
-        wide_dots(codes, unpack, columns, n_c, dot);
+        wide_dots(codes, unpack, s, columns, n_c, dot);
     }
     for (size_t j = 0; j < n_c; j++) {
         const shoal_act_block *act = columns[j].act;
@@ -506,6 +532,7 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, 
                 prefetch(sub, k->sub, ahead);
                 scales scale;
                 k->scales(at, sub, &scale);
+                scale.levels = g->levels;
                 take_block(k, sub + k->codes, k->unpack, &scale, columns, n_c, acc[i]);
             }
             for (size_t j = 0; j < n_c; j++) {
@@ -533,8 +560,10 @@ typedef struct expanded {
     float mins[2][ROWS];
 } expanded;
 
-SHOAL_INLINE unpacked unpack_expanded(const uint8_t *codes, size_t i, size_t h)
+SHOAL_INLINE unpacked unpack_expanded(const uint8_t *codes, size_t i, size_t h,
+                                      const int8_t *levels)
 {
+    (void)levels;
     return (unpacked){load(codes + i * 128 + h * 32), load(codes + i * 128 + 64 + h * 32)};
 }
 
@@ -549,7 +578,7 @@ SHOAL_INLINE void expand(const kind *k, const uint8_t *block, const uint8_t *sub
     k->scales(block, sub, &s);
     for (size_t i = 0; i < 4; i++) {
         for (size_t h = 0; h < 2; h++) {
-            unpacked w = k->unpack(sub + k->codes, i, h);
+            unpacked w = k->unpack(sub + k->codes, i, h, NULL); /* dear kinds have no levels */
             store(e->codes + i * 128 + h * 32, w.low);
             store(e->codes + i * 128 + 64 + h * 32, w.high);
         }
@@ -596,6 +625,7 @@ SHOAL_INLINE void expanded_tile(const shoal_gemm *g, const kind *k, const expand
     for (size_t i = 0; i < n; i++) {
         scales s;
         load_scales(k, &e[i], &s);
+        s.levels = g->levels;
         take_block(k, e[i].codes, unpack_expanded, &s, columns, n_c, acc);
         for (size_t j = 0; j < n_c; j++) {
             columns[j].q += SHOAL_QBLOCK;

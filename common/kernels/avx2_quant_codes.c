@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * AVX2 products of the kinds of our own: codes with a scale for each group, and two of four.
+ * AVX2 products of the kinds of our own: codes with a scale for each group, two of four,
+ * and indices of levels.
  */
 #include "common/kernels/tiers_internal.h"
 
@@ -73,6 +74,40 @@ SHOAL_GROUP(s4, 32)
 SHOAL_GROUP(s4, 64)
 SHOAL_GROUP(s4, 128)
 
+static const kind n3 = {
+    .panel = SHOAL_PANEL_N3_64,
+    .arithmetic = WIDE,
+    .offset = 0,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 192,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_n3,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(n3)
+SHOAL_GROUP(n3, 32)
+SHOAL_GROUP(n3, 64)
+SHOAL_GROUP(n3, 128)
+
+static const kind n4 = {
+    .panel = SHOAL_PANEL_N4_64,
+    .arithmetic = WIDE,
+    .offset = 0,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 256,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_n4,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(n4)
+SHOAL_GROUP(n4, 32)
+SHOAL_GROUP(n4, 64)
+SHOAL_GROUP(n4, 128)
+
 void shoal_kernels_avx2_codes(shoal_kernels *kernels)
 {
     kernels->gemm[SHOAL_PANEL_C2_32] = gemm_c2_32;
@@ -86,4 +121,10 @@ void shoal_kernels_avx2_codes(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_S4_32] = gemm_s4_32;
     kernels->gemm[SHOAL_PANEL_S4_64] = gemm_s4_64;
     kernels->gemm[SHOAL_PANEL_S4_128] = gemm_s4_128;
+    kernels->gemm[SHOAL_PANEL_N3_32] = gemm_n3_32;
+    kernels->gemm[SHOAL_PANEL_N3_64] = gemm_n3_64;
+    kernels->gemm[SHOAL_PANEL_N3_128] = gemm_n3_128;
+    kernels->gemm[SHOAL_PANEL_N4_32] = gemm_n4_32;
+    kernels->gemm[SHOAL_PANEL_N4_64] = gemm_n4_64;
+    kernels->gemm[SHOAL_PANEL_N4_128] = gemm_n4_128;
 }

@@ -51,10 +51,12 @@ typedef struct unpacked {
     __m512i high; /* group 4 + i, of the last 16 */
 } unpacked;
 
-typedef unpacked unpack_fn(const uint8_t *codes, int i);
+/* levels: of kinds whose codes are indices of them. */
+typedef unpacked unpack_fn(const uint8_t *codes, int i, const int8_t *levels);
 
-SHOAL_INLINE unpacked unpack_nib(const uint8_t *nib, int i)
+SHOAL_INLINE unpacked unpack_nib(const uint8_t *nib, int i, const int8_t *levels)
 {
+    (void)levels;
     const __m512i mask = _mm512_set1_epi8(15);
     __m512i both = _mm512_loadu_si512(nib + 64 * (size_t)i);
     return (unpacked){_mm512_and_si512(both, mask),
@@ -90,29 +92,34 @@ SHOAL_INLINE unpacked join(unpacked a, unpacked b)
     return (unpacked){_mm512_or_si512(a.low, b.low), _mm512_or_si512(a.high, b.high)};
 }
 
-SHOAL_INLINE unpacked unpack_2bit(const uint8_t *codes, int i)
+SHOAL_INLINE unpacked unpack_2bit(const uint8_t *codes, int i, const int8_t *levels)
 {
+    (void)levels;
     return unpack_two(codes, i, 0);
 }
 
-SHOAL_INLINE unpacked unpack_3bit(const uint8_t *codes, int i)
+SHOAL_INLINE unpacked unpack_3bit(const uint8_t *codes, int i, const int8_t *levels)
 {
+    (void)levels;
     return join(unpack_two(codes, i, 0), unpack_hi1(codes + 128, i, 2));
 }
 
-SHOAL_INLINE unpacked unpack_5bit(const uint8_t *codes, int i)
+SHOAL_INLINE unpacked unpack_5bit(const uint8_t *codes, int i, const int8_t *levels)
 {
-    return join(unpack_nib(codes, i), unpack_hi1(codes + 256, i, 4));
+    (void)levels;
+    return join(unpack_nib(codes, i, NULL), unpack_hi1(codes + 256, i, 4));
 }
 
-SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, int i)
+SHOAL_INLINE unpacked unpack_6bit(const uint8_t *codes, int i, const int8_t *levels)
 {
-    return join(unpack_nib(codes, i), unpack_two(codes + 256, i, 4));
+    (void)levels;
+    return join(unpack_nib(codes, i, NULL), unpack_two(codes + 256, i, 4));
 }
 
 /* The part of panel.h: codes of three bits in three registers. */
-SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, int i)
+SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, int i, const int8_t *levels)
 {
+    (void)levels;
     const __m512i seven = _mm512_set1_epi8(7);
     const __m512i four = _mm512_set1_epi8(4);
     const __m512i three = _mm512_set1_epi8(3);
@@ -133,20 +140,38 @@ SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, int i)
 }
 
 /* Turning the top bit adds 128. */
-SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, int i)
+SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, int i, const int8_t *levels)
 {
+    (void)levels;
     const __m512i top = _mm512_set1_epi8(-128);
     const uint8_t *at = codes + 64 * (size_t)i;
     return (unpacked){_mm512_xor_si512(_mm512_loadu_si512(at), top),
                       _mm512_xor_si512(_mm512_loadu_si512(at + 256), top)};
 }
 
-SHOAL_INLINE unpacked unpack_nl(const uint8_t *codes, int i)
+/* Signed levels in place of their indices, moved up to unsigned. */
+SHOAL_INLINE unpacked look_up(unpacked index, const int8_t *levels)
 {
-    __m128i values = _mm_loadu_si128((const __m128i *)(const void *)shoal_iq4_nl);
+    __m128i values = _mm_loadu_si128((const __m128i *)(const void *)levels);
     const __m512i table = _mm512_broadcast_i32x4(_mm_xor_si128(values, _mm_set1_epi8(-128)));
-    unpacked nib = unpack_nib(codes, i);
-    return (unpacked){_mm512_shuffle_epi8(table, nib.low), _mm512_shuffle_epi8(table, nib.high)};
+    return (unpacked){_mm512_shuffle_epi8(table, index.low),
+                      _mm512_shuffle_epi8(table, index.high)};
+}
+
+SHOAL_INLINE unpacked unpack_nl(const uint8_t *codes, int i, const int8_t *levels)
+{
+    (void)levels;
+    return look_up(unpack_nib(codes, i, NULL), shoal_iq4_nl);
+}
+
+SHOAL_INLINE unpacked unpack_n3(const uint8_t *codes, int i, const int8_t *levels)
+{
+    return look_up(unpack_tri(codes, i, NULL), levels);
+}
+
+SHOAL_INLINE unpacked unpack_n4(const uint8_t *codes, int i, const int8_t *levels)
+{
+    return look_up(unpack_nib(codes, i, NULL), levels);
 }
 
 /* --- the kinds ------------------------------------------------------------------------------ */
@@ -306,6 +331,7 @@ typedef struct pieces {
     const uint8_t *block[PANELS_MAX];
     const uint8_t *sub[PANELS_MAX];
     const uint8_t *codes[PANELS_MAX];
+    const int8_t *levels;
 } pieces;
 
 /* The last step of the law for one output. */
@@ -338,7 +364,7 @@ SHOAL_INLINE void take_pairs(const kind *k, const pieces *at, const columns *x, 
     for (size_t i = 0; i < 4; i++) {
         unpacked w[PANELS_MAX];
         for (size_t p = 0; p < n_p; p++) {
-            w[p] = k->unpack(at->codes[p], (int)i);
+            w[p] = k->unpack(at->codes[p], (int)i, NULL);
             w[p].high = _mm512_or_si512(w[p].high, second);
         }
         for (size_t j = 0; j < n_c; j++) {
@@ -378,7 +404,7 @@ SHOAL_INLINE void take_block(const kind *k, unpack_fn *unpack, scales_fn *load, 
     for (int i = 0; i < 4; i++) {
         unpacked w[PANELS_MAX];
         for (size_t p = 0; p < n_p; p++) {
-            w[p] = unpack(at->codes[p], i);
+            w[p] = unpack(at->codes[p], i, at->levels);
         }
         for (size_t j = 0; j < n_c; j++) {
             const __m512i first = broadcast4(codes_of(x, j) + 4 * i);
@@ -488,7 +514,7 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, 
     begin(g, s, n_p, n_c, acc);
     for (size_t b = s->b; b < s->b + s->n; b++, block += block_bytes) {
         for (size_t i = 0; i < n_subs; i++) {
-            pieces at;
+            pieces at = {.levels = g->levels};
             for (size_t q = 0; q < n_p; q++) {
                 at.block[q] = block + q * panel_bytes;
                 at.sub[q] = at.block[q] + k->head + i * k->sub;
@@ -524,8 +550,9 @@ typedef struct expanded {
     float mins[2][ROWS];
 } expanded;
 
-SHOAL_INLINE unpacked unpack_expanded(const uint8_t *codes, int i)
+SHOAL_INLINE unpacked unpack_expanded(const uint8_t *codes, int i, const int8_t *levels)
 {
+    (void)levels;
     const uint8_t *at = codes + 128 * (size_t)i;
     return (unpacked){_mm512_loadu_si512(at), _mm512_loadu_si512(at + 64)};
 }
@@ -535,7 +562,7 @@ SHOAL_INLINE void expand(const kind *k, const uint8_t *block, const uint8_t *sub
     scales s;
     k->load(k, block, sub, &s);
     for (int i = 0; i < 4; i++) {
-        unpacked w = k->unpack(sub + k->codes, i);
+        unpacked w = k->unpack(sub + k->codes, i, NULL); /* dear kinds have no levels */
         _mm512_storeu_si512(e->codes + 128 * (size_t)i, w.low);
         _mm512_storeu_si512(e->codes + 128 * (size_t)i + 64, w.high);
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * AVX-512 products of the kinds of our own: codes with a scale for each group, and two of four.
+ * AVX-512 products of the kinds of our own: codes with a scale for each group, two of
+ * four, and indices of levels.
  */
 #include "common/kernels/tiers_internal.h"
 
@@ -10,6 +11,8 @@
 static const kind c2 = {2, NONE, NONE, 32, 128, 0, 0, unpack_2bit, load_d, false};
 static const kind c3 = {4, NONE, NONE, 32, 192, 0, 0, unpack_tri, load_d, false};
 static const kind c4 = {8, NONE, NONE, 32, 256, 0, 0, unpack_nib, load_d, false};
+static const kind n3 = {128, NONE, NONE, 32, 192, 0, 0, unpack_n3, load_d, false};
+static const kind n4 = {128, NONE, NONE, 32, 256, 0, 0, unpack_n4, load_d, false};
 static const kind s4 = {0, NONE, NONE, 32, 192, 0, 0, unpack_tri, load_d, true};
 
 SHOAL_WIDE(c2)
@@ -27,6 +30,14 @@ SHOAL_WIDE(s4)
 SHOAL_GROUP(s4, 32)
 SHOAL_GROUP(s4, 64)
 SHOAL_GROUP(s4, 128)
+SHOAL_WIDE(n3)
+SHOAL_GROUP(n3, 32)
+SHOAL_GROUP(n3, 64)
+SHOAL_GROUP(n3, 128)
+SHOAL_WIDE(n4)
+SHOAL_GROUP(n4, 32)
+SHOAL_GROUP(n4, 64)
+SHOAL_GROUP(n4, 128)
 
 void shoal_kernels_avx512_codes(shoal_kernels *kernels)
 {
@@ -41,4 +52,10 @@ void shoal_kernels_avx512_codes(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_S4_32] = gemm_s4_32;
     kernels->gemm[SHOAL_PANEL_S4_64] = gemm_s4_64;
     kernels->gemm[SHOAL_PANEL_S4_128] = gemm_s4_128;
+    kernels->gemm[SHOAL_PANEL_N3_32] = gemm_n3_32;
+    kernels->gemm[SHOAL_PANEL_N3_64] = gemm_n3_64;
+    kernels->gemm[SHOAL_PANEL_N3_128] = gemm_n3_128;
+    kernels->gemm[SHOAL_PANEL_N4_32] = gemm_n4_32;
+    kernels->gemm[SHOAL_PANEL_N4_64] = gemm_n4_64;
+    kernels->gemm[SHOAL_PANEL_N4_128] = gemm_n4_128;
 }

@@ -21,7 +21,9 @@ enum {
 };
 
 /* Fills the eight groups of a quad of rows from the codes of a panel block or sub-block. */
-typedef void neon_codes_fn(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS]);
+/* levels: of kinds whose codes are indices of them. */
+typedef void neon_codes_fn(const uint8_t *codes, size_t quad, const int8_t *levels,
+                           int8x16_t w[NEON_GROUPS]);
 
 SHOAL_INLINE void neon_nib(const uint8_t *nib, size_t quad, uint8x16_t u[NEON_GROUPS])
 {
@@ -78,86 +80,131 @@ SHOAL_INLINE void neon_signed(const uint8x16_t u[NEON_GROUPS], int8_t offset,
     }
 }
 
-SHOAL_INLINE void neon_codes_q8_0(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+/* Levels in place of their indices. */
+SHOAL_INLINE void neon_look_up(const uint8x16_t u[NEON_GROUPS], const int8_t *levels,
+                               int8x16_t w[NEON_GROUPS])
 {
+    const int8x16_t table = vld1q_s8(levels);
+    for (size_t g = 0; g < NEON_GROUPS; g++) {
+        w[g] = vqtbl1q_s8(table, u[g]);
+    }
+}
+
+SHOAL_INLINE void neon_codes_n3(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_tri(codes, quad, u);
+    neon_look_up(u, levels, w);
+}
+
+SHOAL_INLINE void neon_codes_n4(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                int8x16_t w[NEON_GROUPS])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_nib(codes, quad, u);
+    neon_look_up(u, levels, w);
+}
+
+SHOAL_INLINE void neon_codes_q8_0(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                  int8x16_t w[NEON_GROUPS])
+{
+    (void)levels;
     for (size_t g = 0; g < NEON_GROUPS; g++) {
         w[g] = vreinterpretq_s8_u8(vld1q_u8(codes + g * NEON_ROWS_BYTES + quad * 16));
     }
 }
 
 /* q4_1, q4_K */
-SHOAL_INLINE void neon_codes_4(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_4(const uint8_t *codes, size_t quad, const int8_t *levels,
+                               int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_nib(codes, quad, u);
     neon_signed(u, 0, w);
 }
 
-SHOAL_INLINE void neon_codes_q4_0(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_q4_0(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                  int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_nib(codes, quad, u);
     neon_signed(u, 8, w);
 }
 
-SHOAL_INLINE void neon_codes_iq4_nl(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_iq4_nl(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                    int8x16_t w[NEON_GROUPS])
 {
-    const int8x16_t table = vld1q_s8(shoal_iq4_nl);
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_nib(codes, quad, u);
-    for (size_t g = 0; g < NEON_GROUPS; g++) {
-        w[g] = vqtbl1q_s8(table, u[g]);
-    }
+    neon_look_up(u, shoal_iq4_nl, w);
 }
 
 /* q5_1, q5_K */
-SHOAL_INLINE void neon_codes_5(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_5(const uint8_t *codes, size_t quad, const int8_t *levels,
+                               int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_nib(codes, quad, u);
     neon_hi1(codes + NEON_NIB_BYTES, quad, 16, u);
     neon_signed(u, 0, w);
 }
 
-SHOAL_INLINE void neon_codes_q5_0(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_q5_0(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                  int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_nib(codes, quad, u);
     neon_hi1(codes + NEON_NIB_BYTES, quad, 16, u);
     neon_signed(u, 16, w);
 }
 
-SHOAL_INLINE void neon_codes_q2_k(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_q2_k(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                  int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_two(codes, quad, u);
     neon_signed(u, 0, w);
 }
 
-SHOAL_INLINE void neon_codes_q3_k(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_q3_k(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                  int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_two(codes, quad, u);
     neon_hi1(codes + NEON_TWO_BYTES, quad, 4, u);
     neon_signed(u, 4, w);
 }
 
-SHOAL_INLINE void neon_codes_c2(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_c2(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_two(codes, quad, u);
     neon_signed(u, 2, w);
 }
 
-SHOAL_INLINE void neon_codes_c3(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_c3(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     neon_tri(codes, quad, u);
     neon_signed(u, 4, w);
 }
 
-SHOAL_INLINE void neon_codes_q6_k(const uint8_t *codes, size_t quad, int8x16_t w[NEON_GROUPS])
+SHOAL_INLINE void neon_codes_q6_k(const uint8_t *codes, size_t quad, const int8_t *levels,
+                                  int8x16_t w[NEON_GROUPS])
 {
+    (void)levels;
     uint8x16_t u[NEON_GROUPS];
     uint8x16_t high[NEON_GROUPS];
     neon_nib(codes, quad, u);

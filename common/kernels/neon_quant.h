@@ -238,7 +238,7 @@ SHOAL_INLINE void block_tile(const shoal_gemm *g, size_t p, size_t c, layout l,
         arrange(g, c, b, n_c, &x);
         for (size_t quad = 0; quad < QUADS; quad++) {
             int8x16_t w[NEON_GROUPS];
-            codes(sub + l.codes_at, quad, w);
+            codes(sub + l.codes_at, quad, g->levels, w);
             dots dot;
             quad_dots(w, &x, n_c, halves, &dot);
             scales s;
@@ -306,6 +306,8 @@ PRODUCT(q6_k, neon_codes_q6_k, FORM_SIGNED, 32, 8, 416, 32)
 GROUPED(c2, neon_codes_c2, 128)
 GROUPED(c3, neon_codes_c3, 192)
 GROUPED(c4, neon_codes_q4_0, 256)
+GROUPED(n3, neon_codes_n3, 192)
+GROUPED(n4, neon_codes_n4, 256)
 
 /* acc += the dots of four bytes of each row. */
 SHOAL_INLINE int32x4_t row_dots(int32x4_t acc, int8x16_t w, int8x16_t x)
@@ -396,6 +398,12 @@ GROUP(c4, 128)
 GROUP(s4, 32)
 GROUP(s4, 64)
 GROUP(s4, 128)
+GROUP(n3, 32)
+GROUP(n3, 64)
+GROUP(n3, 128)
+GROUP(n4, 32)
+GROUP(n4, 64)
+GROUP(n4, 128)
 
 void SHOAL_NEON_QUANT_DOOR(shoal_kernels *kernels)
 {
@@ -422,6 +430,12 @@ void SHOAL_NEON_QUANT_DOOR(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_S4_32] = gemm_s4_32;
     kernels->gemm[SHOAL_PANEL_S4_64] = gemm_s4_64;
     kernels->gemm[SHOAL_PANEL_S4_128] = gemm_s4_128;
+    kernels->gemm[SHOAL_PANEL_N3_32] = gemm_n3_32;
+    kernels->gemm[SHOAL_PANEL_N3_64] = gemm_n3_64;
+    kernels->gemm[SHOAL_PANEL_N3_128] = gemm_n3_128;
+    kernels->gemm[SHOAL_PANEL_N4_32] = gemm_n4_32;
+    kernels->gemm[SHOAL_PANEL_N4_64] = gemm_n4_64;
+    kernels->gemm[SHOAL_PANEL_N4_128] = gemm_n4_128;
 }
 
 #endif

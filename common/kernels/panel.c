@@ -28,11 +28,29 @@ static const shoal_panel_info infos[SHOAL_PANELS] = {
     [SHOAL_PANEL_S4_32] = {"s4_32", SHOAL_QBLOCK, 224, true},
     [SHOAL_PANEL_S4_64] = {"s4_64", 64, 416, true},
     [SHOAL_PANEL_S4_128] = {"s4_128", 128, 800, true},
+    [SHOAL_PANEL_N3_32] = {"n3_32", SHOAL_QBLOCK, 224, true},
+    [SHOAL_PANEL_N3_64] = {"n3_64", 64, 416, true},
+    [SHOAL_PANEL_N3_128] = {"n3_128", 128, 800, true},
+    [SHOAL_PANEL_N4_32] = {"n4_32", SHOAL_QBLOCK, 288, true},
+    [SHOAL_PANEL_N4_64] = {"n4_64", 64, 544, true},
+    [SHOAL_PANEL_N4_128] = {"n4_128", 128, 1056, true},
 };
 
 /* Quantiles of a normal distribution, as IQ4_NL is published. */
 const int8_t shoal_iq4_nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                  1,    13,   25,  38,  53,  69,  89,  113};
+
+static const int8_t normal_3[16] = {-127, -68, -31, 0, 23, 49, 79, 127};
+static const int8_t normal_4[16] = {-127, -88, -67, -50, -36, -23, -12, 0,
+                                    10,   20,  31,  43,  56,  71,  92,  127};
+
+const int8_t *shoal_panel_levels(shoal_panel panel)
+{
+    if (panel >= SHOAL_PANEL_N3_32 && panel <= SHOAL_PANEL_N3_128) {
+        return normal_3;
+    }
+    return panel >= SHOAL_PANEL_N4_32 && panel <= SHOAL_PANEL_N4_128 ? normal_4 : NULL;
+}
 
 const shoal_panel_info *shoal_panel_find(shoal_panel panel)
 {

@@ -31,6 +31,8 @@
  *              sixteen (i = 0, 1) belongs to elements 4q to 4q + 3. Its magnitude is element
  *              2q + i of tri; element 16 + 2q + i has its place in bits 0 and 1, and in bit 2
  *              whether it is negative                        d * value
+ *   n3     { uint16_t d[16]; G / 32 x tri }                  d * level[code], of 8 levels
+ *   n4     { uint16_t d[16]; G / 32 x nib }                  d * level[code], of 16 levels
  * Of 256 elements, eight sub-blocks of 32 each, halves of 16:
  *   q2_K   { uint16_t d[16], dmin[16]; 8 x { uint8_t sm[2][16]; two } }
  *              low nibble of sm[h][r] the half's scale, high nibble its min
@@ -48,6 +50,7 @@
  *              acc = fma(f32(d) * S, (float)I, acc), where I is the exact integer
  *                32-types: sum of code * x, offsets taken off (q4_1, q5_1: codes as they are)
  *                c2 to s4: the same, values of one place both counted
+ *                n3, n4:   sum of level[code] * x, levels -127 to 127
  *                K-types:  sum over both halves h of sc_h * (sum of code * x of that half)
  *              then the mins:
  *                q4_1, q5_1: acc = fma(f32(m), sum, acc)
@@ -97,6 +100,12 @@ typedef enum shoal_panel {
     SHOAL_PANEL_S4_32,
     SHOAL_PANEL_S4_64,
     SHOAL_PANEL_S4_128,
+    SHOAL_PANEL_N3_32,
+    SHOAL_PANEL_N3_64,
+    SHOAL_PANEL_N3_128,
+    SHOAL_PANEL_N4_32,
+    SHOAL_PANEL_N4_64,
+    SHOAL_PANEL_N4_128,
     SHOAL_PANELS
 } shoal_panel;
 
@@ -114,6 +123,10 @@ size_t shoal_panel_bytes(shoal_panel panel, size_t k);
 
 /* The sixteen values of iq4_nl's codes. */
 extern const int8_t shoal_iq4_nl[16];
+/* The levels of n3 and n4 where a matrix has none of its own: a normal distribution's (NF4 of
+ * QLoRA, 2305.14314, appendix E, times 127; of n3 the same construction for 3 bits, the last eight
+ * unused). NULL for other kinds. */
+const int8_t *shoal_panel_levels(shoal_panel panel);
 
 /* What a product knows of 32 activations besides their codes. */
 typedef struct shoal_act_block {
@@ -136,6 +149,7 @@ typedef struct shoal_gemm {
     size_t x_stride;
     const int8_t *xq;          /* [n_cols][k] codes in [-127, 127] */
     const shoal_act_block *xb; /* [n_cols][k / 32] */
+    const int8_t *levels;      /* [16] of n3 and n4, -127 to 127; others do not look at it */
     float *y;                  /* [n_cols][y_stride] */
     size_t y_stride;           /* at least n_rows */
 } shoal_gemm;

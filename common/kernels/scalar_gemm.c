@@ -226,6 +226,16 @@ typedef enum mins_kind {
 /* Fills all of a view from sub-block s of a panel block. */
 typedef void view_fn(const uint8_t *block, size_t s, block_view *view);
 
+/* The values that indices of levels stand for. */
+static void look_up(const int8_t *levels, block_view *view)
+{
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = levels[view->codes[r][i]];
+        }
+    }
+}
+
 static void view_scales(const uint8_t *block, block_view *view)
 {
     for (size_t r = 0; r < ROWS; r++) {
@@ -437,6 +447,28 @@ static void view_s4(const uint8_t *block, size_t s, block_view *view)
     }
 }
 
+static void view_n3(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *tri = block + SCALES_BYTES + s * TRI_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = tri_at(tri, r, i);
+        }
+    }
+}
+
+static void view_n4(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *nib = block + SCALES_BYTES + s * NIB_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = nib_at(nib, r, i);
+        }
+    }
+}
+
 static int half_dot(const int *codes, const int8_t *x)
 {
     int dot = 0;
@@ -475,6 +507,9 @@ static void gemm_quantised(const shoal_gemm *g, size_t p0, size_t p1, shoal_pane
         for (size_t b = 0; b < n_blocks; b++) {
             block_view view = {0};
             view_of(blocks + b / n_subs * info->block_bytes, b % n_subs, &view);
+            if (shoal_panel_levels(panel)) {
+                look_up(g->levels, &view);
+            }
             for (size_t c = 0; c < g->n_cols; c++) {
                 float *y = g->y + c * g->y_stride + p * ROWS;
                 float acc[ROWS] = {0};
@@ -517,6 +552,12 @@ SHOAL_VIEWED(c4_128, C4_128, MINS_NONE, view_c4)
 SHOAL_VIEWED(s4_32, S4_32, MINS_NONE, view_s4)
 SHOAL_VIEWED(s4_64, S4_64, MINS_NONE, view_s4)
 SHOAL_VIEWED(s4_128, S4_128, MINS_NONE, view_s4)
+SHOAL_VIEWED(n3_32, N3_32, MINS_NONE, view_n3)
+SHOAL_VIEWED(n3_64, N3_64, MINS_NONE, view_n3)
+SHOAL_VIEWED(n3_128, N3_128, MINS_NONE, view_n3)
+SHOAL_VIEWED(n4_32, N4_32, MINS_NONE, view_n4)
+SHOAL_VIEWED(n4_64, N4_64, MINS_NONE, view_n4)
+SHOAL_VIEWED(n4_128, N4_128, MINS_NONE, view_n4)
 
 void shoal_kernels_scalar_gemm(shoal_kernels *kernels)
 {
@@ -534,6 +575,9 @@ void shoal_kernels_scalar_gemm(shoal_kernels *kernels)
         [SHOAL_PANEL_C3_128] = gemm_c3_128, [SHOAL_PANEL_C4_64] = gemm_c4_64,
         [SHOAL_PANEL_C4_128] = gemm_c4_128, [SHOAL_PANEL_S4_32] = gemm_s4_32,
         [SHOAL_PANEL_S4_64] = gemm_s4_64,   [SHOAL_PANEL_S4_128] = gemm_s4_128,
+        [SHOAL_PANEL_N3_32] = gemm_n3_32,   [SHOAL_PANEL_N3_64] = gemm_n3_64,
+        [SHOAL_PANEL_N3_128] = gemm_n3_128, [SHOAL_PANEL_N4_32] = gemm_n4_32,
+        [SHOAL_PANEL_N4_64] = gemm_n4_64,   [SHOAL_PANEL_N4_128] = gemm_n4_128,
     };
     kernels->quantize_q8 = quantize_q8;
     memcpy(kernels->gemm, products, sizeof products);

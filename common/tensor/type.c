@@ -18,7 +18,10 @@ static const shoal_type_info infos[] = {
     {SHOAL_TYPE_C3_64, "C3_64", 64, 26},    {SHOAL_TYPE_C3_128, "C3_128", 128, 50},
     {SHOAL_TYPE_C4_64, "C4_64", 64, 34},    {SHOAL_TYPE_C4_128, "C4_128", 128, 66},
     {SHOAL_TYPE_S4_32, "S4_32", 32, 14},    {SHOAL_TYPE_S4_64, "S4_64", 64, 26},
-    {SHOAL_TYPE_S4_128, "S4_128", 128, 50},
+    {SHOAL_TYPE_S4_128, "S4_128", 128, 50}, {SHOAL_TYPE_N3_32, "N3_32", 32, 14},
+    {SHOAL_TYPE_N3_64, "N3_64", 64, 26},    {SHOAL_TYPE_N3_128, "N3_128", 128, 50},
+    {SHOAL_TYPE_N4_32, "N4_32", 32, 18},    {SHOAL_TYPE_N4_64, "N4_64", 64, 34},
+    {SHOAL_TYPE_N4_128, "N4_128", 128, 66},
 };
 
 const shoal_type_info *shoal_type_find(uint32_t type)
@@ -49,7 +52,8 @@ const char *shoal_type_names(void)
 
 const char *shoal_type_own_names(void)
 {
-    return "C2_32, C2_64, C2_128, C3_32, C3_64, C3_128, C4_64, C4_128, S4_32, S4_64, S4_128";
+    return "C2_32, C2_64, C2_128, C3_32, C3_64, C3_128, C4_64, C4_128, S4_32, S4_64, S4_128, "
+           "N3_32, N3_64, N3_128, N4_32, N4_64, N4_128";
 }
 
 bool shoal_type_is_own(shoal_type type)

@@ -27,6 +27,12 @@ static const shoal_codes_kind kinds[] = {
     {SHOAL_TYPE_S4_32, 4, 32, SHOAL_CODES_TWO_FOUR, 3, -7, 7},
     {SHOAL_TYPE_S4_64, 4, 64, SHOAL_CODES_TWO_FOUR, 3, -7, 7},
     {SHOAL_TYPE_S4_128, 4, 128, SHOAL_CODES_TWO_FOUR, 3, -7, 7},
+    {SHOAL_TYPE_N3_32, 3, 32, SHOAL_CODES_LEVELS, 3, -4, 3},
+    {SHOAL_TYPE_N3_64, 3, 64, SHOAL_CODES_LEVELS, 3, -4, 3},
+    {SHOAL_TYPE_N3_128, 3, 128, SHOAL_CODES_LEVELS, 3, -4, 3},
+    {SHOAL_TYPE_N4_32, 4, 32, SHOAL_CODES_LEVELS, 4, -8, 7},
+    {SHOAL_TYPE_N4_64, 4, 64, SHOAL_CODES_LEVELS, 4, -8, 7},
+    {SHOAL_TYPE_N4_128, 4, 128, SHOAL_CODES_LEVELS, 4, -8, 7},
 };
 /* clang-format on */
 
@@ -244,12 +250,18 @@ bool shoal_codes_get(const shoal_codes_kind *kind, const uint8_t *from, size_t s
 /* --- rows ---------------------------------------------------------------------------------------
  */
 
+static const char *const kinds_of_mask[] = {
+    [SHOAL_CODES_ALL] = "",
+    [SHOAL_CODES_TWO_FOUR] = " with two of four",
+    [SHOAL_CODES_LEVELS] = " as indices of levels",
+};
+
 static bool is_kept(const shoal_codes *c, size_t row, size_t col)
 {
     if (c->kept) {
         return c->kept[row * ((c->k + 7) / 8) + col / 8] >> col % 8 & 1;
     }
-    return c->mask == SHOAL_CODES_ALL || c->codes[row * c->k + col] != 0;
+    return c->mask != SHOAL_CODES_TWO_FOUR || c->codes[row * c->k + col] != 0;
 }
 
 static size_t bits_set(unsigned four)
@@ -311,9 +323,10 @@ shoal_status shoal_codes_pack(const shoal_codes *c, size_t row, size_t n, uint8_
     if (!shoal_codes_find(c->bits, c->group, c->mask, &type) || c->k % c->group != 0) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "codes of %zu bits in groups of %zu%s, %zu columns: no type stores "
-                             "them; known are 2, 3 and 4 bits, 4 with two of four, in whole groups "
-                             "of 32, 64 and 128, and 8 bits in groups of 32",
-                             c->bits, c->group, c->mask ? " with two of four" : "", c->k);
+                             "them; known are 2, 3 and 4 bits, 4 with two of four, 3 and 4 as "
+                             "indices of levels, in whole groups of 32, 64 and 128, and 8 bits in "
+                             "groups of 32",
+                             c->bits, c->group, kinds_of_mask[c->mask], c->k);
     }
     SHOAL_ASSERT(row <= c->n_rows && n <= c->n_rows - row);
     const shoal_codes_kind *kind = shoal_codes_kind_of(type);

@@ -15,6 +15,9 @@
  * `tri` for C3 and S4, `nib` for C4. Bits of a weight: C2 2, C3 and S4 3, C4 4, and 16 / group
  * for the scale.
  *
+ * N3, N4: a code is which of 8 or 16 levels, value = scale * level. Levels are those of a normal
+ * distribution (NF4, kernels/panel.h); words are `tri` and `nib`.
+ *
  * C2, C3, C4: codes are two's complement. S4: sixteen values of 32 columns with their places, a
  * value is a sign and three bits, so -7 to 7; the places of every four ascend, what is not kept
  * is 0. Codes of 4 and 8 bits with groups of 32 are Q4_0 and Q8_0.
@@ -36,8 +39,9 @@ enum {
 };
 
 typedef enum shoal_codes_mask {
-    SHOAL_CODES_ALL,     /* every column is kept */
-    SHOAL_CODES_TWO_FOUR /* at most two of every four */
+    SHOAL_CODES_ALL,      /* every column is kept */
+    SHOAL_CODES_TWO_FOUR, /* at most two of every four */
+    SHOAL_CODES_LEVELS    /* every column is kept; a code is which level, from -2^(bits - 1) up */
 } shoal_codes_mask;
 
 /* A matrix; borrowed. */
@@ -54,7 +58,7 @@ typedef struct shoal_codes {
 } shoal_codes;
 
 /* The type that stores such codes; false when none does. Known are 2, 3 and 4 bits with groups of
- * 32, 64 and 128, 8 bits with 32, and two of four with 4 bits. */
+ * 32, 64 and 128, 8 bits with 32, two of four with 4 bits, and levels with 3 and 4. */
 bool shoal_codes_find(size_t bits, size_t group, shoal_codes_mask mask, shoal_type *ret_type);
 /* Codes that a type of shoal_codes_find holds: -4 to 3 for C3, -7 to 7 for S4. */
 void shoal_codes_range(shoal_type type, int *ret_low, int *ret_high);

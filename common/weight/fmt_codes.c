@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * C2, C3, C4 and S4 with groups of 32, 64 and 128: blocks of a group, an f16 scale and words of
- * four bytes (codes.h). A panel block is the same of 16 rows: their scales, then word by word the
- * rows side by side (common/kernels/panel.h).
+ * C2, C3, C4, S4, N3 and N4 with groups of 32, 64 and 128: blocks of a group, an f16 scale and
+ * words of four bytes (codes.h). A panel block is the same of 16 rows: their scales, then word by
+ * word the rows side by side (common/kernels/panel.h).
  */
 #include "common/weight/codes_internal.h"
 #include "common/weight/format.h"
+#include "common/weight/matrix_internal.h"
 #include "common/weight/search_internal.h"
 
 #include <math.h>
@@ -15,7 +16,8 @@ enum {
     ROWS = SHOAL_PANEL_ROWS,
     N = SHOAL_QBLOCK,
     WORD = 4,
-    SCALE = 2 /* bytes */
+    SCALE = 2,        /* bytes */
+    LEVEL_SHARES = 12 /* scales that are tried, of either sign */
 };
 
 typedef shoal_codes_kind kind;
@@ -59,13 +61,22 @@ static void restore_blocks(const kind *k, const uint8_t *panel, size_t n, size_t
     }
 }
 
+/* What codes stand for, from the least code on; NULL: for themselves. */
+static const int8_t *levels_of(const kind *k)
+{
+    const shoal_format *format = k->mask == SHOAL_CODES_LEVELS ? shoal_format_find(k->type) : NULL;
+    return format ? shoal_panel_levels(format->panel) : NULL;
+}
+
 static void values_of(const kind *k, float d, const uint8_t *words, size_t stride, float *ret_x)
 {
+    const int8_t *levels = levels_of(k);
     for (size_t i = 0; i < k->group; i += N, words += k->n_words * stride) {
         shoal_codes_run run;
         (void)shoal_codes_get(k, words, stride, &run);
         for (size_t j = 0; j < N; j++) {
-            ret_x[i + j] = d * (float)run.code[j];
+            int code = run.code[j];
+            ret_x[i + j] = d * (float)(levels ? levels[code - k->low] : code);
         }
     }
 }
@@ -129,8 +140,79 @@ static void keep_two(float *x, size_t n)
     }
 }
 
+/* Which of the levels, which ascend, is nearest. */
+static int nearest_level(const kind *k, const int8_t *levels, double v)
+{
+    int at = 0;
+    while (at < k->high - k->low && v > ((double)levels[at] + (double)levels[at + 1]) / 2) {
+        at++;
+    }
+    return at;
+}
+
+/* Squared error under a scale; *ret_fitted is the one that least squares gives for its levels. */
+static double try_level_scale(const kind *k, const int8_t *levels, const float *x, double scale,
+                              double *ret_fitted)
+{
+    double error = 0;
+    double xl = 0;
+    double ll = 0;
+    for (size_t i = 0; i < k->group; i++) {
+        double v = scale != 0 ? (double)x[i] / scale : 0;
+        double level = (double)levels[nearest_level(k, levels, v)];
+        error += ((double)x[i] - scale * level) * ((double)x[i] - scale * level);
+        xl += (double)x[i] * level;
+        ll += level * level;
+    }
+    *ret_fitted = ll > 0 ? xl / ll : scale;
+    return error;
+}
+
+/* Of the largest magnitude's scale and smaller ones, of either sign, each fitted once. */
+static uint16_t search_level_scale(const kind *k, const int8_t *levels, const float *x)
+{
+    double most = 0;
+    for (size_t i = 0; i < k->group; i++) {
+        most = fmax(most, fabs((double)x[i]));
+    }
+    uint16_t best = shoal_f32_to_f16((float)(most / 127)); /* infinite where no half will do */
+    double best_error = (double)INFINITY;
+    for (size_t i = 0; i < 2 * LEVEL_SHARES; i++) {
+        double scale = (i % 2 ? -1 : 1) * (1.05 - 0.05 * (double)(i / 2)) * most / 127;
+        double fitted = scale;
+        (void)try_level_scale(k, levels, x, scale, &fitted);
+        uint16_t half = shoal_f32_to_f16((float)fitted);
+        double error = try_level_scale(k, levels, x, (double)shoal_f16_to_f32(half), &scale);
+        if (error < best_error) {
+            best_error = error;
+            best = half;
+        }
+    }
+    return best;
+}
+
+static void encode_levels(const kind *k, const float *x, uint8_t *ret_block)
+{
+    const int8_t *levels = levels_of(k);
+    uint16_t half = search_level_scale(k, levels, x);
+    double d = (double)shoal_f16_to_f32(half);
+    shoal_format_put_u16(ret_block, half);
+    for (size_t i = 0; i < k->group; i += N) {
+        shoal_codes_run run = {.kept = UINT32_MAX};
+        for (size_t j = 0; j < N; j++) {
+            double v = d != 0 ? (double)x[i + j] / d : 0;
+            run.code[j] = (int8_t)(nearest_level(k, levels, v) + k->low);
+        }
+        shoal_codes_put(k, &run, ret_block + SCALE + i / N * k->n_words * WORD);
+    }
+}
+
 static void encode_group(const kind *k, const float *x, uint8_t *ret_block)
 {
+    if (k->mask == SHOAL_CODES_LEVELS) {
+        encode_levels(k, x, ret_block);
+        return;
+    }
     float kept[SHOAL_CODES_GROUP_MAX];
     double weights[SHOAL_CODES_GROUP_MAX];
     memcpy(kept, x, k->group * sizeof *x);
@@ -211,3 +293,9 @@ FORMAT(c4_128, C4_128)
 FORMAT(s4_32, S4_32)
 FORMAT(s4_64, S4_64)
 FORMAT(s4_128, S4_128)
+FORMAT(n3_32, N3_32)
+FORMAT(n3_64, N3_64)
+FORMAT(n3_128, N3_128)
+FORMAT(n4_32, N4_32)
+FORMAT(n4_64, N4_64)
+FORMAT(n4_128, N4_128)

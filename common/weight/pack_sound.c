@@ -48,6 +48,12 @@ static const layout layouts[SHOAL_PANELS] = {
     [SHOAL_PANEL_S4_32] = {ROWS, {0}},
     [SHOAL_PANEL_S4_64] = {ROWS, {0}},
     [SHOAL_PANEL_S4_128] = {ROWS, {0}},
+    [SHOAL_PANEL_N3_32] = {ROWS, {0}},
+    [SHOAL_PANEL_N3_64] = {ROWS, {0}},
+    [SHOAL_PANEL_N3_128] = {ROWS, {0}},
+    [SHOAL_PANEL_N4_32] = {ROWS, {0}},
+    [SHOAL_PANEL_N4_64] = {ROWS, {0}},
+    [SHOAL_PANEL_N4_128] = {ROWS, {0}},
 };
 
 /* Exponents all of ones are infinities and NaN: `mask` is the exponent's bits. */

@@ -216,6 +216,7 @@ static task *add_task(job *j, const shoal_weight *weight, shoal_acts_change chan
                          .x_stride = form->stride,
                          .xq = form->codes,
                          .xb = form->blocks,
+                         .levels = shoal_panel_levels(weight->format->panel),
                          .y = y,
                          .y_stride = y_stride}};
     if (weight->tile_rows > 0) {

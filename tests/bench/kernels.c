@@ -224,6 +224,7 @@ static void bench_matrix(bench *b, shoal_panel panel, size_t k, size_t bytes, co
     b->scalar.quantize_q8(COLS_MAX * k, x, xq, xb);
     gemm_operands o = {
         .g = {.panels = panels,
+              .levels = shoal_panel_levels(panel),
               .n_rows = n_rows,
               .k = k,
               .x = x,

@@ -10,6 +10,7 @@ two of them, so rounding the result once to binary32 gives the bits a binary32 d
 A line of a file: the block's bytes in hex, a space, the bits of its floats in hex, eight digits each.
 """
 import random
+import statistics
 import struct
 import sys
 
@@ -165,7 +166,7 @@ def vectors(folder, seed):
 
 
 # Types of our own, which a file holds as I8 (common/weight/codes.h): name -> (words of 32 elements, group).
-OWN = {f"{kind}_{group}": (words, group) for kind, words in (("C2", 2), ("C3", 3), ("C4", 4), ("S4", 3))
+OWN = {f"{kind}_{group}": (words, group) for kind, words in (("C2", 2), ("C3", 3), ("C4", 4), ("S4", 3), ("N3", 3), ("N4", 4))
        for group in (32, 64, 128) if (kind, group) != ("C4", 32)}
 
 
@@ -188,8 +189,23 @@ def own_fields(words):
     return fields
 
 
+def normal_levels(bits):
+    """NF4 (QLoRA, 2305.14314; the map of its authors' library), and the same for other bits, as whole 127ths."""
+    n, half = 2 << bits, 1 << bits - 1
+    top = 1 - (1 / n + 1 / (n - 2)) / 2
+    quantile = statistics.NormalDist().inv_cdf
+
+    def side(count):
+        return [quantile(top + (0.5 - top) * i / count) for i in range(count)]
+    levels = sorted(side(half) + [0.0] + [-q for q in side(half - 1)])
+    return [round(127 * level / levels[-1]) for level in levels]
+
+
 def own_codes(name, words):
     fields = own_fields(words)
+    if name[0] == "N":
+        levels = normal_levels(int(name[1]))
+        return [levels[f] for f in fields]
     if name[0] == "C":
         return [f - (1 << int(name[1]) - 1) for f in fields]
     codes = [0] * 32

@@ -192,10 +192,11 @@ static term super_term(shoal_panel kind, const uint8_t *block, size_t r, size_t 
 
 static bool is_group(shoal_panel kind)
 {
-    return kind >= SHOAL_PANEL_C2_32 && kind <= SHOAL_PANEL_S4_128;
+    return kind >= SHOAL_PANEL_C2_32 && kind <= SHOAL_PANEL_N4_128;
 }
 
-static term group_term(shoal_panel kind, const uint8_t *block, size_t r, size_t e)
+static term group_term(shoal_panel kind, const uint8_t *block, size_t r, size_t e,
+                       const int8_t *levels)
 {
     double d = (double)half_at(block, r);
     size_t s = e / 32;
@@ -208,10 +209,17 @@ static term group_term(shoal_panel kind, const uint8_t *block, size_t r, size_t 
     if (kind <= SHOAL_PANEL_C4_128) {
         return (term){d, nib(block + 32 + s * 256, r, e % 32) - 8, 0};
     }
-    return (term){d, pairs(block + 32 + s * 192, r, e % 32), 0};
+    if (kind <= SHOAL_PANEL_S4_128) {
+        return (term){d, pairs(block + 32 + s * 192, r, e % 32), 0};
+    }
+    if (kind <= SHOAL_PANEL_N3_128) {
+        return (term){d, levels[tri(block + 32 + s * 192, r, e % 32)], 0};
+    }
+    return (term){d, levels[nib(block + 32 + s * 256, r, e % 32)], 0};
 }
 
-static term term_at(shoal_panel kind, const uint8_t *panels, size_t k, size_t row, size_t i)
+static term term_at(shoal_panel kind, const uint8_t *panels, size_t k, size_t row, size_t i,
+                    const int8_t *levels)
 {
     const shoal_panel_info *info = shoal_panel_find(kind);
     const uint8_t *block =
@@ -221,7 +229,7 @@ static term term_at(shoal_panel kind, const uint8_t *panels, size_t k, size_t ro
         return float_term(kind, block, row % ROWS, e);
     }
     if (is_group(kind)) {
-        return group_term(kind, block, row % ROWS, e);
+        return group_term(kind, block, row % ROWS, e, levels);
     }
     return info->step == 32 ? block_term(kind, block, row % ROWS, e)
                             : super_term(kind, block, row % ROWS, e);
@@ -237,6 +245,7 @@ typedef struct operands {
     shoal_act_block *xb;
     float *y[2];
     size_t y_bytes;
+    int8_t levels[16];
 } operands;
 
 static void operands_new(operands *o)
@@ -315,6 +324,16 @@ static void fill_panels(shoal_panel kind, uint8_t *panels, size_t n_panels, size
     }
 }
 
+/* Levels of any order and size; now and then the largest alone. */
+static void fill_levels(operands *o)
+{
+    bool ends = shoal_rng_next(&rng) % 8 == 0;
+    for (size_t i = 0; i < sizeof o->levels; i++) {
+        int level = (int)(shoal_rng_next(&rng) % 255) - 127;
+        o->levels[i] = (int8_t)(ends ? (i % 2 ? 127 : -127) : level);
+    }
+}
+
 static void fill_inputs(operands *o, size_t k, size_t n_cols)
 {
     for (size_t i = 0; i < n_cols * (k + 3); i++) {
@@ -346,7 +365,7 @@ static void check_float64(shoal_panel kind, const shoal_gemm *g)
                 double x = quantised
                                ? (double)g->xb[c * (g->k / 32) + i / 32].scale * g->xq[c * g->k + i]
                                : (double)g->x[c * g->x_stride + i];
-                term w = term_at(kind, g->panels, g->k, row, i);
+                term w = term_at(kind, g->panels, g->k, row, i, g->levels);
                 sum += (w.scale * w.code + w.min) * x;
                 size += (fabs(w.scale * w.code) + fabs(w.min)) * fabs(x);
             }
@@ -365,6 +384,7 @@ static void compare(shoal_panel kind, operands *o, size_t n_rows, size_t k, size
     assert_true(n_panels * shoal_panel_bytes(kind, k) <= PANELS_BYTES_MAX);
     fill_panels(kind, o->panels, n_panels, k);
     fill_inputs(o, k, n_cols);
+    fill_levels(o);
     shoal_gemm g = {
         .panels = o->panels,
         .n_rows = n_rows,
@@ -374,6 +394,7 @@ static void compare(shoal_panel kind, operands *o, size_t n_rows, size_t k, size
         .x_stride = k + 3,
         .xq = o->xq,
         .xb = o->xb,
+        .levels = o->levels,
         .y = o->y[0],
         .y_stride = n_rows + 5,
     };

@@ -36,7 +36,10 @@ static void test_find_known_types_have_their_blocks(void **state)
         {SHOAL_TYPE_C3_64, "C3_64", 64, 26},    {SHOAL_TYPE_C3_128, "C3_128", 128, 50},
         {SHOAL_TYPE_C4_64, "C4_64", 64, 34},    {SHOAL_TYPE_C4_128, "C4_128", 128, 66},
         {SHOAL_TYPE_S4_32, "S4_32", 32, 14},    {SHOAL_TYPE_S4_64, "S4_64", 64, 26},
-        {SHOAL_TYPE_S4_128, "S4_128", 128, 50},
+        {SHOAL_TYPE_S4_128, "S4_128", 128, 50}, {SHOAL_TYPE_N3_32, "N3_32", 32, 14},
+        {SHOAL_TYPE_N3_64, "N3_64", 64, 26},    {SHOAL_TYPE_N3_128, "N3_128", 128, 50},
+        {SHOAL_TYPE_N4_32, "N4_32", 32, 18},    {SHOAL_TYPE_N4_64, "N4_64", 64, 34},
+        {SHOAL_TYPE_N4_128, "N4_128", 128, 66},
     };
     size_t n_found = 0;
     for (uint32_t t = 0; t < 300; t++) {
