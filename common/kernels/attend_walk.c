@@ -6,6 +6,7 @@
  */
 #include "common/kernels/attend_walk.h"
 
+#include "common/base/macros.h"
 #include "common/kernels/attend_share.h"
 
 #include <math.h>
@@ -13,7 +14,8 @@
 
 enum {
     TOKENS = SHOAL_KV_BLOCK,
-    LINES = 48 /* lines that walk through the blocks together */
+    LINES = 48, /* lines that walk through the blocks together */
+    CACHE_LINE = 64
 };
 
 /* Rows and heads that walk together. */
@@ -118,6 +120,15 @@ static size_t lines_of_block(const shoal_attend *a, const part *p, size_t block,
     return from * p->n_heads;
 }
 
+/* The next lines of what comes behind attention. */
+static void fetch_ahead(const shoal_attend *a, size_t *inout_done)
+{
+    size_t end = SHOAL_MIN(a->ahead_bytes, *inout_done + SHOAL_ATTEND_AHEAD);
+    for (; *inout_done < end; *inout_done += CACHE_LINE) {
+        __builtin_prefetch((const char *)a->ahead + *inout_done, 0, 2);
+    }
+}
+
 static void walk_part(const shoal_attend *a, const part *p, const shoal_attend_form *form)
 {
     shoal_attend_line lines[LINES];
@@ -125,8 +136,10 @@ static void walk_part(const shoal_attend *a, const part *p, const shoal_attend_f
     begin_lines(a, p, lines);
     size_t end = (a->n_tokens + p->row + p->n_rows - 1 + TOKENS - 1) / TOKENS;
     size_t seen_by_all = first_of(a, p->row + p->n_rows - 1);
+    size_t n_ahead = 0;
     for (size_t b = first_of(a, p->row) / TOKENS; b < end; b++) {
         size_t next = b + 1 < end ? b + 1 : b;
+        fetch_ahead(a, &n_ahead);
         shoal_attend_step s = {.a = a,
                                .k = a->k_blocks[b],
                                .v = a->v_blocks[b],

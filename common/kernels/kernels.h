@@ -83,7 +83,15 @@ typedef struct shoal_attend {
     /* For attend_sealed; other slots do not read them. */
     size_t sealed_from, sealed_to;
     shoal_kv_level k_level, v_level;
+    /* A hint: what the caller will read next, fetched between blocks, SHOAL_ATTEND_AHEAD at most
+     * for each. It is not read, and may be gone. 0 bytes: nothing. */
+    const void *ahead;
+    size_t ahead_bytes;
 } shoal_attend;
+
+enum {
+    SHOAL_ATTEND_AHEAD = 1 << 10
+};
 
 typedef struct shoal_kernels {
     const char *tier; /* "scalar", "avx2", "avx512", "neon", "neon-dotprod", "neon-i8mm" */

@@ -14,7 +14,8 @@
 /* Rows below which an elementwise job is not worth waking the pool for. */
 enum {
     ROWS_SERIAL = 4,
-    ROWS_TOGETHER = 8 /* rows of a sequence that read the KV blocks together */
+    ROWS_TOGETHER = 8,      /* rows of a sequence that read the KV blocks together */
+    AHEAD_BYTES = 256 << 10 /* of weights that a thread fetches while it attends */
 };
 
 /* --- scratch memory -------------------------------------------------------------------------- */
@@ -309,9 +310,40 @@ static shoal_attend attend_from(const shoal_forward *f, size_t row, size_t n_row
     };
 }
 
+/* Rows of one part: a prompt's rows share the blocks they read, while every thread has work. */
+static size_t rows_per_part(const shoal_forward *f)
+{
+    size_t n = f->n_rows * f->model->hp.n_kv_heads / (4 * shoal_pool_n_threads(f->pool));
+    return n < 1 ? 1 : SHOAL_MIN(n, (size_t)ROWS_TOGETHER);
+}
+
+static size_t n_groups(const shoal_forward *f)
+{
+    return (f->n_rows + rows_per_part(f) - 1) / rows_per_part(f);
+}
+
+/* What a part of attention fetches of the weights behind it. */
+typedef struct ahead {
+    const void *from;
+    size_t n_bytes;
+} ahead;
+
+/* A thread's parts share what it will begin to read: attention computes more than it reads, and
+ * weights that come in its shadow need not be waited for. */
+static ahead ahead_of_part(const shoal_forward *f, size_t part)
+{
+    const size_t n_parts = n_groups(f) * f->model->hp.n_kv_heads;
+    const size_t middle = shoal_pool_odd_part(f->pool, n_parts);
+    const bool odd = part >= middle;
+    const char *from = shoal_pool_expected(f->pool, odd);
+    const size_t n_bytes = AHEAD_BYTES / (odd ? n_parts - middle : middle);
+    return from ? (ahead){from + (part - (odd ? middle : 0)) * n_bytes, n_bytes} : (ahead){0};
+}
+
 /* Consecutive positions of one sequence with their query heads of one KV head, over the positions
  * this layer lets them see. */
-static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_head, size_t worker)
+static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_head, size_t worker,
+                       ahead next)
 {
     const void **k_blocks = f->blocks + worker * 2 * blocks_per_table(f);
     const void **v_blocks = k_blocks + blocks_per_table(f);
@@ -325,14 +357,9 @@ static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_he
     a.window = kv->windows ? kv->windows[f->layer] : 0;
     a.k_blocks = k_blocks;
     a.v_blocks = v_blocks;
+    a.ahead = next.from;
+    a.ahead_bytes = next.n_bytes;
     shoal_kv_attend(f->kernels, seq, first, &a);
-}
-
-/* Rows of one part: a prompt's rows share the blocks they read, while every thread has work. */
-static size_t rows_per_part(const shoal_forward *f)
-{
-    size_t n = f->n_rows * f->model->hp.n_kv_heads / (4 * shoal_pool_n_threads(f->pool));
-    return n < 1 ? 1 : SHOAL_MIN(n, (size_t)ROWS_TOGETHER);
 }
 
 /* Some rows, run by run, and one KV head. */
@@ -341,6 +368,7 @@ static void attend_part(void *ctx, size_t part, size_t worker)
     shoal_forward *f = ctx;
     size_t kv_head = part % f->model->hp.n_kv_heads;
     size_t row = part / f->model->hp.n_kv_heads * rows_per_part(f);
+    ahead next = ahead_of_part(f, part);
     size_t end = SHOAL_MIN(row + rows_per_part(f), f->n_rows);
     while (row < end) {
         size_t n = 1;
@@ -349,7 +377,8 @@ static void attend_part(void *ctx, size_t part, size_t worker)
             n++;
         }
         n = shoal_kv_rows_together(f->rows[row].seq, f->rows[row].position, n);
-        attend_run(f, row, n, kv_head, worker);
+        attend_run(f, row, n, kv_head, worker, next);
+        next = (ahead){0};
         row += n;
     }
 }
@@ -451,8 +480,7 @@ static void attend_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
         keep_rows(f, wanted, n_wanted, absorbed ? f->q_latent : f->q, hp->n_heads * q_dim);
     }
     if (f->n_rows > 0) {
-        size_t n_groups = (f->n_rows + rows_per_part(f) - 1) / rows_per_part(f);
-        shoal_pool_run(f->pool, attend_part, f, n_groups * hp->n_kv_heads);
+        shoal_pool_run(f->pool, attend_part, f, n_groups(f) * hp->n_kv_heads);
     }
 }
 

@@ -42,6 +42,8 @@ static int group_setup(void **state)
     return 0;
 }
 
+static const void *const nowhere = (const void *)64; /* no program has memory there */
+
 static size_t below(size_t n)
 {
     return shoal_rng_next(&rng) % n;
@@ -177,6 +179,8 @@ static void operands_new(operands *o, const form *f, const shape *s)
         .v_blocks = o->v,
         .out = o->out[0],
         .out_stride = out_stride,
+        .ahead = nowhere, /* may be gone: nothing is read there */
+        .ahead_bytes = below(4 * (size_t)SHOAL_ATTEND_AHEAD),
     };
     for (size_t b = 0; b * BLOCK < n_tokens; b++) {
         o->blocks[0][b] = shoal_calloc_aligned(block_bytes(f, s->k_dim), 1);
