@@ -201,8 +201,11 @@ static void refuse(generation *g, const shoal_msg_open *open, const shoal_admit_
                                 .body.busy_retry_after_ms = (uint32_t)answer->retry_after_ms};
         shoal_status status = send_message(g->call, &busy);
         (void)status;
+        /* No Error message besides: both leave in one write, which is what refusals cost. */
+        shoal_rpc_call_finish(g->call, SHOAL_RPC_RESOURCE_EXHAUSTED, answer->text);
+    } else {
+        end_call(g->call, SHOAL_RPC_RESOURCE_EXHAUSTED, answer->text);
     }
-    end_call(g->call, SHOAL_RPC_RESOURCE_EXHAUSTED, answer->text);
     if (n_log > 0) {
         log_refusal(g, open, answer, n_log);
     }

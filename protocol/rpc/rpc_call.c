@@ -5,7 +5,9 @@
  * messages, one SEND_MESSAGE in flight, headers with the first and the end with the last.
  * Receiving: one RECV_MESSAGE in flight, and none while paused or while a message waits, so that
  * HTTP/2 flow control holds the peer. The order of delivery is drain, message, half-close, close:
- * a paused reader never delays the drain of its own sending side.
+ * a paused reader never delays the drain of its own sending side. What is sent from a callback
+ * waits for its end, so that it shares its writes; once a server's call is to be finished nothing
+ * more is read.
  */
 #include "common/base/mem.h"
 #include "protocol/rpc/rpc_internal.h"
@@ -104,7 +106,8 @@ static size_t add_last_op(shoal_rpc_call *call, grpc_op *op)
 /* Starts the next batch of the sending side, if one is due. Under the lock. */
 static void pump_send(shoal_rpc_call *call)
 {
-    if (call->send_active || !call->grpc || call->send_broken || call->cancelled || call->ended) {
+    if (call->send_active || call->in_callback || !call->grpc || call->send_broken ||
+        call->cancelled || call->ended) {
         return;
     }
     grpc_op ops[3];
@@ -123,7 +126,8 @@ static void pump_send(shoal_rpc_call *call)
     if (call->head) {
         take_head(call);
         ops[n].op = GRPC_OP_SEND_MESSAGE;
-        ops[n].flags = call->head ? GRPC_WRITE_BUFFER_HINT : 0;
+        /* Headers that are not written complete never, so their message is not held back. */
+        ops[n].flags = call->head && n == 0 ? GRPC_WRITE_BUFFER_HINT : 0;
         ops[n].data.send_message.send_message = call->sending;
         n++;
     }
@@ -136,14 +140,15 @@ static void pump_send(shoal_rpc_call *call)
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-/* Nobody wants what is still to come: we cancelled, the server's call is over, or the client's
- * broke off while its reader paused. */
+/* Nobody wants what is still to come: we cancelled, the server's call is over or will be, or the
+ * client's broke off while its reader paused. */
 static bool discards(const shoal_rpc_call *call)
 {
     bool broken = call->status == GRPC_STATUS_CANCELLED ||
                   call->status == GRPC_STATUS_DEADLINE_EXCEEDED ||
                   call->status == GRPC_STATUS_UNAVAILABLE;
-    return call->cancelled || (call->ended && (call->server || (call->paused && broken)));
+    return call->cancelled || (call->server && call->last_asked) ||
+           (call->ended && (call->server || (call->paused && broken)));
 }
 
 /* Asks for the next message, if one is wanted. Under the lock. */
@@ -271,6 +276,7 @@ static step next_step(shoal_rpc_call *call, grpc_byte_buffer **ret_message)
     if (call->closed) {
         return STEP_NONE;
     }
+    call->in_callback = false;
     pump_send(call);
     if (call->inbox && discards(call)) {
         grpc_byte_buffer_destroy(SHOAL_STEAL(call->inbox));
@@ -303,6 +309,7 @@ static void run_steps(shoal_rpc_call *call)
         grpc_byte_buffer *message = NULL;
         lock(call);
         step next = next_step(call, &message);
+        call->in_callback = next != STEP_NONE && next != STEP_CLOSE;
         unlock(call);
         switch (next) {
         case STEP_NONE:

@@ -91,6 +91,7 @@ struct shoal_rpc_call {
     bool send_active;
     bool recv_active;
     bool wake_active;
+    bool in_callback; /* the poller starts what is due when it is back */
 
     shoal_rpc_out *head; /* queue of messages not yet given to gRPC */
     shoal_rpc_out *tail;

@@ -9,6 +9,7 @@
 #include "peer.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 static void test_limits_outside_their_range_are_refused(void **state)
@@ -183,6 +184,62 @@ static void test_finish_flushes_the_queue(void **state)
     assert_int_equal(s.client.n_messages, 500);
     assert_int_equal(s.client.n_bytes, 2000);
     assert_int_equal(s.client.status, SHOAL_RPC_OK);
+    stand_down(&s);
+}
+
+/* Says three things and ends the call, at each message. */
+static void refuse_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    peer_server_handlers.on_message(call, user, data, n);
+    for (uint8_t i = 0; i < 3; i++) {
+        shoal_status status = shoal_rpc_call_send(call, &i, 1);
+        assert_true(status == SHOAL_OK || status == SHOAL_E_CANCELLED);
+    }
+    shoal_rpc_call_finish(call, SHOAL_RPC_RESOURCE_EXHAUSTED, "full");
+}
+
+/* All that a callback sends arrives, and after its finish nothing more is read. */
+static void test_finish_in_a_callback_is_the_last_that_is_heard(void **state)
+{
+    (void)state;
+    stand s;
+    stand_up(&s, NULL, NULL, NULL);
+    shoal_rpc_handlers handlers = peer_server_handlers;
+    handlers.on_message = refuse_message;
+    const shoal_rpc_method methods[] = {{"/test.T/Refuse", &handlers, &s.host}};
+    shoal_rpc_server *server = NULL;
+    shoal_rpc_channel *channel = NULL;
+    int port = 0;
+    char target[64];
+    assert_int_equal(
+        shoal_rpc_server_new(s.rpc, "127.0.0.1:0", NULL, methods, 1, &server, &port, NULL),
+        SHOAL_OK);
+    (void)snprintf(target, sizeof target, "127.0.0.1:%d", port);
+    assert_int_equal(shoal_rpc_channel_new(s.rpc, target, NULL, NULL, NULL, &channel, NULL),
+                     SHOAL_OK);
+    for (size_t round = 1; round <= 20; round++) {
+        shoal_rpc_call *call = NULL;
+        peer client;
+        peer_init(&client);
+        assert_int_equal(shoal_rpc_call_open(channel, "/test.T/Refuse", &peer_client_handlers,
+                                             &client, 0, true, &call),
+                         SHOAL_OK);
+        for (size_t i = 0; i < 50 && shoal_rpc_call_send(call, "?", 1) == SHOAL_OK; i++) {
+        }
+        peer_wait(&client, &client.n_closes, 1);
+        peer_wait(&s.host, &s.host.n_closes, round);
+        assert_int_equal(client.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+        assert_string_equal(client.details, "full");
+        assert_int_equal(client.n_messages, 3);
+        assert_int_equal(client.last[0], 2);
+        assert_int_equal(s.host.n_messages, round);
+        assert_false(client.late);
+        stand_release(&s);
+        shoal_rpc_call_unref(call);
+        peer_fini(&client);
+    }
+    shoal_rpc_channel_free(channel);
+    shoal_rpc_server_free(server);
     stand_down(&s);
 }
 
@@ -390,6 +447,7 @@ int main(void)
         cmocka_unit_test(test_many_small_messages_come_back),
         cmocka_unit_test(test_server_speaks_first),
         cmocka_unit_test(test_finish_flushes_the_queue),
+        cmocka_unit_test(test_finish_in_a_callback_is_the_last_that_is_heard),
         cmocka_unit_test(test_deadline_ends_both_sides),
         cmocka_unit_test(test_client_cancel_ends_both_sides),
         cmocka_unit_test(test_server_cancel_ends_both_sides),
