@@ -92,12 +92,17 @@ static load_plan plan_of(const load_options *o, size_t point)
 static shoal_status offer_all(const load_options *o, load_link *link, load_truth *truth,
                               size_t *ret_n_bad, shoal_err *err)
 {
+    /* One point after another, so that the later ones know what the first has learnt. */
+    const shoal_pace_settings chosen = {.n_draft = 0};
+    shoal_pace pace;
+    shoal_pace_init(&pace, &chosen);
     *ret_n_bad = 0;
     if (!o->rows) {
         load_report_header(stdout);
     }
     for (size_t i = 0; i < o->n_points; i++) {
         load_plan plan = plan_of(o, i);
+        plan.pace = &pace;
         load_result result;
         shoal_status status = load_run(link, truth, &plan, &result, err);
         if (status == SHOAL_OK) {

@@ -64,8 +64,7 @@ typedef struct run {
     uint64_t noise;
     load_events events;
     shoal_buf buf;
-    bool cutting;    /* the drain is over */
-    shoal_pace pace; /* what all edges have learnt, where they choose their spans */
+    bool cutting; /* the drain is over */
 } run;
 
 static uint64_t now_ns(void)
@@ -215,7 +214,7 @@ static shoal_status session_start(run *r, size_t i, uint64_t scheduled_ns)
         settings.mode = SHOAL_MODE_CLOUD;
     }
     settings.draft_us = (double)r->plan->draft_ns / 1e3;
-    settings.pace = settings.span == 0 ? &r->pace : NULL;
+    settings.pace = settings.span == 0 ? r->plan->pace : NULL;
     /* Rounds through all items, each in an order of its own. */
     size_t n_items = r->truth->settings.n_items;
     size_t step = (size_t)(load_uniform_at(r->noise, 1 + i / n_items) * (double)n_items);
@@ -590,8 +589,6 @@ shoal_status load_run(load_link *link, load_truth *truth, const load_plan *plan,
     if (!r.sessions) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu sessions", plan->n_sessions);
     }
-    const shoal_pace_settings pace = {.n_draft = 0};
-    shoal_pace_init(&r.pace, &pace);
     double cpu = cpu_seconds();
     r.start_ns = now_ns();
     shoal_status status = plan_arrivals(&r);

@@ -34,6 +34,7 @@ typedef struct load_plan {
     double shares[LOAD_TENANTS_MAX]; /* of the sessions, by tenant; sums to 1 */
     size_t n_tenants;
     uint64_t seed;
+    shoal_pace *pace; /* with edge.span 0: what all edges have learnt and learn; borrowed */
 } load_plan;
 
 typedef struct load_tenant_result {
