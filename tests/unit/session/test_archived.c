@@ -15,6 +15,7 @@
 #include "common/base/mem.h"
 #include "common/tensor/type.h"
 #include "edge/session/blob.h"
+#include "written.h"
 #include "tests/support/random.h"
 #include "tests/support/tiny_archive.h"
 
@@ -116,22 +117,8 @@ static shoal_session_copy *copy_of(size_t n_ids)
 static shoal_status make_blob(const shoal_session_identity *id, size_t n_ids, size_t piece,
                               shoal_buf *blob)
 {
-    SHOAL_CLEANUP(shoal_session_copy_freep) shoal_session_copy *copy = copy_of(n_ids);
-    shoal_session_writer *writer = NULL;
-    if (!copy) {
-        return SHOAL_E_NOMEM;
-    }
-    SHOAL_TRY(shoal_session_writer_new(id, copy, &writer, NULL));
-    copy = NULL;
-    uint8_t bytes[4096];
-    size_t n = 0;
-    shoal_status status = SHOAL_OK;
-    do {
-        status = shoal_session_writer_read(writer, bytes, piece, &n);
-        status = status == SHOAL_OK ? shoal_buf_append(blob, bytes, n) : status;
-    } while (status == SHOAL_OK && n == piece);
-    shoal_session_writer_free(writer);
-    return status;
+    shoal_session_copy *copy = copy_of(n_ids);
+    return copy ? written_blob(id, copy, piece, blob) : SHOAL_E_NOMEM;
 }
 
 /* What the archive level makes of a block. */

@@ -14,6 +14,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "edge/session/blob.h"
+#include "written.h"
 
 #include <string.h>
 
@@ -102,18 +103,7 @@ static shoal_status make_blob(const shoal_session_identity *id, const shoal_kept
 {
     SHOAL_CLEANUP(shoal_session_copy_freep) shoal_session_copy *copy = NULL;
     SHOAL_TRY(shoal_session_copy_out(kept, &copy, NULL));
-    shoal_session_writer *writer = NULL;
-    SHOAL_TRY(shoal_session_writer_new(id, copy, &writer, NULL));
-    copy = NULL;
-    uint8_t piece[4096];
-    size_t got = 0;
-    shoal_status status = SHOAL_OK;
-    do {
-        status = shoal_session_writer_read(writer, piece, n, &got);
-        status = status == SHOAL_OK ? shoal_buf_append(buf, piece, got) : status;
-    } while (status == SHOAL_OK && got == n);
-    shoal_session_writer_free(writer);
-    return status;
+    return written_blob(id, SHOAL_STEAL(copy), n, buf);
 }
 
 static shoal_status take_blob(const shoal_session_identity *id, const shoal_buf *blob,
