@@ -410,6 +410,7 @@ static shoal_status make_key(compress_run *run, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a digest");
     }
     shoal_hasher_update_field(hasher, "shoal-compress-1", 16);
+    shoal_hasher_update_field(hasher, SHOAL_VERSION, strlen(SHOAL_VERSION)); /* how it computes */
     shoal_hasher_update_field(hasher, &run->model, sizeof run->model);
     shoal_hasher_update_field(hasher, &run->recipe->hash, sizeof run->recipe->hash);
     for (size_t i = 0; i < shoal_moments_n_layers(run->moments); i++) {
