@@ -55,6 +55,7 @@ static int newest_first(const void *a, const void *b)
 static bool is_known(const shoal_catalogue *c, const char *name)
 {
     for (size_t i = 0; i < c->n_entries; i++) {
+        SHOAL_ASSERT(c->entries[i].name);
         if (strcmp(c->entries[i].name, name) == 0) {
             return true;
         }

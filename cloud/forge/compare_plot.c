@@ -85,7 +85,8 @@ static shoal_status put_head(shoal_buf *buf)
 
 static shoal_status put_axes(const axes *a, shoal_buf *buf)
 {
-    for (double power = a->low; power <= a->high; power++) {
+    for (int i = 0; i <= (int)(a->high - a->low); i++) {
+        double power = a->low + i;
         double y = BOTTOM - (BOTTOM - TOP) * (power - a->low) / (a->high - a->low);
         SHOAL_TRY(shoal_buf_appendf(buf,
                                     "<path class=\"grid\" d=\"M%d %.1fH%d\"/><text x=\"%d\" "

@@ -76,8 +76,9 @@ shoal_status shoal_forge_compress_seconds(const compress_run *run, const forge_p
     const shoal_rate *rate = &rates->rates[type][width_i];
     const shoal_rate *side = &rates->rates[SHOAL_TYPE_Q8_0][width_i];
     double n = count_products(run, t, shoal_forge_profile_widths[width_i]);
-    double bytes = (double)(t->dims[0] / info->block) * (double)info->block_bytes *
-                   (double)t->dims[1]; /* of one matrix */
+    uint64_t n_blocks = t->dims[0] / info->block; /* of a row */
+    double bytes =
+        (double)n_blocks * (double)info->block_bytes * (double)t->dims[1]; /* of one matrix */
     if (!(rate->gb_s > 0) || !(side->gb_s > 0)) {
         const char *name = shoal_forge_profile_type((uint32_t)type);
         return shoal_err_set(err, SHOAL_E_INVALID,

@@ -190,7 +190,7 @@ static void make_fact(asking *a, size_t entry)
 
 static int draw_step(asking *a, int lo, int hi, int step)
 {
-    return lo + step * (int)shoal_forge_draw_below(a->draw, (size_t)((hi - lo) / step + 1));
+    return lo + step * (int)shoal_forge_draw_below(a->draw, (size_t)((hi - lo) / step) + 1);
 }
 
 static void make_command(asking *a)

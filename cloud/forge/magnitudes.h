@@ -24,9 +24,8 @@ void shoal_forge_magnitudes_fini(forge_magnitudes *m);
 
 /* Counts n columns of k elements, x[n][x_row], that a layer is fed; again: those of the call
  * before. SHOAL_E_NOMEM; SHOAL_E_INVALID for what is not finite. */
-shoal_status shoal_forge_magnitudes_add(forge_magnitudes *m, const char *layer, bool again,
-                                        size_t k, size_t n, const float *x,
-                                        size_t x_row) SHOAL_MUST_CHECK;
+shoal_status shoal_forge_magnitudes_add(forge_magnitudes *m, const char *name, bool again, size_t k,
+                                        size_t n, const float *x, size_t x_row) SHOAL_MUST_CHECK;
 
 size_t shoal_forge_magnitudes_n(const forge_magnitudes *m);
 const char *shoal_forge_magnitudes_name(const forge_magnitudes *m, size_t layer);

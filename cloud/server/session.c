@@ -949,8 +949,11 @@ size_t shoal_session_kv_length(const shoal_session *session)
 
 shoal_kv_need shoal_session_kv_need(const shoal_session *session)
 {
-    return session->seq == NULL ? (shoal_kv_need){.n_rows_held = 0}
-                                : shoal_kv_seq_need(session->seq);
+    shoal_kv_need need = {.n_rows_held = 0};
+    if (session->seq != NULL) {
+        need = shoal_kv_seq_need(session->seq);
+    }
+    return need;
 }
 
 void shoal_session_evict(shoal_session *session)

@@ -117,7 +117,7 @@ shoal_status shoal_file_read_secret(const char *setting, const char *path,
                                     char ret_secret[SHOAL_SECRET_MAX + 1], shoal_err *err)
 {
     SHOAL_CLEANUP(close_fd) int fd = -1;
-    char head[SHOAL_SECRET_MAX + 1]; /* a line of the greatest length and what ends it */
+    char head[SHOAL_SECRET_MAX + 1] = {0}; /* a line of the greatest length and what ends it */
     size_t n_head = 0;
     size_t n = 0;
     shoal_status status = open_for_reading(path, &fd, err);

@@ -367,6 +367,7 @@ static bool same_value(const shoal_config_key *key, const shoal_config_value *a,
     case SHOAL_CONFIG_INT:
         return a->integer == b->integer;
     case SHOAL_CONFIG_REAL:
+        /* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): the same bits are meant */
         return memcmp(&a->real, &b->real, sizeof a->real) == 0;
     case SHOAL_CONFIG_BOOL:
         return a->truth == b->truth;

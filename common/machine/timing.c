@@ -45,7 +45,7 @@ shoal_timing shoal_timing_measure(const shoal_timing_settings *settings, shoal_t
     }
     double wanted = once > 0 ? settings->batch_s / once : 1e6;
     size_t n_runs = wanted < 1 ? 1 : wanted > 1e6 ? 1000000 : (size_t)wanted;
-    double samples[SHOAL_TIMING_REPEATS_MAX];
+    double samples[SHOAL_TIMING_REPEATS_MAX] = {0};
     size_t most = settings->n_repeats_max < SHOAL_TIMING_REPEATS_MAX ? settings->n_repeats_max
                                                                      : SHOAL_TIMING_REPEATS_MAX;
     size_t n = 0;

@@ -130,15 +130,15 @@ static void leave_groups(const shoal_moe *moe, const float *scores, bool *taken)
     }
 }
 
-void shoal_experts_route(const shoal_moe *moe, const float *bias, float *probability,
-                         uint16_t *picked, float *weights)
+void shoal_experts_route(const shoal_moe *moe, const float *bias, float *scores, uint16_t *picked,
+                         float *weights)
 {
     float choice[SHOAL_MODEL_EXPERTS_MAX];
     bool left[SHOAL_MODEL_EXPERTS_MAX] = {false};
     bool chosen[SHOAL_MODEL_EXPERTS_MAX] = {false};
-    score_to_probability(moe, probability);
+    score_to_probability(moe, scores);
     for (size_t e = 0; e < moe->n_experts; e++) {
-        choice[e] = bias ? probability[e] + bias[e] : probability[e];
+        choice[e] = bias ? scores[e] + bias[e] : scores[e];
     }
     if (moe->n_groups > 1) {
         leave_groups(moe, choice, left);
@@ -151,8 +151,8 @@ void shoal_experts_route(const shoal_moe *moe, const float *bias, float *probabi
     for (size_t e = 0; e < moe->n_experts; e++) {
         if (chosen[e]) {
             picked[n] = (uint16_t)e;
-            weights[n++] = probability[e];
-            sum = sum + probability[e];
+            weights[n++] = scores[e];
+            sum = sum + scores[e];
         }
     }
     for (size_t i = 0; i < n; i++) {

@@ -99,7 +99,6 @@ static shoal_status check_low(const shoal_gguf_tensor *weight, const shoal_side_
     if (!left && !right) {
         return SHOAL_OK;
     }
-    uint64_t rank = left ? left->dims[1] : right->dims[1];
     if (!left || !right) {
         return shoal_err_set(err, SHOAL_E_NOTFOUND,
                              "tensor %.*s: its other factor, named ..%s, is missing; compress the "
@@ -107,6 +106,7 @@ static shoal_status check_low(const shoal_gguf_tensor *weight, const shoal_side_
                              SHOAL_TENSOR_NAME(left ? left : right),
                              infos[left ? SHOAL_SIDE_LOW_RIGHT : SHOAL_SIDE_LOW_LEFT].suffix);
     }
+    uint64_t rank = left->dims[1];
     if (rank > SHOAL_SIDES_RANK_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
                              "tensor %.*s: rank %llu is more than %d; compress with a lower rank",

@@ -190,7 +190,7 @@ static void ask(worker *w, size_t i)
     request.n_messages = 2 - skip;
     shoal_client_result result;
     shoal_client_result_init(&result, sizeof result);
-    shoal_client_error error;
+    shoal_client_error error = {0};
     w->last_ms = 0.0;
     w->asked_ms = cli_now_ms();
     int code = (o->raw ? shoal_client_complete : shoal_client_chat)(w->client, &request, on_event,

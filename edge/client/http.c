@@ -186,7 +186,7 @@ static int take_chunk_size(shoal_client_http *http)
         if (c >= '0' && c <= '9') {
             digit = (uint64_t)(c - '0');
         } else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f') {
-            digit = (uint64_t)((c | 0x20) - 'a' + 10);
+            digit = (uint64_t)((c | 0x20) - 'a') + 10;
         } else {
             break;
         }

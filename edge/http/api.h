@@ -51,7 +51,7 @@ typedef struct shoal_api_watch {
 shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model *model,
                            shoal_metrics *metrics, const shoal_api_settings *settings,
                            shoal_api **ret_api, shoal_err *err) SHOAL_MUST_CHECK;
-void shoal_api_set_on_drained(shoal_api *api, void (*on_drained)(void *ctx), void *ctx);
+void shoal_api_set_on_drained(shoal_api *api, void (*fn)(void *ctx), void *ctx);
 void shoal_api_set_watch(shoal_api *api, const shoal_api_watch *watch);
 /* Calls that begin from now on are of this model; those under way stay with theirs to their end,
  * and so does what a client reads again. What clients call the model stays. Borrowed as above.

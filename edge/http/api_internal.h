@@ -274,8 +274,8 @@ void shoal_api_call_free(shoal_api_call *call);
 void shoal_api_write_stream(shoal_api_call *call);
 /* Its last message has come: tells its client, with the error or the last chunks. */
 void shoal_api_end_exchange(shoal_api_call *call);
-void shoal_api_drain_inbox(void *api); /* wake-up on the loop */
-void shoal_api_work(void *api);        /* the worker's thread */
+void shoal_api_drain_inbox(void *ctx); /* a shoal_api: wake-up on the loop */
+void shoal_api_work(void *ctx);        /* a shoal_api: the worker's thread */
 
 /* api_answer.c: appends JSON, or "data: {...}\n\n". */
 shoal_status shoal_api_put_envelope(shoal_api_call *call) SHOAL_MUST_CHECK;
@@ -328,7 +328,7 @@ bool shoal_api_detach(shoal_api_call *call);
 bool shoal_api_keep_ended(shoal_api_call *call);
 /* A request with Last-Event-ID is answered here; false: it has none. */
 bool shoal_api_resume(shoal_api *api, shoal_http_exchange *exchange);
-void shoal_api_expire(void *api); /* timer on the loop */
+void shoal_api_expire(void *ctx); /* a shoal_api: timer on the loop */
 void shoal_api_answer_stream(shoal_api *api, shoal_http_exchange *exchange);
 
 /* api_status.c */

@@ -246,7 +246,11 @@ static const char *check_file(const shoal_bundle *b, const shoal_bundle_file *f)
 
 static shoal_status take_file(reader *r, shoal_bundle *b)
 {
-    word key, role, name, size, hash;
+    word key;
+    word role;
+    word name;
+    word size;
+    word hash;
     shoal_bundle_file f = {0};
     size_t line = r->line;
     bool fine = take_word(r, ' ', &key) && take_word(r, ' ', &role) && take_word(r, ' ', &name) &&
@@ -276,7 +280,9 @@ static shoal_status take_file(reader *r, shoal_bundle *b)
 
 static shoal_status take_test(reader *r, shoal_bundle *b)
 {
-    word key, ids, answer;
+    word key;
+    word ids;
+    word answer;
     size_t line = r->line;
     if (b->n_tests == SHOAL_BUNDLE_TESTS_MAX) {
         return shoal_err_set(r->err, SHOAL_E_LIMIT,
