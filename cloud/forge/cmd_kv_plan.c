@@ -61,7 +61,7 @@ static double bytes_token(const shoal_model *model, shoal_kv_type type)
     const shoal_kv_shape shape = shoal_model_kv_shape(&model->hp, type);
     size_t k = 0;
     size_t v = 0;
-    shoal_kv_part_bytes(&shape, 1, &k, &v);
+    shoal_kv_part_bytes(&shape, 0, 1, &k, &v);
     return (double)((k + v) * shape.n_kv_heads * shape.n_layers) / SHOAL_TRANSFER_BLOCK;
 }
 

@@ -8,6 +8,7 @@
 #include "cloud/forge/forge.h"
 #include "cloud/forge/metrics.h"
 
+#include "common/kv/kv_move.h"
 #include "common/archive/archive.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
@@ -74,7 +75,7 @@ static void copy_group(const archiving *s, const shoal_kv_seq *seq,
     const shoal_kv_shape *shape = shoal_kv_seq_shape(seq);
     size_t bytes[2];
     uint8_t *at = s->pages;
-    shoal_kv_part_bytes(shape, block, &bytes[0], &bytes[1]);
+    shoal_kv_part_bytes(shape, group->first_layer, block, &bytes[0], &bytes[1]);
     for (size_t i = 0; i < group->n_layers * shape->n_kv_heads; i++) {
         shoal_kv_part part = shoal_kv_block_part(seq, group->first_layer + i / shape->n_kv_heads,
                                                  block, i % shape->n_kv_heads);
@@ -114,11 +115,9 @@ static double kv_bits(const archiving *s, const shoal_kv_shape *shape)
     if (s->archive) {
         return s->n_bytes_f16 ? 16 * (double)s->n_bytes / (double)s->n_bytes_f16 : 16;
     }
-    size_t n = SHOAL_KV_BLOCK * (shape->k_dim + shape->v_dim);
-    size_t n_k = 0;
-    size_t n_v = 0;
-    shoal_kv_part_bytes(shape, 1, &n_k, &n_v);
-    return 8 * (double)(n_k + n_v) / (double)n;
+    size_t n_elements = SHOAL_KV_BLOCK * (shape->k_dim + shape->v_dim);
+    double n_blocks = (double)(shape->n_layers * shape->n_kv_heads);
+    return 8 * (double)shoal_kv_block_bytes(shape, 1) / (n_blocks * (double)n_elements);
 }
 
 /* Sums over windows. */

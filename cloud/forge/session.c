@@ -18,17 +18,22 @@ shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *
     return value ? SHOAL_OK : shoal_err_set(err, SHOAL_E_INVALID, "%s is missing", option);
 }
 
-static shoal_status parse_kv(const char *text, int *ret_type, shoal_err *err)
+/* With a comma or a star it is levels by layer. */
+static shoal_status parse_kv(const char *text, int *ret_type, const char **ret_levels,
+                             shoal_err *err)
 {
     shoal_kv_type type = SHOAL_KV_F32;
-    if (!text || strcmp(text, "auto") == 0) {
+    *ret_levels = text && strpbrk(text, ",*") ? text : NULL;
+    if (*ret_levels) {
+        *ret_type = -1;
+    } else if (!text || strcmp(text, "auto") == 0) {
         *ret_type = -1;
     } else if (shoal_kv_type_parse(text, &type) == 0) {
         *ret_type = (int)type;
     } else {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "--kv %s: known are auto, f16, f32, q8t, q8, q4, q3, and keys and "
-                             "values apart, as k8v4",
+                             "--kv %s: known are auto, f16, f32, q8t, q8, q4, q3, keys and values "
+                             "apart, as k8v4, and sealed ones by layer, as q8*2,q4",
                              text);
     }
     return SHOAL_OK;
@@ -102,7 +107,7 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
     settings.n_rows_max = n_rows;
     settings.n_logits_max = n_logits;
     settings.n_ctx = (size_t)args->ctx;
-    SHOAL_TRY(parse_kv(args->kv, &settings.kv_type, err));
+    SHOAL_TRY(parse_kv(args->kv, &settings.kv_type, &settings.kv_levels, err));
     SHOAL_TRY(parse_evict(args, &settings, err));
     if (args->cpu_mask && shoal_cpu_mask_parse(args->cpu_mask, &settings.cpu_mask) < 0) {
         return shoal_err_set(err, SHOAL_E_INVALID,
@@ -114,8 +119,16 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
     shoal_kv_shape shape = shoal_model_kv_shape(&model->hp, SHOAL_KV_F32);
     size_t n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
     size_t one = n_pages * shoal_kv_page_bytes(&shape);
-    if (settings.kv_type >= 0) { /* sealed blocks have open ones beside them */
-        shape = shoal_model_kv_shape(&model->hp, (shoal_kv_type)settings.kv_type);
+    SHOAL_CLEANUP(shoal_free_cleanup) shoal_kv_type *types = NULL;
+    if (settings.kv_levels) {
+        types = shoal_calloc(shape.n_layers, sizeof *types);
+        SHOAL_TRY(types ? shoal_kv_types_parse(settings.kv_levels, shape.n_layers, types, err)
+                        : shoal_err_set(err, SHOAL_E_NOMEM, "no memory for KV levels"));
+    }
+    if (types || settings.kv_type >= 0) { /* sealed blocks have open ones beside them */
+        shape =
+            shoal_model_kv_shape(&model->hp, types ? types[0] : (shoal_kv_type)settings.kv_type);
+        shape.types = types;
         n_pages = shoal_kv_pages_for(&shape, n_rows, n_tokens + SHOAL_KV_BLOCK);
         one = SHOAL_MAX(one, n_pages * shoal_kv_page_bytes(&shape));
     }

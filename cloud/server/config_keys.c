@@ -37,6 +37,10 @@ const shoal_config_key shoal_cloud_config_keys[] = {
      "tokens in 8, 4 or 3 bits once they are full, k8v4 means keys in 8 and values in 4; q8t: "
      "tokens in 8 bits. Changes results: equal on all "
      "nodes."},
+    STRING(
+        "kv.levels", "",
+        "Stored form by layer, instead of kv.type: sealed ones in order, NAME*COUNT for several, "
+        "the last for all that follow, as in q8*2,k4v3,q4; empty: kv.type. Equal on all nodes."),
     INT("sessions.max", "256", 1, SHOAL_NODE_SESSIONS_MAX,
         "Concurrent generations; more are refused with a retry time."),
     {"admit.wait_max_ms", SHOAL_CONFIG_INT, "30000", 0, 3600000, NULL, true,
@@ -110,6 +114,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     {"edge_model.kv_type", SHOAL_CONFIG_CHOICE, "auto", 0, 0,
      "auto|f16|f32|q8t|q8|q4|q3|k8v4|k8v3|k4v8|k4v3|k3v8|k3v4", false,
      "Stored form of its KV: the edges' kv.type, or they do not take it."},
+    STRING("edge_model.kv_levels", "",
+           "Its form by layer: the edges' kv.levels; empty: of one type."),
     STRING("edge_model.archive", "",
            "File with the basis by which KV is archived for edges that ask for it (their "
            "fetch.archive), made for this model by shoal-forge kv-calibrate; empty: none. For "
@@ -249,6 +255,7 @@ static void ship_from(const shoal_config *config, shoal_cloud_settings *s)
     s->ship.engine.cpu_mask = s->node.engine.cpu_mask;
     s->ship.engine.kv_bytes = (size_t)shoal_config_int(config, "edge_model.kv_max_mib") << 20;
     s->ship.engine.kv_type = kv_type_of(shoal_config_string(config, "edge_model.kv_type"));
+    s->ship.engine.kv_levels = shoal_config_string(config, "edge_model.kv_levels");
     s->ship.fault_flip_at = (uint64_t)shoal_config_int(config, "fault.ship_flip_at");
     s->ship.fault = ship_fault_of(shoal_config_string(config, "fault.ship"));
     s->ship.fault_part = (uint64_t)shoal_config_int(config, "fault.ship_part");
@@ -317,6 +324,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     engine->n_ctx = (size_t)shoal_config_int(config, "context.max");
     engine->kv_bytes = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     engine->kv_type = kv_type_of(shoal_config_string(config, "kv.type"));
+    engine->kv_levels = shoal_config_string(config, "kv.levels");
     engine->n_rows_max = (size_t)shoal_config_int(config, "step.rows_max");
     engine->n_logits_max = (size_t)shoal_config_int(config, "step.logits_max");
     if (engine->n_logits_max > engine->n_rows_max) {

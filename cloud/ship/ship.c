@@ -397,15 +397,16 @@ static shoal_status make_encoder(shoal_shipment *s)
 {
     const shoal_ship *ship = s->ship;
     const shoal_kv_shape *shape = shoal_kv_seq_shape(s->seq);
+    size_t n_layers = shoal_kv_form_layers(shape);
     shoal_kvwire_about about = {
         .model = ship->model->hash,
         .tokenizer = *shoal_tokenizer_hash(ship->model->tokenizer),
         .form = ship->form,
         .n_tokens = (uint32_t)s->request->n_ids,
         .n_blocks = (uint32_t)(s->request->n_ids / BLOCK),
-        .n_layers = (uint32_t)shape->n_layers,
-        .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / shape->n_layers),
-        .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / shape->n_layers)};
+        .n_layers = (uint32_t)n_layers,
+        .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / n_layers),
+        .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / n_layers)};
     if (s->request->archived) {
         about.n_archived = (uint32_t)shoal_archive_n_blocks(s->request->n_ids);
     }

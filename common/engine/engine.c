@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/engine/engine.h"
 
+#include "common/base/crc32c.h"
 #include "common/base/mem.h"
 #include "common/model/forward.h"
 
@@ -88,13 +89,38 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
     return SHOAL_OK;
 }
 
+/* What people are told. */
+static void name_form(shoal_engine *engine, const shoal_kv_shape *shape)
+{
+    const char *type = shoal_kv_type_name(shape->type);
+    char types[SHOAL_KV_TYPES_BYTES];
+    if (shape->types && shoal_kv_types_text(shape, types)) {
+        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "mixed-%08x",
+                       shoal_crc32c(0, types, strlen(types)));
+    } else if (shape->evict) {
+        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "%s-%s%zu", type,
+                       shape->evict->name, shape->budget);
+    } else {
+        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "%s", type);
+    }
+}
+
 static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
 {
     const shoal_engine_settings *s = &engine->settings;
     shoal_kv_shape shape = shoal_model_kv_shape(&engine->model->hp, (shoal_kv_type)s->kv_type);
+    SHOAL_CLEANUP(shoal_free_cleanup) shoal_kv_type *types = NULL;
+    if (s->kv_levels && s->kv_levels[0]) {
+        types = shoal_calloc(shape.n_layers, sizeof *types);
+        if (!types) {
+            return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the KV levels of layers");
+        }
+        SHOAL_TRY(shoal_kv_types_parse(s->kv_levels, shape.n_layers, types, err));
+        shape.types = types;
+        shape.type = types[0];
+    }
     shape.evict = s->kv_evict;
     shape.budget = s->kv_budget;
-    const char *type = shoal_kv_type_name(shape.type);
     size_t page = shoal_kv_page_bytes(&shape);
     size_t n_pages = s->kv_bytes / page;
     size_t n_least = shoal_kv_pages_for(&shape, s->n_rows_max, 1);
@@ -104,9 +130,7 @@ static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
             "a KV pool of %zu KiB does not hold 32 tokens: this model needs %zu KiB for them",
             s->kv_bytes >> 10, (n_least * page + 1023) >> 10);
     }
-    (void)(shape.evict ? snprintf(engine->kv_form, sizeof engine->kv_form, "%s-%s%zu", type,
-                                  shape.evict->name, shape.budget)
-                       : snprintf(engine->kv_form, sizeof engine->kv_form, "%s", type));
+    name_form(engine, &shape);
     /* The rows of one step are all stored before any attends. */
     return shoal_kv_pool_new(&shape, SHOAL_MIN(n_pages, (size_t)1 << 24), s->n_ctx, s->n_rows_max,
                              &engine->kv, err);

@@ -17,12 +17,14 @@ enum {
 };
 
 typedef struct shoal_engine_settings {
-    size_t n_threads;  /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
-    bool pin_threads;  /* each on a CPU of its own (shoal_pool_pin); default false */
-    uint32_t cpu_mask; /* shoal_cpu_tier bits allowed; default all */
-    size_t n_ctx;      /* tokens per sequence at most; 0: the model's */
-    size_t kv_bytes;   /* size of the KV pool; default 256 MiB */
-    int kv_type;       /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
+    size_t n_threads;      /* 1..SHOAL_POOL_THREADS_MAX; default 2 */
+    bool pin_threads;      /* each on a CPU of its own (shoal_pool_pin); default false */
+    uint32_t cpu_mask;     /* shoal_cpu_tier bits allowed; default all */
+    size_t n_ctx;          /* tokens per sequence at most; 0: the model's */
+    size_t kv_bytes;       /* size of the KV pool; default 256 MiB */
+    int kv_type;           /* shoal_kv_type; -1: f32 when the model is F32, else f16 */
+    const char *kv_levels; /* sealed types by layer (shoal_kv_types_parse), instead of kv_type;
+                            * borrowed for the making; default NULL: none */
     const shoal_kv_evict_policy *kv_evict; /* default NULL: nothing is evicted */
     size_t kv_budget;     /* tokens of a sequence that are held, where there is a policy */
     size_t n_rows_max;    /* tokens of one step, default 512 */
@@ -47,7 +49,7 @@ size_t shoal_engine_n_ctx(const shoal_engine *engine);
 size_t shoal_engine_n_rows_max(const shoal_engine *engine);
 size_t shoal_engine_n_logits_max(const shoal_engine *engine);
 /* shoal_kv_type_name, and "-h2o96" behind it where KV is evicted to 96 tokens: engines that hold
- * different KV have different forms. */
+ * different KV have different forms. Where layers differ, "mixed-" and a number of their types. */
 const char *shoal_engine_kv_form(const shoal_engine *engine);
 
 /* Sequences are shoal_kv_seq of the engine's pool: make them with shoal_kv_seq_new. */

@@ -9,7 +9,8 @@
 
 enum {
     BLOCK = SHOAL_KV_BLOCK,
-    OPEN_BLOCKS = 3, /* that a sequence has open: block 0, the newest one, the one before */
+    TYPICAL_BLOCKS = 31, /* of codes, in a text of 1024 tokens */
+    OPEN_BLOCKS = 3,     /* that a sequence has open: block 0, the newest one, the one before */
     PAGES_MAX = 1 << 24,
     TOKENS_MAX = 1 << 30, /* of a window, of the slack, of a context */
     BUDGET_MAX = 1 << 16
@@ -17,57 +18,25 @@ enum {
 
 /* --- shapes ----------------------------------------------------------------------------------- */
 
-static const char *const type_names[SHOAL_KV_TYPES] = {
-    [SHOAL_KV_F32] = "f32",   [SHOAL_KV_F16] = "f16",   [SHOAL_KV_Q8T] = "q8t",
-    [SHOAL_KV_K8V8] = "q8",   [SHOAL_KV_K8V4] = "k8v4", [SHOAL_KV_K8V3] = "k8v3",
-    [SHOAL_KV_K4V8] = "k4v8", [SHOAL_KV_K4V4] = "q4",   [SHOAL_KV_K4V3] = "k4v3",
-    [SHOAL_KV_K3V8] = "k3v8", [SHOAL_KV_K3V4] = "k3v4", [SHOAL_KV_K3V3] = "q3"};
-
-const char *shoal_kv_type_name(shoal_kv_type type)
-{
-    SHOAL_ASSERT((size_t)type < SHOAL_COUNT(type_names));
-    return type_names[type];
-}
-
-int shoal_kv_type_parse(const char *name, shoal_kv_type *ret_type)
-{
-    for (size_t i = 0; i < SHOAL_COUNT(type_names); i++) {
-        if (strcmp(name, type_names[i]) == 0) {
-            *ret_type = (shoal_kv_type)i;
-            return 0;
-        }
-    }
-    return -1;
-}
-
-bool shoal_kv_type_sealed(shoal_kv_type type, shoal_kv_level *ret_k, shoal_kv_level *ret_v)
-{
-    if (type < SHOAL_KV_K8V8) {
-        return false;
-    }
-    *ret_k = (shoal_kv_level)((type - SHOAL_KV_K8V8) / SHOAL_KV_LEVELS);
-    *ret_v = (shoal_kv_level)((type - SHOAL_KV_K8V8) % SHOAL_KV_LEVELS);
-    return true;
-}
-
 static size_t f16_bytes(size_t dim)
 {
     return dim * BLOCK * sizeof(uint16_t);
 }
 
-/* One head's K or V of a block as a page has it. */
-static size_t block_bytes(const shoal_kv_shape *shape, bool is_v)
+/* One head's K or V of a layer's block as a page has it. */
+static size_t block_bytes(const shoal_kv_shape *shape, size_t layer, bool is_v)
 {
+    shoal_kv_type type = shoal_kv_layer_type(shape, layer);
     size_t dim = is_v ? shape->v_dim : shape->k_dim;
     shoal_kv_level k = SHOAL_KV_LEVEL_Q8;
     shoal_kv_level v = SHOAL_KV_LEVEL_Q8;
-    if (shoal_kv_type_sealed(shape->type, &k, &v)) {
+    if (shoal_kv_type_sealed(type, &k, &v)) {
         return is_v ? shoal_kv_sealed_bytes(v, BLOCK, dim) : shoal_kv_sealed_bytes(k, dim, BLOCK);
     }
-    if (shape->type == SHOAL_KV_F32) {
+    if (type == SHOAL_KV_F32) {
         return dim * BLOCK * sizeof(float);
     }
-    return shape->type == SHOAL_KV_F16 ? f16_bytes(dim) : SHOAL_KV_Q8_SCALES + dim * BLOCK;
+    return type == SHOAL_KV_F16 ? f16_bytes(dim) : SHOAL_KV_Q8_SCALES + dim * BLOCK;
 }
 
 static bool is_sealed(const shoal_kv_shape *shape)
@@ -98,27 +67,86 @@ static size_t held_blocks(const shoal_kv_shape *shape, size_t n_tokens)
     return blocks_for(shoal_kv_held_of(shape, n_tokens));
 }
 
+static size_t head_bytes(const shoal_kv_shape *shape, size_t layer)
+{
+    return block_bytes(shape, layer, false) + block_bytes(shape, layer, true);
+}
+
+/* Heads of a layer's block that a page has, and how many pages that takes. */
+static size_t page_heads(const shoal_kv_shape *shape, size_t layer, size_t page_bytes)
+{
+    return SHOAL_MIN(page_bytes / head_bytes(shape, layer), shape->n_kv_heads);
+}
+
+static size_t block_pages(const shoal_kv_shape *shape, size_t layer, size_t page_bytes)
+{
+    size_t n_heads = page_heads(shape, layer, page_bytes);
+    return (shape->n_kv_heads + n_heads - 1) / n_heads;
+}
+
+/* Of an open block of one layer, of a sealed type. */
+static size_t open_pages_of(const shoal_kv_shape *shape, size_t page_bytes)
+{
+    size_t n_items = page_bytes / item_bytes(shape);
+    return (2 * shape->n_kv_heads + n_items - 1) / n_items;
+}
+
+/* What a text of TYPICAL_BLOCKS takes in pages of that size. */
+static size_t typical_bytes(const shoal_kv_shape *shape, size_t page_bytes)
+{
+    size_t n = OPEN_BLOCKS * shape->n_layers * open_pages_of(shape, page_bytes);
+    for (size_t layer = 0; layer < shape->n_layers; layer++) {
+        n += TYPICAL_BLOCKS * block_pages(shape, layer, page_bytes);
+    }
+    return n * page_bytes;
+}
+
+/* Where layers differ, a page fits so many heads of one of them, by which a text takes least. */
+static size_t mixed_page_bytes(const shoal_kv_shape *shape)
+{
+    size_t least = item_bytes(shape);
+    for (size_t layer = 0; layer < shape->n_layers; layer++) {
+        least = SHOAL_MAX(least, head_bytes(shape, layer));
+    }
+    bool seen[SHOAL_KV_TYPES] = {false};
+    size_t best = least;
+    size_t best_total = typical_bytes(shape, least);
+    for (size_t layer = 0; layer < shape->n_layers; layer++) {
+        shoal_kv_type type = shape->types[layer];
+        for (size_t n = 1; n <= shape->n_kv_heads && !seen[type]; n++) {
+            size_t bytes = SHOAL_MAX(n * head_bytes(shape, layer), least);
+            size_t total = typical_bytes(shape, bytes);
+            if (total < best_total || (total == best_total && bytes > best)) {
+                best = bytes;
+                best_total = total;
+            }
+        }
+        seen[type] = true;
+    }
+    return best;
+}
+
 size_t shoal_kv_page_bytes(const shoal_kv_shape *shape)
 {
-    size_t bytes = shape->n_kv_heads * (block_bytes(shape, false) + block_bytes(shape, true));
+    if (shape->types) {
+        return mixed_page_bytes(shape);
+    }
+    size_t bytes = shape->n_kv_heads * head_bytes(shape, 0);
     return is_sealed(shape) ? SHOAL_MAX(bytes, item_bytes(shape)) : bytes;
 }
 
-void shoal_kv_part_bytes(const shoal_kv_shape *shape, size_t block, size_t *ret_k, size_t *ret_v)
+void shoal_kv_part_bytes(const shoal_kv_shape *shape, size_t layer, size_t block, size_t *ret_k,
+                         size_t *ret_v)
 {
     bool open = is_sealed(shape) && block == 0;
-    *ret_k = open ? f16_bytes(shape->k_dim) : block_bytes(shape, false);
-    *ret_v = open ? f16_bytes(shape->v_dim) : block_bytes(shape, true);
+    *ret_k = open ? f16_bytes(shape->k_dim) : block_bytes(shape, layer, false);
+    *ret_v = open ? f16_bytes(shape->v_dim) : block_bytes(shape, layer, true);
 }
 
 /* Pages of an open block of one layer; 0 where there are none. */
 static size_t open_pages(const shoal_kv_shape *shape)
 {
-    if (!is_sealed(shape)) {
-        return 0;
-    }
-    size_t n_items = shoal_kv_page_bytes(shape) / item_bytes(shape);
-    return (2 * shape->n_kv_heads + n_items - 1) / n_items;
+    return is_sealed(shape) ? open_pages_of(shape, shoal_kv_page_bytes(shape)) : 0;
 }
 
 static size_t window_of(const shoal_kv_shape *shape, size_t layer)
@@ -126,16 +154,17 @@ static size_t window_of(const shoal_kv_shape *shape, size_t layer)
     return shape->windows ? shape->windows[layer] : 0;
 }
 
-static size_t count_windowed(const shoal_kv_shape *shape, size_t *ret_longest)
+/* Pages of one block in all layers that see all, and in those that have a window; the longest. */
+static void count_pages(const shoal_kv_shape *shape, size_t *ret_full, size_t *ret_windowed,
+                        size_t *ret_longest)
 {
-    size_t n = 0;
-    *ret_longest = 0;
+    size_t page_bytes = shoal_kv_page_bytes(shape);
+    *ret_full = *ret_windowed = *ret_longest = 0;
     for (size_t i = 0; i < shape->n_layers; i++) {
         size_t window = window_of(shape, i);
-        n += window > 0;
+        *(window > 0 ? ret_windowed : ret_full) += block_pages(shape, i, page_bytes);
         *ret_longest = SHOAL_MAX(*ret_longest, window);
     }
-    return n;
 }
 
 /* A window and the slack before it touch at most one block more than they fill. */
@@ -144,21 +173,24 @@ static size_t ring_blocks(size_t window, size_t slack)
     return blocks_for(window + slack) + 1;
 }
 
-/* A sequence of so many blocks; n_open pages of one open block, 0: the type has none. */
-static size_t pages_for(size_t n_layers, size_t n_windowed, size_t ring, size_t n_open,
+/* A sequence of so many blocks, which take n_full and n_windowed pages each; n_open pages of one
+ * open block of all layers, 0: the type has none. */
+static size_t pages_for(size_t n_full, size_t n_windowed, size_t ring, size_t n_open,
                         size_t n_blocks)
 {
     size_t n_paged = n_blocks - (n_open > 0 && n_blocks > 0);
-    size_t n_opened = n_blocks > 0 ? OPEN_BLOCKS * n_open * n_layers : 0;
-    return n_opened + (n_layers - n_windowed) * n_paged + n_windowed * SHOAL_MIN(n_paged, ring);
+    size_t n_opened = n_blocks > 0 ? OPEN_BLOCKS * n_open : 0;
+    return n_opened + n_full * n_paged + n_windowed * SHOAL_MIN(n_paged, ring);
 }
 
 size_t shoal_kv_pages_for(const shoal_kv_shape *shape, size_t slack, size_t n_tokens)
 {
     size_t window = 0;
-    size_t n_windowed = count_windowed(shape, &window);
-    return pages_for(shape->n_layers, n_windowed, ring_blocks(window, slack), open_pages(shape),
-                     held_blocks(shape, n_tokens));
+    size_t n_full = 0;
+    size_t n_windowed = 0;
+    count_pages(shape, &n_full, &n_windowed, &window);
+    return pages_for(n_full, n_windowed, ring_blocks(window, slack),
+                     open_pages(shape) * shape->n_layers, held_blocks(shape, n_tokens));
 }
 
 static bool dim_ok(size_t dim)
@@ -169,11 +201,24 @@ static bool dim_ok(size_t dim)
 static bool shape_ok(const shoal_kv_shape *shape)
 {
     /* The product stays far below 2^63, so page sizes cannot overflow. */
-    return shape->n_layers >= 1 && shape->n_layers <= 4096 && shape->n_kv_heads >= 1 &&
-           shape->n_kv_heads <= 4096 && dim_ok(shape->k_dim) && dim_ok(shape->v_dim);
+    return shape->n_layers >= 1 && shape->n_layers <= SHOAL_KV_LAYERS_MAX &&
+           shape->n_kv_heads >= 1 && shape->n_kv_heads <= 4096 && dim_ok(shape->k_dim) &&
+           dim_ok(shape->v_dim);
 }
 
 /* --- the pool --------------------------------------------------------------------------------- */
+
+static bool types_ok(const shoal_kv_shape *shape)
+{
+    shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
+    for (size_t i = 0; shape->types && i < shape->n_layers; i++) {
+        if (!shoal_kv_type_sealed(shape->types[i], &level, &level)) {
+            return false;
+        }
+    }
+    char text[SHOAL_KV_TYPES_BYTES];
+    return (!shape->types || shape->type == shape->types[0]) && shoal_kv_types_text(shape, text);
+}
 
 static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_ctx_max,
                           size_t slack, shoal_err *err)
@@ -184,6 +229,12 @@ static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_
                              "supported",
                              shape->n_layers, shape->n_kv_heads, shape->k_dim, shape->v_dim);
     }
+    if (!types_ok(shape)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "KV levels by layer have to be sealed types (q8, q4, q3, k8v4 and so "
+                             "on) that change so seldom that %d characters say them",
+                             SHOAL_KV_TYPES_BYTES - 1);
+    }
     if (n_pages < 1 || n_pages > PAGES_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT,
                              "a KV pool of %zu pages is not possible: take 1 to %d pages of %zu "
@@ -191,7 +242,9 @@ static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_
                              n_pages, (int)PAGES_MAX, shoal_kv_page_bytes(shape));
     }
     size_t window = 0;
-    size_t n_windowed = count_windowed(shape, &window);
+    size_t n_full = 0;
+    size_t n_windowed = 0;
+    count_pages(shape, &n_full, &n_windowed, &window);
     if (shape->evict && (n_windowed > 0 || shape->type > SHOAL_KV_F16)) {
         return shoal_err_set(
             err, SHOAL_E_INVALID,
@@ -218,25 +271,43 @@ static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_
     return SHOAL_OK;
 }
 
-/* Copies the windows and lays out the table of a sequence. */
-static bool make_layers(shoal_kv_pool *pool, const size_t *windows)
+static shoal_kv_table table_of(const shoal_kv_pool *pool, size_t layer)
 {
     const shoal_kv_shape *shape = &pool->shape;
-    size_t *copy = shoal_calloc(shape->n_layers, sizeof *copy);
-    pool->shape.windows = copy;
+    shoal_kv_table table = {.window = window_of(shape, layer),
+                            .n_pages = block_pages(shape, layer, pool->page_bytes),
+                            .n_heads = page_heads(shape, layer, pool->page_bytes),
+                            .k_bytes = block_bytes(shape, layer, false),
+                            .v_bytes = block_bytes(shape, layer, true)};
+    (void)shoal_kv_type_sealed(shoal_kv_layer_type(shape, layer), &table.k_level, &table.v_level);
+    return table;
+}
+
+/* Copies windows and types and lays out the table of a sequence. */
+static bool make_layers(shoal_kv_pool *pool, const shoal_kv_shape *from)
+{
+    const shoal_kv_shape *shape = &pool->shape;
+    size_t *windows = shoal_calloc(shape->n_layers, sizeof *windows);
+    pool->shape.windows = windows;
     pool->layers = shoal_calloc(shape->n_layers, sizeof *pool->layers);
-    if (!copy || !pool->layers) {
+    shoal_kv_type *types = from->types ? shoal_calloc(shape->n_layers, sizeof *types) : NULL;
+    pool->shape.types = types;
+    if (!windows || !pool->layers || (from->types && !types)) {
         return false;
     }
-    if (windows) {
-        memcpy(copy, windows, shape->n_layers * sizeof *copy);
+    if (from->windows) {
+        memcpy(windows, from->windows, shape->n_layers * sizeof *windows);
     }
-    pool->n_windowed = count_windowed(shape, &pool->window);
+    if (types) {
+        memcpy(types, from->types, shape->n_layers * sizeof *types);
+    }
+    count_pages(shape, &pool->n_pages_full, &pool->n_pages_windowed, &pool->window);
     size_t blocks = held_blocks(shape, pool->n_ctx_max);
     pool->ring = SHOAL_MIN(ring_blocks(pool->window, pool->slack), blocks);
     for (size_t i = 0; i < shape->n_layers; i++) {
-        pool->layers[i] = (shoal_kv_table){.at = pool->n_entries, .window = copy[i]};
-        pool->n_entries += copy[i] > 0 ? pool->ring : blocks;
+        pool->layers[i] = table_of(pool, i);
+        pool->layers[i].at = pool->n_entries;
+        pool->n_entries += (windows[i] > 0 ? pool->ring : blocks) * pool->layers[i].n_pages;
         pool->layers[i].open = pool->n_entries;
         pool->n_entries += OPEN_BLOCKS * pool->n_open;
     }
@@ -247,13 +318,13 @@ static bool make_layers(shoal_kv_pool *pool, const size_t *windows)
 static bool make_open(shoal_kv_pool *pool)
 {
     const shoal_kv_shape *shape = &pool->shape;
-    if (!shoal_kv_type_sealed(shape->type, &pool->k_level, &pool->v_level)) {
+    if (!is_sealed(shape)) {
         return true;
     }
     pool->n_sink = 1;
     pool->item_bytes = item_bytes(shape);
     pool->n_items = pool->page_bytes / pool->item_bytes;
-    pool->n_open = open_pages(shape);
+    pool->n_open = open_pages_of(shape, pool->page_bytes);
     /* A step that fills blocks b + 1 to c - 1 has stored at least 32 tokens in each of these, and
      * as many of b to c are neither the newest nor the one before. */
     pool->n_staged_max = pool->slack / BLOCK;
@@ -291,17 +362,16 @@ shoal_status shoal_kv_pool_new(const shoal_kv_shape *shape, size_t n_pages, size
     }
     pool->shape = *shape;
     pool->shape.windows = NULL;
+    pool->shape.types = NULL;
     pool->n_pages = n_pages;
     pool->n_ctx_max = n_ctx_max;
     pool->slack = slack;
     pool->page_bytes = shoal_kv_page_bytes(shape);
-    pool->k_bytes = block_bytes(shape, false);
-    pool->v_bytes = block_bytes(shape, true);
     pool->free_list = shoal_calloc(n_pages, sizeof *pool->free_list);
     pool->refs = shoal_calloc(n_pages, sizeof *pool->refs);
     pool->kept = shoal_calloc(n_pages, sizeof *pool->kept);
     if (!pool->free_list || !pool->refs || !pool->kept || !make_open(pool) ||
-        !make_layers(pool, shape->windows) || !map_pages(pool)) {
+        !make_layers(pool, shape) || !map_pages(pool)) {
         shoal_kv_pool_free(pool);
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu KV pages of %zu bytes", n_pages,
                              shoal_kv_page_bytes(shape));
@@ -324,8 +394,11 @@ void shoal_kv_pool_free(shoal_kv_pool *pool)
         (void)munmap(pool->pages, pool->n_pages * pool->page_bytes);
     }
     size_t *windows = NULL;
+    shoal_kv_type *types = NULL;
     memcpy(&windows, &pool->shape.windows, sizeof windows); /* ours, const for readers only */
+    memcpy((void *)&types, (const void *)&pool->shape.types, sizeof types);
     shoal_free(windows);
+    shoal_free(types);
     shoal_free(pool->layers);
     shoal_free(pool->free_list);
     shoal_free(pool->refs);
@@ -375,7 +448,8 @@ static void page_unref(shoal_kv_pool *pool, uint32_t page)
 
 static size_t pool_pages_for(const shoal_kv_pool *pool, size_t n_blocks)
 {
-    return pages_for(pool->shape.n_layers, pool->n_windowed, pool->ring, pool->n_open, n_blocks);
+    return pages_for(pool->n_pages_full, pool->n_pages_windowed, pool->ring,
+                     pool->n_open * pool->shape.n_layers, n_blocks);
 }
 
 size_t shoal_kv_pool_pages_for(const shoal_kv_pool *pool, size_t n_tokens)
@@ -472,7 +546,8 @@ static void runs_of(const shoal_kv_seq *seq, size_t layer, run ret_runs[2])
 {
     const shoal_kv_table *table = &seq->pool->layers[layer];
     ret_runs[0].pages = seq->pages + table->at;
-    ret_runs[0].n = table->window > 0 ? seq->n_ring : paged(seq->pool, seq->n_blocks);
+    ret_runs[0].n =
+        (table->window > 0 ? seq->n_ring : paged(seq->pool, seq->n_blocks)) * table->n_pages;
     ret_runs[1].pages = seq->pages + table->open;
     ret_runs[1].n = seq->n_open;
 }
@@ -482,8 +557,9 @@ static void hold(shoal_kv_seq *seq, size_t n_blocks, size_t n_ring, size_t n_ope
 {
     shoal_kv_pool *pool = seq->pool;
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
-        bool windowed = pool->layers[layer].window > 0;
-        const size_t n_want[] = {windowed ? n_ring : paged(pool, n_blocks), n_open};
+        const shoal_kv_table *table = &pool->layers[layer];
+        size_t n_held = table->window > 0 ? n_ring : paged(pool, n_blocks);
+        const size_t n_want[] = {n_held * table->n_pages, n_open};
         run have[2];
         runs_of(seq, layer, have);
         for (size_t r = 0; r < SHOAL_COUNT(have); r++) {
@@ -510,7 +586,7 @@ uint32_t *shoal_kv_page_at(const shoal_kv_seq *seq, size_t layer, size_t block)
     size_t i = block - pool->n_sink;
     i = table->window > 0 ? i % pool->ring : i;
     size_t n = table->window > 0 ? seq->n_ring : paged(pool, seq->n_blocks);
-    return i < n ? &seq->pages[table->at + i] : NULL;
+    return i < n ? &seq->pages[table->at + i * table->n_pages] : NULL;
 }
 
 /* The open pages among those held that are written where blocks [from, to) are: those of block 0,
@@ -536,8 +612,10 @@ static size_t count_shared(const shoal_kv_seq *seq, size_t from, size_t to)
     size_t n = 0;
     for (size_t layer = 0; layer < seq->pool->shape.n_layers; layer++) {
         for (size_t block = from; block < to; block++) {
-            const uint32_t *page = shoal_kv_page_at(seq, layer, block);
-            n += page && seq->pool->refs[*page] > 1;
+            const uint32_t *pages = shoal_kv_page_at(seq, layer, block);
+            for (size_t i = 0; pages && i < seq->pool->layers[layer].n_pages; i++) {
+                n += seq->pool->refs[pages[i]] > 1;
+            }
         }
     }
     return n;
@@ -578,9 +656,9 @@ static void unshare(shoal_kv_seq *seq, size_t from, size_t to)
     shoal_kv_pool *pool = seq->pool;
     for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
         for (size_t block = from; block < to; block++) {
-            uint32_t *page = shoal_kv_page_at(seq, layer, block);
-            if (page) {
-                unshare_page(pool, page, block * BLOCK < seq->length);
+            uint32_t *pages = shoal_kv_page_at(seq, layer, block);
+            for (size_t i = 0; pages && i < pool->layers[layer].n_pages; i++) {
+                unshare_page(pool, &pages[i], block * BLOCK < seq->length);
             }
         }
         for (size_t i = 0; i < seq->n_open; i++) {
@@ -631,9 +709,8 @@ shoal_status shoal_kv_seq_reserve(shoal_kv_seq *seq, size_t n_tokens)
     size_t n_ring = SHOAL_MIN(paged(pool, n_blocks), pool->ring);
     n_ring = SHOAL_MAX(n_ring, seq->n_ring);
     size_t n_open = n_blocks > 0 ? OPEN_BLOCKS * pool->n_open : 0;
-    size_t n_new = (paged(pool, n_blocks) - paged(pool, seq->n_blocks)) *
-                       (pool->shape.n_layers - pool->n_windowed) +
-                   (n_ring - seq->n_ring) * pool->n_windowed +
+    size_t n_new = (paged(pool, n_blocks) - paged(pool, seq->n_blocks)) * pool->n_pages_full +
+                   (n_ring - seq->n_ring) * pool->n_pages_windowed +
                    (n_open - seq->n_open) * pool->shape.n_layers;
     size_t from = seq->whole / BLOCK;
     size_t to = SHOAL_MAX(blocks_for(n_tokens), from);
@@ -767,9 +844,19 @@ bool shoal_kv_seq_has_block(const shoal_kv_seq *seq, size_t block)
     return block < seq->whole / BLOCK && !overwritten && !pool->shape.evict;
 }
 
+/* Of a layer, the same for all, so that their places do not depend on their types. */
+static size_t layer_entries(const shoal_kv_pool *pool)
+{
+    size_t n = SHOAL_MAX(pool->n_open, (size_t)1);
+    for (size_t layer = 0; layer < pool->shape.n_layers; layer++) {
+        n = SHOAL_MAX(n, pool->layers[layer].n_pages);
+    }
+    return n;
+}
+
 size_t shoal_kv_pool_block_entries(const shoal_kv_pool *pool)
 {
-    return pool->shape.n_layers * SHOAL_MAX(pool->n_open, (size_t)1);
+    return pool->shape.n_layers * layer_entries(pool);
 }
 
 /* Where a layer has what is kept of a block, and how many pages that is. */
@@ -778,13 +865,13 @@ static run kept_run(const shoal_kv_seq *seq, size_t layer, size_t block)
     if (block < seq->pool->n_sink) {
         return (run){seq->pages + seq->pool->layers[layer].open, seq->pool->n_open};
     }
-    return (run){shoal_kv_page_at(seq, layer, block), 1};
+    return (run){shoal_kv_page_at(seq, layer, block), seq->pool->layers[layer].n_pages};
 }
 
 shoal_status shoal_kv_block_keep(shoal_kv_seq *seq, size_t block, uint32_t *ret_pages)
 {
     shoal_kv_pool *pool = seq->pool;
-    size_t n_each = SHOAL_MAX(pool->n_open, (size_t)1);
+    size_t n_each = layer_entries(pool);
     if (!shoal_kv_seq_has_block(seq, block)) {
         return SHOAL_E_LIMIT;
     }
@@ -830,7 +917,7 @@ bool shoal_kv_block_idle(const shoal_kv_pool *pool, const uint32_t *pages)
 shoal_status shoal_kv_seq_adopt(shoal_kv_seq *seq, const uint32_t *pages, size_t n_blocks)
 {
     shoal_kv_pool *pool = seq->pool;
-    size_t n_each = SHOAL_MAX(pool->n_open, (size_t)1);
+    size_t n_each = layer_entries(pool);
     SHOAL_ASSERT(seq->length == 0);
     if (n_blocks > pool->n_ctx_max / BLOCK || (n_blocks > 0 && pool->shape.evict)) {
         return SHOAL_E_LIMIT;
@@ -875,9 +962,9 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
     /* Rows of a second block write the other open one. */
     need.n_pages_copy = count_shared(seq, from, end) + count_shared_open(seq, from, from + 3) +
                         (OPEN_BLOCKS * pool->n_open - seq->n_open) * pool->shape.n_layers;
-    need.n_pages_block = pool->shape.n_layers - pool->n_windowed;
+    need.n_pages_block = pool->n_pages_full;
     if (seq->n_ring < pool->ring) {
-        need.n_pages_block = pool->shape.n_layers;
+        need.n_pages_block = pool->n_pages_full + pool->n_pages_windowed;
     }
     for (size_t i = 0; i < seq->n_open; i++) {
         need.n_pages_given +=
@@ -893,19 +980,20 @@ shoal_kv_need shoal_kv_seq_need(const shoal_kv_seq *seq)
         }
         seen[is_windowed] = true;
         const uint32_t *pages = seq->pages + pool->layers[layer].at;
+        size_t stride = pool->layers[layer].n_pages; /* a block's pages are held by the same */
         size_t n = is_windowed ? seq->n_ring : paged(pool, seq->n_blocks);
-        size_t n_like = is_windowed ? pool->n_windowed : pool->shape.n_layers - pool->n_windowed;
+        size_t n_like = is_windowed ? pool->n_pages_windowed : pool->n_pages_full;
         size_t n_alone = 0;
         bool shared = false;
         for (size_t i = 0; i < n; i++) {
-            n_alone += held_alone(pool, pages[i]);
-            shared = shared || pool->refs[pages[i]] > 1;
+            n_alone += held_alone(pool, pages[i * stride]);
+            shared = shared || pool->refs[pages[i * stride]] > 1;
         }
         need.n_pages_given += n_alone * n_like;
         need.n_pages_held += n * n_like;
         if (is_windowed && shared) {
             /* Where the ring goes round, a shared page is replaced. */
-            need.n_pages_block = pool->shape.n_layers;
+            need.n_pages_block = pool->n_pages_full + pool->n_pages_windowed;
         }
     }
     return need;

@@ -15,6 +15,9 @@
  * 32 tokens finds f16 as it was. A step that fills more blocks than that has them open in memory of
  * the pool's own, one layer at a time.
  *
+ * Layers may be sealed at levels of their own (shoal_kv_shape.types): attention dispatches by
+ * layer, and a block of a layer takes as many pages as its codes fill, each with whole heads.
+ *
  * Where KV is evicted (evict.h), a head holds as many tokens as the budget says: a further token
  * takes the place of one, each head's policy says whose. A sequence of any length then takes no
  * more pages than the budget, positions go on, and keys keep the rotation of their own. What was
@@ -49,7 +52,8 @@ typedef enum shoal_kv_type {
 } shoal_kv_type;
 
 enum {
-    SHOAL_KV_TYPES = SHOAL_KV_K3V3 + 1
+    SHOAL_KV_TYPES = SHOAL_KV_K3V3 + 1,
+    SHOAL_KV_TYPES_BYTES = 96 /* of shoal_kv_types_text, its end included */
 };
 
 /* "f32", "f16", "q8t"; "q8", "q4", "q3" with keys and values at one level, "k8v4" and so on. */
@@ -58,6 +62,10 @@ const char *shoal_kv_type_name(shoal_kv_type type);
 int shoal_kv_type_parse(const char *name, shoal_kv_type *ret_type);
 /* Whether the type is sealed, and at which levels. */
 bool shoal_kv_type_sealed(shoal_kv_type type, shoal_kv_level *ret_k, shoal_kv_level *ret_v);
+/* Sealed types by layer, of words: "q8*2,k4v3,q4" is q8 in layers 0 and 1, k4v3 in 2, and q4 in all
+ * that follow. SHOAL_E_INVALID names the word: no sealed type, or more layers than there are. */
+shoal_status shoal_kv_types_parse(const char *words, size_t n_layers, shoal_kv_type *ret_types,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
 
 typedef struct shoal_kv_shape {
     size_t n_layers;
@@ -65,6 +73,9 @@ typedef struct shoal_kv_shape {
     size_t k_dim; /* channels of a key, even */
     size_t v_dim; /* channels of a value, even */
     shoal_kv_type type;
+    /* (n_layers) sealed types, type being the first of them; NULL: every layer has type. Borrowed
+     * for a call; a pool keeps a copy. */
+    const shoal_kv_type *types;
     /* (n_layers) positions a layer's attention sees, its own included; 0: all. NULL: every layer
      * sees all. Borrowed for a call; a pool keeps a copy. */
     const size_t *windows;
@@ -86,8 +97,15 @@ shoal_status shoal_kv_pool_new(const shoal_kv_shape *shape, size_t n_pages, size
                                shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_kv_pool_free(shoal_kv_pool *pool);
 size_t shoal_kv_page_bytes(const shoal_kv_shape *shape);
-/* Bytes of one head's K and V of a full block as it is kept: block 0 of a sealed type is f16. */
-void shoal_kv_part_bytes(const shoal_kv_shape *shape, size_t block, size_t *ret_k, size_t *ret_v);
+/* The types of all layers in words: that of all, or as shoal_kv_types_parse reads them, each with
+ * its count; equal for equal types alone. False: they change so often that it has no room. */
+bool shoal_kv_types_text(const shoal_kv_shape *shape, char ret_text[SHOAL_KV_TYPES_BYTES]);
+/* Of that layer. */
+shoal_kv_type shoal_kv_layer_type(const shoal_kv_shape *shape, size_t layer);
+/* Bytes of one head's K and V of a full block of a layer as it is kept: block 0 of a sealed type is
+ * f16. */
+void shoal_kv_part_bytes(const shoal_kv_shape *shape, size_t layer, size_t block, size_t *ret_k,
+                         size_t *ret_v);
 /* Pages of one sequence of n_tokens, over all layers. */
 size_t shoal_kv_pages_for(const shoal_kv_shape *shape, size_t slack, size_t n_tokens);
 size_t shoal_kv_pool_n_pages(const shoal_kv_pool *pool);
@@ -204,10 +222,10 @@ size_t shoal_kv_rows_together(const shoal_kv_seq *seq, size_t position, size_t n
  * sealed type the last one is open: rows of that block attend. */
 void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size_t first,
                      size_t n_tokens, const void **ret_k_blocks, const void **ret_v_blocks);
-/* Runs a in the stored form of the sequence, over the block tables from that of position first on.
+/* Runs a in the stored form of the layer, over the block tables from that of position first on.
  * Fills in which blocks are sealed, and how. */
-void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size_t first,
-                     shoal_attend *a);
+void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size_t layer,
+                     size_t first, shoal_attend *a);
 
 /* Where KV is evicted, storing and attending are one, row after row of a sequence: each token
  * attends to what the one before it left, so chunks cannot change a bit (R2). */

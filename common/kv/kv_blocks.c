@@ -14,15 +14,17 @@ enum {
 static uint8_t *page_of(const shoal_kv_seq *seq, size_t layer, size_t block, size_t head)
 {
     const shoal_kv_pool *pool = seq->pool;
-    const uint32_t *page = shoal_kv_page_at(seq, layer, block);
-    SHOAL_ASSERT(page);
-    return pool->pages + *page * pool->page_bytes + head * (pool->k_bytes + pool->v_bytes);
+    const shoal_kv_table *table = &pool->layers[layer];
+    const uint32_t *pages = shoal_kv_page_at(seq, layer, block);
+    SHOAL_ASSERT(pages);
+    return pool->pages + pages[head / table->n_heads] * pool->page_bytes +
+           head % table->n_heads * (table->k_bytes + table->v_bytes);
 }
 
 static shoal_kv_part paged_block(const shoal_kv_seq *seq, size_t layer, size_t block, size_t head)
 {
     uint8_t *at = page_of(seq, layer, block, head);
-    return (shoal_kv_part){at, at + seq->pool->k_bytes};
+    return (shoal_kv_part){at, at + seq->pool->layers[layer].k_bytes};
 }
 
 static bool is_staged(const shoal_kv_seq *seq, size_t block)
@@ -131,10 +133,10 @@ void shoal_kv_seal(const shoal_kernels *kernels, shoal_kv_seq *seq, size_t layer
     for (size_t head = 0; head < shape->n_kv_heads; head++) {
         shoal_kv_part from = stored_block(seq, layer, position / BLOCK, head);
         shoal_kv_part to = paged_block(seq, layer, position / BLOCK, head);
-        kernels->kv_seal(pool->k_level, shape->k_dim, BLOCK, (const uint16_t *)(const void *)from.k,
-                         to.k);
-        kernels->kv_seal(pool->v_level, BLOCK, shape->v_dim, (const uint16_t *)(const void *)from.v,
-                         to.v);
+        kernels->kv_seal(pool->layers[layer].k_level, shape->k_dim, BLOCK,
+                         (const uint16_t *)(const void *)from.k, to.k);
+        kernels->kv_seal(pool->layers[layer].v_level, BLOCK, shape->v_dim,
+                         (const uint16_t *)(const void *)from.v, to.v);
     }
 }
 
@@ -166,8 +168,8 @@ void shoal_kv_blocks(const shoal_kv_seq *seq, size_t layer, size_t kv_head, size
     }
 }
 
-void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size_t first,
-                     shoal_attend *a)
+void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size_t layer,
+                     size_t first, shoal_attend *a)
 {
     const shoal_kv_pool *pool = seq->pool;
     if (pool->shape.type == SHOAL_KV_F32) {
@@ -179,8 +181,8 @@ void shoal_kv_attend(const shoal_kernels *kernels, const shoal_kv_seq *seq, size
     } else {
         a->sealed_from = first < BLOCK ? 1 : 0;
         a->sealed_to = (a->n_tokens + a->n_rows - 2) / BLOCK;
-        a->k_level = pool->k_level;
-        a->v_level = pool->v_level;
+        a->k_level = pool->layers[layer].k_level;
+        a->v_level = pool->layers[layer].v_level;
         kernels->attend_sealed(a);
     }
 }

@@ -153,7 +153,7 @@ void shoal_kv_attend_evicting(const shoal_kernels *kernels, shoal_kv_seq *seq, s
     a->v_blocks = v_blocks;
     a->shares = seq->held_mass ? shares : NULL;
     a->shares_stride = shape->budget;
-    shoal_kv_attend(kernels, seq, 0, a);
+    shoal_kv_attend(kernels, seq, layer, 0, a);
     float *mass = seq->held_mass ? seq->held_mass + head_i * shape->budget : NULL;
     for (size_t head = 0; mass && head < a->n_heads; head++) {
         for (size_t i = 0; i < n; i++) {

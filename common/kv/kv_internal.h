@@ -7,36 +7,43 @@
 
 #include "common/kv/kv.h"
 
+enum {
+    SHOAL_KV_LAYERS_MAX = 4096 /* of a shape */
+};
+
 /* Where a layer's pages are in a sequence's table. */
 typedef struct shoal_kv_table {
     size_t at;
     size_t
         open; /* of a sealed type: [3][n_open] block 0, then open blocks of even and odd number */
-    size_t window; /* 0: all */
+    size_t window;                   /* 0: all */
+    size_t n_pages;                  /* of one block, 1 where all layers are of one type */
+    size_t n_heads;                  /* that a page of them has */
+    size_t k_bytes;                  /* one K block in a page */
+    size_t v_bytes;                  /* one V block */
+    shoal_kv_level k_level, v_level; /* of a sealed type */
 } shoal_kv_table;
 
 struct shoal_kv_pool {
-    shoal_kv_shape shape; /* its windows are ours */
+    shoal_kv_shape shape; /* its windows and types are ours */
     size_t n_ctx_max;
     size_t slack;
     size_t n_pages;
     size_t page_bytes;
-    size_t k_bytes;         /* one K block of a page */
-    size_t v_bytes;         /* one V block */
-    size_t window;          /* the longest of any layer; 0: none has one */
-    size_t ring;            /* pages a windowed layer keeps */
-    size_t n_windowed;      /* layers */
-    size_t n_entries;       /* of a sequence's table */
-    shoal_kv_table *layers; /* (n_layers) */
-    uint8_t *pages;         /* [n_pages][page_bytes], zero pages until touched */
-    uint32_t *free_list;    /* [n_free] indices of free pages, last in, first out */
+    size_t window;           /* the longest of any layer; 0: none has one */
+    size_t ring;             /* pages a windowed layer keeps */
+    size_t n_pages_full;     /* of one block in all layers that see all */
+    size_t n_pages_windowed; /* and in those that have a window */
+    size_t n_entries;        /* of a sequence's table */
+    shoal_kv_table *layers;  /* (n_layers) */
+    uint8_t *pages;          /* [n_pages][page_bytes], zero pages until touched */
+    uint32_t *free_list;     /* [n_free] indices of free pages, last in, first out */
     size_t n_free;
     uint32_t *refs;     /* [n_pages] sequences that hold the page, and one more when it is kept */
     bool *kept;         /* [n_pages] as part of a block outside sequences */
     size_t n_kept_only; /* pages that no sequence holds */
 
     /* Of a sealed type, else zero. An item is one head's K or V of a block in f16. */
-    shoal_kv_level k_level, v_level;
     size_t n_sink;     /* blocks without a page of codes: block 0 */
     size_t item_bytes; /* of the wider of both */
     size_t n_items;    /* items that a page holds */
@@ -68,8 +75,8 @@ struct shoal_kv_seq {
     float *held_mass;
 };
 
-/* The page of a block that a layer holds, whether or not it still has that block's tokens; NULL: it
- * holds none, or the block has none. */
+/* The pages of a block that a layer holds, whether or not it still has that block's tokens, as many
+ * as its table says; NULL: it holds none, or the block has none. */
 uint32_t *shoal_kv_page_at(const shoal_kv_seq *seq, size_t layer, size_t block);
 /* Tokens that are held of n. */
 size_t shoal_kv_held_of(const shoal_kv_shape *shape, size_t n_tokens);

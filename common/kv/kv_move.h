@@ -11,12 +11,15 @@
 #include "common/kv/kv.h"
 
 enum {
-    SHOAL_KV_FORM_BYTES = 192 /* of shoal_kv_form, its end included */
+    SHOAL_KV_FORM_BYTES = 224 /* of shoal_kv_form, its end included */
 };
 
 /* Bytes of the block of tokens [32 * block, 32 * block + 32), of all layers: of a sealed type block
  * 0 is f16, so it is larger. */
 size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block);
+/* Parts of such a block that have the same bytes, one after the other: its layers, or where those
+ * differ (shoal_kv_shape.types) the block as a whole, 1. What a blob calls layers (KVWIRE.md). */
+size_t shoal_kv_form_layers(const shoal_kv_shape *shape);
 /* In words, all that decides what a block's bytes mean beyond the model: the type, the shape, and
  * the number of the kernels' arithmetic, which rises when any bit of a result changes; and what is
  * evicted. */

@@ -359,7 +359,7 @@ static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_he
     a.v_blocks = v_blocks;
     a.ahead = next.from;
     a.ahead_bytes = next.n_bytes;
-    shoal_kv_attend(f->kernels, seq, first, &a);
+    shoal_kv_attend(f->kernels, seq, f->layer, first, &a);
 }
 
 /* Some rows, run by run, and one KV head. */

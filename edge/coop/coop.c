@@ -94,6 +94,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     es.n_ctx = coop->settings.n_ctx_max;
     es.kv_bytes = coop->settings.kv_bytes_max;
     es.kv_type = coop->settings.kv_type;
+    es.kv_levels = coop->settings.kv_levels;
     es.kv_evict = coop->settings.kv_evict;
     es.kv_budget = coop->settings.kv_budget;
     es.n_rows_max = COOP_ROWS_MAX;

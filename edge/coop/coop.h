@@ -192,6 +192,7 @@ typedef struct shoal_coop_settings {
     size_t kv_bytes_max;                   /* KV pool, default 64 MiB */
     size_t n_ctx_max;                      /* 0: the model's */
     int kv_type;                           /* shoal_kv_type, -1: f32 for F32 models, else f16 */
+    const char *kv_levels;                 /* as shoal_engine_settings has it */
     const shoal_kv_evict_policy *kv_evict; /* NULL: nothing is evicted */
     size_t kv_budget;                      /* tokens of a text that are held, with a policy */
     size_t n_active_max;                   /* requests generating at once */

@@ -138,9 +138,9 @@ shoal_status shoal_session_identify(shoal_coop *coop)
     *id = (shoal_session_identity){
         .model = coop->model->hash,
         .tokenizer = *shoal_tokenizer_hash(coop->model->tokenizer),
-        .n_layers = (uint32_t)shape->n_layers,
-        .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / shape->n_layers),
-        .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / shape->n_layers),
+        .n_layers = (uint32_t)shoal_kv_form_layers(shape),
+        .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / shoal_kv_form_layers(shape)),
+        .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / shoal_kv_form_layers(shape)),
         .n_vocab = (uint32_t)coop->model->hp.n_vocab,
         .n_tokens_max = (uint32_t)shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine)),
         .archive = coop->archive,

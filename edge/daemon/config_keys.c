@@ -76,6 +76,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "Stored form of the KV; auto: f32 for an F32 model, else f16; q8 to k3v4: blocks of 32 "
      "tokens in 8, 4 or 3 bits once they are full, k8v4 means keys in 8 and values in 4; q8t: "
      "tokens in 8 bits."},
+    STRING(
+        "kv.levels", "",
+        "Stored form by layer, instead of kv.type: sealed ones in order, NAME*COUNT for several, "
+        "the last for all that follow, as in q8*2,k4v3,q4; empty: kv.type."),
     {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o|diverse", false,
      "What a text longer than kv.budget gives up, so that its memory does not grow: window: all "
      "but the first 4 tokens and the newest; h2o: those with least attention that are not of the "
@@ -334,6 +338,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
     s.kv_type = kv_type(config);
+    s.kv_levels = shoal_config_string(config, "kv.levels");
     s.kv_evict = shoal_kv_evict_find(shoal_config_string(config, "kv.evict"));
     s.kv_budget = s.kv_evict ? (size_t)shoal_config_int(config, "kv.budget") : 0;
     SHOAL_TRY(read_secret(shoal_config_string(config, "session.secret_file"), &s, err));

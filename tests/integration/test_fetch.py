@@ -121,10 +121,12 @@ class Relay(threading.Thread):
 def test_fetched_prompts_say_the_same_in_every_kv():
     with Site(SEED) as site:
         full, model = site.models()
-        for kv in ("auto", "q8", "q4"):
-            cloud = site.cloud(full, edge_model__path=model, edge_model__kv_type=kv).start()
-            edge = fetching_edge(site, model, cloud.address, kv__type=kv)
-            alone = site.edge(model, kv__type=kv).start()
+        for kv in ("auto", "q8", "q4", "q8*1,k4v3"):
+            mixed = "," in kv
+            cloud = site.cloud(full, edge_model__path=model, **{"edge_model__kv_levels" if mixed else "edge_model__kv_type": kv}).start()
+            form = {"kv__levels" if mixed else "kv__type": kv}
+            edge = fetching_edge(site, model, cloud.address, **form)
+            alone = site.edge(model, **form).start()
             for i in range(3):
                 prompt = ids(N_PROMPT, i // 2)  # the second time its KV is in the cloud
                 answer = ask(edge, prompt)
@@ -169,10 +171,11 @@ def test_exact_stays_exact_and_local_stays_here():
 def test_other_models_and_forms_are_not_asked_for():
     with Site(SEED) as site:
         full, model = site.models()
-        for settings, kv in (({}, "auto"), ({"edge_model__path": full}, "auto"), ({"edge_model__path": model}, "q8")):
+        for settings, kv in (({}, {}), ({"edge_model__path": full}, {}), ({"edge_model__path": model}, {"kv__type": "q8"}),
+                             ({"edge_model__path": model, "edge_model__kv_levels": "q8,q4"}, {"kv__levels": "q4,q8"})):
             cloud = site.cloud(full, **settings).start()
-            edge = fetching_edge(site, model, cloud.address, kv__type=kv)
-            alone = site.edge(model, kv__type=kv).start()
+            edge = fetching_edge(site, model, cloud.address, **kv)
+            alone = site.edge(model, **kv).start()
             answer = ask(edge, ids(N_PROMPT, 1))
             expect(used(answer) == 0 and fed(answer) == N_PROMPT, answer.usage)
             expect(answer.ids == ask(alone, ids(N_PROMPT, 1), "local").ids, settings)

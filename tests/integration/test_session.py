@@ -166,10 +166,11 @@ def test_session_survives_a_restart_and_roams():
     """What an edge saved, itself after a restart and another edge go on with: the same text, nothing computed again."""
     with Site(SEED) as site:
         _, model = site.models()
-        for kv in ("f16", "q8", "k8v4", "q4"):
-            alone = site.edge(model, kv__type=kv, session__max="0").start()
-            edge = site.edge(model, kv__type=kv).start()
-            other = site.edge(model, kv__type=kv, model__threads="1", cpu__mask="avx2").start()
+        for kv in ("f16", "q8", "k8v4", "q4", "q4*1,q8"):
+            form = {"kv__levels" if "," in kv else "kv__type": kv}
+            alone = site.edge(model, session__max="0", **form).start()
+            edge = site.edge(model, **form).start()
+            other = site.edge(model, model__threads="1", cpu__mask="avx2", **form).start()
             first = ids(N_FIRST, SEED)
             prompt = first + ask(edge, first, "pump-7").ids + ids(N_MORE, 3)
             n_kept = N_FIRST + N_ANSWER - 1

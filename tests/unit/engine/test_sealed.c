@@ -41,6 +41,9 @@ static const shoal_kv_type types[] = {SHOAL_KV_K4V4, SHOAL_KV_K8V8, SHOAL_KV_K3V
                                       SHOAL_KV_K8V4, SHOAL_KV_K4V8, SHOAL_KV_K3V8,
                                       SHOAL_KV_K8V3, SHOAL_KV_K4V3, SHOAL_KV_K3V4};
 
+/* By layer, instead of one type; NULL: of one type. */
+static const char *levels;
+
 static int32_t ids[N];
 static float expected[N][SHOAL_TINY_VOCAB];
 
@@ -52,6 +55,7 @@ static shoal_engine_settings settings_of(shoal_kv_type kv, uint32_t mask, size_t
     s.n_ctx = N + 40;
     s.kv_bytes = (size_t)32 << 20;
     s.kv_type = (int)kv;
+    s.kv_levels = levels;
     s.n_rows_max = ROWS_MAX;
     s.n_logits_max = ROWS_MAX;
     return s;
@@ -195,6 +199,70 @@ static void test_sealed_levels_give_one_baseline_bits_however_computed(void **st
     }
 }
 
+/* Each layer with a type of its own: as random, as wide and on every processor as one type. */
+static void test_levels_by_layer_give_one_baseline_bits_however_computed(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"q8,q4", "q3,k8v4", "k4v8,q3", "q4,q8"};
+    uint32_t masks[SHOAL_TINY_MASKS_MAX];
+    size_t n_masks = shoal_tiny_engine_masks(masks);
+    shoal_tiny_engine_ids(ids, N);
+    for (size_t a = 0; a < SHOAL_MIN(shoal_tiny_archs_n, SHOAL_COUNT(words)); a++) {
+        shoal_model *model = shoal_tiny_engine_model(shoal_tiny_archs[a]);
+        levels = words[a];
+        one_by_one(model, SHOAL_KV_F16, expected);
+        for (size_t m = 0; m < n_masks; m++) {
+            random_run(model, levels, SHOAL_KV_F16, masks[m], 1 + (a + m) % 4, 100 * a + m);
+        }
+        shoal_engine *engine = engine_of(model, SHOAL_KV_F16, 0, 1);
+        assert_int_equal(strncmp(shoal_engine_kv_form(engine), "mixed-", 6), 0);
+        shoal_engine_free(engine);
+        levels = NULL;
+        shoal_model_free(model);
+    }
+}
+
+static double distance(float (*a)[SHOAL_TINY_VOCAB], float (*b)[SHOAL_TINY_VOCAB])
+{
+    double sum = 0;
+    for (size_t i = 0; i < (size_t)N * SHOAL_TINY_VOCAB; i++) {
+        double d = (double)a[i / SHOAL_TINY_VOCAB][i % SHOAL_TINY_VOCAB] -
+                   (double)b[i / SHOAL_TINY_VOCAB][i % SHOAL_TINY_VOCAB];
+        sum += d * d;
+    }
+    return sum;
+}
+
+/* And each layer's own type is what it reads: with equal types the bits are those of one type, with
+ * another type in any one layer they are not, but nearer to f16 where that has more bits. */
+static void test_each_layer_reads_its_own_level(void **state)
+{
+    (void)state;
+    static float other[N][SHOAL_TINY_VOCAB];
+    static float f16[N][SHOAL_TINY_VOCAB];
+    shoal_model *model = shoal_tiny_engine_model(shoal_tiny_archs[0]);
+    shoal_tiny_engine_ids(ids, N);
+    one_by_one(model, SHOAL_KV_F16, f16);
+    one_by_one(model, SHOAL_KV_K4V4, expected);
+    levels = "q4*1,q4";
+    one_by_one(model, SHOAL_KV_F16, other);
+    assert_memory_equal(other, expected, sizeof other);
+    for (size_t i = 0; i < 2; i++) {
+        levels = i == 0 ? "q8*1,q4" : "q4*1,q8";
+        one_by_one(model, SHOAL_KV_F16, other);
+        assert_memory_not_equal(other, expected, sizeof other);
+        assert_true(distance(other, f16) < distance(expected, f16));
+    }
+    levels = "q8*1000";
+    shoal_engine_settings s = settings_of(SHOAL_KV_F16, 0, 1);
+    shoal_engine *engine = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_engine_new(model, &s, &engine, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "q8*1000"));
+    levels = NULL;
+    shoal_model_free(model);
+}
+
 /* A block is read as f16 by rows of its own and as codes by later ones; the first always as f16. */
 static void test_sealed_bits_begin_with_the_first_row_past_the_second_block(void **state)
 {
@@ -250,6 +318,8 @@ static void test_sealed_drafts_of_a_block_are_taken_back_without_recomputing(voi
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_levels_by_layer_give_one_baseline_bits_however_computed),
+        cmocka_unit_test(test_each_layer_reads_its_own_level),
         cmocka_unit_test(test_sealed_levels_give_one_baseline_bits_however_computed),
         cmocka_unit_test(test_sealed_bits_begin_with_the_first_row_past_the_second_block),
         cmocka_unit_test(test_sealed_drafts_of_a_block_are_taken_back_without_recomputing),

@@ -386,6 +386,113 @@ static void test_types_have_names_and_sizes(void **state)
     assert_int_equal(type, SHOAL_KV_F16);
 }
 
+static void test_levels_by_layer_are_words_with_counts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words, *text; /* text NULL: they are refused */
+    } rows[] = {{"q8", "q8*6"},
+                {"q8,q4", "q8*1,q4*5"},
+                {"q8*2,k4v3,q4", "q8*2,k4v3*1,q4*3"},
+                {"q8*6", "q8*6"},
+                {"q8*5,q3", "q8*5,q3*1"},
+                {"q8*2", "q8*6"},
+                {"q8*7", NULL},
+                {"q8*6,q4", NULL},
+                {"q8*5,q4*2", NULL},
+                {"", NULL},
+                {",", NULL},
+                {"q8,", NULL},
+                {"q8*", NULL},
+                {"q8*0", NULL},
+                {"q8*-1", NULL},
+                {"q8*2x", NULL},
+                {"*2", NULL},
+                {"f16", NULL},
+                {"q8t", NULL},
+                {"q8,f32", NULL},
+                {"q5", NULL},
+                {"q8 ,q4", NULL},
+                {"q8*99999999999999999999", NULL},
+                {"q8*18446744073709551617", NULL}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_kv_type types[6];
+        char text[SHOAL_KV_TYPES_BYTES];
+        shoal_err err = SHOAL_ERR_INIT;
+        shoal_status status = shoal_kv_types_parse(rows[i].words, 6, types, &err);
+        assert_int_equal(status, rows[i].text ? SHOAL_OK : SHOAL_E_INVALID);
+        assert_true(rows[i].text || strstr(err.text, "KV levels"));
+        if (rows[i].text) {
+            const shoal_kv_shape s = {.n_layers = 6, .type = types[0], .types = types};
+            assert_true(shoal_kv_types_text(&s, text));
+            assert_string_equal(text, rows[i].text);
+        }
+    }
+}
+
+/* Words for so many changes have no room in a form, and such a pool is refused. */
+static void test_levels_that_change_too_often_are_refused(void **state)
+{
+    (void)state;
+    shoal_kv_type types[40];
+    for (size_t n = 15; n <= 17; n++) { /* "q8*1," and "q4*1," are 5 characters */
+        shoal_kv_pool *pool = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        for (size_t i = 0; i < n + 4; i++) {
+            types[i] = i % 2 ? SHOAL_KV_K8V8 : SHOAL_KV_K4V4;
+        }
+        const shoal_kv_shape s = {.n_layers = n + 3,
+                                  .n_kv_heads = 2,
+                                  .k_dim = 8,
+                                  .v_dim = 8,
+                                  .type = types[0],
+                                  .types = types};
+        bool fits = 5 * (n + 3) <= SHOAL_KV_TYPES_BYTES;
+        assert_int_equal(shoal_kv_pool_new(&s, 4000, 64, SLACK, &pool, &err),
+                         fits ? SHOAL_OK : SHOAL_E_INVALID);
+        assert_true(fits || strstr(err.text, "KV levels"));
+        shoal_kv_pool_free(pool);
+    }
+    const shoal_kv_shape open = {.n_layers = 1,
+                                 .n_kv_heads = 2,
+                                 .k_dim = 8,
+                                 .v_dim = 8,
+                                 .type = SHOAL_KV_F16,
+                                 .types = (const shoal_kv_type[]){SHOAL_KV_F16}};
+    shoal_kv_pool *pool = NULL;
+    assert_int_equal(shoal_kv_pool_new(&open, 64, 64, SLACK, &pool, NULL), SHOAL_E_INVALID);
+}
+
+/* Layers of fewer bits are what a mixed pool is for: a text takes hardly more than its codes and
+ * open blocks do, whatever the mixture. */
+static void test_mixed_levels_waste_few_bytes(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"q8*4,q4", "q8*2,q3", "q4*8,q3", "k8v4*3,q4,q3", "q3,q8"};
+    for (size_t i = 0; i < SHOAL_COUNT(words); i++) {
+        shoal_kv_type types[16];
+        assert_int_equal(shoal_kv_types_parse(words[i], 16, types, NULL), SHOAL_OK);
+        const shoal_kv_shape s = {.n_layers = 16,
+                                  .n_kv_heads = 8,
+                                  .k_dim = 64,
+                                  .v_dim = 64,
+                                  .type = types[0],
+                                  .types = types};
+        size_t n_open = (size_t)3 * 16 * 8 * 2 * 64 * 32 * 2;
+        size_t n_codes = 0;
+        for (size_t layer = 0; layer < 16; layer++) {
+            size_t n_k = 0;
+            size_t n_v = 0;
+            shoal_kv_part_bytes(&s, layer, 1, &n_k, &n_v);
+            n_codes += 31 * 8 * (n_k + n_v);
+        }
+        size_t n = shoal_kv_pages_for(&s, SLACK, 1024) * shoal_kv_page_bytes(&s);
+        if (!(n >= n_open + n_codes && (double)n <= 1.15 * (double)(n_open + n_codes))) {
+            fail_msg("%s: %zu bytes, codes and open blocks are %zu", words[i], n, n_open + n_codes);
+        }
+    }
+}
+
 /* As many sequences of 1000 tokens as the sizes say, and not one more. */
 static size_t count_held(shoal_kv_type type)
 {
@@ -430,6 +537,9 @@ static void test_sealed_pools_hold_more_sequences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_levels_by_layer_are_words_with_counts),
+        cmocka_unit_test(test_levels_that_change_too_often_are_refused),
+        cmocka_unit_test(test_mixed_levels_waste_few_bytes),
         cmocka_unit_test_setup_teardown(test_reserve_at_page_borders_takes_whole_pages, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_reserve_beyond_the_pool_is_busy_and_changes_nothing,

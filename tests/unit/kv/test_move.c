@@ -22,9 +22,13 @@ enum {
     N_PAGES = 64
 };
 
+/* Each layer has a type of its own. */
+#define MIXED ((shoal_kv_type)SHOAL_KV_TYPES)
+
 static const size_t windows[] = {0, 50, 20};
-static const shoal_kv_type types[] = {SHOAL_KV_F32,  SHOAL_KV_F16,  SHOAL_KV_Q8T,
-                                      SHOAL_KV_K8V8, SHOAL_KV_K4V3, SHOAL_KV_K3V8};
+static const shoal_kv_type types[] = {SHOAL_KV_F32,  SHOAL_KV_F16,  SHOAL_KV_Q8T, SHOAL_KV_K8V8,
+                                      SHOAL_KV_K4V3, SHOAL_KV_K3V8, MIXED};
+static const shoal_kv_type mixed[] = {SHOAL_KV_K8V8, SHOAL_KV_K3V3, SHOAL_KV_K4V8};
 
 static shoal_kernels the_kernels;
 
@@ -34,7 +38,8 @@ static shoal_kv_pool *pool_new(shoal_kv_type type, bool windowed, size_t n_pages
                                   .n_kv_heads = 2,
                                   .k_dim = 4,
                                   .v_dim = 6,
-                                  .type = type,
+                                  .type = type == MIXED ? mixed[0] : type,
+                                  .types = type == MIXED ? mixed : NULL,
                                   .windows = windowed ? windows : NULL};
     shoal_kv_pool *pool = NULL;
     assert_int_equal(shoal_kv_pool_new(&shape, n_pages, N_CTX, slack, &pool, NULL), SHOAL_OK);
@@ -78,10 +83,10 @@ static void assert_same_blocks(const shoal_kv_seq *a, const shoal_kv_seq *b)
     assert_int_equal(shoal_kv_seq_length(a), shoal_kv_seq_length(b));
     for (size_t block = 0; block < shoal_kv_seq_length(a) / 32; block++) {
         assert_int_equal(shoal_kv_seq_has_block(a, block), shoal_kv_seq_has_block(b, block));
-        size_t n_k = 0;
-        size_t n_v = 0;
-        shoal_kv_part_bytes(shape, block, &n_k, &n_v);
         for (size_t i = 0; i < 6 && shoal_kv_seq_has_block(a, block); i++) {
+            size_t n_k = 0;
+            size_t n_v = 0;
+            shoal_kv_part_bytes(shape, i / 2, block, &n_k, &n_v);
             shoal_kv_part of_a = shoal_kv_block_part(a, i / 2, block, i % 2);
             shoal_kv_part of_b = shoal_kv_block_part(b, i / 2, block, i % 2);
             assert_memory_equal(of_a.k, of_b.k, n_k);
@@ -195,11 +200,11 @@ static size_t last_number(const shoal_kv_shape *shape, size_t block)
     shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
     size_t n_k = 0;
     size_t n_v = 0;
-    shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+    shoal_kv_part_bytes(shape, 2, block, &n_k, &n_v);
     size_t n_codes = sizeof(uint16_t);
     if (shape->type == SHOAL_KV_Q8T) {
         n_codes = (size_t)6 * 32 + 2;
-    } else if (block > 0 && shoal_kv_type_sealed(shape->type, &level, &level)) {
+    } else if (block > 0 && shoal_kv_type_sealed(shoal_kv_layer_type(shape, 2), &level, &level)) {
         n_codes = n_v - 4 * 32 + 2;
     }
     return n_v - n_codes;
@@ -225,7 +230,7 @@ static void test_numbers_that_are_none_are_refused_both_ways(void **state)
         append(seq, block == 0 ? 1 : 32);
         (void)shoal_kv_seq_truncate(seq, block * 32);
         assert_int_equal(shoal_kv_block_export(full, block, bytes), SHOAL_OK);
-        shoal_kv_part_bytes(shape, block, &n_k, &n_v);
+        shoal_kv_part_bytes(shape, 2, block, &n_k, &n_v);
         size_t at = n - n_v + last_number(shape, block);
         const uint8_t bad[] = {0x00, 0x7C, 0x01, 0x7E, 0x00, 0xFC, 0x80, 0x7F};
         const uint8_t infinity[] = {0x80, 0x7F};
@@ -263,6 +268,31 @@ static void test_form_names_type_and_shape(void **state)
     assert_string_not_equal(form, other);
 }
 
+/* Which layer has which type is said whole, and forms of different ones differ. */
+static void test_form_names_the_types_of_all_layers(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"q8,q4", "q4,q8", "q8*2,q4", "q8,q4*2,q8", "q8*4", "k8v4"};
+    char forms[SHOAL_COUNT(words)][SHOAL_KV_FORM_BYTES];
+    for (size_t i = 0; i < SHOAL_COUNT(words); i++) {
+        shoal_kv_type layers[4];
+        assert_int_equal(shoal_kv_types_parse(words[i], 4, layers, NULL), SHOAL_OK);
+        const shoal_kv_shape shape = {.n_layers = 4,
+                                      .n_kv_heads = 2,
+                                      .k_dim = 4,
+                                      .v_dim = 6,
+                                      .type = layers[0],
+                                      .types = layers};
+        assert_int_equal(shoal_kv_form_layers(&shape), 1);
+        shoal_kv_form(&shape, forms[i]);
+        for (size_t k = 0; k < i; k++) {
+            assert_string_not_equal(forms[i], forms[k]);
+        }
+    }
+    assert_non_null(strstr(forms[0], "q8*1,q4*3 layers=4"));
+    assert_non_null(strstr(forms[3], "q8*1,q4*2,q8*1 layers=4"));
+}
+
 int main(void)
 {
     shoal_kernels_init(&the_kernels, 0);
@@ -272,6 +302,7 @@ int main(void)
         cmocka_unit_test(test_limits_leave_the_sequence_as_it_was),
         cmocka_unit_test(test_numbers_that_are_none_are_refused_both_ways),
         cmocka_unit_test(test_form_names_type_and_shape),
+        cmocka_unit_test(test_form_names_the_types_of_all_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
