@@ -26,6 +26,9 @@ struct shoal_store {
     atomic_bool closing;
     store_counters counters;
     shoal_metric *get_seconds;
+    shoal_metric *quarantined;
+    size_t n_bad;      /* the io thread's: bad blocks since the last sound one */
+    uint64_t until_ms; /* the io thread's: nothing is asked before */
 };
 
 /* --- settings --------------------------------------------------------------------------------- */
@@ -98,6 +101,12 @@ static const shoal_metric_def get_seconds_def = {
     .bounds = get_bounds,
     .n_bounds = SHOAL_COUNT(get_bounds)};
 
+static const shoal_metric_def quarantined_def = {
+    .name = "shoal_store_quarantined",
+    .help = "1 while the KV store is not asked because it gave bad blocks.",
+    .labels = "",
+    .kind = SHOAL_METRIC_GAUGE};
+
 void shoal_store_count(store_counters *counters, store_counter which, uint64_t n)
 {
     atomic_fetch_add_explicit(&counters->values[which], n, memory_order_relaxed);
@@ -109,7 +118,11 @@ static shoal_status register_metrics(shoal_store *store, shoal_metrics *registry
     for (size_t i = 0; registry && i < STORE_N_COUNTERS; i++) {
         SHOAL_TRY(shoal_metrics_add(registry, &counter_defs[i], &store->counters.metrics[i]));
     }
-    return registry ? shoal_metrics_add(registry, &get_seconds_def, &store->get_seconds) : SHOAL_OK;
+    if (registry) {
+        SHOAL_TRY(shoal_metrics_add(registry, &get_seconds_def, &store->get_seconds));
+        SHOAL_TRY(shoal_metrics_add(registry, &quarantined_def, &store->quarantined));
+    }
+    return SHOAL_OK;
 }
 
 void shoal_store_stats_get(const shoal_store *store, shoal_store_stats *ret_stats)
@@ -151,6 +164,21 @@ static void refuse(shoal_store *store, store_job *job)
     shoal_store_count(&store->counters, STORE_COUNT_refused, 1);
     shoal_block_free(SHOAL_STEAL(job->result.block));
     job->result.status = SHOAL_EOF;
+    if (++store->n_bad >= SHOAL_STORE_BAD_MAX) {
+        store->n_bad = 0;
+        store->until_ms = shoal_clock_now_ms(&store->settings.clock) + SHOAL_STORE_QUARANTINE_MS;
+        shoal_metric_set(store->quarantined, 1);
+    }
+}
+
+/* Whoever gave too many bad blocks is not asked; leases are nobody's then. */
+static bool is_left_alone(shoal_store *store)
+{
+    if (store->until_ms > 0 && shoal_clock_now_ms(&store->settings.clock) >= store->until_ms) {
+        store->until_ms = 0;
+        shoal_metric_set(store->quarantined, 0);
+    }
+    return store->until_ms > 0;
 }
 
 static void judge_get(shoal_store *store, store_job *job)
@@ -163,6 +191,7 @@ static void judge_get(shoal_store *store, store_job *job)
         refuse(store, job);
     }
     if (result->status == SHOAL_OK) {
+        store->n_bad = 0;
         shoal_store_count(&store->counters, STORE_COUNT_hits, 1);
         shoal_store_count(&store->counters, STORE_COUNT_bytes_in, job->n_bytes);
     } else {
@@ -202,13 +231,16 @@ static void finish(shoal_store *store, store_job *job)
 
 static void run_batch(shoal_store *store, store_job **jobs, size_t n)
 {
+    bool alone = is_left_alone(store);
     for (size_t i = 0; i < n; i++) {
-        jobs[i]->result.status = SHOAL_OK;
-        if (jobs[i]->result.op == SHOAL_STORE_PUT) {
+        jobs[i]->result.status = alone ? SHOAL_EOF : SHOAL_OK;
+        if (!alone && jobs[i]->result.op == SHOAL_STORE_PUT) {
             shoal_block_seal(jobs[i]->result.block, &jobs[i]->id);
         }
     }
-    store->backend->run(store->backend, jobs, n);
+    if (!alone) {
+        store->backend->run(store->backend, jobs, n);
+    }
     for (size_t i = 0; i < n; i++) {
         finish(store, jobs[i]);
     }

@@ -9,6 +9,9 @@
  * for lease_ms; others that ask are told to come again, and after that time one of them gets the
  * lease. A put, a release or the end of that time ends it.
  *
+ * A store that gives SHOAL_STORE_BAD_MAX bad blocks and no sound one between them is left alone for
+ * SHOAL_STORE_QUARANTINE_MS: every get is a miss, every put is dropped. Then it is asked again.
+ *
  * Locked by itself: any thread may ask; one thread polls. Checked here, on the io thread: that the
  * bytes are a sound block (block.h) and the one that was asked for; what is not is removed and
  * counted. Not checked: that whoever can write to the store meant well. A folder or a Redis is as
@@ -29,6 +32,8 @@ enum {
     SHOAL_STORE_LEASE_MS_MAX = 600000,
     SHOAL_STORE_TTL_S_MAX = 30 * 24 * 3600,
     SHOAL_STORE_TIMEOUT_MS_MAX = 60000,
+    SHOAL_STORE_BAD_MAX = 8,
+    SHOAL_STORE_QUARANTINE_MS = 10000,
     SHOAL_STORE_LEASES_MAX = 4096 /* of memory and disk; the oldest gives way */
 };
 

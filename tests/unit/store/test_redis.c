@@ -197,6 +197,40 @@ static void test_broken_and_strange_values_are_refused_and_removed(void **state)
     shoal_store_close(store);
 }
 
+/* Bad blocks in a row, and the server is left alone; one sound block between them, and it is not.
+ */
+static void test_server_of_bad_blocks_is_left_alone_for_a_while(void **state)
+{
+    (void)state;
+    uint64_t now_ns = 1000000000;
+    shoal_store_settings s = settings_here();
+    s.clock = shoal_clock_virtual(&now_ns);
+    shoal_store *store = open_store(&s);
+    assert_int_equal(put(store, 9, 0), SHOAL_OK);
+    for (uint32_t n = SHOAL_STORE_BAD_MAX - 1; n <= SHOAL_STORE_BAD_MAX; n++) {
+        uint64_t n_before = stats_of(store).n_refused;
+        for (uint32_t i = 0; i < n; i++) {
+            assert_int_equal(put(store, 10, i), SHOAL_OK);
+            assert_int_equal(on_block(10, i, "redis.call('setrange',KEYS[1],900,'xyz') return 1"),
+                             1);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            assert_int_equal(get(store, 10, i), SHOAL_EOF);
+        }
+        assert_int_equal(stats_of(store).n_refused, n_before + n);
+        assert_int_equal(get(store, 9, 0), n < SHOAL_STORE_BAD_MAX ? SHOAL_OK : SHOAL_EOF);
+    }
+    now_ns += (uint64_t)(SHOAL_STORE_QUARANTINE_MS - 1) * 1000000;
+    assert_int_equal(get(store, 9, 0), SHOAL_EOF);
+    assert_int_equal(put(store, 11, 0), SHOAL_EOF);
+    assert_int_equal(on_block(11, 0, exists), 0);
+    now_ns += 1000000;
+    assert_int_equal(get(store, 9, 0), SHOAL_OK);
+    assert_int_equal(put(store, 11, 0), SHOAL_OK);
+    assert_int_equal(on_block(11, 0, exists), 1);
+    shoal_store_close(store);
+}
+
 /* Until the store reaches its server again; its patience is bounded, so is ours. */
 static void wait_until_put(shoal_store *store, uint32_t text)
 {
@@ -432,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_leases_hold_between_nodes),
         cmocka_unit_test(test_pipeline_keeps_the_order),
         cmocka_unit_test(test_broken_and_strange_values_are_refused_and_removed),
+        cmocka_unit_test(test_server_of_bad_blocks_is_left_alone_for_a_while),
         cmocka_unit_test(test_server_killed_and_back_costs_misses),
         cmocka_unit_test(test_silent_server_is_given_up),
         cmocka_unit_test(test_password_is_needed_and_given),
