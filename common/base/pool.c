@@ -86,20 +86,25 @@ struct shoal_pool {
     alignas(LINE_BYTES) _Atomic uint32_t n_left; /* parts not done; the caller's futex */
     atomic_bool caller_waits;
     alignas(LINE_BYTES) _Atomic uint32_t bell; /* rung for every job; the workers' futex */
-    _Atomic uint32_t n_parked;
+    /* Threads that sleep on the bell, or are about to, and have not been woken: one that was, but
+     * has not run yet, is not woken again with each job that it misses. */
+    _Atomic uint32_t n_asleep;
     atomic_bool stop;
 };
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
+/* True: a futex_wake has counted this thread. Else the word has moved on (EAGAIN), or a signal came
+ * (EINTR). */
+static bool futex_wait(_Atomic uint32_t *word, uint32_t seen)
 {
-    /* EAGAIN (the word has moved on) and EINTR both mean: look again. */
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    return syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0) == 0;
 }
 
-static void futex_wake(_Atomic uint32_t *word, uint32_t n)
+/* How many were woken. */
+static uint32_t futex_wake(_Atomic uint32_t *word, uint32_t n)
 {
-    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n > INT_MAX ? INT_MAX : (int)n, NULL, NULL,
-                  0);
+    long n_woken =
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n > INT_MAX ? INT_MAX : (int)n, NULL, NULL, 0);
+    return n_woken > 0 ? (uint32_t)n_woken : 0;
 }
 
 static void relax(void)
@@ -151,7 +156,7 @@ static bool run_one(shoal_pool *pool, size_t worker_i)
     /* Sequentially consistent against the caller's "I wait, is it done?": one of the two sees the
      * other. The pool outlives this, because freeing it joins the workers. */
     if (atomic_fetch_sub(&pool->n_left, 1) == 1 && atomic_load(&pool->caller_waits)) {
-        futex_wake(&pool->n_left, 1);
+        (void)futex_wake(&pool->n_left, 1);
     }
     return true;
 }
@@ -217,16 +222,16 @@ static bool spin_until(shoal_pool *pool, bool (*came)(shoal_pool *), fetcher *f)
     return false;
 }
 
-/* Sleeps until the bell rings. The bell is read before "I am parked" is said and the ticket looked
- * at once more after it: either the caller sees the parked thread, or the thread sees the job. */
+/* Sleeps until the bell rings. The bell is read before "I am asleep" is said and the ticket looked
+ * at once more after it: either the caller sees the sleeping thread, or the thread sees the job.
+ * Who is woken is taken off by who wakes him; the kernel tells both of it. */
 static void park(shoal_pool *pool)
 {
     uint32_t seen = atomic_load(&pool->bell);
-    (void)atomic_fetch_add(&pool->n_parked, 1);
-    if (!has_news(pool)) {
-        futex_wait(&pool->bell, seen);
+    (void)atomic_fetch_add(&pool->n_asleep, 1);
+    if (has_news(pool) || !futex_wait(&pool->bell, seen)) {
+        (void)atomic_fetch_sub(&pool->n_asleep, 1);
     }
-    (void)atomic_fetch_sub(&pool->n_parked, 1);
 }
 
 static void worker_main(void *ctx)
@@ -246,8 +251,8 @@ static void worker_main(void *ctx)
 static void ring(shoal_pool *pool, uint32_t n_wanted)
 {
     (void)atomic_fetch_add(&pool->bell, 1);
-    if (atomic_load(&pool->n_parked) > 0) {
-        futex_wake(&pool->bell, n_wanted);
+    if (atomic_load(&pool->n_asleep) > 0) {
+        (void)atomic_fetch_sub(&pool->n_asleep, futex_wake(&pool->bell, n_wanted));
     }
 }
 
@@ -363,7 +368,7 @@ static void wait_done(shoal_pool *pool)
     }
     atomic_store(&pool->caller_waits, true);
     for (uint32_t left = atomic_load(&pool->n_left); left != 0; left = atomic_load(&pool->n_left)) {
-        futex_wait(&pool->n_left, left);
+        (void)futex_wait(&pool->n_left, left);
     }
     atomic_store(&pool->caller_waits, false);
 }
