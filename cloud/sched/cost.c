@@ -100,17 +100,47 @@ static void fit_line(shoal_sched_cost *cost, double rows, double time)
     cost->fixed_us = SHOAL_MAX((cost->us - row_us * cost->rows) / cost->n, 0.0);
 }
 
-void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us)
+static void observe(shoal_sched_cost *cost, size_t n_rows, double us)
 {
     double rows = (double)n_rows;
     SHOAL_ASSERT(n_rows >= 1);
-    double time = believed_us(cost, rows, (double)us);
+    double time = believed_us(cost, rows, us);
     fit_line(cost, rows, time);
     note_off(cost, rows, time);
 }
 
-void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
-                                    uint64_t us)
+static void forget_steps(shoal_sched_cost *cost)
+{
+    cost->n = cost->rows = cost->rows_rows = cost->us = cost->rows_us = 0.0;
+    cost->fixed_us = cost->row_us = cost->rows_most = 0.0;
+    for (size_t i = 0; i < SHOAL_SCHED_COST_KNOTS; i++) {
+        cost->seen[i] = 0.0;
+        cost->off[i] = 0.0;
+    }
+}
+
+void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us)
+{
+    if (cost->cold) {
+        forget_steps(cost);
+        cost->cold = false;
+    }
+    observe(cost, n_rows, (double)us);
+}
+
+void shoal_sched_cost_observe_cold(shoal_sched_cost *cost, size_t n_rows, uint64_t us)
+{
+    if (n_rows >= SHOAL_SCHED_COST_WIDE) {
+        shoal_sched_cost_observe(cost, n_rows, us);
+    } else if (cost->cold || cost->n <= 0.0) {
+        observe(cost, n_rows, (double)us);
+        cost->cold = true;
+    } else {
+        observe(cost, n_rows, SHOAL_MIN((double)us, shoal_sched_cost_us(cost, n_rows)));
+    }
+}
+
+static void observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits, uint64_t us)
 {
     SHOAL_ASSERT(n_answers >= 1 && n_logits >= n_answers);
     double each = cost->answer_us * (double)n_answers + cost->logit_us * (double)n_logits;
@@ -143,6 +173,29 @@ void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, si
     cost->logit_us = SHOAL_MIN(SHOAL_MAX(logit_us, 0.0), cost->logits_us / cost->logits_logits);
     double left_us = cost->answers_us - cost->logit_us * cost->answers_logits;
     cost->answer_us = SHOAL_MAX(left_us / cost->answers_answers, 0.0);
+}
+
+void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
+                                    uint64_t us)
+{
+    if (cost->after_cold) {
+        cost->answers_answers = cost->answers_logits = cost->logits_logits = 0.0;
+        cost->answers_us = cost->logits_us = cost->answer_us = cost->logit_us = 0.0;
+        cost->after_cold = false;
+    }
+    observe_after(cost, n_answers, n_logits, us);
+}
+
+void shoal_sched_cost_observe_after_cold(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
+                                         uint64_t us)
+{
+    double predicted = cost->answer_us * (double)n_answers + cost->logit_us * (double)n_logits;
+    if (cost->after_cold || cost->answers_answers <= 0.0) {
+        observe_after(cost, n_answers, n_logits, us);
+        cost->after_cold = true;
+    } else {
+        observe_after(cost, n_answers, n_logits, SHOAL_MIN(us, (uint64_t)predicted));
+    }
 }
 
 double shoal_sched_cost_us(const shoal_sched_cost *cost, size_t n_rows)

@@ -19,11 +19,13 @@
 #ifndef SHOAL_CLOUD_SCHED_COST_H
 #define SHOAL_CLOUD_SCHED_COST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum {
-    SHOAL_SCHED_COST_KNOTS = 18
+    SHOAL_SCHED_COST_KNOTS = 18,
+    SHOAL_SCHED_COST_WIDE = 32 /* rows beside which the cold is nothing */
 };
 
 /* A zeroed struct knows nothing: it predicts 0. */
@@ -48,14 +50,26 @@ typedef struct shoal_sched_cost {
     double logits_logits;
     double answers_us;
     double logits_us;
+    bool cold;       /* the sums of steps, and the knots, are of cold steps alone */
+    bool after_cold; /* and the others */
 } shoal_sched_cost;
 
 /* A step of n_rows, at least 1, took us. */
 void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us);
+/* The same of a step before which nothing ran for a while: caches and threads were cold, which
+ * costs a fixed time whatever the rows. Such steps are mostly wider than those that follow on one
+ * another, a prompt or a span against single tokens, so a line through both would take the cold for
+ * the price of a row. Of fewer than SHOAL_SCHED_COST_WIDE rows they say what a step takes only
+ * until there are others; from then on what is beyond the prediction is left out, and what is left
+ * keeps the line from following the first few others at once. */
+void shoal_sched_cost_observe_cold(shoal_sched_cost *cost, size_t n_rows, uint64_t us);
 /* What came after a step for n_answers sessions, at least 1, with n_logits rows, at least as many,
  * took us. */
 void shoal_sched_cost_observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
                                     uint64_t us);
+/* The same after a cold step. */
+void shoal_sched_cost_observe_after_cold(shoal_sched_cost *cost, size_t n_answers, size_t n_logits,
+                                         uint64_t us);
 /* Time of a step of n_rows, us; 0 while nothing is known. */
 double shoal_sched_cost_us(const shoal_sched_cost *cost, size_t n_rows);
 /* The most rows that a step within us runs, at most n_rows_max; but at least 1, and at least as

@@ -7,6 +7,11 @@
 #include <string.h>
 
 static const size_t NO_TENANT = SIZE_MAX;
+/* What drafts of a stranger are like, what a tenant's earlier ones are worth in a new session, and
+ * how many of them are remembered. */
+static const double ACCEPTANCE = 0.8;
+static const double USUAL_DRAFTS = 5.0;
+static const double JUDGED_MAX = 256.0;
 
 shoal_sched_settings shoal_sched_settings_default(void)
 {
@@ -99,6 +104,27 @@ void shoal_sched_leave(shoal_sched *sched, size_t tenant)
 {
     SHOAL_ASSERT(tenant < sched->n_tenants && sched->tenants[tenant].n_sessions > 0);
     sched->tenants[tenant].n_sessions--;
+}
+
+void shoal_sched_judged(shoal_sched *sched, size_t tenant, size_t n_judged, size_t n_right)
+{
+    SHOAL_ASSERT(tenant < sched->n_tenants && n_right <= n_judged);
+    sched_tenant *t = &sched->tenants[tenant];
+    t->n_judged += (double)n_judged;
+    t->n_right += (double)n_right;
+    if (t->n_judged > JUDGED_MAX) {
+        t->n_right *= JUDGED_MAX / t->n_judged;
+        t->n_judged = JUDGED_MAX;
+    }
+}
+
+double shoal_sched_acceptance(const shoal_sched *sched, size_t tenant, size_t n_judged,
+                              size_t n_right)
+{
+    SHOAL_ASSERT(tenant < sched->n_tenants && n_right <= n_judged);
+    const sched_tenant *t = &sched->tenants[tenant];
+    double usual = (t->n_right + ACCEPTANCE * USUAL_DRAFTS) / (t->n_judged + USUAL_DRAFTS);
+    return ((double)n_right + usual * USUAL_DRAFTS) / ((double)n_judged + USUAL_DRAFTS);
 }
 
 uint64_t shoal_sched_served(const shoal_sched *sched, size_t tenant)

@@ -112,6 +112,13 @@ shoal_status shoal_sched_join(shoal_sched *sched, const char *name,
 void shoal_sched_leave(shoal_sched *sched, size_t tenant);
 /* Tokens it was served, as counted above. */
 uint64_t shoal_sched_served(const shoal_sched *sched, size_t tenant);
+/* Of a session of the tenant n_judged drafts were judged in all, and n_right of them stood. */
+void shoal_sched_judged(shoal_sched *sched, size_t tenant, size_t n_judged, size_t n_right);
+/* Share of drafts that stands, 0..1, where of n_judged n_right did: these and what the tenant's
+ * sessions before were like, worth a few of them; 0.8 where nothing is known. Whoever were taken
+ * for a stranger each time would have a span judged in pieces, each a step. */
+double shoal_sched_acceptance(const shoal_sched *sched, size_t tenant, size_t n_judged,
+                              size_t n_right);
 
 /* Plans the next step and charges it to the tenants. n_items at most n_items_max. SHOAL_OK: picks
  * is not empty. SHOAL_EOF: no item has work. SHOAL_BUSY: work waits, but its pages are held by

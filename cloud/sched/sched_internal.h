@@ -19,6 +19,8 @@ typedef struct sched_tenant {
     char name[SHOAL_SCHED_TENANT_BYTES];
     size_t n_sessions;
     uint64_t served;
+    double n_judged; /* drafts of sessions that have left, fading */
+    double n_right;
     bool active; /* had work in the last step */
     bool works;  /* has work in this one */
     /* Its part of the order, for each class: [head, end) is left. */

@@ -15,6 +15,10 @@ static const size_t NO_ENTRY = SIZE_MAX;
  * its edge. */
 static const double COST_GAIN = 0.125;
 static const uint64_t ANSWER_MS = 500;
+/* A step that begins so long after the one before is a cold one, and so is the one behind it: it
+ * mostly does what the first did not, a sample after a prompt. */
+static const uint64_t COLD_NS = 500000;
+static const unsigned COLD_STEPS = 2;
 /* What a prompt that is looked up leaves of those before it in the share that is found. */
 static const double KEEP_FOUND = 1.0 - 1.0 / 32;
 
@@ -52,9 +56,11 @@ struct shoal_batch {
     shoal_msg_cost told;
     entry *entries; /* [n_sessions_max], oldest first */
     size_t n_entries;
-    double n_looked; /* tokens of prompts, fading, */
-    double n_found;  /* and those of them that were found */
-    bool looked;     /* for texts, since the last step */
+    double n_looked;     /* tokens of prompts, fading, */
+    double n_found;      /* and those of them that were found */
+    bool looked;         /* for texts, since the last step */
+    uint64_t stepped_ns; /* end of the last step, with what followed it */
+    unsigned n_cold;     /* steps that are cold still, the one that runs included */
     uint64_t next_id;
     uint64_t turn;
     shoal_sched_item *items; /* [n_sessions_max], as entries */
@@ -184,6 +190,9 @@ void shoal_batch_remove(shoal_batch *batch, shoal_session *session)
     if (i == NO_ENTRY) {
         return;
     }
+    const shoal_session_stats *stats = shoal_session_stats_get(session);
+    shoal_sched_judged(batch->sched, batch->entries[i].tenant, stats->n_verified,
+                       stats->n_accepted);
     shoal_sched_leave(batch->sched, batch->entries[i].tenant);
     shoal_session_set_cost(session, NULL);
     if (batch->share != NULL) {
@@ -213,9 +222,10 @@ void shoal_batch_hold(shoal_batch *batch, const shoal_session *session, bool hol
 /* --- planning --------------------------------------------------------------------------------- */
 
 /* What the scheduler has to know of an entry. */
-static shoal_sched_item describe(entry *e, uint64_t now_ms)
+static shoal_sched_item describe(const shoal_batch *batch, entry *e, uint64_t now_ms)
 {
     shoal_session_due due = {.n_prefill = 0};
+    const shoal_session_stats *stats = shoal_session_stats_get(e->session);
     shoal_kv_need need = shoal_session_kv_need(e->session);
     if (!e->held && !e->waits) {
         due = shoal_session_due_get(e->session);
@@ -236,7 +246,8 @@ static shoal_sched_item describe(entry *e, uint64_t now_ms)
                               .n_prefill = due.n_prefill,
                               .sample = due.sample,
                               .n_drafts = due.n_drafts,
-                              .acceptance = due.acceptance,
+                              .acceptance = shoal_sched_acceptance(
+                                  batch->sched, e->tenant, stats->n_verified, stats->n_accepted),
                               .n_rows_held = need.n_rows_held,
                               .n_pages_block = need.n_pages_block,
                               .n_pages_copy = need.n_pages_copy,
@@ -332,7 +343,7 @@ static shoal_status plan_step(shoal_batch *batch, const shoal_clock *clock,
                                        .n_pages_cached = shoal_kv_pool_n_kept(pool),
                                        .hold_ms = batch->settings.idle_hold_ms};
     for (size_t i = 0; i < batch->n_entries; i++) {
-        batch->items[i] = describe(&batch->entries[i], now_ms);
+        batch->items[i] = describe(batch, &batch->entries[i], now_ms);
     }
     return shoal_sched_step(batch->sched, batch->items, batch->n_entries, &limits, &batch->cost,
                             now_ms, ret_plan);
@@ -416,7 +427,9 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
     shoal_metric_add(batch->metrics->steps, 1);
     shoal_metric_observe(batch->metrics->step_seconds, (double)elapsed_ns / 1e9);
     shoal_metric_observe(batch->metrics->step_rows, (double)plan->n_rows);
-    shoal_sched_cost_observe(&batch->cost, plan->n_rows, elapsed_ns / 1000);
+    uint64_t us = elapsed_ns / 1000;
+    (batch->n_cold > 0 ? shoal_sched_cost_observe_cold
+                       : shoal_sched_cost_observe)(&batch->cost, plan->n_rows, us);
     tell_cost(batch, plan, now_ms);
     batch->turn++;
     for (size_t k = 0; k < plan->n_picks; k++) {
@@ -446,7 +459,8 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
 /* Samples and answers, after_us in all, are compute of those whose they are. */
 static void charge_after(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t after_us)
 {
-    shoal_sched_cost_observe_after(&batch->cost, plan->n_samples, plan->n_logits, after_us);
+    (batch->n_cold > 0 ? shoal_sched_cost_observe_after_cold : shoal_sched_cost_observe_after)(
+        &batch->cost, plan->n_samples, plan->n_logits, after_us);
     for (size_t k = 0; k < plan->n_picks; k++) {
         entry *e = &batch->entries[plan->picks[k].item_i];
         shoal_session_computed(e->session, after_us * batch->spans[k].n_logits / plan->n_logits);
@@ -480,6 +494,8 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
         SHOAL_ASSERT(offered && batch->spans[k].n_ids == pick->n_rows &&
                      batch->spans[k].n_logits == pick->n_logits);
     }
+    bool late = start_ns - SHOAL_MIN(batch->stepped_ns, start_ns) > COLD_NS;
+    batch->n_cold = late ? COLD_STEPS : batch->n_cold - (batch->n_cold > 0);
     status = shoal_engine_step(batch->engine, batch->spans, plan.n_picks);
     uint64_t end_ns = shoal_clock_now_ns(clock);
     if (status == SHOAL_OK) {
@@ -489,6 +505,7 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
             charge_after(batch, &plan, after_us);
         }
         give_blocks(batch, &plan, clock);
+        batch->stepped_ns = shoal_clock_now_ns(clock);
         return SHOAL_OK;
     }
     shoal_log(SHOAL_LOG_ERROR, "engine step failed status=\"%s\" sessions=%zu",

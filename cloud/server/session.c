@@ -562,7 +562,10 @@ static void push_tokens(shoal_session *session, const shoal_msg_tokens *tokens, 
 
 static void push_continue(shoal_session *session, const shoal_msg_continue *cont, uint64_t now_ms)
 {
-    if (!enter_epoch(session, cont->epoch)) {
+    /* One of an epoch that has passed stands: it was sent behind drafts, of which one has fallen
+     * meanwhile, and asks to go on from there. */
+    bool late = cont->epoch < session->epoch;
+    if (late ? cont->position > session->n_ids : !enter_epoch(session, cont->epoch)) {
         return;
     }
     if (cont->position > session->n_ids || session->n_ids == 0) {
@@ -691,15 +694,12 @@ shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_
 
 shoal_session_due shoal_session_due_get(const shoal_session *session)
 {
-    const shoal_session_stats *stats = &session->stats;
     if (shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
         return (shoal_session_due){.priority = session->priority};
     }
-    /* As if 5 had been judged before the first, of which 4 stood. */
     return (shoal_session_due){.n_prefill = n_missing(session),
                                .sample = wants_tokens(session),
                                .n_drafts = session->n_drafts,
-                               .acceptance = (stats->n_accepted + 4.0) / (stats->n_verified + 5.0),
                                .priority = session->priority};
 }
 

@@ -103,7 +103,6 @@ typedef struct shoal_session_due {
     size_t n_prefill;  /* rows missing before the row that is sampled from */
     bool sample;       /* a verification or a decode step is due */
     size_t n_drafts;   /* that wait to be judged */
-    double acceptance; /* share of drafts accepted, 0..1; 0.8 before any was judged */
     unsigned priority; /* from Open */
 } shoal_session_due;
 shoal_session_due shoal_session_due_get(const shoal_session *session);

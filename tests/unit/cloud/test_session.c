@@ -321,11 +321,16 @@ static void test_draft_wrong_raises_epoch_and_drops_stale(void **state)
     rig_settle(&shared);
     assert_int_equal(e.n_messages, n_messages);
     assert_false(e.done);
+    /* But a Continue that was sent behind the drafts asks to go on from what has become of them. */
+    edge_continue(&e, N_PROMPT, 6);
+    rig_settle(&shared);
+    assert_int_equal(e.epoch, 1);
+    assert_text(&e, truth, N_PROMPT + 6);
     /* A newer epoch is adopted; a draft that contradicts H is judged by H alone. */
     e.epoch = 9;
     edge_tokens(&e, SHOAL_TOKENS_DRAFT, N_PROMPT, drafts, 8);
     assert_int_equal(e.epoch, 10);
-    assert_text(&e, truth, N_PROMPT + 4);
+    assert_text(&e, truth, N_PROMPT + 6);
     const shoal_session_stats *stats = shoal_session_stats_get(e.session);
     assert_int_equal(stats->n_accepted, 6);
     assert_int_equal(stats->n_verified, 8);

@@ -161,6 +161,47 @@ static void test_steps_off_the_line_are_known_by_their_rows(void **state)
     near(shoal_sched_cost_us(&cost, 8), cost.fixed_us + 8.0 * cost.row_us);
 }
 
+/* One session decodes: single tokens follow on one another, and after each pause comes a prompt
+ * of 12 rows, or a span of drafts, that finds everything cold. The line goes through what is
+ * warm. */
+static void test_cold_steps_do_not_make_rows_dear(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 0.0};
+    for (size_t i = 0; i < 20; i++) { /* while there are no others they are what is known */
+        shoal_sched_cost_observe_cold(&cost, 4 + i % 9, 400 + 15 * (4 + i % 9));
+        shoal_sched_cost_observe_after_cold(&cost, 1, 8, 400);
+    }
+    near(cost.row_us, 15.0);
+    near(shoal_sched_cost_us(&cost, 10), 550.0);
+    assert_true(cost.answer_us > 300.0);
+    for (size_t i = 0; i < 100; i++) {
+        shoal_sched_cost_observe_cold(&cost, SHOAL_SCHED_COST_WIDE - 1, 900 + i % 7 * 90);
+        for (size_t k = 0; k < 10; k++) {
+            shoal_sched_cost_observe(&cost, 1, 75);
+            shoal_sched_cost_observe_after(&cost, 1, 1, 12);
+        }
+        shoal_sched_cost_observe_after_cold(&cost, 1, 8, 400);
+    }
+    assert_true(fabs(shoal_sched_cost_us(&cost, 1) - 75.0) < 1.0);
+    assert_true(cost.row_us < 1.0);
+    assert_true(fabs(cost.answer_us + cost.logit_us - 12.0) < 0.5 && cost.logit_us < 1.0);
+    shoal_sched_cost_observe(&cost, 4, 300); /* one that was held up: the line hardly moves */
+    assert_true(cost.row_us < 7.5);
+    /* Warm ones tell, and so do many rows. */
+    for (size_t i = 0; i < 300; i++) {
+        shoal_sched_cost_observe(&cost, 1 + i % 6, 60 + 15 * (1 + i % 6));
+        shoal_sched_cost_observe_after(&cost, 1, 1 + i % 6, 8 + 4 * (1 + i % 6));
+    }
+    assert_true(cost.row_us > 13.0 && cost.logit_us > 3.5);
+    assert_true(shoal_sched_cost_price(&cost, 1) < 0.25);
+    for (size_t i = 0; i < 300; i++) {
+        shoal_sched_cost_observe_cold(&cost, SHOAL_SCHED_COST_WIDE, 60 + 30 * 32);
+        shoal_sched_cost_observe(&cost, 1, 90);
+    }
+    assert_true(cost.row_us > 28.0);
+}
+
 static void test_falling_line_is_flat_never_negative(void **state)
 {
     (void)state;
@@ -245,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_long_prompt_does_not_hide_what_a_draft_costs),
         cmocka_unit_test(test_step_that_was_held_up_counts_in_part),
         cmocka_unit_test(test_steps_off_the_line_are_known_by_their_rows),
+        cmocka_unit_test(test_cold_steps_do_not_make_rows_dear),
         cmocka_unit_test(test_falling_line_is_flat_never_negative),
         cmocka_unit_test(test_rows_of_a_time),
         cmocka_unit_test(test_samples_cost_what_follows_the_step),

@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
+
 #include "cloud/sched/sched.h"
 #include "common/base/mem.h"
 #include "common/base/rng.h"
@@ -402,6 +404,34 @@ static void test_drafts_end_where_a_row_is_dear(void **state)
     shoal_sched_free(r.sched);
 }
 
+/* A session begins as the tenant's sessions before it were, a stranger's with 4 of 5. */
+static void test_a_tenant_s_drafts_are_remembered(void **state)
+{
+    (void)state;
+    shoal_sched_settings settings = shoal_sched_settings_default();
+    SHOAL_CLEANUP(shoal_sched_freep) shoal_sched *sched = NULL;
+    size_t good = 0;
+    size_t bad = 0;
+    assert_int_equal(shoal_sched_new(&settings, &sched), SHOAL_OK);
+    assert_int_equal(shoal_sched_join(sched, "good", &good), SHOAL_OK);
+    assert_int_equal(shoal_sched_join(sched, "bad", &bad), SHOAL_OK);
+    assert_true(fabs(shoal_sched_acceptance(sched, good, 0, 0) - 0.8) < 1e-9);
+    assert_true(fabs(shoal_sched_acceptance(sched, good, 5, 5) - 0.9) < 1e-9);
+    for (size_t i = 0; i < 50; i++) {
+        shoal_sched_judged(sched, good, 20, 19);
+        shoal_sched_judged(sched, bad, 20, 2);
+    }
+    shoal_sched_leave(sched, good);
+    assert_int_equal(shoal_sched_join(sched, "good", &good), SHOAL_OK);
+    assert_true(fabs(shoal_sched_acceptance(sched, good, 0, 0) - 0.95) < 0.01);
+    assert_true(fabs(shoal_sched_acceptance(sched, bad, 0, 0) - 0.1) < 0.02);
+    assert_true(shoal_sched_acceptance(sched, bad, 40, 40) > 0.85); /* what it is like itself */
+    for (size_t i = 0; i < 50; i++) {
+        shoal_sched_judged(sched, bad, 20, 20);
+    }
+    assert_true(shoal_sched_acceptance(sched, bad, 0, 0) > 0.9); /* what is past fades */
+}
+
 static void test_unknown_cost_takes_all_drafts(void **state)
 {
     (void)state;
@@ -788,6 +818,7 @@ int main(void)
         cmocka_unit_test(test_drafts_shrink_as_the_batch_fills),
         cmocka_unit_test(test_drafts_pay_for_their_samples_too),
         cmocka_unit_test(test_drafts_end_where_a_row_is_dear),
+        cmocka_unit_test(test_a_tenant_s_drafts_are_remembered),
         cmocka_unit_test(test_unknown_cost_takes_all_drafts),
         cmocka_unit_test(test_scarce_logits_go_to_first_drafts_first),
         cmocka_unit_test(test_pages_at_block_limits),
