@@ -24,6 +24,7 @@ shoal_coop_settings shoal_coop_settings_default(void)
         .n_draft = 0,
         .n_window = 0,
         .plain_gain = 1,
+        .spare_share = 0.05,
         .reconnect_ms = 10000,
         .open_ms = 5000,
         .retry_burst = 64,
@@ -78,6 +79,9 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     }
     if (!(s->plain_gain >= 1)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "plain gain must be at least 1");
+    }
+    if (!(s->spare_share >= 0 && s->spare_share <= 1)) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "spare share must lie in 0 to 1");
     }
     if (!(s->fault_flip_ratio >= 0 && s->fault_flip_ratio <= 1)) {
         return shoal_err_set(err, SHOAL_E_INVALID, "fault flip ratio must lie in 0 to 1");
@@ -410,7 +414,8 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     coop->clock = shoal_clock_real();
     const shoal_pace_settings pace = {.n_draft = settings->n_draft,
                                       .n_window = settings->n_window,
-                                      .plain_gain = settings->plain_gain};
+                                      .plain_gain = settings->plain_gain,
+                                      .spare_share = settings->spare_share};
     shoal_pace_init(&coop->pace, &pace);
     if (shoal_mailbox_init(&coop->box) != SHOAL_OK ||
         pthread_mutex_init(&coop->state_mutex, NULL) != 0) {

@@ -200,6 +200,7 @@ typedef struct shoal_coop_settings {
     size_t n_draft;          /* draft tokens per round, 1..32; 0: chosen (edge/pace) */
     size_t n_window;         /* unverified draft tokens in flight at most, n_draft..64; 0: chosen */
     double plain_gain;       /* times faster the cloud alone must be before drafts are left, >= 1 */
+    double spare_share;      /* of a round trip, what drafts before plain decoding may cost, 0..1 */
     uint64_t reconnect_ms;   /* how long a cut stream is retried before the request fails */
     uint64_t open_ms;        /* how long a node may take to say Opened, at least 1 */
     double retry_burst;      /* retries of all requests that reach the cloud at once, at least 1 */

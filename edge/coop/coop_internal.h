@@ -193,6 +193,8 @@ struct gen {
     shoal_pace pace;       /* how far ahead to draft; from admission on */
     shoal_pace_choice choice;
     bool continuing;         /* mode EXACT: a Continue of this epoch runs in place of drafts */
+    size_t n_opening;        /* drafts that the prompt waits for; 0: it was sent */
+    uint64_t opening_ns;     /* until when at most */
     uint64_t sent_ns;        /* when what the cloud has not answered was sent, 0: nothing timed */
     size_t sent_position;    /* of the drafts timed; the prompt's end while opening */
     size_t sent_rows;        /* of them in the cloud's step, 0: their answer waits for no step */
@@ -302,6 +304,7 @@ struct shoal_coop {
     shoal_hash form; /* of its words, as blobs say it */
     coop_figures figures;
     shoal_archive *archive; /* of sessions and what is fetched; NULL: all are exact */
+    uint64_t stepped_ns;    /* end of the last step */
     shoal_breaker fetches;  /* FetchKv: failures, and peers that sent what was no KV */
     uint64_t quarantined_until_ms;
     uint64_t describe_sent_ns;

@@ -12,7 +12,8 @@
 
 enum {
     IDLE_MS = 60000, /* nothing under way and nothing to ask */
-    DESCRIBE_RETRY_MS = 250
+    DESCRIBE_RETRY_MS = 250,
+    WARM_NS = 1000000 /* of the step before, that long ago, a step still finds its caches warm */
 };
 
 /* --- mails --------------------------------------------------------------------------------------
@@ -350,6 +351,9 @@ static bool step(shoal_coop *coop)
     shoal_status status = shoal_engine_step(coop->engine, coop->spans, n);
     SHOAL_ASSERT(status == SHOAL_OK); /* admission promised pages and rows */
     double step_us = (double)(shoal_clock_now_ns(&coop->clock) - start_ns) / 1e3;
+    /* The first one after a pause finds caches and threads cold; drafts follow on one another. */
+    bool warm = start_ns - coop->stepped_ns < WARM_NS;
+    coop->stepped_ns = shoal_clock_now_ns(&coop->clock);
     shoal_coop_fetch_step(coop, n_rows, step_us);
     shoal_charge_step(coop, step_us, n_ids_max == 1 ? n : 0);
     for (size_t i = 0; i < n; i++) {
@@ -359,7 +363,7 @@ static bool step(shoal_coop *coop)
         if (coop->spans[i].n_logits == 0) {
             continue;
         }
-        if (coop->spans[i].n_ids == 1) {
+        if (coop->spans[i].n_ids == 1 && warm) {
             shoal_pace_edge_token(&g->pace, step_us);
         }
         take_rows(coop, g, &coop->spans[i]);

@@ -150,6 +150,28 @@ static shoal_status send_continue(gen *g, size_t n_max)
     return send(g, &msg, &n);
 }
 
+/* Drafts that the cloud is to judge before it decodes. With them the prompt waits, so that one step
+ * runs both: it would be computed no sooner, for it is the way that takes the time. */
+static bool opening(const shoal_coop *coop, gen *g)
+{
+    g->n_opening = 0;
+    if (g->mode != SHOAL_MODE_EXACT || !g->seq || g->fetch ||
+        shoal_pace_choose(&g->pace).n_draft > 0) {
+        return false;
+    }
+    shoal_pace_world world = shoal_pace_world_get(&g->pace);
+    double row_us = coop->figures.here_prefill_us;
+    row_us = row_us > 0 ? row_us : world.edge_us;
+    size_t n_fed = SHOAL_MIN(shoal_kv_seq_length(g->seq), g->n_confirmed);
+    double ahead_us = row_us * (double)(g->n_confirmed - n_fed);
+    g->n_opening = shoal_pace_opening(&g->pace, ahead_us);
+    /* Where the edge turns out to be slower, what there is by then is sent. */
+    double us = 2 * (ahead_us + (double)g->n_opening * world.edge_us) +
+                coop->settings.spare_share * world.trip_us;
+    g->opening_ns = shoal_clock_now_ns(&coop->clock) + (uint64_t)(us * 1e3);
+    return g->n_opening > 0;
+}
+
 static shoal_status open_stream(shoal_coop *coop, gen *g)
 {
     SHOAL_TRY(shoal_link_open(coop, &g->up));
@@ -160,6 +182,9 @@ static shoal_status open_stream(shoal_coop *coop, gen *g)
     start_trip(coop, g, 0);
     g->n_sent = g->n_confirmed;
     SHOAL_TRY(send_open(coop, g));
+    if (opening(coop, g)) {
+        return SHOAL_OK;
+    }
     SHOAL_TRY(send_confirmed(g));
     return g->mode == SHOAL_MODE_CLOUD ? send_continue(g, g->n_end - g->n_confirmed) : SHOAL_OK;
 }
@@ -235,8 +260,26 @@ static shoal_status leave_to_cloud(shoal_coop *coop, gen *g)
     return SHOAL_OK;
 }
 
+/* The prompt, what was drafted behind it, and the word is the cloud's. */
+static shoal_status send_opening(shoal_coop *coop, gen *g)
+{
+    bool late = shoal_clock_now_ns(&coop->clock) >= g->opening_ns;
+    g->choice = (shoal_pace_choice){.n_draft = g->n_opening, .n_window = g->n_opening};
+    if (!late && shoal_gen_may_draft(coop, g)) {
+        return SHOAL_OK;
+    }
+    g->n_opening = 0;
+    SHOAL_TRY(send_confirmed(g));
+    g->choice.n_window = 0; /* what there is, no more */
+    SHOAL_TRY(send_drafts(coop, g));
+    return leave_to_cloud(coop, g);
+}
+
 static shoal_status follow_pace(shoal_coop *coop, gen *g)
 {
+    if (g->n_opening > 0) {
+        return send_opening(coop, g);
+    }
     g->choice = shoal_pace_choose(&g->pace);
     coop->choice = g->choice;
     return g->choice.n_draft > 0 ? send_drafts(coop, g) : leave_to_cloud(coop, g);
@@ -711,6 +754,7 @@ static void drop(gen *g)
     }
     g->cloud = CLOUD_NONE;
     g->continuing = false;
+    g->n_opening = 0;
     g->sent_ns = 0;
     g->busy = false;
     shoal_pace_paused(&g->pace);

@@ -128,6 +128,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
     {"coop.plain_gain", SHOAL_CONFIG_REAL, "1", 1, 1000, NULL, false,
      "With a chosen length: how many times faster an idle cloud must be without drafts before they "
      "are left; above 1 spares the cloud."},
+    {"coop.spare_share", SHOAL_CONFIG_REAL, "0.05", 0, 1, NULL, false,
+     "With a chosen length: where the cloud decodes it first judges drafts of an answer's "
+     "beginning, which spares it steps, if the answer waits no longer for them than this share of "
+     "a round trip; 0: never."},
     INT("coop.reconnect_ms", "10000", 0, 3600000,
         "How long a cut stream is tried again, in ms, before the request fails or degrades."),
     INT("coop.open_ms", "5000", 1, 600000,
@@ -359,6 +363,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.n_window = (size_t)shoal_config_int(config, "coop.window_tokens");
     s.n_window = s.n_window > 0 ? SHOAL_MAX(s.n_window, s.n_draft) : 0;
     s.plain_gain = shoal_config_real(config, "coop.plain_gain");
+    s.spare_share = shoal_config_real(config, "coop.spare_share");
     s.reconnect_ms = (uint64_t)shoal_config_int(config, "coop.reconnect_ms");
     s.open_ms = (uint64_t)shoal_config_int(config, "coop.open_ms");
     s.retry_burst = (double)shoal_config_int(config, "coop.retry_burst");

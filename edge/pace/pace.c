@@ -44,6 +44,11 @@ static const double CHECK_MAX = 4.0;
 /* Weights of a measurement: of the edge's time, of a round trip, of one that may hold a wait, of
  * one of the few while the cloud decodes. */
 static const double EDGE_GAIN = 0.125;
+/* A draft counts for that many times what was known at most: beyond, something else held it up. */
+static const double LATE_MAX = 4.0;
+/* Of what a draft took, each time it is asked for and none was timed since: once too slow must not
+ * mean never again. */
+static const double EDGE_HOPED = 0.98;
 static const double TRIP_GAIN = 0.25;
 static const double TRIP_GAIN_BUSY = 1.0 / 32;
 static const double TRIP_GAIN_RARE = 0.75;
@@ -52,6 +57,8 @@ static const double SWITCH = 0.97;
 static const double SWITCH_AT_ONCE = 0.7;
 /* Drafts so dear are not even tried: were all of them right, nobody would gain much. */
 static const double PRICE_MAX = 0.8;
+/* A cloud that has judged none for long says that they are free. */
+static const double PRICE_MIN = 0.1;
 
 void shoal_pace_init(shoal_pace *pace, const shoal_pace_settings *settings)
 {
@@ -91,7 +98,9 @@ static void smooth(double *value, double seen, double gain)
 void shoal_pace_edge_token(shoal_pace *pace, double us)
 {
     for (shoal_pace *p = pace; p; p = p->parent) {
-        smooth(&p->edge_us, us, EDGE_GAIN);
+        double most_us = p->edge_us > 0 ? LATE_MAX * p->edge_us : us;
+        smooth(&p->edge_us, SHOAL_MIN(us, most_us), EDGE_GAIN);
+        p->edge_seen = true;
     }
 }
 
@@ -284,6 +293,30 @@ static double weigh_plain(const shoal_pace *pace, double plain_us)
 {
     double more = SHOAL_MAX(pace->settings.plain_gain - 1.0, 0.0);
     return plain_us * (1.0 + more * (1.0 - SHOAL_MIN(pace->price, 1.0)));
+}
+
+size_t shoal_pace_opening(shoal_pace *pace, double ahead_us)
+{
+    shoal_pace_world world = shoal_pace_world_get(pace);
+    world.price = SHOAL_MAX(world.price, PRICE_MIN);
+    world.n_step = shoal_pace_span_max(&world);
+    for (shoal_pace *p = pace; p; p = p->parent) {
+        p->edge_us *= p->edge_seen ? 1.0 : EDGE_HOPED;
+        p->edge_seen = false;
+    }
+    size_t best = 0;
+    if (pace->settings.n_draft > 0 || world.step_us <= 0 || pace->price > PRICE_MAX) {
+        return 0;
+    }
+    double most_us = pace->settings.spare_share * world.trip_us;
+    double stands = 1.0;
+    double later_us = ahead_us;
+    for (size_t n = 1; most_us > 0 && n <= world.n_step; n++) {
+        stands *= world.accept[SHOAL_MIN(n, (size_t)SHOAL_PACE_DEPTHS) - 1];
+        later_us += world.edge_us + world.row_us - stands * world.step_us;
+        best = later_us <= most_us ? n : best;
+    }
+    return best;
 }
 
 static shoal_pace_choice plain_choice(const shoal_pace *pace)

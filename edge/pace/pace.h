@@ -37,11 +37,13 @@ enum {
 };
 
 typedef struct shoal_pace_settings {
-    size_t n_draft;    /* drafts of a message, 1..SHOAL_PACE_DRAFT_MAX; 0: chosen */
-    size_t n_window;   /* drafts on their way, n_draft..SHOAL_PACE_WINDOW_MAX; 0: chosen, or with a
-                        * fixed n_draft three times that */
-    double plain_gain; /* how many times faster plain decoding must be before drafts are left while
-                        * the cloud is idle; the more it is loaded the less; 1 or below: faster */
+    size_t n_draft;     /* drafts of a message, 1..SHOAL_PACE_DRAFT_MAX; 0: chosen */
+    size_t n_window;    /* drafts on their way, n_draft..SHOAL_PACE_WINDOW_MAX; 0: chosen, or with a
+                         * fixed n_draft three times that */
+    double plain_gain;  /* how many times faster plain decoding must be before drafts are left while
+                         * the cloud is idle; the more it is loaded the less; 1 or below: faster */
+    double spare_share; /* of a round trip, 0..1: what drafts before plain decoding may cost; 0:
+                         * there are none */
 } shoal_pace_settings;
 
 typedef struct shoal_pace_choice {
@@ -81,6 +83,7 @@ typedef struct shoal_pace {
     shoal_pace_settings settings;
     struct shoal_pace *parent; /* hears everything that is measured here; NULL: nobody */
     double edge_us;            /* 0: not yet seen */
+    bool edge_seen;            /* since an opening was asked for */
     double trip_us;            /* 0: not yet seen */
     double step_us;
     double row_us;
@@ -130,6 +133,12 @@ void shoal_pace_paused(shoal_pace *pace);
 
 /* Cheap when there is nothing new to weigh. */
 shoal_pace_choice shoal_pace_choose(shoal_pace *pace);
+/* Where the cloud is to decode and nothing is on its way: how many drafts are worth sending before
+ * it does, 0 to SHOAL_PACE_DRAFT_MAX. One step judges them all, so they spare the cloud a step for
+ * each that stands; the first token comes later by the time to draft them, and those behind it come
+ * with it. Of all numbers that keep this within spare_share of a round trip the greatest.
+ * ahead_us: until the first of them can be begun. */
+size_t shoal_pace_opening(shoal_pace *pace, double ahead_us);
 /* In plain decoding: whether the round trip should be measured now. Once it is true it stays so
  * for some tokens, until a trip has come. */
 bool shoal_pace_wants_trip(const shoal_pace *pace);

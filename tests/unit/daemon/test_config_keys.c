@@ -89,10 +89,12 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "coop.draft_tokens=0"); /* chosen, as by default */
     set(config, "coop.window_tokens=0");
     set(config, "coop.plain_gain=20");
+    set(config, "coop.spare_share=0.25");
     assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
     assert_int_equal(coop.n_draft, 0);
     assert_int_equal(coop.n_window, 0);
     assert_true(coop.plain_gain == 20.0);
+    assert_true(coop.spare_share == 0.25);
     assert_int_equal(shoal_edge_http_settings(config).body_bytes_max, 100 << 10);
     shoal_model model = {.hp = {.name = "named"}};
     char name[128];

@@ -174,8 +174,10 @@ static void test_fixed_settings_are_kept(void **state)
     static const struct {
         shoal_pace_settings settings;
         shoal_pace_choice choice;
-    } cases[] = {
-        {{5, 0, 1}, {5, 15}}, {{5, 7, 1}, {5, 7}}, {{5, 2, 1}, {5, 5}}, {{32, 0, 1}, {32, 64}}};
+    } cases[] = {{{5, 0, 1, 1}, {5, 15}},
+                 {{5, 7, 1, 1}, {5, 7}},
+                 {{5, 2, 1, 1}, {5, 5}},
+                 {{32, 0, 1, 1}, {32, 64}}};
     for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
         shoal_pace pace;
         shoal_pace_init(&pace, &cases[i].settings);
@@ -183,6 +185,7 @@ static void test_fixed_settings_are_kept(void **state)
         shoal_pace_choice choice = shoal_pace_choose(&pace);
         assert_int_equal(choice.n_draft, cases[i].choice.n_draft);
         assert_int_equal(choice.n_window, cases[i].choice.n_window);
+        assert_int_equal(shoal_pace_opening(&pace, 0), 0);
     }
 }
 
@@ -339,6 +342,80 @@ static void test_plain_gain_spares_an_idle_cloud(void **state)
     }
 }
 
+/* Before the cloud decodes, as many drafts as the answer can wait for. */
+static void test_an_opening_costs_a_share_of_the_way(void **state)
+{
+    (void)state;
+    static const struct {
+        double share;
+        double edge_us;
+        double ahead_us;
+        double price;
+        size_t n_min;
+        size_t n_max;
+    } cases[] =
+        {
+            {0.05, 150, 0, 0.03, 7, 24}, /* faster than a step: as deep as one may stand */
+            {0.05, 150, 2000, 0.03, 7, 24},
+            {0.05, 150, 60000, 0.03, 0, 0}, /* a long prompt: the cloud is done sooner */
+            {0.05, 1100, 0, 0.03, 3, 6},    /* some 500 us each, of 2500 */
+            {0.10, 1100, 0, 0.03, 7, 10},
+            {0.05, 1100, 1500, 0.03, 1, 3},
+            {0.05, 4000, 0, 0.03, 0, 0},
+            {0.0, 150, 0, 0.03, 0, 0},
+            {0.05, 150, 0, 0.5, 3, 12}, /* no deeper than what is likely to stand */
+            {0.05, 150, 0, 0.81, 0, 0}, /* nor where nobody drafts */
+        };
+    for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
+        const shoal_pace_settings settings = {.spare_share = cases[i].share};
+        shoal_pace pace;
+        shoal_pace_init(&pace, &settings);
+        assert_int_equal(shoal_pace_opening(&pace, 0), 0); /* nobody says what a step takes */
+        for (size_t k = 0; k < 64; k++) {
+            trip(&pace, 50000);
+            shoal_pace_edge_token(&pace, cases[i].edge_us);
+        }
+        judge(&pace, 400, 9);
+        shoal_pace_told(&pace, 800, 20, cases[i].price);
+        size_t n = shoal_pace_opening(&pace, cases[i].ahead_us);
+        if (n < cases[i].n_min || n > cases[i].n_max) {
+            fail_msg("case %zu: %zu drafts", i, n);
+        }
+    }
+}
+
+/* One draft that something held up says little, and what was too slow once is tried again. */
+static void test_a_held_up_draft_is_got_over(void **state)
+{
+    (void)state;
+    const shoal_pace_settings settings = {.spare_share = 0.05};
+    shoal_pace parent;
+    shoal_pace child;
+    shoal_pace_init(&parent, &settings);
+    shoal_pace_edge_token(&parent, 100);
+    shoal_pace_edge_token(&parent, 30000);
+    assert_true(parent.edge_us < 150);
+    for (size_t i = 0; i < 100; i++) {
+        shoal_pace_edge_token(&parent, 5000);
+    }
+    near(parent.edge_us, 5000, 100); /* what lasts is believed */
+    shoal_pace_told(&parent, 800, 20, 0.03);
+    trip(&parent, 50000);
+    judge(&parent, 400, 20);
+    size_t n_asked = 0;
+    for (size_t n = 0; n == 0; n_asked++) {
+        assert_true(n_asked < 200);
+        shoal_pace_fork(&child, &parent);
+        n = shoal_pace_opening(&child, 0);
+    }
+    assert_true(n_asked > 10);
+    shoal_pace_edge_token(&child, 1000);
+    double known_us = parent.edge_us;
+    shoal_pace_fork(&child, &parent);
+    (void)shoal_pace_opening(&child, 0);
+    near(parent.edge_us, known_us, 0); /* it was timed */
+}
+
 /* What a trip took is what it took less the steps that were waited for. */
 static void test_round_trips_are_weighed_by_what_they_hold(void **state)
 {
@@ -456,6 +533,8 @@ int main(void)
         cmocka_unit_test(test_plain_decoding_is_left_now_and_then),
         cmocka_unit_test(test_clock_has_the_last_word),
         cmocka_unit_test(test_plain_gain_spares_an_idle_cloud),
+        cmocka_unit_test(test_an_opening_costs_a_share_of_the_way),
+        cmocka_unit_test(test_a_held_up_draft_is_got_over),
         cmocka_unit_test(test_the_way_is_asked_for_while_the_cloud_decodes),
         cmocka_unit_test(test_round_trips_are_weighed_by_what_they_hold),
         cmocka_unit_test(test_pauses_and_changes_of_course_are_not_timed),
