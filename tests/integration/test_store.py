@@ -4,6 +4,8 @@
 that happens to the Redis changes a token or ends a session. Exit 77 where Debian's redis-tools is missing."""
 import os
 import random
+import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,6 +66,65 @@ class Redis:
 
     def __exit__(self, *_):
         self.kill()
+
+
+class Fault(threading.Thread):
+    """A way to Redis on which once, at the so-manieth piece of one direction, something happens to what passes."""
+
+    def __init__(self, site, redis):
+        super().__init__(daemon=True)
+        self.path, self.target = site.file("fault.sock"), redis.path
+        self.what, self.way, self.at, self.seen, self.done = None, None, 0, 0, 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(8)
+        self.start()
+
+    def arm(self, what, way, at):
+        self.way, self.at, self.seen, self.done = way, at, 0, 0
+        self.what = what
+
+    def run(self):
+        while True:
+            near = self.listener.accept()[0]
+            far = socket.socket(socket.AF_UNIX)
+            try:
+                far.connect(self.target)
+            except OSError:
+                near.close()
+                continue
+            threading.Thread(target=self.carry, args=(near, far), daemon=True).start()
+
+    def spoil(self, way, data):
+        """What leaves of it, and whether the connection ends there."""
+        if self.what is None or way != self.way:
+            return data, False
+        self.seen += 1
+        if self.seen != self.at:
+            return data, False
+        what, self.what, self.done = self.what, None, 1
+        if what == "flip":
+            data = bytearray(data)
+            data[len(data) // 2] ^= 1
+        return {"drop": b"", "repeat": data * 2, "cut": data[:len(data) // 2], "flip": bytes(data), "close": b""}[what], \
+            what in ("cut", "close")
+
+    def carry(self, near, far):
+        try:
+            while True:
+                for ready in select.select([near, far], [], [])[0]:
+                    data = ready.recv(16384)
+                    if not data:
+                        return
+                    data, ends = self.spoil("up" if ready is near else "down", data)
+                    (far if ready is near else near).sendall(data)
+                    if ends:
+                        return
+        except OSError:
+            pass
+        finally:
+            near.close()
+            far.close()
 
 
 def node(site, model, redis, **settings):
@@ -221,10 +282,133 @@ def test_redis_gone_and_back_under_load_changes_no_token():
         return f"{len(kills)} troubles, {n_asked} answers, 0 differ"
 
 
+# Of one answer's pieces: a get and a put go up, their replies come down, blocks in more pieces than one.
+FAULTS = [(what, way, at) for what in ("drop", "repeat", "cut", "flip", "close") for way in ("up", "down") for at in (1, 2, 4)]
+
+
+def test_any_fault_at_any_step_costs_no_token_and_passes():
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        alone = site.edge(edge_model, site.cloud(full).start().address).start()
+        fault = Fault(site, redis)
+        # Without a cache each answer asks the store and gives it what it lacks.
+        settings = {"store__timeout_ms": "200", "store__wait_ms": "400", "prefix__percent": "0"}
+        first = node(site, full, redis, **settings)
+        second = node(site, full, fault, **settings)
+        edges = [site.edge(edge_model, n.address).start() for n in (first, second)]
+        right = ask(alone, LONG)
+        check(ask(edges[0], LONG), right, "computed and given")
+        stored(redis, 2)
+        # After one answer and after all of them the same pages are in use: none is lost.
+        check(ask(edges[1], LONG), right, "taken over")
+        idle = metric(second, "shoal_kv_cache_usage_ratio")
+        slowest, met = 0, 0
+        for what, way, at in FAULTS if not SANITIZED else FAULTS[::5]:
+            where = f"{what} of piece {at} {way}"
+            fault.arm(what, way, at)
+            started = time.monotonic()
+            check(ask(edges[1], LONG), right, where)
+            if way == "up" and at > 1:
+                redis.ask("FLUSHALL")  # so that it has something to give
+                check(ask(edges[1], LONG), right, f"{where}, given")
+            took = time.monotonic() - started
+            expect(SANITIZED or took < 2, f"{where}: {took:.1f} s")
+            slowest, met = max(slowest, took), met + fault.done
+            fault.what = None
+            check(ask(edges[0], LONG), right, f"{where}, of the other node")
+            stored(redis, 2)
+
+            def recovers(where=where):
+                before = hits(second)
+                check(ask(edges[1], LONG), right, f"after {where}")
+                return hits(second) > before
+
+            wait_until(recovers, 20, f"blocks after {where}")
+        wait_until(lambda: metric(second, "shoal_kv_cache_usage_ratio") == idle, 10, "the node's pages, as they were,")
+        expect(SANITIZED or met >= 20, f"{met} faults met something")
+        return f"{met} faults, slowest {slowest:.1f} s"
+
+
+def test_a_node_killed_while_it_gives_leaves_nothing_half():
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        alone = site.edge(edge_model, site.cloud(full).start().address).start()
+        right = ask(alone, LONG)
+        for kill in range(2 if SANITIZED else 4):
+            giver = node(site, full, redis)
+            edge = site.edge(edge_model, giver.address, coop__reconnect_ms="100").start()
+            asking = threading.Thread(target=lambda e=edge: ask(e, LONG))
+            asking.start()
+            wait_until(lambda k=kill: redis.blocks() >= k, what=f"{kill} blocks")
+            giver.kill()
+            site.daemons.remove(giver)  # its end is no clean one
+            asking.join()
+            taker = node(site, full, redis)
+            taken = site.edge(edge_model, taker.address).start()
+            check(ask(taken, LONG), right, f"after the kill at {kill} blocks")
+            expect(metric(taker, "shoal_store_refused_total") == 0, "a block was half there")
+            for daemon in (edge, taken, taker):
+                daemon.stop()
+            redis.ask("FLUSHALL")
+
+
+def files_of(folder):
+    return sorted(os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
+
+
+def test_any_fault_of_a_file_costs_no_token_and_passes():
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        alone = site.edge(edge_model, site.cloud(full).start().address).start()
+        right = ask(alone, LONG)
+        folder = site.file("blocks")
+        settings = {"store__kind": "disk", "store__folder": folder, "store__always": "true", "prefix__percent": "0"}
+        for fault in ("flip", "kill") if SANITIZED else ("flip", "cut", "empty", "repeat", "swap", "gone", "kill"):
+            a_node = start_node(site, full, **settings)
+            edge = site.edge(edge_model, a_node.address).start()
+            check(ask(edge, LONG), right, f"{fault}: computed and given")
+            wait_until(lambda: len(files_of(folder)) >= 2, what="files of blocks")
+            if fault == "kill":
+                a_node.kill()
+                site.daemons.remove(a_node)  # its end is no clean one
+            else:
+                a_node.stop()
+            files = files_of(folder)
+            blocks = [f for f in files if os.path.getsize(f) > 1000]
+            for path in blocks if fault != "kill" else []:
+                with open(path, "rb") as f:
+                    data = bytearray(f.read())
+                if fault == "flip":
+                    data[len(data) // 2] ^= 1
+                if fault == "swap" and path == blocks[-1]:
+                    continue
+                if fault == "swap":
+                    shutil.copyfile(blocks[-1], path)
+                elif fault == "gone":
+                    os.remove(path)
+                else:
+                    with open(path, "wb") as f:
+                        f.write({"cut": data[:len(data) // 2], "empty": b"", "repeat": data * 2}.get(fault, data))
+            started = time.monotonic()
+            a_node = start_node(site, full, **settings)
+            again = site.edge(edge_model, a_node.address).start()
+            asked = time.monotonic()
+            check(ask(again, LONG), right, f"{fault}: over those files")
+            took = time.monotonic() - asked
+            expect(SANITIZED or took < 2, f"{fault}: {took:.1f} s")
+            expect(fault == "kill" or hits(a_node) == 0 or fault == "swap", f"{fault}: {hits(a_node)} tokens of broken files")
+            wait_until(lambda e=again: ask(e, LONG).ids == right.ids and hits(a_node) > 0, 20, f"{fault}: blocks again")
+            expect(time.monotonic() - started < 60, "too long")
+            for daemon in (edge, again, a_node):
+                daemon.stop()
+            shutil.rmtree(folder)
+
+
 if __name__ == "__main__":
     if not os.path.exists(SERVER):
         print(f"SKIPPED: no {SERVER} (Debian package redis-tools)")
         sys.exit(SKIPPED)
     main([test_second_node_takes_what_the_first_computed, test_broken_blocks_are_refused_and_computed,
           test_tenants_and_secrets_do_not_meet, test_public_prompt_is_shared_by_tenants,
-          test_redis_gone_and_back_under_load_changes_no_token])
+          test_redis_gone_and_back_under_load_changes_no_token, test_any_fault_at_any_step_costs_no_token_and_passes,
+          test_a_node_killed_while_it_gives_leaves_nothing_half, test_any_fault_of_a_file_costs_no_token_and_passes])
