@@ -253,7 +253,7 @@ SHOAL_CLIENT_API void shoal_client_info_init(shoal_client_info *info, size_t siz
 SHOAL_CLIENT_API int shoal_client_probe(shoal_client *client, shoal_client_info *ret_info,
                                         shoal_client_error *ret_error);
 
-#define SHOAL_CLIENT_BUDGETS_MAX 8 /* budgets told by shoal_client_stats_get */
+#define SHOAL_CLIENT_BUDGETS_MAX 9 /* budgets told by shoal_client_stats_get */
 
 /* What the operator allows in a period, and what of it is used. */
 typedef struct shoal_client_budget {

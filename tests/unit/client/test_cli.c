@@ -361,6 +361,34 @@ static void test_cli_top_tells_rates_link_and_budgets(void **state)
     }
 }
 
+/* An operator may limit three things, each for three periods. */
+static void test_cli_top_tells_every_budget(void **state)
+{
+    (void)state;
+    const char *const what[] = {"cloud_tokens", "uplink_bytes", "energy_uj"};
+    const char *const per[] = {"hour", "day", "month"};
+    char answer[2048];
+    size_t n =
+        (size_t)snprintf(answer, sizeof answer,
+                         "HTTP/1.1 200 OK\r\n\r\n{\"version\":\"1\",\"assist\":{\"budgets\":[");
+    for (size_t i = 0; i < 9; i++) {
+        n += (size_t)snprintf(answer + n, sizeof answer - n,
+                              "%s{\"what\":\"%s\",\"per\":\"%s\",\"limit\":%zu,\"used\":7,"
+                              "\"ends_in_s\":60}",
+                              i > 0 ? "," : "", what[i / 3], per[i % 3], 100 + i);
+    }
+    (void)snprintf(answer + n, sizeof answer - n, "]},\"totals\":{}}");
+    const char *argv[] = {"shoal", "top", "--once", NULL};
+    outcome o;
+    run_answered(argv, "", false, 1, answer, &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    for (size_t i = 0; i < 9; i++) {
+        char line[128];
+        (void)snprintf(line, sizeof line, "%s a %s: 7 of %zu,", what[i / 3], per[i % 3], 100 + i);
+        assert_non_null(strstr(o.out, line));
+    }
+}
+
 static void test_cli_top_keeps_to_the_window(void **state)
 {
     (void)state;
@@ -613,6 +641,7 @@ int main(void)
         cmocka_unit_test(test_cli_interrupt_ends_the_answer_cleanly),
         cmocka_unit_test(test_cli_status_tells_ready_and_models),
         cmocka_unit_test(test_cli_top_tells_rates_link_and_budgets),
+        cmocka_unit_test(test_cli_top_tells_every_budget),
         cmocka_unit_test(test_cli_top_keeps_to_the_window),
         cmocka_unit_test(test_cli_top_of_something_else_fails),
         cmocka_unit_test(test_cli_bench_counts_tokens_by_tier),
