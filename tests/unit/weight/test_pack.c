@@ -9,6 +9,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "every_type.h"
+
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/weight/pack_internal.h"
@@ -16,15 +18,6 @@
 
 #include <stdio.h>
 #include <string.h>
-
-static const shoal_type types[] = {
-    SHOAL_TYPE_F32,   SHOAL_TYPE_F16,    SHOAL_TYPE_BF16,   SHOAL_TYPE_Q8_0,   SHOAL_TYPE_Q4_0,
-    SHOAL_TYPE_Q4_1,  SHOAL_TYPE_Q5_0,   SHOAL_TYPE_Q5_1,   SHOAL_TYPE_Q2_K,   SHOAL_TYPE_Q3_K,
-    SHOAL_TYPE_Q4_K,  SHOAL_TYPE_Q5_K,   SHOAL_TYPE_Q6_K,   SHOAL_TYPE_IQ4_NL, SHOAL_TYPE_C2_32,
-    SHOAL_TYPE_C2_64, SHOAL_TYPE_C2_128, SHOAL_TYPE_C3_32,  SHOAL_TYPE_C3_64,  SHOAL_TYPE_C3_128,
-    SHOAL_TYPE_C4_64, SHOAL_TYPE_C4_128, SHOAL_TYPE_S4_32,  SHOAL_TYPE_S4_64,  SHOAL_TYPE_S4_128,
-    SHOAL_TYPE_N3_32, SHOAL_TYPE_N3_64,  SHOAL_TYPE_N3_128, SHOAL_TYPE_N4_32,  SHOAL_TYPE_N4_64,
-    SHOAL_TYPE_N4_128};
 
 enum {
     K = 512,
