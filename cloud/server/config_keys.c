@@ -347,8 +347,8 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.fleet.folder = shoal_config_string(config, "fleet.folder");
     s.fleet.n_calls_max = (size_t)shoal_config_int(config, "fleet.calls_max");
     /* Health checks, Describe and refused calls need room beside them. */
-    s.rpc.calls_max =
-        (uint32_t)(s.node.n_sessions_max + s.ship.n_jobs_max + s.fleet.n_calls_max) + 64;
+    s.rpc.calls_max = (uint32_t)(s.node.n_sessions_max + s.ship.n_jobs_max + s.fleet.n_calls_max) +
+                      64 + SHOAL_NODE_ENDED_MAX;
     SHOAL_TRY(store_from(config, &s, err));
     s.service.address = shoal_config_string(config, "listen.address");
     s.service.wait_max_ms = (uint64_t)shoal_config_int(config, "admit.wait_max_ms");

@@ -55,7 +55,8 @@ struct shoal_conn {
     atomic_bool paused;
     atomic_bool blocked; /* the peer does not read */
     /* engine-only */
-    bool held; /* what the batch was told of blocked */
+    bool held;  /* what the batch was told of blocked */
+    bool ended; /* it counts no more in n_open */
     bool finished;
     bool cancelled;
     shoal_rpc_status status;
@@ -75,7 +76,8 @@ struct shoal_node {
     atomic_bool poked;
     atomic_bool stopping;
     atomic_size_t n_conns;
-    shoal_conn **conns; /* [n_sessions_max], engine-only */
+    atomic_size_t n_open; /* those of them whose session has not ended */
+    shoal_conn **conns;   /* [n_sessions_max + SHOAL_NODE_ENDED_MAX], engine-only */
     size_t n_registered;
     shoal_thread *thread;
     /* Told to any thread. */
@@ -122,16 +124,33 @@ static void poke(shoal_node *node)
     }
 }
 
+/* Calls that there are places for. Who has heard the end of one may open the next before the node
+ * has heard that it is gone. */
+static size_t n_places(const shoal_node *node)
+{
+    return node->settings.n_sessions_max + SHOAL_NODE_ENDED_MAX;
+}
+
+static bool take_one(atomic_size_t *count, size_t most)
+{
+    if (atomic_fetch_add(count, 1) < most) {
+        return true;
+    }
+    atomic_fetch_sub(count, 1);
+    return false;
+}
+
 shoal_status shoal_node_accept(shoal_node *node, const shoal_peer *peer, shoal_conn **ret_conn)
 {
-    if (atomic_fetch_add(&node->n_conns, 1) >= node->settings.n_sessions_max) {
-        atomic_fetch_sub(&node->n_conns, 1);
+    if (!take_one(&node->n_open, node->settings.n_sessions_max)) {
         return SHOAL_BUSY;
     }
-    shoal_conn *conn = shoal_calloc(1, sizeof(*conn));
+    bool placed = take_one(&node->n_conns, n_places(node));
+    shoal_conn *conn = placed ? shoal_calloc(1, sizeof(*conn)) : NULL;
     if (conn == NULL) {
-        atomic_fetch_sub(&node->n_conns, 1);
-        return SHOAL_E_NOMEM;
+        atomic_fetch_sub(&node->n_conns, placed);
+        atomic_fetch_sub(&node->n_open, 1);
+        return placed ? SHOAL_E_NOMEM : SHOAL_BUSY;
     }
     conn->node = node;
     conn->peer = *peer;
@@ -234,11 +253,28 @@ size_t shoal_node_n_conns(const shoal_node *node)
 
 /* --- the engine thread: a call's life --------------------------------------------------------- */
 
+/* Its place is free: before the peer hears of the end, for then it may open the next session. */
+static void end_session(shoal_conn *conn)
+{
+    if (!conn->ended) {
+        conn->ended = true;
+        atomic_fetch_sub(&conn->node->n_open, 1);
+    }
+}
+
+static bool is_last(const shoal_cloud_msg *msg)
+{
+    return msg->kind == SHOAL_CLOUD_FINISHED || msg->kind == SHOAL_CLOUD_ERROR;
+}
+
 static void on_emit(void *ctx, const shoal_cloud_msg *msg)
 {
     shoal_conn *conn = ctx;
     if (conn->cancelled) {
         return;
+    }
+    if (is_last(msg)) {
+        end_session(conn);
     }
     /* An answer is a sign of life too: silence counts from the end of the work. */
     conn->last_ms = shoal_clock_now_ms(&conn->node->settings.clock);
@@ -261,6 +297,7 @@ static void on_finish(void *ctx, shoal_rpc_status status, const char *text)
     shoal_conn *conn = ctx;
     conn->finished = true;
     conn->status = status;
+    end_session(conn);
     conn->peer.finish(conn->peer.ctx, status, text);
 }
 
@@ -380,6 +417,7 @@ static void unregister_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
     last->i = conn->i;
     shoal_metric_set(node->metrics.running, (double)node->n_registered);
     conn->peer.release(conn->peer.ctx);
+    end_session(conn);
     shoal_free(conn);
     atomic_fetch_sub(&node->n_conns, 1);
 }
@@ -616,14 +654,14 @@ static shoal_status make_backend(shoal_node *node, const shoal_model *model, sho
 {
     const shoal_node_settings *settings = &node->settings;
     if (settings->take_upstream != NULL) {
-        shoal_relay_settings relay = {.n_sessions_max = settings->n_sessions_max,
+        shoal_relay_settings relay = {.n_sessions_max = n_places(node),
                                       .n_ctx = settings->engine.n_ctx,
                                       .n_ctx_trained = settings->n_ctx_trained,
                                       .n_retries = settings->n_retries};
         return shoal_relay_new(SHOAL_STEAL(node->settings.take_upstream), &relay, wake, node,
                                &node->backend, err);
     }
-    shoal_batch_settings batch = {.n_sessions_max = settings->n_sessions_max,
+    shoal_batch_settings batch = {.n_sessions_max = n_places(node),
                                   .prefill_chunk = settings->prefill_chunk,
                                   .idle_hold_ms = settings->kv_hold_ms,
                                   .prefix_percent = settings->prefix_percent,
@@ -662,10 +700,10 @@ static shoal_status build(shoal_node *node, const shoal_model *model, shoal_metr
     SHOAL_TRY(make_backend(node, model, err));
     describe(node);
     size_t per_call = SHOAL_NODE_QUEUED_MAX + FIXED_ITEMS;
-    node->conns = shoal_calloc(settings->n_sessions_max, sizeof(shoal_conn *));
+    node->conns = shoal_calloc(n_places(node), sizeof(shoal_conn *));
     shoal_status status = node->conns == NULL ? SHOAL_E_NOMEM : SHOAL_OK;
     if (status == SHOAL_OK) {
-        status = shoal_queue_new(settings->n_sessions_max * per_call + 1, &node->inbox);
+        status = shoal_queue_new(n_places(node) * per_call + 1, &node->inbox);
     }
     if (status == SHOAL_OK) {
         status =

@@ -20,6 +20,7 @@
 
 enum {
     SHOAL_NODE_SESSIONS_MAX = 4096,
+    SHOAL_NODE_ENDED_MAX = 64,  /* calls beyond, whose session has ended and that are not gone */
     SHOAL_NODE_QUEUED_MAX = 32, /* messages of one call waiting in the inbox at most */
     SHOAL_NODE_QUEUED_HIGH = 16 /* reading pauses from here on, or from inbox_bytes_max */
 };
@@ -92,8 +93,10 @@ const shoal_cloud_metrics *shoal_node_metrics(const shoal_node *node);
 const shoal_describe *shoal_node_describe(const shoal_node *node);
 size_t shoal_node_n_conns(const shoal_node *node);
 
-/* A new call, any thread. SHOAL_BUSY at n_sessions_max, SHOAL_E_NOMEM; peer is copied. From here on
- * the caller must end with shoal_conn_gone. */
+/* A new call, any thread. SHOAL_BUSY while n_sessions_max sessions have not ended, or when
+ * SHOAL_NODE_ENDED_MAX more have and are not gone: a place is free before finish says so, for who
+ * hears it may come again at once. SHOAL_E_NOMEM; peer is copied. From here on the caller must end
+ * with shoal_conn_gone. */
 shoal_status shoal_node_accept(shoal_node *node, const shoal_peer *peer,
                                shoal_conn **ret_conn) SHOAL_MUST_CHECK;
 /* One thread at a time per call. Takes msg in any case; n_bytes is its size on the wire.

@@ -127,6 +127,16 @@ static void charge(generation *g, size_t n_tokens)
     }
 }
 
+/* Gives the admitted place back, before the peer hears of the end: then it may open the next
+ * session at once. Again is nothing. */
+static void close_ticket(generation *g)
+{
+    shoal_service *service = g->service;
+    lock(service);
+    shoal_admit_close(service->admit, &g->ticket, now_ms(service));
+    unlock(service);
+}
+
 static shoal_status peer_send(void *ctx, const shoal_cloud_msg *msg)
 {
     generation *g = ctx;
@@ -134,13 +144,17 @@ static shoal_status peer_send(void *ctx, const shoal_cloud_msg *msg)
         charge(g, msg->body.verdict.n_ids);
     } else if (msg->kind == SHOAL_CLOUD_TOKENS) {
         charge(g, msg->body.tokens.n_ids);
+    } else if (msg->kind == SHOAL_CLOUD_FINISHED || msg->kind == SHOAL_CLOUD_ERROR) {
+        close_ticket(g);
     }
     return send_message(g->call, msg);
 }
 
 static void peer_finish(void *ctx, shoal_rpc_status status, const char *text)
 {
-    shoal_rpc_call_finish(((generation *)ctx)->call, status, text);
+    generation *g = ctx;
+    close_ticket(g);
+    shoal_rpc_call_finish(g->call, status, text);
 }
 
 static void peer_cancel(void *ctx)

@@ -296,6 +296,41 @@ static void test_accept_past_limit_is_busy_until_one_goes(void **state)
     }
 }
 
+/* Who has heard the end of a session finds its place free, though the call is not gone yet; of such
+ * calls there are so many and no more. */
+static void test_place_is_free_once_the_end_is_told(void **state)
+{
+    (void)state;
+    enum {
+        N = SHOAL_NODE_ENDED_MAX + 1
+    };
+    static caller callers[N + 2];
+    shoal_node *node = node_new(1);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(caller_init(&callers[i], node), SHOAL_OK);
+        assert_int_equal(caller_init(&callers[N], node), SHOAL_BUSY); /* it has not ended */
+        caller_fini(&callers[N]);
+        shoal_conn_fail(callers[i].conn, SHOAL_RPC_INVALID_ARGUMENT, "no message");
+        wait_for(&callers[i], &callers[i].n_messages, 1);
+    }
+    assert_int_equal(shoal_node_n_conns(node), N);
+    assert_int_equal(caller_init(&callers[N], node), SHOAL_BUSY); /* it has, but too many linger */
+    caller_fini(&callers[N]);
+    shoal_conn_gone(callers[N - 1].conn, true);
+    while (shoal_node_n_conns(node) == N) {
+    }
+    assert_int_equal(caller_init(&callers[N], node), SHOAL_OK);
+    shoal_conn_gone(callers[N].conn, false); /* gone without an end */
+    while (shoal_node_n_conns(node) == N) {
+    }
+    assert_int_equal(caller_init(&callers[N + 1], node), SHOAL_OK);
+    shoal_node_free(node);
+    for (size_t i = 0; i < N + 2; i++) {
+        assert_int_equal(callers[i].n_released, 1);
+        caller_fini(&callers[i]);
+    }
+}
+
 static void test_slow_reader_stops_its_own_generation_only(void **state)
 {
     (void)state;
@@ -506,6 +541,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calls_from_many_threads_equal_alone),
         cmocka_unit_test(test_accept_past_limit_is_busy_until_one_goes),
+        cmocka_unit_test(test_place_is_free_once_the_end_is_told),
         cmocka_unit_test(test_slow_reader_stops_its_own_generation_only),
         cmocka_unit_test(test_flood_is_paused_then_refused_and_resumed),
         cmocka_unit_test(test_stream_with_a_hole_is_cancelled),
