@@ -23,6 +23,7 @@ struct load_link {
     size_t n_channels;
     shoal_queue *queue;
     int wake_fd;
+    atomic_bool asleep; /* or about to be, and will look into the queue before it is */
     atomic_size_t n_lost;
 };
 
@@ -37,8 +38,10 @@ static void wake(void *ctx)
 {
     load_link *link = ctx;
     uint64_t one = 1;
-    ssize_t n = write(link->wake_fd, &one, sizeof one);
-    (void)n; /* full means that it is awake anyhow */
+    if (atomic_exchange(&link->asleep, false)) {
+        ssize_t n = write(link->wake_fd, &one, sizeof one);
+        (void)n; /* full means that it is awake anyhow */
+    }
 }
 
 static shoal_status open_channels(load_link *link, const load_link_settings *s, shoal_err *err)
@@ -147,7 +150,12 @@ load_mail *load_link_wait(load_link *link, uint64_t wake_ns)
     for (;;) {
         load_mail *mail = shoal_queue_pop(link->queue);
         uint64_t now_ns = shoal_clock_now_ns(&clock);
+        if (!mail && now_ns < wake_ns) {
+            atomic_store(&link->asleep, true);
+            mail = shoal_queue_pop(link->queue);
+        }
         if (mail || now_ns >= wake_ns) {
+            atomic_store(&link->asleep, false);
             return mail;
         }
         struct pollfd fd = {.fd = link->wake_fd, .events = POLLIN};

@@ -335,6 +335,8 @@ static bool reopen(run *r, session *s, shoal_rpc_status status, uint64_t at_ns,
 static shoal_status judge_end(run *r, session *s, const load_mail *mail, uint64_t at_ns)
 {
     load_result *result = r->result;
+    char text[LOAD_WHY_MAX];
+    (void)snprintf(text, sizeof text, "status %d: %.150s", (int)mail->status, mail->text);
     if (mail->status == SHOAL_RPC_OK) {
         if (s->edge.finished && (load_edge_complete(&s->edge) || s->edge.settings.record)) {
             return session_ok(r, s);
@@ -344,6 +346,9 @@ static shoal_status judge_end(run *r, session *s, const load_mail *mail, uint64_
         return session_over(r, s);
     }
     if (mail->status == SHOAL_RPC_RESOURCE_EXHAUSTED) {
+        if (s->edge.settings.record) {
+            note(r, s, text); /* under load it is an answer like others, here one is missing */
+        }
         result->n_shed += s->first_ns != 0;
         result->n_refused += s->first_ns == 0;
         if (s->first_ns == 0 && counts(r, s)) {
@@ -355,8 +360,6 @@ static shoal_status judge_end(run *r, session *s, const load_mail *mail, uint64_
     if (reopen(r, s, mail->status, at_ns, &status)) {
         return status;
     }
-    char text[LOAD_WHY_MAX];
-    (void)snprintf(text, sizeof text, "status %d: %.150s", (int)mail->status, mail->text);
     note(r, s, text);
     result->n_failed[SHOAL_MIN((size_t)mail->status, (size_t)LOAD_STATUS_MAX - 1)]++;
     return session_over(r, s);

@@ -75,7 +75,8 @@ typedef struct load_result {
     load_samples token;     /* seconds a token, one sample a session */
     load_samples refusal;   /* seconds from scheduled arrival to the refusal */
     load_samples late;      /* seconds from scheduled arrival to our own beginning */
-    char why[LOAD_WHY_MAX]; /* of the first session that was wrong, broken or failed */
+    char why[LOAD_WHY_MAX]; /* of the first session that was wrong, broken or failed, or refused in
+                             a recording */
 } load_result;
 
 /* How many sessions arrive within seconds at plan->rate with plan->seed: Poisson, so near
