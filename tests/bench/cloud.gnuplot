@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# Tables of tests/bench/cloud as pictures: gnuplot -e "folder='build/bench'; out='cloud.svg'" cloud.gnuplot
-set terminal svg noenhanced size 1200,400 font "sans-serif,13" background "white"
+# Tables of tests/bench/cloud as pictures: gnuplot -e "folder='build/bench'; out='cloud.svg'; tables='load spec'" cloud.gnuplot
+panels = (strstrt(tables, "load") > 0 ? 2 : 0) + (strstrt(tables, "spec") > 0 ? 1 : 0)
+set terminal svg noenhanced size 400 * panels,400 font "sans-serif,13" background "white"
 set output out
-set multiplot layout 1,3
+set multiplot layout 1,panels
 set grid ytics lc rgb "#dddddd"
 set border 3
 set tics nomirror
@@ -11,6 +12,7 @@ spec = folder."/cloud-spec.txt"
 rows(file) = "< grep -v -e '^#' -e '^label' ".file
 set key top left reverse Left samplen 2
 
+if (strstrt(tables, "load") > 0) {
 # Four marks at round numbers: what gnuplot chooses itself runs together in panels this narrow.
 stats rows(load) using 2 nooutput
 digit = 10.0 ** floor(log10(STATS_max / 4))
@@ -40,6 +42,9 @@ plot rows(load) using 2:8 with linespoints lw 2 pt 7 ps 0.6 lc rgb "#228833" tit
 unset y2label
 unset y2tics
 set border 3
+set yrange [0:*]
+}
+if (strstrt(tables, "spec") > 0) {
 set title "Speculation by concurrency"
 set xlabel "sessions at once"
 set ylabel "tokens a second"
@@ -48,4 +53,5 @@ set logscale x 2
 set key top left reverse Left
 labels = system("awk '!/^#/ && $1 != \"label\" { print $1 }' ".spec." | awk '!seen[$0]++'")
 plot for [l in labels] "< awk '$1 == \"".l."\"' ".spec using 2:8 smooth unique with linespoints lw 2 pt 7 ps 0.6 title l
+}
 unset multiplot

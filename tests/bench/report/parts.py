@@ -171,59 +171,78 @@ def cooperation(job):
 # --- a cloud under load -----------------------------------------------------------------------------------------------------------
 
 
-def load_table(job, said):
+def load_table(job, said, title, prefix):
     rows = []
     for row in said["rows"]:
         first, gap, refusal = (row[key] or {} for key in ("first_ms", "gap_ms", "refusal_ms"))
         rows.append([f"{row['share']:g}", number(row["rate"], 0), row["ok"], row["refused"], number(row["goodput"], 0), number(first.get("p50"), 1),
-                     number(first.get("p99"), 1), number(gap.get("p99"), 1), number(refusal.get("p99"), 1)])
-    job.figure("load/best goodput", said["best"], "tok/s", "more")
-    job.figure("load/least beyond", said["least_beyond"], "of the best", "more")
+                     number(first.get("p99"), 1), number(gap.get("p99"), 1), number(refusal.get("p99"), 1), number(row["own"], 2)])
+    job.figure(f"{prefix}/best goodput", said["best"], "tok/s", "more")
+    job.figure(f"{prefix}/least beyond", said["least_beyond"], "of the best", "more")
     half = next(row for row in said["rows"] if row["share"] == 0.5)
     if half["first_ms"]:
-        job.figure("load/first token at half load, p50", half["first_ms"]["p50"], "ms", "less")
-    job.table("Offered load, a share of what 64 sessions at once get",
+        job.figure(f"{prefix}/first token at half load, p50", half["first_ms"]["p50"], "ms", "less")
+    job.table(title,
               ["share", "sessions a second", "whole", "refused", "goodput, tok/s", "first token p50, ms", "p99", "between tokens p99, ms",
-               "refusal p99, ms"], rows, "Arrivals are Poisson, latency counts from them; every token was compared with its session alone.")
+               "refusal p99, ms", "generator, processors"], rows,
+              "Arrivals are Poisson, latency counts from them; every token was compared with its session alone. Beyond saturation goodput was at "
+              f"least {per_cent(said['least_beyond'])} of the best.")
 
 
-def spec_table(job, said):
-    rows = []
-    for row in said:
-        rows.append([row["width"], *(number(row["tok_s"][label], 0) for label in ("off", "on", "auto")), number(row["on"], 2),
-                     number(row["auto_of_better"], 2), number(row["model_on"], 2)])
-        job.figure(f"spec/{row['width']} at once, on", row["on"], "of off", "more")
-        job.figure(f"spec/{row['width']} at once, auto", row["auto_of_better"], "of the better", "more")
-    job.table("Drafts of acceptance 0.8 in spans of five (on) and spans as `edge/pace` chooses (auto) against none (off)",
-              ["sessions at once", "off, tok/s", "on", "auto", "on against off", "auto against the better", "on, by cloud compute"], rows)
+def said_by(job, what, sizes, name="cloud"):
+    """What tests/bench/cloud said of itself, by what it measured."""
+    told = job.file(f"{name}.json", fresh=True)
+    by = {}
+    job.run("tests/bench/cloud", *what, *sizes, "--out", job.out, "--json", told)
+    for said in lines(told):
+        by.setdefault(said["what"], []).append(said)
+    return by
 
 
 def cloud(job):
-    what = ["load", "spec", "same"] if job.quick else ["streams", "load", "spec", "same", "prefix", "store", "tenants"]
-    sizes = ["--scale", "0.02", "--rounds", "1", "--widths", "1,4"] if job.quick else []
-    if "store" in what and not os.path.exists(REDIS):
-        what.remove("store")
-        job.skipped.append("a KV store, as Redis is not installed (Debian's redis-tools)")
-    told = job.file("cloud.json", fresh=True)
-    job.run("tests/bench/cloud", *what, *sizes, "--out", job.out, "--json", told, *job.plot("cloud.svg"))
-    by = {}
-    for said in lines(told):
-        by.setdefault(said["what"], []).append(said)
+    sizes = ["--scale", "0.02"] if job.quick else ["--scale", "0.3"]
+    plot = job.plot("cloud.svg")
+    by = said_by(job, ["load"] if job.quick else ["streams", "load"], [*sizes, *plot])
     for said in by.get("streams", []):
         job.notes.append(f"{said['n']} streams at once in mode `{said['mode']}`: all whole and as recorded, {said['goodput']:.0f} tok/s, first token "
                          f"p50 {said['first_ms']['p50']:.0f} ms, p99 {said['first_ms']['p99']:.0f} ms.")
         job.figure(f"streams/{said['mode']}", said["goodput"], "tok/s", "more")
-    same = by.get("same", [])
-    if same:
-        job.notes.append(f"Sessions in random batches against each alone: {sum(s['arrived'] for s in same)}, {sum(s['tokens'] for s in same)} tokens, "
-                         f"{sum(s['wrong'] for s in same)} differ.")
-        job.figure("same/wrong", sum(s["wrong"] for s in same), "tokens", "same")
+    load_table(job, by["load"][0], "Offered load, a share of what 64 sessions at once get; node and generator share the processors", "load")
+    if len(os.sched_getaffinity(0)) < 2:
+        job.skipped.append("node and generator on processors of their own, as there is but one")
+        return
+    by = said_by(job, ["load"], [*sizes, "--apart", "--threads", "1"], "apart")
+    load_table(job, by["load"][0], "The same, the node on one processor and the generator on the others, so that the node has as much at every load",
+               "load apart")
+
+
+def speculation(job):
+    sizes = ["--scale", "0.02", "--rounds", "1", "--widths", "1,4"] if job.quick else ["--rounds", "3"]
+    rows = []
+    for row in said_by(job, ["spec"], [*sizes, *job.plot("spec.svg")])["spec"]:
+        rows.append([row["width"], *(number(row["tok_s"][label], 0) for label in ("off", "on", "auto")), number(row["on"], 2),
+                     number(row["auto_of_better"], 2), number(row["auto_begins"], 2), number(row["model_on"], 2)])
+        job.figure(f"{row['width']} at once, on", row["on"], "of off", "more")
+        job.figure(f"{row['width']} at once, auto", row["auto_of_better"], "of the better", "more")
+    job.table("Drafts of acceptance 0.8 in spans of five (on) and spans as `edge/pace` chooses (auto) against none (off)",
+              ["sessions at once", "off, tok/s", "on", "auto", "on against off", "auto against the better", "when the edge has just begun",
+               "on, by cloud compute"], rows)
+
+
+def sharing(job):
+    what = ["same"] if job.quick else ["same", "prefix", "store", "tenants"]
+    if "store" in what and not os.path.exists(REDIS):
+        what.remove("store")
+        job.skipped.append("a KV store, as Redis is not installed (Debian's redis-tools)")
+    by = said_by(job, what, ["--scale", "0.02"] if job.quick else [])
+    same = by["same"]
+    job.notes.append(f"Sessions in random batches against each alone: {sum(s['arrived'] for s in same)}, {sum(s['tokens'] for s in same)} tokens, "
+                     f"{sum(s['wrong'] for s in same)} differ.")
+    job.figure("same/wrong", sum(s["wrong"] for s in same), "tokens", "same")
     for said in by.get("prefix", []):
         job.notes.append(f"A prompt with {said['n_shared']} tokens in common: {said['first_compute_ms']:.1f} ms of compute for the first session, "
                          f"{said['more_compute_ms']:.1f} ms for each of 64 after it.")
         job.figure("prefix/each after the first", said["more_compute_ms"], "ms", "less")
-    load_table(job, by["load"][0])
-    spec_table(job, by["spec"])
     store = [said for said in by.get("store", []) if "n_tokens" in said]
     if store:
         job.table("First token of a prompt, ms (p50): computed, fetched from a store that another node has filled, as the node chooses",
@@ -319,7 +338,8 @@ def compress(job):
 
 
 PARTS = {"engine": ("The engine against the machine's limits", engine), "cooperation": ("Edge and cloud together", cooperation),
-         "cloud": ("A cloud under load", cloud), "kv": ("KV in fewer bytes", kv), "compress": ("Compressed layers", compress)}
+         "cloud": ("A cloud under load", cloud), "speculation": ("Speculation by concurrency", speculation),
+         "sharing": ("Sessions beside each other", sharing), "kv": ("KV in fewer bytes", kv), "compress": ("Compressed layers", compress)}
 
 
 def measure(name, out, quick):

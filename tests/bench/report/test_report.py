@@ -82,7 +82,7 @@ def test_quick_part_is_measured_kept_and_compared():
             text = f.read()
         for name, one in report["parts"].items():
             expect(one["quick"] and one["machine"]["cores"] == os.cpu_count() and one["load"]["used"] >= 0, f"{one}")
-            expect(len({f["id"] for f in one["figures"]}) == len(one["figures"]) > 3, "figures without names of their own")
+            expect(len({f["id"] for f in one["figures"]}) == len(one["figures"]) > 0, "figures without names of their own")
             expect(all(f["value"] >= 0 for f in one["figures"]), f"{one['figures']}")
             expect(one["title"] in text and all(command in text for command in one["commands"]), f"{name} is not on the page")
             for plot in one["plots"]:
