@@ -282,7 +282,7 @@ static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gg
         n_slots *= 2;
     }
     tokenizer->merges_mask = n_slots - 1;
-    tokenizer->merges = shoal_calloc(n_slots, sizeof(tokenizer->merges[0]));
+    tokenizer->merges = shoal_calloc_huge(n_slots, sizeof(tokenizer->merges[0]));
     SHOAL_CLEANUP(shoal_free_cleanup) char *joined = shoal_calloc(tokenizer->length_max + 1, 1);
     if (!tokenizer->merges || !joined) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu merge rules", n);
@@ -290,7 +290,9 @@ static shoal_status load_merges(shoal_tokenizer *tokenizer, const shoal_gguf *gg
     merge_reader reader = {.tokenizer = tokenizer, .joined = joined, .err = err};
     shoal_status status = SHOAL_EOF;
     for (int i = 0; i < SHOAL_VOCAB_REKEYS_MAX && status == SHOAL_EOF; i++) {
-        memset(tokenizer->merges, 0, n_slots * sizeof(tokenizer->merges[0]));
+        if (i > 0) {
+            memset(tokenizer->merges, 0, n_slots * sizeof(tokenizer->merges[0]));
+        }
         shoal_vocab_keys_choose(tokenizer->merges_keys);
         status = add_all(&reader, gguf, n);
     }

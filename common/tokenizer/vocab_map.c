@@ -261,7 +261,7 @@ shoal_status shoal_vocab_map_init(shoal_tokenizer *tokenizer, shoal_err *err)
         n_slots *= 2;
     }
     map->mask = n_slots - 1;
-    map->slots = shoal_calloc(n_slots, sizeof(map->slots[0]));
+    map->slots = shoal_calloc_huge(n_slots, sizeof(map->slots[0]));
     map->powers = spm ? shoal_calloc(tokenizer->length_max + 1, sizeof(map->powers[0])) : NULL;
     if (!map->slots || (spm && !map->powers)) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for %zu token texts", n);
