@@ -190,7 +190,7 @@ shoal_status shoal_conn_push(shoal_conn *conn, shoal_edge_msg *take_msg, size_t 
         return SHOAL_E_NOMEM;
     }
     *it = (item){.kind = ITEM_MESSAGE, .conn = conn, .msg = take_msg, .n_bytes = n_bytes};
-    it->n_ids = take_msg->kind == SHOAL_EDGE_TOKENS ? take_msg->body.tokens.n_ids : 0;
+    it->n_ids = shoal_edge_msg_n_ids(take_msg);
     size_t n_ids = it->n_ids;
     atomic_fetch_add(&conn->node->n_ids_inbox, n_ids);
     size_t n_queued = atomic_fetch_add(&conn->n_queued, 1) + 1;
@@ -637,6 +637,7 @@ static void describe(shoal_node *node)
     }
     snprintf(d->backend, sizeof(d->backend), "%s", node->backend.ops->name);
     d->protocol = SHOAL_WIRE_PROTOCOL;
+    d->opens_whole = true;
     name = node->settings.node_name;
     if (name != NULL && name[0] != '\0') {
         snprintf(node->node_name, sizeof(node->node_name), "%s", name);

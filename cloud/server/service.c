@@ -352,9 +352,7 @@ static void generate_message(shoal_rpc_call *call, void *user, const uint8_t *da
         shoal_conn_fail(g->conn, SHOAL_RPC_INVALID_ARGUMENT, err.text);
         return;
     }
-    if (msg->kind == SHOAL_EDGE_TOKENS) {
-        charge(g, msg->body.tokens.n_ids);
-    }
+    charge(g, shoal_edge_msg_n_ids(msg));
     status = shoal_conn_push(g->conn, msg, n);
     if (status != SHOAL_OK) {
         shoal_conn_fail(g->conn, SHOAL_RPC_RESOURCE_EXHAUSTED,

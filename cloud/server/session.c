@@ -34,6 +34,7 @@ struct shoal_session {
     state state;
     bool ended;       /* the last of H is an end token we sampled or accepted */
     bool half_closed; /* the peer will send no more */
+    bool ends;        /* the session is over with its text */
     uint32_t epoch;
     int32_t *ids;     /* [capacity]: H, then the queued drafts */
     uint8_t *shares;  /* [capacity]: confidence of each own or accepted token of H, in 255ths */
@@ -394,11 +395,13 @@ static void push_open(shoal_session *session, const shoal_msg_open *open, uint64
     }
     session->state = STATE_OPEN;
     session->priority = open->priority;
+    session->ends = open->ends;
     if (open->deadline_ms > 0) {
         session->deadline_ms = now_ms + open->deadline_ms;
     }
     shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_OPENED, .cost = cost_to_tell(session)};
     snprintf(msg.body.opened.node, sizeof(msg.body.opened.node), "%s", session->env.node);
+    msg.body.opened.whole = true;
     session->out.emit(session->out.ctx, &msg);
 }
 
@@ -553,9 +556,7 @@ static void push_tokens(shoal_session *session, const shoal_msg_tokens *tokens, 
         break;
     default:
         fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "tokens.kind %d is not one of prompt, trusted, "
-             "draft",
-             (int)tokens->kind);
+             "tokens.kind %d is not one of prompt, trusted, draft", (int)tokens->kind);
         break;
     }
 }
@@ -579,6 +580,22 @@ static void push_continue(shoal_session *session, const shoal_msg_continue *cont
     if (cont->position < session->n_ids) {
         note_first_token(session, now_ms);
         emit_tokens(session, cont->position, session->n_ids);
+    }
+}
+
+/* What Open brought beside itself, as if it had come behind it. */
+static void push_open_text(shoal_session *session, const shoal_msg_open *open, uint64_t now_ms)
+{
+    uint32_t end = (uint32_t)open->n_prompt;
+    const shoal_msg_tokens parts[] = {
+        {.kind = SHOAL_TOKENS_PROMPT, .ids = open->prompt, .n_ids = end},
+        {.kind = SHOAL_TOKENS_DRAFT, .position = end, .ids = open->drafts, .n_ids = open->n_drafts},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(parts) && session->state == STATE_OPEN; i++) {
+        push_tokens(session, &parts[i], now_ms);
+    }
+    if (session->state == STATE_OPEN && open->n_continue > 0) {
+        push_continue(session, &(shoal_msg_continue){0, end, open->n_continue}, now_ms);
     }
 }
 
@@ -614,6 +631,7 @@ void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint6
     }
     if (msg->kind == SHOAL_EDGE_OPEN) {
         push_open(session, &msg->body.open, now_ms);
+        push_open_text(session, &msg->body.open, now_ms);
     } else if (msg->kind == SHOAL_EDGE_CLOSE) {
         finish_close(session);
     } else if (session->state == STATE_NEW) {
@@ -637,6 +655,11 @@ void shoal_session_tick(shoal_session *session, uint64_t now_ms)
         fail(session, SHOAL_RPC_DEADLINE_EXCEEDED,
              "open.deadline_ms has passed after %" PRIu32 " generated tokens",
              session->stats.n_generated);
+    }
+    /* Not with the last tokens: those who share its KV come between. */
+    bool over = session->ended || session->n_ids == session->capacity;
+    if (session->state == STATE_OPEN && session->ends && over) {
+        finish_close(session);
     }
 }
 

@@ -76,7 +76,8 @@ void shoal_session_set_cost(shoal_session *session, const shoal_msg_cost *cost);
 void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint64_t now_ms);
 /* The peer will say no more: once no work is left, the session ends as by Close. */
 void shoal_session_half_close(shoal_session *session);
-/* Ends the session when its deadline has passed. */
+/* Ends the session when its deadline has passed, and where its Open said so when its text is over:
+ * at an end token, or as long as it may become. */
 void shoal_session_tick(shoal_session *session, uint64_t now_ms);
 /* When tick has to be called at the latest; UINT64_MAX: never. */
 uint64_t shoal_session_deadline_ms(const shoal_session *session);

@@ -114,8 +114,9 @@ void shoal_link_unref(link *l);
 /* Sends; *inout_bytes grows by message and frame. SHOAL_E_CANCELLED when the stream is over. */
 shoal_status shoal_link_send(link *l, const shoal_edge_msg *msg, uint64_t *inout_bytes,
                              size_t *ret_bytes) SHOAL_MUST_CHECK;
-/* Says Close and lets the cloud end the stream, for a second or two. Takes the reference. */
-void shoal_link_goodbye(link *take_link);
+/* Lets the cloud end the stream, for a second or two; says Close unless it ends by itself. Takes
+ * the reference. */
+void shoal_link_goodbye(link *take_link, bool ends);
 /* Drops links whose goodbye took too long, or all of them. */
 void shoal_link_sweep(shoal_coop *coop, uint64_t now_ms, bool all);
 /* The stream of a link that said goodbye has ended. */
@@ -129,6 +130,7 @@ void shoal_coop_describe_end(shoal_coop *coop); /* forgets it, cancelling what s
 
 typedef enum cloud_state {
     CLOUD_NONE,    /* not wanted, or waiting for the next attempt */
+    CLOUD_AHEAD,   /* an opening is drafted; Open leaves with it */
     CLOUD_OPENING, /* Open and the confirmed tokens are sent */
     CLOUD_OPEN     /* Opened has come */
 } cloud_state;
@@ -193,6 +195,7 @@ struct gen {
     shoal_pace pace;       /* how far ahead to draft; from admission on */
     shoal_pace_choice choice;
     bool continuing;         /* mode EXACT: a Continue of this epoch runs in place of drafts */
+    bool whole;              /* this stream's Open has brought the prompt too */
     size_t n_opening;        /* drafts that the prompt waits for; 0: it was sent */
     uint64_t opening_ns;     /* until when at most */
     uint64_t sent_ns;        /* when what the cloud has not answered was sent, 0: nothing timed */

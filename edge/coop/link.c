@@ -84,8 +84,8 @@ shoal_status shoal_link_open(shoal_coop *coop, link **ret_link)
     l->coop = coop;
     l->n_vocab = coop->model->hp.n_vocab;
     atomic_fetch_add(&coop->n_calls, 1);
-    shoal_status status = shoal_rpc_call_open(coop->channel, "/shoal.v1.Cloud/Generate",
-                                              &stream_handlers, l, 0, false, &l->call);
+    shoal_status status = shoal_rpc_call_open_held(coop->channel, "/shoal.v1.Cloud/Generate",
+                                                   &stream_handlers, l, 0, false, &l->call);
     if (status != SHOAL_OK) {
         atomic_fetch_sub(&coop->n_calls, 1);
         shoal_mail_free(last);
@@ -118,16 +118,18 @@ void shoal_link_drop(link *take_link)
     shoal_link_unref(take_link);
 }
 
-void shoal_link_goodbye(link *take_link)
+void shoal_link_goodbye(link *take_link, bool ends)
 {
     shoal_edge_msg msg = {.kind = SHOAL_EDGE_CLOSE};
     uint64_t bytes = 0;
     size_t n = 0;
-    if (shoal_link_send(take_link, &msg, &bytes, &n) != SHOAL_OK) {
+    if (!ends && shoal_link_send(take_link, &msg, &bytes, &n) != SHOAL_OK) {
         shoal_link_drop(take_link);
         return;
     }
-    shoal_rpc_call_half_close(take_link->call);
+    if (!ends) {
+        shoal_rpc_call_half_close(take_link->call);
+    }
     shoal_coop *coop = take_link->coop;
     take_link->close_by_ms = shoal_clock_now_ms(&coop->clock) + COOP_GOODBYE_MS;
     take_link->next_closing = coop->closing;

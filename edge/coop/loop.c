@@ -401,6 +401,9 @@ static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
             until = SHOAL_MIN(until, g->deadline_at_ms);
         }
         until = SHOAL_MIN(until, shoal_coop_fetch_wakes_ms(g));
+        if (g->cloud == CLOUD_AHEAD) {
+            until = SHOAL_MIN(until, g->opening_ns / 1000000 + 1);
+        }
         if (g->cloud == CLOUD_OPENING) {
             until = SHOAL_MIN(until, g->open_by_ms);
         }

@@ -15,10 +15,20 @@ enum {
     PROMPT_CHUNK = 8192 /* ids of one PROMPT message */
 };
 
+/* The cloud, which was told that it may, ends the stream with the text. */
+static bool ends_by_itself(const gen *g)
+{
+    const shoal_tokenizer *tokenizer = g->up->coop->model->tokenizer;
+    bool over = g->n_confirmed == g->n_end ||
+                shoal_tokenizer_is_end(tokenizer, g->tokens[g->n_confirmed - 1]);
+    return g->whole && g->n_confirmed > g->n_prompt && over;
+}
+
 void shoal_uplink_close(gen *g)
 {
     if (g->up) {
-        shoal_link_goodbye(SHOAL_STEAL(g->up));
+        bool ends = ends_by_itself(g);
+        shoal_link_goodbye(SHOAL_STEAL(g->up), ends);
         g->cloud = CLOUD_NONE;
     }
 }
@@ -48,7 +58,20 @@ static uint32_t deadline_left_ms(const shoal_coop *coop, const gen *g)
     return (uint32_t)SHOAL_MIN(left_ms, (uint64_t)INT32_MAX);
 }
 
-static shoal_status send_open(shoal_coop *coop, gen *g)
+/* With a node that reads it, what follows Open comes in it (SPEC.md, section 14): one packet to
+ * read and one step to run, where each message may cost a wake-up and the prompt a step of its own.
+ */
+static void add_text(const gen *g, size_t n_drafts, size_t n_continue, shoal_msg_open *open)
+{
+    open->prompt = g->tokens;
+    open->n_prompt = g->n_confirmed;
+    open->drafts = g->tokens + g->n_confirmed;
+    open->n_drafts = n_drafts;
+    open->n_continue = (uint32_t)n_continue;
+    open->ends = true;
+}
+
+static shoal_status send_open(shoal_coop *coop, gen *g, size_t n_drafts, size_t n_continue)
 {
     shoal_edge_msg msg = {
         .kind = SHOAL_EDGE_OPEN,
@@ -71,6 +94,9 @@ static shoal_status send_open(shoal_coop *coop, gen *g)
         form->n_grammar = g->form_bytes.length;
         form->position = (uint32_t)g->n_prompt;
         (void)snprintf(form->opening, sizeof form->opening, "%s", shoal_form_opening(g->form));
+    }
+    if (g->whole) {
+        add_text(g, n_drafts, n_continue, &msg.body.open);
     }
     memcpy(msg.body.open.request_id, g->request_id, sizeof msg.body.open.request_id);
     size_t n = 0;
@@ -172,21 +198,41 @@ static bool opening(const shoal_coop *coop, gen *g)
     return g->n_opening > 0;
 }
 
-static shoal_status open_stream(shoal_coop *coop, gen *g)
+/* n_drafts and n_continue leave with Open where all of it does, else not. */
+static shoal_status open_link(shoal_coop *coop, gen *g, size_t n_drafts, size_t n_continue)
 {
     SHOAL_TRY(shoal_link_open(coop, &g->up));
     g->cloud = CLOUD_OPENING;
     g->open_by_ms = shoal_clock_now_ms(&coop->clock) + coop->settings.open_ms;
     g->epoch = 0;
     g->continuing = false;
-    start_trip(coop, g, 0);
     g->n_sent = g->n_confirmed;
-    SHOAL_TRY(send_open(coop, g));
-    if (opening(coop, g)) {
+    start_trip(coop, g, 0);
+    SHOAL_TRY(send_open(coop, g, n_drafts, n_continue));
+    if (g->whole) {
+        g->n_sent += n_drafts;
+        g->continuing = g->mode == SHOAL_MODE_EXACT && n_continue > 0;
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status open_stream(shoal_coop *coop, gen *g)
+{
+    size_t n_left = g->n_end - g->n_confirmed;
+    size_t n_continue = g->mode == SHOAL_MODE_CLOUD ? n_left : 0;
+    g->whole = coop->cloud.opens_whole && g->mode != SHOAL_MODE_ASSIST &&
+               g->n_confirmed <= (size_t)PROMPT_CHUNK;
+    bool ahead = opening(coop, g);
+    if (g->whole && ahead) {
+        g->cloud = CLOUD_AHEAD;
+        return SHOAL_OK;
+    }
+    SHOAL_TRY(open_link(coop, g, 0, n_continue));
+    if (g->whole || ahead) {
         return SHOAL_OK;
     }
     SHOAL_TRY(send_confirmed(g));
-    return g->mode == SHOAL_MODE_CLOUD ? send_continue(g, g->n_end - g->n_confirmed) : SHOAL_OK;
+    return n_continue > 0 ? send_continue(g, n_continue) : SHOAL_OK;
 }
 
 shoal_status shoal_uplink_open(shoal_coop *coop, gen *g)
@@ -242,6 +288,16 @@ static shoal_status ask_round_trip(shoal_coop *coop, gen *g)
     return SHOAL_OK;
 }
 
+static void drop_drafts_from(gen *g, size_t position)
+{
+    if (g->n_tokens > position) {
+        g->n_tokens = position;
+        if (g->seq) {
+            (void)shoal_kv_seq_truncate(g->seq, g->n_tokens - 1);
+        }
+    }
+}
+
 /* The cloud decodes alone: drafts that were not sent are of no use, those on their way are judged
  * first. */
 static shoal_status leave_to_cloud(shoal_coop *coop, gen *g)
@@ -249,12 +305,7 @@ static shoal_status leave_to_cloud(shoal_coop *coop, gen *g)
     if (g->continuing) {
         return ask_round_trip(coop, g);
     }
-    if (g->n_tokens > g->n_sent) {
-        g->n_tokens = g->n_sent;
-        if (g->seq) {
-            (void)shoal_kv_seq_truncate(g->seq, g->n_tokens - 1);
-        }
-    }
+    drop_drafts_from(g, g->n_sent);
     SHOAL_TRY(send_continue(g, g->n_end - g->n_confirmed));
     g->continuing = true;
     return SHOAL_OK;
@@ -269,6 +320,10 @@ static shoal_status send_opening(shoal_coop *coop, gen *g)
         return SHOAL_OK;
     }
     g->n_opening = 0;
+    if (g->cloud == CLOUD_AHEAD) {
+        drop_drafts_from(g, g->n_confirmed + g->choice.n_draft);
+        return open_link(coop, g, g->n_tokens - g->n_confirmed, g->n_end - g->n_confirmed);
+    }
     SHOAL_TRY(send_confirmed(g));
     g->choice.n_window = 0; /* what there is, no more */
     SHOAL_TRY(send_drafts(coop, g));
@@ -476,6 +531,10 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             return;
         }
     }
+    if (g->cloud == CLOUD_AHEAD && coop->link_is_cut) {
+        shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, cut_text);
+        return;
+    }
     if (g->mode == SHOAL_MODE_EXACT && follow_pace(coop, g) != SHOAL_OK) {
         shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "the stream broke while sending");
     }
@@ -619,6 +678,18 @@ static void take_tokens(shoal_coop *coop, gen *g, const shoal_msg_tokens *t)
     follow_epoch(g, t->epoch, rolled_back);
 }
 
+/* A target may have nodes of several versions: one that passed over what Open brought is asked
+ * again, message by message, and so is every other one until the next Describe. */
+static void take_opened(shoal_coop *coop, gen *g, bool whole)
+{
+    g->cloud = CLOUD_OPEN;
+    end_trip(coop, g);
+    if (g->whole && !whole) {
+        coop->cloud.opens_whole = false;
+        shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, "it has not read all of Open");
+    }
+}
+
 /* Not before that time, and not all at it: up to a quarter later (SPEC.md, section 4). */
 static void take_busy(shoal_coop *coop, gen *g, uint32_t retry_after_ms)
 {
@@ -645,8 +716,7 @@ void shoal_uplink_message(shoal_coop *coop, gen *g, const shoal_cloud_msg *msg, 
     }
     switch (msg->kind) {
     case SHOAL_CLOUD_OPENED:
-        g->cloud = CLOUD_OPEN;
-        end_trip(coop, g);
+        take_opened(coop, g, msg->body.opened.whole);
         break;
     case SHOAL_CLOUD_VERDICT:
         take_verdict(coop, g, &msg->body.verdict, n_bytes);

@@ -145,6 +145,12 @@ shoal_status shoal_rpc_call_open(shoal_rpc_channel *channel, const char *path,
                                  uint64_t deadline_ms, bool wait,
                                  shoal_rpc_call **ret_call) SHOAL_MUST_CHECK;
 
+/* The same, but nothing of it leaves before its first message does, in one packet with it. */
+shoal_status shoal_rpc_call_open_held(shoal_rpc_channel *channel, const char *path,
+                                      const shoal_rpc_handlers *handlers, void *user,
+                                      uint64_t deadline_ms, bool wait,
+                                      shoal_rpc_call **ret_call) SHOAL_MUST_CHECK;
+
 /* --- calls, both sides ------------------------------------------------------------------------ */
 void shoal_rpc_call_set_user(shoal_rpc_call *call, void *user); /* in on_open */
 void *shoal_rpc_call_user(const shoal_rpc_call *call);

@@ -114,7 +114,7 @@ static void pump_send(shoal_rpc_call *call)
     memset(ops, 0, sizeof ops);
     size_t n = 0;
     bool work = call->head || (call->last_asked && !call->last_sent);
-    if (!call->headers_sent && (work || !call->server)) {
+    if (!call->headers_sent && (work || !(call->server || call->held))) {
         ops[n].op = GRPC_OP_SEND_INITIAL_METADATA;
         if (!call->server) {
             ops[n].flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;

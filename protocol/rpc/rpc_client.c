@@ -176,9 +176,9 @@ shoal_rpc_link shoal_rpc_channel_state(const shoal_rpc_channel *channel)
     return (shoal_rpc_link)atomic_load(&channel->state);
 }
 
-shoal_status shoal_rpc_call_open(shoal_rpc_channel *channel, const char *path,
-                                 const shoal_rpc_handlers *handlers, void *user,
-                                 uint64_t deadline_ms, bool wait, shoal_rpc_call **ret_call)
+static shoal_status open_call(shoal_rpc_channel *channel, const char *path,
+                              const shoal_rpc_handlers *handlers, void *user, uint64_t deadline_ms,
+                              bool wait, bool held, shoal_rpc_call **ret_call)
 {
     SHOAL_ASSERT(handlers->on_message && handlers->on_close);
     shoal_rpc *rpc = channel->rpc;
@@ -198,10 +198,25 @@ shoal_status shoal_rpc_call_open(shoal_rpc_channel *channel, const char *path,
     }
     call->channel = channel;
     call->wait_for_ready = wait;
+    call->held = held;
     atomic_fetch_add(&channel->n_calls, 1);
     shoal_rpc_call_ref(call);
     /* Before the first batch: on_close may run on the poller before this returns. */
     *ret_call = call;
     shoal_rpc_call_start(call, NULL);
     return SHOAL_OK;
+}
+
+shoal_status shoal_rpc_call_open(shoal_rpc_channel *channel, const char *path,
+                                 const shoal_rpc_handlers *handlers, void *user,
+                                 uint64_t deadline_ms, bool wait, shoal_rpc_call **ret_call)
+{
+    return open_call(channel, path, handlers, user, deadline_ms, wait, false, ret_call);
+}
+
+shoal_status shoal_rpc_call_open_held(shoal_rpc_channel *channel, const char *path,
+                                      const shoal_rpc_handlers *handlers, void *user,
+                                      uint64_t deadline_ms, bool wait, shoal_rpc_call **ret_call)
+{
+    return open_call(channel, path, handlers, user, deadline_ms, wait, true, ret_call);
 }

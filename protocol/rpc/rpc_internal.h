@@ -79,6 +79,7 @@ struct shoal_rpc_call {
     void *user;
     bool counted;        /* server: one of the calls that calls_max bounds */
     bool wait_for_ready; /* client */
+    bool held;           /* client: the headers wait for the first message */
 
     /* At most one batch of each kind is in flight. */
     shoal_rpc_tag send_tag;

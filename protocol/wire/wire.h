@@ -76,7 +76,8 @@ typedef struct shoal_describe {
     char backend[16]; /* "native", "upstream" (SPEC.md section 9); "" is sent by older nodes */
     shoal_verify verify;
     shoal_edge_kv edge_kv;
-    bool forms; /* answers are held to the form that Open gives */
+    bool forms;       /* answers are held to the form that Open gives */
+    bool opens_whole; /* what Open brings beside itself is read */
 } shoal_describe;
 
 /* What an answer must be (SPEC.md, section 13). */
@@ -99,6 +100,13 @@ typedef struct shoal_msg_open {
     uint32_t n_tokens_max;
     char request_id[65];
     shoal_msg_form form;
+    /* What would follow it (SPEC.md, section 14); without a prompt there is nothing of it. */
+    const int32_t *prompt; /* in the message; at position 0 */
+    size_t n_prompt;       /* 0..SHOAL_WIRE_PROMPT_MAX */
+    const int32_t *drafts; /* in the message; behind the prompt */
+    size_t n_drafts;       /* 0..SHOAL_WIRE_DRAFT_MAX */
+    uint32_t n_continue;   /* 0..SHOAL_WIRE_POSITION_MAX, with the prompt; 0: no Continue */
+    bool ends;             /* the node ends the stream with the text */
 } shoal_msg_open;
 
 typedef enum shoal_token_kind {
@@ -179,6 +187,7 @@ typedef struct shoal_cloud_msg {
     union {
         struct {
             char node[SHOAL_WIRE_TEXT_MAX];
+            bool whole; /* all of Open was read */
         } opened;
         shoal_msg_verdict verdict;
         shoal_msg_tokens tokens;
@@ -272,6 +281,8 @@ void shoal_msg_kv_request_free(shoal_msg_kv_request *request);
 SHOAL_DEFINE_CLEANUP(shoal_msg_kv_request, shoal_msg_kv_request_free)
 void shoal_msg_kv_part_free(shoal_msg_kv_part *part);
 SHOAL_DEFINE_CLEANUP(shoal_msg_kv_part, shoal_msg_kv_part_free)
+/* Ids of a text that it brings. */
+size_t shoal_edge_msg_n_ids(const shoal_edge_msg *msg);
 void shoal_edge_msg_free(shoal_edge_msg *msg);
 void shoal_cloud_msg_free(shoal_cloud_msg *msg);
 

@@ -91,6 +91,7 @@ static shoal_status encode_opened(const shoal_wire_check *check, const shoal_clo
     const char *node = msg->body.opened.node;
     Shoal__V1__Opened m = SHOAL__V1__OPENED__INIT;
     m.node = shoal_wire_bytes(node, strnlen(node, sizeof msg->body.opened.node));
+    m.whole = msg->body.opened.whole;
     Shoal__V1__Cost cost;
     m.cost = fill_cost(&msg->cost, &cost);
     SHOAL_TRY(check_opened(check, &m));
@@ -279,6 +280,7 @@ static shoal_status decode_scalars(const shoal_wire_check *check, const Shoal__V
         msg->kind = SHOAL_CLOUD_OPENED;
         msg->cost = cost_of(m->opened->cost);
         shoal_wire_copy_text(msg->body.opened.node, &m->opened->node);
+        msg->body.opened.whole = m->opened->whole;
     } else if (m->body_case == SHOAL__V1__CLOUD_MESSAGE__BODY_BUSY) {
         msg->kind = SHOAL_CLOUD_BUSY;
         msg->body.busy_retry_after_ms = m->busy->retry_after_ms;

@@ -53,6 +53,7 @@ shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *bu
         shoal_wire_bytes(describe->backend, strnlen(describe->backend, sizeof describe->backend));
     m.verify = (Shoal__V1__Verify)describe->verify;
     m.forms = describe->forms;
+    m.opens_whole = describe->opens_whole;
     shoal_wire_check ours = SHOAL_WIRE_CHECK_OURS;
     SHOAL_TRY(check_reply(&ours, &m));
     const shoal_edge_kv *kv = &describe->edge_kv;
@@ -101,6 +102,7 @@ static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__D
     shoal_wire_copy_text(d.backend, &m->backend);
     d.verify = (shoal_verify)m->verify;
     d.forms = m->forms;
+    d.opens_whole = m->opens_whole;
     if (m->edge_kv) {
         SHOAL_TRY(take_edge_kv(check, m->edge_kv, &d.edge_kv));
     }

@@ -50,6 +50,20 @@ static shoal_status check_open(const shoal_wire_check *check, const Shoal__V1__O
                                  REQUEST_ID_MAX);
 }
 
+/* What would follow an Open: drafts and a Continue stand behind a prompt. */
+static shoal_status check_open_text(const shoal_wire_check *check, const Shoal__V1__Open *m)
+{
+    bool prompt = m->n_prompt > 0;
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "Open.prompt count", m->n_prompt, 0, SHOAL_WIRE_PROMPT_MAX));
+    SHOAL_TRY(shoal_wire_check_range(check, "Open.drafts count", m->n_drafts, 0,
+                                     prompt ? SHOAL_WIRE_DRAFT_MAX : 0));
+    SHOAL_TRY(shoal_wire_check_range(check, "Open.n_continue", m->n_continue, 0,
+                                     prompt ? SHOAL_WIRE_POSITION_MAX - (uint32_t)m->n_prompt : 0));
+    SHOAL_TRY(shoal_wire_check_ids(check, "Open.prompt", m->prompt, m->n_prompt));
+    return shoal_wire_check_ids(check, "Open.drafts", m->drafts, m->n_drafts);
+}
+
 /* What the grammar says is for common/grammar to judge. */
 static shoal_status check_form(const shoal_wire_check *check, const Shoal__V1__Form *m)
 {
@@ -120,7 +134,14 @@ static shoal_status encode_open(const shoal_wire_check *check, const shoal_msg_o
     m.n_tokens_max = open->n_tokens_max;
     m.request_id =
         shoal_wire_bytes(open->request_id, strnlen(open->request_id, sizeof open->request_id));
+    m.prompt = shoal_wire_words(open->prompt);
+    m.n_prompt = open->n_prompt;
+    m.drafts = shoal_wire_words(open->drafts);
+    m.n_drafts = open->n_drafts;
+    m.n_continue = open->n_continue;
+    m.ends = open->ends;
     SHOAL_TRY(check_open(check, &m));
+    SHOAL_TRY(check_open_text(check, &m));
     Shoal__V1__Form form = SHOAL__V1__FORM__INIT;
     if (open->form.n_grammar > 0) {
         form.grammar = shoal_wire_bytes(open->form.grammar, open->form.n_grammar);
@@ -233,19 +254,39 @@ static shoal_status check_bias_lists(const shoal_wire_check *check, const Shoal_
     return shoal_wire_check_ids(check, "Sampling.bias_ids", m->bias_ids, m->n_bias_ids);
 }
 
+/* ids: room for all of both lists. */
+static void take_open_text(const Shoal__V1__Open *m, int32_t *ids, shoal_msg_open *ret_open)
+{
+    if (m->n_prompt > 0) {
+        memcpy(ids, m->prompt, m->n_prompt * sizeof *ids);
+        ret_open->prompt = ids;
+        ret_open->n_prompt = m->n_prompt;
+    }
+    if (m->n_drafts > 0) {
+        memcpy(ids + m->n_prompt, m->drafts, m->n_drafts * sizeof *ids);
+        ret_open->drafts = ids + m->n_prompt;
+        ret_open->n_drafts = m->n_drafts;
+    }
+    ret_open->n_continue = m->n_continue;
+    ret_open->ends = m->ends;
+}
+
 static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__Open *m,
                                 shoal_edge_msg **ret_msg)
 {
     SHOAL_TRY(check_open(check, m));
     SHOAL_TRY(check_bias_lists(check, m->sampling));
+    SHOAL_TRY(check_open_text(check, m));
     if (m->form) {
         SHOAL_TRY(check_form(check, m->form));
     }
     size_t n_biases = m->sampling->n_biases;
+    size_t n_ids = m->n_prompt + m->n_drafts;
     size_t n_grammar = m->form ? m->form->grammar.len : 0;
     SHOAL_CLEANUP(shoal_edge_msg_freep)
     shoal_edge_msg *msg =
-        shoal_calloc(1, sizeof(shoal_edge_msg) + n_biases * sizeof(shoal_logit_bias) + n_grammar);
+        shoal_calloc(1, sizeof(shoal_edge_msg) + n_biases * sizeof(shoal_logit_bias) +
+                            n_ids * sizeof(int32_t) + n_grammar);
     if (!msg) {
         return shoal_err_set(check->err, SHOAL_E_NOMEM, "Open: out of memory");
     }
@@ -264,8 +305,10 @@ static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__
     open->priority = m->priority;
     open->n_tokens_max = m->n_tokens_max;
     shoal_wire_copy_text(open->request_id, &m->request_id);
+    int32_t *ids = (int32_t *)(void *)(biases + n_biases);
+    take_open_text(m, ids, open);
     if (m->form) {
-        uint8_t *grammar = (uint8_t *)(biases + n_biases);
+        uint8_t *grammar = (uint8_t *)(ids + n_ids);
         memcpy(grammar, m->form->grammar.data, n_grammar);
         open->form.grammar = grammar;
         open->form.n_grammar = n_grammar;
@@ -359,6 +402,21 @@ shoal_status shoal_edge_msg_decode(const uint8_t *data, size_t n, size_t n_vocab
     }
     shoal_wire_unpacked_free(&budget, message);
     return status;
+}
+
+size_t shoal_edge_msg_n_ids(const shoal_edge_msg *msg)
+{
+    switch (msg->kind) {
+    case SHOAL_EDGE_OPEN:
+        return msg->body.open.n_prompt + msg->body.open.n_drafts;
+    case SHOAL_EDGE_TOKENS:
+        return msg->body.tokens.n_ids;
+    case SHOAL_EDGE_CONTINUE:
+    case SHOAL_EDGE_CANCEL:
+    case SHOAL_EDGE_CLOSE:
+        break;
+    }
+    return 0;
 }
 
 void shoal_edge_msg_free(shoal_edge_msg *msg)

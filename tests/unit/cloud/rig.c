@@ -203,6 +203,7 @@ static void on_emit(void *ctx, const shoal_cloud_msg *msg)
     case SHOAL_CLOUD_OPENED:
         assert_string_equal(msg->body.opened.node, "node-a");
         e->opened = true;
+        e->whole = msg->body.opened.whole;
         break;
     case SHOAL_CLOUD_VERDICT:
         on_verdict(e, &msg->body.verdict);

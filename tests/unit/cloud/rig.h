@@ -71,6 +71,7 @@ typedef struct edge {
     bool careless;       /* keeps no books: for peers that break the rules */
     bool rolled_back;    /* a verdict contradicted what was sent, since the flag was cleared */
     bool opened;
+    bool whole; /* as told in Opened */
     bool has_finished_message;
     shoal_msg_finished finished;
     bool has_error;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A node that takes a stream and says nothing: the edge waits for Opened no longer than open_ms,
- * and opens the stream again. Behind the edge's real engine and link stands a server of ours.
+ * How streams begin and end, before a server of ours, with the edge's real engine and link. A node
+ * that takes a stream and says nothing: the edge waits for Opened no longer than open_ms, and opens
+ * the stream again. One that has not read all of an Open is told message by message. One that ends
+ * the stream with the text hears no Close.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,12 +32,22 @@ static const char refusal[] = "the second stream is heard";
 /* --- the node ----------------------------------------------------------------------------------
  */
 
+typedef enum behaviour {
+    SILENT, /* on the first stream, and refuses what follows */
+    OLD,    /* says in Describe what its streams then do not */
+    ANSWERS /* to an Open that brings all, with tokens of its own */
+} behaviour;
+
 typedef struct node {
     shoal_rpc *rpc;
     shoal_rpc_server *server;
     shoal_rpc_method methods[2];
     char target[64];
-    size_t n_opened; /* poller-only, read when the server is drained */
+    behaviour behaviour;
+    /* poller-only, read when the server is drained */
+    size_t n_opened;
+    size_t n_messages;
+    size_t n_whole; /* Opens with a prompt */
 } node;
 
 static void generate_open(shoal_rpc_call *call, void *ctx)
@@ -45,19 +57,55 @@ static void generate_open(shoal_rpc_call *call, void *ctx)
     shoal_rpc_call_set_user(call, n);
 }
 
-/* The first stream hears nothing. */
+static void send_message(shoal_rpc_call *call, const shoal_cloud_msg *msg)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+    SHOAL_ASSERT(shoal_cloud_msg_encode(msg, &buf) == SHOAL_OK);
+    SHOAL_ASSERT(shoal_rpc_call_send(call, buf.data, buf.length) == SHOAL_OK);
+}
+
+static void say_opened(shoal_rpc_call *call, bool whole)
+{
+    send_message(call, &(shoal_cloud_msg){.kind = SHOAL_CLOUD_OPENED, .body.opened.whole = whole});
+}
+
+static void say_tokens(shoal_rpc_call *call, size_t position, size_t n)
+{
+    static const int32_t ids[N_TOKENS] = {3, 4, 5, 6};
+    static const uint8_t shares[N_TOKENS];
+    SHOAL_ASSERT(n <= N_TOKENS);
+    send_message(call, &(shoal_cloud_msg){.kind = SHOAL_CLOUD_TOKENS,
+                                          .body.tokens = {.position = (uint32_t)position,
+                                                          .ids = ids,
+                                                          .n_ids = n,
+                                                          .confidences = shares}});
+}
+
 static void generate_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
 {
-    (void)data;
-    (void)n;
-    if (((const node *)user)->n_opened > 1) {
+    node *to = user;
+    shoal_edge_msg *msg = NULL;
+    SHOAL_ASSERT(shoal_edge_msg_decode(data, n, model->hp.n_vocab, &msg, NULL) == SHOAL_OK);
+    bool open = msg->kind == SHOAL_EDGE_OPEN;
+    size_t n_prompt = open ? msg->body.open.n_prompt : 0;
+    to->n_messages++;
+    to->n_whole += n_prompt > 0;
+    if (open && to->behaviour != SILENT) {
+        say_opened(call, to->behaviour == ANSWERS);
+    }
+    if (open && to->behaviour == ANSWERS) {
+        SHOAL_ASSERT(msg->body.open.ends && msg->body.open.n_continue == N_TOKENS);
+        say_tokens(call, n_prompt, N_TOKENS);
+    }
+    if (to->behaviour == SILENT ? to->n_opened > 1 : msg->kind == SHOAL_EDGE_TOKENS) {
         shoal_rpc_call_finish(call, SHOAL_RPC_INVALID_ARGUMENT, refusal);
     }
+    shoal_edge_msg_free(msg);
 }
 
 static void describe_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
 {
-    (void)user;
+    const node *to = user;
     (void)data;
     (void)n;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
@@ -67,7 +115,8 @@ static void describe_message(shoal_rpc_call *call, void *user, const uint8_t *da
                                .kv_form = "f32",
                                .n_vocab = (uint32_t)model->hp.n_vocab,
                                .n_ctx = 512,
-                               .protocol = SHOAL_WIRE_PROTOCOL};
+                               .protocol = SHOAL_WIRE_PROTOCOL,
+                               .opens_whole = to->behaviour != SILENT};
     SHOAL_ASSERT(shoal_describe_encode(&describe, &buf) == SHOAL_OK);
     SHOAL_ASSERT(shoal_rpc_call_send(call, buf.data, buf.length) == SHOAL_OK);
     shoal_rpc_call_finish(call, SHOAL_RPC_OK, "");
@@ -86,9 +135,9 @@ static const shoal_rpc_handlers generate_handlers = {
 static const shoal_rpc_handlers describe_handlers = {.on_message = describe_message,
                                                      .on_close = on_close};
 
-static void node_up(node *n)
+static void node_up(node *n, behaviour b)
 {
-    *n = (node){.n_opened = 0};
+    *n = (node){.behaviour = b};
     shoal_rpc_limits limits = shoal_rpc_limits_default();
     int port = 0;
     n->methods[0] = (shoal_rpc_method){
@@ -139,11 +188,25 @@ static void on_event(void *ctx, const shoal_coop_event *event)
     (void)pthread_mutex_unlock(&a->mutex);
 }
 
-static void ask(const char *target, shoal_mode mode, answer *a)
+static shoal_coop *coop_up(const char *target, uint64_t open_ms)
 {
     shoal_coop_settings settings = shoal_coop_settings_default();
     shoal_coop *coop = NULL;
     shoal_err err = SHOAL_ERR_INIT;
+    settings.n_threads = 1;
+    settings.cloud_target = target;
+    settings.open_ms = open_ms;
+    settings.reconnect_ms = DEADLINE_MS;
+    settings.patience_ms = 2 * DEADLINE_MS;
+    settings.route.rate = 0.99;
+    if (shoal_coop_new(model, &settings, NULL, &coop, &err) != SHOAL_OK) {
+        fail_msg("%s", err.text);
+    }
+    return coop;
+}
+
+static void ask_one(shoal_coop *coop, shoal_mode mode, answer *a)
+{
     const int32_t prompt[] = {SHOAL_TINY_BOS, SHOAL_TINY_VOCAB - 1};
     const shoal_coop_request request = {.mode = mode,
                                         .ids = prompt,
@@ -158,21 +221,18 @@ static void ask(const char *target, shoal_mode mode, answer *a)
     *a = (answer){.done = false};
     (void)pthread_mutex_init(&a->mutex, NULL);
     (void)pthread_cond_init(&a->ended, NULL);
-    settings.n_threads = 1;
-    settings.cloud_target = target;
-    settings.open_ms = OPEN_MS;
-    settings.reconnect_ms = DEADLINE_MS;
-    settings.patience_ms = 2 * DEADLINE_MS;
-    settings.route.rate = 0.99;
-    if (shoal_coop_new(model, &settings, NULL, &coop, &err) != SHOAL_OK) {
-        fail_msg("%s", err.text);
-    }
     assert_int_equal(shoal_coop_submit(coop, &request, &id, NULL), SHOAL_OK);
     (void)pthread_mutex_lock(&a->mutex);
     while (!a->done) {
         (void)pthread_cond_wait(&a->ended, &a->mutex);
     }
     (void)pthread_mutex_unlock(&a->mutex);
+}
+
+static void ask(const node *n, shoal_mode mode, answer *a)
+{
+    shoal_coop *coop = coop_up(n->target, n->behaviour == SILENT ? OPEN_MS : DEADLINE_MS);
+    ask_one(coop, mode, a);
     shoal_coop_free(coop);
 }
 
@@ -183,8 +243,8 @@ static void test_silent_node_is_left_and_the_stream_opened_again(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(modes); i++) {
         node n;
         answer a;
-        node_up(&n);
-        ask(n.target, modes[i], &a);
+        node_up(&n, SILENT);
+        ask(&n, modes[i], &a);
         node_down(&n);
         assert_true(n.n_opened >= 2); /* on a slow machine the second may come late as well */
         assert_int_equal(a.code, SHOAL_E_PROTOCOL);
@@ -199,14 +259,52 @@ static void test_assist_goes_on_without_a_silent_node(void **state)
     (void)state;
     node n;
     answer a;
-    node_up(&n);
-    ask(n.target, SHOAL_MODE_ASSIST, &a);
+    node_up(&n, SILENT);
+    ask(&n, SHOAL_MODE_ASSIST, &a);
     node_down(&n);
     assert_true(n.n_opened >= 1);
     assert_int_equal(a.code, SHOAL_OK);
     assert_int_equal(a.finish, SHOAL_FINISH_LENGTH);
     assert_int_equal(a.n_tokens, N_TOKENS);
     assert_true(a.n_reconnects >= 1);
+}
+
+static void test_node_that_has_not_read_all_is_told_message_by_message(void **state)
+{
+    (void)state;
+    static const shoal_mode modes[] = {SHOAL_MODE_EXACT, SHOAL_MODE_CLOUD};
+    for (size_t i = 0; i < SHOAL_COUNT(modes); i++) {
+        node n;
+        answer a;
+        node_up(&n, OLD);
+        ask(&n, modes[i], &a);
+        node_down(&n);
+        assert_int_equal(n.n_whole, 1);
+        assert_int_equal(a.code, SHOAL_E_PROTOCOL);
+        assert_non_null(strstr(a.text, refusal)); /* of the prompt */
+        assert_true(a.n_reconnects >= 1);
+    }
+}
+
+static void test_node_that_ends_with_the_text_hears_no_close(void **state)
+{
+    (void)state;
+    node n;
+    answer a;
+    node_up(&n, ANSWERS);
+    shoal_coop *coop = coop_up(n.target, DEADLINE_MS);
+    for (size_t i = 0; i < 2; i++) {
+        ask_one(coop, SHOAL_MODE_CLOUD, &a);
+        assert_int_equal(a.code, SHOAL_OK);
+        assert_int_equal(a.finish, SHOAL_FINISH_LENGTH);
+        assert_int_equal(a.n_tokens, N_TOKENS);
+        assert_int_equal(a.n_reconnects, 0);
+    }
+    shoal_coop_free(coop);
+    node_down(&n);
+    /* A word of the first stream would have come before the second one's. */
+    assert_int_equal(n.n_messages, 2);
+    assert_int_equal(n.n_whole, 2);
 }
 
 static int setup(void **state)
@@ -233,6 +331,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_silent_node_is_left_and_the_stream_opened_again),
         cmocka_unit_test(test_assist_goes_on_without_a_silent_node),
+        cmocka_unit_test(test_node_that_has_not_read_all_is_told_message_by_message),
+        cmocka_unit_test(test_node_that_ends_with_the_text_hears_no_close),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

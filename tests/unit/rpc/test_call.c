@@ -311,6 +311,54 @@ static void test_cancel_at_once_and_use_after_the_end_are_harmless(void **state)
     stand_down(&s);
 }
 
+static void test_held_call_leaves_with_its_first_message(void **state)
+{
+    (void)state;
+    stand s;
+    shoal_rpc_call *held = NULL;
+    stand_up(&s, NULL, NULL, NULL);
+    assert_int_equal(shoal_rpc_call_open_held(s.channel, "/test.T/Host", &peer_client_handlers,
+                                              &s.client, 0, true, &held),
+                     SHOAL_OK);
+    /* What is begun later is there first. */
+    peer other;
+    shoal_rpc_call *call = NULL;
+    peer_init(&other);
+    assert_int_equal(shoal_rpc_call_open(s.channel, "/test.T/Echo", &peer_client_handlers, &other,
+                                         0, true, &call),
+                     SHOAL_OK);
+    assert_int_equal(shoal_rpc_call_send(call, "a", 1), SHOAL_OK);
+    peer_wait(&other, &other.n_messages, 1);
+    assert_int_equal(peer_read(&s.host, &s.host.n_opened), 1); /* the echo's */
+    assert_int_equal(shoal_rpc_call_send(held, "b", 1), SHOAL_OK);
+    peer_wait(&s.host, &s.host.n_opened, 2);
+    peer_wait(&s.host, &s.host.n_messages, 2);
+    shoal_rpc_call_finish(s.host.call, SHOAL_RPC_OK, "");
+    stand_close(&s, held);
+    assert_int_equal(s.client.status, SHOAL_RPC_OK);
+    shoal_rpc_call_half_close(call);
+    peer_wait(&other, &other.n_closes, 1);
+    shoal_rpc_call_unref(call);
+    peer_fini(&other);
+    stand_down(&s);
+}
+
+static void test_held_call_without_a_message_can_be_cancelled(void **state)
+{
+    (void)state;
+    stand s;
+    shoal_rpc_call *held = NULL;
+    stand_up(&s, NULL, NULL, NULL);
+    assert_int_equal(shoal_rpc_call_open_held(s.channel, "/test.T/Host", &peer_client_handlers,
+                                              &s.client, 0, true, &held),
+                     SHOAL_OK);
+    shoal_rpc_call_cancel(held);
+    stand_close(&s, held);
+    assert_int_equal(s.client.status, SHOAL_RPC_CANCELLED);
+    assert_int_equal(peer_read(&s.host, &s.host.n_opened), 0);
+    stand_down(&s);
+}
+
 static void test_unknown_method_is_unimplemented(void **state)
 {
     (void)state;
@@ -452,6 +500,8 @@ int main(void)
         cmocka_unit_test(test_client_cancel_ends_both_sides),
         cmocka_unit_test(test_server_cancel_ends_both_sides),
         cmocka_unit_test(test_cancel_at_once_and_use_after_the_end_are_harmless),
+        cmocka_unit_test(test_held_call_leaves_with_its_first_message),
+        cmocka_unit_test(test_held_call_without_a_message_can_be_cancelled),
         cmocka_unit_test(test_unknown_method_is_unimplemented),
         cmocka_unit_test(test_message_over_our_own_limit_is_not_taken),
         cmocka_unit_test(test_message_over_the_peers_limit_ends_the_call),

@@ -56,10 +56,13 @@ static void test_opened_round_trips(void **state)
     shoal_cloud_msg *back = round_trip(&msg);
     assert_int_equal(back->kind, SHOAL_CLOUD_OPENED);
     assert_string_equal(back->body.opened.node, "cloud-\xc3\xa9");
+    assert_false(back->body.opened.whole);
     shoal_cloud_msg_free(back);
+    msg.body.opened.whole = true;
     memset(msg.body.opened.node, 'n', SHOAL_WIRE_TEXT_MAX - 1);
     back = round_trip(&msg);
     assert_int_equal(strlen(back->body.opened.node), SHOAL_WIRE_TEXT_MAX - 1);
+    assert_true(back->body.opened.whole);
     shoal_cloud_msg_free(back);
 }
 

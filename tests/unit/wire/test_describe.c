@@ -17,7 +17,8 @@ static shoal_describe full(void)
                         .protocol = SHOAL_WIRE_PROTOCOL,
                         .backend = "upstream",
                         .verify = SHOAL_VERIFY_GREEDY,
-                        .forms = true};
+                        .forms = true,
+                        .opens_whole = true};
     memset(&d.model, 1, sizeof d.model);
     memset(&d.tokenizer, 2, sizeof d.tokenizer);
     memset(&d.chat_template, 3, sizeof d.chat_template);
@@ -44,6 +45,7 @@ static void test_describe_round_trips(void **state)
     assert_string_equal(back.backend, "upstream");
     assert_int_equal(back.verify, SHOAL_VERIFY_GREEDY);
     assert_true(back.forms);
+    assert_true(back.opens_whole);
     assert_string_equal(shoal_verify_name(back.verify), "greedy");
     shoal_buf_fini(&buf);
 }

@@ -159,6 +159,93 @@ static void test_form_round_trips_up_to_its_limits(void **state)
     shoal_buf_fini(&buf);
 }
 
+static void test_open_brings_a_text_up_to_its_limits(void **state)
+{
+    (void)state;
+    static int32_t ids[SHOAL_WIRE_PROMPT_MAX + 1];
+    static const uint8_t grammar[3] = {1, 2, 3};
+    shoal_edge_msg msg = full_open();
+    shoal_msg_open *open = &msg.body.open;
+    for (size_t i = 0; i < SHOAL_COUNT(ids); i++) {
+        ids[i] = (int32_t)((i * 7919) % N_VOCAB);
+    }
+    ids[0] = N_VOCAB - 1;
+    open->form = (shoal_msg_form){.grammar = grammar, .n_grammar = 3, .position = 3};
+    open->prompt = ids;
+    open->drafts = ids + 1;
+    open->ends = true;
+    static const size_t n_prompts[] = {1, SHOAL_WIRE_PROMPT_MAX - 1, SHOAL_WIRE_PROMPT_MAX};
+    static const size_t n_drafts[] = {0, SHOAL_WIRE_DRAFT_MAX - 1, SHOAL_WIRE_DRAFT_MAX};
+    for (size_t i = 0; i < SHOAL_COUNT(n_prompts); i++) {
+        open->n_prompt = n_prompts[i];
+        open->n_drafts = n_drafts[i];
+        open->n_continue = SHOAL_WIRE_POSITION_MAX - (uint32_t)n_prompts[i];
+        shoal_edge_msg *back = round_trip(&msg);
+        const shoal_msg_open *b = &back->body.open;
+        assert_int_equal(b->n_prompt, n_prompts[i]);
+        assert_memory_equal(b->prompt, ids, n_prompts[i] * sizeof *ids);
+        assert_int_equal(b->n_drafts, n_drafts[i]);
+        if (b->n_drafts > 0) {
+            assert_memory_equal(b->drafts, ids + 1, n_drafts[i] * sizeof *ids);
+        }
+        assert_int_equal(b->n_continue, open->n_continue);
+        assert_true(b->ends);
+        assert_int_equal(b->sampling.biases[1].id, 31999);
+        assert_memory_equal(b->form.grammar, grammar, 3);
+        assert_int_equal(shoal_edge_msg_n_ids(back), n_prompts[i] + n_drafts[i]);
+        shoal_edge_msg_free(back);
+    }
+}
+
+static void test_open_of_a_text_past_its_limits_is_not_encoded(void **state)
+{
+    (void)state;
+    static int32_t ids[SHOAL_WIRE_PROMPT_MAX + 1];
+    shoal_buf buf = {0};
+    shoal_edge_msg msg = full_open();
+    shoal_msg_open *open = &msg.body.open;
+    open->prompt = ids;
+    open->drafts = ids;
+    open->n_prompt = SHOAL_WIRE_PROMPT_MAX + 1;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    open->n_prompt = 9;
+    open->n_drafts = SHOAL_WIRE_DRAFT_MAX + 1;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    open->n_drafts = 0;
+    open->n_continue = SHOAL_WIRE_POSITION_MAX - 8;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    open->n_prompt = 0; /* and nothing of it without a prompt */
+    open->n_continue = 1;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    open->n_continue = 0;
+    open->n_drafts = 1;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_E_INVALID);
+    open->n_drafts = 0;
+    assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_OK);
+    shoal_buf_fini(&buf);
+}
+
+static void test_open_of_a_text_beside_the_vocabulary_is_refused(void **state)
+{
+    (void)state;
+    static const int32_t good[] = {N_VOCAB - 1};
+    static const int32_t bad[] = {N_VOCAB};
+    for (size_t i = 0; i < 3; i++) {
+        shoal_edge_msg msg = full_open();
+        shoal_buf buf = {0};
+        msg.body.open.prompt = i == 1 ? bad : good;
+        msg.body.open.drafts = i == 2 ? bad : good;
+        msg.body.open.n_prompt = 1;
+        msg.body.open.n_drafts = 1;
+        assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_OK);
+        if (i == 0) {
+            expect_taken(&buf);
+        } else {
+            expect_refused(&buf, i == 1 ? "Open.prompt[0]" : "Open.drafts[0]");
+        }
+    }
+}
+
 static void test_open_of_defaults_round_trips(void **state)
 {
     (void)state;
@@ -172,6 +259,9 @@ static void test_open_of_defaults_round_trips(void **state)
     assert_int_equal(back->body.open.sampling.n_biases, 0);
     assert_string_equal(back->body.open.request_id, "");
     assert_int_equal(back->body.open.form.n_grammar, 0);
+    assert_int_equal(shoal_edge_msg_n_ids(back), 0);
+    assert_null(back->body.open.prompt);
+    assert_false(back->body.open.ends);
     shoal_edge_msg_free(back);
 }
 
@@ -648,6 +738,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_with_every_field_round_trips),
         cmocka_unit_test(test_form_round_trips_up_to_its_limits),
+        cmocka_unit_test(test_open_brings_a_text_up_to_its_limits),
+        cmocka_unit_test(test_open_of_a_text_past_its_limits_is_not_encoded),
+        cmocka_unit_test(test_open_of_a_text_beside_the_vocabulary_is_refused),
         cmocka_unit_test(test_open_of_defaults_round_trips),
         cmocka_unit_test(test_open_with_most_biases_round_trips),
         cmocka_unit_test(test_tokens_of_every_kind_round_trip),
