@@ -103,10 +103,10 @@ class Fault(threading.Thread):
         if self.seen != self.at:
             return data, False
         what, self.what, self.done = self.what, None, 1
-        if what == "flip":
-            data = bytearray(data)
-            data[len(data) // 2] ^= 1
-        return {"drop": b"", "repeat": data * 2, "cut": data[:len(data) // 2], "flip": bytes(data), "close": b""}[what], \
+        if what == "flip":  # so much that a token would tell
+            middle = len(data) // 2
+            data = data[:middle] + bytes(b ^ 255 for b in data[middle:middle + 64]) + data[middle + 64:]
+        return {"drop": b"", "repeat": data * 2, "cut": data[:len(data) // 2], "flip": data, "close": b""}[what], \
             what in ("cut", "close")
 
     def carry(self, near, far):
@@ -302,9 +302,15 @@ def test_any_fault_at_any_step_costs_no_token_and_passes():
         # After one answer and after all of them the same pages are in use: none is lost.
         check(ask(edges[1], LONG), right, "taken over")
         idle = metric(second, "shoal_kv_cache_usage_ratio")
-        slowest, met = 0, 0
+
+        def noticed():
+            """Blocks that were not what they should be, and answers of Redis that were none."""
+            return [sum(metric(n, f"shoal_store_{what}_total") for n in (first, second)) for what in ("refused", "errors")]
+
+        slowest, met, refused = 0, 0, 0
         for what, way, at in FAULTS if not SANITIZED else FAULTS[::5]:
             where = f"{what} of piece {at} {way}"
+            before = noticed()
             fault.arm(what, way, at)
             started = time.monotonic()
             check(ask(edges[1], LONG), right, where)
@@ -316,6 +322,10 @@ def test_any_fault_at_any_step_costs_no_token_and_passes():
             slowest, met = max(slowest, took), met + fault.done
             fault.what = None
             check(ask(edges[0], LONG), right, f"{where}, of the other node")
+            more = [now - then for now, then in zip(noticed(), before)]
+            if what == "flip" and fault.done:
+                expect(way == "up" or any(more), f"{where}: nobody has noticed it")
+                refused += more[0] > 0
             stored(redis, 2)
 
             def recovers(where=where):
@@ -326,7 +336,8 @@ def test_any_fault_at_any_step_costs_no_token_and_passes():
             wait_until(recovers, 20, f"blocks after {where}")
         wait_until(lambda: metric(second, "shoal_kv_cache_usage_ratio") == idle, 10, "the node's pages, as they were,")
         expect(SANITIZED or met >= 20, f"{met} faults met something")
-        return f"{met} faults, slowest {slowest:.1f} s"
+        expect(SANITIZED or refused >= 3, f"blocks were refused after {refused} of 6 flips")
+        return f"{met} faults, slowest {slowest:.1f} s, blocks refused after {refused} of 6 flips"
 
 
 def test_a_node_killed_while_it_gives_leaves_nothing_half():
