@@ -200,7 +200,7 @@ def said_by(job, what, sizes, name="cloud"):
 
 
 def cloud(job):
-    sizes = ["--scale", "0.02"] if job.quick else ["--scale", "0.3"]
+    sizes = ["--scale", "0.02"] if job.quick else ["--scale", "0.2"]
     plot = job.plot("cloud.svg")
     by = said_by(job, ["load"] if job.quick else ["streams", "load"], [*sizes, *plot])
     for said in by.get("streams", []):
