@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The table that the tests of this folder share: one row of every type, sections two deep and not
- * next to each other. Test-only; one thread.
+ * The table of settings that unit tests and the fuzz target share: one row of every type, sections
+ * two deep and not next to each other. Test-only; one thread.
  */
-#ifndef SHOAL_TESTS_UNIT_CONFIG_SAMPLE_TABLE_H
-#define SHOAL_TESTS_UNIT_CONFIG_SAMPLE_TABLE_H
+#ifndef SHOAL_TESTS_SUPPORT_CONFIG_TABLE_H
+#define SHOAL_TESTS_SUPPORT_CONFIG_TABLE_H
 
 #include "common/config/config.h"
 

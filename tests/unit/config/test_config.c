@@ -8,7 +8,7 @@
 #include "common/base/mem.h"
 #include "common/config/config.h"
 
-#include "sample_table.h"
+#include "tests/support/config_table.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -9,7 +9,7 @@
 #include "common/base/mem.h"
 #include "common/config/program.h"
 
-#include "sample_table.h"
+#include "tests/support/config_table.h"
 
 #include <ftw.h>
 #include <stdio.h>

@@ -9,7 +9,7 @@
 #include "common/base/rng.h"
 #include "common/config/config.h"
 
-#include "sample_table.h"
+#include "tests/support/config_table.h"
 
 #include <stdio.h>
 #include <string.h>
