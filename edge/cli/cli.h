@@ -174,6 +174,11 @@ bool cli_read_text(const cli_options *options, cli_bytes *text);
 int cli_ask(cli_session *session);
 int cli_chat(cli_session *session);
 int cli_status(cli_session *session);
+enum {
+    CLI_BUNDLE_BYTES = SHOAL_CLIENT_NAME_MAX + 96
+};
+/* Which bundle of a fleet runs, for a person; stats->bundle is not empty. */
+const char *cli_bundle_text(const shoal_client_stats *stats, char ret_text[CLI_BUNDLE_BYTES]);
 int cli_top(cli_session *session);
 int cli_bench(cli_session *session);
 int cli_sessions(cli_session *session);

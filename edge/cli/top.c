@@ -141,6 +141,18 @@ static void put_link(view *v, const shoal_client_stats *s)
     }
 }
 
+/* Of an edge of a fleet: which model runs, and why it may not be the newest. */
+static void put_bundle(view *v, const shoal_client_stats *s)
+{
+    char text[CLI_BUNDLE_BYTES];
+    if (s->bundle[0]) {
+        put_line(v, 0, 0.0, "%-*s%s", LABEL_CELLS, "bundle", cli_bundle_text(s, text));
+        if (s->bundle_trouble[0]) {
+            put_line(v, 0, 0.0, "%-*s%s", LABEL_CELLS, "", s->bundle_trouble);
+        }
+    }
+}
+
 static void put_drafts(view *v, const shoal_client_stats *s, const shoal_client_stats *before)
 {
     char edge[32];
@@ -202,6 +214,7 @@ static void put_view(view *v, const char *url, const look_at *now, const look_at
     put_rates(v, now, before, seconds);
     put_work(v, s);
     put_link(v, s);
+    put_bundle(v, s);
     put_drafts(v, s, &before->stats);
     put_bytes(v, s, &before->stats, seconds);
     put_budgets(v, s);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The manual pages of section 3, made from libshoal.map and shoal.h, so that they cannot say anything else: one for
 # every function, with the types it takes, and libshoal(3) with what holds for all.
-#     awk -v folder=DIR -v version=1.2.0 -v date=2026-11-29 -f manpages.awk libshoal.map shoal.h
+#     awk -v folder=DIR -v version=1.3.0 -v date=2026-11-29 -f manpages.awk libshoal.map shoal.h
 # A blank line ends a block of the header. A block is a title, a type or limits, or one function; its comment's first
 # clause is the line of the page's NAME.
 BEGIN { RS = ""; n_functions = n_types = n_sections = 0; here = "" }

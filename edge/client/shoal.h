@@ -302,6 +302,11 @@ typedef struct shoal_client_stats {
     uint64_t n_reconnects;
     uint64_t bytes_up;
     uint64_t bytes_down;
+    char bundle[SHOAL_CLIENT_NAME_MAX]; /* family of a fleet's bundles that it takes; "": none */
+    uint64_t bundle_serial; /* of the one that runs; 0: the model it was installed with */
+    int bundle_trial;       /* answers have yet to show that the bundle is good */
+    char bundle_phase[SHOAL_CLIENT_NAME_MAX];   /* "idle", "fetching", "trying" */
+    char bundle_trouble[SHOAL_CLIENT_NAME_MAX]; /* what went wrong last, cut to fit */
 } shoal_client_stats;
 
 /* Sets size and empties the rest; call as shoal_client_stats_init(&s, sizeof s). */

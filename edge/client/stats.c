@@ -114,6 +114,16 @@ static void read_totals(const shoal_client_json *json, const node *totals, shoal
     s->bytes_down = count(json, totals, "bytes_down");
 }
 
+static void read_bundle(const shoal_client_json *json, shoal_client_stats *s)
+{
+    const node *bundle = shoal_client_json_get(json, json->nodes, "bundle");
+    take_name(json, bundle, "family", s->bundle);
+    take_name(json, bundle, "phase", s->bundle_phase);
+    take_name(json, bundle, "trouble", s->bundle_trouble);
+    s->bundle_serial = count(json, bundle, "serial");
+    s->bundle_trial = truth(json, bundle, "trial");
+}
+
 /* text[n] is writable. */
 static int read_page(char *text, size_t n, shoal_client_stats *s, shoal_client_error *error)
 {
@@ -126,6 +136,7 @@ static int read_page(char *text, size_t n, shoal_client_stats *s, shoal_client_e
             read_link(&json, s);
             read_budgets(&json, s);
             read_totals(&json, totals, s);
+            read_bundle(&json, s);
         } else {
             code = SHOAL_CLIENT_E_PROTOCOL;
         }

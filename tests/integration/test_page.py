@@ -4,11 +4,13 @@
 
 SHOAL_SCREENSHOTS names a folder that keeps what the browser saw.
 """
+import json
 import os
 import sys
 
 from browser import KEYS, Browser, missing
-from harness import Site, expect, main
+from harness import Site, binary, expect, main, run
+from test_fleet import Fleet
 
 QUESTION = "What does H40 mean on the Tapir 10?"
 SHOTS = os.environ.get("SHOAL_SCREENSHOTS")
@@ -61,6 +63,7 @@ def test_page_streams_an_answer_and_tells_where_it_was_made():
         expect("sure" in said and ("edge" in said or "cloud" in said), f"the arrow keys said {said!r}")
         browser.press(KEYS["Escape"])
         expect(browser.run("return document.querySelector('#tip').hidden"), "Escape leaves the tip")
+        expect(browser.run("return document.querySelector('#bundle').hidden"), "a bundle without a fleet")
         # The switch is there and says why it does nothing.
         expect(browser.run("return document.querySelector('#cable').disabled"), "a switch without api.link_switch")
         expect("api.link_switch" in browser.run("return document.querySelector('#cable').title"), "no reason given")
@@ -94,6 +97,31 @@ def test_pulled_cable_is_harmless_and_plugs_back():
         browser.wait("document.querySelector('#cable').dataset.link === 'ready'", what="the link")
         ask(browser, QUESTION, 3)
         expect("bytes up" in browser.text(".answer:last-child .facts"), "the cloud was not asked again")
+
+
+def test_page_and_command_line_tell_the_bundle_that_runs():
+    with Site() as site, Browser() as browser:
+        fleet = Fleet(site)
+        model = site.tiny_model(1)
+        fleet.make(7, model)
+        fleet.serve(model)
+        edge = fleet.edge(model).start()
+        open_page(browser, edge.address)
+        browser.wait("document.querySelector('#bundle').textContent.startsWith('Runs the model it was installed with')",
+                     what="the installed model")
+        fleet.roll("7 100")
+        fleet.reload()
+        browser.wait("document.querySelector('#bundle').textContent.startsWith('Runs bundle 7 of its fleet, on trial')", 60,
+                     "the bundle")
+        said = run(binary("shoal"), "status", "--url", edge.address).stdout
+        expect("\nbundle edge 7, on trial\n" in said, said)
+        fleet.make(8, model, key="other")
+        fleet.roll("8 100")
+        fleet.reload()
+        browser.wait("document.querySelector('#bundle').textContent.includes('Last trouble: ')", 60, "the trouble")
+        told = run(binary("shoal"), "status", "--json", "--url", edge.address).stdout
+        expect(json.loads(told)["bundle"]["serial"] == 7 and json.loads(told)["bundle"]["trouble"], told)
+        expect(browser.complaints() == [], "the console complains")
 
 
 def test_errors_are_told_in_words_and_the_key_is_asked_for():
@@ -141,4 +169,5 @@ if __name__ == "__main__":
         print(f"skipped: {lacking} is not installed (deploy/deps installs it)")
         sys.exit(77)
     main([test_page_streams_an_answer_and_tells_where_it_was_made, test_pulled_cable_is_harmless_and_plugs_back,
+          test_page_and_command_line_tell_the_bundle_that_runs,
           test_errors_are_told_in_words_and_the_key_is_asked_for, test_page_fits_a_narrow_window_and_the_dark])

@@ -368,6 +368,16 @@ function sentence() {
   return `Idle. ${count(totals.requests, "request")} answered since the start. ${accepted}`;
 }
 
+// Which bundle of its fleet the edge runs, where it is of one.
+function showBundle(bundle) {
+  $("bundle").hidden = !bundle;
+  if (!bundle) return;
+  const words = [bundle.serial > 0 ? `Runs bundle ${bundle.serial} of its fleet` : "Runs the model it was installed with"];
+  if (bundle.trial) words.push("on trial until its first answers were good");
+  if (bundle.phase !== "idle") words.push(`${bundle.phase} another`);
+  $("bundle").textContent = `${words.join(", ")}.${bundle.trouble ? ` Last trouble: ${bundle.trouble}` : ""}`;
+}
+
 function showModes(status) {
   for (const input of document.querySelectorAll("#modes input")) {
     input.disabled = input.value !== "local" && !status.cloud.configured;
@@ -384,6 +394,7 @@ function show() {
   $("pair").textContent = cloud.name ? `${now.model.id} at the edge, ${cloud.name} in the cloud` : `${now.model.id} at the edge`;
   showModes(now);
   showLink(cloud);
+  showBundle(now.bundle);
   $("words").textContent = sentence();
 }
 

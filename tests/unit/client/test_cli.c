@@ -297,16 +297,64 @@ static void test_cli_status_tells_ready_and_models(void **state)
     const script_answer answers[] = {
         {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
         {.bytes = "HTTP/1.1 503 No\r\nContent-Length: 14\r\n\r\nloading model\n"},
-        {.bytes = "HTTP/1.1 200 OK\r\n\r\n{\"data\":[{\"id\":\"minnow\"}]}"}};
-    script_server *server = script_server_start(NULL, answers, 3);
+        {.bytes = "HTTP/1.1 200 OK\r\n\r\n{\"data\":[{\"id\":\"minnow\"}]}"},
+        {.bytes = "HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"}};
+    script_server *server = script_server_start(NULL, answers, 4);
     const char *argv[] = {"shoal", "status", NULL};
     outcome o;
     run(argv, "", false, script_server_url(server), &o);
     script_server_join(server);
     assert_int_equal(o.status, 1);
     assert_non_null(strstr(o.out, "not ready\nmodel  minnow\n"));
+    assert_null(strstr(o.out, "bundle"));
     assert_non_null(strstr(o.err, "is not ready: loading model\n"));
     script_server_free(server);
+}
+
+#define BUNDLE(serial, trial, phase, trouble)                                                      \
+    "HTTP/1.1 200 OK\r\n\r\n{\"totals\":{},\"bundle\":{\"serial\":" serial ",\"trial\":" trial     \
+    ",\"phase\":\"" phase "\",\"family\":\"g\\u001bw\",\"trouble\":" trouble "}}"
+
+static void check_bundle(const char *page, const char *said, const char *json)
+{
+    const script_answer answers[] = {{.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+                                     {.bytes = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+                                     {.bytes = "HTTP/1.1 200 OK\r\n\r\n{\"data\":[]}"},
+                                     {.bytes = page}};
+    const char *const commands[][4] = {
+        {"shoal", "status"}, {"shoal", "status", "--json"}, {"shoal", "top", "--once"}};
+    for (size_t i = 0; i < 3; i++) {
+        size_t n = i < 2 ? 4 : 1;
+        script_server *server = script_server_start(NULL, answers + 4 - n, n);
+        outcome o;
+        run(commands[i], "", false, script_server_url(server), &o);
+        script_server_join(server);
+        script_server_free(server);
+        assert_int_equal(o.status, 0);
+        assert_string_equal(o.err, "");
+        assert_null(strchr(o.out, '\x1b'));
+        const char *shown = strstr(o.out, "bundle");
+        assert_non_null(shown);
+        shown += strlen(i == 0 ? "bundle " : i == 1 ? "bundle\":" : "bundle    ");
+        const char *wanted = i == 1 ? json : said;
+        assert_int_equal(strncmp(shown, wanted, strlen(wanted)), 0);
+    }
+}
+
+/* An edge of a fleet tells which model runs. */
+static void test_cli_status_and_top_tell_the_bundle(void **state)
+{
+    (void)state;
+    check_bundle(BUNDLE("0", "false", "idle", "null"), "g\xEF\xBF\xBDw none yet\n",
+                 "{\"family\":\"g\\u001bw\",\"serial\":0,\"trial\":false,\"phase\":\"idle\","
+                 "\"trouble\":null}}\n");
+    check_bundle(BUNDLE("1", "false", "fetching", "\"not \\nsigned\""),
+                 "g\xEF\xBF\xBDw 1, fetching another\n       ",
+                 "{\"family\":\"g\\u001bw\",\"serial\":1,\"trial\":false,\"phase\":\"fetching\","
+                 "\"trouble\":\"not \\u000asigned\"}}\n");
+    check_bundle(BUNDLE("9007199254740992", "true", "trying", "null"),
+                 "g\xEF\xBF\xBDw 9007199254740992, on trial, trying another\n",
+                 "{\"family\":\"g\\u001bw\",\"serial\":9007199254740992,\"trial\":true,");
 }
 
 /* Two looks at a status: between them 20 tokens of the edge and 10 of the cloud. */
@@ -640,6 +688,7 @@ int main(void)
         cmocka_unit_test(test_cli_failure_is_one_line_and_status_1),
         cmocka_unit_test(test_cli_interrupt_ends_the_answer_cleanly),
         cmocka_unit_test(test_cli_status_tells_ready_and_models),
+        cmocka_unit_test(test_cli_status_and_top_tell_the_bundle),
         cmocka_unit_test(test_cli_top_tells_rates_link_and_budgets),
         cmocka_unit_test(test_cli_top_tells_every_budget),
         cmocka_unit_test(test_cli_top_keeps_to_the_window),
