@@ -43,17 +43,10 @@ static void archiving_fini(archiving *s)
 static shoal_status open_archive(const char *path, const forge_session *session, archiving *s,
                                  shoal_err *err)
 {
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
     size_t page_bytes = 0;
     size_t unit_bytes = 0;
-    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
-    shoal_status status =
-        shoal_archive_open((const uint8_t *)file.data, file.length, &session->model->hash,
-                           shoal_kv_seq_shape(session->seq), &s->archive, err);
-    if (status != SHOAL_OK) {
-        shoal_err_prefix(err, "%s", path);
-        return status;
-    }
+    SHOAL_TRY(shoal_archive_read(path, &session->model->hash, shoal_kv_seq_shape(session->seq),
+                                 &s->archive, err));
     for (size_t g = 0; g < shoal_archive_n_groups(s->archive); g++) {
         shoal_archive_group group = shoal_archive_group_at(s->archive, g);
         page_bytes = SHOAL_MAX(page_bytes, group.page_bytes);

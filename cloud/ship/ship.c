@@ -3,7 +3,6 @@
 
 #include "cloud/prefix/prefix.h"
 #include "common/archive/archive.h"
-#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/base/thread.h"
 #include "common/kv/kv_move.h"
@@ -799,7 +798,6 @@ static shoal_status open_archive(shoal_ship *ship, shoal_err *err)
 {
     const char *path = ship->settings.archive_path;
     const shoal_kv_shape *shape = shoal_kv_pool_shape(shoal_engine_kv(ship->engine));
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
     if (path == NULL) {
         return SHOAL_OK;
     }
@@ -809,9 +807,7 @@ static shoal_status open_archive(shoal_ship *ship, shoal_err *err)
                              "edge_model.kv_type f16 or leave edge_model.archive empty",
                              shoal_kv_type_name(shape->type));
     }
-    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
-    SHOAL_TRY(shoal_archive_open((const uint8_t *)file.data, file.length, &ship->model->hash, shape,
-                                 &ship->archive, err));
+    SHOAL_TRY(shoal_archive_read(path, &ship->model->hash, shape, &ship->archive, err));
     double encode_us = 0;
     double decode_us = 0;
     ship->pages = shoal_calloc_aligned(shoal_kv_block_bytes(shape, 0), 1);

@@ -16,7 +16,7 @@
  * (shoal_archive_n_blocks).
  *
  * A basis is immutable, any thread; work belongs to one call at a time. Nothing here touches a
- * file or a sequence.
+ * sequence, and only shoal_archive_read a file.
  */
 #ifndef SHOAL_ARCHIVE_ARCHIVE_H
 #define SHOAL_ARCHIVE_ARCHIVE_H
@@ -38,6 +38,11 @@ typedef struct shoal_archive_work shoal_archive_work; /* scratch for its units *
  * pages. SHOAL_E_MISMATCH: made for another model or shape; SHOAL_E_INVALID: not a basis. Errors
  * name what was found and what was expected. */
 shoal_status shoal_archive_open(const uint8_t *bytes, size_t n, const shoal_hash *model,
+                                const shoal_kv_shape *shape, shoal_archive **ret_archive,
+                                shoal_err *err) SHOAL_MUST_CHECK;
+/* The same from the file at path, at most SHOAL_ARCHIVE_BASIS_BYTES_MAX long; errors also of
+ * shoal_file_read, and all of them name the path. May block. */
+shoal_status shoal_archive_read(const char *path, const shoal_hash *model,
                                 const shoal_kv_shape *shape, shoal_archive **ret_archive,
                                 shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_archive_free(shoal_archive *archive);

@@ -5,6 +5,7 @@
  */
 #include "common/archive/archive_internal.h"
 
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/kernels/math.h"
 #include "common/kv/kv_move.h"
@@ -364,6 +365,20 @@ shoal_status shoal_archive_open(const uint8_t *bytes, size_t n, const shoal_hash
     SHOAL_TRY(status);
     *ret_archive = SHOAL_STEAL(a);
     return SHOAL_OK;
+}
+
+shoal_status shoal_archive_read(const char *path, const shoal_hash *model,
+                                const shoal_kv_shape *shape, shoal_archive **ret_archive,
+                                shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
+    shoal_status status =
+        shoal_archive_open((const uint8_t *)file.data, file.length, model, shape, ret_archive, err);
+    if (status != SHOAL_OK) {
+        shoal_err_prefix(err, "%s", path);
+    }
+    return status;
 }
 
 void shoal_archive_free(shoal_archive *archive)

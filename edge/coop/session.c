@@ -7,7 +7,6 @@
  */
 #include "edge/coop/coop_internal.h"
 
-#include "common/base/file.h"
 #include "common/base/mem.h"
 
 #include <string.h>
@@ -120,10 +119,7 @@ shoal_status shoal_session_open_archive(shoal_coop *coop, shoal_err *err)
                              "kv.archive: what is archived is KV in f16 of which all is kept: set "
                              "kv.type f16 and kv.evict none, or leave kv.archive empty");
     }
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
-    SHOAL_TRY(shoal_file_read(path, SHOAL_ARCHIVE_BASIS_BYTES_MAX, &file, err));
-    SHOAL_TRY(shoal_archive_open((const uint8_t *)file.data, file.length, &coop->model->hash, shape,
-                                 &coop->archive, err));
+    SHOAL_TRY(shoal_archive_read(path, &coop->model->hash, shape, &coop->archive, err));
     double encode_us = 0;
     shoal_status status =
         shoal_archive_measure(coop->archive, shoal_engine_kernels(coop->engine), &coop->clock,

@@ -10,7 +10,9 @@
 #include "tests/support/random.h"
 #include "tests/support/tiny_archive.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static shoal_tiny_archive tiny;
 
@@ -131,6 +133,46 @@ static void test_every_cut_file_is_refused(void **state)
     }
 }
 
+/* What daemons and the forge do with a path: the same basis, and errors that name the file. */
+static void test_a_basis_is_read_from_its_file(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf file = {0};
+    char path[] = "/tmp/shoal-basis-XXXXXX";
+    shoal_status status = SHOAL_E_NOMEM;
+    shoal_hash hash;
+    reset();
+    assert_int_equal(shoal_archive_plan_write(&tiny.plan, &file, NULL), SHOAL_OK);
+    assert_int_equal(shoal_hash_of(file.data, file.length, &hash), SHOAL_OK);
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, file.data, file.length), file.length);
+    for (uint64_t n = 0; status == SHOAL_E_NOMEM; n++) {
+        SHOAL_CLEANUP(shoal_archive_freep) shoal_archive *archive = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        shoal_mem_fail_at(n);
+        status = shoal_archive_read(path, &tiny.plan.model, &tiny.plan.shape, &archive, &err);
+        shoal_mem_fail_at(UINT64_MAX);
+        assert_true(n < 1000 && (archive != NULL) == (status == SHOAL_OK));
+        if (archive) {
+            assert_memory_equal(&hash, shoal_archive_hash(archive), sizeof hash);
+        }
+    }
+    assert_int_equal(status, SHOAL_OK);
+    const shoal_hash other = {.bytes = {9}};
+    for (size_t round = 0; round < 3; round++) {
+        shoal_archive *archive = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_true(round != 1 || ftruncate(fd, (off_t)file.length - 1) == 0);
+        assert_true(round != 2 || unlink(path) == 0);
+        assert_true(shoal_archive_read(path, round ? &tiny.plan.model : &other, &tiny.plan.shape,
+                                       &archive, &err) < 0);
+        assert_null(archive);
+        assert_non_null(strstr(err.text, path));
+    }
+    assert_int_equal(close(fd), 0);
+}
+
 static void test_failing_allocations_are_errors(void **state)
 {
     (void)state;
@@ -232,6 +274,7 @@ int main(void)
         cmocka_unit_test(test_another_model_or_shape_is_a_mismatch_that_names_both),
         cmocka_unit_test(test_numbers_out_of_range_are_refused),
         cmocka_unit_test(test_every_cut_file_is_refused),
+        cmocka_unit_test(test_a_basis_is_read_from_its_file),
         cmocka_unit_test(test_failing_allocations_are_errors),
         cmocka_unit_test(test_allocation_equals_brute_force),
         cmocka_unit_test(test_frequencies_add_up_and_forget_nothing),
