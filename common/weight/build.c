@@ -15,14 +15,14 @@ enum {
     ROWS = SHOAL_PANEL_ROWS
 };
 
-typedef struct build {
-    const shoal_matrix *m;
-    size_t row; /* the first */
-    size_t n_rows;
-    uint8_t *panels;
+/* --- work in parts ---------------------------------------------------------------------------- */
+
+typedef struct run {
+    shoal_matrix_part *part;
+    void *ctx;
     _Atomic size_t bad_row; /* the lowest that is not finite, or SIZE_MAX */
     atomic_bool no_memory;
-} build;
+} run;
 
 static void lower(_Atomic size_t *least, size_t value)
 {
@@ -31,38 +31,75 @@ static void lower(_Atomic size_t *least, size_t value)
     }
 }
 
-static void pack_part(void *ctx, size_t part, size_t worker)
+static void run_part(void *ctx, size_t part, size_t worker)
 {
     (void)worker;
-    build *b = ctx;
-    size_t at = part * b->m->leaf_rows;
-    size_t n = SHOAL_MIN(b->m->leaf_rows, b->n_rows - at);
+    run *r = ctx;
     size_t bad_row = SIZE_MAX;
-    shoal_status status = shoal_matrix_pack(b->m, b->row + at, n,
-                                            b->panels + at / ROWS * b->m->panel_bytes, &bad_row);
-    if (status == SHOAL_E_NOMEM) {
-        atomic_store(&b->no_memory, true);
+    if (r->part(r->ctx, part, &bad_row) == SHOAL_E_NOMEM) {
+        atomic_store(&r->no_memory, true);
     }
-    lower(&b->bad_row, bad_row);
-    shoal_matrix_forget(b->m, b->row + at, n);
+    lower(&r->bad_row, bad_row);
 }
 
-static shoal_status pack_all(build *b, shoal_pool *pool, shoal_err *err)
+shoal_status shoal_matrix_run(const shoal_matrix *m, shoal_matrix_part *part, void *ctx,
+                              size_t n_parts, shoal_pool *pool, shoal_err *err)
 {
-    size_t n_parts = (b->n_rows + b->m->leaf_rows - 1) / b->m->leaf_rows;
+    run r = {.part = part, .ctx = ctx, .bad_row = SIZE_MAX};
     if (pool) {
-        shoal_pool_run(pool, pack_part, b, n_parts);
-    } else {
-        for (size_t part = 0; part < n_parts; part++) {
-            pack_part(b, part, 0);
-        }
+        shoal_pool_run(pool, run_part, &r, n_parts);
     }
-    if (atomic_load(&b->no_memory)) {
+    for (size_t i = 0; !pool && i < n_parts; i++) {
+        run_part(&r, i, 0);
+    }
+    if (atomic_load(&r.no_memory)) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
-                             SHOAL_TENSOR_NAME(b->m->tensor));
+                             SHOAL_TENSOR_NAME(m->tensor));
     }
-    size_t bad_row = atomic_load(&b->bad_row);
-    return bad_row == SIZE_MAX ? SHOAL_OK : shoal_matrix_not_finite(b->m, bad_row, err);
+    size_t bad_row = atomic_load(&r.bad_row);
+    return bad_row == SIZE_MAX ? SHOAL_OK : shoal_matrix_not_finite(m, bad_row, err);
+}
+
+shoal_status shoal_matrix_room(const shoal_matrix *m, size_t n_rows, size_t n_units,
+                               size_t unit_bytes, shoal_weight **ret_weight, shoal_err *err)
+{
+    SHOAL_CLEANUP(shoal_weight_freep) shoal_weight *w = shoal_calloc(1, sizeof *w);
+    if (!w) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
+                             SHOAL_TENSOR_NAME(m->tensor));
+    }
+    w->format = m->format;
+    w->k = m->k;
+    w->n_rows = n_rows;
+    w->n_panels = (n_rows + ROWS - 1) / ROWS;
+    w->panel_bytes = unit_bytes;
+    w->owned = n_units > 0 ? shoal_calloc_huge(n_units, unit_bytes) : NULL;
+    if (n_units > 0 && !w->owned) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s (%zu bytes)",
+                             SHOAL_TENSOR_NAME(m->tensor), n_units * unit_bytes);
+    }
+    *ret_weight = SHOAL_STEAL(w);
+    return SHOAL_OK;
+}
+
+/* --- panels ----------------------------------------------------------------------------------- */
+
+typedef struct packing {
+    const shoal_matrix *m;
+    size_t row; /* the first */
+    size_t n_rows;
+    uint8_t *panels;
+} packing;
+
+static shoal_status pack_part(void *ctx, size_t part, size_t *ret_bad_row)
+{
+    const packing *p = ctx;
+    size_t at = part * p->m->leaf_rows;
+    size_t n = SHOAL_MIN(p->m->leaf_rows, p->n_rows - at);
+    shoal_status status = shoal_matrix_pack(p->m, p->row + at, n,
+                                            p->panels + at / ROWS * p->m->panel_bytes, ret_bad_row);
+    shoal_matrix_forget(p->m, p->row + at, n);
+    return status;
 }
 
 shoal_status shoal_matrix_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
@@ -73,36 +110,17 @@ shoal_status shoal_matrix_weight(const shoal_matrix *m, size_t row, size_t n_row
                              "tensor %.*s: type %d has no product without scales",
                              SHOAL_TENSOR_NAME(m->tensor), (int)m->tensor->type);
     }
-    shoal_weight *w = shoal_calloc(1, sizeof *w);
-    if (!w) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
-                             SHOAL_TENSOR_NAME(m->tensor));
+    const bool in_place = m->tensor->packed && row % ROWS == 0;
+    const size_t n_panels = in_place ? 0 : (n_rows + ROWS - 1) / ROWS;
+    SHOAL_CLEANUP(shoal_weight_freep) shoal_weight *w = NULL;
+    SHOAL_TRY(shoal_matrix_room(m, n_rows, n_panels, m->panel_bytes, &w, err));
+    w->panels = in_place ? m->tensor->data + row / ROWS * m->panel_bytes : w->owned;
+    if (!in_place) {
+        packing p = {.m = m, .row = row, .n_rows = n_rows, .panels = w->owned};
+        const size_t n_parts = (n_rows + m->leaf_rows - 1) / m->leaf_rows;
+        SHOAL_TRY(shoal_matrix_run(m, pack_part, &p, n_parts, pool, err));
     }
-    w->format = m->format;
-    w->k = m->k;
-    w->n_rows = n_rows;
-    w->n_panels = (n_rows + ROWS - 1) / ROWS;
-    w->panel_bytes = m->panel_bytes;
-    if (m->tensor->packed && row % ROWS == 0) {
-        w->panels = m->tensor->data + row / ROWS * m->panel_bytes;
-        *ret_weight = w;
-        return SHOAL_OK;
-    }
-    w->owned = shoal_calloc_huge(w->n_panels, w->panel_bytes);
-    w->panels = w->owned;
-    shoal_status status = SHOAL_E_NOMEM;
-    if (w->owned) {
-        build b = {.m = m, .row = row, .n_rows = n_rows, .panels = w->owned, .bad_row = SIZE_MAX};
-        status = pack_all(&b, pool, err);
-    } else {
-        (void)shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s (%zu bytes)",
-                            SHOAL_TENSOR_NAME(m->tensor), w->n_panels * w->panel_bytes);
-    }
-    if (status != SHOAL_OK) {
-        shoal_weight_free(w);
-        return status;
-    }
-    *ret_weight = w;
+    *ret_weight = SHOAL_STEAL(w);
     return SHOAL_OK;
 }
 

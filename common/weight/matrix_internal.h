@@ -53,6 +53,18 @@ const uint8_t *shoal_matrix_blocks(const shoal_matrix *m, size_t row, uint8_t *s
  * number is not finite, with its row; SHOAL_E_NOMEM. */
 shoal_status shoal_matrix_pack(const shoal_matrix *m, size_t row, size_t n, uint8_t *panels,
                                size_t *ret_bad_row) SHOAL_MUST_CHECK;
+/* One part of the work on a matrix, on any thread. SHOAL_E_INVALID when a number is not finite,
+ * with its row; SHOAL_E_NOMEM. */
+typedef shoal_status shoal_matrix_part(void *ctx, size_t part, size_t *ret_bad_row);
+/* Parts 0 to n_parts - 1, on the pool where there is one. The error names the lowest of the rows
+ * that are not finite, however many threads there are. */
+shoal_status shoal_matrix_run(const shoal_matrix *m, shoal_matrix_part *part, void *ctx,
+                              size_t n_parts, shoal_pool *pool, shoal_err *err) SHOAL_MUST_CHECK;
+/* A weight of n_rows rows with nothing in it but room of its own for so many panels or tiles of
+ * unit_bytes, zeroed; 0: none. */
+shoal_status shoal_matrix_room(const shoal_matrix *m, size_t n_rows, size_t n_units,
+                               size_t unit_bytes, shoal_weight **ret_weight,
+                               shoal_err *err) SHOAL_MUST_CHECK;
 /* Rows [row, row + n_rows) as a weight, without sides (shoal_weight_load). */
 shoal_status shoal_matrix_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
                                  shoal_weight **ret_weight, shoal_err *err) SHOAL_MUST_CHECK;

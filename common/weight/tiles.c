@@ -9,7 +9,6 @@
 
 #include "common/base/mem.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 enum {
@@ -20,13 +19,11 @@ enum {
     BLOCK = 18    /* bytes of 32 elements of Q4_0 */
 };
 
-typedef struct build {
+typedef struct tiling {
     const shoal_matrix *m;
     size_t row; /* the first */
     const shoal_weight *w;
-    _Atomic size_t bad_row; /* SIZE_MAX: none */
-    atomic_bool no_memory;
-} build;
+} tiling;
 
 static size_t tile_rows_for(size_t n_rows)
 {
@@ -50,81 +47,39 @@ static void put_row(const uint8_t *blocks, size_t k, size_t n_rows, size_t r, ui
     }
 }
 
-static void fail(build *b, size_t row)
+static shoal_status build_tile(void *ctx, size_t t, size_t *ret_bad_row)
 {
-    size_t seen = atomic_load(&b->bad_row);
-    while (row < seen && !atomic_compare_exchange_weak(&b->bad_row, &seen, row)) {
-    }
-}
-
-static void build_tile(void *ctx, size_t t, size_t worker)
-{
-    (void)worker;
-    build *b = ctx;
+    const tiling *b = ctx;
     const size_t n_tile = b->w->tile_rows;
     const size_t first = t * n_tile;
     SHOAL_CLEANUP(shoal_free_cleanup) uint8_t *space = shoal_calloc(b->m->row_bytes, 1);
     if (!space) {
-        atomic_store(&b->no_memory, true);
-        return;
+        return SHOAL_E_NOMEM;
     }
     const size_t n = SHOAL_MIN(n_tile, b->w->n_rows - first);
     for (size_t r = 0; r < n; r++) {
         const uint8_t *blocks = shoal_matrix_blocks(b->m, b->row + first + r, space);
         if (!b->m->format->finite(blocks, b->m->k)) {
-            fail(b, b->row + first + r);
-            return;
+            *ret_bad_row = b->row + first + r;
+            return SHOAL_E_INVALID;
         }
         put_row(blocks, b->m->k, n_tile, r, b->w->owned + t * b->w->panel_bytes);
     }
     shoal_matrix_forget(b->m, b->row + first, n);
-}
-
-static shoal_status build_all(build *b, size_t n_tiles, shoal_pool *pool, shoal_err *err)
-{
-    if (pool) {
-        shoal_pool_run(pool, build_tile, b, n_tiles);
-    }
-    for (size_t t = 0; !pool && t < n_tiles; t++) {
-        build_tile(b, t, 0);
-    }
-    if (atomic_load(&b->no_memory)) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
-                             SHOAL_TENSOR_NAME(b->m->tensor));
-    }
-    size_t bad_row = atomic_load(&b->bad_row);
-    return bad_row == SIZE_MAX ? SHOAL_OK : shoal_matrix_not_finite(b->m, bad_row, err);
+    return SHOAL_OK;
 }
 
 shoal_status shoal_tiles_weight(const shoal_matrix *m, size_t row, size_t n_rows, shoal_pool *pool,
                                 shoal_weight **ret_weight, shoal_err *err)
 {
-    shoal_weight *w = shoal_calloc(1, sizeof *w);
-    if (!w) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s",
-                             SHOAL_TENSOR_NAME(m->tensor));
-    }
-    w->format = m->format;
-    w->k = m->k;
-    w->n_rows = n_rows;
-    w->n_panels = (n_rows + SHOAL_PANEL_ROWS - 1) / SHOAL_PANEL_ROWS;
-    w->tile_rows = tile_rows_for(n_rows);
-    w->panel_bytes = shoal_tile_bytes(w->tile_rows, w->k);
-    const size_t n_tiles = (n_rows + w->tile_rows - 1) / w->tile_rows;
-    w->owned = shoal_calloc_huge(n_tiles, w->panel_bytes);
-    shoal_status status = SHOAL_E_NOMEM;
-    if (w->owned) {
-        build b = {.m = m, .row = row, .w = w, .bad_row = SIZE_MAX};
-        status = build_all(&b, n_tiles, pool, err);
-    } else {
-        (void)shoal_err_set(err, SHOAL_E_NOMEM, "no memory for tensor %.*s (%zu bytes)",
-                            SHOAL_TENSOR_NAME(m->tensor), n_tiles * w->panel_bytes);
-    }
-    if (status != SHOAL_OK) {
-        shoal_weight_free(w);
-        return status;
-    }
-    *ret_weight = w;
+    const size_t n_tile = tile_rows_for(n_rows);
+    const size_t n_tiles = (n_rows + n_tile - 1) / n_tile;
+    SHOAL_CLEANUP(shoal_weight_freep) shoal_weight *w = NULL;
+    SHOAL_TRY(shoal_matrix_room(m, n_rows, n_tiles, shoal_tile_bytes(n_tile, m->k), &w, err));
+    w->tile_rows = n_tile;
+    tiling b = {.m = m, .row = row, .w = w};
+    SHOAL_TRY(shoal_matrix_run(m, build_tile, &b, n_tiles, pool, err));
+    *ret_weight = SHOAL_STEAL(w);
     return SHOAL_OK;
 }
 

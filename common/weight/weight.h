@@ -64,6 +64,7 @@ shoal_status shoal_weight_load(const shoal_gguf *gguf, const shoal_gguf_tensor *
 shoal_status shoal_weight_blocks(const shoal_gguf_tensor *tensor, size_t row, size_t n_rows,
                                  uint8_t *ret_blocks, shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_weight_free(shoal_weight *weight);
+SHOAL_DEFINE_CLEANUP(shoal_weight, shoal_weight_free)
 
 size_t shoal_weight_n_rows(const shoal_weight *weight);
 size_t shoal_weight_k(const shoal_weight *weight);
