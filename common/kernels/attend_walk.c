@@ -14,8 +14,7 @@
 
 enum {
     TOKENS = SHOAL_KV_BLOCK,
-    LINES = 48, /* lines that walk through the blocks together */
-    CACHE_LINE = 64
+    LINES = 48 /* lines that walk through the blocks together */
 };
 
 /* Rows and heads that walk together. */
@@ -124,7 +123,7 @@ static size_t lines_of_block(const shoal_attend *a, const part *p, size_t block,
 static void fetch_ahead(const shoal_attend *a, size_t *inout_done)
 {
     size_t end = SHOAL_MIN(a->ahead_bytes, *inout_done + SHOAL_ATTEND_AHEAD);
-    for (; *inout_done < end; *inout_done += CACHE_LINE) {
+    for (; *inout_done < end; *inout_done += SHOAL_ATTEND_CACHE_LINE) {
         __builtin_prefetch((const char *)a->ahead + *inout_done, 0, 2);
     }
 }

@@ -13,6 +13,10 @@
 #include <stdalign.h>
 #include <stdbool.h>
 
+enum {
+    SHOAL_ATTEND_CACHE_LINE = 64 /* bytes that one prefetch brings */
+};
+
 typedef struct shoal_attend_line {
     const float *q;
     float *out;

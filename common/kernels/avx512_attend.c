@@ -27,7 +27,6 @@ enum {
     TILE = 8,                /* lines together */
     WIDE = 4,                /* registers of channels at a time */
     CHUNK = 64,              /* channels of sealed keys at a time */
-    CACHE_LINE = 64,
     NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC
 };
 
@@ -76,7 +75,7 @@ static void kv_store_f16(size_t k_dim, size_t v_dim, const float *k, const float
 /* Asks for n bytes of the next block. */
 SHOAL_INLINE void bring(const uint8_t *p, size_t n)
 {
-    for (size_t i = 0; i < n; i += CACHE_LINE) {
+    for (size_t i = 0; i < n; i += SHOAL_ATTEND_CACHE_LINE) {
         __builtin_prefetch(p + i, 0, 3);
     }
 }

@@ -119,14 +119,14 @@ static const kind q6_k = {32, HALVES, NONE, 32, 416, 32, 8, unpack_6bit, load_si
 
 SHOAL_CHEAP(q8_0)
 SHOAL_CHEAP(q4_0)
-SHOAL_CHEAP(q4_1)
+SHOAL_CHEAP_MINS(q4_1)
 SHOAL_DEAR(q5_0)
-SHOAL_DEAR(q5_1)
+SHOAL_DEAR_MINS(q5_1)
 SHOAL_DEAR(iq4_nl)
 SHOAL_HALVES(q2_k)
 SHOAL_HALVES(q3_k)
-SHOAL_CHEAP(q4_k)
-SHOAL_DEAR(q5_k)
+SHOAL_CHEAP_MINS(q4_k)
+SHOAL_DEAR_MINS(q5_k)
 SHOAL_HALVES(q6_k)
 
 void shoal_kernels_avx512_quant(shoal_kernels *kernels)

@@ -656,16 +656,23 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     .fused[1][4] = fused_##k##_1x4, .fused[2][2] = fused_##k##_2x2,                                \
     .fused[2][3] = fused_##k##_2x3, .fused[2][4] = fused_##k##_2x4
 
-#define SHOAL_WIDE(kind)                                                                           \
+/* Those of kinds with one sum and minima, for which two panels of six columns leave no registers.
+ */
+#define SHOAL_WIDE_MINS(kind)                                                                      \
     SHOAL_NARROW(kind)                                                                             \
     SHOAL_FUSED(kind, 1, 5)                                                                        \
     SHOAL_FUSED(kind, 1, 6)                                                                        \
-    SHOAL_FUSED(kind, 2, 5)                                                                        \
+    SHOAL_FUSED(kind, 2, 5)
+
+#define SHOAL_WIDE_MINS_TILES(k)                                                                   \
+    SHOAL_NARROW_TILES(k), .fused[1][5] = fused_##k##_1x5, .fused[1][6] = fused_##k##_1x6,         \
+                           .fused[2][5] = fused_##k##_2x5
+
+#define SHOAL_WIDE(kind)                                                                           \
+    SHOAL_WIDE_MINS(kind)                                                                          \
     SHOAL_FUSED(kind, 2, 6)
 
-#define SHOAL_WIDE_TILES(k)                                                                        \
-    SHOAL_NARROW_TILES(k), .fused[1][5] = fused_##k##_1x5, .fused[1][6] = fused_##k##_1x6,         \
-                           .fused[2][5] = fused_##k##_2x5, .fused[2][6] = fused_##k##_2x6
+#define SHOAL_WIDE_TILES(k) SHOAL_WIDE_MINS_TILES(k), .fused[2][6] = fused_##k##_2x6
 
 /* Ten columns and more are shared out over turns of at most eight, so fewer than five never come.
  */
@@ -694,6 +701,10 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     SHOAL_WIDE(kind)                                                                               \
     SHOAL_GEMM(kind, SHOAL_WIDE_TILES(kind))
 
+#define SHOAL_CHEAP_MINS(kind)                                                                     \
+    SHOAL_WIDE_MINS(kind)                                                                          \
+    SHOAL_GEMM(kind, SHOAL_WIDE_MINS_TILES(kind))
+
 /* One of the groups of a kind that has SHOAL_WIDE and n_subs 0. */
 #define SHOAL_GROUP(kind, group)                                                                   \
     static void gemm_##kind##_##group(const shoal_gemm *g, size_t p0, size_t p1)                   \
@@ -707,6 +718,11 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     SHOAL_WIDE(kind)                                                                               \
     SHOAL_UNPACKED(kind)                                                                           \
     SHOAL_GEMM(kind, SHOAL_WIDE_TILES(kind), SHOAL_UNPACKED_TILES(kind))
+
+#define SHOAL_DEAR_MINS(kind)                                                                      \
+    SHOAL_WIDE_MINS(kind)                                                                          \
+    SHOAL_UNPACKED(kind)                                                                           \
+    SHOAL_GEMM(kind, SHOAL_WIDE_MINS_TILES(kind), SHOAL_UNPACKED_TILES(kind))
 
 #define SHOAL_HALVES(kind)                                                                         \
     SHOAL_NARROW(kind)                                                                             \
