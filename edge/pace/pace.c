@@ -11,7 +11,8 @@ enum {
     PROBE_DRAFTS = 24,  /* judged before a try to draft again is weighed, */
     PROBE_REFUSED = 4,  /* where one that is refused counts so many: it costs a round trip */
     TRIP_AFTER = 12,    /* plain tokens between two questions for the round trip */
-    DOUBT_TOKENS = 32,  /* that plain decoding must look better before drafting is given up */
+    DOUBT_TOKENS = 32,  /* that plain decoding must look better before drafting is given up, */
+    JUMP_TOKENS = 8,    /* and once the link has become another one */
     SPELL_TOKENS = 256, /* of drafting before it was not in vain */
     LOOK_TOKENS = 64,   /* of plain decoding, of which the first */
     LOOK_DRAFTS = 16,   /* are drafted too, to be compared */
@@ -52,6 +53,8 @@ static const double EDGE_HOPED = 0.98;
 static const double TRIP_GAIN = 0.25;
 static const double TRIP_GAIN_BUSY = 1.0 / 32;
 static const double TRIP_GAIN_RARE = 0.75;
+/* Two in a row that are so many times longer than what is known, or shorter, are a new link. */
+static const double TRIP_JUMP = 1.5;
 /* The other way must be that much better, for some tokens on end unless it is much better. */
 static const double SWITCH = 0.97;
 static const double SWITCH_AT_ONCE = 0.7;
@@ -114,7 +117,16 @@ void shoal_pace_round_trip(shoal_pace *pace, const shoal_pace_trip *trip)
         double trip_us = SHOAL_MAX(trip->us - step_us - others_us, 1.0);
         bool wait = !trip->alone && trip_us > p->trip_us;
         double gain = trip->decoding ? TRIP_GAIN_RARE : TRIP_GAIN;
-        smooth(&p->trip_us, trip_us, wait ? TRIP_GAIN_BUSY : gain);
+        if (wait) {
+            smooth(&p->trip_us, trip_us, TRIP_GAIN_BUSY);
+            continue;
+        }
+        int off = (trip_us > TRIP_JUMP * p->trip_us) - (TRIP_JUMP * trip_us < p->trip_us);
+        off = p->trip_us > 0 ? off : 0;
+        bool jump = off != 0 && off == p->trip_off;
+        smooth(&p->trip_us, trip_us, jump ? 1.0 : gain);
+        p->trip_off = off;
+        p->n_doubt += jump ? DOUBT_TOKENS - JUMP_TOKENS : 0;
     }
     pace->trip_after = pace->n_spell + TRIP_AFTER;
     pace->news = true;

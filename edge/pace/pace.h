@@ -85,6 +85,7 @@ typedef struct shoal_pace {
     double edge_us;            /* 0: not yet seen */
     bool edge_seen;            /* since an opening was asked for */
     double trip_us;            /* 0: not yet seen */
+    int trip_off;              /* the last one was far above it: 1; far below: -1; near it: 0 */
     double step_us;
     double row_us;
     double price;

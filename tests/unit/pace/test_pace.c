@@ -442,6 +442,28 @@ static void test_round_trips_are_weighed_by_what_they_hold(void **state)
     near(shoal_pace_world_get(&pace).others, 14, 1e-9);
 }
 
+/* One trip far off may be a packet sent again; the second is the new link. */
+static void test_two_trips_that_are_far_off_are_a_new_link(void **state)
+{
+    (void)state;
+    shoal_pace pace = pace_new();
+    shoal_pace_trip t = {.us = 16000, .alone = true};
+    shoal_pace_round_trip(&pace, &t);
+    near(pace.trip_us, 1000 + 0.25 * 15000, 1e-9);
+    shoal_pace_round_trip(&pace, &t);
+    near(pace.trip_us, 16000, 1e-9);
+    t.us = 2000; /* and back */
+    shoal_pace_round_trip(&pace, &t);
+    near(pace.trip_us, 16000 - 0.25 * 14000, 1e-9);
+    t.us = 60000; /* once up, once down: neither */
+    shoal_pace_round_trip(&pace, &t);
+    near(pace.trip_us, 12500 + 0.25 * 47500, 1e-9);
+    t = (shoal_pace_trip){.us = 90000, .alone = false}; /* may be waits */
+    shoal_pace_round_trip(&pace, &t);
+    shoal_pace_round_trip(&pace, &t);
+    assert_true(pace.trip_us < 30000);
+}
+
 static void test_pauses_and_changes_of_course_are_not_timed(void **state)
 {
     (void)state;
@@ -537,6 +559,7 @@ int main(void)
         cmocka_unit_test(test_a_held_up_draft_is_got_over),
         cmocka_unit_test(test_the_way_is_asked_for_while_the_cloud_decodes),
         cmocka_unit_test(test_round_trips_are_weighed_by_what_they_hold),
+        cmocka_unit_test(test_two_trips_that_are_far_off_are_a_new_link),
         cmocka_unit_test(test_pauses_and_changes_of_course_are_not_timed),
         cmocka_unit_test(test_forks_learn_for_their_parent),
         cmocka_unit_test(test_acceptance_follows_what_is_recent),

@@ -19,6 +19,12 @@
 #include <string.h>
 
 static const double LOSS_MAX = 0.05;
+/* Of one seed: its oracle has the luck of its drafts. */
+static const double SEED_MAX = 0.07;
+
+enum {
+    N_BURSTS = 12
+};
 
 static trace constant(const char *name, double trip_ms, double accept)
 {
@@ -42,10 +48,11 @@ static trace acceptance_drops(void)
 }
 
 /* A link that is slow now and then, for as long as a seed says. */
-static trace round_trips_burst(void)
+static trace round_trips_burst(uint64_t seed)
 {
     trace t = constant("bursts of 20 to 160 ms", 20, 0.82);
-    uint64_t rng = 5;
+    uint64_t rng = seed;
+    t.seed += seed;
     for (size_t i = 0; i < 16; i++) {
         size_t n = 150 + shoal_rng_next(&rng) % 250;
         t.segments[i] = (segment){n, i % 2 == 0 ? 20000 : 160000, 0.82, 0};
@@ -87,7 +94,8 @@ static double best_fixed(const trace *t, double best_us[STREAM_SEGMENTS_MAX])
     return all;
 }
 
-static void compare(trace t)
+/* How far the controller is behind; the test fails where that is more than most. */
+static double compare(trace t, double most)
 {
     static stream_result result;
     double best_us[STREAM_SEGMENTS_MAX] = {0};
@@ -106,51 +114,57 @@ static void compare(trace t)
                   "%zu switches\n",
                   t.name, oracle / 1e3 / (double)n, ours / 1e3 / (double)n,
                   100 * (ours / oracle - 1), result.n_plain, n, result.n_switches);
-    if (ours > (1 + LOSS_MAX) * oracle) {
+    if (ours > (1 + most) * oracle) {
         for (size_t i = 0; i < t.n_segments; i++) {
             print_message("  segment %zu: %.2f and %.2f ms a token\n", i,
                           best_us[i] / 1e3 / (double)t.segments[i].n_tokens,
                           result.us[i] / 1e3 / (double)t.segments[i].n_tokens);
         }
-        fail_msg("%s: more than %.0f %% behind the oracle", t.name, 100 * LOSS_MAX);
+        fail_msg("%s: more than %.0f %% behind the oracle", t.name, 100 * most);
     }
+    return ours / oracle - 1;
 }
 
 static void test_lan(void **state)
 {
     (void)state;
-    compare(constant("LAN, 1 ms", 1, 0.8));
+    (void)compare(constant("LAN, 1 ms", 1, 0.8), LOSS_MAX);
 }
 
 static void test_wan(void **state)
 {
     (void)state;
-    compare(constant("WAN, 50 ms", 50, 0.8));
+    (void)compare(constant("WAN, 50 ms", 50, 0.8), LOSS_MAX);
 }
 
 static void test_satellite(void **state)
 {
     (void)state;
-    compare(constant("satellite, 300 ms", 300, 0.95));
-    compare(constant("satellite, low acceptance", 300, 0.6));
+    (void)compare(constant("satellite, 300 ms", 300, 0.95), LOSS_MAX);
+    (void)compare(constant("satellite, low acceptance", 300, 0.6), LOSS_MAX);
 }
 
 static void test_acceptance_that_drops(void **state)
 {
     (void)state;
-    compare(acceptance_drops());
+    (void)compare(acceptance_drops(), LOSS_MAX);
 }
 
 static void test_round_trips_in_bursts(void **state)
 {
     (void)state;
-    compare(round_trips_burst());
+    double sum = 0.0;
+    for (uint64_t seed = 1; seed <= N_BURSTS; seed++) {
+        sum += compare(round_trips_burst(seed), SEED_MAX);
+    }
+    print_message("of all %d: %+.1f %%\n", (int)N_BURSTS, 100 * sum / N_BURSTS);
+    assert_true(sum / N_BURSTS <= LOSS_MAX);
 }
 
 static void test_cloud_that_saturates(void **state)
 {
     (void)state;
-    compare(cloud_saturates());
+    (void)compare(cloud_saturates(), LOSS_MAX);
 }
 
 int main(void)
