@@ -247,6 +247,40 @@ def complete(url, prompt, mode, n=24, timeout=120, on_event=None, chat=False, **
         connection.close()
 
 
+class Judge:
+    """What each model says after any beginning of a text: an edge of its own each, in mode local."""
+
+    def __init__(self, site, full, edge_model):
+        self.urls = {"cloud": site.edge(full).start().address, "edge": site.edge(edge_model).start().address}
+
+    def scores(self, tier, prompt):
+        body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1,
+                "return_tokens_as_token_ids": True, "shoal": {"mode": "local"}}
+        code, _, data = request(self.urls[tier], "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        expect(code == 200, data[:300])
+        return json.loads(data)["choices"][0]["logprobs"]
+
+    def ids(self, prompt):
+        """A question's prompt as token ids."""
+        text = prompt if SANITIZED else f"[INST]{prompt}[/INST]"
+        return [int(t.removeprefix("token_id:")) for t in self.scores("edge", text)["tokens"]][:-1]
+
+    def says(self, tier, ids):
+        """Likeliest token at each position of a list of ids."""
+        return [int(max(top, key=top.get).removeprefix("token_id:")) if top else None
+                for top in self.scores(tier, ids)["top_logprobs"]]
+
+    def check(self, prompt_ids, answer, what):
+        """Every token of an answer is what its tier says after exactly the tokens before it: none was
+        lost, repeated or exchanged."""
+        ids = prompt_ids + answer.ids
+        for tier in sorted(set(answer.tiers)):
+            tops = self.says(tier, ids)
+            for i, (token, who) in enumerate(zip(answer.ids, answer.tiers)):
+                expect(who != tier or tops[len(prompt_ids) + i] == token,
+                       f"{what}: token {i} of {answer.ids} is {token}, {tier} says {tops[len(prompt_ids) + i]}")
+
+
 def parallel(jobs, width):
     """Runs the callables on `width` threads; results in order, the first failure raised."""
     results = [None] * len(jobs)

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 
-from harness import BIN, FAMILY_EOS, Site, complete, expect, main, request, wait_until
+from harness import BIN, FAMILY_EOS, Judge, Site, complete, expect, main, questions, request, wait_until
 
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261129"))
 EVERY = bool(os.environ.get("SHOAL_TEST_EVERY"))
@@ -233,18 +233,35 @@ class Pair:
         self.cloud, self.mode = site.cloud(full), mode
         scarce = Scarce(site, self.cloud) if scarce_side == "cloud" else None
         self.cloud.start()
-        self.edge = site.edge(small, self.cloud.address, coop__reconnect_ms=5000)
+        self.judge = Judge(site, full, small) if mode == "assist" else None
+        settings = {"assist__rate": 0.7, "assist__span_tokens": 2} if self.judge else {}
+        self.edge = site.edge(small, self.cloud.address, coop__reconnect_ms=5000, **settings)
         self.scarce = scarce or Scarce(site, self.edge)
         self.edge.start()
         self.side = self.cloud if scarce else self.edge
+        self.judged, self.tiers, self.ids = set(), [], None
+        if self.judge:  # a question that both of them answer
+            self.ids = next(ids for ids in map(self.judge.ids, questions(60, SEED)) if self.both(ids))
         self.right = self.ask().ids
-        expect(len(self.right) == 24, f"{self.right}")
+        expect(self.judge or len(self.right) == 24, f"{self.right}")
         self.ask()
 
+    def both(self, ids):
+        self.ids = ids
+        return set(self.ask().tiers) == {"edge", "cloud"}
+
     def ask(self, **fields):
-        answer = complete(self.edge.address, QUESTION, self.mode, chat=True, temperature=0, timeout=HANG_S,
-                          logit_bias={str(FAMILY_EOS): -100}, **fields)
-        return answer
+        """In mode assist the prompt is given as ids, which the judge needs."""
+        return complete(self.edge.address, self.ids or QUESTION, self.mode, chat=not self.judge, temperature=0, timeout=HANG_S,
+                        **({} if self.judge else {"logit_bias": {str(FAMILY_EOS): -100}}), **fields)
+
+    def check(self, answer):
+        """The tokens that were said: in mode assist each is what its tier says there, who of the two it was."""
+        if not self.judge:
+            expect(answer.ids == self.right[:len(answer.ids)], f"other tokens: {answer.ids}, right is {self.right}")
+        elif answer.ids and (tuple(answer.ids), tuple(answer.tiers)) not in self.judged:
+            self.judge.check(self.ids, answer, "assist")
+            self.judged.add((tuple(answer.ids), tuple(answer.tiers)))
 
     def one(self, name):
         try:
@@ -256,15 +273,18 @@ class Pair:
         except AssertionError as error:
             expect("without [DONE]" in str(error), error)
             return False
-        expect(answer.ids == self.right[:len(answer.ids)], f"other tokens: {answer.ids}, right is {self.right}")
+        self.tiers = answer.tiers
+        self.check(answer)
         if answer.error is None:
-            expect(answer.ids == self.right, f"cut without a word: {answer.ids}")
+            expect(answer.finish == "stop" and self.judge or len(answer.ids) == 24, f"cut without a word: {answer.ids}")
             return True
         expect(answer.error["message"], f"{answer.error}")
         return False
 
     def after(self, name):
         expect(self.one(name), "the next stream was refused too")
+        if self.judge:  # whose edge leaves the cloud alone for a time
+            wait_until(lambda: "cloud" in self.tiers or (self.one(name) and "cloud" in self.tiers), 40, "the cloud's return")
 
 
 def stream(side, mode):
@@ -280,7 +300,7 @@ def test_edge_streams_go_on_or_say_why():
 
 
 def test_cloud_streams_go_on_or_say_why():
-    return stream("cloud", "exact") + "; " + stream("cloud", "cloud")
+    return stream("cloud", "exact") + "; " + stream("cloud", "cloud") + "; " + stream("cloud", "assist")
 
 
 def stream_to_the_end(pair, failures):
