@@ -8,11 +8,9 @@
 
 /* Weight of a step against the next one: half is forgotten after some 70 steps. */
 static const double KEEP = 0.99;
-/* Relative spread (variance / mean of squares) of the rows below which the fixed part cannot be
- * told from the rows': steps scatter by a third or so, and a line through a hundred of them that
- * hardly differ has a slope of noise. And of what follows the steps, which is steadier. */
-static const double SPREAD_MIN = 0.02;
-static const double AFTER_SPREAD_MIN = 1e-3;
+/* Relative spread of the rows (variance / mean of squares) below which the fixed part cannot be
+ * told from the rows'. */
+static const double SPREAD_MIN = 1e-3;
 /* A step counts for that many times its prediction at most, where it has no more than so many times
  * the rows that steps have had lately: beyond, nothing is known of what it should take. */
 static const double LATE_MAX = 4.0;
@@ -158,7 +156,7 @@ static void observe_after(shoal_sched_cost *cost, size_t n_answers, size_t n_log
     cost->logits_us = cost->logits_us * KEEP + logits * time;
     double square = cost->answers_answers * cost->logits_logits;
     double spread = square - cost->answers_logits * cost->answers_logits;
-    if (spread <= AFTER_SPREAD_MIN * square) {
+    if (spread <= SPREAD_MIN * square) {
         double known =
             cost->answer_us * cost->answers_answers + cost->logit_us * cost->answers_logits;
         if (known > 0.0) {

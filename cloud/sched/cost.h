@@ -7,16 +7,14 @@
  * costs. One that takes many times what was predicted was held up by something else, and counts in
  * part: where steps do have become slower, a few of them say so. The fixed part is what all rows
  * share (reading the weights, mostly), the other what each row adds. While all steps had the same
- * number of rows the two cannot be told apart and all is fixed; while they nearly have, what was
- * known of the two is kept, longer or shorter as a whole, for a slope would be read from scatter.
- * Steps do not lie on the line: while memory is what they wait for a few rows more are nearly free,
- * and beyond they are dear. So it is kept for some numbers of rows, the knots, how far steps with
- * about as many lie off it; between two of them that is a straight line, and where nothing was seen
- * lately steps are taken to lie on it. What follows the step is apart: for each row with logits a
- * sample of a large vocabulary, for each session an answer that costs the same whatever is in it.
- * It is fitted alike, but for a fixed part; while each session has one row all is the answer's, and
- * a draft is taken to be free until there was one. Pure: the same observations give the same model.
- * Caller's memory, one thread.
+ * number of rows the two cannot be told apart and all is fixed. Steps do not lie on the line: while
+ * memory is what they wait for a few rows more are nearly free, and beyond they are dear. So it is
+ * kept for some numbers of rows, the knots, how far steps with about as many lie off it; between
+ * two of them that is a straight line, and where nothing was seen lately steps are taken to lie on
+ * it. What follows the step is apart: for each row with logits a sample of a large vocabulary, for
+ * each session an answer that costs the same whatever is in it. It is fitted alike, but for a fixed
+ * part; while each session has one row all is the answer's, and a draft is taken to be free until
+ * there was one. Pure: the same observations give the same model. Caller's memory, one thread.
  */
 #ifndef SHOAL_CLOUD_SCHED_COST_H
 #define SHOAL_CLOUD_SCHED_COST_H

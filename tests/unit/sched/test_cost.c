@@ -161,35 +161,6 @@ static void test_steps_off_the_line_are_known_by_their_rows(void **state)
     near(shoal_sched_cost_us(&cost, 8), cost.fixed_us + 8.0 * cost.row_us);
 }
 
-/* Four sessions: a step of theirs takes 200 us and 25 a row, a third more or less. */
-static void observe_scattered(shoal_sched_cost *cost, uint64_t *rng, size_t n_rows)
-{
-    *rng = *rng * 6364136223846793005u + 1442695040888963407u;
-    double scatter = (double)(*rng >> 40) / (double)(1u << 24);
-    double us = (200.0 + 25.0 * (double)n_rows) * (0.5 + scatter);
-    shoal_sched_cost_observe(cost, n_rows, (uint64_t)us);
-}
-
-/* Once they decode plainly, steps differ by the row of one that ends: a slope through these would
- * be noise, and drafts be dear or free by chance. The one that was known stays. */
-static void test_slope_is_not_read_from_scatter(void **state)
-{
-    (void)state;
-    shoal_sched_cost cost = {.fixed_us = 0.0};
-    uint64_t rng = 7;
-    for (size_t i = 0; i < 2000; i++) {
-        observe_scattered(&cost, &rng, 4 + i % 9);
-    }
-    double low = shoal_sched_cost_price(&cost, 4);
-    double high = low;
-    for (size_t i = 0; i < 4000; i++) {
-        observe_scattered(&cost, &rng, i % 10 == 0 ? 3 : 4);
-        low = fmin(low, shoal_sched_cost_price(&cost, 4));
-        high = fmax(high, shoal_sched_cost_price(&cost, 4));
-    }
-    assert_true(low > 0.2 && high < 0.5); /* it is 25 / (300 / 4) */
-}
-
 /* One session decodes: single tokens follow on one another, and after each pause comes a prompt
  * of 12 rows, or a span of drafts, that finds everything cold. The line goes through what is
  * warm. */
@@ -315,7 +286,6 @@ int main(void)
         cmocka_unit_test(test_long_prompt_does_not_hide_what_a_draft_costs),
         cmocka_unit_test(test_step_that_was_held_up_counts_in_part),
         cmocka_unit_test(test_steps_off_the_line_are_known_by_their_rows),
-        cmocka_unit_test(test_slope_is_not_read_from_scatter),
         cmocka_unit_test(test_cold_steps_do_not_make_rows_dear),
         cmocka_unit_test(test_falling_line_is_flat_never_negative),
         cmocka_unit_test(test_rows_of_a_time),
