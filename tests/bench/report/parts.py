@@ -202,11 +202,11 @@ def said_by(job, what, sizes, name="cloud"):
 def cloud(job):
     sizes = ["--scale", "0.02"] if job.quick else ["--scale", "0.2"]
     plot = job.plot("cloud.svg")
-    by = said_by(job, ["load"] if job.quick else ["streams", "load"], [*sizes, *plot])
-    for said in by.get("streams", []):
+    for said in said_by(job, ["streams"], ["--scale", "0.02"] if job.quick else [], "streams")["streams"]:
         job.notes.append(f"{said['n']} streams at once in mode `{said['mode']}`: all whole and as recorded, {said['goodput']:.0f} tok/s, first token "
                          f"p50 {said['first_ms']['p50']:.0f} ms, p99 {said['first_ms']['p99']:.0f} ms.")
         job.figure(f"streams/{said['mode']}", said["goodput"], "tok/s", "more")
+    by = said_by(job, ["load"], [*sizes, *plot])
     load_table(job, by["load"][0], "Offered load, a share of what 64 sessions at once get; node and generator share the processors", "load")
     if len(os.sched_getaffinity(0)) < 2:
         job.skipped.append("node and generator on processors of their own, as there is but one")
