@@ -83,6 +83,7 @@ typedef struct sides_count {
     uint64_t n_elements;
     size_t n_scales; /* with column scales */
     size_t n_skip;   /* with thresholds */
+    size_t n_levels; /* matrices with levels of their own */
     uint64_t bytes;
 } sides_count;
 
@@ -110,6 +111,8 @@ static sides_count count_sides(const shoal_gguf *gguf)
             c.n_scales++;
         } else if (side == SHOAL_SIDE_THRESHOLD) {
             c.n_skip++;
+        } else if (side == SHOAL_SIDE_LEVELS) {
+            c.n_levels++;
         }
     }
     return c;
@@ -125,9 +128,9 @@ static shoal_status print_sides(const shoal_gguf *gguf, bool json, shoal_buf *ou
                          out,
                          "{\"low_rank\": %zu, \"rank_min\": %llu, \"rank_max\": %llu, "
                          "\"singles\": %zu, \"single_elements\": %llu, \"column_scales\": %zu, "
-                         "\"thresholds\": %zu, \"bytes\": %llu}",
+                         "\"thresholds\": %zu, \"levels\": %zu, \"bytes\": %llu}",
                          c.n_low, low, (unsigned long long)c.rank_max, c.n_singles,
-                         (unsigned long long)c.n_elements, c.n_scales, c.n_skip,
+                         (unsigned long long)c.n_elements, c.n_scales, c.n_skip, c.n_levels,
                          (unsigned long long)c.bytes)
                    : shoal_buf_appendf(out, "null");
     }
@@ -135,10 +138,10 @@ static shoal_status print_sides(const shoal_gguf *gguf, bool json, shoal_buf *ou
                ? shoal_buf_appendf(out,
                                    "  sides      low rank (%llu to %llu) beside %zu matrices, %llu "
                                    "single elements beside %zu, column scales beside %zu, "
-                                   "thresholds beside %zu: %.2f MiB\n",
+                                   "thresholds beside %zu, levels beside %zu: %.2f MiB\n",
                                    low, (unsigned long long)c.rank_max, c.n_low,
                                    (unsigned long long)c.n_elements, c.n_singles, c.n_scales,
-                                   c.n_skip, (double)c.bytes / 1048576.0)
+                                   c.n_skip, c.n_levels, (double)c.bytes / 1048576.0)
                : SHOAL_OK;
 }
 

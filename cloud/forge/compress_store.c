@@ -18,11 +18,15 @@ enum {
 };
 
 /* The type that holds exactly what a pass makes in a form. */
-static bool type_of(const shoal_form *f, shoal_type *ret_type)
+static bool type_of(const forge_recipe_form *form, shoal_type *ret_type)
 {
+    const shoal_form *f = &form->form;
     bool all = f->mask == SHOAL_MASK_ALL;
     if (f->mask == SHOAL_MASK_BITMAP) {
         return false;
+    }
+    if (form->pass == SHOAL_PASS_CODEBOOK) {
+        return shoal_codes_find(f->bits, f->group, SHOAL_CODES_LEVELS, ret_type);
     }
     if (all && f->bits == SHOAL_COMPRESS_BITS_F16) {
         *ret_type = SHOAL_TYPE_F16;
@@ -40,7 +44,7 @@ shoal_type shoal_forge_store_type(const forge_recipe_form *form)
 {
     shoal_type type = form->type;
     if (!form->typed) {
-        bool known = type_of(&form->form, &type);
+        bool known = type_of(form, &type);
         SHOAL_ASSERT(known);
     }
     return type;
@@ -68,7 +72,7 @@ bool shoal_forge_store_has_sides(const forge_recipe_form *form)
 {
     return !form->keep && !form->typed &&
            (form->form.rank > 0 || form->fill || form->pass == SHOAL_PASS_AWQ ||
-            form->pass == SHOAL_PASS_WRP);
+            form->pass == SHOAL_PASS_WRP || form->pass == SHOAL_PASS_CODEBOOK);
 }
 
 const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t k, bool single)
@@ -80,7 +84,7 @@ const char *shoal_forge_store_reason(const forge_recipe_form *form, size_t k, bo
     if (!form->typed && form->form.bits == 0) {
         return "no format has factors without values";
     }
-    if (!form->typed && !type_of(&form->form, &type)) {
+    if (!form->typed && !type_of(form, &type)) {
         return "no format has such bits, group and mask";
     }
     if (k % shoal_type_find((uint32_t)type)->block != 0) {
@@ -98,6 +102,7 @@ uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, s
         uint64_t blocks = (n_rows + N - 1) / N + k / N;
         bytes += form->form.rank * blocks * factor->block_bytes;
         bytes += form->pass == SHOAL_PASS_AWQ ? 2 * (uint64_t)k : 0;
+        bytes += form->pass == SHOAL_PASS_CODEBOOK ? (uint64_t)1 << form->form.bits : 0;
     }
     return bytes;
 }
@@ -191,8 +196,9 @@ static shoal_status put_codes(const shoal_compressed *c, uint8_t *to, shoal_err 
                                .k = c->n_cols,
                                .bits = c->form.bits,
                                .group = c->form.group,
-                               .mask = c->form.mask == SHOAL_MASK_ALL ? SHOAL_CODES_ALL
-                                                                      : SHOAL_CODES_TWO_FOUR,
+                               .mask = c->levels                        ? SHOAL_CODES_LEVELS
+                                       : c->form.mask == SHOAL_MASK_ALL ? SHOAL_CODES_ALL
+                                                                        : SHOAL_CODES_TWO_FOUR,
                                .codes = c->codes,
                                .scales = c->scales,
                                .kept = c->kept};
@@ -231,7 +237,9 @@ static shoal_status put_sides(const shoal_compressed *c, const shoal_gguf_tensor
                                     .column_scales = c->column_scales,
                                     .single_begin = c->single_begin,
                                     .single_cols = c->single_cols,
-                                    .single_values = c->single_values};
+                                    .single_values = c->single_values,
+                                    .levels = c->levels,
+                                    .n_levels = c->levels ? (size_t)1 << c->form.bits : 0};
     shoal_side_shape shapes[SHOAL_SIDES];
     size_t n = shoal_sides_shapes(&parts, shapes);
     for (size_t i = 0; i < n; i++) {

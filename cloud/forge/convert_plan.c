@@ -7,6 +7,7 @@
 #include "cloud/forge/convert.h"
 
 #include "common/base/mem.h"
+#include "common/weight/sides.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -75,6 +76,21 @@ bool shoal_forge_is_matrix(const shoal_gguf_tensor *t)
            !ends_with(t->name, "ffn_gate_inp.weight");
 }
 
+/* What is decoded here are the usual levels of a type, not a matrix's own. */
+static shoal_status check_levels(const conversion *c, const convert_item *item, shoal_err *err)
+{
+    char name[SHOAL_GGUF_NAME_MAX + 1];
+    const shoal_gguf_tensor *t = item->from;
+    if (item->copy || !shoal_side_name(t->name, SHOAL_SIDE_LEVELS, name) ||
+        !shoal_gguf_find_tensor(c->gguf, name)) {
+        return SHOAL_OK;
+    }
+    return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                         "tensor %.*s: it has levels of its own and is copied only; convert the "
+                         "model that this one was made from",
+                         (int)SHOAL_MIN(t->name.length, (size_t)64), t->name.data);
+}
+
 shoal_status shoal_forge_convert_to(conversion *c, const shoal_gguf_tensor *t, convert_target to,
                                     convert_item *ret, shoal_err *err)
 {
@@ -95,7 +111,7 @@ shoal_status shoal_forge_convert_to(conversion *c, const shoal_gguf_tensor *t, c
     ret->copy = ret->to.info->type == t->type && !ret->pair;
     c->n_converted += ret->copy ? 0 : 1;
     c->any_fp8 = c->any_fp8 || ret->to.fp8;
-    return SHOAL_OK;
+    return check_levels(c, ret, err);
 }
 
 static shoal_status plan_item(conversion *c, const shoal_gguf_tensor *t, convert_item *ret,

@@ -8,7 +8,7 @@
  *   rules:                     # the first whose pattern fits a matrix takes it
  *     attention:               # a name, for people
  *       layers: blk.*.attn_*.weight   # patterns with * and ?, any number of them
- *       pass: gptq, joint      # of common/compress
+ *       pass: gptq, joint      # of common/compress; codebook makes levels of a matrix's own
  *       type: Q4_K             # and, or instead, types of the file format by their own rounding
  *       bits: 3, 4             # of a value, 2 to 8 or 16 (f16)
  *       group: 32              # columns that share a scale

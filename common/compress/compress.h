@@ -86,11 +86,13 @@ typedef struct shoal_compressed {
     size_t n_rows;
     size_t n_cols;
     shoal_form form;
-    size_t n_groups;         /* of a row */
-    int8_t *codes;           /* (n_rows, n_cols), 0 where nothing is kept; NULL with f16 or none */
-    uint16_t *scales;        /* (n_rows, n_groups) f16 */
-    uint16_t *halves;        /* (n_rows, n_cols) f16 values; NULL when quantised */
-    uint8_t *kept;           /* (n_rows, ceil(n_cols / 8)) bit j % 8 of byte j / 8; NULL: all */
+    size_t n_groups;  /* of a row */
+    int8_t *codes;    /* (n_rows, n_cols), 0 where nothing is kept; NULL with f16 or none */
+    int8_t *levels;   /* [16] what codes stand for, the least code's first, ascending, -127 to
+                       * 127; NULL: for themselves */
+    uint16_t *scales; /* (n_rows, n_groups) f16 */
+    uint16_t *halves; /* (n_rows, n_cols) f16 values; NULL when quantised */
+    uint8_t *kept;    /* (n_rows, ceil(n_cols / 8)) bit j % 8 of byte j / 8; NULL: all */
     uint16_t *column_scales; /* (n_cols) f16, s; NULL: ones */
     shoal_factor left;       /* of n_rows: column r of L is row r here */
     shoal_factor right;      /* of n_cols */
@@ -118,6 +120,8 @@ typedef enum shoal_pass {
     SHOAL_PASS_RTN,          /* rounding to nearest, scales by least squares */
     SHOAL_PASS_AWQ,          /* columns scaled by their input's size first (2306.00978) */
     SHOAL_PASS_CLIP,         /* ranges of groups searched in the output's norm (2308.13137) */
+    SHOAL_PASS_CODEBOOK,     /* levels of the layer's own by weighted k-means (2306.07629), then
+                              * GPTQ's walk over them */
     SHOAL_PASS_GPTQ,         /* errors handed on to the columns behind (2210.17323) */
     SHOAL_PASS_REFINED,      /* that, then coordinate descent over codes and scales (2309.01885) */
     SHOAL_PASS_MAGNITUDE,    /* the largest weights stay, of the layer if the form does not say */
@@ -136,9 +140,9 @@ typedef enum shoal_pass {
 const char *shoal_pass_name(shoal_pass pass);
 
 /* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, CLIP, GPTQ and
- * REFINED keep all; MAGNITUDE, WANDA and SPARSEGPT have a bitmap or 2:4; both SVDs have rank and no
- * values; TWO_FOUR and WRP are 2:4. JOINT takes any values with any rank, and without one is
- * refined the same. */
+ * REFINED keep all, CODEBOOK too, in 3 or 4 bits; MAGNITUDE, WANDA and SPARSEGPT have a bitmap or
+ * 2:4; both SVDs have rank and no values; TWO_FOUR and WRP are 2:4. JOINT takes any values with any
+ * rank, and without one is refined the same. */
 shoal_status shoal_compress(const shoal_problem *problem, shoal_pass pass, const shoal_form *form,
                             shoal_compressed **ret_compressed, shoal_err *err) SHOAL_MUST_CHECK;
 /* The best that GPTQ, REFINED, SPARSEGPT (f16 values), either SVD or JOINT makes of at most so many

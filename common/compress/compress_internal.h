@@ -8,6 +8,8 @@
 
 #include "common/compress/compress.h"
 
+#include "common/kernels/panel.h"
+
 struct shoal_problem {
     size_t n_rows;
     size_t n_cols;
@@ -28,6 +30,7 @@ typedef shoal_status shoal_pass_fn(const shoal_problem *p, shoal_compressed *out
 shoal_status shoal_pass_rtn(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_awq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_clip(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_codebook(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_gptq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_refined(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_magnitude(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
@@ -91,6 +94,11 @@ double shoal_values_largest(double *x, size_t n_all, size_t n);
 void shoal_values_two_of_four(shoal_compressed *c, size_t row, size_t col, const double *score,
                               size_t n);
 
+/* What a code stands for, scales not looked at. */
+static inline double shoal_code_value(const shoal_compressed *c, int code)
+{
+    return c->levels ? (double)c->levels[code + (1 << (c->form.bits - 1))] : (double)code;
+}
 /* What an element is, single elements and factors not looked at; 0 where it is not kept. */
 double shoal_values_get(const shoal_compressed *c, size_t row, size_t col);
 

@@ -89,6 +89,7 @@ void shoal_compressed_free(shoal_compressed *c)
 {
     if (c) {
         shoal_free(c->codes);
+        shoal_free(c->levels);
         shoal_free(c->scales);
         shoal_free(c->halves);
         shoal_free(c->kept);
@@ -172,6 +173,7 @@ uint64_t shoal_compressed_bytes(const shoal_compressed *c)
     uint64_t bytes = c->form.bits > 0 ? value_bytes(c->n_rows, c->n_cols, &c->form, n_kept) : 0;
     bytes += factor_bytes(c->form.rank, c->n_rows) + factor_bytes(c->form.rank, c->n_cols);
     bytes += c->column_scales ? 2 * (uint64_t)c->n_cols : 0;
+    bytes += c->levels ? (uint64_t)1 << c->form.bits : 0;
     if (c->single_begin) {
         bytes += 4 * ((uint64_t)c->n_rows + 1) + SINGLE * (uint64_t)c->single_begin[c->n_rows];
     }
@@ -187,7 +189,7 @@ static void expand_row(const shoal_compressed *c, size_t row, double *ret_w)
         double w = 0;
         if (c->codes) {
             uint16_t scale = c->scales[row * c->n_groups + j / c->form.group];
-            w = (double)c->codes[at] * (double)shoal_f16_to_f32(scale);
+            w = shoal_code_value(c, c->codes[at]) * (double)shoal_f16_to_f32(scale);
         } else if (c->halves) {
             w = (double)shoal_f16_to_f32(c->halves[at]);
         }

@@ -13,6 +13,7 @@ enum {
 };
 
 typedef enum needs {
+    NEEDS_LEVELS, /* 3 or 4 bits, nothing dropped, no rank */
     NEEDS_ALL,    /* quantised, nothing dropped, no rank */
     NEEDS_MASK,   /* a bitmap or 2:4, no rank */
     NEEDS_FOURS,  /* 2:4, no rank */
@@ -28,6 +29,7 @@ static const struct {
     [SHOAL_PASS_RTN] = {"rtn", shoal_pass_rtn, NEEDS_ALL},
     [SHOAL_PASS_AWQ] = {"awq", shoal_pass_awq, NEEDS_ALL},
     [SHOAL_PASS_CLIP] = {"clip", shoal_pass_clip, NEEDS_ALL},
+    [SHOAL_PASS_CODEBOOK] = {"codebook", shoal_pass_codebook, NEEDS_LEVELS},
     [SHOAL_PASS_GPTQ] = {"gptq", shoal_pass_gptq, NEEDS_ALL},
     [SHOAL_PASS_REFINED] = {"refined", shoal_pass_refined, NEEDS_ALL},
     [SHOAL_PASS_MAGNITUDE] = {"magnitude", shoal_pass_magnitude, NEEDS_MASK},
@@ -53,6 +55,8 @@ static bool suits(needs need, const shoal_form *f)
     bool quantised = f->bits >= BITS_MIN && f->bits <= BITS_MAX;
     bool values = quantised || f->bits == SHOAL_COMPRESS_BITS_F16;
     switch (need) {
+    case NEEDS_LEVELS:
+        return (f->bits == 3 || f->bits == 4) && f->mask == SHOAL_MASK_ALL && f->rank == 0;
     case NEEDS_ALL:
         return quantised && f->mask == SHOAL_MASK_ALL && f->rank == 0;
     case NEEDS_MASK:

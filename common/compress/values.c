@@ -30,10 +30,31 @@ static double high_of(const shoal_compressed *c)
     return (double)((1 << (c->form.bits - 1)) - 1);
 }
 
-static double code_of(double w, double scale, double low, double high)
+/* The code whose level is nearest to v. */
+static double level_of(const shoal_compressed *c, double v)
 {
+    const int n = 1 << c->form.bits;
+    int at = 0;
+    for (int half = n / 2; half > 0; half /= 2) {
+        const int8_t *l = c->levels + at + half;
+        at += v > ((double)l[-1] + (double)l[0]) / 2 ? half : 0;
+    }
+    return at - n / 2;
+}
+
+static double code_of(const shoal_compressed *c, double w, double scale)
+{
+    if (c->levels) {
+        return level_of(c, scale != 0 ? w / scale : 0);
+    }
     double code = scale != 0 ? nearbyint(w / scale) : 0;
-    return fmin(fmax(code, low), high);
+    return fmin(fmax(code, low_of(c)), high_of(c));
+}
+
+/* The largest magnitude that a code stands for. */
+static double reach_of(const shoal_compressed *c)
+{
+    return c->levels ? 127 : -low_of(c);
 }
 
 /* Squared error of n elements under a scale; *ret_best is the scale that least squares gives for
@@ -41,8 +62,6 @@ static double code_of(double w, double scale, double low, double high)
 static double try_scale(const shoal_compressed *c, size_t row, size_t col, size_t n,
                         const double *w, double scale, double *ret_best)
 {
-    double low = low_of(c);
-    double high = high_of(c);
     double error = 0;
     double wq = 0;
     double qq = 0;
@@ -50,7 +69,7 @@ static double try_scale(const shoal_compressed *c, size_t row, size_t col, size_
         if (!shoal_kept(c, row, col + i)) {
             continue;
         }
-        double q = code_of(w[i], scale, low, high);
+        double q = shoal_code_value(c, (int)code_of(c, w[i], scale));
         error += (w[i] - q * scale) * (w[i] - q * scale);
         wq += w[i] * q;
         qq += q * q;
@@ -73,7 +92,7 @@ void shoal_values_scale(shoal_compressed *c, size_t row, size_t col, size_t n, c
     double best_error = (double)INFINITY;
     for (size_t i = 0; i < 2 * CANDIDATES; i++) {
         double share = 1.05 - 0.05 * (double)(i / 2);
-        double scale = (i % 2 ? 1 : -1) * share * most / low_of(c);
+        double scale = (i % 2 ? -1 : 1) * share * most / reach_of(c);
         double fitted = scale;
         uint16_t half = 0;
         (void)try_scale(c, row, col, n, w, scale, &fitted);
@@ -93,7 +112,7 @@ double shoal_values_get(const shoal_compressed *c, size_t row, size_t col)
     if (c->halves) {
         return (double)shoal_f16_to_f32(c->halves[at]);
     }
-    return c->codes[at] *
+    return shoal_code_value(c, c->codes[at]) *
            (double)shoal_f16_to_f32(c->scales[row * c->n_groups + col / c->form.group]);
 }
 
@@ -105,9 +124,8 @@ double shoal_values_put(shoal_compressed *c, size_t row, size_t col, double w)
         return shoal_half(fmin(fmax(w, -SHOAL_HALF_MAX), SHOAL_HALF_MAX), &c->halves[at]);
     }
     double scale = (double)shoal_f16_to_f32(c->scales[row * c->n_groups + col / c->form.group]);
-    double code = code_of(w, scale, low_of(c), high_of(c));
-    c->codes[at] = (int8_t)code;
-    return code * scale;
+    c->codes[at] = (int8_t)code_of(c, w, scale);
+    return shoal_code_value(c, c->codes[at]) * scale;
 }
 
 void shoal_values_put_all(shoal_compressed *c, const double *w)

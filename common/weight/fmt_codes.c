@@ -68,9 +68,9 @@ static const int8_t *levels_of(const kind *k)
     return format ? shoal_panel_levels(format->panel) : NULL;
 }
 
-static void values_of(const kind *k, float d, const uint8_t *words, size_t stride, float *ret_x)
+static void values_of(const kind *k, const int8_t *levels, float d, const uint8_t *words,
+                      size_t stride, float *ret_x)
 {
-    const int8_t *levels = levels_of(k);
     for (size_t i = 0; i < k->group; i += N, words += k->n_words * stride) {
         shoal_codes_run run;
         (void)shoal_codes_get(k, words, stride, &run);
@@ -81,19 +81,22 @@ static void values_of(const kind *k, float d, const uint8_t *words, size_t strid
     }
 }
 
-static void unpack_blocks(const kind *k, const uint8_t *panel, size_t n, size_t r, float *ret_row)
+static void unpack_blocks(const kind *k, const int8_t *levels, const uint8_t *panel, size_t n,
+                          size_t r, float *ret_row)
 {
     for (size_t b = 0; b < n / k->group; b++) {
         float d = shoal_f16_to_f32(shoal_format_u16(panel + SCALE * r));
-        values_of(k, d, panel + SCALE * ROWS + WORD * r, WORD * ROWS, ret_row + b * k->group);
+        values_of(k, levels, d, panel + SCALE * ROWS + WORD * r, WORD * ROWS,
+                  ret_row + b * k->group);
         panel += block_bytes(k) * ROWS;
     }
 }
 
 static void decode_blocks(const kind *k, const uint8_t *blocks, size_t n, float *ret_x)
 {
+    const int8_t *levels = levels_of(k);
     for (size_t b = 0; b < n / k->group; b++, blocks += block_bytes(k)) {
-        values_of(k, shoal_f16_to_f32(shoal_format_u16(blocks)), blocks + SCALE, WORD,
+        values_of(k, levels, shoal_f16_to_f32(shoal_format_u16(blocks)), blocks + SCALE, WORD,
                   ret_x + b * k->group);
     }
 }
@@ -246,7 +249,7 @@ static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_
  */
 
 /* A format's functions bind its kind. */
-#define FORMAT(name, NAME)                                                                         \
+#define FORMAT(name, NAME, ...)                                                                    \
     static void pack_##name(const uint8_t *blocks, size_t k, size_t r, uint8_t *panel)             \
     {                                                                                              \
         pack_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), blocks, k, r, panel);                  \
@@ -257,7 +260,8 @@ static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_
     }                                                                                              \
     static void unpack_##name(const uint8_t *panel, size_t k, size_t r, float *ret_row)            \
     {                                                                                              \
-        unpack_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), panel, k, r, ret_row);               \
+        const kind *kind_of = shoal_codes_kind_of(SHOAL_TYPE_##NAME);                              \
+        unpack_blocks(kind_of, levels_of(kind_of), panel, k, r, ret_row);                          \
     }                                                                                              \
     static void encode_##name(const float *x, size_t n, uint8_t *ret_blocks)                       \
     {                                                                                              \
@@ -271,31 +275,39 @@ static void encode_blocks(const kind *k, const float *x, size_t n, uint8_t *ret_
     {                                                                                              \
         return sound_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), blocks, n);                    \
     }                                                                                              \
-    const shoal_format shoal_format_##name = {                                                     \
-        .type = SHOAL_TYPE_##NAME,                                                                 \
-        .panel = SHOAL_PANEL_##NAME,                                                               \
-        .pack_row = pack_##name,                                                                   \
-        .restore_row = restore_##name,                                                             \
-        .unpack_row = unpack_##name,                                                               \
-        .encode = encode_##name,                                                                   \
-        .decode = decode_##name,                                                                   \
-        .finite = sound_##name,                                                                    \
-    };
+    const shoal_format shoal_format_##name = {.type = SHOAL_TYPE_##NAME,                           \
+                                              .panel = SHOAL_PANEL_##NAME,                         \
+                                              .pack_row = pack_##name,                             \
+                                              .restore_row = restore_##name,                       \
+                                              .unpack_row = unpack_##name,                         \
+                                              .encode = encode_##name,                             \
+                                              .decode = decode_##name,                             \
+                                              .finite = sound_##name,                              \
+                                              __VA_ARGS__};
 
-FORMAT(c2_32, C2_32)
-FORMAT(c2_64, C2_64)
-FORMAT(c2_128, C2_128)
-FORMAT(c3_32, C3_32)
-FORMAT(c3_64, C3_64)
-FORMAT(c3_128, C3_128)
-FORMAT(c4_64, C4_64)
-FORMAT(c4_128, C4_128)
-FORMAT(s4_32, S4_32)
-FORMAT(s4_64, S4_64)
-FORMAT(s4_128, S4_128)
-FORMAT(n3_32, N3_32)
-FORMAT(n3_64, N3_64)
-FORMAT(n3_128, N3_128)
-FORMAT(n4_32, N4_32)
-FORMAT(n4_64, N4_64)
-FORMAT(n4_128, N4_128)
+/* One whose levels may be a matrix's own. */
+#define LEVELS(name, NAME, n)                                                                      \
+    static void levels_##name(const uint8_t *panel, size_t k, size_t r, const int8_t *levels,      \
+                              float *ret_row)                                                      \
+    {                                                                                              \
+        unpack_blocks(shoal_codes_kind_of(SHOAL_TYPE_##NAME), levels, panel, k, r, ret_row);       \
+    }                                                                                              \
+    FORMAT(name, NAME, .n_levels = (n), .unpack_levels = levels_##name)
+
+FORMAT(c2_32, C2_32, .n_levels = 0)
+FORMAT(c2_64, C2_64, .n_levels = 0)
+FORMAT(c2_128, C2_128, .n_levels = 0)
+FORMAT(c3_32, C3_32, .n_levels = 0)
+FORMAT(c3_64, C3_64, .n_levels = 0)
+FORMAT(c3_128, C3_128, .n_levels = 0)
+FORMAT(c4_64, C4_64, .n_levels = 0)
+FORMAT(c4_128, C4_128, .n_levels = 0)
+FORMAT(s4_32, S4_32, .n_levels = 0)
+FORMAT(s4_64, S4_64, .n_levels = 0)
+FORMAT(s4_128, S4_128, .n_levels = 0)
+LEVELS(n3_32, N3_32, 8)
+LEVELS(n3_64, N3_64, 8)
+LEVELS(n3_128, N3_128, 8)
+LEVELS(n4_32, N4_32, 16)
+LEVELS(n4_64, N4_64, 16)
+LEVELS(n4_128, N4_128, 16)

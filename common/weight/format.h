@@ -19,6 +19,11 @@ typedef struct shoal_format {
     void (*restore_row)(const uint8_t *panel, size_t k, size_t r, uint8_t *ret_blocks);
     /* Row r of a panel as floats. */
     void (*unpack_row)(const uint8_t *panel, size_t k, size_t r, float *ret_row);
+    /* Where codes are indices of levels (kernels/panel.h), how many there are, and unpack_row with
+     * others; else 0 and NULL. */
+    size_t n_levels;
+    void (*unpack_levels)(const uint8_t *panel, size_t k, size_t r, const int8_t *levels,
+                          float *ret_row);
     /* n elements between floats and GGUF blocks; encoding rounds as the type's reference does. NULL
      * where scales are apart. */
     void (*encode)(const float *x, size_t n, uint8_t *ret_blocks);

@@ -26,6 +26,7 @@ static const struct {
     [SHOAL_SIDE_SINGLE_BEGIN] = {"_single_begin", SHOAL_TYPE_I32},
     [SHOAL_SIDE_SINGLE_COLS] = {"_single_cols", SHOAL_TYPE_I32},
     [SHOAL_SIDE_SINGLE_VALUES] = {"_single_values", SHOAL_TYPE_F16},
+    [SHOAL_SIDE_LEVELS] = {"_levels", SHOAL_TYPE_I8},
 };
 
 /* --- names ----------------------------------------------------------------------------------- */
@@ -241,6 +242,26 @@ static shoal_status check_singles(const shoal_gguf_tensor *weight, const shoal_s
     return check_single_rows(weight, sides, err);
 }
 
+static shoal_status check_levels(const shoal_gguf_tensor *weight, const shoal_side_tensors *sides,
+                                 shoal_err *err)
+{
+    const shoal_gguf_tensor *t = sides->of[SHOAL_SIDE_LEVELS];
+    if (!t) {
+        return SHOAL_OK;
+    }
+    const shoal_format *format = shoal_format_find(weight->type);
+    if (!format || !format->n_levels) {
+        return not_finite(t, "its weight's codes are no indices of levels", err);
+    }
+    SHOAL_TRY(check_tensor(sides, SHOAL_SIDE_LEVELS, format->n_levels, 1, err));
+    for (size_t i = 0; i < format->n_levels; i++) {
+        if ((int8_t)t->data[i] == INT8_MIN) {
+            return not_finite(t, "a level is below -127", err);
+        }
+    }
+    return SHOAL_OK;
+}
+
 static shoal_status check_metadata(const shoal_gguf *gguf, const shoal_gguf_tensor *weight,
                                    shoal_err *err)
 {
@@ -282,6 +303,7 @@ shoal_status shoal_sides_find(const shoal_gguf *gguf, const shoal_gguf_tensor *w
         SHOAL_TRY(check_column_scale(weight, &sides, err));
         SHOAL_TRY(check_threshold(&sides, err));
         SHOAL_TRY(check_singles(weight, &sides, err));
+        SHOAL_TRY(check_levels(weight, &sides, err));
     }
     *ret_sides = sides;
     return SHOAL_OK;
@@ -300,6 +322,7 @@ size_t shoal_sides_shapes(const shoal_side_parts *parts, shoal_side_shape ret_sh
         [SHOAL_SIDE_SINGLE_BEGIN] = {parts->n_rows + 1, n_single > 0 ? 1 : 0},
         [SHOAL_SIDE_SINGLE_COLS] = {n_single, 1},
         [SHOAL_SIDE_SINGLE_VALUES] = {n_single, 1},
+        [SHOAL_SIDE_LEVELS] = {parts->n_levels, 1},
     };
     size_t n = 0;
     for (size_t side = 0; side < SHOAL_SIDES; side++) {
@@ -352,6 +375,9 @@ void shoal_sides_encode(const shoal_side_parts *parts, const shoal_side_shape *s
         break;
     case SHOAL_SIDE_SINGLE_VALUES:
         memcpy(ret_bytes, parts->single_values, shape->n_bytes);
+        break;
+    case SHOAL_SIDE_LEVELS:
+        memcpy(ret_bytes, parts->levels, shape->n_bytes);
         break;
     case SHOAL_SIDES:
         break;

@@ -11,6 +11,7 @@
  *   x.weight_single_begin  I32 [n_rows + 1], where a row's single elements begin in the next two
  *   x.weight_single_cols   I32 [n], ascending in a row, below k
  *   x.weight_single_values F16 [n], X
+ *   x.weight_levels        I8 [8] or [16], of N3 or N4: what its codes stand for, -127 to 127
  * Metadata SHOAL_SIDES_KEY = SHOAL_SIDES_FORMAT says that there are any. L R (SVD-LLM, 2403.07378;
  * OATS, 2409.13652) and X (LLM.int8, 2208.07339; WRP, 2024.acl-long.347) read the input as it is,
  * the base reads it divided by s (AWQ, 2306.00978), and what is smaller than z as 0 (TEAL,
@@ -53,6 +54,7 @@ typedef enum shoal_side {
     SHOAL_SIDE_SINGLE_BEGIN,
     SHOAL_SIDE_SINGLE_COLS,
     SHOAL_SIDE_SINGLE_VALUES,
+    SHOAL_SIDE_LEVELS,
     SHOAL_SIDES
 } shoal_side;
 
@@ -90,6 +92,8 @@ typedef struct shoal_side_parts {
     const uint32_t *single_begin;  /* [n_rows + 1]; no tensors where the last is 0 */
     const uint32_t *single_cols;
     const uint16_t *single_values; /* f16 */
+    const int8_t *levels;          /* [n_levels] */
+    size_t n_levels;               /* 0, 8 or 16 */
 } shoal_side_parts;
 
 /* A tensor of the file. */

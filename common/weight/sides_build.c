@@ -196,6 +196,11 @@ shoal_status shoal_sides_load(const shoal_gguf *gguf, const shoal_gguf_tensor *w
     if (threshold) {
         memcpy(&s->threshold, threshold->data, sizeof s->threshold);
     }
+    const shoal_gguf_tensor *levels = tensors.of[SHOAL_SIDE_LEVELS];
+    if (levels) {
+        s->has_levels = true;
+        memcpy(s->levels, levels->data, (size_t)levels->dims[0]);
+    }
     if (status == SHOAL_OK) {
         status = build_singles(s, weight, &tensors, row, err);
     }
@@ -212,6 +217,7 @@ size_t shoal_sides_bytes(const shoal_sides *s)
     size_t bytes = n_panels(s) * shoal_low_bytes(s->rank);
     bytes += s->right ? shoal_weight_bytes(s->right) : 0;
     bytes += s->inverse ? s->k * sizeof *s->inverse : 0;
+    bytes += s->has_levels ? sizeof s->levels : 0;
     if (s->begin) {
         bytes += (n_panels(s) + 1) * sizeof *s->begin + n_panels(s) * ROWS * sizeof *s->counts;
         bytes += s->n_steps * ROWS * (sizeof *s->cols + sizeof *s->values);

@@ -17,7 +17,9 @@ struct shoal_sides {
     uint8_t *left;       /* panels of L */
     float *inverse;      /* (k) 1 / s */
     float threshold;     /* 0: none */
-    size_t n_singles;    /* elements that are there, without padding */
+    bool has_levels;
+    int8_t levels[16];
+    size_t n_singles; /* elements that are there, without padding */
     size_t n_steps;
     uint32_t *begin;  /* (n_panels + 1) */
     uint32_t *counts; /* (n_panels, 16) */

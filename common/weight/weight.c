@@ -73,8 +73,13 @@ void shoal_weight_row(const shoal_weight *weight, size_t r, float *ret_row)
     if (weight->tile_rows > 0) {
         shoal_tiles_row(weight, r, ret_row);
     } else {
-        weight->format->unpack_row(weight->panels + r / ROWS * weight->panel_bytes, weight->k,
-                                   r % ROWS, ret_row);
+        const uint8_t *panel = weight->panels + r / ROWS * weight->panel_bytes;
+        if (weight->sides && weight->sides->has_levels) {
+            weight->format->unpack_levels(panel, weight->k, r % ROWS, weight->sides->levels,
+                                          ret_row);
+        } else {
+            weight->format->unpack_row(panel, weight->k, r % ROWS, ret_row);
+        }
     }
     if (weight->sides) {
         shoal_sides_expand_row(weight->sides, r, ret_row);
@@ -216,7 +221,9 @@ static task *add_task(job *j, const shoal_weight *weight, shoal_acts_change chan
                          .x_stride = form->stride,
                          .xq = form->codes,
                          .xb = form->blocks,
-                         .levels = shoal_panel_levels(weight->format->panel),
+                         .levels = weight->sides && weight->sides->has_levels
+                                       ? weight->sides->levels
+                                       : shoal_panel_levels(weight->format->panel),
                          .y = y,
                          .y_stride = y_stride}};
     if (weight->tile_rows > 0) {

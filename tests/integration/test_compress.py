@@ -300,6 +300,7 @@ def test_what_stands_beside_values_is_in_the_file():
         full, out = perplexity(bench.model, bench.text), site.file("out.gguf")
         for rule, sides in (("pass: awq, bits: 4, group: 32", ("column_scale",)),
                             ("pass: joint, bits: 4, group: 32, rank: 4", ("low_left", "low_right")),
+                            ("pass: codebook, bits: 4, group: 32", ("levels",)),
                             ("pass: '2:4+wrp', bits: 4, group: 32, recover: 0.05", ("single_begin", "single_cols", "single_values"))):
             recipe = write(site.file("r.yaml"), "rules: {a: {layers: 'blk.*', " + rule + "}}\n")
             said = json.loads(bench.compress(recipe, out, "--json", "--text", bench.text).stdout)
@@ -308,6 +309,11 @@ def test_what_stands_beside_values_is_in_the_file():
             expect(all(have) or ("awq" in rule and any(have)), f"{rule}: {facts}")  # no scale may be best
             expect(abs(said["text"]["perplexity"] / full - 1) < 0.5, f"{rule}: {said['text']}, of the full model {full}")
             again = bench.compress(recipe, site.file("again.gguf"), check=False)
+            if sides == ("levels",):
+                other = forge("convert", "-m", out, "-o", site.file("other.gguf"), "--type", "Q4_0", check=False)
+                expect(other.returncode == 1 and "levels of its own" in other.stderr, other.stderr)
+                forge("convert", "-m", out, "-o", site.file("same.gguf"))
+                expect(perplexity(site.file("same.gguf"), bench.text) == perplexity(out, bench.text), "a copy says other words")
             expect(again.returncode == 0 and read(out) == read(site.file("again.gguf")), "the model is another one")
         moments = site.file("again-moments.gguf")
         done = forge("calibrate-weights", "-m", out, "-f", bench.text, "-o", moments, check=False)

@@ -12,6 +12,7 @@
 #include "layers.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -68,6 +69,67 @@ static void test_order_of_passes_on_correlated_layers(void **state)
         assert_true(sparsegpt <= wanda);
         test_layer_fini(&l);
     }
+}
+
+/* Weights of which most lie near 0, as those of a trained layer: evenly spaced codes spend most of
+ * theirs on what is rare. */
+static void test_own_levels_are_better_where_weights_are_uneven(void **state)
+{
+    (void)state;
+    size_t n_better = 0;
+    for (uint64_t seed = 1; seed <= LAYERS; seed++) {
+        test_layer l;
+        test_layer_init(&l, ROWS, COLS, seed);
+        for (size_t i = 0; i < (size_t)ROWS * COLS; i++) {
+            l.w[i] = l.w[i] * fabsf(l.w[i]);
+        }
+        SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = make(&l);
+        double rtn = error_of(p, SHOAL_PASS_RTN, &three_bits);
+        double gptq = error_of(p, SHOAL_PASS_GPTQ, &three_bits);
+        double codebook = error_of(p, SHOAL_PASS_CODEBOOK, &three_bits);
+        print_message("seed %d: rtn %.4f gptq %.4f codebook %.4f\n", (int)seed, rtn, gptq,
+                      codebook);
+        assert_true(codebook < rtn);
+        n_better += codebook < gptq;
+        test_layer_fini(&l);
+    }
+    assert_true(n_better >= LAYERS - 1);
+}
+
+/* A quarter of the columns, which the output minds ten thousand times as much, has weights of eight
+ * levels; the others have those that k-means begins with. What is found are the first. */
+static void test_own_levels_are_those_that_weigh_most(void **state)
+{
+    (void)state;
+    static const int8_t own[] = {-127, -80, -40, -8, 12, 38, 68, 127};
+    static const int8_t first[] = {-127, -68, -31, 0, 23, 49, 79, 127};
+    test_layer l;
+    test_layer_init(&l, ROWS, COLS, 1);
+    uint64_t rng = 9;
+    for (size_t i = 0; i < (size_t)COLS * COLS; i++) {
+        size_t col = i % COLS;
+        l.h[i] = i / COLS != col ? 0 : col % 4 == 1 ? 1e4F : 1;
+    }
+    for (size_t i = 0; i < (size_t)ROWS * COLS; i++) {
+        size_t col = i % COLS;
+        size_t at = col % 32 == 1 ? 7 : shoal_rng_next(&rng) % 8; /* the largest is in each group */
+        l.w[i] = 0x1p-8F * (float)(col % 4 == 1 ? own : first)[at];
+    }
+    SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = make(&l);
+    SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *c = NULL;
+    double error = 0;
+    assert_int_equal(shoal_compress(p, SHOAL_PASS_CODEBOOK, &three_bits, &c, NULL), SHOAL_OK);
+    assert_int_equal(shoal_compressed_error(p, c, &error), SHOAL_OK);
+    print_message("error %.3e, levels", error);
+    for (size_t i = 0; i < SHOAL_COUNT(own); i++) {
+        print_message(" %d", c->levels[i]);
+    }
+    print_message("\n");
+    for (size_t i = 0; i < SHOAL_COUNT(own); i++) {
+        assert_true(abs(c->levels[i] - own[i]) <= 4);
+    }
+    assert_true(error < 1e-3);
+    test_layer_fini(&l);
 }
 
 static void test_more_bytes_are_less_error(void **state)
@@ -181,10 +243,10 @@ static double tiny_error(const double *w)
 static void test_error_is_the_one_that_is_written_out(void **state)
 {
     (void)state;
-    const shoal_form f = {.bits = 2, .group = 16};
     SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = NULL;
     assert_int_equal(shoal_problem_new(1, 4, tiny_w, tiny_h, &p, NULL), SHOAL_OK);
     for (size_t pass = SHOAL_PASS_RTN; pass <= SHOAL_PASS_GPTQ; pass++) {
+        const shoal_form f = {.bits = pass == SHOAL_PASS_CODEBOOK ? 3 : 2, .group = 16};
         SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *c = NULL;
         double w[4];
         double error = 0;
@@ -321,6 +383,8 @@ static void test_every_byte_counts(void **state)
         /* 6 rows of 40 columns: 240 elements */
         {SHOAL_PASS_RTN, {.bits = 4, .group = 16}, 120 + 6 * 3 * 2},
         {SHOAL_PASS_GPTQ, {.bits = 3, .group = 64}, 90 + 6 * 2},
+        {SHOAL_PASS_CODEBOOK, {.bits = 3, .group = 64}, 90 + 6 * 2 + 8},
+        {SHOAL_PASS_CODEBOOK, {.bits = 4, .group = 32}, 120 + 6 * 2 * 2 + 16},
         {SHOAL_PASS_WANDA,
          {.bits = 16, .mask = SHOAL_MASK_BITMAP, .density = 0.5},
          6 * 20 * 2 + 6 * 5},
@@ -356,6 +420,7 @@ static const struct {
     {SHOAL_PASS_RTN, {.bits = 3, .group = 16}},
     {SHOAL_PASS_AWQ, {.bits = 3, .group = 16}},
     {SHOAL_PASS_CLIP, {.bits = 3, .group = 16}},
+    {SHOAL_PASS_CODEBOOK, {.bits = 3, .group = 16}},
     {SHOAL_PASS_GPTQ, {.bits = 3, .group = 16}},
     {SHOAL_PASS_REFINED, {.bits = 3, .group = 16}},
     {SHOAL_PASS_MAGNITUDE, {.bits = 16, .mask = SHOAL_MASK_BITMAP, .density = 0.4}},
@@ -450,6 +515,9 @@ static void test_forms_that_a_pass_does_not_make_are_refused(void **state)
         {SHOAL_PASS_RTN, {.bits = 9, .group = 16}, SHOAL_E_INVALID},
         {SHOAL_PASS_GPTQ, {.bits = 4, .group = 48}, SHOAL_E_INVALID},
         {SHOAL_PASS_GPTQ, {.bits = 4, .group = 16, .rank = 1}, SHOAL_E_INVALID},
+        {SHOAL_PASS_CODEBOOK, {.bits = 2, .group = 16}, SHOAL_E_INVALID},
+        {SHOAL_PASS_CODEBOOK, {.bits = 5, .group = 16}, SHOAL_E_INVALID},
+        {SHOAL_PASS_CODEBOOK, {.bits = 4, .group = 16, .rank = 1}, SHOAL_E_INVALID},
         {SHOAL_PASS_WANDA, {.bits = 16}, SHOAL_E_INVALID},
         {SHOAL_PASS_SVD, {.rank = 0}, SHOAL_E_INVALID},
         {SHOAL_PASS_SVD, {.rank = 5}, SHOAL_E_LIMIT},
@@ -522,6 +590,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order_of_passes_on_correlated_layers),
+        cmocka_unit_test(test_own_levels_are_better_where_weights_are_uneven),
+        cmocka_unit_test(test_own_levels_are_those_that_weigh_most),
         cmocka_unit_test(test_more_bytes_are_less_error),
         cmocka_unit_test(test_joint_is_best_at_equal_bytes),
         cmocka_unit_test(test_wrp_halves_the_error_of_two_four),

@@ -11,6 +11,7 @@
 
 #include "cloud/forge/compress.h"
 #include "common/base/mem.h"
+#include "common/weight/codes.h"
 #include "tests/support/random.h"
 
 #include <math.h>
@@ -98,6 +99,27 @@ static void test_stored_codes_are_those_of_the_pass(void **state)
     expect_exact(p, &half);
 }
 
+/* The base with levels of its own. */
+static void with_levels(const compress_tensor *base, const compress_tensor *levels, double *ret_w)
+{
+    int low = 0;
+    int high = 0;
+    size_t group = shoal_type_find((uint32_t)base->type)->block;
+    shoal_codes_range(base->type, &low, &high);
+    assert_int_equal(levels->type, SHOAL_TYPE_I8);
+    assert_int_equal(levels->n_bytes, high - low + 1);
+    for (size_t row = 0; row < ROWS; row++) {
+        int8_t codes[COLS];
+        uint16_t scales[COLS / 32];
+        shoal_codes_unpack(base->type, base->data + row * base->n_bytes / ROWS, COLS, codes, scales,
+                           NULL);
+        for (size_t i = 0; i < COLS; i++) {
+            double level = (double)(int8_t)levels->data[codes[i] - low];
+            ret_w[row * COLS + i] = (double)shoal_f16_to_f32(scales[i / group]) * level;
+        }
+    }
+}
+
 /* What the tensors of a form add up to, in doubles. */
 static void add_up(const compress_stored *stored, double *ret_w)
 {
@@ -116,6 +138,8 @@ static void add_up(const compress_stored *stored, double *ret_w)
                 const uint8_t *half = t->data + 2 * (i % COLS);
                 ret_w[i] /= (double)shoal_f16_to_f32((uint16_t)(half[0] | half[1] << 8));
             }
+        } else if (strcmp(t->name, "blk.0.attn_q.weight_levels") == 0) {
+            with_levels(&stored->tensors[0], t, ret_w);
         } else if (strcmp(t->name, "blk.0.attn_q.weight_low_left") == 0) {
             left = t;
         } else if (strcmp(t->name, "blk.0.attn_q.weight_low_right") == 0) {
@@ -144,6 +168,8 @@ static void test_what_stands_beside_adds_up_to_the_pass(void **state)
     const forge_recipe_form forms[] = {
         {.pass = SHOAL_PASS_JOINT, .form = {.bits = 3, .group = 64, .density = 1, .rank = 5}},
         {.pass = SHOAL_PASS_AWQ, .form = {.bits = 4, .group = 32, .density = 1}},
+        {.pass = SHOAL_PASS_CODEBOOK, .form = {.bits = 4, .group = 32, .density = 1}},
+        {.pass = SHOAL_PASS_CODEBOOK, .form = {.bits = 3, .group = 64, .density = 1}},
         {.pass = SHOAL_PASS_JOINT,
          .form = {.bits = 4, .group = 32, .mask = SHOAL_MASK_TWO_FOUR, .density = 1, .rank = 1}}};
     SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = NULL;

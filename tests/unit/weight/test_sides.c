@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "common/base/mem.h"
+#include "common/weight/codes.h"
 #include "common/weight/pack.h"
 #include "common/weight/sides.h"
 #include "common/weight/weight.h"
@@ -53,6 +54,7 @@ typedef struct layer {
     uint32_t *begin;
     uint32_t *cols;
     uint16_t *values;
+    int8_t levels[16]; /* of N3 and N4 */
 } layer;
 
 /* Which layer to make. */
@@ -83,6 +85,33 @@ static void make_base(layer *l, uint64_t *rng)
     }
     assert_int_equal(shoal_weight_encode(l->type, l->base, n, l->blocks, NULL), SHOAL_OK);
     shoal_weight_decode(l->type, l->blocks, n, l->base);
+}
+
+/* Codes that are indices have levels beside them, and the base is what these make of it. */
+static void make_levels(layer *l, uint64_t *rng)
+{
+    int low = 0;
+    int high = 0;
+    int8_t codes[K_MAX];
+    uint16_t scales[K_MAX / 32];
+    const shoal_type_info *info = shoal_type_find((uint32_t)l->type);
+    if (l->type != SHOAL_TYPE_N3_32 && l->type != SHOAL_TYPE_N4_64) {
+        return;
+    }
+    shoal_codes_range(l->type, &low, &high);
+    l->parts.levels = l->levels;
+    l->parts.n_levels = (size_t)(high - low + 1);
+    for (size_t i = 0; i < l->parts.n_levels; i++) {
+        l->levels[i] = (int8_t)((int)(shoal_rng_next(rng) % 255) - 127);
+    }
+    for (size_t row = 0; row < l->n_rows; row++) {
+        shoal_codes_unpack(l->type, l->blocks + row * l->n_bytes / l->n_rows, l->k, codes, scales,
+                           NULL);
+        for (size_t i = 0; i < l->k; i++) {
+            float scale = shoal_f16_to_f32(scales[i / info->block]);
+            l->base[row * l->k + i] = scale * (float)l->levels[codes[i] - low];
+        }
+    }
 }
 
 static void make_factors(layer *l, size_t rank, uint64_t *rng)
@@ -158,6 +187,7 @@ static void layer_new(layer *l, const make *m, uint64_t seed)
                                   .single_begin = l->begin,
                                   .single_cols = l->cols,
                                   .single_values = l->values};
+    make_levels(l, &rng);
 }
 
 static void layer_free(layer *l)
@@ -429,6 +459,8 @@ static const make makes[] = {
     {SHOAL_TYPE_F16, 80, 96, RANK_MAX, SOME_SINGLES, true},
     {SHOAL_TYPE_F16, 31, 33, 0, NO_SINGLES, true},
     {SHOAL_TYPE_Q4_0, 16, 32, 0, NO_SINGLES, false}, /* no sides at all */
+    {SHOAL_TYPE_N4_64, 37, 192, 0, NO_SINGLES, false},
+    {SHOAL_TYPE_N3_32, 100, 96, 5, SOME_SINGLES, true},
 };
 
 static void test_matmul_matches_float64_with_every_side(void **state)
@@ -522,8 +554,9 @@ static void test_row_ranges_have_the_rows_of_the_whole(void **state)
     static float want[COLS_MAX * ROWS_MAX];
     static float got[COLS_MAX * ROWS_MAX];
     static const size_t ranges[][2] = {{0, 16}, {16, 32}, {48, 52}, {96, 4}};
-    for (size_t i = 0; i < 2; i++) {
-        const make m = {i == 0 ? SHOAL_TYPE_Q4_0 : SHOAL_TYPE_F16, 100, 96, 5, SOME_SINGLES, true};
+    static const shoal_type types[] = {SHOAL_TYPE_Q4_0, SHOAL_TYPE_F16, SHOAL_TYPE_N3_32};
+    for (size_t i = 0; i < SHOAL_COUNT(types); i++) {
+        const make m = {types[i], 100, 96, 5, SOME_SINGLES, true};
         layer l;
         layer_new(&l, &m, 5);
         image plain = image_of(&l, NULL);
@@ -743,6 +776,36 @@ static void test_hostile_sides_are_refused(void **state)
     layer_free(&l);
 }
 
+static void test_hostile_levels_are_refused(void **state)
+{
+    rig *r = *state;
+    const make m = {SHOAL_TYPE_N3_32, 17, 64, 0, NO_SINGLES, false};
+    const lie lies[] = {
+        {.side = SHOAL_SIDE_LEVELS, .more = {1, 0}, .want = "I8 of 8 x 1 is expected"},
+        {.side = SHOAL_SIDE_LEVELS, .more = {-1, 0}, .want = "I8 of 8 x 1 is expected"},
+        {.side = SHOAL_SIDE_LEVELS, .more = {8, 0}, .want = "I8 of 8 x 1 is expected"},
+        {.side = SHOAL_SIDE_LEVELS, .type = SHOAL_TYPE_F16, .want = "I8 of 8 x 1 is expected"},
+        {.side = SHOAL_SIDE_LEVELS, .at = 7, BYTES("\x80"), .want = "below -127"},
+        {.side = SHOAL_SIDE_LEVELS, .at = 0, BYTES("\x80"), .want = "below -127"},
+    };
+    layer l;
+    layer_new(&l, &m, 3);
+    for (size_t i = 0; i <= SHOAL_COUNT(lies); i++) {
+        bool other = i == SHOAL_COUNT(lies); /* levels beside codes that need none */
+        l.type = other ? SHOAL_TYPE_C3_32 : m.type;
+        image im = image_of(&l, other ? NULL : &lies[i]);
+        shoal_weight *w = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_true(load(&im, 0, l.n_rows, r->pools[0], &w, &err) < 0);
+        const char *want = other ? "no indices of levels" : lies[i].want;
+        if (!strstr(err.text, want) || !strstr(err.text, "tensor " NAME)) {
+            fail_msg("lie %zu: \"%s\" does not say \"%s\"", i, err.text, want);
+        }
+        shoal_free(im.data);
+    }
+    layer_free(&l);
+}
+
 static void expect_refused(const make *m, const char *want)
 {
     layer l;
@@ -829,6 +892,7 @@ int main(void)
         cmocka_unit_test(test_bytes_and_flops_count_the_sides),
         cmocka_unit_test(test_names_are_made_and_read),
         cmocka_unit_test(test_hostile_sides_are_refused),
+        cmocka_unit_test(test_hostile_levels_are_refused),
         cmocka_unit_test(test_limits_are_those_that_are_told),
         cmocka_unit_test(test_every_failing_allocation_is_survived),
     };
