@@ -71,7 +71,9 @@ static double effort(const forge_recipe_form *form)
     if (form->typed) {
         return 1;
     }
-    return form->pass == SHOAL_PASS_JOINT || form->pass == SHOAL_PASS_AWQ ? 30 : 3;
+    bool tries = form->pass == SHOAL_PASS_JOINT || form->pass == SHOAL_PASS_AWQ ||
+                 form->pass == SHOAL_PASS_SMOOTH;
+    return tries ? 30 : 3;
 }
 
 static double cost_of(const compress_job *job, const forge_recipe_form *form)
@@ -409,7 +411,7 @@ static shoal_status make_key(compress_run *run, shoal_err *err)
     if (shoal_hasher_new(&hasher) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a digest");
     }
-    shoal_hasher_update_field(hasher, "shoal-compress-1", 16);
+    shoal_hasher_update_field(hasher, "shoal-compress-2", 16);
     shoal_hasher_update_field(hasher, SHOAL_VERSION, strlen(SHOAL_VERSION)); /* how it computes */
     shoal_hasher_update_field(hasher, &run->model, sizeof run->model);
     shoal_hasher_update_field(hasher, &run->recipe->hash, sizeof run->recipe->hash);
@@ -422,6 +424,7 @@ static shoal_status make_key(compress_run *run, shoal_err *err)
     for (size_t i = 0; i < shoal_moments_n_inputs(run->moments); i++) {
         shoal_moments_input in = shoal_moments_input_at(run->moments, i);
         shoal_hasher_update_field(hasher, in.moment, in.k * in.k * sizeof *in.moment);
+        shoal_hasher_update_field(hasher, in.max, in.k * sizeof *in.max);
     }
     shoal_hasher_finish(hasher, &hash);
     shoal_hash_hex(&hash, run->key);

@@ -77,6 +77,7 @@ typedef struct compress_part {
     size_t row;
     size_t n_rows;
     const float *moment; /* [k][k] of its input, borrowed; NULL: the text did not reach it */
+    const float *max;    /* [k] its largest magnitudes, likewise */
 } compress_part;
 
 /* What a form makes of a job. */

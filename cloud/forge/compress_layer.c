@@ -81,7 +81,8 @@ static shoal_status layer_init(layer *l, const compress_job *job, const compress
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for %zu rows", part->n_rows);
     }
     SHOAL_TRY(read_rows(job, part->row, part->n_rows, l->x, err));
-    return shoal_problem_new(part->n_rows, job->k, l->x, part->moment, &l->problem, err);
+    SHOAL_TRY(shoal_problem_new(part->n_rows, job->k, l->x, part->moment, &l->problem, err));
+    return part->max ? shoal_problem_set_largest(l->problem, part->max, err) : SHOAL_OK;
 }
 
 /* --- forms ------------------------------------------------------------------------------------ */

@@ -65,7 +65,8 @@ static shoal_status find_layers(const compress_run *run, compress_job *job, comp
                                  "calibrate-weights with this model",
                                  l->row, l->row + l->n_rows, in.k);
         }
-        found[n++] = (compress_part){.row = l->row, .n_rows = l->n_rows, .moment = in.moment};
+        found[n++] =
+            (compress_part){.row = l->row, .n_rows = l->n_rows, .moment = in.moment, .max = in.max};
     }
     qsort(found, n, sizeof *found, compare_parts);
     *ret_n = n;

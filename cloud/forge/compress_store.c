@@ -68,10 +68,15 @@ static const char *side_reason(const forge_recipe_form *form, size_t k, bool sin
     return NULL;
 }
 
+static bool scales_columns(shoal_pass pass)
+{
+    return pass == SHOAL_PASS_AWQ || pass == SHOAL_PASS_SMOOTH;
+}
+
 bool shoal_forge_store_has_sides(const forge_recipe_form *form)
 {
     return !form->keep && !form->typed &&
-           (form->form.rank > 0 || form->fill || form->pass == SHOAL_PASS_AWQ ||
+           (form->form.rank > 0 || form->fill || scales_columns(form->pass) ||
             form->pass == SHOAL_PASS_WRP || form->pass == SHOAL_PASS_CODEBOOK);
 }
 
@@ -101,7 +106,7 @@ uint64_t shoal_forge_store_bytes(const forge_recipe_form *form, size_t n_rows, s
     if (!form->typed) {
         uint64_t blocks = (n_rows + N - 1) / N + k / N;
         bytes += form->form.rank * blocks * factor->block_bytes;
-        bytes += form->pass == SHOAL_PASS_AWQ ? 2 * (uint64_t)k : 0;
+        bytes += scales_columns(form->pass) ? 2 * (uint64_t)k : 0;
         bytes += form->pass == SHOAL_PASS_CODEBOOK ? (uint64_t)1 << form->form.bits : 0;
     }
     return bytes;

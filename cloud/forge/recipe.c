@@ -141,8 +141,8 @@ static const struct {
     [FIELD_LAYERS] = {"layers", NULL, true, ""},
     [FIELD_PASS] =
         {"pass", read_pass, false,
-         "rtn, awq, clip, codebook, gptq, refined, magnitude, wanda, sparsegpt, svd, whitened-svd, "
-         "2:4, 2:4+wrp or joint"},
+         "rtn, awq, smoothquant, clip, codebook, gptq, refined, magnitude, wanda, sparsegpt, svd, "
+         "whitened-svd, 2:4, 2:4+wrp or joint"},
     [FIELD_TYPE] = {"type", read_type, false, "keep or a tensor type but I8"},
     [FIELD_BITS] = {"bits", read_bits, false, "2 to 8, or 16"},
     [FIELD_GROUP] = {"group", read_group, false, "16, 32, 64 or 128"},
@@ -442,9 +442,9 @@ static shoal_status add_pass(const parse *p, draft *d, shoal_pass pass, shoal_er
     bool prunes =
         pass == SHOAL_PASS_MAGNITUDE || pass == SHOAL_PASS_WANDA || pass == SHOAL_PASS_SPARSEGPT;
     bool fours = pass == SHOAL_PASS_TWO_FOUR || pass == SHOAL_PASS_WRP;
-    bool rounds = pass == SHOAL_PASS_RTN || pass == SHOAL_PASS_AWQ || pass == SHOAL_PASS_CLIP ||
-                  pass == SHOAL_PASS_GPTQ || pass == SHOAL_PASS_REFINED ||
-                  pass == SHOAL_PASS_CODEBOOK;
+    bool rounds = pass == SHOAL_PASS_RTN || pass == SHOAL_PASS_AWQ || pass == SHOAL_PASS_SMOOTH ||
+                  pass == SHOAL_PASS_CLIP || pass == SHOAL_PASS_GPTQ ||
+                  pass == SHOAL_PASS_REFINED || pass == SHOAL_PASS_CODEBOOK;
     double mask = prunes ? SHOAL_MASK_BITMAP : fours ? SHOAL_MASK_TWO_FOUR : SHOAL_MASK_ALL;
     values bits = values_for(d, pass, FIELD_BITS, 0);
     values groups = values_for(d, pass, FIELD_GROUP, 32);

@@ -7,7 +7,8 @@
  * counts.
  *
  * The error of W' is that of the layer's output along the calibration text: tr((W - W') H (W -
- * W')^T) / tr(W H W^T). It is what passes lower and what is told.
+ * W')^T) / tr(W H W^T). It is what passes lower and what is told; what rounding the input to 8 bits
+ * adds is not in it.
  *
  * Products go to OpenBLAS on the calling thread. A problem is immutable after new: any thread may
  * run passes on it. Results do not depend on the number of threads.
@@ -38,6 +39,11 @@ typedef struct shoal_problem shoal_problem;
  * shape. */
 shoal_status shoal_problem_new(size_t n_rows, size_t n_cols, const float *w, const float *h,
                                shoal_problem **ret_problem, shoal_err *err) SHOAL_MUST_CHECK;
+/* Largest magnitudes of the input's elements, [n_cols], which SMOOTH looks at; copied, before any
+ * pass runs. Without them they are the roots of h's diagonal. SHOAL_E_INVALID where one is not
+ * finite or below 0. */
+shoal_status shoal_problem_set_largest(shoal_problem *problem, const float *largest,
+                                       shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_problem_free(shoal_problem *problem);
 SHOAL_DEFINE_CLEANUP(shoal_problem, shoal_problem_free)
 
@@ -119,6 +125,7 @@ shoal_status shoal_compressed_error(const shoal_problem *problem,
 typedef enum shoal_pass {
     SHOAL_PASS_RTN,          /* rounding to nearest, scales by least squares */
     SHOAL_PASS_AWQ,          /* columns scaled by their input's size first (2306.00978) */
+    SHOAL_PASS_SMOOTH,       /* columns scaled so that 8 bits do for the input (2211.10438) */
     SHOAL_PASS_CLIP,         /* ranges of groups searched in the output's norm (2308.13137) */
     SHOAL_PASS_CODEBOOK,     /* levels of the layer's own by weighted k-means (2306.07629), then
                               * GPTQ's walk over them */
@@ -139,10 +146,10 @@ typedef enum shoal_pass {
 
 const char *shoal_pass_name(shoal_pass pass);
 
-/* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, CLIP, GPTQ and
- * REFINED keep all, CODEBOOK too, in 3 or 4 bits; MAGNITUDE, WANDA and SPARSEGPT have a bitmap or
- * 2:4; both SVDs have rank and no values; TWO_FOUR and WRP are 2:4. JOINT takes any values with any
- * rank, and without one is refined the same. */
+/* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, SMOOTH, CLIP,
+ * GPTQ and REFINED keep all, CODEBOOK too, in 3 or 4 bits; MAGNITUDE, WANDA and SPARSEGPT have a
+ * bitmap or 2:4; both SVDs have rank and no values; TWO_FOUR and WRP are 2:4. JOINT takes any
+ * values with any rank, and without one is refined the same. */
 shoal_status shoal_compress(const shoal_problem *problem, shoal_pass pass, const shoal_form *form,
                             shoal_compressed **ret_compressed, shoal_err *err) SHOAL_MUST_CHECK;
 /* The best that GPTQ, REFINED, SPARSEGPT (f16 values), either SVD or JOINT makes of at most so many

@@ -16,6 +16,7 @@ struct shoal_problem {
     double *w;     /* (n_rows, n_cols) */
     double *h;     /* (n_cols, n_cols) */
     double *u;     /* (n_cols, n_cols) upper triangle, U^T U is the inverse of the damped h */
+    double *most;  /* (n_cols) largest magnitudes of the input */
     double energy; /* tr(W H W^T) */
 };
 
@@ -29,6 +30,7 @@ static inline bool shoal_problem_is_large(const shoal_problem *p)
 typedef shoal_status shoal_pass_fn(const shoal_problem *p, shoal_compressed *out);
 shoal_status shoal_pass_rtn(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_awq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
+shoal_status shoal_pass_smooth(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_clip(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_codebook(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
 shoal_status shoal_pass_gptq(const shoal_problem *p, shoal_compressed *out) SHOAL_MUST_CHECK;
@@ -101,6 +103,14 @@ static inline double shoal_code_value(const shoal_compressed *c, int code)
 }
 /* What an element is, single elements and factors not looked at; 0 where it is not kept. */
 double shoal_values_get(const shoal_compressed *c, size_t row, size_t col);
+
+/* --- scales of columns (columns.c) ----------------------------------------------------------- */
+
+/* The middle of the range of s [n] becomes 1, and s what f16 holds; where s is 0 it becomes 1. */
+void shoal_columns_centre(size_t n, double *s, uint16_t *ret_halves);
+/* All values of W diag(s), rounded to nearest; scratch is [n_rows][n_cols]. */
+void shoal_columns_put(const shoal_problem *p, const double *s, shoal_compressed *out,
+                       double *scratch);
 
 /* --- descents -------------------------------------------------------------------------------- */
 

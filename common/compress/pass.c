@@ -28,6 +28,7 @@ static const struct {
 } passes[SHOAL_PASSES] = {
     [SHOAL_PASS_RTN] = {"rtn", shoal_pass_rtn, NEEDS_ALL},
     [SHOAL_PASS_AWQ] = {"awq", shoal_pass_awq, NEEDS_ALL},
+    [SHOAL_PASS_SMOOTH] = {"smoothquant", shoal_pass_smooth, NEEDS_ALL},
     [SHOAL_PASS_CLIP] = {"clip", shoal_pass_clip, NEEDS_ALL},
     [SHOAL_PASS_CODEBOOK] = {"codebook", shoal_pass_codebook, NEEDS_LEVELS},
     [SHOAL_PASS_GPTQ] = {"gptq", shoal_pass_gptq, NEEDS_ALL},

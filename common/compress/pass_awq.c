@@ -9,40 +9,21 @@
 #include "common/base/mem.h"
 
 #include <math.h>
-#include <string.h>
 
 enum {
     STEPS = 20
 };
 
-/* s_j = rms_j^power, their range centred on one; inputs that were always zero have s = 1. */
-static void scales_of(const shoal_problem *p, double power, uint16_t *ret_scales, double *ret_s)
-{
-    double least = (double)INFINITY;
-    double most = 0;
-    for (size_t j = 0; j < p->n_cols; j++) {
-        double rms = sqrt(p->h[j * p->n_cols + j]);
-        ret_s[j] = rms > 0 ? pow(rms, power) : 0;
-        if (rms > 0) {
-            least = fmin(least, ret_s[j]);
-            most = fmax(most, ret_s[j]);
-        }
-    }
-    double middle = most > 0 ? sqrt(least) * sqrt(most) : 1;
-    for (size_t j = 0; j < p->n_cols; j++) {
-        double s = ret_s[j] > 0 ? ret_s[j] / middle : 1;
-        ret_s[j] = shoal_half(fmin(fmax(s, 1e-3), 1e3), &ret_scales[j]);
-    }
-}
-
+/* s_j = rms_j^power; inputs that were always zero have s = 1. */
 static void put(const shoal_problem *p, double power, shoal_compressed *out, double *scratch)
 {
     double *s = scratch + p->n_rows * p->n_cols;
-    scales_of(p, power, out->column_scales, s);
-    for (size_t i = 0; i < p->n_rows * p->n_cols; i++) {
-        scratch[i] = p->w[i] * s[i % p->n_cols];
+    for (size_t j = 0; j < p->n_cols; j++) {
+        double rms = sqrt(p->h[j * p->n_cols + j]);
+        s[j] = rms > 0 ? pow(rms, power) : 0;
     }
-    shoal_values_put_all(out, scratch);
+    shoal_columns_centre(p->n_cols, s, out->column_scales);
+    shoal_columns_put(p, s, out, scratch);
 }
 
 shoal_status shoal_pass_awq(const shoal_problem *p, shoal_compressed *out)

@@ -115,8 +115,9 @@ shoal_status shoal_problem_new(size_t n_rows, size_t n_cols, const float *w, con
         p->w = shoal_calloc_aligned(n_rows * n_cols, sizeof *p->w);
         p->h = shoal_calloc_aligned(n_cols * n_cols, sizeof *p->h);
         p->u = shoal_calloc_aligned(n_cols * n_cols, sizeof *p->u);
+        p->most = shoal_calloc(n_cols, sizeof *p->most);
     }
-    if (!p || !scratch || !p->w || !p->h || !p->u) {
+    if (!p || !scratch || !p->w || !p->h || !p->u || !p->most) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a layer of %zu x %zu", n_rows,
                              n_cols);
     }
@@ -127,9 +128,27 @@ shoal_status shoal_problem_new(size_t n_rows, size_t n_cols, const float *w, con
     for (size_t i = 0; i < n_cols * n_cols; i++) {
         p->h[i] = h ? (double)h[i] : i / n_cols == i % n_cols ? 1.0 : 0.0;
     }
+    for (size_t i = 0; i < n_cols; i++) {
+        p->most[i] = sqrt(p->h[i * n_cols + i]);
+    }
     SHOAL_TRY(invert(p, err));
     p->energy = energy_of(p, scratch);
     *ret_problem = SHOAL_STEAL(p);
+    return SHOAL_OK;
+}
+
+shoal_status shoal_problem_set_largest(shoal_problem *p, const float *largest, shoal_err *err)
+{
+    for (size_t i = 0; i < p->n_cols; i++) {
+        if (!isfinite(largest[i]) || largest[i] < 0) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "the largest magnitude of element %zu is not finite or negative",
+                                 i);
+        }
+    }
+    for (size_t i = 0; i < p->n_cols; i++) {
+        p->most[i] = (double)largest[i];
+    }
     return SHOAL_OK;
 }
 
@@ -139,6 +158,7 @@ void shoal_problem_free(shoal_problem *p)
         shoal_free(p->w);
         shoal_free(p->h);
         shoal_free(p->u);
+        shoal_free(p->most);
         shoal_free(p);
     }
 }

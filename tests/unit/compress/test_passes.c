@@ -419,6 +419,7 @@ static const struct {
 } each[] = {
     {SHOAL_PASS_RTN, {.bits = 3, .group = 16}},
     {SHOAL_PASS_AWQ, {.bits = 3, .group = 16}},
+    {SHOAL_PASS_SMOOTH, {.bits = 8, .group = 32}},
     {SHOAL_PASS_CLIP, {.bits = 3, .group = 16}},
     {SHOAL_PASS_CODEBOOK, {.bits = 3, .group = 16}},
     {SHOAL_PASS_GPTQ, {.bits = 3, .group = 16}},

@@ -42,6 +42,9 @@ static int group_setup(void **state)
         for (size_t i = 0; i < COLS; i++) {
             x[i] = test_signed(&rng) + (i > 0 ? x[i - 1] / 2 : 0);
         }
+        for (size_t i = 5; i < COLS; i += 48) {
+            x[i] *= 30; /* an outlier, which scales of columns are for */
+        }
         for (size_t i = 0; i < COLS * COLS; i++) {
             h[i] += x[i / COLS] * x[i % COLS];
         }
@@ -168,6 +171,7 @@ static void test_what_stands_beside_adds_up_to_the_pass(void **state)
     const forge_recipe_form forms[] = {
         {.pass = SHOAL_PASS_JOINT, .form = {.bits = 3, .group = 64, .density = 1, .rank = 5}},
         {.pass = SHOAL_PASS_AWQ, .form = {.bits = 4, .group = 32, .density = 1}},
+        {.pass = SHOAL_PASS_SMOOTH, .form = {.bits = 8, .group = 32, .density = 1}},
         {.pass = SHOAL_PASS_CODEBOOK, .form = {.bits = 4, .group = 32, .density = 1}},
         {.pass = SHOAL_PASS_CODEBOOK, .form = {.bits = 3, .group = 64, .density = 1}},
         {.pass = SHOAL_PASS_JOINT,
