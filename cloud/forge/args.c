@@ -34,7 +34,8 @@ static const forge_option rows[] = {
      "token ids, as 1,2,3 (required)"},
     {'q', "type", 0, FORGE_OPTION_TEXT, AT(type), 0, 0, "TYPE",
      "F32, F16, BF16, FP8, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, or codes: C2_32 to "
-     "C4_128, S4_32 to S4_128, N3_32 to N4_128 (default: as is)"},
+     "C4_128, S4_32 to S4_128, N3_32 to N4_128, S8_32 to S8_128, B16_32 to "
+     "B8_128 (default: as is)"},
     {'O', "output-type", 0, FORGE_OPTION_TEXT, AT(output_type), 0, 0, "TYPE",
      "type of the embedding and the output matrix (default: --type)"},
     {'Q', "type", 0, FORGE_OPTION_TEXT, AT(type), 0, 0, "TYPE",

@@ -35,8 +35,11 @@ static const char *const names[COMPARE_COLUMNS] = {
     [COMPARE_EQUAL_JOINT] = "=joint",
 };
 
-static const char *const masks[] = {
-    [SHOAL_MASK_ALL] = "all", [SHOAL_MASK_BITMAP] = "bitmap", [SHOAL_MASK_TWO_FOUR] = "2:4"};
+static const char *const masks[] = {[SHOAL_MASK_ALL] = "all",
+                                    [SHOAL_MASK_BITMAP] = "bitmap",
+                                    [SHOAL_MASK_TWO_FOUR] = "2:4",
+                                    [SHOAL_MASK_HALF] = "16:32",
+                                    [SHOAL_MASK_QUARTER] = "8:32"};
 
 const char *shoal_forge_compare_name(compare_column column)
 {

@@ -17,6 +17,15 @@ enum {
     INFO_FIXED = 8 + 4 + 12 /* of a tensor's description: length of name, dimensions, type, place */
 };
 
+static shoal_codes_mask mask_of(shoal_mask mask)
+{
+    static const shoal_codes_mask masks[] = {[SHOAL_MASK_ALL] = SHOAL_CODES_ALL,
+                                             [SHOAL_MASK_TWO_FOUR] = SHOAL_CODES_TWO_FOUR,
+                                             [SHOAL_MASK_HALF] = SHOAL_CODES_HALF,
+                                             [SHOAL_MASK_QUARTER] = SHOAL_CODES_QUARTER};
+    return masks[mask];
+}
+
 /* The type that holds exactly what a pass makes in a form. */
 static bool type_of(const forge_recipe_form *form, shoal_type *ret_type)
 {
@@ -36,8 +45,7 @@ static bool type_of(const forge_recipe_form *form, shoal_type *ret_type)
         *ret_type = SHOAL_TYPE_Q5_0;
         return true;
     }
-    return shoal_codes_find(f->bits, f->group, all ? SHOAL_CODES_ALL : SHOAL_CODES_TWO_FOUR,
-                            ret_type);
+    return shoal_codes_find(f->bits, f->group, mask_of(f->mask), ret_type);
 }
 
 shoal_type shoal_forge_store_type(const forge_recipe_form *form)
@@ -201,9 +209,7 @@ static shoal_status put_codes(const shoal_compressed *c, uint8_t *to, shoal_err 
                                .k = c->n_cols,
                                .bits = c->form.bits,
                                .group = c->form.group,
-                               .mask = c->levels                        ? SHOAL_CODES_LEVELS
-                                       : c->form.mask == SHOAL_MASK_ALL ? SHOAL_CODES_ALL
-                                                                        : SHOAL_CODES_TWO_FOUR,
+                               .mask = c->levels ? SHOAL_CODES_LEVELS : mask_of(c->form.mask),
                                .codes = c->codes,
                                .scales = c->scales,
                                .kept = c->kept};

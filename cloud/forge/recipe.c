@@ -91,7 +91,7 @@ static bool read_group(const char *word, double *ret)
 
 static bool read_mask(const char *word, double *ret)
 {
-    static const char *const words[] = {"all", "bitmap", "2:4"};
+    static const char *const words[] = {"all", "bitmap", "2:4", "16:32", "8:32"};
     for (size_t i = 0; i < SHOAL_COUNT(words); i++) {
         if (strcmp(word, words[i]) == 0) {
             *ret = (double)i; /* as in shoal_mask */
@@ -146,7 +146,7 @@ static const struct {
     [FIELD_TYPE] = {"type", read_type, false, "keep or a tensor type but I8"},
     [FIELD_BITS] = {"bits", read_bits, false, "2 to 8, or 16"},
     [FIELD_GROUP] = {"group", read_group, false, "16, 32, 64 or 128"},
-    [FIELD_MASK] = {"mask", read_mask, false, "all, bitmap or 2:4"},
+    [FIELD_MASK] = {"mask", read_mask, false, "all, bitmap, 2:4, 16:32 or 8:32"},
     [FIELD_DENSITY] = {"density", read_share, false, "a share from 0 to 1"},
     [FIELD_RANK] = {"rank", read_rank, false, "a number from 0 to 32768, or fill"},
     [FIELD_RECOVER] = {"recover", read_half, false, "a share from 0 to 0.5"},
@@ -611,7 +611,7 @@ const forge_recipe_rule *shoal_forge_recipe_find(const forge_recipe *recipe, sho
 
 void shoal_forge_recipe_describe(const forge_recipe_form *f, char *ret_text, size_t n_text)
 {
-    static const char *const masks[] = {"", " bitmap", " 2:4"};
+    static const char *const masks[] = {"", " bitmap", " 2:4", " 16:32", " 8:32"};
     char bits[32] = "";
     char density[32] = "";
     char rank[32] = "";

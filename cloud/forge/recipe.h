@@ -12,7 +12,7 @@
  *       type: Q4_K             # and, or instead, types of the file format by their own rounding
  *       bits: 3, 4             # of a value, 2 to 8 or 16 (f16)
  *       group: 32              # columns that share a scale
- *       mask: all              # all, bitmap, 2:4
+ *       mask: all              # all, bitmap, 2:4, 16:32, 8:32
  *       density: 0.5           # share that a bitmap keeps
  *       rank: 8, 16            # of low-rank factors, or fill: what within_... leaves room for
  *       recover: 0.05          # share that comes back past a 2:4 mask

@@ -56,9 +56,11 @@ shoal_status shoal_problem_error(const shoal_problem *problem, const float *w,
 /* --- what is made of it ---------------------------------------------------------------------- */
 
 typedef enum shoal_mask {
-    SHOAL_MASK_ALL,     /* every element is kept */
-    SHOAL_MASK_BITMAP,  /* a bit for each element says whether it is */
-    SHOAL_MASK_TWO_FOUR /* two of every four columns, with four bits for their places */
+    SHOAL_MASK_ALL,      /* every element is kept */
+    SHOAL_MASK_BITMAP,   /* a bit for each element says whether it is */
+    SHOAL_MASK_TWO_FOUR, /* two of every four columns, with four bits for their places */
+    SHOAL_MASK_HALF,     /* 16 of every 32 columns, wherever they are, with a bit for each */
+    SHOAL_MASK_QUARTER   /* 8 of every 32 */
 } shoal_mask;
 
 /* Among which elements a bitmap keeps the greatest. */
@@ -147,8 +149,8 @@ typedef enum shoal_pass {
 const char *shoal_pass_name(shoal_pass pass);
 
 /* What a form must be for a pass is told in its error, SHOAL_E_INVALID: RTN, AWQ, SMOOTH, CLIP,
- * GPTQ and REFINED keep all, CODEBOOK too, in 3 or 4 bits; MAGNITUDE, WANDA and SPARSEGPT have a
- * bitmap or 2:4; both SVDs have rank and no values; TWO_FOUR and WRP are 2:4. JOINT takes any
+ * GPTQ and REFINED keep all, CODEBOOK too, in 3 or 4 bits; MAGNITUDE, WANDA and SPARSEGPT have any
+ * mask but ALL; both SVDs have rank and no values; TWO_FOUR and WRP are 2:4. JOINT takes any
  * values with any rank, and without one is refined the same. */
 shoal_status shoal_compress(const shoal_problem *problem, shoal_pass pass, const shoal_form *form,
                             shoal_compressed **ret_compressed, shoal_err *err) SHOAL_MUST_CHECK;

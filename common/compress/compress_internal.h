@@ -92,9 +92,23 @@ void shoal_values_put_all(shoal_compressed *c, const double *w);
 void shoal_values_clear(shoal_compressed *c);
 /* The n-th largest (0: the largest) of n_all; x is reordered. */
 double shoal_values_largest(double *x, size_t n_all, size_t n);
-/* Keeps in every four columns of a row the two of greatest score, the left ones of equals. */
-void shoal_values_two_of_four(shoal_compressed *c, size_t row, size_t col, const double *score,
-                              size_t n);
+/* Of a mask that keeps so many of every few columns: how many of how many; else 0. */
+typedef struct shoal_share {
+    size_t n_keep;
+    size_t of;
+} shoal_share;
+
+static inline shoal_share shoal_mask_share(shoal_mask mask)
+{
+    static const shoal_share shares[] = {[SHOAL_MASK_TWO_FOUR] = {2, 4},
+                                         [SHOAL_MASK_HALF] = {16, 32},
+                                         [SHOAL_MASK_QUARTER] = {8, 32}};
+    return shares[mask];
+}
+
+/* Keeps of every few columns of a row those of greatest score, the left ones of equals. */
+void shoal_values_keep_share(shoal_compressed *c, size_t row, size_t col, const double *score,
+                             size_t n);
 
 /* What a code stands for, scales not looked at. */
 static inline double shoal_code_value(const shoal_compressed *c, int code)
@@ -121,9 +135,9 @@ shoal_status shoal_walk(const shoal_problem *p, shoal_compressed *c, double *w,
                         bool search) SHOAL_MUST_CHECK;
 
 /* Scales, values and single elements, each the best while all others are held (refine.c): at most
- * n_sweeps times over all, until one brings less than this share of the error. A 2:4 mask swaps
- * where that gains and nothing has come back yet; a bitmap, columns of single elements and factors
- * stay; there are no column scales. The error never rises. */
+ * n_sweeps times over all, until one brings less than this share of the error. A mask of so many of
+ * every few swaps where that gains and nothing has come back yet; a bitmap, columns of single
+ * elements and factors stay; there are no column scales. The error never rises. */
 #define SHOAL_REFINE_STOP 1e-3
 shoal_status shoal_refine(const shoal_problem *p, shoal_compressed *c,
                           size_t n_sweeps) SHOAL_MUST_CHECK;

@@ -139,6 +139,8 @@ static uint64_t value_bytes(size_t n_rows, size_t n_cols, const shoal_form *form
         bytes += (uint64_t)n_rows * ((n_cols + 7) / 8);
     } else if (form->mask == SHOAL_MASK_TWO_FOUR) {
         bytes += (uint64_t)n_rows * (((n_cols + 3) / 4 * 4 + 7) / 8);
+    } else if (form->mask != SHOAL_MASK_ALL) {
+        bytes += (uint64_t)n_rows * 4 * ((n_cols + 31) / 32);
     }
     return bytes;
 }
@@ -154,12 +156,21 @@ static uint64_t two_four_count(size_t n_rows, size_t n_cols)
     return (uint64_t)n_rows * (n_cols / 4 * 2 + SHOAL_MIN(n_cols % 4, (size_t)2));
 }
 
+/* Values that a row has room for, 0 where the mask does not say. */
+static uint64_t room_count(size_t n_rows, size_t n_cols, shoal_mask mask)
+{
+    const shoal_share share = shoal_mask_share(mask);
+    bool bits = mask == SHOAL_MASK_HALF || mask == SHOAL_MASK_QUARTER;
+    return bits ? (uint64_t)n_rows * ((n_cols + share.of - 1) / share.of) * share.n_keep : 0;
+}
+
 uint64_t shoal_form_bytes(size_t n_rows, size_t n_cols, const shoal_form *form)
 {
     uint64_t n = (uint64_t)n_rows * n_cols;
     uint64_t n_kept = form->mask == SHOAL_MASK_BITMAP     ? shoal_keep_count(form->density, n)
                       : form->mask == SHOAL_MASK_TWO_FOUR ? two_four_count(n_rows, n_cols)
-                                                          : n;
+                      : form->mask == SHOAL_MASK_ALL      ? n
+                                                          : room_count(n_rows, n_cols, form->mask);
     uint64_t bytes = form->bits > 0 ? value_bytes(n_rows, n_cols, form, n_kept) : 0;
     return bytes + factor_bytes(form->rank, n_rows) + factor_bytes(form->rank, n_cols);
 }
@@ -170,6 +181,7 @@ uint64_t shoal_compressed_bytes(const shoal_compressed *c)
     for (size_t i = 0; c->form.bits > 0 && i < c->n_rows * c->n_cols; i++) {
         n_kept += shoal_kept(c, i / c->n_cols, i % c->n_cols);
     }
+    n_kept = SHOAL_MAX(n_kept, room_count(c->n_rows, c->n_cols, c->form.mask));
     uint64_t bytes = c->form.bits > 0 ? value_bytes(c->n_rows, c->n_cols, &c->form, n_kept) : 0;
     bytes += factor_bytes(c->form.rank, c->n_rows) + factor_bytes(c->form.rank, c->n_cols);
     bytes += c->column_scales ? 2 * (uint64_t)c->n_cols : 0;

@@ -15,7 +15,7 @@ enum {
 typedef enum needs {
     NEEDS_LEVELS, /* 3 or 4 bits, nothing dropped, no rank */
     NEEDS_ALL,    /* quantised, nothing dropped, no rank */
-    NEEDS_MASK,   /* a bitmap or 2:4, no rank */
+    NEEDS_MASK,   /* something dropped, no rank */
     NEEDS_FOURS,  /* 2:4, no rank */
     NEEDS_RANK,   /* no values */
     NEEDS_VALUES, /* values, and perhaps rank */

@@ -43,16 +43,16 @@ static shoal_status prune(const shoal_problem *p, bool wanda, shoal_compressed *
         size_t j = i % p->n_cols;
         scores[i] = fabs(p->w[i]) * (wanda ? sqrt(p->h[j * p->n_cols + j]) : 1);
     }
-    bool fours = out->form.mask == SHOAL_MASK_TWO_FOUR;
+    bool shared = shoal_mask_share(out->form.mask).of > 0;
     bool by_row =
         out->form.rivals == SHOAL_RIVALS_USUAL ? wanda : out->form.rivals == SHOAL_RIVALS_ROW;
-    if (!fours && !by_row) {
+    if (!shared && !by_row) {
         keep_greatest(out, 0, p->n_rows, scores, scores + n);
     }
     for (size_t row = 0; row < p->n_rows; row++) {
         const double *s = scores + row * p->n_cols;
-        if (fours) {
-            shoal_values_two_of_four(out, row, 0, s, p->n_cols);
+        if (shared) {
+            shoal_values_keep_share(out, row, 0, s, p->n_cols);
         } else if (by_row) {
             keep_greatest(out, row, 1, s, scores + n);
         }

@@ -102,7 +102,7 @@ static void refit_values(sweep *k, size_t row, size_t begin, size_t end)
     }
 }
 
-/* By how much the error falls if one of four leaves and another takes its place, with the best
+/* By how much the error falls if one leaves and another takes its place, with the best
  * value for it: what leaves costs its share, and changes what the other must make good. */
 static double swap_gain(const sweep *k, size_t row, size_t out, size_t in)
 {
@@ -136,17 +136,18 @@ static void swap(sweep *k, size_t row, size_t out, size_t in, size_t begin, size
     }
 }
 
-/* Which two of every four stay: the best swap of each four. */
-static void refit_fours(sweep *k, size_t row, size_t begin, size_t end)
+/* Which of every few stay: the best swap of each. */
+static void refit_share(sweep *k, size_t row, size_t begin, size_t end)
 {
-    for (size_t four = begin; four < end; four += 4) {
-        size_t last = SHOAL_MIN(four + 4, end);
+    const size_t of = shoal_mask_share(k->c->form.mask).of;
+    for (size_t first = begin; of > 0 && first < end; first += of) {
+        size_t last = SHOAL_MIN(first + of, end);
         size_t best_out = last;
         size_t best_in = last;
         double best = 0;
-        for (size_t i = four * 4; i < last * 4; i++) {
-            size_t out = i / 4;
-            size_t in = four + i % 4;
+        for (size_t i = first * of; i < last * of; i++) {
+            size_t out = i / of;
+            size_t in = first + i % of;
             bool can = in < last && shoal_kept(k->c, row, out) && !shoal_kept(k->c, row, in);
             double gain = can ? swap_gain(k, row, out, in) : 0;
             if (gain > best) {
@@ -191,8 +192,8 @@ static void sweep_row(sweep *k, size_t row, size_t begin, size_t end, uint32_t *
             refit_scale(k, row, j, SHOAL_MIN(j + k->c->form.group, end), begin, end);
         }
     }
-    if (k->c->form.mask == SHOAL_MASK_TWO_FOUR && !at) {
-        refit_fours(k, row, begin, end); /* what has come back holds its place */
+    if (!at) {
+        refit_share(k, row, begin, end); /* what has come back holds its place */
     }
     if (k->c->form.bits > 0) {
         refit_values(k, row, begin, end);

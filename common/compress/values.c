@@ -190,15 +190,16 @@ double shoal_values_largest(double *x, size_t n_all, size_t n)
     return x[low];
 }
 
-void shoal_values_two_of_four(shoal_compressed *c, size_t row, size_t col, const double *score,
-                              size_t n)
+void shoal_values_keep_share(shoal_compressed *c, size_t row, size_t col, const double *score,
+                             size_t n)
 {
+    const shoal_share share = shoal_mask_share(c->form.mask);
     for (size_t i = 0; i < n; i++) {
-        size_t begin = i / 4 * 4;
+        size_t begin = i / share.of * share.of;
         size_t better = 0;
-        for (size_t j = begin; j < SHOAL_MIN(begin + 4, n); j++) {
+        for (size_t j = begin; j < SHOAL_MIN(begin + share.of, n); j++) {
             better += score[j] > score[i] || (j < i && score[j] >= score[i]);
         }
-        shoal_keep(c, row, col + i, better < 2);
+        shoal_keep(c, row, col + i, better < share.n_keep);
     }
 }

@@ -57,13 +57,13 @@ static void choose_bitmap(const walk *k, size_t begin, size_t n)
     }
 }
 
-static void choose_fours(const walk *k, size_t row, size_t col, size_t n)
+static void choose_share(const walk *k, size_t row, size_t col, size_t n)
 {
     double scores[SHOAL_COMPRESS_GROUP_MAX];
     for (size_t i = 0; i < n; i++) {
         scores[i] = score(k, row, col + i);
     }
-    shoal_values_two_of_four(k->c, row, col, scores, n);
+    shoal_values_keep_share(k->c, row, col, scores, n);
 }
 
 /* The error of a group's walk, sum of e_j^2, under the scale that it has; w[n] is used up. */
@@ -104,23 +104,24 @@ static void search_scale(const walk *k, size_t row, size_t col, size_t n)
     *scale = best;
 }
 
-/* What must be known before an element is put: its group's scale, and which of its four stay. */
+/* What must be known before an element is put: its group's scale, and, where so many of every few
+ * are kept, which. */
 static void prepare(const walk *k, size_t row, size_t col, size_t end)
 {
     shoal_compressed *c = k->c;
-    bool fours = c->form.mask == SHOAL_MASK_TWO_FOUR;
+    const size_t of = shoal_mask_share(c->form.mask).of;
     if (c->codes && col % c->form.group == 0) {
         size_t n = SHOAL_MIN(c->form.group, end - col);
-        if (fours) {
-            choose_fours(k, row, col, n); /* as it looks from here, for the scale alone */
+        if (of > 0) {
+            choose_share(k, row, col, n); /* as it looks from here, for the scale alone */
         }
         shoal_values_scale(c, row, col, n, k->w + row * c->n_cols + col);
-        if (k->search && !fours) {
+        if (k->search && of == 0) {
             search_scale(k, row, col, n);
         }
     }
-    if (fours && col % 4 == 0) {
-        choose_fours(k, row, col, SHOAL_MIN((size_t)4, end - col));
+    if (of > 0 && col % of == 0) {
+        choose_share(k, row, col, SHOAL_MIN(of, end - col));
     }
 }
 

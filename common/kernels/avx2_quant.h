@@ -137,6 +137,17 @@ SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, size_t i, size_t h, cons
     return (unpacked){load(codes + i * 64 + h * 32), load(codes + 256 + i * 64 + h * 32)};
 }
 
+/* Values of two of four with eight bits: magnitudes, and places with the sign in bit 2. */
+SHOAL_INLINE unpacked unpack_s8(const uint8_t *codes, size_t i, size_t h, const int8_t *levels)
+{
+    (void)levels;
+    __m256i value = load(codes + i * 64 + h * 32);
+    __m256i sign = _mm256_and_si256(_mm256_srli_epi16(value, 5), _mm256_set1_epi8(4));
+    __m256i at = _mm256_srl_epi16(load(codes + 256 + h * 32), _mm_cvtsi32_si128((int)(2 * i)));
+    __m256i place = _mm256_and_si256(at, _mm256_set1_epi8(3));
+    return (unpacked){_mm256_abs_epi8(value), _mm256_or_si256(place, sign)};
+}
+
 /* Signed levels in place of their indices. */
 SHOAL_INLINE unpacked look_up(unpacked index, const int8_t *levels)
 {
@@ -166,10 +177,12 @@ SHOAL_INLINE unpacked unpack_n4(const uint8_t *codes, size_t i, size_t h, const 
  */
 
 typedef enum arithmetic {
-    WHOLE,  /* 16 bits hold a whole block */
-    HALVES, /* 16 bits hold half a block */
-    WIDE,   /* codes are signed and of eight bits */
-    PAIRS   /* two of four: low are magnitudes, high signs and places */
+    WHOLE,      /* 16 bits hold a whole block */
+    HALVES,     /* 16 bits hold half a block */
+    WIDE,       /* codes are signed and of eight bits */
+    PAIRS,      /* two of four: low are magnitudes, high signs and places */
+    WIDE_PAIRS, /* the same with magnitudes of up to 128 */
+    BITMAP      /* a bit for each element says whether it has a code; unpack is not called */
 } arithmetic;
 
 typedef enum mins_kind {
@@ -420,12 +433,14 @@ SHOAL_INLINE void wide_dots(const uint8_t *codes, unpack_fn *unpack, const scale
 }
 
 /* Magnitudes against the activations that signs and places choose of eight and their negatives. A
- * pair of products is at most 2 * 7 * 127, four of them fit 16 bits. */
-SHOAL_INLINE void pairs_dots(const uint8_t *codes, unpack_fn *unpack, const scales *s,
+ * pair of products is at most 2 * 7 * 127, four of them fit 16 bits; of wide ones 2 * 128 * 127,
+ * one does. */
+SHOAL_INLINE void pairs_dots(const uint8_t *codes, unpack_fn *unpack, bool wide, const scales *s,
                              const column *columns, size_t n_c, rows *dot)
 {
     const __m256i zero = _mm256_setzero_si256();
     const __m256i second = _mm256_set1_epi32(0x08080000);
+    const __m256i one = _mm256_set1_epi16(1);
     for (size_t j = 0; j < n_c; j++) {
         dot[j] = (rows){{zero, zero}};
     }
@@ -441,14 +456,101 @@ SHOAL_INLINE void pairs_dots(const uint8_t *codes, unpack_fn *unpack, const scal
             __m256i table = _mm256_unpacklo_epi32(eight, _mm256_sub_epi8(zero, eight));
             for (size_t h = 0; h < 2; h++) {
                 __m256i chosen = _mm256_shuffle_epi8(table, w[h].high);
+                __m256i products = _mm256_maddubs_epi16(w[h].low, chosen);
                 dot[j].half[h] =
-                    _mm256_add_epi16(dot[j].half[h], _mm256_maddubs_epi16(w[h].low, chosen));
+                    wide ? _mm256_add_epi32(dot[j].half[h], _mm256_madd_epi16(products, one))
+                         : _mm256_add_epi16(dot[j].half[h], products);
             }
         }
     }
-    for (size_t j = 0; j < n_c; j++) {
+    for (size_t j = 0; !wide && j < n_c; j++) {
         for (size_t h = 0; h < 2; h++) {
             dot[j].half[h] = _mm256_madd_epi16(dot[j].half[h], s->mult[0][h]);
+        }
+    }
+}
+
+/* The values of rows q and 4 + q of eight, sixteen to a lane, signed. */
+SHOAL_INLINE void bitmap_tables(const uint8_t *values, bool eight, __m256i ret[4])
+{
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i offset = _mm256_set1_epi8(8);
+    __m256i first = load(values);
+    __m256i last = eight ? first : load(values + 64);
+    __m256i part[4] = {
+        _mm256_sub_epi8(_mm256_and_si256(first, mask), offset),
+        _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(first, 4), mask), offset),
+        _mm256_sub_epi8(_mm256_and_si256(last, mask), offset),
+        _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(last, 4), mask), offset),
+    };
+    __m256i low[2] = {_mm256_unpacklo_epi32(part[0], part[1]),
+                      _mm256_unpacklo_epi32(part[2], part[3])};
+    __m256i high[2] = {_mm256_unpackhi_epi32(part[0], part[1]),
+                       _mm256_unpackhi_epi32(part[2], part[3])};
+    ret[0] = _mm256_unpacklo_epi64(low[0], low[1]);
+    ret[1] = _mm256_unpackhi_epi64(low[0], low[1]);
+    ret[2] = _mm256_unpacklo_epi64(high[0], high[1]);
+    ret[3] = _mm256_unpackhi_epi64(high[0], high[1]);
+}
+
+/* Minus how many bytes of a lane, each 0 or -1, are -1 up to each. */
+SHOAL_INLINE __m256i count_up(__m256i set)
+{
+    set = _mm256_add_epi8(set, _mm256_bslli_epi128(set, 1));
+    set = _mm256_add_epi8(set, _mm256_bslli_epi128(set, 2));
+    set = _mm256_add_epi8(set, _mm256_bslli_epi128(set, 4));
+    return _mm256_add_epi8(set, _mm256_bslli_epi128(set, 8));
+}
+
+/* The 32 elements of eight rows, as ret[q][half]: sixteen to a lane, the lanes' rows as above. */
+SHOAL_INLINE void bitmap_values(const uint8_t *codes, bool eight, __m256i ret[4][2])
+{
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    const __m256i halves = _mm256_broadcastsi128_si256(_mm_set_epi64x(0x0101010101010101, 0));
+    const __m256i last = _mm256_set1_epi8(15);
+    const __m256i ones = _mm256_set1_epi8(-1);
+    __m256i bits = load(codes);
+    __m256i table[4];
+    bitmap_tables(codes + 64, eight, table);
+    for (int q = 0; q < 4; q++) {
+        __m256i before = _mm256_setzero_si256();
+        for (int h = 0; h < 2; h++) {
+            __m256i from = _mm256_add_epi8(halves, _mm256_set1_epi8((char)(4 * q + 2 * h)));
+            __m256i own = _mm256_and_si256(_mm256_shuffle_epi8(bits, from), bit);
+            __m256i set = _mm256_cmpeq_epi8(own, bit);
+            __m256i n = _mm256_add_epi8(count_up(set), before);
+            /* The n-th that is set has value n - 1, which is not of -n; others have none. */
+            __m256i index = _mm256_andnot_si256(_mm256_and_si256(n, set), ones);
+            ret[q][h] = _mm256_shuffle_epi8(table[q], index);
+            before = _mm256_shuffle_epi8(n, last);
+        }
+    }
+}
+
+/* A bitmap: rows are expanded, a register holding sixteen elements of two rows, and the exact sums
+ * of each row put together at the end. A pair of products is at most 2 * 8 * 127, two of them fit
+ * 16 bits. */
+SHOAL_INLINE void bitmap_dots(const uint8_t *codes, bool eight, const column *columns, size_t n_c,
+                              rows *dot)
+{
+    const __m256i one = _mm256_set1_epi16(1);
+    for (size_t h = 0; h < 2; h++) {
+        __m256i w[4][2];
+        bitmap_values(codes + 32 * h, eight, w);
+        for (size_t j = 0; j < n_c; j++) {
+            const __m128i *q = (const __m128i *)(const void *)columns[j].q;
+            const __m256i first = _mm256_broadcastsi128_si256(_mm_loadu_si128(q));
+            const __m256i last = _mm256_broadcastsi128_si256(_mm_loadu_si128(q + 1));
+            __m256i sum[4];
+            for (size_t i = 0; i < 4; i++) {
+                __m256i low = _mm256_maddubs_epi16(_mm256_abs_epi8(w[i][0]),
+                                                   _mm256_sign_epi8(first, w[i][0]));
+                __m256i high =
+                    _mm256_maddubs_epi16(_mm256_abs_epi8(w[i][1]), _mm256_sign_epi8(last, w[i][1]));
+                sum[i] = _mm256_madd_epi16(_mm256_add_epi16(low, high), one);
+            }
+            dot[j].half[h] = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]),
+                                               _mm256_hadd_epi32(sum[2], sum[3]));
         }
     }
 }
@@ -463,8 +565,10 @@ SHOAL_INLINE void take_block(const kind *k, const uint8_t *codes, unpack_fn *unp
         whole_dots(k, codes, unpack, s, columns, n_c, dot);
     } else if (k->arithmetic == HALVES) {
         halves_dots(k, codes, unpack, s, columns, n_c, dot);
-    } else if (k->arithmetic == PAIRS) {
-        pairs_dots(codes, unpack, s, columns, n_c, dot);
+    } else if (k->arithmetic == BITMAP) {
+        bitmap_dots(codes, k->sub == 128, columns, n_c, dot);
+    } else if (k->arithmetic == PAIRS || k->arithmetic == WIDE_PAIRS) {
+        pairs_dots(codes, unpack, k->arithmetic == WIDE_PAIRS, s, columns, n_c, dot);
     } else {
         wide_dots(codes, unpack, s, columns, n_c, dot);
     }

@@ -74,6 +74,57 @@ SHOAL_GROUP(s4, 32)
 SHOAL_GROUP(s4, 64)
 SHOAL_GROUP(s4, 128)
 
+static const kind s8 = {
+    .panel = SHOAL_PANEL_S8_64,
+    .arithmetic = WIDE_PAIRS,
+    .offset = 0,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 320,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = unpack_s8,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(s8)
+SHOAL_GROUP(s8, 32)
+SHOAL_GROUP(s8, 64)
+SHOAL_GROUP(s8, 128)
+
+static const kind b16 = {
+    .panel = SHOAL_PANEL_B16_64,
+    .arithmetic = BITMAP,
+    .offset = 0,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 192,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = NULL,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(b16)
+SHOAL_GROUP(b16, 32)
+SHOAL_GROUP(b16, 64)
+SHOAL_GROUP(b16, 128)
+
+static const kind b8 = {
+    .panel = SHOAL_PANEL_B8_64,
+    .arithmetic = BITMAP,
+    .offset = 0,
+    .mins = MINS_NONE,
+    .head = 32,
+    .sub = 128,
+    .codes = 0,
+    .n_subs = 0,
+    .unpack = NULL,
+    .scales = scales_d,
+};
+SHOAL_CHEAP_PRODUCT(b8)
+SHOAL_GROUP(b8, 32)
+SHOAL_GROUP(b8, 64)
+SHOAL_GROUP(b8, 128)
+
 static const kind n3 = {
     .panel = SHOAL_PANEL_N3_64,
     .arithmetic = WIDE,
@@ -127,4 +178,13 @@ void shoal_kernels_avx2_codes(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_N4_32] = gemm_n4_32;
     kernels->gemm[SHOAL_PANEL_N4_64] = gemm_n4_64;
     kernels->gemm[SHOAL_PANEL_N4_128] = gemm_n4_128;
+    kernels->gemm[SHOAL_PANEL_S8_32] = gemm_s8_32;
+    kernels->gemm[SHOAL_PANEL_S8_64] = gemm_s8_64;
+    kernels->gemm[SHOAL_PANEL_S8_128] = gemm_s8_128;
+    kernels->gemm[SHOAL_PANEL_B16_32] = gemm_b16_32;
+    kernels->gemm[SHOAL_PANEL_B16_64] = gemm_b16_64;
+    kernels->gemm[SHOAL_PANEL_B16_128] = gemm_b16_128;
+    kernels->gemm[SHOAL_PANEL_B8_32] = gemm_b8_32;
+    kernels->gemm[SHOAL_PANEL_B8_64] = gemm_b8_64;
+    kernels->gemm[SHOAL_PANEL_B8_128] = gemm_b8_128;
 }

@@ -139,6 +139,17 @@ SHOAL_INLINE unpacked unpack_tri(const uint8_t *tri, int i, const int8_t *levels
     };
 }
 
+/* Values of two of four with eight bits: magnitudes, and places with the sign in bit 2. */
+SHOAL_INLINE unpacked unpack_s8(const uint8_t *codes, int i, const int8_t *levels)
+{
+    (void)levels;
+    __m512i value = _mm512_loadu_si512(codes + 64 * (size_t)i);
+    __m512i sign = _mm512_and_si512(_mm512_srli_epi16(value, 5), _mm512_set1_epi8(4));
+    __m512i place =
+        _mm512_and_si512(shift(_mm512_loadu_si512(codes + 256), -2 * i), _mm512_set1_epi8(3));
+    return (unpacked){_mm512_abs_epi8(value), _mm512_or_si512(place, sign)};
+}
+
 /* Turning the top bit adds 128. */
 SHOAL_INLINE unpacked unpack_8bit(const uint8_t *codes, int i, const int8_t *levels)
 {
@@ -182,6 +193,13 @@ typedef enum parts {
     HALVES /* two a block, each for 16 elements */
 } parts;
 
+/* Which elements of a block have codes. */
+typedef enum choice {
+    ALL,
+    PAIRS, /* two of four: low are magnitudes, high signs and places */
+    BITMAP /* a bit each says; unpack is not called */
+} choice;
+
 /* What a block has besides codes, as floats. */
 typedef struct scales {
     __m512 d;
@@ -204,7 +222,7 @@ struct kind {
     size_t n_subs; /* 0: it has several groups, see tiles */
     unpack_fn *unpack;
     scales_fn *load;
-    bool pairs; /* two of four: low are magnitudes, high signs and places */
+    choice choice;
 };
 
 SHOAL_INLINE void load_d(const kind *k, const uint8_t *block, const uint8_t *sub, scales *ret)
@@ -384,6 +402,103 @@ SHOAL_INLINE void take_pairs(const kind *k, const pieces *at, const columns *x, 
     }
 }
 
+/* The values of the rows q, 4 + q, 8 + q and 12 + q, sixteen to a lane, signed. */
+SHOAL_INLINE void bitmap_tables(const uint8_t *values, bool eight, __m512i ret[4])
+{
+    const __m512i mask = _mm512_set1_epi8(15);
+    const __m512i offset = _mm512_set1_epi8(8);
+    __m512i first = _mm512_loadu_si512(values);
+    __m512i last = eight ? first : _mm512_loadu_si512(values + 64);
+    __m512i part[4] = {
+        _mm512_sub_epi8(_mm512_and_si512(first, mask), offset),
+        _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(first, 4), mask), offset),
+        _mm512_sub_epi8(_mm512_and_si512(last, mask), offset),
+        _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(last, 4), mask), offset),
+    };
+    __m512i low[2] = {_mm512_unpacklo_epi32(part[0], part[1]),
+                      _mm512_unpacklo_epi32(part[2], part[3])};
+    __m512i high[2] = {_mm512_unpackhi_epi32(part[0], part[1]),
+                       _mm512_unpackhi_epi32(part[2], part[3])};
+    ret[0] = _mm512_unpacklo_epi64(low[0], low[1]);
+    ret[1] = _mm512_unpackhi_epi64(low[0], low[1]);
+    ret[2] = _mm512_unpacklo_epi64(high[0], high[1]);
+    ret[3] = _mm512_unpackhi_epi64(high[0], high[1]);
+}
+
+/* Minus how many of a lane's sixteen bits, one a byte, are set up to each. */
+SHOAL_INLINE __m512i count_up(__mmask64 set)
+{
+    const __m512i middle = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0707070707070707, -1));
+    __m512i n = _mm512_movm_epi8(set);
+    n = _mm512_add_epi8(n, _mm512_slli_epi64(n, 8));
+    n = _mm512_add_epi8(n, _mm512_slli_epi64(n, 16));
+    n = _mm512_add_epi8(n, _mm512_slli_epi64(n, 32));
+    return _mm512_add_epi8(n, _mm512_shuffle_epi8(n, middle)); /* the low eight's, to the high */
+}
+
+/* The 32 elements of a panel's rows, as ret[q][half]: sixteen to a lane, the lanes' rows as above.
+ */
+SHOAL_INLINE void bitmap_values(const uint8_t *codes, bool eight, __m512i ret[4][2])
+{
+    const __m512i bit = _mm512_set1_epi64((int64_t)0x8040201008040201);
+    const __m512i halves = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0101010101010101, 0));
+    const __m512i last = _mm512_set1_epi8(15);
+    __m512i bits = _mm512_loadu_si512(codes);
+    __m512i table[4];
+    bitmap_tables(codes + 64, eight, table);
+    for (int q = 0; q < 4; q++) {
+        __m512i before = _mm512_setzero_si512();
+        for (int h = 0; h < 2; h++) {
+            __m512i from = _mm512_add_epi8(halves, _mm512_set1_epi8((char)(4 * q + 2 * h)));
+            __mmask64 set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, from), bit);
+            __m512i n = _mm512_add_epi8(count_up(set), before);
+            /* The n-th that is set has value n - 1, which is not of -n. */
+            __m512i index = _mm512_xor_si512(n, _mm512_set1_epi8(-1));
+            ret[q][h] = _mm512_maskz_shuffle_epi8(set, table[q], index);
+            before = _mm512_shuffle_epi8(n, last);
+        }
+    }
+}
+
+/* From four partial sums of each row to one, in the order of the rows. */
+SHOAL_INLINE __m512i gather_rows(const __m512i s[4])
+{
+    __m512i first =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
+    __m512i last =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[3]), _mm512_unpackhi_epi32(s[2], s[3]));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(first, last), _mm512_unpackhi_epi64(first, last));
+}
+
+/* A bitmap: rows are expanded, a register holding sixteen elements of four rows, and the exact sums
+ * of each row put together at the end. */
+SHOAL_INLINE void take_bitmap(const kind *k, const pieces *at, const columns *x, size_t n_p,
+                              size_t n_c, __m512 acc[PANELS_MAX][COLS_MAX])
+{
+    const __m512i zero = _mm512_setzero_si512();
+    for (size_t p = 0; p < n_p; p++) {
+        __m512i w[4][2];
+        scales s;
+        bitmap_values(at->codes[p], k->sub == 128, w);
+        k->load(k, at->block[p], at->sub[p], &s);
+        for (size_t j = 0; j < n_c; j++) {
+            __m512i sum[4] = {zero, zero, zero, zero};
+            for (size_t h = 0; h < 2; h++) {
+                const int8_t *q = codes_of(x, j) + 16 * h;
+                const __m512i acts =
+                    _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)q));
+                for (size_t i = 0; i < 4; i++) {
+                    __m512i turned =
+                        _mm512_mask_sub_epi8(acts, _mm512_movepi8_mask(w[i][h]), zero, acts);
+                    sum[i] = _mm512_dpbusd_epi32(sum[i], _mm512_abs_epi8(w[i][h]), turned);
+                }
+            }
+            __m512i dot = gather_rows(sum);
+            acc[p][j] = add_dot(k, &s, act_of(x, j), dot, dot, acc[p][j]);
+        }
+    }
+}
+
 /* Takes a block of each panel into the sums of n_c columns. */
 SHOAL_INLINE void take_block(const kind *k, unpack_fn *unpack, scales_fn *load, const pieces *at,
                              const columns *x, size_t n_p, size_t n_c,
@@ -529,8 +644,10 @@ SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, 
                 }
                 wait = s->n_turns - 1;
             }
-            if (k->pairs) {
+            if (k->choice == PAIRS) {
                 take_pairs(k, &at, &x, n_p, n_c, acc);
+            } else if (k->choice == BITMAP) {
+                take_bitmap(k, &at, &x, n_p, n_c, acc);
             } else {
                 take_block(k, k->unpack, k->load, &at, &x, n_p, n_c, acc);
             }

@@ -7,13 +7,16 @@
 
 #include "common/kernels/avx512_quant.h"
 
-/* offset, scales, mins, head, sub, codes, n_subs, unpack, load, pairs */
-static const kind c2 = {2, NONE, NONE, 32, 128, 0, 0, unpack_2bit, load_d, false};
-static const kind c3 = {4, NONE, NONE, 32, 192, 0, 0, unpack_tri, load_d, false};
-static const kind c4 = {8, NONE, NONE, 32, 256, 0, 0, unpack_nib, load_d, false};
-static const kind n3 = {128, NONE, NONE, 32, 192, 0, 0, unpack_n3, load_d, false};
-static const kind n4 = {128, NONE, NONE, 32, 256, 0, 0, unpack_n4, load_d, false};
-static const kind s4 = {0, NONE, NONE, 32, 192, 0, 0, unpack_tri, load_d, true};
+/* offset, scales, mins, head, sub, codes, n_subs, unpack, load, choice */
+static const kind c2 = {2, NONE, NONE, 32, 128, 0, 0, unpack_2bit, load_d, ALL};
+static const kind c3 = {4, NONE, NONE, 32, 192, 0, 0, unpack_tri, load_d, ALL};
+static const kind c4 = {8, NONE, NONE, 32, 256, 0, 0, unpack_nib, load_d, ALL};
+static const kind n3 = {128, NONE, NONE, 32, 192, 0, 0, unpack_n3, load_d, ALL};
+static const kind n4 = {128, NONE, NONE, 32, 256, 0, 0, unpack_n4, load_d, ALL};
+static const kind s4 = {0, NONE, NONE, 32, 192, 0, 0, unpack_tri, load_d, PAIRS};
+static const kind s8 = {0, NONE, NONE, 32, 320, 0, 0, unpack_s8, load_d, PAIRS};
+static const kind b16 = {0, NONE, NONE, 32, 192, 0, 0, NULL, load_d, BITMAP};
+static const kind b8 = {0, NONE, NONE, 32, 128, 0, 0, NULL, load_d, BITMAP};
 
 SHOAL_WIDE(c2)
 SHOAL_GROUP(c2, 32)
@@ -30,6 +33,18 @@ SHOAL_WIDE(s4)
 SHOAL_GROUP(s4, 32)
 SHOAL_GROUP(s4, 64)
 SHOAL_GROUP(s4, 128)
+SHOAL_WIDE(s8)
+SHOAL_GROUP(s8, 32)
+SHOAL_GROUP(s8, 64)
+SHOAL_GROUP(s8, 128)
+SHOAL_WIDE(b16)
+SHOAL_GROUP(b16, 32)
+SHOAL_GROUP(b16, 64)
+SHOAL_GROUP(b16, 128)
+SHOAL_WIDE(b8)
+SHOAL_GROUP(b8, 32)
+SHOAL_GROUP(b8, 64)
+SHOAL_GROUP(b8, 128)
 SHOAL_WIDE(n3)
 SHOAL_GROUP(n3, 32)
 SHOAL_GROUP(n3, 64)
@@ -58,4 +73,13 @@ void shoal_kernels_avx512_codes(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_N4_32] = gemm_n4_32;
     kernels->gemm[SHOAL_PANEL_N4_64] = gemm_n4_64;
     kernels->gemm[SHOAL_PANEL_N4_128] = gemm_n4_128;
+    kernels->gemm[SHOAL_PANEL_S8_32] = gemm_s8_32;
+    kernels->gemm[SHOAL_PANEL_S8_64] = gemm_s8_64;
+    kernels->gemm[SHOAL_PANEL_S8_128] = gemm_s8_128;
+    kernels->gemm[SHOAL_PANEL_B16_32] = gemm_b16_32;
+    kernels->gemm[SHOAL_PANEL_B16_64] = gemm_b16_64;
+    kernels->gemm[SHOAL_PANEL_B16_128] = gemm_b16_128;
+    kernels->gemm[SHOAL_PANEL_B8_32] = gemm_b8_32;
+    kernels->gemm[SHOAL_PANEL_B8_64] = gemm_b8_64;
+    kernels->gemm[SHOAL_PANEL_B8_128] = gemm_b8_128;
 }

@@ -215,6 +215,76 @@ SHOAL_INLINE void neon_codes_q6_k(const uint8_t *codes, size_t quad, const int8_
     neon_signed(u, 32, w);
 }
 
+/* Two of four of a quad of rows: sixteen values of each, four to a register, and where in four they
+ * belong, with bit 2 where the activation is to be negative. */
+typedef void neon_pairs_fn(const uint8_t *codes, size_t quad, int8x16_t value[4],
+                           uint8x16_t place[4]);
+
+SHOAL_INLINE void neon_pairs_s4(const uint8_t *codes, size_t quad, int8x16_t value[4],
+                                uint8x16_t place[4])
+{
+    uint8x16_t u[NEON_GROUPS];
+    neon_tri(codes, quad, u);
+    for (size_t i = 0; i < 4; i++) {
+        value[i] = vreinterpretq_s8_u8(u[i]);
+        place[i] = u[4 + i];
+    }
+}
+
+SHOAL_INLINE void neon_pairs_s8(const uint8_t *codes, size_t quad, int8x16_t value[4],
+                                uint8x16_t place[4])
+{
+    const uint8x16_t mask = vdupq_n_u8(3);
+    uint8x16_t at = vld1q_u8(codes + 4 * NEON_ROWS_BYTES + quad * 16);
+    place[0] = vandq_u8(at, mask);
+    place[1] = vandq_u8(vshrq_n_u8(at, 2), mask);
+    place[2] = vandq_u8(vshrq_n_u8(at, 4), mask);
+    place[3] = vshrq_n_u8(at, 6);
+    for (size_t i = 0; i < 4; i++) {
+        value[i] = vreinterpretq_s8_u8(vld1q_u8(codes + i * NEON_ROWS_BYTES + quad * 16));
+    }
+}
+
+/* A bitmap: the 32 elements of the rows of a quad, sixteen to a register. */
+SHOAL_INLINE void neon_bitmap(const uint8_t *codes, size_t quad, bool eight, int8x16_t w[4][2])
+{
+    static const uint8_t powers[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    static const uint8_t bytes[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    const uint8x16_t zero = vdupq_n_u8(0);
+    const uint8x16_t bits = vld1q_u8(codes + quad * 16);
+    const uint8x16_t first = vld1q_u8(codes + NEON_ROWS_BYTES + quad * 16);
+    const uint8x16_t last = eight ? first : vld1q_u8(codes + NEON_TWO_BYTES + quad * 16);
+    uint32x4_t part[4] = {
+        vreinterpretq_u32_u8(vandq_u8(first, vdupq_n_u8(15))),
+        vreinterpretq_u32_u8(vshrq_n_u8(first, 4)),
+        vreinterpretq_u32_u8(vandq_u8(last, vdupq_n_u8(15))),
+        vreinterpretq_u32_u8(vshrq_n_u8(last, 4)),
+    };
+    uint64x2_t low[2] = {vreinterpretq_u64_u32(vzip1q_u32(part[0], part[1])),
+                         vreinterpretq_u64_u32(vzip1q_u32(part[2], part[3]))};
+    uint64x2_t high[2] = {vreinterpretq_u64_u32(vzip2q_u32(part[0], part[1])),
+                          vreinterpretq_u64_u32(vzip2q_u32(part[2], part[3]))};
+    const uint64x2_t tables[4] = {vzip1q_u64(low[0], low[1]), vzip2q_u64(low[0], low[1]),
+                                  vzip1q_u64(high[0], high[1]), vzip2q_u64(high[0], high[1])};
+    for (size_t q = 0; q < 4; q++) {
+        const int8x16_t table = vsubq_s8(vreinterpretq_s8_u64(tables[q]), vdupq_n_s8(8));
+        uint8x16_t before = zero;
+        for (size_t h = 0; h < 2; h++) {
+            uint8x16_t from = vaddq_u8(vld1q_u8(bytes), vdupq_n_u8((uint8_t)(4 * q + 2 * h)));
+            uint8x16_t set = vtstq_u8(vqtbl1q_u8(bits, from), vld1q_u8(powers));
+            uint8x16_t n = set; /* minus how many are set up to each */
+            n = vaddq_u8(n, vextq_u8(zero, n, 15));
+            n = vaddq_u8(n, vextq_u8(zero, n, 14));
+            n = vaddq_u8(n, vextq_u8(zero, n, 12));
+            n = vaddq_u8(vaddq_u8(n, vextq_u8(zero, n, 8)), before);
+            /* The n-th that is set has value n - 1 of sixteen; others find none. */
+            uint8x16_t index = vandq_u8(vmvnq_u8(vandq_u8(n, set)), vdupq_n_u8(0x8F));
+            w[q][h] = vqtbl1q_s8(table, index);
+            before = vdupq_laneq_u8(n, 15);
+        }
+    }
+}
+
 #endif
 
 #endif

@@ -328,11 +328,11 @@ SHOAL_INLINE int8x16_t signed_table(const int8_t *x)
         vzip1q_s32(vreinterpretq_s32_s8(eight), vreinterpretq_s32_s8(negative)));
 }
 
-/* Two of four: magnitudes against the activations that signs and places choose. */
-SHOAL_INLINE void pairs_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_subs, size_t n_c)
+/* Two of four: values against the activations that signs and places choose. */
+SHOAL_INLINE void pairs_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_subs,
+                             size_t sub_bytes, neon_pairs_fn *pairs, size_t n_c)
 {
     const size_t n_acts = g->k / SHOAL_QBLOCK;
-    const size_t sub_bytes = 3 * NEON_ROWS_BYTES;
     const size_t block_bytes = 2 * ROWS + n_subs * sub_bytes;
     const uint8x16_t second = vreinterpretq_u8_u32(vdupq_n_u32(0x08080000));
     const uint8_t *panel = (const uint8_t *)g->panels + p * (n_acts / n_subs) * block_bytes;
@@ -349,15 +349,16 @@ SHOAL_INLINE void pairs_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_s
             table[i / 4][i % 4] = signed_table(q + 8 * (i % 4));
         }
         for (size_t quad = 0; quad < QUADS; quad++) {
-            uint8x16_t u[NEON_GROUPS];
-            neon_tri(sub, quad, u);
+            int8x16_t value[4];
+            uint8x16_t place[4];
+            pairs(sub, quad, value, place);
             scales s;
             read_scales(FORM_PLAIN, block, sub, quad, &s);
             for (size_t j = 0; j < n_c; j++) {
                 int32x4_t dot[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
                 for (size_t i = 0; i < 4; i++) {
-                    int8x16_t chosen = vqtbl1q_s8(table[j][i], vorrq_u8(u[4 + i], second));
-                    dot[0] = row_dots(dot[0], vreinterpretq_s8_u8(u[i]), chosen);
+                    int8x16_t chosen = vqtbl1q_s8(table[j][i], vorrq_u8(place[i], second));
+                    dot[0] = row_dots(dot[0], value[i], chosen);
                 }
                 const shoal_act_block *act = g->xb + (c + j) * n_acts + b;
                 acc[j][quad] = scale_in(FORM_PLAIN, &s, dot, act, acc[j][quad]);
@@ -369,17 +370,89 @@ SHOAL_INLINE void pairs_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_s
     }
 }
 
-static void s4(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs)
+SHOAL_INLINE void pairs_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs,
+                             size_t sub_bytes, neon_pairs_fn *pairs)
 {
     for (size_t p = p0; p < p1; p++) {
         size_t c = 0;
         for (; c + 4 <= g->n_cols; c += 4) {
-            pairs_tile(g, p, c, n_subs, 4);
+            pairs_tile(g, p, c, n_subs, sub_bytes, pairs, 4);
         }
         for (; c < g->n_cols; c++) {
-            pairs_tile(g, p, c, n_subs, 1);
+            pairs_tile(g, p, c, n_subs, sub_bytes, pairs, 1);
         }
     }
+}
+
+#    define PAIRS(name, pairs, sub_bytes)                                                          \
+        static void name(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs)                 \
+        {                                                                                          \
+            pairs_gemm(g, p0, p1, n_subs, sub_bytes, pairs);                                       \
+        }
+PAIRS(s4, neon_pairs_s4, 192)
+PAIRS(s8, neon_pairs_s8, 320)
+
+/* A bitmap: rows are expanded, and the exact sums of each put together at the end. */
+SHOAL_INLINE void bitmap_tile(const shoal_gemm *g, size_t p, size_t c, size_t n_subs, bool eight,
+                              size_t n_c)
+{
+    const size_t n_acts = g->k / SHOAL_QBLOCK;
+    const size_t sub_bytes = eight ? 2 * NEON_ROWS_BYTES : 3 * NEON_ROWS_BYTES;
+    const size_t block_bytes = 2 * ROWS + n_subs * sub_bytes;
+    const uint8_t *panel = (const uint8_t *)g->panels + p * (n_acts / n_subs) * block_bytes;
+    float32x4_t acc[COLS_MAX][QUADS];
+    for (size_t i = 0; i < n_c * QUADS; i++) {
+        acc[i / QUADS][i % QUADS] = vdupq_n_f32(0.0F);
+    }
+    for (size_t b = 0; b < n_acts; b++) {
+        const uint8_t *block = panel + b / n_subs * block_bytes;
+        const uint8_t *sub = block + 2 * ROWS + b % n_subs * sub_bytes;
+        for (size_t quad = 0; quad < QUADS; quad++) {
+            int8x16_t w[4][2];
+            neon_bitmap(sub, quad, eight, w);
+            scales s;
+            read_scales(FORM_PLAIN, block, sub, quad, &s);
+            for (size_t j = 0; j < n_c; j++) {
+                const int8_t *q = g->xq + (c + j) * g->k + b * SHOAL_QBLOCK;
+                int32x4_t sum[4];
+                for (size_t i = 0; i < 4; i++) {
+                    sum[i] = row_dots(vdupq_n_s32(0), w[i][0], vld1q_s8(q));
+                    sum[i] = row_dots(sum[i], w[i][1], vld1q_s8(q + 16));
+                }
+                int32x4_t dot[2] = {
+                    vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3])),
+                    vdupq_n_s32(0)};
+                const shoal_act_block *act = g->xb + (c + j) * n_acts + b;
+                acc[j][quad] = scale_in(FORM_PLAIN, &s, dot, act, acc[j][quad]);
+            }
+        }
+    }
+    for (size_t j = 0; j < n_c; j++) {
+        neon_put(g, p, c + j, acc[j]);
+    }
+}
+
+SHOAL_INLINE void bitmap_gemm(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs, bool eight)
+{
+    for (size_t p = p0; p < p1; p++) {
+        size_t c = 0;
+        for (; c + 4 <= g->n_cols; c += 4) {
+            bitmap_tile(g, p, c, n_subs, eight, 4);
+        }
+        for (; c < g->n_cols; c++) {
+            bitmap_tile(g, p, c, n_subs, eight, 1);
+        }
+    }
+}
+
+static void b16(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs)
+{
+    bitmap_gemm(g, p0, p1, n_subs, false);
+}
+
+static void b8(const shoal_gemm *g, size_t p0, size_t p1, size_t n_subs)
+{
+    bitmap_gemm(g, p0, p1, n_subs, true);
 }
 
 #    define GROUP(name, group)                                                                     \
@@ -398,6 +471,15 @@ GROUP(c4, 128)
 GROUP(s4, 32)
 GROUP(s4, 64)
 GROUP(s4, 128)
+GROUP(s8, 32)
+GROUP(s8, 64)
+GROUP(s8, 128)
+GROUP(b16, 32)
+GROUP(b16, 64)
+GROUP(b16, 128)
+GROUP(b8, 32)
+GROUP(b8, 64)
+GROUP(b8, 128)
 GROUP(n3, 32)
 GROUP(n3, 64)
 GROUP(n3, 128)
@@ -436,6 +518,15 @@ void SHOAL_NEON_QUANT_DOOR(shoal_kernels *kernels)
     kernels->gemm[SHOAL_PANEL_N4_32] = gemm_n4_32;
     kernels->gemm[SHOAL_PANEL_N4_64] = gemm_n4_64;
     kernels->gemm[SHOAL_PANEL_N4_128] = gemm_n4_128;
+    kernels->gemm[SHOAL_PANEL_S8_32] = gemm_s8_32;
+    kernels->gemm[SHOAL_PANEL_S8_64] = gemm_s8_64;
+    kernels->gemm[SHOAL_PANEL_S8_128] = gemm_s8_128;
+    kernels->gemm[SHOAL_PANEL_B16_32] = gemm_b16_32;
+    kernels->gemm[SHOAL_PANEL_B16_64] = gemm_b16_64;
+    kernels->gemm[SHOAL_PANEL_B16_128] = gemm_b16_128;
+    kernels->gemm[SHOAL_PANEL_B8_32] = gemm_b8_32;
+    kernels->gemm[SHOAL_PANEL_B8_64] = gemm_b8_64;
+    kernels->gemm[SHOAL_PANEL_B8_128] = gemm_b8_128;
 }
 
 #endif

@@ -34,6 +34,15 @@ static const shoal_panel_info infos[SHOAL_PANELS] = {
     [SHOAL_PANEL_N4_32] = {"n4_32", SHOAL_QBLOCK, 288, true},
     [SHOAL_PANEL_N4_64] = {"n4_64", 64, 544, true},
     [SHOAL_PANEL_N4_128] = {"n4_128", 128, 1056, true},
+    [SHOAL_PANEL_S8_32] = {"s8_32", SHOAL_QBLOCK, 352, true},
+    [SHOAL_PANEL_S8_64] = {"s8_64", 64, 672, true},
+    [SHOAL_PANEL_S8_128] = {"s8_128", 128, 1312, true},
+    [SHOAL_PANEL_B16_32] = {"b16_32", SHOAL_QBLOCK, 224, true},
+    [SHOAL_PANEL_B16_64] = {"b16_64", 64, 416, true},
+    [SHOAL_PANEL_B16_128] = {"b16_128", 128, 800, true},
+    [SHOAL_PANEL_B8_32] = {"b8_32", SHOAL_QBLOCK, 160, true},
+    [SHOAL_PANEL_B8_64] = {"b8_64", 64, 288, true},
+    [SHOAL_PANEL_B8_128] = {"b8_128", 128, 544, true},
 };
 
 /* Quantiles of a normal distribution, as IQ4_NL is published. */

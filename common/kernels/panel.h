@@ -31,6 +31,14 @@
  *              sixteen (i = 0, 1) belongs to elements 4q to 4q + 3. Its magnitude is element
  *              2q + i of tri; element 16 + 2q + i has its place in bits 0 and 1, and in bit 2
  *              whether it is negative                        d * value
+ *   s8     { uint16_t d[16]; G / 32 x { int8_t q[4][16][4]; uint8_t at[16][4] } }: the same with
+ *              values of 8 bits. Value 4t + j of row r is [t][r][j] of q, its place in four is bits
+ *              2t and 2t + 1 of [r][j] of at                d * value
+ *   b16    { uint16_t d[16]; G / 32 x { uint8_t bits[16][4]; uint8_t q[2][16][4] } }: bit i % 8 of
+ *              bits[r][i / 8] says whether element i of 32 is there. What is, takes the sixteen
+ *              values in order, from the first again when there are more. Value 8t + j is the low
+ *              nibble of q[t][r][j], value 8t + 4 + j the high one    d * (value - 8), else 0
+ *   b8     the same with q[1][16][4], eight values
  *   n3     { uint16_t d[16]; G / 32 x tri }                  d * level[code], of 8 levels
  *   n4     { uint16_t d[16]; G / 32 x nib }                  d * level[code], of 16 levels
  * Of 256 elements, eight sub-blocks of 32 each, halves of 16:
@@ -49,7 +57,7 @@
  *   quantised  per block of 32 ascending, S the activations' scale:
  *              acc = fma(f32(d) * S, (float)I, acc), where I is the exact integer
  *                32-types: sum of code * x, offsets taken off (q4_1, q5_1: codes as they are)
- *                c2 to s4: the same, values of one place both counted
+ *                c2 to b8: the same, values of one place both counted
  *                n3, n4:   sum of level[code] * x, levels -127 to 127
  *                K-types:  sum over both halves h of sc_h * (sum of code * x of that half)
  *              then the mins:
@@ -106,6 +114,15 @@ typedef enum shoal_panel {
     SHOAL_PANEL_N4_32,
     SHOAL_PANEL_N4_64,
     SHOAL_PANEL_N4_128,
+    SHOAL_PANEL_S8_32,
+    SHOAL_PANEL_S8_64,
+    SHOAL_PANEL_S8_128,
+    SHOAL_PANEL_B16_32,
+    SHOAL_PANEL_B16_64,
+    SHOAL_PANEL_B16_128,
+    SHOAL_PANEL_B8_32,
+    SHOAL_PANEL_B8_64,
+    SHOAL_PANEL_B8_128,
     SHOAL_PANELS
 } shoal_panel;
 

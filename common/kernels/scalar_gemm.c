@@ -19,6 +19,7 @@ enum {
     TWO_BYTES = 128,
     HI1_BYTES = 64,
     TRI_BYTES = 192,
+    PAIRS_BYTES = 320,      /* sixteen values of eight bits, and their places */
     SCALES_BYTES = 2 * ROWS /* sixteen f16 scales */
 };
 
@@ -447,6 +448,46 @@ static void view_s4(const uint8_t *block, size_t s, block_view *view)
     }
 }
 
+static void view_s8(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    const uint8_t *q = block + SCALES_BYTES + s * PAIRS_BYTES;
+    const uint8_t *at = q + 4 * (size_t)HI1_BYTES;
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t i = 0; i < HALF; i++) {
+            int place = at[r * 4 + i % 4] >> i / 4 * 2 & 3;
+            view->codes[r][i / 2 * 4 + (size_t)place] += (int8_t)q[(i / 4 * ROWS + r) * 4 + i % 4];
+        }
+    }
+}
+
+static void view_bitmap(const uint8_t *sub, size_t n_values, block_view *view)
+{
+    for (size_t r = 0; r < ROWS; r++) {
+        size_t n = 0;
+        for (size_t i = 0; i < N; i++) {
+            view->codes[r][i] = 0;
+            if (sub[r * 4 + i / 8] >> i % 8 & 1) {
+                size_t v = n++ % n_values;
+                uint8_t both = sub[HI1_BYTES + (v / 8 * ROWS + r) * 4 + v % 4];
+                view->codes[r][i] = (v % 8 < 4 ? both & 15 : both >> 4) - 8;
+            }
+        }
+    }
+}
+
+static void view_b16(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    view_bitmap(block + SCALES_BYTES + s * 3 * HI1_BYTES, 16, view);
+}
+
+static void view_b8(const uint8_t *block, size_t s, block_view *view)
+{
+    view_scales(block, view);
+    view_bitmap(block + SCALES_BYTES + s * 2 * HI1_BYTES, 8, view);
+}
+
 static void view_n3(const uint8_t *block, size_t s, block_view *view)
 {
     view_scales(block, view);
@@ -552,6 +593,15 @@ SHOAL_VIEWED(c4_128, C4_128, MINS_NONE, view_c4)
 SHOAL_VIEWED(s4_32, S4_32, MINS_NONE, view_s4)
 SHOAL_VIEWED(s4_64, S4_64, MINS_NONE, view_s4)
 SHOAL_VIEWED(s4_128, S4_128, MINS_NONE, view_s4)
+SHOAL_VIEWED(s8_32, S8_32, MINS_NONE, view_s8)
+SHOAL_VIEWED(s8_64, S8_64, MINS_NONE, view_s8)
+SHOAL_VIEWED(s8_128, S8_128, MINS_NONE, view_s8)
+SHOAL_VIEWED(b16_32, B16_32, MINS_NONE, view_b16)
+SHOAL_VIEWED(b16_64, B16_64, MINS_NONE, view_b16)
+SHOAL_VIEWED(b16_128, B16_128, MINS_NONE, view_b16)
+SHOAL_VIEWED(b8_32, B8_32, MINS_NONE, view_b8)
+SHOAL_VIEWED(b8_64, B8_64, MINS_NONE, view_b8)
+SHOAL_VIEWED(b8_128, B8_128, MINS_NONE, view_b8)
 SHOAL_VIEWED(n3_32, N3_32, MINS_NONE, view_n3)
 SHOAL_VIEWED(n3_64, N3_64, MINS_NONE, view_n3)
 SHOAL_VIEWED(n3_128, N3_128, MINS_NONE, view_n3)
@@ -578,6 +628,11 @@ void shoal_kernels_scalar_gemm(shoal_kernels *kernels)
         [SHOAL_PANEL_N3_32] = gemm_n3_32,   [SHOAL_PANEL_N3_64] = gemm_n3_64,
         [SHOAL_PANEL_N3_128] = gemm_n3_128, [SHOAL_PANEL_N4_32] = gemm_n4_32,
         [SHOAL_PANEL_N4_64] = gemm_n4_64,   [SHOAL_PANEL_N4_128] = gemm_n4_128,
+        [SHOAL_PANEL_S8_32] = gemm_s8_32,   [SHOAL_PANEL_S8_64] = gemm_s8_64,
+        [SHOAL_PANEL_S8_128] = gemm_s8_128, [SHOAL_PANEL_B16_32] = gemm_b16_32,
+        [SHOAL_PANEL_B16_64] = gemm_b16_64, [SHOAL_PANEL_B16_128] = gemm_b16_128,
+        [SHOAL_PANEL_B8_32] = gemm_b8_32,   [SHOAL_PANEL_B8_64] = gemm_b8_64,
+        [SHOAL_PANEL_B8_128] = gemm_b8_128,
     };
     kernels->quantize_q8 = quantize_q8;
     memcpy(kernels->gemm, products, sizeof products);

@@ -5,23 +5,48 @@
 #include <strings.h>
 
 static const shoal_type_info infos[] = {
-    {SHOAL_TYPE_F32, "F32", 1, 4},          {SHOAL_TYPE_F16, "F16", 1, 2},
-    {SHOAL_TYPE_Q4_0, "Q4_0", 32, 18},      {SHOAL_TYPE_Q4_1, "Q4_1", 32, 20},
-    {SHOAL_TYPE_Q5_0, "Q5_0", 32, 22},      {SHOAL_TYPE_Q5_1, "Q5_1", 32, 24},
-    {SHOAL_TYPE_Q8_0, "Q8_0", 32, 34},      {SHOAL_TYPE_Q2_K, "Q2_K", 256, 84},
-    {SHOAL_TYPE_Q3_K, "Q3_K", 256, 110},    {SHOAL_TYPE_Q4_K, "Q4_K", 256, 144},
-    {SHOAL_TYPE_Q5_K, "Q5_K", 256, 176},    {SHOAL_TYPE_Q6_K, "Q6_K", 256, 210},
-    {SHOAL_TYPE_IQ4_NL, "IQ4_NL", 32, 18},  {SHOAL_TYPE_I8, "I8", 1, 1},
-    {SHOAL_TYPE_I32, "I32", 1, 4},          {SHOAL_TYPE_BF16, "BF16", 1, 2},
-    {SHOAL_TYPE_C2_32, "C2_32", 32, 10},    {SHOAL_TYPE_C2_64, "C2_64", 64, 18},
-    {SHOAL_TYPE_C2_128, "C2_128", 128, 34}, {SHOAL_TYPE_C3_32, "C3_32", 32, 14},
-    {SHOAL_TYPE_C3_64, "C3_64", 64, 26},    {SHOAL_TYPE_C3_128, "C3_128", 128, 50},
-    {SHOAL_TYPE_C4_64, "C4_64", 64, 34},    {SHOAL_TYPE_C4_128, "C4_128", 128, 66},
-    {SHOAL_TYPE_S4_32, "S4_32", 32, 14},    {SHOAL_TYPE_S4_64, "S4_64", 64, 26},
-    {SHOAL_TYPE_S4_128, "S4_128", 128, 50}, {SHOAL_TYPE_N3_32, "N3_32", 32, 14},
-    {SHOAL_TYPE_N3_64, "N3_64", 64, 26},    {SHOAL_TYPE_N3_128, "N3_128", 128, 50},
-    {SHOAL_TYPE_N4_32, "N4_32", 32, 18},    {SHOAL_TYPE_N4_64, "N4_64", 64, 34},
+    {SHOAL_TYPE_F32, "F32", 1, 4},
+    {SHOAL_TYPE_F16, "F16", 1, 2},
+    {SHOAL_TYPE_Q4_0, "Q4_0", 32, 18},
+    {SHOAL_TYPE_Q4_1, "Q4_1", 32, 20},
+    {SHOAL_TYPE_Q5_0, "Q5_0", 32, 22},
+    {SHOAL_TYPE_Q5_1, "Q5_1", 32, 24},
+    {SHOAL_TYPE_Q8_0, "Q8_0", 32, 34},
+    {SHOAL_TYPE_Q2_K, "Q2_K", 256, 84},
+    {SHOAL_TYPE_Q3_K, "Q3_K", 256, 110},
+    {SHOAL_TYPE_Q4_K, "Q4_K", 256, 144},
+    {SHOAL_TYPE_Q5_K, "Q5_K", 256, 176},
+    {SHOAL_TYPE_Q6_K, "Q6_K", 256, 210},
+    {SHOAL_TYPE_IQ4_NL, "IQ4_NL", 32, 18},
+    {SHOAL_TYPE_I8, "I8", 1, 1},
+    {SHOAL_TYPE_I32, "I32", 1, 4},
+    {SHOAL_TYPE_BF16, "BF16", 1, 2},
+    {SHOAL_TYPE_C2_32, "C2_32", 32, 10},
+    {SHOAL_TYPE_C2_64, "C2_64", 64, 18},
+    {SHOAL_TYPE_C2_128, "C2_128", 128, 34},
+    {SHOAL_TYPE_C3_32, "C3_32", 32, 14},
+    {SHOAL_TYPE_C3_64, "C3_64", 64, 26},
+    {SHOAL_TYPE_C3_128, "C3_128", 128, 50},
+    {SHOAL_TYPE_C4_64, "C4_64", 64, 34},
+    {SHOAL_TYPE_C4_128, "C4_128", 128, 66},
+    {SHOAL_TYPE_S4_32, "S4_32", 32, 14},
+    {SHOAL_TYPE_S4_64, "S4_64", 64, 26},
+    {SHOAL_TYPE_S4_128, "S4_128", 128, 50},
+    {SHOAL_TYPE_N3_32, "N3_32", 32, 14},
+    {SHOAL_TYPE_N3_64, "N3_64", 64, 26},
+    {SHOAL_TYPE_N3_128, "N3_128", 128, 50},
+    {SHOAL_TYPE_N4_32, "N4_32", 32, 18},
+    {SHOAL_TYPE_N4_64, "N4_64", 64, 34},
     {SHOAL_TYPE_N4_128, "N4_128", 128, 66},
+    {SHOAL_TYPE_S8_32, "S8_32", 32, 22},
+    {SHOAL_TYPE_S8_64, "S8_64", 64, 42},
+    {SHOAL_TYPE_S8_128, "S8_128", 128, 82},
+    {SHOAL_TYPE_B16_32, "B16_32", 32, 14},
+    {SHOAL_TYPE_B16_64, "B16_64", 64, 26},
+    {SHOAL_TYPE_B16_128, "B16_128", 128, 50},
+    {SHOAL_TYPE_B8_32, "B8_32", 32, 10},
+    {SHOAL_TYPE_B8_64, "B8_64", 64, 18},
+    {SHOAL_TYPE_B8_128, "B8_128", 128, 34},
 };
 
 const shoal_type_info *shoal_type_find(uint32_t type)
@@ -53,7 +78,8 @@ const char *shoal_type_names(void)
 const char *shoal_type_own_names(void)
 {
     return "C2_32, C2_64, C2_128, C3_32, C3_64, C3_128, C4_64, C4_128, S4_32, S4_64, S4_128, "
-           "N3_32, N3_64, N3_128, N4_32, N4_64, N4_128";
+           "N3_32, N3_64, N3_128, N4_32, N4_64, N4_128, S8_32, S8_64, S8_128, "
+           "B16_32, B16_64, B16_128, B8_32, B8_64, B8_128";
 }
 
 bool shoal_type_is_own(shoal_type type)

@@ -28,8 +28,9 @@ typedef enum shoal_type {
     SHOAL_TYPE_I32 = 26, /* counts and places (weight/sides.h), never a matrix */
     SHOAL_TYPE_BF16 = 30,
     /* Types of our own, which a file holds as I8 (gguf.h): codes of 2, 3 and 4 bits with an f16
-     * scale for each group of 32, 64 or 128, in S4 two of every four, in N3 and N4 indices of
-     * levels (common/weight/codes.h). */
+     * scale for each group of 32, 64 or 128, in S4 two of every four, in S8 the same of 8 bits, in
+     * B16 and B8 at most 16 and 8 of every 32, in N3 and N4 indices of levels
+     * (common/weight/codes.h). */
     SHOAL_TYPE_OWN = 128, /* none itself: they begin here, */
     SHOAL_TYPE_C2_32 = SHOAL_TYPE_OWN,
     SHOAL_TYPE_C2_64,
@@ -48,6 +49,15 @@ typedef enum shoal_type {
     SHOAL_TYPE_N4_32,
     SHOAL_TYPE_N4_64,
     SHOAL_TYPE_N4_128,
+    SHOAL_TYPE_S8_32,
+    SHOAL_TYPE_S8_64,
+    SHOAL_TYPE_S8_128,
+    SHOAL_TYPE_B16_32,
+    SHOAL_TYPE_B16_64,
+    SHOAL_TYPE_B16_128,
+    SHOAL_TYPE_B8_32,
+    SHOAL_TYPE_B8_64,
+    SHOAL_TYPE_B8_128,
     SHOAL_TYPES_END /* and end before this */
 } shoal_type;
 

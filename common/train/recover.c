@@ -209,15 +209,16 @@ static float root_mean_square(const float *x, size_t n)
 static bool codes_of(shoal_type type, shoal_recover_item *item)
 {
     static const size_t groups[] = {32, 64, 128};
+    static const shoal_codes_mask masks[] = {SHOAL_CODES_ALL, SHOAL_CODES_TWO_FOUR,
+                                             SHOAL_CODES_HALF, SHOAL_CODES_QUARTER};
     for (size_t bits = 2; bits <= 8; bits++) {
         for (size_t g = 0; g < SHOAL_COUNT(groups); g++) {
-            for (int mask = SHOAL_CODES_ALL; mask <= SHOAL_CODES_TWO_FOUR; mask++) {
+            for (size_t m = 0; m < SHOAL_COUNT(masks); m++) {
                 shoal_type found = SHOAL_TYPE_F32;
-                if (shoal_codes_find(bits, groups[g], (shoal_codes_mask)mask, &found) &&
-                    found == type) {
+                if (shoal_codes_find(bits, groups[g], masks[m], &found) && found == type) {
                     item->bits = bits;
                     item->group = groups[g];
-                    item->mask = (shoal_codes_mask)mask;
+                    item->mask = masks[m];
                     shoal_codes_range(type, &item->low, &item->high);
                     item->low = SHOAL_MAX(item->low, -127); /* as Q8_0's own rounding has it */
                     return true;
@@ -325,7 +326,7 @@ static shoal_status start_codes(const shoal_recover *r, shoal_recover_item *item
 {
     size_t k = item->value->n_cols;
     size_t n_rows = item->value->n_rows;
-    bool masked = item->mask == SHOAL_CODES_TWO_FOUR;
+    bool masked = item->mask != SHOAL_CODES_ALL;
     SHOAL_CLEANUP(stored_row_fini)
     stored_row from = {.blocks = shoal_calloc(1, shoal_codes_row_bytes(item->tensor->type, k)),
                        .codes = shoal_calloc(k, sizeof *from.codes),

@@ -27,6 +27,15 @@ static const shoal_codes_kind kinds[] = {
     {SHOAL_TYPE_S4_32, 4, 32, SHOAL_CODES_TWO_FOUR, 3, -7, 7},
     {SHOAL_TYPE_S4_64, 4, 64, SHOAL_CODES_TWO_FOUR, 3, -7, 7},
     {SHOAL_TYPE_S4_128, 4, 128, SHOAL_CODES_TWO_FOUR, 3, -7, 7},
+    {SHOAL_TYPE_S8_32, 8, 32, SHOAL_CODES_TWO_FOUR, 5, -128, 127},
+    {SHOAL_TYPE_S8_64, 8, 64, SHOAL_CODES_TWO_FOUR, 5, -128, 127},
+    {SHOAL_TYPE_S8_128, 8, 128, SHOAL_CODES_TWO_FOUR, 5, -128, 127},
+    {SHOAL_TYPE_B16_32, 4, 32, SHOAL_CODES_HALF, 3, -8, 7},
+    {SHOAL_TYPE_B16_64, 4, 64, SHOAL_CODES_HALF, 3, -8, 7},
+    {SHOAL_TYPE_B16_128, 4, 128, SHOAL_CODES_HALF, 3, -8, 7},
+    {SHOAL_TYPE_B8_32, 4, 32, SHOAL_CODES_QUARTER, 2, -8, 7},
+    {SHOAL_TYPE_B8_64, 4, 64, SHOAL_CODES_QUARTER, 2, -8, 7},
+    {SHOAL_TYPE_B8_128, 4, 128, SHOAL_CODES_QUARTER, 2, -8, 7},
     {SHOAL_TYPE_N3_32, 3, 32, SHOAL_CODES_LEVELS, 3, -4, 3},
     {SHOAL_TYPE_N3_64, 3, 64, SHOAL_CODES_LEVELS, 3, -4, 3},
     {SHOAL_TYPE_N3_128, 3, 128, SHOAL_CODES_LEVELS, 3, -4, 3},
@@ -164,9 +173,14 @@ static void get_fields(size_t n_words, const words *from, uint8_t field[N])
     }
 }
 
-/* --- two of four: magnitudes in the first half of the fields, signs and places in the second
- * -------
+/* --- two of four -------------------------------------------------------------------------------
  */
+
+/* Sixteen values of 32 columns and the place of each in its four. */
+typedef struct pairs {
+    int value[HALF];
+    uint8_t place[HALF];
+} pairs;
 
 /* Places of four, the lowest first, of a mask that has at most two. */
 static void two_places(unsigned mask, size_t ret_place[2])
@@ -189,44 +203,121 @@ static void two_places(unsigned mask, size_t ret_place[2])
     }
 }
 
-static void put_pairs(const shoal_codes_run *run, uint8_t field[N])
+/* Four bits: magnitudes in the first half of the fields, signs and places in the second. Eight: the
+ * values, then a word with their places. */
+static void put_pairs(const shoal_codes_kind *kind, const shoal_codes_run *run, uint8_t *to)
 {
+    pairs p;
     for (size_t q = 0; q < N / 4; q++) {
         size_t place[2] = {0};
         two_places(run->kept >> 4 * q & 15, place);
         for (size_t i = 0; i < 2; i++) {
-            int code = run->code[4 * q + place[i]];
-            field[2 * q + i] = (uint8_t)(code < 0 ? -code : code);
-            field[HALF + 2 * q + i] = (uint8_t)(place[i] | (code < 0 ? SIGN : 0));
+            p.value[2 * q + i] = run->code[4 * q + place[i]];
+            p.place[2 * q + i] = (uint8_t)place[i];
+        }
+    }
+    uint8_t field[N];
+    memset(to, 0, kind->n_words * WORD);
+    for (size_t i = 0; i < HALF; i++) {
+        bool negative = p.value[i] < 0;
+        field[i] = (uint8_t)(negative ? -p.value[i] : p.value[i]);
+        field[HALF + i] = (uint8_t)(p.place[i] | (negative ? SIGN : 0));
+        if (kind->bits == 8) {
+            to[i] = (uint8_t)p.value[i];
+            to[HALF + i % WORD] = (uint8_t)(to[HALF + i % WORD] | p.place[i] << i / WORD * 2);
+        }
+    }
+    if (kind->bits != 8) {
+        put_tri(field, to);
+    }
+}
+
+static void read_pairs(const shoal_codes_kind *kind, const words *from, pairs *ret)
+{
+    uint8_t field[N];
+    if (kind->bits != 8) {
+        get_tri(from, field);
+    }
+    for (size_t i = 0; i < HALF; i++) {
+        if (kind->bits == 8) {
+            ret->value[i] = (int8_t)byte_of(from, i / WORD, i % WORD);
+            ret->place[i] = byte_of(from, 4, i % WORD) >> i / WORD * 2 & 3;
+        } else {
+            ret->value[i] = field[HALF + i] & SIGN ? -field[i] : field[i];
+            ret->place[i] = field[HALF + i] & 3;
         }
     }
 }
 
-static bool get_pairs(const uint8_t field[N], shoal_codes_run *ret)
+static bool get_pairs(const shoal_codes_kind *kind, const words *from, shoal_codes_run *ret)
 {
+    pairs p;
     bool ascending = true;
+    read_pairs(kind, from, &p);
     memset(ret, 0, sizeof *ret);
     for (size_t i = 0; i < HALF; i++) {
-        size_t place = field[HALF + i] & 3;
-        size_t at = i / 2 * 4 + place;
-        int value = field[HALF + i] & SIGN ? -field[i] : field[i];
-        ret->code[at] = (int8_t)(ret->code[at] + value);
+        size_t at = i / 2 * 4 + p.place[i];
+        ret->code[at] = (int8_t)(ret->code[at] + p.value[i]);
         ret->kept |= 1u << at;
-        ascending = ascending && (i % 2 == 0 || place > (field[HALF + i - 1] & 3u));
+        ascending = ascending && (i % 2 == 0 || p.place[i] > p.place[i - 1]);
     }
     return ascending;
+}
+
+/* --- bitmaps -----------------------------------------------------------------------------------
+ */
+
+/* How many of 32 columns have room; 0: the kind has no bitmap. */
+static size_t room_of(const shoal_codes_kind *kind)
+{
+    return kind->mask == SHOAL_CODES_HALF ? N / 2 : kind->mask == SHOAL_CODES_QUARTER ? N / 4 : 0;
+}
+
+static void put_bitmap(const shoal_codes_kind *kind, const shoal_codes_run *run, uint8_t *to)
+{
+    size_t n = 0;
+    memset(to, 0, kind->n_words * WORD);
+    for (size_t i = 0; i < N; i++) {
+        if (run->kept >> i & 1) {
+            uint8_t *at = &to[WORD + n / 8 * WORD + n % WORD];
+            *at = (uint8_t)(*at | (run->code[i] - kind->low) << n % 8 / WORD * 4);
+            to[i / 8] = (uint8_t)(to[i / 8] | 1u << i % 8);
+            n++;
+        }
+    }
+}
+
+/* False where more are kept than there is room for. */
+static bool get_bitmap(const shoal_codes_kind *kind, const words *from, shoal_codes_run *ret)
+{
+    const size_t room = room_of(kind);
+    size_t n = 0;
+    memset(ret, 0, sizeof *ret);
+    for (size_t i = 0; i < N; i++) {
+        if (byte_of(from, 0, i / 8) >> i % 8 & 1) {
+            size_t v = n++ % room;
+            unsigned field = byte_of(from, 1 + v / 8, v % WORD) >> v % 8 / WORD * 4 & 15;
+            ret->code[i] = (int8_t)((int)field + kind->low);
+            ret->kept |= 1u << i;
+        }
+    }
+    return n <= room;
 }
 
 void shoal_codes_put(const shoal_codes_kind *kind, const shoal_codes_run *run, uint8_t *ret_words)
 {
     uint8_t field[N];
     if (kind->mask == SHOAL_CODES_TWO_FOUR) {
-        put_pairs(run, field);
-    } else {
-        int offset = kind->bits == 8 ? 0 : kind->low;
-        for (size_t i = 0; i < N; i++) {
-            field[i] = (uint8_t)(run->code[i] - offset);
-        }
+        put_pairs(kind, run, ret_words);
+        return;
+    }
+    if (room_of(kind) > 0) {
+        put_bitmap(kind, run, ret_words);
+        return;
+    }
+    int offset = kind->bits == 8 ? 0 : kind->low;
+    for (size_t i = 0; i < N; i++) {
+        field[i] = (uint8_t)(run->code[i] - offset);
     }
     put_fields(kind->n_words, field, ret_words);
 }
@@ -235,10 +326,13 @@ bool shoal_codes_get(const shoal_codes_kind *kind, const uint8_t *from, size_t s
                      shoal_codes_run *ret_run)
 {
     uint8_t field[N];
-    get_fields(kind->n_words, &(words){from, stride}, field);
     if (kind->mask == SHOAL_CODES_TWO_FOUR) {
-        return get_pairs(field, ret_run);
+        return get_pairs(kind, &(words){from, stride}, ret_run);
     }
+    if (room_of(kind) > 0) {
+        return get_bitmap(kind, &(words){from, stride}, ret_run);
+    }
+    get_fields(kind->n_words, &(words){from, stride}, field);
     int offset = kind->bits == 8 ? 0 : kind->low;
     ret_run->kept = UINT32_MAX;
     for (size_t i = 0; i < N; i++) {
@@ -254,6 +348,8 @@ static const char *const kinds_of_mask[] = {
     [SHOAL_CODES_ALL] = "",
     [SHOAL_CODES_TWO_FOUR] = " with two of four",
     [SHOAL_CODES_LEVELS] = " as indices of levels",
+    [SHOAL_CODES_HALF] = " with 16 of 32",
+    [SHOAL_CODES_QUARTER] = " with 8 of 32",
 };
 
 static bool is_kept(const shoal_codes *c, size_t row, size_t col)
@@ -261,12 +357,17 @@ static bool is_kept(const shoal_codes *c, size_t row, size_t col)
     if (c->kept) {
         return c->kept[row * ((c->k + 7) / 8) + col / 8] >> col % 8 & 1;
     }
-    return c->mask != SHOAL_CODES_TWO_FOUR || c->codes[row * c->k + col] != 0;
+    bool all = c->mask == SHOAL_CODES_ALL || c->mask == SHOAL_CODES_LEVELS;
+    return all || c->codes[row * c->k + col] != 0;
 }
 
-static size_t bits_set(unsigned four)
+static size_t bits_set(uint32_t kept)
 {
-    return (four & 1) + (four >> 1 & 1) + (four >> 2 & 1) + (four >> 3 & 1);
+    size_t n = 0;
+    for (; kept; kept &= kept - 1) {
+        n++;
+    }
+    return n;
 }
 
 static shoal_status read_run(const shoal_codes_kind *kind, const shoal_codes *c, size_t row,
@@ -290,6 +391,11 @@ static shoal_status read_run(const shoal_codes_kind *kind, const shoal_codes *c,
                                  "row %zu, column %zu: more than two of four are kept", row,
                                  col + i - 3);
         }
+    }
+    if (room_of(kind) > 0 && bits_set(ret->kept) > room_of(kind)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "row %zu, column %zu: more than %zu of 32 are kept", row, col,
+                             room_of(kind));
     }
     return SHOAL_OK;
 }
@@ -323,9 +429,9 @@ shoal_status shoal_codes_pack(const shoal_codes *c, size_t row, size_t n, uint8_
     if (!shoal_codes_find(c->bits, c->group, c->mask, &type) || c->k % c->group != 0) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                              "codes of %zu bits in groups of %zu%s, %zu columns: no type stores "
-                             "them; known are 2, 3 and 4 bits, 4 with two of four, 3 and 4 as "
-                             "indices of levels, in whole groups of 32, 64 and 128, and 8 bits in "
-                             "groups of 32",
+                             "them; known are 2, 3 and 4 bits, 4 and 8 with two of four, 4 with "
+                             "16 or 8 of 32, 3 and 4 as indices of levels, in whole groups of 32, "
+                             "64 and 128, and 8 bits in groups of 32",
                              c->bits, c->group, kinds_of_mask[c->mask], c->k);
     }
     SHOAL_ASSERT(row <= c->n_rows && n <= c->n_rows - row);

@@ -18,9 +18,16 @@
  * N3, N4: a code is which of 8 or 16 levels, value = scale * level. Levels are those of a normal
  * distribution (NF4, kernels/panel.h); words are `tri` and `nib`.
  *
- * C2, C3, C4: codes are two's complement. S4: sixteen values of 32 columns with their places, a
- * value is a sign and three bits, so -7 to 7; the places of every four ascend, what is not kept
- * is 0. Codes of 4 and 8 bits with groups of 32 are Q4_0 and Q8_0.
+ * S8: two of four with eight bits: a word `q` for every four of the sixteen values of 32 columns,
+ * then one with their places, two bits each. Bits of a weight: 5.
+ *
+ * B16, B8: at most 16 or 8 of 32 columns, 4 bits each: a word with a bit for each column, the least
+ * first, then two words or one of their values (`b16` and `b8` of panel.h), what is not used 0.
+ * Bits of a weight: 3 and 2.
+ *
+ * C2, C3, C4, S8, B16, B8: codes are two's complement. S4: sixteen values of 32 columns with their
+ * places, a value is a sign and three bits, so -7 to 7; the places of every four ascend, what is
+ * not kept is 0. Codes of 4 and 8 bits with groups of 32 are Q4_0 and Q8_0.
  *
  * Pure, any thread.
  */
@@ -41,7 +48,9 @@ enum {
 typedef enum shoal_codes_mask {
     SHOAL_CODES_ALL,      /* every column is kept */
     SHOAL_CODES_TWO_FOUR, /* at most two of every four */
-    SHOAL_CODES_LEVELS    /* every column is kept; a code is which level, from -2^(bits - 1) up */
+    SHOAL_CODES_LEVELS,   /* every column is kept; a code is which level, from -2^(bits - 1) up */
+    SHOAL_CODES_HALF,     /* at most 16 of every 32, wherever they are */
+    SHOAL_CODES_QUARTER   /* at most 8 of every 32 */
 } shoal_codes_mask;
 
 /* A matrix; borrowed. */
@@ -53,20 +62,21 @@ typedef struct shoal_codes {
     shoal_codes_mask mask;
     const int8_t *codes;    /* [n_rows][k], 0 where nothing is kept */
     const uint16_t *scales; /* [n_rows][k / group] f16 */
-    const uint8_t *kept;    /* [n_rows][ceil(k / 8)], bit j % 8 of byte j / 8; NULL: all, and with
-                             * two of four: where codes are not 0 */
+    const uint8_t *kept;    /* [n_rows][ceil(k / 8)], bit j % 8 of byte j / 8; NULL: all, and where
+                             * not all are kept: where codes are not 0 */
 } shoal_codes;
 
 /* The type that stores such codes; false when none does. Known are 2, 3 and 4 bits with groups of
- * 32, 64 and 128, 8 bits with 32, two of four with 4 bits, and levels with 3 and 4. */
+ * 32, 64 and 128, 8 bits with 32, two of four with 4 and 8 bits, 16 and 8 of 32 with 4, and levels
+ * with 3 and 4. */
 bool shoal_codes_find(size_t bits, size_t group, shoal_codes_mask mask, shoal_type *ret_type);
 /* Codes that a type of shoal_codes_find holds: -4 to 3 for C3, -7 to 7 for S4. */
 void shoal_codes_range(shoal_type type, int *ret_low, int *ret_high);
 /* Bytes of a row of k columns. */
 size_t shoal_codes_row_bytes(shoal_type type, size_t k);
 /* Rows [row, row + n) as blocks. The error, SHOAL_E_INVALID, names row and column of a code out of
- * range, of one that is not kept, of more than two in four, or of a scale that is not finite;
- * SHOAL_E_UNSUPPORTED when there is no such type. */
+ * range, of one that is not kept, of more than are kept in four or 32, or of a scale that is not
+ * finite; SHOAL_E_UNSUPPORTED when there is no such type. */
 shoal_status shoal_codes_pack(const shoal_codes *codes, size_t row, size_t n, uint8_t *ret_blocks,
                               shoal_err *err) SHOAL_MUST_CHECK;
 /* One row back: ret_codes[k], ret_scales[k / group], ret_kept[ceil(k / 8)] (each may be NULL). */

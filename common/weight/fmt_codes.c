@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * C2, C3, C4, S4, N3 and N4 with groups of 32, 64 and 128: blocks of a group, an f16 scale and
- * words of four bytes (codes.h). A panel block is the same of 16 rows: their scales, then word by
- * word the rows side by side (common/kernels/panel.h).
+ * C2, C3, C4, S4, S8, B16, B8, N3 and N4 with groups of 32, 64 and 128: blocks of a group, an f16
+ * scale and words of four bytes (codes.h). A panel block is the same of 16 rows: their scales, then
+ * word by word the rows side by side (common/kernels/panel.h).
  */
 #include "common/weight/codes_internal.h"
 #include "common/weight/format.h"
@@ -101,12 +101,13 @@ static void decode_blocks(const kind *k, const uint8_t *blocks, size_t n, float 
     }
 }
 
-/* Scales are finite, and the places of two in four ascend. */
+/* Scales are finite, the places of two in four ascend, and bitmaps have room. */
 static bool sound_blocks(const kind *k, const uint8_t *blocks, size_t n)
 {
+    bool chosen = k->mask != SHOAL_CODES_ALL && k->mask != SHOAL_CODES_LEVELS;
     for (size_t b = 0; b < n / k->group; b++, blocks += block_bytes(k)) {
         bool good = shoal_format_half_finite(shoal_format_u16(blocks));
-        for (size_t i = 0; k->mask == SHOAL_CODES_TWO_FOUR && i < k->group / N; i++) {
+        for (size_t i = 0; chosen && i < k->group / N; i++) {
             shoal_codes_run run;
             good = good && shoal_codes_get(k, blocks + SCALE + i * k->n_words * WORD, WORD, &run);
         }
@@ -117,29 +118,31 @@ static bool sound_blocks(const kind *k, const uint8_t *blocks, size_t n)
     return true;
 }
 
-/* --- encoding: round to nearest, the largest two of four
- * ------------------------------------------
+/* --- encoding: round to nearest, the largest of those that may be kept
+ * -----------------------------
  */
 
-/* Clears all but the two of largest magnitude in every four; of equals the first stay. */
-static void keep_two(float *x, size_t n)
+/* Clears all but so many of largest magnitude in every `step`; of equals the first stay. */
+static void keep_largest(const float *x, size_t n, size_t step, size_t n_keep, float *ret)
 {
-    for (size_t i = 0; i < n; i += 4) {
-        size_t first = 0;
-        size_t second = SIZE_MAX;
-        for (size_t j = 1; j < 4; j++) {
-            if (fabsf(x[i + j]) > fabsf(x[i + first])) {
-                second = first;
-                first = j;
-            } else if (second == SIZE_MAX || fabsf(x[i + j]) > fabsf(x[i + second])) {
-                second = j;
-            }
+    for (size_t i = 0; i < n; i++) {
+        size_t n_larger = 0;
+        size_t begin = i / step * step;
+        for (size_t j = begin; j < begin + step; j++) {
+            n_larger += fabsf(x[j]) > fabsf(x[i]) || (j < i && fabsf(x[j]) == fabsf(x[i]));
         }
-        for (size_t j = 0; j < 4; j++) {
-            if (j != first && j != second) {
-                x[i + j] = 0;
-            }
-        }
+        ret[i] = n_larger < n_keep ? x[i] : 0;
+    }
+}
+
+static void choose(const kind *k, const float *x, float *ret)
+{
+    if (k->mask == SHOAL_CODES_TWO_FOUR) {
+        keep_largest(x, k->group, 4, 2, ret);
+    } else if (k->mask == SHOAL_CODES_HALF || k->mask == SHOAL_CODES_QUARTER) {
+        keep_largest(x, k->group, N, k->mask == SHOAL_CODES_HALF ? N / 2 : N / 4, ret);
+    } else {
+        memcpy(ret, x, k->group * sizeof *x);
     }
 }
 
@@ -218,10 +221,7 @@ static void encode_group(const kind *k, const float *x, uint8_t *ret_block)
     }
     float kept[SHOAL_CODES_GROUP_MAX];
     double weights[SHOAL_CODES_GROUP_MAX];
-    memcpy(kept, x, k->group * sizeof *x);
-    if (k->mask == SHOAL_CODES_TWO_FOUR) {
-        keep_two(kept, k->group);
-    }
+    choose(k, x, kept);
     shoal_search_weights(kept, k->group, weights);
     float scale = (float)shoal_search_scale(kept, weights, k->group, k->low, k->high);
     uint16_t half = shoal_f32_to_f16(scale);
@@ -305,6 +305,15 @@ FORMAT(c4_128, C4_128, .n_levels = 0)
 FORMAT(s4_32, S4_32, .n_levels = 0)
 FORMAT(s4_64, S4_64, .n_levels = 0)
 FORMAT(s4_128, S4_128, .n_levels = 0)
+FORMAT(s8_32, S8_32, .n_levels = 0)
+FORMAT(s8_64, S8_64, .n_levels = 0)
+FORMAT(s8_128, S8_128, .n_levels = 0)
+FORMAT(b16_32, B16_32, .n_levels = 0)
+FORMAT(b16_64, B16_64, .n_levels = 0)
+FORMAT(b16_128, B16_128, .n_levels = 0)
+FORMAT(b8_32, B8_32, .n_levels = 0)
+FORMAT(b8_64, B8_64, .n_levels = 0)
+FORMAT(b8_128, B8_128, .n_levels = 0)
 LEVELS(n3_32, N3_32, 8)
 LEVELS(n3_64, N3_64, 8)
 LEVELS(n3_128, N3_128, 8)

@@ -54,6 +54,15 @@ static const layout layouts[SHOAL_PANELS] = {
     [SHOAL_PANEL_N4_32] = {ROWS, {0}},
     [SHOAL_PANEL_N4_64] = {ROWS, {0}},
     [SHOAL_PANEL_N4_128] = {ROWS, {0}},
+    [SHOAL_PANEL_S8_32] = {ROWS, {0}},
+    [SHOAL_PANEL_S8_64] = {ROWS, {0}},
+    [SHOAL_PANEL_S8_128] = {ROWS, {0}},
+    [SHOAL_PANEL_B16_32] = {ROWS, {0}},
+    [SHOAL_PANEL_B16_64] = {ROWS, {0}},
+    [SHOAL_PANEL_B16_128] = {ROWS, {0}},
+    [SHOAL_PANEL_B8_32] = {ROWS, {0}},
+    [SHOAL_PANEL_B8_64] = {ROWS, {0}},
+    [SHOAL_PANEL_B8_128] = {ROWS, {0}},
 };
 
 /* Exponents all of ones are infinities and NaN: `mask` is the exponent's bits. */

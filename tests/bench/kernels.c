@@ -291,20 +291,22 @@ static void draw_firing(bench *b, unsigned density, int8_t *xq, shoal_act_block 
 }
 
 /* The share at which the time is that of a product that reads all, between two measured ones. */
-static void tell_break_even(const shoal_kernels *tier, double all_s, const double s[DENSITIES])
+static void tell_break_even(const work *w, const shoal_kernels *tier, const char *what,
+                            double all_s, const unsigned *shares, const double *s, size_t n)
 {
-    for (size_t i = 0; i < DENSITIES; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (s[i] <= all_s) {
-            double at = densities[i];
+            double at = shares[i];
             if (i > 0) {
-                at += (densities[i - 1] - at) * (all_s - s[i]) / (s[i - 1] - s[i]);
+                at += (shares[i - 1] - at) * (all_s - s[i]) / (s[i - 1] - s[i]);
             }
-            fprintf(stderr, "break-even of %s: %s%.0f%% of the inputs fire\n", tier->tier,
-                    i > 0 ? "" : "above ", at);
+            fprintf(stderr, "break-even of %s, %s: %s%.0f%% of the %s\n", w->slot, tier->tier,
+                    i > 0 ? "" : "above ", at, what);
             return;
         }
     }
-    fprintf(stderr, "break-even of %s: none\n", tier->tier);
+    fprintf(stderr, "break-even of %s, %s: none at %u%% of the %s and above, %.2f of the time\n",
+            w->slot, tier->tier, shares[n - 1], what, s[n - 1] / all_s);
 }
 
 /* A matrix, of which every product reads the same bytes as its layout has them. */
@@ -384,7 +386,7 @@ static void bench_firing_tier(bench *b, firing_operands *o, const shoal_kernels 
         check_tier(b, &w, tier);
         s[i] = time_tier(b, &w, tier);
     }
-    tell_break_even(tier, all_s, s);
+    tell_break_even(&w, tier, "inputs fire", all_s, densities, s, DENSITIES);
 }
 
 static void bench_firing(bench *b)
@@ -404,6 +406,74 @@ static void bench_firing(bench *b)
     shoal_free(o.xq);
     shoal_free(o.xb);
     shoal_free(o.y);
+}
+
+/* --- bitmaps --------------------------------------------------------------------------------- */
+
+enum {
+    BITMAP_K = 2048,
+    BITMAPS = 2
+};
+
+/* At width 1, of as many rows: all weights of four bits, then bitmaps of them. */
+static void bench_bitmap_tier(bench *b, gemm_operands *o, const shoal_kernels *tier)
+{
+    static const shoal_panel kinds[1 + BITMAPS] = {SHOAL_PANEL_C4_64, SHOAL_PANEL_B16_64,
+                                                   SHOAL_PANEL_B8_64};
+    static const unsigned shares[BITMAPS] = {50, 25};
+    char shape[48];
+    double s[1 + BITMAPS];
+    work w = {.slot = "gemm_bitmap",
+              .shape = shape,
+              .flops = 2 * (uint64_t)o->g.n_rows * BITMAP_K,
+              .run = run_gemm,
+              .operands = o,
+              .out = o->g.y,
+              .out_bytes = o->g.n_rows * sizeof *o->g.y};
+    for (size_t i = 0; i <= BITMAPS; i++) {
+        o->panel = kinds[i];
+        w.bytes = o->n_panels * shoal_panel_bytes(kinds[i], BITMAP_K);
+        fill_panels(b, kinds[i], (uint8_t *)(uintptr_t)o->g.panels, w.bytes);
+        snprintf(shape, sizeof shape, "%zux%d %s", o->g.n_rows, (int)BITMAP_K,
+                 shoal_panel_find(kinds[i])->name);
+        s[i] = time_tier(b, &w, tier);
+    }
+    tell_break_even(&w, tier, "weights are kept", s[0], shares, s + 1, BITMAPS);
+}
+
+static void bench_bitmaps(bench *b)
+{
+    const size_t panel_bytes = shoal_panel_bytes(SHOAL_PANEL_C4_64, BITMAP_K);
+    const size_t n_panels = SHOAL_MAX(b->matrix_bytes / panel_bytes, (size_t)1);
+    const size_t n_rows = n_panels * SHOAL_PANEL_ROWS;
+    if (!is_wanted(b, "gemm_bitmap")) {
+        return;
+    }
+    uint8_t *panels = allocate(n_panels, panel_bytes);
+    float *x = random_row(b, BITMAP_K);
+    float *y = allocate(n_rows, sizeof *y);
+    int8_t *xq = allocate(BITMAP_K, 1);
+    shoal_act_block *xb = allocate(BITMAP_K / SHOAL_QBLOCK, sizeof *xb);
+    b->scalar.quantize_q8(BITMAP_K, x, xq, xb);
+    gemm_operands o = {.g = {.panels = panels,
+                             .n_rows = n_rows,
+                             .k = BITMAP_K,
+                             .n_cols = 1,
+                             .xq = xq,
+                             .xb = xb,
+                             .y = y,
+                             .y_stride = n_rows},
+                       .n_panels = n_panels};
+    for (size_t i = 0; i < b->n_tiers; i++) {
+        if (strcmp(b->tiers[i].tier, "scalar") != 0) {
+            bench_bitmap_tier(b, &o, &b->tiers[i]);
+        }
+    }
+    shoal_free(panels);
+    shoal_free(x);
+    shoal_free(y);
+    shoal_free(xq);
+    shoal_free(xb);
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -878,6 +948,7 @@ static int run_all(bench *b, bool json)
     bench_report_begin(&b->report, stdout, json, names);
     bench_products(b);
     bench_firing(b);
+    bench_bitmaps(b);
     bench_attentions(b);
     bench_seals(b);
     bench_rows(b);

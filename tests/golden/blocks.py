@@ -166,7 +166,9 @@ def vectors(folder, seed):
 
 
 # Types of our own, which a file holds as I8 (common/weight/codes.h): name -> (words of 32 elements, group).
-OWN = {f"{kind}_{group}": (words, group) for kind, words in (("C2", 2), ("C3", 3), ("C4", 4), ("S4", 3), ("N3", 3), ("N4", 4))
+OWN = {f"{kind}_{group}": (words, group)
+       for kind, words in (("C2", 2), ("C3", 3), ("C4", 4), ("S4", 3), ("N3", 3), ("N4", 4), ("S8", 5),
+                           ("B16", 3), ("B8", 2))
        for group in (32, 64, 128) if (kind, group) != ("C4", 32)}
 
 
@@ -201,7 +203,29 @@ def normal_levels(bits):
     return [round(127 * level / levels[-1]) for level in levels]
 
 
+def wide_pairs(words):
+    """Two of four with eight bits: sixteen values, then a word with two bits of place for each."""
+    codes = [0] * 32
+    for i in range(16):
+        value = words[i // 4][i % 4]
+        codes[i // 2 * 4 + (words[4][i % 4] >> i // 4 * 2 & 3)] += value - 256 * (value > 127)
+    return codes
+
+
+def bitmap(words):
+    """A bit for each element; what is there takes the nibbles in order, four low ones and four high ones of each word."""
+    values = [b >> shift & 15 for word in words[1:] for shift in (0, 4) for b in word]
+    codes = []
+    for i in range(32):
+        codes.append(values.pop(0) - 8 if words[0][i // 8] >> i % 8 & 1 else 0)
+    return codes
+
+
 def own_codes(name, words):
+    if name.startswith("S8"):
+        return wide_pairs(words)
+    if name.startswith("B"):
+        return bitmap(words)
     fields = own_fields(words)
     if name[0] == "N":
         levels = normal_levels(int(name[1]))

@@ -300,7 +300,7 @@ def test_what_stands_beside_values_is_in_the_file():
         full, out = perplexity(bench.model, bench.text), site.file("out.gguf")
         for rule, sides in (("pass: awq, bits: 4, group: 32", ("column_scale",)),
                             ("pass: smoothquant, bits: 8, group: 32", ("column_scale",)),
-                            ("pass: joint, bits: 4, group: 32, rank: 4", ("low_left", "low_right")),
+                            ("pass: joint, mask: '16:32', bits: 4, group: 32, rank: 4", ("low_left", "low_right")),
                             ("pass: codebook, bits: 4, group: 32", ("levels",)),
                             ("pass: '2:4+wrp', bits: 4, group: 32, recover: 0.05", ("single_begin", "single_cols", "single_values"))):
             recipe = write(site.file("r.yaml"), "rules: {a: {layers: 'blk.*', " + rule + "}}\n")

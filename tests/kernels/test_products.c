@@ -113,6 +113,31 @@ static int pairs(const uint8_t *p, size_t r, size_t i)
     return sum;
 }
 
+/* The same of values of eight bits with their places behind them. */
+static int wide_pairs(const uint8_t *p, size_t r, size_t i)
+{
+    int sum = 0;
+    for (size_t v = i / 4 * 2; v < i / 4 * 2 + 2; v++) {
+        if ((size_t)(p[256 + 4 * r + v % 4] >> v / 4 * 2 & 3) == i % 4) {
+            sum += (int8_t)p[v / 4 * 64 + 4 * r + v % 4];
+        }
+    }
+    return sum;
+}
+
+/* What is there takes the values in order, and again from the first. */
+static int bitmap(const uint8_t *p, size_t n_values, size_t r, size_t i)
+{
+    uint32_t bits = 0;
+    memcpy(&bits, p + 4 * r, 4);
+    if (!(bits >> i & 1)) {
+        return 0;
+    }
+    size_t v = (size_t)__builtin_popcount(bits & ((1u << i) - 1)) % n_values;
+    uint8_t both = p[64 + v / 8 * 64 + 4 * r + v % 4];
+    return (v / 4 % 2 ? both >> 4 : both & 15) - 8;
+}
+
 /* w = scale * code + min, of row r and element e of a panel block. */
 typedef struct term {
     double scale;
@@ -192,7 +217,7 @@ static term super_term(shoal_panel kind, const uint8_t *block, size_t r, size_t 
 
 static bool is_group(shoal_panel kind)
 {
-    return kind >= SHOAL_PANEL_C2_32 && kind <= SHOAL_PANEL_N4_128;
+    return kind >= SHOAL_PANEL_C2_32 && kind <= SHOAL_PANEL_B8_128;
 }
 
 static term group_term(shoal_panel kind, const uint8_t *block, size_t r, size_t e,
@@ -215,7 +240,14 @@ static term group_term(shoal_panel kind, const uint8_t *block, size_t r, size_t 
     if (kind <= SHOAL_PANEL_N3_128) {
         return (term){d, levels[tri(block + 32 + s * 192, r, e % 32)], 0};
     }
-    return (term){d, levels[nib(block + 32 + s * 256, r, e % 32)], 0};
+    if (kind <= SHOAL_PANEL_N4_128) {
+        return (term){d, levels[nib(block + 32 + s * 256, r, e % 32)], 0};
+    }
+    if (kind <= SHOAL_PANEL_S8_128) {
+        return (term){d, wide_pairs(block + 32 + s * 320, r, e % 32), 0};
+    }
+    bool half = kind <= SHOAL_PANEL_B16_128;
+    return (term){d, bitmap(block + 32 + s * (half ? 192 : 128), half ? 16 : 8, r, e % 32), 0};
 }
 
 static term term_at(shoal_panel kind, const uint8_t *panels, size_t k, size_t row, size_t i,

@@ -240,6 +240,59 @@ static double tiny_error(const double *w)
     return error / energy;
 }
 
+/* Any 16 of 32 in the bytes of two of every four: what a mask allows is what it is worth. */
+static void test_half_of_32_loses_less_than_two_of_four(void **state)
+{
+    (void)state;
+    static const shoal_pass kinds[] = {SHOAL_PASS_WANDA, SHOAL_PASS_SPARSEGPT, SHOAL_PASS_JOINT};
+    for (uint64_t seed = 1; seed <= LAYERS; seed++) {
+        test_layer l;
+        test_layer_init(&l, ROWS, COLS, seed);
+        SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = make(&l);
+        for (size_t i = 0; i < SHOAL_COUNT(kinds); i++) {
+            const shoal_form two = {.bits = 4, .group = 32, .mask = SHOAL_MASK_TWO_FOUR};
+            const shoal_form half = {.bits = 4, .group = 32, .mask = SHOAL_MASK_HALF};
+            double of_two = error_of(p, kinds[i], &two);
+            double of_half = error_of(p, kinds[i], &half);
+            print_message("seed %d, %s: 2:4 %.4f, 16:32 %.4f\n", (int)seed,
+                          shoal_pass_name(kinds[i]), of_two, of_half);
+            assert_true(of_half < 0.9 * of_two);
+        }
+        test_layer_fini(&l);
+    }
+}
+
+/* Wanda keeps the greatest |w| ||x|| of every 32 columns, whatever stands beside them. */
+static void test_so_many_of_32_are_the_greatest(void **state)
+{
+    (void)state;
+    static const shoal_mask masks[] = {SHOAL_MASK_HALF, SHOAL_MASK_QUARTER};
+    enum {
+        N = 70 /* 32, 32 and 6 */
+    };
+    test_layer l;
+    test_layer_init(&l, 3, N, 4);
+    SHOAL_CLEANUP(shoal_problem_freep) shoal_problem *p = make(&l);
+    for (size_t m = 0; m < SHOAL_COUNT(masks); m++) {
+        const shoal_form f = {.bits = 4, .group = 64, .mask = masks[m]};
+        const size_t room = m == 0 ? 16 : 8;
+        SHOAL_CLEANUP(shoal_compressed_freep) shoal_compressed *c = NULL;
+        assert_int_equal(shoal_compress(p, SHOAL_PASS_WANDA, &f, &c, NULL), SHOAL_OK);
+        for (size_t i = 0; i < 3 * (size_t)N; i++) {
+            size_t row = i / N;
+            size_t col = i % N;
+            size_t n_greater = 0;
+            double own = fabs((double)l.w[i]) * sqrt((double)l.h[col * N + col]);
+            for (size_t j = col / 32 * 32; j < SHOAL_MIN(col / 32 * 32 + 32, (size_t)N); j++) {
+                n_greater += fabs((double)l.w[row * N + j]) * sqrt((double)l.h[j * N + j]) > own;
+            }
+            bool kept = c->kept[row * ((N + 7) / 8) + col / 8] >> col % 8 & 1;
+            assert_int_equal(kept, n_greater < room);
+        }
+    }
+    test_layer_fini(&l);
+}
+
 static void test_error_is_the_one_that_is_written_out(void **state)
 {
     (void)state;
@@ -385,6 +438,13 @@ static void test_every_byte_counts(void **state)
         {SHOAL_PASS_GPTQ, {.bits = 3, .group = 64}, 90 + 6 * 2},
         {SHOAL_PASS_CODEBOOK, {.bits = 3, .group = 64}, 90 + 6 * 2 + 8},
         {SHOAL_PASS_CODEBOOK, {.bits = 4, .group = 32}, 120 + 6 * 2 * 2 + 16},
+        /* 6 rows of two times 32 with room for 16 or 8, the second of which is not full */
+        {SHOAL_PASS_SPARSEGPT,
+         {.bits = 4, .group = 32, .mask = SHOAL_MASK_HALF},
+         6 * 2 * (16 / 2 + 4) + 6 * 2 * 2},
+        {SHOAL_PASS_WANDA,
+         {.bits = 4, .group = 64, .mask = SHOAL_MASK_QUARTER},
+         6 * 2 * (8 / 2 + 4) + 6 * 2},
         {SHOAL_PASS_WANDA,
          {.bits = 16, .mask = SHOAL_MASK_BITMAP, .density = 0.5},
          6 * 20 * 2 + 6 * 5},
@@ -427,6 +487,8 @@ static const struct {
     {SHOAL_PASS_MAGNITUDE, {.bits = 16, .mask = SHOAL_MASK_BITMAP, .density = 0.4}},
     {SHOAL_PASS_WANDA, {.bits = 4, .group = 32, .mask = SHOAL_MASK_BITMAP, .density = 0.4}},
     {SHOAL_PASS_SPARSEGPT, {.bits = 4, .group = 32, .mask = SHOAL_MASK_BITMAP, .density = 0.4}},
+    {SHOAL_PASS_SPARSEGPT, {.bits = 4, .group = 32, .mask = SHOAL_MASK_HALF}},
+    {SHOAL_PASS_JOINT, {.bits = 4, .group = 32, .mask = SHOAL_MASK_QUARTER}},
     {SHOAL_PASS_SVD, {.rank = 3}},
     {SHOAL_PASS_WHITENED_SVD, {.rank = 3}},
     {SHOAL_PASS_TWO_FOUR, {.bits = 16, .mask = SHOAL_MASK_TWO_FOUR}},
@@ -596,6 +658,8 @@ int main(void)
         cmocka_unit_test(test_more_bytes_are_less_error),
         cmocka_unit_test(test_joint_is_best_at_equal_bytes),
         cmocka_unit_test(test_wrp_halves_the_error_of_two_four),
+        cmocka_unit_test(test_half_of_32_loses_less_than_two_of_four),
+        cmocka_unit_test(test_so_many_of_32_are_the_greatest),
         cmocka_unit_test(test_error_is_the_one_that_is_written_out),
         cmocka_unit_test(test_gptq_lies_between_the_best_codes_and_rounding),
         cmocka_unit_test(test_two_of_four_are_the_best_two_without_correlation),

@@ -97,6 +97,19 @@ static void test_stored_codes_are_those_of_the_pass(void **state)
         .pass = SHOAL_PASS_TWO_FOUR,
         .form = {.bits = 4, .group = 64, .mask = SHOAL_MASK_TWO_FOUR, .density = 1}};
     expect_exact(p, &fours);
+    static const struct {
+        shoal_pass pass;
+        shoal_form form;
+    } masked[] = {
+        {SHOAL_PASS_TWO_FOUR, {.bits = 8, .group = 64, .mask = SHOAL_MASK_TWO_FOUR}},
+        {SHOAL_PASS_WANDA, {.bits = 4, .group = 32, .mask = SHOAL_MASK_HALF}},
+        {SHOAL_PASS_SPARSEGPT, {.bits = 4, .group = 64, .mask = SHOAL_MASK_HALF}},
+        {SHOAL_PASS_JOINT, {.bits = 4, .group = 64, .mask = SHOAL_MASK_QUARTER}},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(masked); i++) {
+        const forge_recipe_form f = {.pass = masked[i].pass, .form = masked[i].form};
+        expect_exact(p, &f);
+    }
     const forge_recipe_form half = {.pass = SHOAL_PASS_JOINT,
                                     .form = {.bits = SHOAL_COMPRESS_BITS_F16, .density = 1}};
     expect_exact(p, &half);

@@ -96,7 +96,7 @@ static void test_every_weight_has_a_rate(void **state)
         }
         n++;
     }
-    assert_int_equal(n, 32);
+    assert_int_equal(n, 41);
     shoal_rate none;
     assert_int_not_equal(shoal_rate_measure(&settings, SHOAL_TYPE_I32, widths, 1, &none, NULL),
                          SHOAL_OK);

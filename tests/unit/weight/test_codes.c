@@ -27,7 +27,10 @@ enum {
 };
 
 enum {
-    S4_128_AT = 12 /* of kinds */
+    S4_128_AT = 12, /* of kinds */
+    S8_128_AT = 21,
+    B16_128_AT = 24,
+    B8_128_AT = 27
 };
 
 static const struct {
@@ -57,6 +60,15 @@ static const struct {
     {4, 32, SHOAL_CODES_LEVELS, SHOAL_TYPE_N4_32, -8, 7},
     {4, 64, SHOAL_CODES_LEVELS, SHOAL_TYPE_N4_64, -8, 7},
     {4, 128, SHOAL_CODES_LEVELS, SHOAL_TYPE_N4_128, -8, 7},
+    {8, 32, SHOAL_CODES_TWO_FOUR, SHOAL_TYPE_S8_32, -128, 127},
+    {8, 64, SHOAL_CODES_TWO_FOUR, SHOAL_TYPE_S8_64, -128, 127},
+    {8, 128, SHOAL_CODES_TWO_FOUR, SHOAL_TYPE_S8_128, -128, 127},
+    {4, 32, SHOAL_CODES_HALF, SHOAL_TYPE_B16_32, -8, 7},
+    {4, 64, SHOAL_CODES_HALF, SHOAL_TYPE_B16_64, -8, 7},
+    {4, 128, SHOAL_CODES_HALF, SHOAL_TYPE_B16_128, -8, 7},
+    {4, 32, SHOAL_CODES_QUARTER, SHOAL_TYPE_B8_32, -8, 7},
+    {4, 64, SHOAL_CODES_QUARTER, SHOAL_TYPE_B8_64, -8, 7},
+    {4, 128, SHOAL_CODES_QUARTER, SHOAL_TYPE_B8_128, -8, 7},
 };
 
 /* A matrix of one kind with codes of all values, and places of every pattern. */
@@ -69,8 +81,28 @@ typedef struct matrix {
     uint8_t blocks[N_ROWS * K * 2];
 } matrix;
 
+/* How many of 32 a kind with a bitmap has room for, else 0. */
+static size_t room_of(size_t kind)
+{
+    return kinds[kind].mask == SHOAL_CODES_HALF      ? 16
+           : kinds[kind].mask == SHOAL_CODES_QUARTER ? 8
+                                                     : 0;
+}
+
+/* Any number of elements that there is room for, anywhere in 32. */
+static uint32_t draw_bitmap(size_t room, uint64_t *rng)
+{
+    uint32_t kept = 0;
+    size_t n = shoal_rng_next(rng) % (room + 1);
+    while ((size_t)__builtin_popcount(kept) < n) {
+        kept |= 1u << shoal_rng_next(rng) % 32;
+    }
+    return kept;
+}
+
 static void fill(matrix *m, size_t kind, uint64_t *rng)
 {
+    uint32_t bitmap = 0;
     memset(m, 0, sizeof *m);
     m->type = kinds[kind].type;
     m->c = (shoal_codes){.n_rows = N_ROWS,
@@ -86,6 +118,10 @@ static void fill(matrix *m, size_t kind, uint64_t *rng)
         unsigned mask = 15;
         while (kinds[kind].mask == SHOAL_CODES_TWO_FOUR && __builtin_popcount(mask) > 2) {
             mask = (unsigned)(shoal_rng_next(rng) % 16);
+        }
+        if (room_of(kind) > 0) {
+            bitmap = i % 32 == 0 ? draw_bitmap(room_of(kind), rng) : bitmap;
+            mask = bitmap >> i % 32 & 15;
         }
         m->kept[i / 8] = (uint8_t)(m->kept[i / 8] | mask << i % 8);
         for (size_t j = 0; j < 4; j++) {
@@ -116,6 +152,8 @@ static void test_every_kind_has_its_type(void **state)
             n_found += shoal_codes_find(bits, group, SHOAL_CODES_ALL, &type);
             n_found += shoal_codes_find(bits, group, SHOAL_CODES_TWO_FOUR, &type);
             n_found += shoal_codes_find(bits, group, SHOAL_CODES_LEVELS, &type);
+            n_found += shoal_codes_find(bits, group, SHOAL_CODES_HALF, &type);
+            n_found += shoal_codes_find(bits, group, SHOAL_CODES_QUARTER, &type);
         }
     }
     assert_int_equal(n_found, SHOAL_COUNT(kinds));
@@ -223,11 +261,11 @@ static void test_what_no_type_holds_is_refused(void **state)
             fill(&m, i, &rng);
             /* The last code of the second row at its limit, then past it. */
             size_t at = 2 * K - 1;
+            memset(m.kept + at / 8 - 3, 0, 3);
             m.kept[at / 8] = 0xC0;
-            m.codes[at - 1] = 0;
-            memset(m.codes + at - 7, 0, 7);
+            memset(m.codes + at - 31, 0, 31);
             m.codes[at] = (int8_t)limit;
-            if (kinds[i].mask != SHOAL_CODES_TWO_FOUR) {
+            if (kinds[i].mask == SHOAL_CODES_ALL || kinds[i].mask == SHOAL_CODES_LEVELS) {
                 m.c.kept = NULL;
             }
             pack(&m);
@@ -254,8 +292,9 @@ static void test_two_of_four_and_no_more(void **state)
     static matrix m;
     uint64_t rng = 11;
     for (unsigned mask = 0; mask < 16; mask++) {
-        for (size_t with_kept = 0; with_kept < 2; with_kept++) {
-            fill(&m, S4_128_AT, &rng);
+        for (size_t i = 0; i < 4; i++) {
+            bool with_kept = i % 2;
+            fill(&m, i < 2 ? S4_128_AT : S8_128_AT, &rng);
             m.kept[0] = (uint8_t)((m.kept[0] & 0xF0) | mask);
             for (size_t j = 0; j < 4; j++) {
                 m.codes[j] = (int8_t)(mask >> j & 1 ? (int)j - 7 : 0);
@@ -278,6 +317,38 @@ static void test_two_of_four_and_no_more(void **state)
     expect_refused(&m, "row 0, column 5");
 }
 
+static void test_half_of_32_and_no_more(void **state)
+{
+    (void)state;
+    static matrix m;
+    uint64_t rng = 23;
+    for (size_t i = 0; i < 12; i++) {
+        const size_t kind = i % 2 ? B16_128_AT : B8_128_AT;
+        const size_t n = room_of(kind) + i / 4 - 1;
+        const bool with_kept = i / 2 % 2;
+        fill(&m, kind, &rng);
+        memset(m.kept + K / 8, 0, 4);
+        memset(m.codes + K, 0, 32);
+        for (size_t j = 0; j < n; j++) {
+            m.kept[K / 8 + (31 - j) / 8] |= (uint8_t)(1u << (31 - j) % 8);
+            m.codes[K + 31 - j] = (int8_t)(j % 2 ? 7 - (int)j % 7 : -8 + (int)j % 8);
+        }
+        m.c.kept = with_kept ? m.kept : NULL;
+        if (n > room_of(kind)) {
+            expect_refused(&m, kind == B16_128_AT ? "row 1, column 0: more than 16 of 32"
+                                                  : "row 1, column 0: more than 8 of 32");
+            continue;
+        }
+        pack(&m);
+        int8_t codes[K];
+        uint8_t kept[K / 8];
+        shoal_codes_unpack(m.type, m.blocks + shoal_codes_row_bytes(m.type, K), K, codes, NULL,
+                           kept);
+        assert_memory_equal(codes, m.codes + K, K);
+        assert_true(memcmp(kept, m.kept + K / 8, 4) == 0);
+    }
+}
+
 /* Blocks that no writer makes. */
 static void test_hostile_blocks_are_refused_by_row(void **state)
 {
@@ -285,8 +356,9 @@ static void test_hostile_blocks_are_refused_by_row(void **state)
     static matrix m;
     uint64_t rng = 13;
     for (size_t i = 0; i < SHOAL_COUNT(kinds); i++) {
+        const size_t room = room_of(i);
         bool places = kinds[i].mask == SHOAL_CODES_TWO_FOUR;
-        for (size_t attack = 0; attack < (places ? 4u : 2u); attack++) {
+        for (size_t attack = 0; attack < (places ? 4u : room ? 3u : 2u); attack++) {
             fill(&m, i, &rng);
             pack(&m);
             size_t row_bytes = shoal_codes_row_bytes(m.type, K);
@@ -295,11 +367,17 @@ static void test_hostile_blocks_are_refused_by_row(void **state)
                 uint16_t half = attack ? HALF_NAN : HALF_INFINITY;
                 memcpy(row + row_bytes - (shoal_type_find((uint32_t)m.type)->block_bytes), &half,
                        2);
+            } else if (room) {
+                /* One more than there is room for, in the row's last bitmap. */
+                uint32_t kept = (uint32_t)((1ull << (room + 1)) - 1) << 7;
+                memcpy(row + row_bytes - 4 * (room / 8 + 1), &kept, 4);
             } else {
                 /* The places of the last word's first values: equal, then falling. */
                 uint8_t *word = row + row_bytes - 4;
-                word[0] = (uint8_t)((word[0] & ~0x18) | 2 << 3);
-                word[1] = (uint8_t)((word[1] & ~0x18) | (attack == 2 ? 2 << 3 : 1 << 3));
+                unsigned at = kinds[i].bits == 8 ? 6 : 3;
+                unsigned keep = ~(3u << at);
+                word[0] = (uint8_t)((word[0] & keep) | 2u << at);
+                word[1] = (uint8_t)((word[1] & keep) | (attack == 2 ? 2u : 1u) << at);
             }
             const shoal_gguf_tensor t = {.name = {"a.weight", 8},
                                          .type = m.type,
@@ -352,12 +430,15 @@ static void test_encoding_stays_in_its_budget(void **state)
         shoal_type type;
         double most;
     } rows[] = {
-        {SHOAL_TYPE_C2_32, 0.40},  {SHOAL_TYPE_C2_64, 0.42},  {SHOAL_TYPE_C2_128, 0.45},
-        {SHOAL_TYPE_C3_32, 0.18},  {SHOAL_TYPE_C3_64, 0.195}, {SHOAL_TYPE_C3_128, 0.21},
-        {SHOAL_TYPE_C4_64, 0.10},  {SHOAL_TYPE_C4_128, 0.11}, {SHOAL_TYPE_S4_32, 0.40},
-        {SHOAL_TYPE_S4_64, 0.405}, {SHOAL_TYPE_S4_128, 0.41}, {SHOAL_TYPE_N3_32, 0.18},
-        {SHOAL_TYPE_N3_64, 0.195}, {SHOAL_TYPE_N3_128, 0.21}, {SHOAL_TYPE_N4_32, 0.10},
-        {SHOAL_TYPE_N4_64, 0.10},  {SHOAL_TYPE_N4_128, 0.11},
+        {SHOAL_TYPE_C2_32, 0.40},  {SHOAL_TYPE_C2_64, 0.42},   {SHOAL_TYPE_C2_128, 0.45},
+        {SHOAL_TYPE_C3_32, 0.18},  {SHOAL_TYPE_C3_64, 0.195},  {SHOAL_TYPE_C3_128, 0.21},
+        {SHOAL_TYPE_C4_64, 0.10},  {SHOAL_TYPE_C4_128, 0.11},  {SHOAL_TYPE_S4_32, 0.40},
+        {SHOAL_TYPE_S4_64, 0.405}, {SHOAL_TYPE_S4_128, 0.41},  {SHOAL_TYPE_N3_32, 0.18},
+        {SHOAL_TYPE_N3_64, 0.195}, {SHOAL_TYPE_N3_128, 0.21},  {SHOAL_TYPE_N4_32, 0.10},
+        {SHOAL_TYPE_N4_64, 0.10},  {SHOAL_TYPE_N4_128, 0.11},  {SHOAL_TYPE_S8_32, 0.38},
+        {SHOAL_TYPE_S8_64, 0.38},  {SHOAL_TYPE_S8_128, 0.38},  {SHOAL_TYPE_B16_32, 0.30},
+        {SHOAL_TYPE_B16_64, 0.30}, {SHOAL_TYPE_B16_128, 0.31}, {SHOAL_TYPE_B8_32, 0.56},
+        {SHOAL_TYPE_B8_64, 0.56},  {SHOAL_TYPE_B8_128, 0.56},
     };
     enum {
         N = 128 * 256
@@ -416,6 +497,7 @@ int main(void)
         cmocka_unit_test(test_values_are_scale_times_code),
         cmocka_unit_test(test_what_no_type_holds_is_refused),
         cmocka_unit_test(test_two_of_four_and_no_more),
+        cmocka_unit_test(test_half_of_32_and_no_more),
         cmocka_unit_test(test_hostile_blocks_are_refused_by_row),
         cmocka_unit_test(test_encoding_keeps_the_two_largest_of_four),
         cmocka_unit_test(test_encoding_stays_in_its_budget),
