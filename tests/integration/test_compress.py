@@ -3,6 +3,7 @@
 """shoal-forge compress from calibration to a model that answers: what the report says is counted again by other
 commands, a run that is killed goes on to the same bytes, sizes are kept, and what cannot be done is refused."""
 import glob
+import hashlib
 import json
 import math
 import os
@@ -90,11 +91,70 @@ def test_every_recipe_makes_a_model_that_answers():
         return f"{len(recipes)} recipes"
 
 
+CHOICE = "rules:\n  a:\n    layers: blk.*.weight\n    pass: gptq, joint\n    bits: 3, 4\n    within_bits: 5\n"
+
+
+def cut(bench, recipe, out, ending):
+    """A run that is killed as soon as it has finished a piece of work; what is finished, [] where the run was faster."""
+    process = subprocess.Popen(bench.command(recipe, out, "-t", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               stdin=subprocess.DEVNULL)
+    while process.poll() is None and not glob.glob(f"{out}.work/*.{ending}"):
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return [] if os.path.exists(out) else sorted(glob.glob(f"{out}.work/*.{ending}"))
+
+
+def as_another_version(work):
+    """Finished work as a program that computes another way leaves it: files that are whole, of another key."""
+    key = read(f"{work}/KEY")
+    other = hashlib.sha256(key).hexdigest().encode()
+    for path in glob.glob(f"{work}/*"):
+        if path.endswith(".tmp"):  # the write that was cut off
+            os.remove(path)
+            continue
+        data = read(path)
+        expect(key in data, f"{path} does not say whose it is")
+        data = data.replace(key, other)
+        if path.endswith(".points"):
+            lines = data.decode().splitlines()
+            rows = [line.split() for line in lines[1:-1]]
+            errors = sorted(float.fromhex(row[2]) for row in rows)  # the first form, else the worst, would be chosen
+            text = lines[0] + "\n" + "".join(f"{row[0]} {row[1]} {e.hex()}\n" for row, e in zip(rows, errors))
+            data = (text + hashlib.sha256(text.encode()).hexdigest() + "\n").encode()
+        with open(path, "wb") as f:
+            f.write(data)
+
+
+def test_work_of_another_version_is_not_taken():
+    with Site() as site:
+        bench = Bench(site)
+        recipe, whole = write(site.file("r.yaml"), CHOICE), site.file("whole.gguf")
+        bench.compress(recipe, whole, "-t", "1")
+        kinds = set()
+        for attempt in range(40):
+            out = site.file(f"old{attempt}.gguf")
+            ending = ("points", "layer")[attempt % 2]
+            if not cut(bench, recipe, out, ending):
+                continue
+            kinds.add(ending)
+            as_another_version(out + ".work")
+            left = {path: read(path) for path in glob.glob(out + ".work/*")}
+            refused = bench.compress(recipe, out, check=False)
+            expect(refused.returncode == 1 and "another" in refused.stderr and "remove" in refused.stderr, refused.stderr)
+            expect(left == {path: read(path) for path in glob.glob(out + ".work/*")}, "the other version's work was changed")
+            os.remove(out + ".work/KEY")  # now each piece says for itself whose it is
+            said = json.loads(bench.compress(recipe, out, "--json").stdout)
+            expect(read(out) == read(whole) and said["resumed"] == 0, f"attempt {attempt}: work of another version was taken")
+            if len(kinds) == 2:
+                break
+        expect(len(kinds) == 2, f"no run was caught in its work: {kinds}")
+
+
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes():
     with Site() as site:
         bench = Bench(site)
-        recipe = write(site.file("r.yaml"), "rules:\n  a:\n    layers: blk.*.weight\n    pass: gptq, joint\n    bits: 3, 4\n"
-                       "    within_bits: 5\n")
+        recipe = write(site.file("r.yaml"), CHOICE)
         whole, other = site.file("whole.gguf"), site.file("other.gguf")
         bench.compress(recipe, whole, "-t", "1")
         bench.compress(recipe, other, "-t", "3")
@@ -103,14 +163,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes():
         for attempt in range(40):
             out = site.file(f"cut{attempt}.gguf")
             ending = ("points", "layer")[attempt % 2]
-            process = subprocess.Popen(bench.command(recipe, out, "-t", "1"), stdout=subprocess.DEVNULL,
-                                       stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-            while process.poll() is None and not glob.glob(f"{out}.work/*.{ending}"):
-                time.sleep(0.0005)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            made = sorted(glob.glob(f"{out}.work/*.{ending}"))
-            if os.path.exists(out) or not made:
+            made = cut(bench, recipe, out, ending)
+            if not made:
                 continue
             kinds.add(ending)
             refused = bench.compress(os.path.join(RECIPES, "q4.yaml"), out, check=False)
