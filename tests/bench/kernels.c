@@ -438,7 +438,7 @@ static void bench_bitmap_tier(bench *b, gemm_operands *o, const shoal_kernels *t
                  shoal_panel_find(kinds[i])->name);
         s[i] = time_tier(b, &w, tier);
     }
-    tell_break_even(&w, tier, "weights are kept", s[0], shares, s + 1, BITMAPS);
+    tell_break_even(&w, tier, "weights kept", s[0], shares, s + 1, BITMAPS);
 }
 
 static void bench_bitmaps(bench *b)
