@@ -144,9 +144,11 @@ SHOAL_INLINE __m512 codes_q3(const uint8_t *group, size_t half)
 
 /* --- scores of sealed keys ------------------------------------------------------------------- */
 
-/* Takes n channels into the dots, which begin at 0 with the first. */
-TILE_INLINE void score_channels(line_state *lines, const uint8_t *row, float scaled[TILE][CHUNK],
-                                size_t n, bool first, size_t group, codes_fn *codes, size_t n_l)
+/* Takes n channels into the dots, which begin at 0 with the first, and brings the same channels of
+ * the next block, line by line: many at once would wait for each other. */
+TILE_INLINE void score_channels(line_state *lines, const uint8_t *row, const uint8_t *ahead,
+                                float scaled[TILE][CHUNK], size_t n, bool first, size_t group,
+                                codes_fn *codes, size_t n_l)
 {
     __m512 acc[TILE][N_KEYS];
     for (size_t l = 0; l < n_l; l++) {
@@ -155,6 +157,9 @@ TILE_INLINE void score_channels(line_state *lines, const uint8_t *row, float sca
         }
     }
     for (size_t d = 0; d < n; d++) {
+        if (d * group % SHOAL_ATTEND_CACHE_LINE < group) {
+            bring(ahead + d * group, 1);
+        }
         __m512 low = codes(row + d * group, 0);
         __m512 high = codes(row + d * group, 1);
         for (size_t l = 0; l < n_l; l++) {
@@ -196,8 +201,7 @@ TILE_INLINE void score_sealed(const step *s, line_state *lines, shoal_kv_level l
                 _mm512_storeu_ps(scaled[l] + i, _mm512_mul_ps(q, some));
             }
         }
-        bring(s->next_k + at, n * group);
-        score_channels(lines, s->k + at, scaled, n, d == 0, group, codes, n_l);
+        score_channels(lines, s->k + at, s->next_k + at, scaled, n, d == 0, group, codes, n_l);
     }
     for (size_t l = 0; l < n_l; l++) {
         __m512 base = _mm512_set1_ps(avx512_tree16(mins[l]));

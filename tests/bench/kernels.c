@@ -65,9 +65,10 @@ static bool is_wanted(const bench *b, const char *slot)
 }
 
 /* A benchmark that finds no memory has nothing to unwind. */
+/* On huge pages where it is large, as weights and KV are. */
 static void *allocate(size_t n, size_t size)
 {
-    void *p = shoal_calloc_aligned(n, size);
+    void *p = shoal_calloc_huge(n, size);
     if (!p) {
         fprintf(stderr, "shoal-bench-kernels: no memory for %zu bytes, see --mib\n", n * size);
         exit(2);
@@ -750,6 +751,24 @@ static uint64_t fill_set(bench *b, const stored *f, size_t head_dim, size_t bloc
                      : 2 * N_BLOCKS * (uint64_t)block;
 }
 
+/* Copies of one set of blocks, each block right behind the one before, as pools have
+ * them: the first and the last of `block` bytes, the others of `bytes`. */
+static uint8_t *copy_sets(const uint8_t *blocks, size_t block, size_t bytes, size_t n_sets,
+                          const void **ret_blocks)
+{
+    size_t set = 2 * block + (N_BLOCKS - 2) * bytes;
+    uint8_t *sets = allocate(n_sets, set);
+    uint8_t *to = sets;
+    for (size_t i = 0; i < n_sets * N_BLOCKS; i++) {
+        size_t at = i % N_BLOCKS;
+        size_t n = at == 0 || at + 1 == N_BLOCKS ? block : bytes;
+        memcpy(to, blocks + at * block, n);
+        ret_blocks[i] = to;
+        to += n;
+    }
+    return sets;
+}
+
 static void bench_attention(bench *b, const stored *f, size_t n_sets, size_t n_rows, size_t n_heads,
                             size_t head_dim)
 {
@@ -757,19 +776,16 @@ static void bench_attention(bench *b, const stored *f, size_t n_sets, size_t n_r
         return;
     }
     size_t block = f->scales + head_dim * SHOAL_KV_BLOCK * f->element;
-    size_t set = N_BLOCKS * block;
-    uint8_t *keys = allocate(n_sets, set);
-    uint8_t *values = allocate(n_sets, set);
+    uint8_t *keys = allocate(N_BLOCKS, block);
+    uint8_t *values = allocate(N_BLOCKS, block);
     const void **pointers = allocate(2 * n_sets * N_BLOCKS, sizeof *pointers);
     uint64_t n_bytes = n_sets * fill_set(b, f, head_dim, block, keys, values);
-    for (size_t i = 0; i < n_sets * N_BLOCKS; i++) {
-        pointers[i] = keys + i * block;
-        pointers[n_sets * N_BLOCKS + i] = values + i * block;
-    }
-    for (size_t i = 1; i < n_sets; i++) {
-        memcpy(keys + i * set, keys, set);
-        memcpy(values + i * set, values, set);
-    }
+    size_t k_bytes = f->sealed ? shoal_kv_sealed_bytes(f->level, head_dim, SHOAL_KV_BLOCK) : block;
+    size_t v_bytes = f->sealed ? shoal_kv_sealed_bytes(f->level, SHOAL_KV_BLOCK, head_dim) : block;
+    uint8_t *k_sets = copy_sets(keys, block, k_bytes, n_sets, pointers);
+    uint8_t *v_sets = copy_sets(values, block, v_bytes, n_sets, pointers + n_sets * N_BLOCKS);
+    shoal_free(keys);
+    shoal_free(values);
     size_t n_lines = n_rows * n_heads;
     float *q = random_row(b, n_lines * head_dim);
     float *out = random_row(b, n_lines * head_dim);
@@ -796,8 +812,8 @@ static void bench_attention(bench *b, const stored *f, size_t n_sets, size_t n_r
     work w = {f->slot, shape, n_bytes, 4 * (uint64_t)(n_sets * n_lines * head_dim * N_TOKENS),
               f->run,  &s,    out,     n_lines * head_dim * sizeof *out};
     bench_work(b, &w);
-    shoal_free(keys);
-    shoal_free(values);
+    shoal_free(k_sets);
+    shoal_free(v_sets);
     shoal_free(pointers);
     shoal_free(q);
     shoal_free(out);
