@@ -31,7 +31,7 @@ static void test_defaults_become_settings(void **state)
     assert_int_equal(s.node.engine.kv_bytes, (size_t)1024 << 20);
     assert_int_equal(s.node.engine.kv_type, -1);
     assert_int_equal(s.node.n_sessions_max, 256);
-    assert_int_equal(s.rpc.calls_max, 256 + 8 + 64 + 64);
+    assert_int_equal(s.rpc.calls_max, 256 + 8 + 64 + 64 + SHOAL_NODE_ENDED_MAX);
     assert_int_equal(s.drain_grace_ms, 30000);
 }
 
