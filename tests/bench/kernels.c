@@ -650,14 +650,21 @@ static void bench_rows(bench *b)
 
 /* The blocks of so many KV heads or layers, each of them attended in turn. */
 typedef struct attends {
+    size_t slot; /* offset of the kernel */
     shoal_attend a;
     size_t n_sets;
     const void **k_blocks; /* [n_sets][N_BLOCKS] */
     const void **v_blocks;
 } attends;
 
-static void run_attends(const attends *s, void (*attend)(const shoal_attend *a))
+typedef void attend_fn(const shoal_attend *a);
+
+static void run_attends(void *context)
 {
+    const job *j = context;
+    const attends *s = j->operands;
+    attend_fn *attend = NULL;
+    memcpy(&attend, (const char *)j->kernels + s->slot, sizeof attend);
     shoal_attend a = s->a;
     for (size_t i = 0; i < s->n_sets; i++) {
         a.k_blocks = s->k_blocks + i * N_BLOCKS;
@@ -666,52 +673,30 @@ static void run_attends(const attends *s, void (*attend)(const shoal_attend *a))
     }
 }
 
-static void run_attend_f32(void *context)
-{
-    const job *j = context;
-    run_attends(j->operands, j->kernels->attend_f32);
-}
-
-static void run_attend_f16(void *context)
-{
-    const job *j = context;
-    run_attends(j->operands, j->kernels->attend_f16);
-}
-
-static void run_attend_q8(void *context)
-{
-    const job *j = context;
-    run_attends(j->operands, j->kernels->attend_q8);
-}
-
-static void run_attend_sealed(void *context)
-{
-    const job *j = context;
-    run_attends(j->operands, j->kernels->attend_sealed);
-}
-
 /* One stored form. */
 typedef struct stored {
     const char *slot;
     size_t element; /* bytes */
     size_t scales;  /* bytes in front of a block */
-    size_t store;   /* offset of the slot */
-    bench_fn *run;
+    size_t store;   /* offsets of the kernels */
+    size_t attend;
     bool sealed; /* afterwards, all but the first and the last block */
     shoal_kv_level level;
 } stored;
 
 static const stored forms[] = {
-    {"attend_f32", 4, 0, offsetof(shoal_kernels, kv_store_f32), run_attend_f32, false, 0},
-    {"attend_f16", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_f16, false, 0},
-    {"attend_q8", 1, SHOAL_KV_Q8_SCALES, offsetof(shoal_kernels, kv_store_q8), run_attend_q8, false,
-     0},
-    {"attend_sealed_q8", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_sealed, true,
-     SHOAL_KV_LEVEL_Q8},
-    {"attend_sealed_q4", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_sealed, true,
-     SHOAL_KV_LEVEL_Q4},
-    {"attend_sealed_q3", 2, 0, offsetof(shoal_kernels, kv_store_f16), run_attend_sealed, true,
-     SHOAL_KV_LEVEL_Q3},
+    {"attend_f32", 4, 0, offsetof(shoal_kernels, kv_store_f32), offsetof(shoal_kernels, attend_f32),
+     false, 0},
+    {"attend_f16", 2, 0, offsetof(shoal_kernels, kv_store_f16), offsetof(shoal_kernels, attend_f16),
+     false, 0},
+    {"attend_q8", 1, SHOAL_KV_Q8_SCALES, offsetof(shoal_kernels, kv_store_q8),
+     offsetof(shoal_kernels, attend_q8), false, 0},
+    {"attend_sealed_q8", 2, 0, offsetof(shoal_kernels, kv_store_f16),
+     offsetof(shoal_kernels, attend_sealed), true, SHOAL_KV_LEVEL_Q8},
+    {"attend_sealed_q4", 2, 0, offsetof(shoal_kernels, kv_store_f16),
+     offsetof(shoal_kernels, attend_sealed), true, SHOAL_KV_LEVEL_Q4},
+    {"attend_sealed_q3", 2, 0, offsetof(shoal_kernels, kv_store_f16),
+     offsetof(shoal_kernels, attend_sealed), true, SHOAL_KV_LEVEL_Q3},
 };
 
 /* Seals the blocks where they are. Returns the bytes that attention reads. */
@@ -756,14 +741,11 @@ static uint64_t fill_set(bench *b, const stored *f, size_t head_dim, size_t bloc
 static uint8_t *copy_sets(const uint8_t *blocks, size_t block, size_t bytes, size_t n_sets,
                           const void **ret_blocks)
 {
-    size_t set = 2 * block + (N_BLOCKS - 2) * bytes;
-    uint8_t *sets = allocate(n_sets, set);
-    uint8_t *to = sets;
-    for (size_t i = 0; i < n_sets * N_BLOCKS; i++) {
+    uint8_t *sets = allocate(n_sets, 2 * block + (N_BLOCKS - 2) * bytes);
+    for (size_t i = 0, to = 0; i < n_sets * N_BLOCKS; i++) {
         size_t at = i % N_BLOCKS;
         size_t n = at == 0 || at + 1 == N_BLOCKS ? block : bytes;
-        memcpy(to, blocks + at * block, n);
-        ret_blocks[i] = to;
+        ret_blocks[i] = memcpy(sets + to, blocks + at * block, n);
         to += n;
     }
     return sets;
@@ -789,7 +771,8 @@ static void bench_attention(bench *b, const stored *f, size_t n_sets, size_t n_r
     size_t n_lines = n_rows * n_heads;
     float *q = random_row(b, n_lines * head_dim);
     float *out = random_row(b, n_lines * head_dim);
-    attends s = {.a = {.n_rows = n_rows,
+    attends s = {.slot = f->attend,
+                 .a = {.n_rows = n_rows,
                        .n_heads = n_heads,
                        .k_dim = head_dim,
                        .v_dim = head_dim,
@@ -809,8 +792,8 @@ static void bench_attention(bench *b, const stored *f, size_t n_sets, size_t n_r
     char shape[64];
     snprintf(shape, sizeof shape, "%zu x %zu heads of %zu, %d tokens%s", n_rows, n_heads, head_dim,
              N_TOKENS, n_sets > 1 ? ", cold" : "");
-    work w = {f->slot, shape, n_bytes, 4 * (uint64_t)(n_sets * n_lines * head_dim * N_TOKENS),
-              f->run,  &s,    out,     n_lines * head_dim * sizeof *out};
+    work w = {f->slot,     shape, n_bytes, 4 * (uint64_t)(n_sets * n_lines * head_dim * N_TOKENS),
+              run_attends, &s,    out,     n_lines * head_dim * sizeof *out};
     bench_work(b, &w);
     shoal_free(k_sets);
     shoal_free(v_sets);
