@@ -9,6 +9,7 @@
 
 #include "common/base/buf.h"
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_model.h"
 
@@ -95,6 +96,14 @@ void rig_fini(rig *r)
     shoal_sampler_free(r->sampler);
     shoal_engine_free(r->engine);
     shoal_model_free(r->model);
+}
+
+void rig_prompt(uint64_t seed, int32_t *text, size_t n)
+{
+    text[0] = SHOAL_TINY_BOS;
+    for (size_t i = 1; i < n; i++) {
+        text[i] = (int32_t)(3 + shoal_rng_next(&seed) % (SHOAL_TINY_VOCAB - 3));
+    }
 }
 
 size_t rig_decode(rig *r, const shoal_sampling *sampling, int32_t *text, size_t n_prompt,
@@ -241,6 +250,16 @@ static void on_finish(void *ctx, shoal_rpc_status status, const char *text)
     e->done = true;
     e->status = status;
     assert_string_equal(text, status == SHOAL_RPC_OK ? "" : e->error);
+}
+
+void edge_expect_text(const edge *e, const int32_t *truth, size_t n)
+{
+    assert_int_equal(e->n_confirmed, n);
+    for (size_t i = 0; i < n; i++) {
+        if (e->text[i] != truth[i]) {
+            fail_msg("token %zu is %d, plain decode gives %d", i, (int)e->text[i], (int)truth[i]);
+        }
+    }
 }
 
 void edge_init(edge *e, rig *r)

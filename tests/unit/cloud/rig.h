@@ -47,6 +47,9 @@ void rig_init(rig *r, const rig_settings *settings);
 void rig_fini(rig *r);
 shoal_model *rig_model_new(uint64_t seed);
 
+/* A prompt of n tokens, the begin token and ordinary ones drawn from seed. */
+void rig_prompt(uint64_t seed, int32_t *text, size_t n);
+
 /* Plain decode: text[0..n_prompt) is the prompt; fills up to n_max tokens in all and returns the
  * length, less than n_max when an end token was drawn. */
 size_t rig_decode(rig *r, const shoal_sampling *sampling, int32_t *text, size_t n_prompt,
@@ -88,6 +91,8 @@ typedef struct edge {
 /* Makes the session and adds it to the batch; nothing is pushed. */
 void edge_init(edge *e, rig *r);
 void edge_fini(edge *e);
+/* Fails unless truth[0..n) is what is confirmed, no more and no less. */
+void edge_expect_text(const edge *e, const int32_t *truth, size_t n);
 shoal_msg_open edge_open_message(const rig *r, const shoal_sampling *sampling, size_t n_max);
 void edge_open(edge *e, const shoal_sampling *sampling, size_t n_max);
 void edge_tokens(edge *e, shoal_token_kind kind, size_t position, const int32_t *ids, size_t n);

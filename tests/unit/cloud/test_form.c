@@ -59,14 +59,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static void make_prompt(uint64_t seed, int32_t *text)
-{
-    text[0] = SHOAL_TINY_BOS;
-    for (size_t i = 1; i < N_PROMPT; i++) {
-        text[i] = (int32_t)(3 + shoal_rng_next(&seed) % (SHOAL_TINY_VOCAB - 3));
-    }
-}
-
 static shoal_sampling sampling_of(uint64_t seed)
 {
     shoal_sampling s = shoal_sampling_default();
@@ -85,12 +77,6 @@ static void open_with_form(edge *e, const shoal_sampling *sampling)
     edge_open(e, sampling, N_TEXT);
 }
 
-static void assert_text(const edge *e, const int32_t *truth, size_t n)
-{
-    assert_int_equal(e->n_confirmed, n);
-    assert_memory_equal(e->text, truth, n * sizeof *truth);
-}
-
 static void test_continue_in_parts_and_on_new_streams_keeps_the_form(void **state)
 {
     (void)state;
@@ -99,7 +85,7 @@ static void test_continue_in_parts_and_on_new_streams_keeps_the_form(void **stat
         int32_t truth[RIG_TEXT_MAX];
         int32_t freed[RIG_TEXT_MAX];
         shoal_sampling sampling = sampling_of(seed);
-        make_prompt(seed, truth);
+        rig_prompt(seed, truth, N_PROMPT);
         memcpy(freed, truth, sizeof truth);
         size_t n = rig_decode_form(&shared, form, &sampling, truth, N_PROMPT, N_TEXT);
         (void)rig_decode(&shared, &sampling, freed, N_PROMPT, N_TEXT);
@@ -119,7 +105,7 @@ static void test_continue_in_parts_and_on_new_streams_keeps_the_form(void **stat
             rig_settle(&shared);
             assert_false(e.done);
         }
-        assert_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         edge_fini(&e);
     }
     assert_true(n_whole > 0); /* some end where their object does */
@@ -133,7 +119,7 @@ static void test_drafts_right_and_wrong_give_the_same_text(void **state)
     for (uint64_t seed = 0; seed < 6; seed++) {
         int32_t truth[RIG_TEXT_MAX];
         shoal_sampling sampling = sampling_of(seed);
-        make_prompt(seed, truth);
+        rig_prompt(seed, truth, N_PROMPT);
         size_t n = rig_decode_form(&shared, form, &sampling, truth, N_PROMPT, N_TEXT);
         edge e;
         open_with_form(&e, &sampling);
@@ -153,7 +139,7 @@ static void test_drafts_right_and_wrong_give_the_same_text(void **state)
             rig_settle(&shared);
             assert_false(e.done);
         }
-        assert_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         n_accepted += shoal_session_stats_get(e.session)->n_accepted;
         edge_fini(&e);
     }
@@ -174,7 +160,7 @@ static void test_what_cannot_be_kept_is_refused_by_name(void **state)
     (void)state;
     shoal_sampling sampling = sampling_of(1);
     int32_t prompt[N_PROMPT];
-    make_prompt(1, prompt);
+    rig_prompt(1, prompt, N_PROMPT);
     edge e;
     /* A node without words: another engine stands behind it. */
     shoal_form_words *words = SHOAL_STEAL(shared.words);
@@ -217,7 +203,7 @@ static void test_form_without_a_token_ends_in_words(void **state)
     shoal_sampling sampling = sampling_of(1);
     int32_t prompt[N_PROMPT];
     static const uint8_t cut_character[] = "\1\1\3\1\1\xC3\6"; /* half of one */
-    make_prompt(1, prompt);
+    rig_prompt(1, prompt, N_PROMPT);
     edge e;
     edge_init(&e, &shared);
     e.form = (shoal_msg_form){

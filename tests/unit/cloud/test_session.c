@@ -40,14 +40,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static void make_prompt(uint64_t seed, int32_t *text, size_t n)
-{
-    text[0] = SHOAL_TINY_BOS;
-    for (size_t i = 1; i < n; i++) {
-        text[i] = (int32_t)(3 + shoal_rng_next(&seed) % (SHOAL_TINY_VOCAB - 3));
-    }
-}
-
 static shoal_sampling sampling_of(float temperature, uint64_t seed)
 {
     shoal_sampling s = shoal_sampling_default();
@@ -56,23 +48,13 @@ static shoal_sampling sampling_of(float temperature, uint64_t seed)
     return s;
 }
 
-static void assert_text(const edge *e, const int32_t *truth, size_t n)
-{
-    assert_int_equal(e->n_confirmed, n);
-    for (size_t i = 0; i < n; i++) {
-        if (e->text[i] != truth[i]) {
-            fail_msg("token %zu is %d, plain decode gives %d", i, (int)e->text[i], (int)truth[i]);
-        }
-    }
-}
-
 /* --- Continue --------------------------------------------------------------------------------- */
 
 static void test_continue_any_split_equals_decode(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(1, truth, N_PROMPT);
+    rig_prompt(1, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(1.0f, 5);
     size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
     for (size_t part = 1; part < 20; part += 6) {
@@ -87,13 +69,13 @@ static void test_continue_any_split_equals_decode(void **state)
             rig_settle(&shared);
             assert_int_equal(e.n_confirmed, SHOAL_MIN(n, before + part));
         }
-        assert_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         /* Asked again from the middle: the same tokens come once more and nothing is computed. */
         size_t n_messages = e.n_messages;
         edge_continue(&e, N_PROMPT, 5);
         assert_int_equal(rig_settle(&shared), 0);
         assert_true(e.n_messages > n_messages);
-        assert_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         edge_simple(&e, SHOAL_EDGE_CLOSE);
         assert_true(e.done && e.has_finished_message);
         assert_int_equal(e.status, SHOAL_RPC_OK);
@@ -111,7 +93,7 @@ static void test_continue_at_end_token_and_limits_stops(void **state)
     /* At a high temperature some seed draws the end token early. */
     for (uint64_t seed = 0; seed < 12; seed++) {
         int32_t truth[RIG_TEXT_MAX];
-        make_prompt(seed, truth, 5);
+        rig_prompt(seed, truth, 5);
         sampling.seed = seed;
         size_t n = rig_decode(&shared, &sampling, truth, 5, 200);
         seen_end = seen_end || n < 200;
@@ -121,7 +103,7 @@ static void test_continue_at_end_token_and_limits_stops(void **state)
         edge_prompt(&e, truth, 5);
         edge_continue(&e, 5, 100000);
         rig_settle(&shared);
-        assert_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         edge_continue(&e, n, 10);
         assert_int_equal(rig_settle(&shared), 0);
         /* A draft beyond the end is answered by where the text ends. */
@@ -194,7 +176,7 @@ static void move(edge *e, play *p)
 static void play_to_the_end(rig *r, uint64_t seed)
 {
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(seed + 40, truth, N_PROMPT);
+    rig_prompt(seed + 40, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(seed % 3 == 0 ? 0.0f : 1.2f, seed);
     sampling.top_k = seed % 2 == 0 ? 0 : 40;
     sampling.repetition_penalty = seed % 4 == 1 ? 1.1f : 1.0f;
@@ -221,7 +203,7 @@ static void play_to_the_end(rig *r, uint64_t seed)
         fail_msg("seed %u: %s", (unsigned)seed, e.error);
     }
     rig_settle(r);
-    assert_text(&e, truth, n);
+    edge_expect_text(&e, truth, n);
     edge_fini(&e);
 }
 
@@ -270,7 +252,7 @@ static void test_draft_all_true_gives_bonus_and_confidences(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(3, truth, N_PROMPT);
+    rig_prompt(3, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 0);
     size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
     assert_true(n > N_PROMPT + 9);
@@ -282,7 +264,7 @@ static void test_draft_all_true_gives_bonus_and_confidences(void **state)
     rig_settle(&shared);
     assert_int_equal(e.n_verdicts, 1);
     assert_int_equal(e.epoch, 0);
-    assert_text(&e, truth, N_PROMPT + 9);
+    edge_expect_text(&e, truth, N_PROMPT + 9);
     size_t n_confident = 0;
     for (size_t i = N_PROMPT; i < N_PROMPT + 9; i++) {
         n_confident += e.shares[i] > 0 ? 1 : 0;
@@ -299,7 +281,7 @@ static void test_draft_wrong_raises_epoch_and_drops_stale(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(3, truth, N_PROMPT);
+    rig_prompt(3, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 0);
     rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
     int32_t drafts[8];
@@ -312,7 +294,7 @@ static void test_draft_wrong_raises_epoch_and_drops_stale(void **state)
     edge_draft(&e, drafts, 8);
     rig_settle(&shared);
     assert_int_equal(e.epoch, 1);
-    assert_text(&e, truth, N_PROMPT + 4);
+    edge_expect_text(&e, truth, N_PROMPT + 4);
     /* Anything of epoch 0 is dropped without a word, even with a gap. */
     size_t n_messages = e.n_messages;
     e.epoch = 0;
@@ -325,12 +307,12 @@ static void test_draft_wrong_raises_epoch_and_drops_stale(void **state)
     edge_continue(&e, N_PROMPT, 6);
     rig_settle(&shared);
     assert_int_equal(e.epoch, 1);
-    assert_text(&e, truth, N_PROMPT + 6);
+    edge_expect_text(&e, truth, N_PROMPT + 6);
     /* A newer epoch is adopted; a draft that contradicts H is judged by H alone. */
     e.epoch = 9;
     edge_tokens(&e, SHOAL_TOKENS_DRAFT, N_PROMPT, drafts, 8);
     assert_int_equal(e.epoch, 10);
-    assert_text(&e, truth, N_PROMPT + 6);
+    edge_expect_text(&e, truth, N_PROMPT + 6);
     const shoal_session_stats *stats = shoal_session_stats_get(e.session);
     assert_int_equal(stats->n_accepted, 6);
     assert_int_equal(stats->n_verified, 8);
@@ -341,7 +323,7 @@ static void test_draft_longer_than_a_step_is_judged_in_parts(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(3, truth, N_PROMPT);
+    rig_prompt(3, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 0);
     rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
     edge e;
@@ -351,7 +333,7 @@ static void test_draft_longer_than_a_step_is_judged_in_parts(void **state)
     edge_draft(&e, truth + N_PROMPT, 20);
     edge_draft(&e, truth + N_PROMPT + 20, 20);
     rig_settle(&shared);
-    assert_text(&e, truth, N_PROMPT + 41);
+    edge_expect_text(&e, truth, N_PROMPT + 41);
     /* A step has 16 rows of logits. What one part's own token confirms is a draft that stands, and
      * only the last one is news. */
     assert_int_equal(e.n_verdicts, 3);
@@ -365,7 +347,7 @@ static void test_trusted_replaces_queued_drafts(void **state)
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
     int32_t wrong[6] = {9, 9, 9, 9, 9, 9};
-    make_prompt(3, truth, N_PROMPT);
+    rig_prompt(3, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 0);
     rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
     edge e;
@@ -378,7 +360,7 @@ static void test_trusted_replaces_queued_drafts(void **state)
     assert_int_equal(e.n_verdicts, 0);
     edge_continue(&e, N_PROMPT, 10);
     rig_settle(&shared);
-    assert_text(&e, truth, N_PROMPT + 10);
+    edge_expect_text(&e, truth, N_PROMPT + 10);
     edge_fini(&e);
 }
 
@@ -386,7 +368,7 @@ static void test_draft_up_to_last_position_gives_no_bonus(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(3, truth, N_PROMPT);
+    rig_prompt(3, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 0);
     size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, N_PROMPT + 10);
     assert_int_equal(n, N_PROMPT + 10);
@@ -396,7 +378,7 @@ static void test_draft_up_to_last_position_gives_no_bonus(void **state)
     edge_prompt(&e, truth, N_PROMPT);
     edge_draft(&e, truth + N_PROMPT, 10);
     rig_settle(&shared);
-    assert_text(&e, truth, n);
+    edge_expect_text(&e, truth, n);
     edge_tokens(&e, SHOAL_TOKENS_DRAFT, n, truth, 1);
     assert_int_equal(e.status, SHOAL_RPC_INVALID_ARGUMENT);
     edge_fini(&e);
@@ -408,7 +390,7 @@ static void test_reopen_at_any_position_gives_same_tokens(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(11, truth, N_PROMPT);
+    rig_prompt(11, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.9f, 77);
     size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, 70);
     for (size_t cut = N_PROMPT; cut < n; cut += 3) {
@@ -428,7 +410,7 @@ static void test_reopen_at_any_position_gives_same_tokens(void **state)
         edge_continue(&e, cut, 70);
         rig_settle(&shared);
         assert_false(e.done);
-        assert_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         edge_fini(&e);
     }
 }
@@ -437,7 +419,7 @@ static void test_evict_between_steps_changes_nothing(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(12, truth, N_PROMPT);
+    rig_prompt(12, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.9f, 3);
     size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, 50);
     size_t n_free = shoal_kv_pool_n_free(shoal_engine_kv(shared.engine));
@@ -454,7 +436,7 @@ static void test_evict_between_steps_changes_nothing(void **state)
             assert_int_equal(shoal_session_kv_length(e.session), 0);
         }
     }
-    assert_text(&e, truth, n);
+    edge_expect_text(&e, truth, n);
     /* An evicted session that has nothing to do does not compute its KV anew. */
     shoal_session_evict(e.session);
     assert_int_equal(rig_settle(&shared), 0);
@@ -468,7 +450,7 @@ static void test_cancel_stops_and_leaves_session_open(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(12, truth, N_PROMPT);
+    rig_prompt(12, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 3);
     size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, 60);
     edge e;
@@ -484,7 +466,7 @@ static void test_cancel_stops_and_leaves_session_open(void **state)
     assert_false(e.done);
     edge_continue(&e, e.n_confirmed, 60);
     rig_settle(&shared);
-    assert_text(&e, truth, n);
+    edge_expect_text(&e, truth, n);
     edge_fini(&e);
 }
 
@@ -492,7 +474,7 @@ static void test_half_close_finishes_after_the_work(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(12, truth, N_PROMPT);
+    rig_prompt(12, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(0.0f, 3);
     edge e;
     edge_init(&e, &shared);
@@ -517,7 +499,7 @@ static void test_deadline_passed_ends_session(void **state)
     (void)state;
     shoal_sampling sampling = sampling_of(0.0f, 3);
     int32_t prompt[N_PROMPT];
-    make_prompt(1, prompt, N_PROMPT);
+    rig_prompt(1, prompt, N_PROMPT);
     edge e;
     edge_init(&e, &shared);
     assert_true(shoal_session_deadline_ms(e.session) == UINT64_MAX);
@@ -662,7 +644,7 @@ static void test_message_out_of_place_is_refused(void **state)
 {
     (void)state;
     int32_t ids[N_PROMPT];
-    make_prompt(1, ids, N_PROMPT);
+    rig_prompt(1, ids, N_PROMPT);
     edge e;
     edge_init(&e, &shared);
     edge_continue(&e, 0, 1);
@@ -704,7 +686,7 @@ static void test_tokens_at_capacity_end_exactly(void **state)
 {
     (void)state;
     int32_t ids[61];
-    make_prompt(1, ids, 61);
+    rig_prompt(1, ids, 61);
     for (size_t n = 59; n <= 61; n++) {
         shoal_sampling sampling = sampling_of(0.0f, 0);
         edge e;
@@ -732,7 +714,7 @@ static void test_random_messages_keep_invariants(void **state)
     uint64_t rng = 99;
     for (size_t run = 0; run < 300; run++) {
         edge e;
-        make_prompt(run % 3, ids, 80);
+        rig_prompt(run % 3, ids, 80);
         begin(&e, ids);
         e.careless = true;
         for (size_t i = 0; i < 30 && !e.done; i++) {
@@ -769,7 +751,7 @@ static void test_step_allocates_nothing(void **state)
 {
     (void)state;
     int32_t truth[RIG_TEXT_MAX];
-    make_prompt(3, truth, N_PROMPT);
+    rig_prompt(3, truth, N_PROMPT);
     shoal_sampling sampling = sampling_of(1.0f, 0);
     edge e;
     edge_init(&e, &shared);
@@ -787,7 +769,7 @@ static void test_cost_is_told_when_it_changes(void **state)
 {
     (void)state;
     int32_t text[N_TEXT];
-    make_prompt(91, text, N_PROMPT);
+    rig_prompt(91, text, N_PROMPT);
     const shoal_sampling sampling = sampling_of(0, 1);
     shoal_msg_cost cost = {.step_us = 8000, .row_us = 400, .price = 50};
     edge e;
@@ -833,7 +815,7 @@ static void test_blocks_are_missing_where_the_kv_ends_with_one(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(n_prompts); i++) {
         size_t n = n_prompts[i];
         edge e;
-        make_prompt(93 + i, text, n);
+        rig_prompt(93 + i, text, n);
         edge_init(&e, &shared);
         assert_int_equal(shoal_session_blocks_missing(e.session), 0);
         edge_open(&e, &sampling, N_TEXT);
@@ -860,7 +842,7 @@ static void test_found_tokens_are_told_once(void **state)
     int32_t text[N_TEXT];
     const shoal_sampling sampling = sampling_of(0, 1);
     edge edges[2];
-    make_prompt(97, text, N_LONG);
+    rig_prompt(97, text, N_LONG);
     size_t n_bytes = shoal_kv_block_bytes(shoal_kv_pool_shape(shoal_engine_kv(shared.engine)), 0);
     uint8_t *bytes = shoal_calloc(n_bytes, 1);
     assert_non_null(bytes);
@@ -893,7 +875,7 @@ static void test_draft_of_the_known_leaves_a_continue_alone(void **state)
 {
     (void)state;
     int32_t text[N_TEXT];
-    make_prompt(92, text, N_PROMPT);
+    rig_prompt(92, text, N_PROMPT);
     const shoal_sampling sampling = sampling_of(0.9F, 6);
     size_t n = rig_decode(&shared, &sampling, text, N_PROMPT, N_TEXT);
     edge e;
@@ -909,7 +891,7 @@ static void test_draft_of_the_known_leaves_a_continue_alone(void **state)
         assert_int_equal(e.epoch, 0);
         assert_true(shoal_batch_step(shared.batch, &shared.clock) >= 0);
     }
-    assert_text(&e, text, n);
+    edge_expect_text(&e, text, n);
     edge_fini(&e);
 }
 

@@ -11,7 +11,6 @@
 
 #include "rig.h"
 
-#include "common/base/rng.h"
 #include "tests/support/tiny_model.h"
 
 #include <string.h>
@@ -36,11 +35,7 @@ static int setup(void **state)
     greedy = shoal_sampling_default();
     greedy.temperature = 0.0f;
     greedy.seed = 3;
-    uint64_t seed = 5;
-    truth[0] = SHOAL_TINY_BOS;
-    for (size_t i = 1; i < N_PROMPT; i++) {
-        truth[i] = (int32_t)(3 + shoal_rng_next(&seed) % (SHOAL_TINY_VOCAB - 3));
-    }
+    rig_prompt(5, truth, N_PROMPT);
     n_truth = rig_decode(&engine, &greedy, truth, N_PROMPT, N_TEXT);
     assert_true(n_truth > N_PROMPT + 12);
     return 0;

@@ -11,7 +11,6 @@
 
 #include "rig.h"
 
-#include "common/base/rng.h"
 #include "tests/support/tiny_model.h"
 
 #include <string.h>
@@ -39,17 +38,8 @@ static int teardown(void **state)
 /* The prompt of a seed, and behind it what plain decode makes of it; returns the length. */
 static size_t tell(uint64_t seed, const shoal_sampling *sampling, int32_t *text, size_t n_max)
 {
-    text[0] = SHOAL_TINY_BOS;
-    for (size_t i = 1; i < N_PROMPT; i++) {
-        text[i] = (int32_t)(3 + shoal_rng_next(&seed) % (SHOAL_TINY_VOCAB - 3));
-    }
+    rig_prompt(seed, text, N_PROMPT);
     return rig_decode(&shared, sampling, text, N_PROMPT, n_max);
-}
-
-static void expect_text(const edge *e, const int32_t *truth, size_t n)
-{
-    assert_int_equal(e->n_confirmed, n);
-    assert_memory_equal(e->text, truth, n * sizeof *truth);
 }
 
 /* Opens with the prompt, n_drafts of truth behind it of which the n_right-th is wrong, and the rest
@@ -91,7 +81,7 @@ static void test_open_that_brings_all_equals_decode(void **state)
         open_whole(&e, &sampling, truth, drafts[i][0], drafts[i][1], n);
         assert_true(e.opened && e.whole);
         rig_settle(&shared);
-        expect_text(&e, truth, n);
+        edge_expect_text(&e, truth, n);
         const shoal_session_stats *stats = shoal_session_stats_get(e.session);
         assert_int_equal(stats->n_accepted, drafts[i][1]);
         assert_int_equal(stats->n_rounds, drafts[i][0] > 0);
@@ -127,7 +117,7 @@ static void test_session_that_ends_with_its_text_waits_for_the_text(void **state
     rig_settle(&shared);
     shoal_session_tick(e.session, 1000);
     assert_true(e.done && e.has_finished_message);
-    expect_text(&e, truth, n);
+    edge_expect_text(&e, truth, n);
     edge_fini(&e);
 }
 
@@ -150,7 +140,7 @@ static void test_session_that_ends_with_its_text_ends_at_an_end_token(void **sta
             edge e;
             open_whole(&e, &sampling, truth, n_drafts, n_drafts, 200);
             rig_settle(&shared);
-            expect_text(&e, truth, n);
+            edge_expect_text(&e, truth, n);
             assert_false(e.done);
             shoal_session_tick(e.session, 1001);
             assert_true(e.done);
