@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -48,9 +49,22 @@ enum {
     SPIN_PAUSES = 16,
     LINE_BYTES = 64,
     LINES_AT_ONCE = 8, /* fetched between two looks for news */
+    RATES = 32,        /* functions whose jobs are told apart; those beyond are shared out */
+    LOOK_AT = 17,      /* one of so many jobs done alone is timed: looking costs too */
     COUNT_BITS = 18,   /* of a ticket, for each count of parts; the rest is the job's number */
     PARTS_MAX = (1 << COUNT_BITS) - 1
 };
+
+/* Weight of a look at how long a job took, and how many times what was known it counts at most. */
+static const double RATE_GAIN = 1.0 / 8;
+static const double RATE_MOST = 2.0;
+
+/* How long jobs of a function take. */
+typedef struct pool_rate {
+    shoal_pool_fn *fn;
+    double op_ns; /* of one thread, an op; 0: not known */
+    unsigned n_alone;
+} pool_rate;
 
 /* How far a thread that waits has fetched what it expects. */
 typedef struct fetcher {
@@ -73,6 +87,7 @@ struct shoal_pool {
     uint64_t spin_ns; /* 0 where a spinning thread would keep the working one off its CPU */
     pool_worker *workers;
     fetcher fetcher;             /* the caller's */
+    pool_rate rates[RATES];      /* the caller's */
     _Atomic uintptr_t expect[2]; /* of even and odd; 0: not known */
 
     /* The job: written by the caller while no part is out. */
@@ -373,24 +388,24 @@ static void wait_done(shoal_pool *pool)
     atomic_store(&pool->caller_waits, false);
 }
 
-static void share_out(shoal_pool *pool, size_t first_part, size_t n_parts)
+/* Returns how many parts the caller has done. */
+static size_t share_out(shoal_pool *pool, size_t first_part, size_t n_parts, size_t n_wake)
 {
+    size_t n_done = 0;
     pool->first_part = first_part;
     pool->n_parts = n_parts;
     atomic_store(&pool->n_left, (uint32_t)n_parts);
     uint64_t number = (atomic_load(&pool->ticket) >> 2 * COUNT_BITS) + 1;
     atomic_store(&pool->ticket, number << 2 * COUNT_BITS | n_parts);
-    ring(pool, (uint32_t)n_parts - 1);
+    ring(pool, (uint32_t)SHOAL_MIN(n_parts - 1, n_wake));
     while (run_one(pool, 0)) {
+        n_done++;
     }
-    wait_done(pool);
+    return n_done;
 }
 
-void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts)
+static void begin(shoal_pool *pool)
 {
-    if (n_parts == 0) {
-        return;
-    }
     SHOAL_ASSERT(shoal_thread_role() != SHOAL_ROLE_LOOP);
     bool was_running = atomic_exchange(&pool->running, true);
     SHOAL_ASSERT(!was_running);
@@ -398,16 +413,110 @@ void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_par
         pool->caller_pinned = true;
         (void)put_on(pthread_self(), pool->cpus[0]); /* refused: it runs where it may, as before */
     }
+}
+
+static void run_alone(shoal_pool_fn *fn, void *ctx, size_t n_parts)
+{
+    for (size_t part_i = 0; part_i < n_parts; part_i++) {
+        fn(ctx, part_i, 0);
+    }
+}
+
+void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts)
+{
+    if (n_parts == 0) {
+        return;
+    }
+    begin(pool);
     if (pool->n_threads == 1 || n_parts == 1) {
-        for (size_t part_i = 0; part_i < n_parts; part_i++) {
-            fn(ctx, part_i, 0);
-        }
+        run_alone(fn, ctx, n_parts);
     } else {
         pool->fn = fn;
         pool->ctx = ctx;
         for (size_t at = 0; at < n_parts; at += PARTS_MAX) {
-            share_out(pool, at, SHOAL_MIN(n_parts - at, (size_t)PARTS_MAX));
+            (void)share_out(pool, at, SHOAL_MIN(n_parts - at, (size_t)PARTS_MAX), n_parts);
+            wait_done(pool);
         }
+    }
+    atomic_store(&pool->running, false);
+}
+
+/* --- jobs whose size is known ----------------------------------------------------------------- */
+
+/* NULL: there is no room for one more function. */
+static pool_rate *rate_of(shoal_pool *pool, shoal_pool_fn *fn)
+{
+    for (size_t i = 0; i < RATES; i++) {
+        pool_rate *rate = &pool->rates[i];
+        rate->fn = rate->fn ? rate->fn : fn;
+        if (rate->fn == fn) {
+            return rate;
+        }
+    }
+    return NULL;
+}
+
+/* How many threads a job has work for; what is not known is large. */
+static double grains(const pool_rate *rate, size_t n_ops)
+{
+    return rate->op_ns > 0 ? rate->op_ns * (double)n_ops / SHOAL_POOL_GRAIN_NS : HUGE_VAL;
+}
+
+bool shoal_pool_shares(const shoal_pool *pool, shoal_pool_fn *fn, size_t n_ops)
+{
+    for (size_t i = 0; i < RATES && pool->rates[i].fn; i++) {
+        if (pool->rates[i].fn == fn) {
+            return pool->n_threads > 1 && grains(&pool->rates[i], n_ops) >= 2;
+        }
+    }
+    return pool->n_threads > 1;
+}
+
+static uint64_t now_ns(void)
+{
+    const shoal_clock clock = shoal_clock_real();
+    return shoal_clock_now_ns(&clock);
+}
+
+/* A thread that lost its CPU within a job would make all of its kind look long: such a look counts
+ * in part. */
+static void learn(pool_rate *rate, double took_ns, double n_ops)
+{
+    double op_ns = took_ns / n_ops;
+    if (rate->op_ns <= 0) {
+        rate->op_ns = op_ns;
+        return;
+    }
+    rate->op_ns += (SHOAL_MIN(op_ns, RATE_MOST * rate->op_ns) - rate->op_ns) * RATE_GAIN;
+}
+
+void shoal_pool_run_sized(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts,
+                          size_t n_ops)
+{
+    pool_rate *rate = pool->n_threads > 1 ? rate_of(pool, fn) : NULL;
+    if (!rate || n_parts <= 1 || n_parts > PARTS_MAX || n_ops == 0) {
+        shoal_pool_run(pool, fn, ctx, n_parts);
+        return;
+    }
+    double n_grains = grains(rate, n_ops);
+    bool alone = n_grains < 2;
+    bool look = !alone || rate->n_alone++ % LOOK_AT == 0;
+    begin(pool);
+    uint64_t start_ns = look ? now_ns() : 0;
+    size_t n_done = n_parts;
+    if (alone) {
+        run_alone(fn, ctx, n_parts);
+    } else {
+        pool->fn = fn;
+        pool->ctx = ctx;
+        n_done = share_out(pool, 0, n_parts, (size_t)SHOAL_MIN(n_grains, (double)n_parts) - 1);
+    }
+    if (look && n_done > 0) { /* its own parts: when others began with theirs it does not know */
+        double n_own = (double)n_ops * (double)n_done / (double)n_parts;
+        learn(rate, SHOAL_MAX((double)(now_ns() - start_ns), 1.0), n_own);
+    }
+    if (!alone) {
+        wait_done(pool);
     }
     atomic_store(&pool->running, false);
 }

@@ -6,6 +6,12 @@
  * threads mostly each have a run of neighbours, in ascending order: parts may be cut so that the
  * next one is what memory has ready.
  * Workers spin briefly after a job, then park. One job at a time: the engine thread owns the pool.
+ *
+ * A job is shared out only where that is worth it. To hand one over costs two threads some
+ * microseconds each, and a thread that sleeps must be woken; the products of a small model take
+ * less. So who knows how large a job is says it, the pool learns how long jobs of its function take
+ * for their size, and what takes less than two grains the caller does alone. Who does a part
+ * changes nothing of what it computes (R2).
  */
 #ifndef SHOAL_BASE_POOL_H
 #define SHOAL_BASE_POOL_H
@@ -40,8 +46,21 @@ size_t shoal_pool_n_threads(const shoal_pool *pool);
  * threads than CPUs, SHOAL_E_UNSUPPORTED when the kernel refuses; then nothing is promised. */
 shoal_status shoal_pool_pin(shoal_pool *pool) SHOAL_MUST_CHECK;
 
-/* Runs fn for every part; allocates nothing. n_parts = 0 returns at once. */
+/* Runs fn for every part, on as many threads as there are; allocates nothing. n_parts = 0 returns
+ * at once. */
 void shoal_pool_run(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts);
+
+/* The same for a job whose time is about proportional to n_ops, in a unit of fn's own: on the
+ * caller alone while it has less than two grains, and no more threads are woken than have a grain
+ * each. A grain is some times what a thread that spins costs when it takes part: 3 us on a machine
+ * of 2026, the lines of memory that change caches included. */
+enum {
+    SHOAL_POOL_GRAIN_NS = 6000
+};
+void shoal_pool_run_sized(shoal_pool *pool, shoal_pool_fn *fn, void *ctx, size_t n_parts,
+                          size_t n_ops);
+/* Whether such a job would be shared out now, if it has more parts than one. */
+bool shoal_pool_shares(const shoal_pool *pool, shoal_pool_fn *fn, size_t n_ops);
 
 /* The part that threads of odd index begin with in a job of n_parts; those of even index begin with
  * part 0. n_parts where one thread does all. */

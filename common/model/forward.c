@@ -11,9 +11,7 @@
 
 #include <string.h>
 
-/* Rows below which an elementwise job is not worth waking the pool for. */
 enum {
-    ROWS_SERIAL = 4,
     ROWS_TOGETHER = 8,      /* rows of a sequence that read the KV blocks together */
     AHEAD_BYTES = 256 << 10 /* of weights that a thread fetches while it attends */
 };
@@ -123,13 +121,7 @@ void shoal_forward_free(shoal_forward *f)
 
 void shoal_forward_each(shoal_forward *f, size_t n, shoal_pool_fn *fn)
 {
-    if (n >= ROWS_SERIAL) {
-        shoal_pool_run(f->pool, fn, f, n);
-        return;
-    }
-    for (size_t i = 0; i < n; i++) {
-        fn(f, i, 0);
-    }
+    shoal_pool_run_sized(f->pool, fn, f, n, n);
 }
 
 static void embed_row(void *ctx, size_t row, size_t worker)
@@ -322,6 +314,17 @@ static size_t n_groups(const shoal_forward *f)
     return (f->n_rows + rows_per_part(f) - 1) / rows_per_part(f);
 }
 
+/* Tokens that the rows see, all together. */
+static size_t n_attended(const shoal_forward *f)
+{
+    size_t n = 0;
+    for (size_t row = 0; row < f->n_rows; row++) {
+        size_t n_tokens = f->rows[row].position + 1;
+        n += n_tokens - shoal_kv_first(f->rows[row].seq, f->layer, n_tokens);
+    }
+    return n;
+}
+
 /* What a part of attention fetches of the weights behind it. */
 typedef struct ahead {
     const void *from;
@@ -467,7 +470,8 @@ static void attend_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
             n_seqs++;
         }
         /* Rows that leave have attended too: what later ones find depends on it. */
-        shoal_pool_run(f->pool, attend_evicting, f, n_seqs * hp->n_kv_heads);
+        shoal_pool_run_sized(f->pool, attend_evicting, f, n_seqs * hp->n_kv_heads,
+                             f->n_rows * hp->n_kv_heads);
         if (wanted) {
             keep_rows(f, wanted, n_wanted, f->att, hp->n_heads * hp->value_dim);
         }
@@ -480,7 +484,7 @@ static void attend_rows(shoal_forward *f, const size_t *wanted, size_t n_wanted)
         keep_rows(f, wanted, n_wanted, absorbed ? f->q_latent : f->q, hp->n_heads * q_dim);
     }
     if (f->n_rows > 0) {
-        shoal_pool_run(f->pool, attend_part, f, n_groups(f) * hp->n_kv_heads);
+        shoal_pool_run_sized(f->pool, attend_part, f, n_groups(f) * hp->n_kv_heads, n_attended(f));
     }
 }
 

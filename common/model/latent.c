@@ -174,7 +174,7 @@ void shoal_latent_project(shoal_forward *f)
         shoal_forward_each(f, f->n_rows, expand_row);
         return;
     }
-    shoal_pool_run(f->pool, absorb_head, f, hp->n_heads);
+    shoal_pool_run_sized(f->pool, absorb_head, f, hp->n_heads, f->n_rows * hp->n_heads);
     for (size_t head = 0; head < hp->n_heads; head++) {
         f->bytes_read += shoal_weight_bytes(latent->k_b[head]);
     }
@@ -183,7 +183,8 @@ void shoal_latent_project(shoal_forward *f)
 void shoal_latent_finish(shoal_forward *f)
 {
     const shoal_latent *latent = &f->model->layers[f->layer].latent;
-    shoal_pool_run(f->pool, release_head, f, f->model->hp.n_heads);
+    shoal_pool_run_sized(f->pool, release_head, f, f->model->hp.n_heads,
+                         f->n_rows * f->model->hp.n_heads);
     for (size_t head = 0; head < f->model->hp.n_heads; head++) {
         f->bytes_read += shoal_weight_bytes(latent->v_b[head]);
     }

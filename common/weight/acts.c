@@ -7,8 +7,7 @@
 #include <string.h>
 
 enum {
-    COLS_SERIAL = 4, /* fewer columns are not worth waking the pool for */
-    STEP = 256       /* elements scaled at a time on their way to codes */
+    STEP = 256 /* elements scaled at a time on their way to codes */
 };
 
 static size_t n_blocks(size_t k)
@@ -161,13 +160,8 @@ static void quantise_column(void *ctx, size_t c, size_t worker)
 
 static void each_column(job *j, shoal_pool *pool, shoal_pool_fn *fn)
 {
-    if (j->acts->n_cols >= COLS_SERIAL) {
-        shoal_pool_run(pool, fn, j, j->acts->n_cols);
-        return;
-    }
-    for (size_t c = 0; c < j->acts->n_cols; c++) {
-        fn(j, c, 0);
-    }
+    const shoal_acts *acts = j->acts;
+    shoal_pool_run_sized(pool, fn, j, acts->n_cols, acts->n_cols * acts->k);
 }
 
 void shoal_acts_forms_begin(shoal_acts *acts)

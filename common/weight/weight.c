@@ -152,13 +152,15 @@ static void run_job(job *j, shoal_pool *pool)
         all_panels += j->tasks[i].n_panels;
     }
     size_t parts = 0;
+    size_t n_ops = 0;
     for (size_t i = 0; i < j->n; i++) {
         task *t = &j->tasks[i];
+        n_ops += t->gemm.n_rows * t->gemm.k * t->gemm.n_cols;
         t->part_panels = panels_of_part(all_panels, t->unit, pool);
         t->first_part = parts;
         parts += (t->n_panels + t->part_panels - 1) / t->part_panels;
     }
-    shoal_pool_run(pool, run_part, j, parts);
+    shoal_pool_run_sized(pool, run_part, j, parts, n_ops);
 }
 
 /* --- what comes next -------------------------------------------------------------------------- */
@@ -195,12 +197,18 @@ static const void *start_of(const shoal_weight *weight, shoal_pool *pool, size_t
     return start;
 }
 
-static void expect_next(const shoal_weight *weight, shoal_pool *pool)
+/* A job that is too small to be shared out is read by the caller alone: what another thread had
+ * fetched of it would have to come from that one's cache. */
+static void expect_next(const shoal_weight *weight, size_t n_cols, shoal_pool *pool)
 {
     size_t parts = 0;
+    size_t n_ops = 0;
+    for (size_t i = 0; i < weight->n_next; i++) {
+        n_ops += n_cols * weight->next[i]->n_rows * weight->next[i]->k;
+    }
     const void *first = start_of(weight, pool, 0, &parts);
-    shoal_pool_expect(pool, first,
-                      start_of(weight, pool, shoal_pool_odd_part(pool, parts), &parts));
+    const void *odd = start_of(weight, pool, shoal_pool_odd_part(pool, parts), &parts);
+    shoal_pool_expect(pool, first, shoal_pool_shares(pool, run_part, n_ops) ? odd : NULL);
 }
 
 /* Adds the base's product to a job. */
@@ -302,7 +310,7 @@ void shoal_weight_matmuls(const shoal_product *products, size_t n, const shoal_k
             add_sides(t, w->sides, acts, low[i]);
         }
     }
-    expect_next(products[0].weight, pool);
+    expect_next(products[0].weight, acts->n_cols, pool);
     run_job(&j, pool);
 }
 

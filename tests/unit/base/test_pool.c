@@ -305,6 +305,162 @@ static void test_caller_waits_for_slow_parts(void **state)
     }
 }
 
+/* --- jobs whose size is known ----------------------------------------------------------------- */
+
+typedef struct sized {
+    unsigned counts[40];
+    atomic_size_t n_by_others;
+    long sleep_ns; /* of every part; 0: none */
+} sized;
+
+static void run_sized_part(void *ctx, size_t part_i, size_t worker_i)
+{
+    sized *s = ctx;
+    if (worker_i > 0) {
+        (void)atomic_fetch_add(&s->n_by_others, 1);
+    }
+    if (s->sleep_ns > 0) {
+        struct timespec pause = {.tv_sec = 0, .tv_nsec = s->sleep_ns};
+        (void)nanosleep(&pause, NULL);
+    }
+    s->counts[part_i]++; /* last: who does not wait for it finds it missing */
+}
+
+static void run_other_part(void *ctx, size_t part_i, size_t worker_i)
+{
+    run_sized_part(ctx, part_i, worker_i);
+}
+
+/* Runs one job; returns how many parts other threads than the caller did. */
+static size_t run_fn(shoal_pool *pool, shoal_pool_fn *fn, size_t n_parts, size_t n_ops,
+                     long sleep_ns)
+{
+    static sized s;
+    s = (sized){.sleep_ns = sleep_ns};
+    shoal_pool_run_sized(pool, fn, &s, n_parts, n_ops);
+    for (size_t i = 0; i < SHOAL_COUNT(s.counts); i++) {
+        assert_int_equal(s.counts[i], i < n_parts);
+    }
+    return atomic_load(&s.n_by_others);
+}
+
+static size_t run_sized(shoal_pool *pool, size_t n_parts, size_t n_ops, long sleep_ns)
+{
+    return run_fn(pool, run_sized_part, n_parts, n_ops, sleep_ns);
+}
+
+enum {
+    JOBS_MAX = 100000, /* a machine that is busy may make small jobs look long for a while */
+    SMALL = 10,        /* ops */
+    PART_NS = 1000000  /* of a long one */
+};
+
+/* Until it has been found out that the job is small. */
+static void learn_small(shoal_pool *pool)
+{
+    for (size_t i = 0; i < JOBS_MAX && shoal_pool_shares(pool, run_sized_part, SMALL); i++) {
+        (void)run_sized(pool, 8, SMALL, 0);
+    }
+    assert_false(shoal_pool_shares(pool, run_sized_part, SMALL));
+}
+
+static void test_small_jobs_are_the_callers(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(3);
+    assert_true(shoal_pool_shares(pool, run_sized_part, SMALL)); /* nothing is known yet */
+    for (size_t i = 0; i < 20; i++) {
+        learn_small(pool);
+        /* Long enough for others to come, were they let. */
+        assert_int_equal(run_sized(pool, 8, SMALL, PART_NS), 0);
+    }
+    /* What was found out is of this function alone. */
+    assert_true(shoal_pool_shares(pool, run_other_part, SMALL));
+    size_t n_by_others = 0;
+    for (size_t i = 0; i < 50 && n_by_others == 0; i++) {
+        n_by_others = run_fn(pool, run_other_part, 8, SMALL, PART_NS);
+    }
+    assert_true(n_by_others > 0);
+}
+
+static void test_large_jobs_are_shared_once_they_are_known(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(2);
+    (void)run_sized(pool, 8, SMALL, PART_NS);
+    size_t n_by_others = 0;
+    for (size_t i = 0; i < 1000 && n_by_others == 0; i++) {
+        assert_true(shoal_pool_shares(pool, run_sized_part, SMALL));
+        n_by_others = run_sized(pool, 8, SMALL, PART_NS);
+    }
+    assert_true(n_by_others > 0);
+}
+
+/* One that says it is larger is shared out, and one that only takes longer is found out. */
+static void test_jobs_that_grow_are_shared_again(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(2);
+    learn_small(pool);
+    assert_true(shoal_pool_shares(pool, run_sized_part, SIZE_MAX / 2));
+    size_t n_by_others = 0;
+    for (size_t i = 0; i < 1000 && n_by_others == 0; i++) {
+        n_by_others = run_sized(pool, 8, SIZE_MAX / 2, PART_NS);
+    }
+    assert_true(n_by_others > 0);
+    learn_small(pool);
+    for (size_t i = 0; i < 5000 && !shoal_pool_shares(pool, run_sized_part, SMALL); i++) {
+        (void)run_sized(pool, 2, SMALL, PART_NS / 10);
+    }
+    assert_true(shoal_pool_shares(pool, run_sized_part, SMALL));
+}
+
+static void test_every_part_of_a_sized_job_runs_once(void **state)
+{
+    (void)state;
+    static const size_t ops[] = {0, 1, 1000, SIZE_MAX};
+    for (size_t n_threads = 1; n_threads <= 3; n_threads++) {
+        SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(n_threads);
+        for (size_t round = 0; round < 200; round++) {
+            size_t n_by_others = run_sized(pool, round % 41, ops[round % SHOAL_COUNT(ops)], 0);
+            assert_true(n_threads > 1 || n_by_others == 0);
+        }
+        assert_true(n_threads > 1 || !shoal_pool_shares(pool, run_sized_part, SIZE_MAX));
+    }
+}
+
+/* More functions than the pool tells apart: each still runs. */
+#define FN(n)                                                                                      \
+    static void part_##n(void *ctx, size_t part_i, size_t worker_i)                                \
+    {                                                                                              \
+        (void)worker_i;                                                                            \
+        ((unsigned(*)[4])ctx)[n][part_i]++;                                                        \
+    }
+#define FNS(X)                                                                                     \
+    X(0)                                                                                           \
+    X(1)                                                                                           \
+    X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18)  \
+        X(19) X(20) X(21) X(22) X(23) X(24) X(25) X(26) X(27) X(28) X(29) X(30) X(31) X(32) X(33)
+#define FN_NAME(n) part_##n,
+FNS(FN)
+
+static void test_more_functions_than_are_told_apart(void **state)
+{
+    (void)state;
+    static shoal_pool_fn *const fns[] = {FNS(FN_NAME)};
+    static unsigned counts[SHOAL_COUNT(fns)][4];
+    SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(2);
+    for (unsigned round = 1; round <= 3; round++) {
+        for (size_t i = 0; i < SHOAL_COUNT(fns); i++) {
+            shoal_pool_run_sized(pool, fns[i], counts, 4, 1);
+            for (size_t part = 0; part < 4; part++) {
+                assert_int_equal(counts[i][part], round);
+            }
+        }
+    }
+    assert_true(shoal_pool_shares(pool, fns[33], 0));
+}
+
 static void note_role(void *ctx, size_t part_i, size_t worker_i)
 {
     (void)part_i;
@@ -331,6 +487,7 @@ static void test_run_allocates_nothing(void **state)
     SHOAL_CLEANUP(shoal_pool_freep) shoal_pool *pool = make(2);
     uint64_t before = shoal_mem_count();
     shoal_pool_run(pool, run_part, &j, 100);
+    shoal_pool_run_sized(pool, run_part, &j, 100, 100);
     assert_int_equal(shoal_mem_count(), before);
 }
 
@@ -368,6 +525,11 @@ int main(void)
         cmocka_unit_test(test_many_jobs_in_a_row_stay_apart),
         cmocka_unit_test(test_parked_workers_wake_for_the_next_job),
         cmocka_unit_test(test_caller_waits_for_slow_parts),
+        cmocka_unit_test(test_small_jobs_are_the_callers),
+        cmocka_unit_test(test_large_jobs_are_shared_once_they_are_known),
+        cmocka_unit_test(test_jobs_that_grow_are_shared_again),
+        cmocka_unit_test(test_every_part_of_a_sized_job_runs_once),
+        cmocka_unit_test(test_more_functions_than_are_told_apart),
         cmocka_unit_test(test_workers_have_the_compute_role),
         cmocka_unit_test(test_run_allocates_nothing),
         cmocka_unit_test(test_failing_allocations_stop_what_was_started),

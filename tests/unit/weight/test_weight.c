@@ -362,7 +362,8 @@ static void noting_gemm(const shoal_gemm *g, size_t p0, size_t p1)
     real_gemm(g, p0, p1);
 }
 
-/* What threads are told to expect is what the next job's parts read, whatever shape it has. */
+/* What threads are told to expect is what the next job's parts read, whatever shape it has. Pools
+ * that have run nothing yet share out everything. */
 static void test_threads_expect_what_the_next_job_begins_with(void **state)
 {
     rig *r = *state;
@@ -384,12 +385,14 @@ static void test_threads_expect_what_the_next_job_begins_with(void **state)
         noted_bytes = SHOAL_PANEL_ROWS * 64 * sizeof(float);
         shoal_acts_set(r->acts, &r->x[0][0], 1, 64, K_MAX + 3);
         for (size_t p = 0; p < SHOAL_COUNT(r->pools); p++) {
+            shoal_pool *pool = NULL;
+            assert_int_equal(shoal_pool_new(shoal_pool_n_threads(r->pools[p]), &pool), SHOAL_OK);
             shoal_weight_set_next(w[2], (const shoal_weight *const *)w, n);
-            shoal_weight_matmul(w[2], &r->scalar, r->pools[p], r->acts, y[2], 1008);
-            const uint8_t *even = shoal_pool_expected(r->pools[p], false);
-            const uint8_t *odd = shoal_pool_expected(r->pools[p], true);
+            shoal_weight_matmul(w[2], &r->scalar, pool, r->acts, y[2], 1008);
+            const uint8_t *even = shoal_pool_expected(pool, false);
+            const uint8_t *odd = shoal_pool_expected(pool, true);
             atomic_store(&n_begun, 0);
-            shoal_weight_matmuls(products, n, &noting, r->pools[p], r->acts);
+            shoal_weight_matmuls(products, n, &noting, pool, r->acts);
             bool found[2] = {false, odd == NULL};
             for (size_t i = 0; i < n_begun; i++) {
                 found[0] = found[0] || begun[i] == even;
@@ -397,7 +400,8 @@ static void test_threads_expect_what_the_next_job_begins_with(void **state)
             }
             assert_ptr_equal(even, shoal_weight_panels(w[0], &(size_t){0}));
             assert_true(found[0] && found[1]);
-            assert_int_equal(odd == NULL, shoal_pool_odd_part(r->pools[p], n_begun) == n_begun);
+            assert_int_equal(odd == NULL, shoal_pool_odd_part(pool, n_begun) == n_begun);
+            shoal_pool_free(pool);
         }
         shoal_weight_set_next(w[2], NULL, 0);
         shoal_weight_matmul(w[2], &r->scalar, r->pools[1], r->acts, y[2], 1008);
@@ -408,6 +412,28 @@ static void test_threads_expect_what_the_next_job_begins_with(void **state)
             matrix_free(&m[i]);
         }
     }
+}
+
+/* What the caller will read alone, other threads leave where it is. */
+static void test_threads_expect_nothing_of_small_jobs(void **state)
+{
+    rig *r = *state;
+    static float y[64];
+    matrix m;
+    matrix_new(&m, SHOAL_TYPE_F32, 64, 64, 1);
+    shoal_weight *w = weight_of(&m);
+    shoal_weight_set_next(w, (const shoal_weight *const *)&w, 1);
+    shoal_acts_set(r->acts, &r->x[0][0], 1, 64, K_MAX + 3);
+    const void *panels = shoal_weight_panels(w, &(size_t){0});
+    bool left = false;
+    for (size_t i = 0; i < 100000 && !left; i++) { /* until the pool knows how small it is */
+        shoal_weight_matmul(w, &r->native, r->pools[1], r->acts, y, 64);
+        left = !shoal_pool_expected(r->pools[1], true);
+        assert_ptr_equal(shoal_pool_expected(r->pools[1], false), panels);
+    }
+    assert_true(left);
+    shoal_weight_free(w);
+    matrix_free(&m);
 }
 
 static void test_matmul_of_no_columns_writes_nothing(void **state)
@@ -534,6 +560,7 @@ int main(void)
         cmocka_unit_test(test_products_of_one_job_equal_each_alone),
         cmocka_unit_test(test_acts_are_quantised_once_for_all_weights_and_again_when_set),
         cmocka_unit_test(test_threads_expect_what_the_next_job_begins_with),
+        cmocka_unit_test(test_threads_expect_nothing_of_small_jobs),
         cmocka_unit_test(test_matmul_of_no_columns_writes_nothing),
         cmocka_unit_test(test_new_refuses_numbers_that_are_not_finite_by_row),
         cmocka_unit_test(test_new_refuses_shapes_that_have_no_product),
