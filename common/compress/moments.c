@@ -178,3 +178,41 @@ shoal_status shoal_moments_add(shoal_moments *m, const char *name, size_t row, s
     in->n += n;
     return SHOAL_OK;
 }
+
+/* --- cutting --------------------------------------------------------------------------------- */
+
+static shoal_status cut_input(moments_input *in, const size_t *cols, size_t n)
+{
+    float *moment = shoal_calloc_aligned(n * n, sizeof *moment);
+    float *max = shoal_calloc(n, sizeof *max);
+    if (!moment || !max) {
+        shoal_free(moment);
+        shoal_free(max);
+        return SHOAL_E_NOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        SHOAL_ASSERT(cols[i] < in->k && (i == 0 || cols[i] > cols[i - 1]));
+        max[i] = in->max[cols[i]];
+        for (size_t j = 0; j < n; j++) {
+            moment[i * n + j] = in->moment[cols[i] * in->k + cols[j]];
+        }
+    }
+    shoal_free(in->own);
+    shoal_free(in->own_max);
+    *in = (moments_input){
+        .k = n, .n = in->n, .own = moment, .own_max = max, .moment = moment, .max = max};
+    return SHOAL_OK;
+}
+
+shoal_status shoal_moments_cut(shoal_moments *m, size_t layer_i, size_t row, size_t n_rows,
+                               const size_t *cols, size_t n_cols)
+{
+    SHOAL_ASSERT(layer_i < m->n_layers && (!cols || n_cols > 0));
+    shoal_moments_layer *layer = &m->layers[layer_i];
+    if (cols) {
+        SHOAL_TRY(cut_input(&m->inputs[layer->input], cols, n_cols));
+    }
+    layer->row = row;
+    layer->n_rows = n_rows;
+    return SHOAL_OK;
+}

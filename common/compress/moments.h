@@ -76,4 +76,11 @@ const shoal_moments_layer *shoal_moments_layer_at(const shoal_moments *moments, 
 size_t shoal_moments_n_inputs(const shoal_moments *moments);
 shoal_moments_input shoal_moments_input_at(const shoal_moments *moments, size_t i);
 
+/* Layer layer_i of a model that has lost groups (structure.h): its rows are [row, row + n_rows)
+ * now, and of its input's elements those that cols [n_cols] names are left, ascending; cols NULL:
+ * all. An input that several layers share is cut for all of them. Before others look at the object.
+ * SHOAL_E_NOMEM. */
+shoal_status shoal_moments_cut(shoal_moments *moments, size_t layer_i, size_t row, size_t n_rows,
+                               const size_t *cols, size_t n_cols) SHOAL_MUST_CHECK;
+
 #endif

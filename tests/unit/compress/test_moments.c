@@ -258,6 +258,36 @@ static void test_a_changed_or_shortened_file_is_refused(void **state)
     }
 }
 
+/* What is cut is what would have been collected of those elements alone; others stay as they are.
+ */
+static void test_a_cut_keeps_what_it_names(void **state)
+{
+    (void)state;
+    static const size_t cols[] = {1, 2, 6};
+    float some[N * SHOAL_COUNT(cols)];
+    SHOAL_CLEANUP(shoal_moments_freep) shoal_moments *m = NULL;
+    for (size_t i = 0; i < SHOAL_COUNT(some); i++) {
+        some[i] = wide[i / SHOAL_COUNT(cols) * WIDE + cols[i % SHOAL_COUNT(cols)]];
+    }
+    assert_int_equal(write_file(NULL), SHOAL_OK);
+    assert_int_equal(shoal_moments_open(path, &model, &m, NULL), SHOAL_OK);
+    shoal_mem_fail_at(1);
+    assert_int_equal(shoal_moments_cut(m, 2, 1, 3, cols, SHOAL_COUNT(cols)), SHOAL_E_NOMEM);
+    shoal_mem_fail_at(UINT64_MAX);
+    assert_int_equal(shoal_moments_layer_at(m, 2)->n_rows, 4);
+    assert_int_equal(shoal_moments_cut(m, 2, 1, 3, cols, SHOAL_COUNT(cols)), SHOAL_OK);
+    assert_int_equal(shoal_moments_cut(m, 1, 2, 1, NULL, 0), SHOAL_OK);
+    assert_int_equal(shoal_moments_layer_at(m, 2)->row, 1);
+    assert_int_equal(shoal_moments_layer_at(m, 2)->n_rows, 3);
+    assert_int_equal(shoal_moments_layer_at(m, 1)->row, 2);
+    assert_int_equal(shoal_moments_layer_at(m, 1)->n_rows, 1);
+    assert_int_equal(shoal_moments_layer_at(m, 0)->n_rows, 5);
+    check_input(shoal_moments_input_at(m, 0), K, x, STRIDE);
+    check_input(shoal_moments_input_at(m, 1), SHOAL_COUNT(cols), some, SHOAL_COUNT(cols));
+    assert_int_equal(shoal_moments_cut(m, 2, 0, 3, cols, 1), SHOAL_OK); /* once more */
+    assert_int_equal(shoal_moments_input_at(m, 1).k, 1);
+}
+
 static void test_failing_allocations_leak_nothing(void **state)
 {
     (void)state;
@@ -301,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_widths_and_names_have_limits),
         cmocka_unit_test(test_what_is_not_finite_is_not_written),
         cmocka_unit_test(test_a_changed_or_shortened_file_is_refused),
+        cmocka_unit_test(test_a_cut_keeps_what_it_names),
         cmocka_unit_test(test_failing_allocations_leak_nothing),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
