@@ -4,7 +4,7 @@
  * layer by layer, and writes the model that they make. What is finished is kept in a directory
  * beside the output until the end, so that a run that was cut off goes on where it stood.
  */
-#include "cloud/forge/compress.h"
+#include "cloud/forge/compress_structure.h"
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"
@@ -21,7 +21,8 @@ enum {
     BAR = 20,
     SHOW_TERMINAL_MS = 200,
     SHOW_MS = 10000,
-    TOKENS_DEFAULT = 4096
+    TOKENS_DEFAULT = 4096,
+    ALONG_DEFAULT = 8192
 };
 
 static const double SECONDS_MAX = 1e6; /* of one product: what nanoseconds are counted up to */
@@ -39,6 +40,10 @@ static const forge_option options[] = {
      "longest that a token may take by --profile: forms are chosen for the least sum of errors"},
     {0, "profile", 0, FORGE_OPTION_TEXT, AT(profile), 0, 0, "FILE",
      "what device has made of this machine: tells how long a token takes"},
+    {0, "along", 0, FORGE_OPTION_TEXT, AT(along), 0, 0, "FILE",
+     "a text along which gradients are taken, for a structure that goes by gradient"},
+    {0, "along-tokens", 0, FORGE_OPTION_INT, AT(along_tokens), 2, 1 << 24, "N",
+     "tokens of it at most (default 8192)"},
     {0, "report", 0, FORGE_OPTION_TEXT, AT(report), 0, 0, "DIR",
      "write report.json and report.html there"},
     {0, "text", 0, FORGE_OPTION_TEXT, AT(text), 0, 0, "FILE",
@@ -51,7 +56,8 @@ const forge_own shoal_forge_compress_own = {
     .run = shoal_forge_compress,
     .options = options,
     .n_options = SHOAL_COUNT(options),
-    .defaults = {.threads = 2, .compress = {.tokens = TOKENS_DEFAULT}},
+    .defaults = {.threads = 2,
+                 .compress = {.tokens = TOKENS_DEFAULT, .along_tokens = ALONG_DEFAULT}},
 };
 
 /* --- progress --------------------------------------------------------------------------------- */
@@ -380,6 +386,7 @@ static void run_close(compress_run *run)
     shoal_forge_recipe_free(run->recipe);
     shoal_moments_free(run->moments);
     shoal_gguf_close(run->gguf);
+    shoal_forge_structure_free(run->structure);
     shoal_map_close(&run->map);
     shoal_pool_free(run->pool);
     shoal_free(run->dir);
@@ -400,7 +407,10 @@ static shoal_status open_input(compress_run *run, shoal_err *err)
     SHOAL_TRY(shoal_pack_open(run->map.data, run->map.size, &run->gguf, err));
     shoal_gguf_set_mapped(run->gguf);
     run->gated = shoal_gguf_find_tensor(run->gguf, "blk.0.ffn_gate.weight");
-    return shoal_moments_open(run->args->compress.moments, &run->model, &run->moments, err);
+    SHOAL_TRY(shoal_moments_open(run->args->compress.moments, &run->model, &run->moments, err));
+    SHOAL_TRY(shoal_pack_check(run->gguf, run->pool, err));
+    return shoal_forge_recipe_prunes(run->recipe) ? shoal_forge_structure_run(run, model, err)
+                                                  : SHOAL_OK;
 }
 
 /* Everything that points and layers depend on. A target is not in it: it chooses among them. */
@@ -415,6 +425,9 @@ static shoal_status make_key(compress_run *run, shoal_err *err)
     shoal_hasher_update_field(hasher, SHOAL_VERSION, strlen(SHOAL_VERSION)); /* how it computes */
     shoal_hasher_update_field(hasher, &run->model, sizeof run->model);
     shoal_hasher_update_field(hasher, &run->recipe->hash, sizeof run->recipe->hash);
+    if (run->structure) { /* with gradients it depends on a text */
+        shoal_hasher_update_field(hasher, &run->structure->hash, sizeof run->structure->hash);
+    }
     for (size_t i = 0; i < shoal_moments_n_layers(run->moments); i++) {
         const shoal_moments_layer *l = shoal_moments_layer_at(run->moments, i);
         shoal_hasher_update_field(hasher, l->name, strlen(l->name));
@@ -445,7 +458,6 @@ static shoal_status open_run(compress_run *run, shoal_err *err)
     SHOAL_TRY(shoal_forge_compress_time_init(run, err));
     SHOAL_TRY(shoal_forge_recipe_load(args->compress.recipe, &run->recipe, err));
     SHOAL_TRY(open_input(run, err));
-    SHOAL_TRY(shoal_pack_check(run->gguf, run->pool, err));
     SHOAL_TRY(shoal_forge_compress_plan(run, err));
     SHOAL_TRY(make_key(run, err));
     return shoal_forge_work_open(run, err);
@@ -490,6 +502,14 @@ static shoal_status print(compress_run *run, const compress_verdict *verdict, sh
         &out, "%s: %.2f MiB, was %.2f MiB; %zu matrices by the recipe, in %.0f s\n",
         run->args->output, (double)run->n_bytes / mib, (double)run->map.size / mib, run->n_jobs,
         run->seconds));
+    if (run->structure) {
+        const compress_structure *s = run->structure;
+        SHOAL_TRY(shoal_buf_appendf(&out,
+                                    "  each layer has %zu of %zu neurons, %zu of %zu heads, %zu of "
+                                    "%zu KV heads\n",
+                                    s->ffn, s->hp.ffn, s->n_heads, s->hp.n_heads, s->n_kv_heads,
+                                    s->hp.n_kv_heads));
+    }
     if (run->n_resumed > 0) {
         SHOAL_TRY(shoal_buf_appendf(&out, "  %zu of them had been made by an earlier run\n",
                                     run->n_resumed));

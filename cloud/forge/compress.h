@@ -115,14 +115,17 @@ typedef struct compress_time {
     double rest_ms;   /* in both: what no product explains; 0 where it is not known */
 } compress_time;
 
+typedef struct compress_structure compress_structure;
+
 /* What a program's user asked for, and where it stands. */
 typedef struct compress_run {
     const forge_args *args;
     forge_recipe *recipe;
     shoal_map map;
-    shoal_gguf *gguf;
+    shoal_gguf *gguf; /* of the input, or what structure has left of it */
     shoal_hash model; /* content hash of the input */
     shoal_moments *moments;
+    compress_structure *structure;  /* NULL: the recipe leaves every group */
     uint64_t target_bytes;          /* of the whole file; 0: not said */
     double target_ms;               /* of a token; 0: not said */
     forge_profile *profile;         /* NULL: none was given */
@@ -150,6 +153,18 @@ typedef struct compress_run {
     uint64_t shown_ms;
     double cost_begun_with;
 } compress_run;
+
+/* --- structured pruning (compress_structure.h) -------------------------------------------------
+ */
+
+/* Takes out of the input what the recipe says: sets run->structure, and run->gguf and run->moments
+ * are of what is left. The model is that of the input. */
+shoal_status shoal_forge_structure_run(compress_run *run, const shoal_model *model,
+                                       shoal_err *err) SHOAL_MUST_CHECK;
+void shoal_forge_structure_free(compress_structure *structure);
+
+/* --- planning ----------------------------------------------------------------------------------
+ */
 
 /* Every matrix that a rule takes, with the forms it may have. */
 shoal_status shoal_forge_compress_plan(compress_run *run, shoal_err *err) SHOAL_MUST_CHECK;

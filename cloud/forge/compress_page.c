@@ -4,7 +4,7 @@
  * matrix, the error on a logarithmic axis; below them the same as a table. Readable on light and on
  * dark ground, and without colours: every bar has its name as a title.
  */
-#include "cloud/forge/compress.h"
+#include "cloud/forge/compress_structure.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -149,6 +149,14 @@ static shoal_status put_whole(compress_run *run, const compress_verdict *v, shoa
         SHOAL_TRY(shoal_buf_appendf(
             buf, "Judged at %zu positions of a text; both models in memory took %.1f MiB. ",
             v->n_tokens, v->peak_mib));
+    }
+    if (run->structure) {
+        const compress_structure *s = run->structure;
+        SHOAL_TRY(shoal_buf_appendf(buf,
+                                    "Every layer has %zu of %zu neurons, %zu of %zu heads and %zu "
+                                    "of %zu KV heads. ",
+                                    s->ffn, s->hp.ffn, s->n_heads, s->hp.n_heads, s->n_kv_heads,
+                                    s->hp.n_kv_heads));
     }
     if (run->target_bytes > 0) {
         SHOAL_TRY(shoal_buf_appendf(

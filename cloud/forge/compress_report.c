@@ -2,7 +2,7 @@
  *
  * What a run has made, as JSON: the whole, each matrix, and what both models say of a text.
  */
-#include "cloud/forge/compress.h"
+#include "cloud/forge/compress_structure.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -56,6 +56,25 @@ static shoal_status put_target(const compress_run *run, shoal_buf *buf)
                              run->allocation.exact ? "true" : "false");
 }
 
+static shoal_status put_structure(const compress_run *run, shoal_buf *buf)
+{
+    const compress_structure *s = run->structure;
+    const forge_recipe_structure *r = &run->recipe->structure;
+    SHOAL_TRY(shoal_buf_appendf(
+        buf,
+        ",\n \"structure\": {\"neurons\": %zu, \"of_neurons\": %zu, \"heads\": %zu, "
+        "\"of_heads\": %zu, \"kv_heads\": %zu, \"of_kv_heads\": %zu, \"by\": \"%s\", "
+        "\"refit\": %s, \"layers\": [",
+        s->ffn, s->hp.ffn, s->n_heads, s->hp.n_heads, s->n_kv_heads, s->hp.n_kv_heads,
+        r->gradient ? "gradient" : "output", r->refit ? "true" : "false"));
+    for (size_t i = 0; i < s->hp.n_layers; i++) {
+        SHOAL_TRY(
+            shoal_buf_appendf(buf, "%s{\"feed_forward_error\": %.6g, \"attention_error\": %.6g}",
+                              i ? ", " : "", s->layers[i].ffn_error, s->layers[i].attention_error));
+    }
+    return shoal_buf_appendf(buf, "]}");
+}
+
 /* A token by every run of the profile, and as it was. */
 static shoal_status put_time(compress_run *run, shoal_buf *buf)
 {
@@ -90,6 +109,7 @@ shoal_status shoal_forge_compress_json(compress_run *run, const compress_verdict
     SHOAL_TRY(shoal_buf_appendf(buf, ", \"recipe\": "));
     SHOAL_TRY(shoal_forge_json_string(buf, run->args->compress.recipe,
                                       strlen(run->args->compress.recipe)));
+    SHOAL_TRY(run->structure ? put_structure(run, buf) : SHOAL_OK);
     SHOAL_TRY(put_target(run, buf));
     SHOAL_TRY(run->profile ? put_time(run, buf) : SHOAL_OK);
     if (verdict) {

@@ -135,7 +135,7 @@ bool shoal_forge_compress_knows_rest(const compress_run *run, const forge_profil
 {
     char hex[SHOAL_HASH_HEX];
     shoal_hash_hex(&run->model, hex);
-    return rates->step_ms > 0 && strcmp(hex, run->profile->model) == 0;
+    return rates->step_ms > 0 && !run->structure && strcmp(hex, run->profile->model) == 0;
 }
 
 /* What of a step its products do not explain. Less than nothing where they cost less together than

@@ -129,6 +129,8 @@ typedef struct forge_compress_args {
     const char *report; /* a directory */
     const char *text;
     const char *profile;
+    const char *along; /* a text for gradients */
+    long along_tokens;
     double target_ms;  /* 0: not said */
     long target_bytes; /* 0: not said */
     long tokens;

@@ -155,6 +155,58 @@ static const struct {
     [FIELD_SENSITIVITY] = {"sensitivity", read_sensitivity, true, "a number from 0 on"},
 };
 
+/* --- structure ------------------------------------------------------------------------------- */
+
+typedef enum shape_i {
+    SHAPE_NEURONS,
+    SHAPE_GROUPS,
+    SHAPE_QUERIES,
+    SHAPE_BY,
+    SHAPE_REFIT,
+    SHAPE_MULTIPLE,
+    SHAPES
+} shape_i;
+
+static bool read_some(const char *word, double *ret)
+{
+    return read_number(word, 0, 0.95, false, ret);
+}
+
+static bool read_either(const char *word, const char *no, const char *yes, double *ret)
+{
+    *ret = strcmp(word, yes) == 0 ? 1 : 0;
+    return *ret > 0 || strcmp(word, no) == 0;
+}
+
+static bool read_by(const char *word, double *ret)
+{
+    return read_either(word, "output", "gradient", ret);
+}
+
+static bool read_flag(const char *word, double *ret)
+{
+    return read_either(word, "false", "true", ret);
+}
+
+static bool read_multiple(const char *word, double *ret)
+{
+    return read_number(word, 1, 256, true, ret);
+}
+
+static const struct {
+    const char *name;
+    bool (*read)(const char *word, double *ret);
+    double fallback;
+    const char *expected;
+} shapes[SHAPES] = {
+    [SHAPE_NEURONS] = {"neurons", read_some, 0, "a share from 0 to 0.95"},
+    [SHAPE_GROUPS] = {"groups", read_some, 0, "a share from 0 to 0.95"},
+    [SHAPE_QUERIES] = {"queries", read_some, 0, "a share from 0 to 0.95"},
+    [SHAPE_BY] = {"by", read_by, 0, "output or gradient"},
+    [SHAPE_REFIT] = {"refit", read_flag, 1, "true or false"},
+    [SHAPE_MULTIPLE] = {"multiple", read_multiple, 32, "a whole number from 1 to 256"},
+};
+
 /* --- the walk along the file ----------------------------------------------------------------- */
 
 /* A rule as far as it has been read. */
@@ -168,6 +220,8 @@ typedef struct parse {
     forge_recipe *recipe;
     draft *drafts; /* (FORGE_RECIPE_RULES_MAX) */
     size_t outer_lines[3];
+    double shapes[SHAPES];
+    size_t shape_lines[SHAPES]; /* 0: not said */
 } parse;
 
 static shoal_status refuse(const parse *p, size_t line, const char *key, const char *what,
@@ -294,15 +348,46 @@ static shoal_status on_rule(parse *p, const shoal_config_pair *pair, const char 
                                  : read_values(p, pair, (field_i)field, v, err);
 }
 
+static shoal_status on_shape(parse *p, const shoal_config_pair *pair, const char *name,
+                             shoal_err *err)
+{
+    char word[WORD_MAX];
+    char what[64];
+    const char *at = pair->text;
+    size_t i = 0;
+    while (i < SHAPES && strcmp(name, shapes[i].name) != 0) {
+        i++;
+    }
+    if (i == SHAPES) {
+        return refuse(p, pair->line, pair->key,
+                      "unknown key; a structure has neurons, groups, queries, by, refit, multiple",
+                      err);
+    }
+    if (p->shape_lines[i] > 0) {
+        (void)snprintf(what, sizeof what, "already set on line %zu", p->shape_lines[i]);
+        return refuse(p, pair->line, pair->key, what, err);
+    }
+    p->shape_lines[i] = pair->line;
+    if (!next_word(&at, pair->text + pair->n, word) || at || !shapes[i].read(word, &p->shapes[i])) {
+        (void)snprintf(what, sizeof what, "expected %s", shapes[i].expected);
+        return refuse(p, pair->line, pair->key, what, err);
+    }
+    return SHOAL_OK;
+}
+
 static shoal_status on_pair(void *ctx, const shoal_config_pair *pair, shoal_err *err)
 {
     static const char rules[] = "rules.";
+    static const char structure[] = "structure.";
     static const char *const outer[] = {"embedding", "output", "rest"};
     parse *p = ctx;
     forge_recipe_form *const targets[] = {&p->recipe->embedding, &p->recipe->output,
                                           &p->recipe->rest};
     if (strncmp(pair->key, rules, sizeof rules - 1) == 0) {
         return on_rule(p, pair, pair->key + sizeof rules - 1, err);
+    }
+    if (strncmp(pair->key, structure, sizeof structure - 1) == 0) {
+        return on_shape(p, pair, pair->key + sizeof structure - 1, err);
     }
     for (size_t i = 0; i < SHOAL_COUNT(outer); i++) {
         values v = {0};
@@ -323,7 +408,7 @@ static shoal_status on_pair(void *ctx, const shoal_config_pair *pair, shoal_err 
         return SHOAL_OK;
     }
     return refuse(p, pair->line, pair->key,
-                  "unknown key; a recipe has embedding, output, rest and rules", err);
+                  "unknown key; a recipe has embedding, output, rest, structure and rules", err);
 }
 
 /* --- forms ----------------------------------------------------------------------------------- */
@@ -511,6 +596,34 @@ static shoal_status finish_rule(const parse *p, draft *d, shoal_err *err)
     return SHOAL_OK;
 }
 
+static double shape_of(const parse *p, shape_i i)
+{
+    return p->shape_lines[i] > 0 ? p->shapes[i] : shapes[i].fallback;
+}
+
+static shoal_status finish_structure(const parse *p, shoal_err *err)
+{
+    size_t line = 0;
+    p->recipe->structure =
+        (forge_recipe_structure){.neurons = shape_of(p, SHAPE_NEURONS),
+                                 .groups = shape_of(p, SHAPE_GROUPS),
+                                 .queries = shape_of(p, SHAPE_QUERIES),
+                                 .gradient = shape_of(p, SHAPE_BY) > 0,
+                                 .refit = shape_of(p, SHAPE_REFIT) > 0,
+                                 .multiple = (size_t)shape_of(p, SHAPE_MULTIPLE)};
+    for (size_t i = 0; i < SHAPES; i++) {
+        line = SHOAL_MAX(line, p->shape_lines[i]);
+    }
+    if (line > 0 && !shoal_forge_recipe_prunes(p->recipe)) {
+        return refuse(p, line, "structure", "nothing goes: set neurons, groups or queries", err);
+    }
+    if (p->recipe->structure.groups > 0 && p->recipe->structure.queries > 0) {
+        return refuse(p, p->shape_lines[SHAPE_QUERIES], "structure.queries",
+                      "groups is set too: one of them", err);
+    }
+    return SHOAL_OK;
+}
+
 /* --- the object ------------------------------------------------------------------------------ */
 
 static void parse_fini(parse *p)
@@ -535,6 +648,7 @@ shoal_status shoal_forge_recipe_parse(const char *source, const char *text, size
     }
     p.recipe->embedding = p.recipe->output = p.recipe->rest = keep;
     SHOAL_TRY(shoal_config_parse_yaml(source, text, n, on_pair, &p, err));
+    SHOAL_TRY(finish_structure(&p, err));
     for (size_t i = 0; i < p.recipe->n_rules; i++) {
         SHOAL_TRY(finish_rule(&p, &p.drafts[i], err));
     }

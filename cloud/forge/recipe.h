@@ -5,7 +5,13 @@
  *   embedding: Q8_0            # a type, or keep (the default): token_embd.weight
  *   output: keep               # output.weight
  *   rest: keep                 # matrices that no rule takes
- *   rules:                     # the first whose pattern fits a matrix takes it
+ *   structure:                 # groups that leave every layer, before any rule (structured
+ * pruning) neurons: 0.2             # share of a feed-forward's, each gate and up row and down
+ * column groups: 0.3              # share of the KV heads, each with the query heads that read it;
+ * or queries: 0.5             # share of the query heads of every KV head by: output # what goes:
+ * output (the least loss of it) or gradient (|w dL/dw|) refit: true              # what is left is
+ * fitted to the output of before multiple: 32             # of which the number of neurons that
+ * stay is one rules:                     # the first whose pattern fits a matrix takes it
  *     attention:               # a name, for people
  *       layers: blk.*.attn_*.weight   # patterns with * and ?, any number of them
  *       pass: gptq, joint      # of common/compress; codebook makes levels of a matrix's own
@@ -64,7 +70,18 @@ typedef struct forge_recipe_rule {
     size_t line; /* of its first key */
 } forge_recipe_rule;
 
+/* Shares are 0 where nothing goes. */
+typedef struct forge_recipe_structure {
+    double neurons;
+    double groups; /* not with queries */
+    double queries;
+    bool gradient;
+    bool refit;
+    size_t multiple;
+} forge_recipe_structure;
+
 typedef struct forge_recipe {
+    forge_recipe_structure structure;
     forge_recipe_form embedding; /* keep or typed, as the next two */
     forge_recipe_form output;
     forge_recipe_form rest;
@@ -83,6 +100,11 @@ SHOAL_DEFINE_CLEANUP(forge_recipe, shoal_forge_recipe_free)
 
 /* The first rule whose pattern fits, or NULL. */
 const forge_recipe_rule *shoal_forge_recipe_find(const forge_recipe *recipe, shoal_str name);
+static inline bool shoal_forge_recipe_prunes(const forge_recipe *recipe)
+{
+    const forge_recipe_structure *s = &recipe->structure;
+    return s->neurons > 0 || s->groups > 0 || s->queries > 0;
+}
 /* "gptq 4 bits/32", "joint 2 bits/64 bitmap 0.5 rank 16", "Q4_K", "keep". */
 void shoal_forge_recipe_describe(const forge_recipe_form *form, char *ret_text, size_t n_text);
 

@@ -24,5 +24,9 @@ void shoal_forge_windows_fini(forge_windows *w);
 
 /* One window of n ids, 1 to n_max. */
 void shoal_forge_windows_run(forge_windows *w, const int32_t *ids, size_t n);
+/* The same, and adds to grads, a block of the parameters' layout, the gradients of the
+ * cross-entropy of the tokens that follow: next [n], each times its weight, weights [n]. */
+void shoal_forge_windows_learn(forge_windows *w, const int32_t *ids, size_t n, const int32_t *next,
+                               const float *weights, float *grads);
 
 #endif

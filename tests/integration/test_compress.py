@@ -411,6 +411,92 @@ def test_what_no_rule_takes_stays():
         expect(kinds["blk.1.ffn_up.weight"] == "Q8_0" and kinds["blk.1.attn_norm.weight"] == "F32", kinds)
 
 
+def shape(model):
+    return next(line for line in forge("inspect", "-m", model).stdout.splitlines() if line.strip().startswith("shape"))
+
+
+def test_groups_leave_every_layer_and_the_rest_learns():
+    with Site() as site:
+        bench = Bench(site, family=True)
+        out, along = site.file("out.gguf"), ("--along", bench.text, "--along-tokens", "1000")
+        full, ppl = perplexity(bench.model, bench.text), {}
+        for by in ("output", "gradient"):
+            for refit in ("true", "false"):
+                recipe = write(site.file("r.yaml"), f"structure: {{neurons: 0.34, groups: 0.4, by: {by}, refit: {refit}}}\n")
+                said = json.loads(bench.compress(recipe, out, *along, "--json").stdout)
+                left = said["structure"]
+                expect(left["neurons"] < left["of_neurons"] and left["heads"] < left["of_heads"], left)
+                expect(left["kv_heads"] * left["of_heads"] == left["heads"] * left["of_kv_heads"], left)
+                expect(left["by"] == by and left["refit"] == (refit == "true"), left)
+                expect(all(0 < layer[k] < 1 for layer in left["layers"] for k in layer), left)
+                expect(f"{left['heads']}/{left['kv_heads']} heads" in shape(out), shape(out))
+                expect(f"feed-forward {left['neurons']}" in shape(out), shape(out))
+                expect(os.path.getsize(out) == said["bytes_out"] < said["bytes_in"] == os.path.getsize(bench.model), said)
+                ppl[by, refit] = perplexity(out, bench.text)
+        if SANITIZED:
+            return "shapes alone"
+        for by in ("output", "gradient"):
+            expect(full < ppl[by, "true"] < ppl[by, "false"], f"full {full}, {ppl}")
+        better, log = site.file("better.gguf"), site.file("log.csv")
+        forge("train", "--model", out, "--teacher", bench.model, "--entries", "2000", "--alpha", "0", "--optimiser", "adamw",
+              "--adam-rate", "0.002", "--steps", "12", "--part-tokens", "512", "--parts", "1", "--log", log, "-o", better)
+        losses = [float(line.split(",")[4]) for line in read(log).decode().splitlines()[1:]]
+        expect(shape(better) == shape(out), f"{shape(out)} became {shape(better)}")
+        expect(sum(losses[-3:]) < 0.6 * sum(losses[:3]), f"divergence from the full model: {losses}")
+        return f"divergence {losses[0]:.3f}, {losses[-1]:.3f} after 12 steps"
+
+
+def test_what_is_left_goes_through_rules():
+    with Site() as site:
+        bench = Bench(site)
+        text = ("structure: {neurons: 0.5, queries: 0.5, by: gradient}\nrules: {a: {layers: 'blk.*', pass: 'gptq, rtn', bits: 8, "
+                "within_bits: 9}}\n")
+        recipe, whole, other = write(site.file("r.yaml"), text), site.file("whole.gguf"), site.file("other.txt")
+        write(other, "other words that stand in no other text " * 20)
+        command = ("--along", bench.text, "-t")
+        said = json.loads(bench.compress(recipe, whole, *command, "1", "--json").stdout)
+        expect(all(layer["calibrated"] and 0 < layer["error"] < 0.01 for layer in said["layers"]), said)
+        expect({layer["columns"] for layer in said["layers"]} == {64, 32}, "64 stay, of 64 heads' and 128 neurons' columns half")
+        for attempt in range(20):
+            out = site.file(f"cut{attempt}.gguf")
+            process = subprocess.Popen(bench.command(recipe, out, *command, "1"), stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            while process.poll() is None and not glob.glob(f"{out}.work/*.layer"):
+                time.sleep(0.0005)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            if os.path.exists(out):
+                continue
+            left = {path: read(path) for path in glob.glob(out + ".work/*")}
+            refused = bench.compress(recipe, out, "--along", other, check=False)
+            expect(refused.returncode == 1 and "another" in refused.stderr, refused.stderr)
+            expect(left == {path: read(path) for path in glob.glob(out + ".work/*")}, "work of other gradients was changed")
+            bench.compress(recipe, out, *command, "2")
+            expect(read(out) == read(whole), "going on gives other bytes")
+            return f"cut at attempt {attempt}"
+        raise AssertionError("no run was cut in 20 attempts")
+
+
+def test_structures_that_cannot_be_are_refused():
+    with Site() as site:
+        bench = Bench(site)
+        out, recipe = site.file("out.gguf"), site.file("r.yaml")
+        packed, fp8, moments = site.file("packed.gguf"), site.file("fp8.gguf"), site.file("m.gguf")
+        forge("pack", "-m", bench.model, "-o", packed)
+        forge("convert", "-m", bench.model, "--type", "fp8", "-o", fp8)
+        cases = (("{neurons: 0.5, by: gradient}", "--along FILE", bench.model),
+                 ("{neurons: 0.001, multiple: 1}", "structure.neurons", bench.model),
+                 ("{groups: 0.1}", "structure.groups", bench.model),
+                 ("{neurons: 0.5}", "packed", packed),
+                 ("{neurons: 0.5}", "FP8", fp8))
+        for text, words, model in cases:
+            write(recipe, f"structure: {text}\n")
+            forge("calibrate-weights", "-m", model, "-f", bench.text, "--tokens", "200", "-o", moments)
+            refused = run(binary("shoal-forge"), "compress", "-m", model, "-r", recipe, "-c", moments, "-o", out, check=False)
+            expect(refused.returncode == 1 and words in refused.stderr, f"{text}: {refused.stderr}")
+            expect(len(refused.stderr.strip().splitlines()) == 1 and not os.path.exists(out), refused.stderr)
+
+
 def test_refusals_leave_no_file():
     with Site() as site:
         bench = Bench(site)

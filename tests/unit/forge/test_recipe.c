@@ -12,6 +12,7 @@
 #include "common/base/buf.h"
 #include "common/base/mem.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -203,6 +204,40 @@ static void rules(shoal_buf *buf, size_t n)
     }
 }
 
+static void test_structure_says_what_goes(void **state)
+{
+    (void)state;
+    SHOAL_CLEANUP(shoal_forge_recipe_freep) forge_recipe *none = NULL;
+    SHOAL_CLEANUP(shoal_forge_recipe_freep) forge_recipe *some = NULL;
+    SHOAL_CLEANUP(shoal_forge_recipe_freep) forge_recipe *all = NULL;
+    assert_int_equal(parse("embedding: Q8_0\n", &none, NULL), SHOAL_OK);
+    assert_false(shoal_forge_recipe_prunes(none));
+    assert_int_equal(parse("structure: {neurons: 0.2}\n", &some, NULL), SHOAL_OK);
+    const forge_recipe_structure *s = &some->structure;
+    assert_true(shoal_forge_recipe_prunes(some) && !s->gradient && s->refit);
+    assert_true(s->multiple == 32 && s->groups <= 0 && s->queries <= 0);
+    assert_true(fabs(s->neurons - 0.2) < 1e-12);
+    assert_int_equal(parse("structure:\n  queries: 0.95\n  by: gradient\n  refit: false\n"
+                           "  multiple: 256\n",
+                           &all, NULL),
+                     SHOAL_OK);
+    s = &all->structure;
+    assert_true(shoal_forge_recipe_prunes(all) && s->gradient && !s->refit);
+    assert_true(s->multiple == 256 && s->neurons <= 0 && s->queries > 0.94);
+    expect_refused("structure: {neurons: 0.96}\n", "r.yaml:1: structure.neurons: expected a share");
+    expect_refused("structure: {neurons: -0.1}\n", "expected a share from 0 to 0.95");
+    expect_refused("structure: {groups: 0.1, neurons: 0.1, neurons: 0.2}\n",
+                   "structure.neurons: already set on line 1");
+    expect_refused("structure:\n  by: output\n  neurons: 0\n", "r.yaml:3: structure: nothing goes");
+    expect_refused("structure: {groups: 0.1, queries: 0.1}\n", "groups is set too");
+    expect_refused("structure: {neurons: 0.1, by: chance}\n", "expected output or gradient");
+    expect_refused("structure: {neurons: 0.1, refit: 1}\n", "expected true or false");
+    expect_refused("structure: {neurons: 0.1, multiple: 0}\n", "expected a whole number from 1");
+    expect_refused("structure: {neurons: 0.1, multiple: 257}\n", "expected a whole number from 1");
+    expect_refused("structure: {neurons: '0.1, 0.2'}\n", "expected a share");
+    expect_refused("structure: {layers: 3}\n", "a structure has neurons");
+}
+
 static void test_limits_of_rules_names_patterns_values_forms(void **state)
 {
     (void)state;
@@ -287,6 +322,7 @@ int main(void)
         cmocka_unit_test(test_patterns_of_many_stars_end),
         cmocka_unit_test(test_values_combine_to_the_forms_that_passes_take),
         cmocka_unit_test(test_wrong_keys_and_values_are_told_with_their_line),
+        cmocka_unit_test(test_structure_says_what_goes),
         cmocka_unit_test(test_limits_of_rules_names_patterns_values_forms),
         cmocka_unit_test(test_memory_that_fails_is_told),
         cmocka_unit_test(test_damaged_texts_never_get_further_than_an_error),
