@@ -87,6 +87,7 @@ typedef struct daemon_state {
     shoal_metric *reloads;
     shoal_metric *expiry;
     shoal_metric *resident;
+    shoal_metric *used;
     shoal_rpc *rpc;
     shoal_node *node;
     shoal_service *service;
@@ -133,6 +134,7 @@ static void refresh(void *ctx)
     const daemon_state *d = ctx;
     shoal_service_sweep(d->service); /* the predicted wait */
     shoal_metric_set(d->resident, resident_bytes());
+    shoal_metric_set(d->used, (double)shoal_trim_used_bytes());
 }
 
 static void read_expiry(daemon_state *d, const shoal_rpc_tls *tls)
@@ -292,6 +294,10 @@ static shoal_status make_metrics(daemon_state *d, shoal_err *err)
           SHOAL_METRIC_COUNTER, NULL, 0}},
         {&d->resident,
          {"process_resident_memory_bytes", "Resident memory.", "", SHOAL_METRIC_GAUGE, NULL, 0}},
+        {&d->used,
+         {"shoal_memory_used_bytes",
+          "Memory that the allocator has handed out; KV and mapped models are not in it.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
     };
     static const shoal_metric_def build = {"shoal_build_info",
                                            "Always 1; the labels say what runs.",

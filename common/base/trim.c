@@ -27,6 +27,12 @@ static size_t anonymous_bytes(void)
     return pages[1] > pages[2] && page > 0 ? (pages[1] - pages[2]) * (size_t)page : 0;
 }
 
+size_t shoal_trim_used_bytes(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
 size_t shoal_trim_memory(shoal_trim *trim, size_t spare_bytes)
 {
     size_t resident = anonymous_bytes();

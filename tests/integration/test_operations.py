@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from harness import (SOURCE, Site, complete, expect, main, request, run, wait_until)
+from harness import (SANITIZED, SOURCE, Site, complete, expect, main, request, run, wait_until)
 
 NO_END = {"logit_bias": {"1": -100, "2": -100}, "temperature": 0.8, "seed": 3}
 LONG = 900
@@ -91,6 +91,7 @@ def test_probes_and_metrics():
                      "shoal_certificate_expiry_timestamp_seconds", "process_resident_memory_bytes",
                      "shoal_config_reload_failures_total 0", "shoal_admission_refused_total{reason=\"wait\"} 0"):
             expect(name in text, f"{name} is not in /metrics")
+        expect(SANITIZED or value(cloud, "shoal_memory_used_bytes") > 1 << 20, "memory in use")
         expect(value(cloud, "shoal_certificate_expiry_timestamp_seconds") > time.time() + 20 * 86400, "expiry")
         hostile(cloud)
         expect(request(cloud.url, "GET", "/healthz")[0] == 200, "not healthy after hostile requests")

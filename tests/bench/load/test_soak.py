@@ -12,7 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 sys.path.insert(0, os.path.join(HERE, "..", "..", "integration"))
 from flat import LEAST, judge  # noqa: E402
-from harness import SOURCE, expect, main, run  # noqa: E402
+from harness import SANITIZED, SOURCE, expect, main, run  # noqa: E402
 
 N = 30
 
@@ -57,6 +57,7 @@ def test_soak_in_short():
             for row in told["seen"][name]:
                 expect(row["KiB"] > 1000 and row["descriptors"] > 3 and min(row["first_ms"], row["gap_ms"]) > 0, f"{name}: {row}")
             expect(len(told["seen"][name]) == 2, f"{told['seen']}")
+        expect(SANITIZED or all(1000 < row["used"] < row["KiB"] for row in told["seen"]["node"]), f"{told['seen']['node']}")
         expect(told["counts"]["node"]["ok"] > 0 and told["counts"]["edge"]["whole"] > 0, f"{told['counts']}")
         return next(line for line in done.stdout.splitlines() if line.startswith("node: "))
 

@@ -8,6 +8,7 @@
 #include "common/base/mem.h"
 #include "common/base/trim.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 enum {
@@ -82,11 +83,35 @@ static void test_a_look_in_the_middle_hides_nothing(void **state)
     give(between, 0, N);
 }
 
+static bool is_about(size_t now, size_t before, size_t bytes)
+{
+    return now >= before + bytes && now <= before + bytes + bytes / 8 + 65536;
+}
+
+/* Small blocks and one that has a mapping of its own; what is free does not count. */
+static void test_used_bytes_follow_what_is_handed_out(void **state)
+{
+    (void)state;
+    skip_under_sanitizers();
+    const size_t large = (size_t)64 << 20;
+    size_t before = shoal_trim_used_bytes();
+    take(0, N);
+    assert_true(is_about(shoal_trim_used_bytes(), before, (size_t)N * BYTES));
+    char *block = shoal_calloc(large, 1);
+    assert_non_null(block);
+    assert_true(is_about(shoal_trim_used_bytes(), before, (size_t)N * BYTES + large));
+    shoal_free(block);
+    give(blocks, 0, N);
+    assert_true(is_about(shoal_trim_used_bytes(), before, 0));
+    give(between, 0, N);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_a_burst_left_is_given_back_each_time),
         cmocka_unit_test(test_a_look_in_the_middle_hides_nothing),
+        cmocka_unit_test(test_used_bytes_follow_what_is_handed_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
