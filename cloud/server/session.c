@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cloud/server/session.h"
+#include "cloud/server/session_internal.h"
 
 #include "common/base/mem.h"
 #include "common/kv/kv_move.h"
@@ -14,50 +14,9 @@
  * SHOAL_WIRE_DRAFT_MAX entries. */
 enum {
     VERIFY_MAX = SHOAL_SESSION_DRAFTS_MAX,
-    SHORT_HEX = 12,
     EPOCH_MAX = 1 << 30 /* a peer's epoch at most: ours, raised by one a mismatch, cannot wrap */
 };
-_Static_assert((int)SHOAL_WIRE_FORM_MAX == (int)SHOAL_FORM_BYTES_MAX &&
-                   (int)SHOAL_WIRE_OPENING_MAX == (int)SHOAL_FORM_OPENING_MAX,
-               "the wire's limits are the form's");
 _Static_assert((int)VERIFY_MAX <= (int)SHOAL_SPEC_SPAN_MAX, "a span must fit shoal_spec_verify");
-
-typedef enum state {
-    STATE_NEW, /* waits for Open */
-    STATE_OPEN,
-    STATE_DONE
-} state;
-
-struct shoal_session {
-    shoal_session_env env;
-    shoal_session_out out;
-    state state;
-    bool ended;       /* the last of H is an end token we sampled or accepted */
-    bool half_closed; /* the peer will send no more */
-    bool ends;        /* the session is over with its text */
-    uint32_t epoch;
-    int32_t *ids;     /* [capacity]: H, then the queued drafts */
-    uint8_t *shares;  /* [capacity]: confidence of each own or accepted token of H, in 255ths */
-    size_t capacity;  /* n_tokens_max of Open */
-    size_t n_ids;     /* length of H */
-    size_t n_drafts;  /* drafts of this epoch at [n_ids, n_ids + n_drafts) */
-    size_t decode_to; /* decode until H is this long */
-    uint64_t deadline_ms;
-    unsigned priority;
-    size_t n_published; /* tokens of the KV that the prefix cache was shown */
-    shoal_kv_seq *seq;  /* KV of H[0..length), length at most n_ids - 1 between steps; NULL without
-                         * an engine */
-    shoal_sampling sampling;
-    shoal_logit_bias *biases;
-    shoal_form *form;           /* NULL: free text */
-    shoal_form_state *held;     /* [2] with a form: after H[..n_followed), and scratch for a span */
-    uint32_t *allowed;          /* with a form: what may be next */
-    size_t n_followed;          /* the answer's first position, until H is longer */
-    const shoal_msg_cost *cost; /* what work costs; NULL: nobody knows */
-    shoal_msg_cost told;        /* of it to the edge */
-    uint32_t told_cached;       /* of stats.n_cached */
-    shoal_session_stats stats;
-};
 
 /* --- life ------------------------------------------------------------------------------------- */
 
@@ -106,14 +65,14 @@ void shoal_session_free(shoal_session *session)
 
 static void finish(shoal_session *session, shoal_rpc_status status, const char *text)
 {
-    session->state = STATE_DONE;
+    session->state = SESSION_DONE;
     release(session);
     session->out.finish(session->out.ctx, status, text);
 }
 
 void shoal_session_fail(shoal_session *session, shoal_rpc_status status, const char *text)
 {
-    if (session->state == STATE_DONE) {
+    if (session->state == SESSION_DONE) {
         return;
     }
     shoal_cloud_msg msg = {.kind = SHOAL_CLOUD_ERROR, .body.error.code = (int32_t)status};
@@ -122,8 +81,7 @@ void shoal_session_fail(shoal_session *session, shoal_rpc_status status, const c
     finish(session, status, msg.body.error.text);
 }
 
-__attribute__((format(printf, 3, 4))) static void
-fail(shoal_session *session, shoal_rpc_status status, const char *format, ...)
+void shoal_session_failf(shoal_session *session, shoal_rpc_status status, const char *format, ...)
 {
     char text[SHOAL_WIRE_TEXT_MAX];
     va_list args;
@@ -235,165 +193,38 @@ static void emit_verdict(shoal_session *session, size_t share_from, size_t accep
 
 /* --- Open ------------------------------------------------------------------------------------- */
 
-static bool same_hash(shoal_session *session, const char *what, const shoal_hash *edge,
-                      const shoal_hash *ours)
-{
-    if (memcmp(edge, ours, sizeof(*edge)) == 0) {
-        return true;
-    }
-    char edge_hex[SHOAL_HASH_HEX];
-    char our_hex[SHOAL_HASH_HEX];
-    shoal_hash_hex(edge, edge_hex);
-    shoal_hash_hex(ours, our_hex);
-    fail(session, SHOAL_RPC_FAILED_PRECONDITION,
-         "%s mismatch: the edge expects %.*s, this node serves %.*s; use the same file on both",
-         what, SHORT_HEX, edge_hex, SHORT_HEX, our_hex);
-    return false;
-}
-
-static bool open_fits(shoal_session *session, const shoal_msg_open *open)
-{
-    shoal_engine *engine = session->env.engine;
-    size_t n_ctx = engine != NULL ? shoal_engine_n_ctx(engine) : session->env.describe->n_ctx;
-    if (open->n_tokens_max == 0) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "open.n_tokens_max is 0; ask for 1 to %zu tokens, prompt included", n_ctx);
-        return false;
-    }
-    size_t n_fit = engine != NULL ? shoal_kv_pool_tokens_max(shoal_engine_kv(engine)) : n_ctx;
-    if (open->n_tokens_max > n_fit) {
-        fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
-             "open.n_tokens_max is %" PRIu32 ", this node holds at most %zu tokens per session "
-             "(context.max %zu, kv.max_mib); ask for less",
-             open->n_tokens_max, n_fit, n_ctx);
-        return false;
-    }
-    return true;
-}
-
-/* An edge that read Describe does not come here with drafts that nobody can judge. */
-static bool open_verifiable(shoal_session *session, const shoal_msg_open *open)
-{
-    shoal_verify verify = session->env.describe->verify;
-    if (open->mode != SHOAL_MODE_EXACT || verify == SHOAL_VERIFY_ALL) {
-        return true;
-    }
-    if (verify == SHOAL_VERIFY_NONE) {
-        fail(session, SHOAL_RPC_FAILED_PRECONDITION,
-             "this node continues texts and cannot verify drafts (its upstream engine tells no "
-             "log-probabilities of a prompt); use mode cloud");
-        return false;
-    }
-    if (!shoal_sampling_is_greedy(&open->sampling)) {
-        fail(session, SHOAL_RPC_FAILED_PRECONDITION,
-             "this node verifies drafts of greedy decoding alone; use temperature 0 without "
-             "penalties and biases, or mode cloud");
-        return false;
-    }
-    return true;
-}
-
-/* An edge that read Describe does not come here with a form that nobody keeps. */
-static bool open_form_kept(shoal_session *session, const shoal_msg_open *open)
-{
-    if (open->form.n_grammar == 0 || session->env.words != NULL) {
-        return true;
-    }
-    fail(session, SHOAL_RPC_FAILED_PRECONDITION,
-         "this node cannot hold an answer to a form (its back end is \"%s\"): ask the edge for it "
-         "in mode local",
-         session->env.describe->backend);
-    return false;
-}
-
-static bool open_agrees(shoal_session *session, const shoal_msg_open *open)
-{
-    const shoal_describe *describe = session->env.describe;
-    uint32_t protocol = open->form.n_grammar > 0 ? SHOAL_WIRE_PROTOCOL_FORM : SHOAL_WIRE_PROTOCOL;
-    if (open->protocol != protocol) {
-        fail(session, SHOAL_RPC_FAILED_PRECONDITION,
-             "protocol mismatch: the edge speaks version %" PRIu32 ", this node version %" PRIu32
-             "; update the older side",
-             open->protocol, protocol);
-        return false;
-    }
-    return same_hash(session, "model", &open->model, &describe->model) &&
-           same_hash(session, "tokenizer", &open->tokenizer, &describe->tokenizer) &&
-           same_hash(session, "chat template", &open->chat_template, &describe->chat_template) &&
-           open_verifiable(session, open) && open_form_kept(session, open) &&
-           open_fits(session, open);
-}
-
-/* SHOAL_E_PROTOCOL: err says what of the form is wrong. */
-static shoal_status open_form(shoal_session *session, const shoal_msg_form *form, shoal_err *err)
-{
-    SHOAL_CLEANUP(shoal_grammar_freep) shoal_grammar *grammar = NULL;
-    if (form->n_grammar == 0) {
-        return SHOAL_OK;
-    }
-    SHOAL_TRY(shoal_grammar_decode(form->grammar, form->n_grammar, &grammar, err));
-    SHOAL_TRY(shoal_form_new(grammar, form->opening, &session->form));
-    (void)SHOAL_STEAL(grammar);
-    session->held = shoal_calloc(2, sizeof(*session->held));
-    session->allowed =
-        shoal_calloc(shoal_form_words_n_mask(session->env.words), sizeof(*session->allowed));
-    if (session->held == NULL || session->allowed == NULL) {
-        return SHOAL_E_NOMEM;
-    }
-    shoal_form_start(session->form, &session->held[0]);
-    session->n_followed = form->position;
-    return SHOAL_OK;
-}
-
-static shoal_status open_allocate(shoal_session *session, const shoal_msg_open *open)
-{
-    const shoal_sampling *sampling = &open->sampling;
-    session->ids = shoal_calloc(open->n_tokens_max, sizeof(*session->ids));
-    session->shares = shoal_calloc(open->n_tokens_max, sizeof(*session->shares));
-    session->biases = shoal_calloc(sampling->n_biases, sizeof(*session->biases));
-    if (session->ids == NULL || session->shares == NULL || session->biases == NULL) {
-        return SHOAL_E_NOMEM;
-    }
-    if (sampling->n_biases > 0) {
-        memcpy(session->biases, sampling->biases, sampling->n_biases * sizeof(*session->biases));
-    }
-    session->sampling = *sampling;
-    session->sampling.biases = session->biases;
-    session->capacity = open->n_tokens_max;
-    shoal_engine *engine = session->env.engine;
-    return engine != NULL ? shoal_kv_seq_new(shoal_engine_kv(engine), &session->seq) : SHOAL_OK;
-}
-
 static void push_open(shoal_session *session, const shoal_msg_open *open, uint64_t now_ms)
 {
-    if (session->state != STATE_NEW) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "a second open in one call; start a new call");
+    if (session->state != SESSION_NEW) {
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT,
+                            "a second open in one call; start a new call");
         return;
     }
     snprintf(session->stats.request_id, sizeof(session->stats.request_id), "%s", open->request_id);
     session->stats.mode = open->mode;
-    if (!open_agrees(session, open)) {
+    if (!shoal_session_open_agrees(session, open)) {
         return;
     }
     shoal_err err = SHOAL_ERR_INIT;
     if (shoal_sampling_check(&open->sampling, session->env.describe->n_vocab, &err) != SHOAL_OK) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "open.sampling: %s", err.text);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT, "open.sampling: %s", err.text);
         return;
     }
-    shoal_status status = open_form(session, &open->form, &err);
+    shoal_status status = shoal_session_open_form(session, &open->form, &err);
     if (status == SHOAL_E_PROTOCOL) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "open.form: %s", err.text);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT, "open.form: %s", err.text);
         return;
     }
-    if (status != SHOAL_OK || open_allocate(session, open) != SHOAL_OK) {
+    if (status != SHOAL_OK || shoal_session_open_allocate(session, open) != SHOAL_OK) {
         shoal_cloud_msg busy = {.kind = SHOAL_CLOUD_BUSY, .body.busy_retry_after_ms = 1000};
         session->out.emit(session->out.ctx, &busy);
-        fail(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
-             "this node is out of memory for a session of %" PRIu32 " tokens; try again later",
-             open->n_tokens_max);
+        shoal_session_failf(session, SHOAL_RPC_RESOURCE_EXHAUSTED,
+                            "this node is out of memory for a session of %" PRIu32
+                            " tokens; try again later",
+                            open->n_tokens_max);
         return;
     }
-    session->state = STATE_OPEN;
+    session->state = SESSION_OPEN;
     session->priority = open->priority;
     session->ends = open->ends;
     if (open->deadline_ms > 0) {
@@ -419,8 +250,8 @@ static void next_epoch(shoal_session *session)
 static bool enter_epoch(shoal_session *session, uint32_t epoch)
 {
     if (epoch > EPOCH_MAX) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "epoch %" PRIu32 " is above %d", epoch,
-             (int)EPOCH_MAX);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT, "epoch %" PRIu32 " is above %d",
+                            epoch, (int)EPOCH_MAX);
         return false;
     }
     if (epoch < session->epoch) {
@@ -440,8 +271,8 @@ static bool follow_form(shoal_session *session)
         size_t at = session->n_followed++;
         if (!shoal_form_push(session->form, session->env.words, &session->held[0],
                              session->ids[at])) {
-            fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-                 "the token at position %zu breaks the form that open gave", at);
+            shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT,
+                                "the token at position %zu breaks the form that open gave", at);
             return false;
         }
     }
@@ -464,17 +295,19 @@ static void push_confirmed(shoal_session *session, const shoal_msg_tokens *token
 {
     size_t position = tokens->position;
     if (position > session->n_ids) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "tokens.position is %zu, but only %zu tokens are known: a gap; resend from there",
-             position, session->n_ids);
+        shoal_session_failf(
+            session, SHOAL_RPC_INVALID_ARGUMENT,
+            "tokens.position is %zu, but only %zu tokens are known: a gap; resend from there",
+            position, session->n_ids);
         return;
     }
     size_t n_known = SHOAL_MIN(tokens->n_ids, session->n_ids - position);
     size_t same = first_difference(session, tokens);
     if (same < n_known) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "tokens.ids differ from what this session holds at position %zu; open a new call",
-             position + same);
+        shoal_session_failf(
+            session, SHOAL_RPC_INVALID_ARGUMENT,
+            "tokens.ids differ from what this session holds at position %zu; open a new call",
+            position + same);
         return;
     }
     size_t n_new = tokens->n_ids - n_known;
@@ -496,15 +329,16 @@ static void push_draft(shoal_session *session, const shoal_msg_tokens *tokens, u
     size_t position = tokens->position;
     size_t end = position + tokens->n_ids;
     if (session->n_ids == 0) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "a draft before any prompt token; send the prompt first");
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT,
+                            "a draft before any prompt token; send the prompt first");
         return;
     }
     if (position > session->n_ids + session->n_drafts) {
         if (!session->ended) {
-            fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-                 "draft at position %zu, but only %zu tokens are known and %zu drafts wait: a gap",
-                 position, session->n_ids, session->n_drafts);
+            shoal_session_failf(
+                session, SHOAL_RPC_INVALID_ARGUMENT,
+                "draft at position %zu, but only %zu tokens are known and %zu drafts wait: a gap",
+                position, session->n_ids, session->n_drafts);
         }
         return;
     }
@@ -541,9 +375,9 @@ static void push_tokens(shoal_session *session, const shoal_msg_tokens *tokens, 
         return;
     }
     if (tokens->n_ids > session->capacity || tokens->position > session->capacity - tokens->n_ids) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "tokens end at position %" PRIu64 ", open.n_tokens_max was %zu",
-             (uint64_t)tokens->position + tokens->n_ids, session->capacity);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT,
+                            "tokens end at position %" PRIu64 ", open.n_tokens_max was %zu",
+                            (uint64_t)tokens->position + tokens->n_ids, session->capacity);
         return;
     }
     switch (tokens->kind) {
@@ -555,8 +389,9 @@ static void push_tokens(shoal_session *session, const shoal_msg_tokens *tokens, 
         push_draft(session, tokens, now_ms);
         break;
     default:
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "tokens.kind %d is not one of prompt, trusted, draft", (int)tokens->kind);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT,
+                            "tokens.kind %d is not one of prompt, trusted, draft",
+                            (int)tokens->kind);
         break;
     }
 }
@@ -570,9 +405,9 @@ static void push_continue(shoal_session *session, const shoal_msg_continue *cont
         return;
     }
     if (cont->position > session->n_ids || session->n_ids == 0) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "continue.position is %" PRIu32 ", but only %zu tokens are known", cont->position,
-             session->n_ids);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT,
+                            "continue.position is %" PRIu32 ", but only %zu tokens are known",
+                            cont->position, session->n_ids);
         return;
     }
     size_t left = session->capacity - cont->position;
@@ -591,10 +426,10 @@ static void push_open_text(shoal_session *session, const shoal_msg_open *open, u
         {.kind = SHOAL_TOKENS_PROMPT, .ids = open->prompt, .n_ids = end},
         {.kind = SHOAL_TOKENS_DRAFT, .position = end, .ids = open->drafts, .n_ids = open->n_drafts},
     };
-    for (size_t i = 0; i < SHOAL_COUNT(parts) && session->state == STATE_OPEN; i++) {
+    for (size_t i = 0; i < SHOAL_COUNT(parts) && session->state == SESSION_OPEN; i++) {
         push_tokens(session, &parts[i], now_ms);
     }
-    if (session->state == STATE_OPEN && open->n_continue > 0) {
+    if (session->state == SESSION_OPEN && open->n_continue > 0) {
         push_continue(session, &(shoal_msg_continue){0, end, open->n_continue}, now_ms);
     }
 }
@@ -615,18 +450,19 @@ static void push_opened(shoal_session *session, const shoal_edge_msg *msg, uint6
     case SHOAL_EDGE_CLOSE:
     case SHOAL_EDGE_OPEN:
     default:
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "message kind %d is not known", (int)msg->kind);
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT, "message kind %d is not known",
+                            (int)msg->kind);
         break;
     }
 }
 
 void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint64_t now_ms)
 {
-    if (session->state == STATE_DONE) {
+    if (session->state == SESSION_DONE) {
         return;
     }
     shoal_session_tick(session, now_ms);
-    if (session->state == STATE_DONE) {
+    if (session->state == SESSION_DONE) {
         return;
     }
     if (msg->kind == SHOAL_EDGE_OPEN) {
@@ -634,8 +470,8 @@ void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint6
         push_open_text(session, &msg->body.open, now_ms);
     } else if (msg->kind == SHOAL_EDGE_CLOSE) {
         finish_close(session);
-    } else if (session->state == STATE_NEW) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT, "the first message must be open");
+    } else if (session->state == SESSION_NEW) {
+        shoal_session_failf(session, SHOAL_RPC_INVALID_ARGUMENT, "the first message must be open");
     } else {
         push_opened(session, msg, now_ms);
     }
@@ -644,28 +480,28 @@ void shoal_session_push(shoal_session *session, const shoal_edge_msg *msg, uint6
 void shoal_session_half_close(shoal_session *session)
 {
     session->half_closed = true;
-    if (session->state != STATE_DONE && shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
+    if (session->state != SESSION_DONE && shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
         finish_close(session);
     }
 }
 
 void shoal_session_tick(shoal_session *session, uint64_t now_ms)
 {
-    if (session->state != STATE_DONE && now_ms >= session->deadline_ms) {
-        fail(session, SHOAL_RPC_DEADLINE_EXCEEDED,
-             "open.deadline_ms has passed after %" PRIu32 " generated tokens",
-             session->stats.n_generated);
+    if (session->state != SESSION_DONE && now_ms >= session->deadline_ms) {
+        shoal_session_failf(session, SHOAL_RPC_DEADLINE_EXCEEDED,
+                            "open.deadline_ms has passed after %" PRIu32 " generated tokens",
+                            session->stats.n_generated);
     }
     /* Not with the last tokens: those who share its KV come between. */
     bool over = session->ended || session->n_ids == session->capacity;
-    if (session->state == STATE_OPEN && session->ends && over) {
+    if (session->state == SESSION_OPEN && session->ends && over) {
         finish_close(session);
     }
 }
 
 uint64_t shoal_session_deadline_ms(const shoal_session *session)
 {
-    return session->state == STATE_DONE ? UINT64_MAX : session->deadline_ms;
+    return session->state == SESSION_DONE ? UINT64_MAX : session->deadline_ms;
 }
 
 const char *shoal_session_tenant(const shoal_session *session)
@@ -675,7 +511,7 @@ const char *shoal_session_tenant(const shoal_session *session)
 
 bool shoal_session_done(const shoal_session *session)
 {
-    return session->state == STATE_DONE;
+    return session->state == SESSION_DONE;
 }
 
 /* --- work ------------------------------------------------------------------------------------- */
@@ -701,7 +537,7 @@ static const shoal_tokenizer *tokenizer_of(const shoal_session *session)
 
 shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_rows)
 {
-    if (session->state != STATE_OPEN || session->n_ids == 0) {
+    if (session->state != SESSION_OPEN || session->n_ids == 0) {
         return SHOAL_WANT_NOTHING;
     }
     size_t missing = n_missing(session);
@@ -825,9 +661,10 @@ static bool verify(shoal_session *session, const float *const *logits, size_t n_
                    shoal_verdict *ret_verdict)
 {
     if (session->form != NULL && session->n_followed != session->n_ids) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "form.position is %zu, but only %zu tokens are known: send the prompt first",
-             session->n_followed, session->n_ids);
+        shoal_session_failf(
+            session, SHOAL_RPC_INVALID_ARGUMENT,
+            "form.position is %zu, but only %zu tokens are known: send the prompt first",
+            session->n_followed, session->n_ids);
         return false;
     }
     const shoal_spec_guide guide = {.allow = guide_allow, .follow = guide_follow, .ctx = session};
@@ -838,8 +675,9 @@ static bool verify(shoal_session *session, const float *const *logits, size_t n_
         session->env.sampler, &session->sampling, session->form != NULL ? &guide : NULL, logits,
         session->ids, session->n_ids, n_judged, is_end, tokenizer_of(session), ret_verdict);
     if (status != SHOAL_OK) {
-        fail(session, SHOAL_RPC_INVALID_ARGUMENT,
-             "the model has no token that goes on in the form asked for: ask for another one");
+        shoal_session_failf(
+            session, SHOAL_RPC_INVALID_ARGUMENT,
+            "the model has no token that goes on in the form asked for: ask for another one");
     }
     return status == SHOAL_OK;
 }
@@ -848,7 +686,7 @@ void shoal_session_result(shoal_session *session, const shoal_span *span, uint64
                           uint64_t now_ms)
 {
     session->stats.compute_us += compute_us;
-    if (session->state != STATE_OPEN || span->n_logits == 0) {
+    if (session->state != SESSION_OPEN || span->n_logits == 0) {
         return;
     }
     SHOAL_ASSERT(span->n_logits <= VERIFY_MAX + 1);
@@ -879,7 +717,7 @@ void shoal_session_computed(shoal_session *session, uint64_t compute_us)
 
 bool shoal_session_work_get(const shoal_session *session, shoal_session_work *ret_work)
 {
-    if (session->state != STATE_OPEN || session->n_ids == 0 || !wants_tokens(session)) {
+    if (session->state != SESSION_OPEN || session->n_ids == 0 || !wants_tokens(session)) {
         return false;
     }
     *ret_work = (shoal_session_work){.ids = session->ids,
@@ -894,7 +732,7 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
 {
     size_t n_before = session->n_ids;
     bool drafted = session->n_drafts > 0;
-    SHOAL_ASSERT(session->state == STATE_OPEN && verdict->n_accepted <= session->n_drafts);
+    SHOAL_ASSERT(session->state == SESSION_OPEN && verdict->n_accepted <= session->n_drafts);
     size_t accepted_to = commit(session, verdict);
     if (!follow_form(session)) {
         return;
