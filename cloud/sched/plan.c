@@ -320,13 +320,27 @@ static bool extend(planner *p, shoal_sched_pick *pick, budget *left)
     return true;
 }
 
+/* Who says that all his drafts are sure is believed as far as his drafts have stood. */
+static double odds_of(const shoal_sched_item *item, size_t draft_i)
+{
+    double said = item->odds != NULL ? (double)item->odds[draft_i] / 255.0 : 1.0;
+    return SHOAL_MIN(said, item->acceptance);
+}
+
 /* Drafts, first those behind nothing but a sample, then those behind one draft, and so on. The
- * d-th stands with probability acceptance^d; it takes part when that is no less than what its
- * time would give elsewhere in this step: so the expected tokens for the time grow with each.
- * n_prompt rows are to come and count as what they are, one token each. */
+ * d-th stands with probability acceptance^d, or less by what is said of each; it takes part when
+ * that is no less than what its time would give elsewhere in this step: so the expected tokens for
+ * the time grow with each. n_prompt rows are to come and count as what they are, one token each.
+ * Rows that a sample catches up with give no token and make the step long: beside them any draft
+ * would be worth its row, so none takes part that costs more than its token would by itself. */
 static void choose_drafts(planner *p, size_t n_prompt, budget *left)
 {
-    double value = (double)(p->plan.n_samples + n_prompt);
+    double n_samples = (double)p->plan.n_samples;
+    double value = n_samples + (double)n_prompt;
+    double token_us = p->plan.n_samples > 0
+                          ? shoal_sched_cost_us(p->cost, p->plan.n_samples) / n_samples +
+                                p->cost->answer_us + p->cost->logit_us
+                          : 0.0;
     bool more = true;
     for (size_t depth = 1; more && depth <= p->limits->n_drafts_max; depth++) {
         more = false;
@@ -338,14 +352,15 @@ static void choose_drafts(planner *p, size_t n_prompt, budget *left)
             }
             double gain = 1.0;
             for (size_t d = 0; d < depth; d++) {
-                gain *= item->acceptance;
+                gain *= odds_of(item, d);
             }
             size_t n_rows = p->plan.n_rows + n_prompt;
             double draft_us = shoal_sched_cost_more_us(p->cost, n_rows, 1) + p->cost->logit_us;
             double step_us = shoal_sched_cost_us(p->cost, n_rows) +
                              p->cost->logit_us * (double)p->plan.n_logits +
-                             p->cost->answer_us * (double)p->plan.n_samples;
-            if (gain * step_us >= value * draft_us && extend(p, pick, left)) {
+                             p->cost->answer_us * n_samples;
+            bool worth = gain * token_us >= draft_us && gain * step_us >= value * draft_us;
+            if (worth && extend(p, pick, left)) {
                 value += gain;
                 more = true;
             }

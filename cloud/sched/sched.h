@@ -59,6 +59,8 @@ typedef struct shoal_sched_item {
     bool sample;          /* a decode step or a verification is due */
     size_t n_drafts;      /* drafts that wait for their verification, with sample only */
     double acceptance;    /* share of drafts accepted so far, 0..1 */
+    const uint8_t *odds;  /* [n_drafts] that each stands when those before it do, 255ths, borrowed:
+                           * counted up to acceptance; NULL: that goes for all */
     size_t n_rows_held;   /* rows that fit into the pages it has */
     size_t n_pages_block; /* pages of each further SHOAL_SCHED_BLOCK rows */
     size_t n_pages_copy;  /* pages its first row takes beyond that: shared ones it writes to */

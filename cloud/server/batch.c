@@ -246,8 +246,12 @@ static shoal_sched_item describe(const shoal_batch *batch, entry *e, uint64_t no
                               .n_prefill = due.n_prefill,
                               .sample = due.sample,
                               .n_drafts = due.n_drafts,
-                              .acceptance = shoal_sched_acceptance(
-                                  batch->sched, e->tenant, stats->n_verified, stats->n_accepted),
+                              .acceptance = due.guessed > 0.0
+                                                ? due.guessed
+                                                : shoal_sched_acceptance(batch->sched, e->tenant,
+                                                                         stats->n_verified,
+                                                                         stats->n_accepted),
+                              .odds = due.odds,
                               .n_rows_held = need.n_rows_held,
                               .n_pages_block = need.n_pages_block,
                               .n_pages_copy = need.n_pages_copy,

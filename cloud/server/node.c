@@ -367,15 +367,15 @@ static void log_end(const shoal_conn *conn, uint64_t now_ms)
     shoal_log(
         SHOAL_LOG_INFO,
         "session end id=%s tenant=%s mode=%s outcome=%s prompt=%u generated=%u verified=%u "
-        "accepted=%u acceptance=%.2f rounds=%u cached=%u evictions=%u compute_ms=%.1f ttft_ms=%s "
-        "wall_ms=%llu",
+        "accepted=%u acceptance=%.2f guessed=%u guessed_right=%u rounds=%u cached=%u evictions=%u "
+        "compute_ms=%.1f ttft_ms=%s wall_ms=%llu",
         shoal_log_escape(s->request_id, id, sizeof(id)),
         shoal_log_escape(conn->peer.identity, tenant, sizeof(tenant)),
         s->request_id[0] == '\0' && s->n_prompt == 0 ? "-" : shoal_mode_name(s->mode),
         shoal_rpc_status_name(conn->status), s->n_prompt, s->n_generated, s->n_verified,
-        s->n_accepted, (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_rounds,
-        s->n_cached, s->n_evictions, (double)s->compute_us / 1e3, ttft,
-        (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
+        s->n_accepted, (double)s->n_accepted / SHOAL_MAX(s->n_verified, 1u), s->n_guessed,
+        s->n_guessed_right, s->n_rounds, s->n_cached, s->n_evictions, (double)s->compute_us / 1e3,
+        ttft, (unsigned long long)(now_ms - SHOAL_MIN(s->opened_ms, now_ms)));
 }
 
 static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)

@@ -6,6 +6,11 @@
  * of H (R3): it may be dropped at any time between steps and is computed again. What the tokens
  * are depends on H and the sampling parameters alone, never on drafts, batches or time (R1).
  *
+ * Guesses. What the edge drafted behind a draft that fell was made for another text, but of what it
+ * was sure of most stands all the same: a sentence with another word in it. Where we are to
+ * continue, such tokens are judged in our own steps as drafts would be; what stands is our own, and
+ * spares a step.
+ *
  * The rules (protocol/SPEC.md): messages of an epoch below ours are dropped, a higher epoch is
  * adopted, and a draft that contradicts H or our own sample raises the epoch by one. Engine-only.
  */
@@ -46,18 +51,20 @@ typedef struct shoal_session_out {
 } shoal_session_out;
 
 typedef struct shoal_session_stats {
-    char request_id[65];     /* from Open, "" before */
-    shoal_mode mode;         /* from Open */
-    uint32_t n_prompt;       /* ids taken from PROMPT and TRUSTED messages */
-    uint32_t n_generated;    /* ids sampled here: decoded, corrections and bonuses */
-    uint32_t n_verified;     /* drafts judged */
-    uint32_t n_accepted;     /* of those, equal to our own sample */
-    uint32_t n_rounds;       /* verdicts sent */
-    uint32_t n_evictions;    /* times the KV was dropped */
-    uint32_t n_cached;       /* tokens of the text whose KV was found, not computed */
-    uint64_t compute_us;     /* this node computed for it: its part of steps, samples, answers */
-    uint64_t opened_ms;      /* when the session was made */
-    uint64_t first_token_ms; /* when the first own token or verdict left, 0: not yet */
+    char request_id[65];      /* from Open, "" before */
+    shoal_mode mode;          /* from Open */
+    uint32_t n_prompt;        /* ids taken from PROMPT and TRUSTED messages */
+    uint32_t n_generated;     /* ids sampled here: decoded, corrections and bonuses */
+    uint32_t n_verified;      /* drafts judged */
+    uint32_t n_accepted;      /* of those, equal to our own sample */
+    uint32_t n_guessed;       /* refused drafts compared with a later token of our own */
+    uint32_t n_guessed_right; /* of those, equal to it */
+    uint32_t n_rounds;        /* verdicts sent */
+    uint32_t n_evictions;     /* times the KV was dropped */
+    uint32_t n_cached;        /* tokens of the text whose KV was found, not computed */
+    uint64_t compute_us;      /* this node computed for it: its part of steps, samples, answers */
+    uint64_t opened_ms;       /* when the session was made */
+    uint64_t first_token_ms;  /* when the first own token or verdict left, 0: not yet */
 } shoal_session_stats;
 
 typedef struct shoal_session shoal_session;
@@ -101,10 +108,13 @@ typedef enum shoal_session_want {
 shoal_session_want shoal_session_wants(const shoal_session *session, size_t max_rows);
 /* What it could do now, for the scheduler; no rows and no sample: nothing. */
 typedef struct shoal_session_due {
-    size_t n_prefill;  /* rows missing before the row that is sampled from */
-    bool sample;       /* a verification or a decode step is due */
-    size_t n_drafts;   /* that wait to be judged */
-    unsigned priority; /* from Open */
+    size_t n_prefill;    /* rows missing before the row that is sampled from */
+    bool sample;         /* a verification or a decode step is due */
+    size_t n_drafts;     /* that wait to be judged, guesses among them */
+    const uint8_t *odds; /* [n_drafts] that each stands, in 255ths; NULL: nobody says. Valid until
+                          * the session changes */
+    double guessed;      /* they are guesses, and that share of such stands; 0: drafts */
+    unsigned priority;   /* from Open */
 } shoal_session_due;
 shoal_session_due shoal_session_due_get(const shoal_session *session);
 /* Fills span with at most n_rows rows and n_logits logits. False when there is nothing to do in

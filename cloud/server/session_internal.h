@@ -22,10 +22,13 @@ struct shoal_session {
     bool ends;        /* the session is over with its text */
     uint32_t epoch;
     int32_t *ids;     /* [capacity]: H, then the queued drafts */
-    uint8_t *shares;  /* [capacity]: confidence of each own or accepted token of H, in 255ths */
+    uint8_t *shares;  /* [capacity]: our confidence in each own or accepted token of H, behind H
+                       * the edge's in the drafts, in 255ths */
     size_t capacity;  /* n_tokens_max of Open */
     size_t n_ids;     /* length of H */
     size_t n_drafts;  /* drafts of this epoch at [n_ids, n_ids + n_drafts) */
+    size_t n_guesses; /* without drafts: tokens there that may turn out to be our own */
+    bool weighed;     /* the edge has said how sure it is of its drafts */
     size_t decode_to; /* decode until H is this long */
     uint64_t deadline_ms;
     unsigned priority;

@@ -61,12 +61,18 @@ static uint32_t deadline_left_ms(const shoal_coop *coop, const gen *g)
 /* With a node that reads it, what follows Open comes in it (SPEC.md, section 14): one packet to
  * read and one step to run, where each message may cost a wake-up and the prompt a step of its own.
  */
-static void add_text(const gen *g, size_t n_drafts, size_t n_continue, shoal_msg_open *open)
+static void add_text(const gen *g, size_t n_drafts, size_t n_continue, uint8_t *shares,
+                     shoal_msg_open *open)
 {
+    SHOAL_ASSERT(n_drafts <= (size_t)SHOAL_WIRE_DRAFT_MAX);
+    for (size_t i = 0; i < n_drafts; i++) {
+        shares[i] = shoal_wire_share(g->confidences[g->n_confirmed + i]);
+    }
     open->prompt = g->tokens;
     open->n_prompt = g->n_confirmed;
     open->drafts = g->tokens + g->n_confirmed;
     open->n_drafts = n_drafts;
+    open->confidences = shares;
     open->n_continue = (uint32_t)n_continue;
     open->ends = true;
 }
@@ -95,8 +101,9 @@ static shoal_status send_open(shoal_coop *coop, gen *g, size_t n_drafts, size_t 
         form->position = (uint32_t)g->n_prompt;
         (void)snprintf(form->opening, sizeof form->opening, "%s", shoal_form_opening(g->form));
     }
+    uint8_t shares[SHOAL_WIRE_DRAFT_MAX]; /* used until it is sent */
     if (g->whole) {
-        add_text(g, n_drafts, n_continue, &msg.body.open);
+        add_text(g, n_drafts, n_continue, shares, &msg.body.open);
     }
     memcpy(msg.body.open.request_id, g->request_id, sizeof msg.body.open.request_id);
     size_t n = 0;

@@ -240,6 +240,15 @@ void *shoal_wire_block(size_t head_bytes, size_t n_ids, size_t n_bytes, int32_t 
     return block;
 }
 
+uint8_t shoal_wire_share(float probability)
+{
+    /* Written so that NaN becomes 0. */
+    if (!(probability > 0.0f)) {
+        return 0;
+    }
+    return probability >= 1.0f ? 255 : (uint8_t)(probability * 255.0f + 0.5f);
+}
+
 /* --- packing ---------------------------------------------------------------------------------- */
 
 typedef struct buf_sink {

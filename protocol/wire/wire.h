@@ -101,12 +101,14 @@ typedef struct shoal_msg_open {
     char request_id[65];
     shoal_msg_form form;
     /* What would follow it (SPEC.md, section 14); without a prompt there is nothing of it. */
-    const int32_t *prompt; /* in the message; at position 0 */
-    size_t n_prompt;       /* 0..SHOAL_WIRE_PROMPT_MAX */
-    const int32_t *drafts; /* in the message; behind the prompt */
-    size_t n_drafts;       /* 0..SHOAL_WIRE_DRAFT_MAX */
-    uint32_t n_continue;   /* 0..SHOAL_WIRE_POSITION_MAX, with the prompt; 0: no Continue */
-    bool ends;             /* the node ends the stream with the text */
+    const int32_t *prompt;      /* in the message; at position 0 */
+    size_t n_prompt;            /* 0..SHOAL_WIRE_PROMPT_MAX */
+    const int32_t *drafts;      /* in the message; behind the prompt */
+    size_t n_drafts;            /* 0..SHOAL_WIRE_DRAFT_MAX */
+    const uint8_t *confidences; /* n_drafts, in the message: the edge's in its drafts, 255ths;
+                                 * NULL: it does not say */
+    uint32_t n_continue;        /* 0..SHOAL_WIRE_POSITION_MAX, with the prompt; 0: no Continue */
+    bool ends;                  /* the node ends the stream with the text */
 } shoal_msg_open;
 
 typedef enum shoal_token_kind {
@@ -121,7 +123,7 @@ typedef struct shoal_msg_tokens {
     shoal_token_kind kind; /* edge to cloud; the cloud's own tokens decode as TRUSTED */
     const int32_t *ids;    /* in the message */
     size_t n_ids;
-    const uint8_t *confidences; /* n_ids, cloud to edge only, else NULL */
+    const uint8_t *confidences; /* n_ids, in 255ths; cloud to edge alone, else NULL */
 } shoal_msg_tokens;
 
 typedef struct shoal_msg_continue {
@@ -239,6 +241,9 @@ typedef struct shoal_msg_bundle_part {
     const uint8_t *signature;
     size_t n_signature; /* 0..SHOAL_WIRE_SIGNATURE_MAX */
 } shoal_msg_bundle_part;
+
+/* A probability in 255ths, as messages carry them; NaN becomes 0. */
+uint8_t shoal_wire_share(float probability);
 
 /* Appends the encoded message to buf. The message is ours: SHOAL_E_INVALID is a bug or an over-long
  * list, never a peer's doing. */

@@ -60,6 +60,10 @@ static shoal_status check_open_text(const shoal_wire_check *check, const Shoal__
                                      prompt ? SHOAL_WIRE_DRAFT_MAX : 0));
     SHOAL_TRY(shoal_wire_check_range(check, "Open.n_continue", m->n_continue, 0,
                                      prompt ? SHOAL_WIRE_POSITION_MAX - (uint32_t)m->n_prompt : 0));
+    if (m->confidences.len > 0) {
+        SHOAL_TRY(shoal_wire_check_range(check, "Open.confidences count", m->confidences.len,
+                                         (uint32_t)m->n_drafts, (uint32_t)m->n_drafts));
+    }
     SHOAL_TRY(shoal_wire_check_ids(check, "Open.prompt", m->prompt, m->n_prompt));
     return shoal_wire_check_ids(check, "Open.drafts", m->drafts, m->n_drafts);
 }
@@ -138,6 +142,7 @@ static shoal_status encode_open(const shoal_wire_check *check, const shoal_msg_o
     m.n_prompt = open->n_prompt;
     m.drafts = shoal_wire_words(open->drafts);
     m.n_drafts = open->n_drafts;
+    m.confidences = shoal_wire_bytes(open->confidences, open->confidences ? open->n_drafts : 0);
     m.n_continue = open->n_continue;
     m.ends = open->ends;
     SHOAL_TRY(check_open(check, &m));
@@ -254,8 +259,9 @@ static shoal_status check_bias_lists(const shoal_wire_check *check, const Shoal_
     return shoal_wire_check_ids(check, "Sampling.bias_ids", m->bias_ids, m->n_bias_ids);
 }
 
-/* ids: room for all of both lists. */
-static void take_open_text(const Shoal__V1__Open *m, int32_t *ids, shoal_msg_open *ret_open)
+/* ids: room for all of both lists; bytes: for the confidences. */
+static void take_open_text(const Shoal__V1__Open *m, int32_t *ids, uint8_t *bytes,
+                           shoal_msg_open *ret_open)
 {
     if (m->n_prompt > 0) {
         memcpy(ids, m->prompt, m->n_prompt * sizeof *ids);
@@ -266,6 +272,10 @@ static void take_open_text(const Shoal__V1__Open *m, int32_t *ids, shoal_msg_ope
         memcpy(ids + m->n_prompt, m->drafts, m->n_drafts * sizeof *ids);
         ret_open->drafts = ids + m->n_prompt;
         ret_open->n_drafts = m->n_drafts;
+    }
+    if (m->confidences.len > 0) {
+        memcpy(bytes, m->confidences.data, m->confidences.len);
+        ret_open->confidences = bytes;
     }
     ret_open->n_continue = m->n_continue;
     ret_open->ends = m->ends;
@@ -286,7 +296,7 @@ static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__
     SHOAL_CLEANUP(shoal_edge_msg_freep)
     shoal_edge_msg *msg =
         shoal_calloc(1, sizeof(shoal_edge_msg) + n_biases * sizeof(shoal_logit_bias) +
-                            n_ids * sizeof(int32_t) + n_grammar);
+                            n_ids * sizeof(int32_t) + n_grammar + m->confidences.len);
     if (!msg) {
         return shoal_err_set(check->err, SHOAL_E_NOMEM, "Open: out of memory");
     }
@@ -306,9 +316,9 @@ static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__
     open->n_tokens_max = m->n_tokens_max;
     shoal_wire_copy_text(open->request_id, &m->request_id);
     int32_t *ids = (int32_t *)(void *)(biases + n_biases);
-    take_open_text(m, ids, open);
+    uint8_t *grammar = (uint8_t *)(ids + n_ids);
+    take_open_text(m, ids, grammar + n_grammar, open);
     if (m->form) {
-        uint8_t *grammar = (uint8_t *)(ids + n_ids);
         memcpy(grammar, m->form->grammar.data, n_grammar);
         open->form.grammar = grammar;
         open->form.n_grammar = n_grammar;

@@ -81,7 +81,7 @@ def test_probes_and_metrics():
         wait_until(lambda: "session end" in cloud.tail(), 10, "the session's line")
         line = [text for text in cloud.tail().splitlines() if "session end" in text][-1]
         for word in ("id=", "tenant=spiffe://shoal.dev/edge/dev", "mode=exact", "outcome=ok", "prompt=", "generated=",
-                     "rounds=", "acceptance=", "evictions=", "compute_ms=", "ttft_ms=", "wall_ms="):
+                     "rounds=", "acceptance=", "guessed=0 guessed_right=0", "evictions=", "compute_ms=", "ttft_ms=", "wall_ms="):
             expect(word in line, f"{word} is not in {line}")
         text = metrics(cloud)
         expect(marker not in cloud.tail() and marker not in text, "the prompt was told")

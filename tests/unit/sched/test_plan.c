@@ -404,6 +404,50 @@ static void test_drafts_end_where_a_row_is_dear(void **state)
     shoal_sched_free(r.sched);
 }
 
+/* Each draft by what is said of it, but none for more than the tenant's drafts are worth. */
+static void test_drafts_are_weighed_by_what_is_said_of_each(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r);
+    shoal_sched_item *item = add_sample(&r, "a", 1);
+    item->n_drafts = 4;
+    for (size_t i = 0; i < 200; i++) {
+        size_t n_rows = 1 + i % 10;
+        shoal_sched_cost_observe(&r.cost, n_rows, 1000 + 200 * n_rows); /* a row: a sixth */
+    }
+    static const struct {
+        double acceptance;
+        uint8_t odds[4];
+        size_t n_judged;
+    } cases[] = {
+        {1.0, {255, 255, 255, 255}, 4}, {1.0, {255, 255, 20, 255}, 2},
+        {1.0, {20, 255, 255, 255}, 0},  {1.0, {255, 100, 250, 20}, 3},
+        {1.0, {140, 140, 140, 140}, 2}, {0.55, {255, 255, 255, 255}, 2},
+        {0.1, {255, 255, 255, 255}, 0}, {1.0, {0, 0, 0, 0}, 0},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
+        item->acceptance = cases[i].acceptance;
+        item->odds = cases[i].odds;
+        assert_int_equal(step(&r), SHOAL_OK);
+        assert_int_equal(r.plan.n_logits, 1 + cases[i].n_judged);
+    }
+    /* Rows of a prompt before it make the step long, but no draft worth more. */
+    static const uint8_t doubted[4] = {40, 255, 255, 255};
+    item->odds = doubted;
+    item->acceptance = 1.0;
+    item->n_prefill = 8;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(r.plan.n_rows, 9);
+    assert_int_equal(r.plan.n_logits, 1);
+    item->n_prefill = 0;
+    item->odds = NULL; /* nobody says: as all of them have been */
+    item->acceptance = 0.55;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(r.plan.n_logits, 3);
+    shoal_sched_free(r.sched);
+}
+
 /* A session begins as the tenant's sessions before it were, a stranger's with 4 of 5. */
 static void test_a_tenant_s_drafts_are_remembered(void **state)
 {
@@ -818,6 +862,7 @@ int main(void)
         cmocka_unit_test(test_drafts_shrink_as_the_batch_fills),
         cmocka_unit_test(test_drafts_pay_for_their_samples_too),
         cmocka_unit_test(test_drafts_end_where_a_row_is_dear),
+        cmocka_unit_test(test_drafts_are_weighed_by_what_is_said_of_each),
         cmocka_unit_test(test_a_tenant_s_drafts_are_remembered),
         cmocka_unit_test(test_unknown_cost_takes_all_drafts),
         cmocka_unit_test(test_scarce_logits_go_to_first_drafts_first),

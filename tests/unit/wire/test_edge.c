@@ -164,6 +164,10 @@ static void test_open_brings_a_text_up_to_its_limits(void **state)
     (void)state;
     static int32_t ids[SHOAL_WIRE_PROMPT_MAX + 1];
     static const uint8_t grammar[3] = {1, 2, 3};
+    uint8_t shares[SHOAL_WIRE_DRAFT_MAX];
+    for (size_t i = 0; i < SHOAL_COUNT(shares); i++) {
+        shares[i] = (uint8_t)(255 - i);
+    }
     shoal_edge_msg msg = full_open();
     shoal_msg_open *open = &msg.body.open;
     for (size_t i = 0; i < SHOAL_COUNT(ids); i++) {
@@ -179,6 +183,7 @@ static void test_open_brings_a_text_up_to_its_limits(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(n_prompts); i++) {
         open->n_prompt = n_prompts[i];
         open->n_drafts = n_drafts[i];
+        open->confidences = i == 1 ? NULL : shares;
         open->n_continue = SHOAL_WIRE_POSITION_MAX - (uint32_t)n_prompts[i];
         shoal_edge_msg *back = round_trip(&msg);
         const shoal_msg_open *b = &back->body.open;
@@ -187,6 +192,10 @@ static void test_open_brings_a_text_up_to_its_limits(void **state)
         assert_int_equal(b->n_drafts, n_drafts[i]);
         if (b->n_drafts > 0) {
             assert_memory_equal(b->drafts, ids + 1, n_drafts[i] * sizeof *ids);
+        }
+        assert_int_equal(b->confidences != NULL, i == 2);
+        if (b->confidences) {
+            assert_memory_equal(b->confidences, shares, n_drafts[i]);
         }
         assert_int_equal(b->n_continue, open->n_continue);
         assert_true(b->ends);
@@ -244,6 +253,51 @@ static void test_open_of_a_text_beside_the_vocabulary_is_refused(void **state)
             expect_refused(&buf, i == 1 ? "Open.prompt[0]" : "Open.drafts[0]");
         }
     }
+}
+
+static void test_open_of_confidences_that_are_not_of_its_drafts_is_refused(void **state)
+{
+    (void)state;
+    static const int32_t ids[3] = {1, 2, 3};
+    static const uint8_t shares[4] = {255, 254, 1, 0};
+    for (size_t n = 0; n <= 4; n++) {
+        shoal_edge_msg msg = full_open();
+        shoal_buf buf = {0};
+        shoal_buf more = {0};
+        msg.body.open.prompt = ids;
+        msg.body.open.n_prompt = 1;
+        msg.body.open.drafts = ids;
+        msg.body.open.n_drafts = 3;
+        assert_int_equal(shoal_edge_msg_encode(&msg, &buf), SHOAL_OK);
+        const uint8_t *inner = (const uint8_t *)buf.data + 1; /* behind the tag and the length */
+        for (bool long_form = true; long_form; inner++) {
+            long_form = (*inner & 0x80) != 0;
+        }
+        pb_raw(&more, inner, buf.length - (size_t)(inner - (const uint8_t *)buf.data));
+        pb_bytes(&more, 16, shares, n);
+        shoal_buf_fini(&buf);
+        pb_buf(&buf, 1, &more);
+        shoal_buf_fini(&more);
+        if (n == 0 || n == 3) {
+            expect_taken(&buf);
+        } else {
+            expect_refused(&buf, "Open.confidences count");
+        }
+    }
+}
+
+static void test_share_is_a_probability_in_255ths(void **state)
+{
+    (void)state;
+    assert_int_equal(shoal_wire_share(0.0f), 0);
+    assert_int_equal(shoal_wire_share(-1.0f), 0);
+    assert_int_equal(shoal_wire_share((float)NAN), 0);
+    assert_int_equal(shoal_wire_share(0.5f / 255.0f - 1e-5f), 0);
+    assert_int_equal(shoal_wire_share(0.5f / 255.0f + 1e-5f), 1);
+    assert_int_equal(shoal_wire_share(254.5f / 255.0f - 1e-5f), 254);
+    assert_int_equal(shoal_wire_share(254.5f / 255.0f + 1e-5f), 255);
+    assert_int_equal(shoal_wire_share(1.0f), 255);
+    assert_int_equal(shoal_wire_share(2.0f), 255);
 }
 
 static void test_open_of_defaults_round_trips(void **state)
@@ -741,6 +795,8 @@ int main(void)
         cmocka_unit_test(test_open_brings_a_text_up_to_its_limits),
         cmocka_unit_test(test_open_of_a_text_past_its_limits_is_not_encoded),
         cmocka_unit_test(test_open_of_a_text_beside_the_vocabulary_is_refused),
+        cmocka_unit_test(test_open_of_confidences_that_are_not_of_its_drafts_is_refused),
+        cmocka_unit_test(test_share_is_a_probability_in_255ths),
         cmocka_unit_test(test_open_of_defaults_round_trips),
         cmocka_unit_test(test_open_with_most_biases_round_trips),
         cmocka_unit_test(test_tokens_of_every_kind_round_trip),
