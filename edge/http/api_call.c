@@ -126,7 +126,7 @@ void shoal_api_work(void *ctx)
         }
         shoal_api_fixed_message *any = item; /* all kinds begin alike */
         if (any->kind == SHOAL_API_TRANSFER) {
-            shoal_api_transfer_read(item);
+            shoal_api_transfer_work(item);
         } else {
             parse(any->call);
         }

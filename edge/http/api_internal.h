@@ -207,7 +207,7 @@ struct shoal_api_call {
 typedef enum shoal_api_transfer_phase {
     SHOAL_API_READ,  /* LOAD: the body is a session, or is none */
     SHOAL_API_DONE,  /* coop has answered */
-    SHOAL_API_WRITES /* SAVE: a blob is on its way; no message of its own */
+    SHOAL_API_WRITES /* SAVE: the next piece of the blob has been made */
 } shoal_api_transfer_phase;
 
 /* A request about kept sessions. Its message is with one thread at a time, and so is the rest. */
@@ -227,7 +227,9 @@ typedef struct shoal_api_transfer {
     shoal_session_info *list; /* [n_list] */
     size_t n_list;
     shoal_session_writer *writer; /* SAVE, once it is written */
-    uint8_t *piece;               /* likewise */
+    uint8_t *piece;               /* likewise: what the worker has made of it, */
+    size_t n_piece;               /* so many bytes, */
+    shoal_status made;            /* or why not */
 } shoal_api_transfer;
 
 struct shoal_api {
@@ -342,8 +344,8 @@ void shoal_api_answer_status(shoal_api *api, shoal_http_exchange *exchange);
 /* api_session.c */
 void shoal_api_answer_sessions(shoal_api *api, shoal_http_exchange *exchange);
 void shoal_api_answer_session(shoal_api *api, shoal_http_exchange *exchange);
-/* Worker: the body to a session. */
-void shoal_api_transfer_read(shoal_api_transfer *transfer);
+/* Worker: the body to a session, or the next piece of a blob. */
+void shoal_api_transfer_work(shoal_api_transfer *transfer);
 /* Loop: its message has come. */
 void shoal_api_transfer_on_message(shoal_api_transfer *transfer);
 /* Loop: more of the blobs that are on their way. */

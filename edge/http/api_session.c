@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Kept sessions over HTTP: listed, saved as a blob, loaded from one, dropped. The engine thread
- * copies blocks out and in; the worker checks what was sent; the loop makes a blob piece by piece,
- * as its reader takes it. So the memory of a transfer is one copy of a session, and few are open at
- * once.
+ * copies blocks out and in; the worker checks what was sent, and makes a blob piece by piece, as
+ * its reader takes it: an archived block costs milliseconds, for which the loop would answer
+ * nobody. So the memory of a transfer is one copy of a session, and few are open at once.
  */
 #include "edge/http/api_internal.h"
 
@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum {
-    PIECE_BYTES = 64 << 10, /* of a blob in one turn of the loop */
+    PIECE_BYTES = 64 << 10, /* of a blob in one job of the worker */
     PREFIX_BYTES = sizeof "/v1/shoal/sessions/" - 1
 };
 
@@ -118,7 +118,7 @@ static void on_done(void *ctx, shoal_session_done *done)
     push(t);
 }
 
-void shoal_api_transfer_read(shoal_api_transfer *t)
+static void read_body(shoal_api_transfer *t)
 {
     const uint8_t *bytes = (const uint8_t *)(t->body.data ? t->body.data : "");
     shoal_status status = shoal_session_read(shoal_coop_session_identity(t->deck->coop), bytes,
@@ -126,6 +126,15 @@ void shoal_api_transfer_read(shoal_api_transfer *t)
     SHOAL_ASSERT((status == SHOAL_OK) == (t->failure.code == SHOAL_OK));
     shoal_buf_fini(&t->body);
     t->phase = SHOAL_API_READ;
+}
+
+void shoal_api_transfer_work(shoal_api_transfer *t)
+{
+    if (t->phase == SHOAL_API_WRITES) {
+        t->made = shoal_session_writer_read(t->writer, t->piece, PIECE_BYTES, &t->n_piece);
+    } else {
+        read_body(t);
+    }
 }
 
 /* --- loop ------------------------------------------------------------------------------------- */
@@ -164,37 +173,52 @@ static void answer(shoal_api_transfer *t)
                        body.length);
 }
 
-/* False: the transfer has ended. */
-static bool write_piece(shoal_api_transfer *t)
+/* Has the worker make the next piece. When it has too much to do, what it does ends with a message,
+ * and then it is asked again. */
+static void order_piece(shoal_api_transfer *t)
 {
-    size_t n = 0;
+    t->under_way = shoal_queue_push(t->api->jobs, t) == SHOAL_OK;
+}
+
+/* The piece that was made, with the head before the first one. */
+static void write_piece(shoal_api_transfer *t)
+{
     shoal_http_exchange *x = t->exchange;
-    shoal_status status = shoal_session_writer_read(t->writer, t->piece, PIECE_BYTES, &n);
-    if (status == SHOAL_OK && n > 0 && shoal_http_stream_write(x, t->piece, n) != SHOAL_OK) {
-        transfer_free(t); /* the exchange has ended with it */
-        return false;
+    if (!shoal_http_begun(x)) {
+        if (t->made != SHOAL_OK) {
+            (void)shoal_err_set(&t->failure, t->made, "the session's blob cannot be made: %s",
+                                shoal_status_text(t->made));
+            fail(t, &t->failure);
+            return;
+        }
+        if (shoal_http_stream_begin(x, 200, "application/octet-stream",
+                                    "Cache-Control: no-store\r\n") != SHOAL_OK) {
+            transfer_free(t);
+            return;
+        }
     }
-    if (status == SHOAL_OK && n == PIECE_BYTES) {
-        return true;
+    bool made = t->made == SHOAL_OK;
+    if (made && t->n_piece > 0 && shoal_http_stream_write(x, t->piece, t->n_piece) != SHOAL_OK) {
+        transfer_free(t); /* the exchange has ended with it */
+        return;
+    }
+    if (made && t->n_piece == PIECE_BYTES) {
+        if (shoal_http_stream_unsent(x) == 0) {
+            order_piece(t);
+        }
+        return;
     }
     transfer_free(t);
-    shoal_http_stream_end(x, status == SHOAL_OK);
-    return false;
+    shoal_http_stream_end(x, made);
 }
 
 void shoal_api_transfers_turn(shoal_api *api)
 {
-    bool again = false;
-    for (shoal_api_transfer *t = api->transfers; t;) {
-        shoal_api_transfer *next = t->next;
+    for (shoal_api_transfer *t = api->transfers; t; t = t->next) {
         if (!t->under_way && t->phase == SHOAL_API_WRITES && t->exchange &&
-            shoal_http_stream_unsent(t->exchange) == 0 && write_piece(t)) {
-            again = again || shoal_http_stream_unsent(t->exchange) == 0;
+            (!shoal_http_begun(t->exchange) || shoal_http_stream_unsent(t->exchange) == 0)) {
+            order_piece(t);
         }
-        t = next;
-    }
-    if (again) {
-        shoal_wake_send(api->wake); /* other sockets have their turn between */
     }
 }
 
@@ -214,15 +238,7 @@ static void begin_writing(shoal_api_transfer *t)
     }
     t->copy = NULL; /* the writer's */
     t->phase = SHOAL_API_WRITES;
-    if (shoal_http_stream_begin(t->exchange, 200, "application/octet-stream",
-                                "Cache-Control: no-store\r\n") != SHOAL_OK) {
-        transfer_free(t);
-        return;
-    }
-    shoal_api *api = t->api;
-    if (write_piece(t)) { /* with the head, which waits for it */
-        shoal_wake_send(api->wake);
-    }
+    order_piece(t);
 }
 
 /* Gives the transfer to coop. */
@@ -249,6 +265,8 @@ void shoal_api_transfer_on_message(shoal_api_transfer *t)
         fail(t, &t->failure);
     } else if (t->phase == SHOAL_API_READ) {
         order(t);
+    } else if (t->phase == SHOAL_API_WRITES) {
+        write_piece(t);
     } else if (t->act == SHOAL_SESSION_SAVE) {
         begin_writing(t);
     } else {

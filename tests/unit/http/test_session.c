@@ -14,6 +14,7 @@
 #include "common/base/mem.h"
 
 #include <jansson.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -25,6 +26,64 @@ enum {
     N_HUGE = 1000000, /* of 6 MB: more than sockets hold */
     BODY_MAX = 8 << 20
 };
+
+/* --- a gate before each piece of a blob, where a test closes it --------------------------------
+ */
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool closed;
+    size_t n_waiting;
+} gate = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+static shoal_status piece_fails; /* of the next pieces; SHOAL_OK: they are made */
+
+shoal_status __real_shoal_session_writer_read(shoal_session_writer *writer, uint8_t *ret_bytes,
+                                              size_t n, size_t *ret_n);
+shoal_status __wrap_shoal_session_writer_read(shoal_session_writer *writer, uint8_t *ret_bytes,
+                                              size_t n, size_t *ret_n);
+shoal_status __wrap_shoal_session_writer_read(shoal_session_writer *writer, uint8_t *ret_bytes,
+                                              size_t n, size_t *ret_n)
+{
+    (void)pthread_mutex_lock(&gate.mutex);
+    gate.n_waiting++;
+    (void)pthread_cond_broadcast(&gate.changed);
+    while (gate.closed) {
+        (void)pthread_cond_wait(&gate.changed, &gate.mutex);
+    }
+    gate.n_waiting--;
+    shoal_status fails = piece_fails;
+    (void)pthread_mutex_unlock(&gate.mutex);
+    return fails != SHOAL_OK ? fails
+                             : __real_shoal_session_writer_read(writer, ret_bytes, n, ret_n);
+}
+
+static void gate_set(bool closed)
+{
+    (void)pthread_mutex_lock(&gate.mutex);
+    gate.closed = closed;
+    (void)pthread_cond_broadcast(&gate.changed);
+    (void)pthread_mutex_unlock(&gate.mutex);
+}
+
+static void gate_await_piece(void)
+{
+    (void)pthread_mutex_lock(&gate.mutex);
+    while (gate.n_waiting == 0) {
+        (void)pthread_cond_wait(&gate.changed, &gate.mutex);
+    }
+    (void)pthread_mutex_unlock(&gate.mutex);
+}
+
+/* Asks for a session, of which a piece is being made when this returns. */
+static int begin_save(api_fixture *a)
+{
+    int fd = http_connect(&a->f);
+    http_send(fd,
+              "GET /v1/shoal/sessions/s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    gate_await_piece();
+    return fd;
+}
 
 static void start(api_fixture *a)
 {
@@ -172,6 +231,128 @@ static void test_clients_that_leave_free_their_places(void **state)
     api_stop(&a);
 }
 
+/* A test that finds the loop waiting at the gate ends here, by its time-out. */
+static void test_loop_answers_while_a_piece_is_made(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf other = {0};
+    blob_of(N_LONG, &blob);
+    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    gate_set(true);
+    int fd = begin_save(&a);
+    assert_int_equal(api_get(&a, "/health", &other), 200);
+    assert_int_equal(ask(&a, "GET", "", "", 0, &other), 200);
+    gate_set(false);
+    shoal_buf_reset(&r);
+    http_read_all(fd, &r, 20000);
+    (void)close(fd);
+    assert_int_equal(unchunk(&r), blob.length);
+    assert_memory_equal(r.data, blob.data, blob.length);
+    api_stop(&a);
+}
+
+static void test_client_that_leaves_while_a_piece_is_made_frees_its_place(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    blob_of(N_LONG, &blob);
+    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    for (int i = 0; i < 6; i++) { /* more than there are places */
+        gate_set(true);
+        (void)close(begin_save(&a));
+        assert_int_equal(api_get(&a, "/health", &r), 200);
+        gate_set(false);
+        shoal_buf_reset(&r);
+    }
+    int status = 429;
+    uint64_t until = http_now_ms() + 5000;
+    while (status == 429 && http_now_ms() < until) {
+        status = ask(&a, "GET", "/s", "", 0, &r);
+    }
+    assert_int_equal(status, 200);
+    /* And the edge may end while one is being made. */
+    gate_set(true);
+    int fd = begin_save(&a);
+    http_fixture_stop_loop(&a.f);
+    gate_set(false);
+    (void)close(fd);
+    api_stop(&a);
+}
+
+/* When the worker has as much to do as fits, a piece waits until there is room. */
+static void test_piece_waits_for_the_worker(void **state)
+{
+    (void)state;
+    enum {
+        N_CALLS = 70 /* more than wait */
+    };
+    api_fixture a;
+    shoal_api_settings settings = api_test_settings();
+    shoal_http_settings http = http_fixture_settings();
+    settings.session_bytes_max = BODY_MAX;
+    settings.inline_bytes_max = 0;
+    settings.n_calls_max = 2 * N_CALLS;
+    http.n_connections_max = 2 * N_CALLS;
+    api_start_with(&a, &settings, &http);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    blob_of(N_LONG, &blob);
+    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    gate_set(true);
+    int saves[2] = {begin_save(&a), -1};
+    int calls[N_CALLS];
+    for (size_t i = 0; i < N_CALLS; i++) {
+        calls[i] = http_connect(&a.f);
+        http_send(calls[i], "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                            "Connection: close\r\nContent-Length: 3\r\n\r\n{ }");
+    }
+    shoal_buf_reset(&r);
+    assert_true(http_read_until(calls[N_CALLS - 1], &r, "429", 1, 5000)); /* full */
+    saves[1] = http_connect(&a.f);
+    http_send(saves[1],
+              "GET /v1/shoal/sessions/s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    shoal_buf_reset(&r);
+    assert_int_equal(ask(&a, "GET", "", "", 0, &r), 200); /* the loop has been there */
+    gate_set(false);
+    for (size_t i = 0; i < SHOAL_COUNT(saves); i++) {
+        shoal_buf_reset(&r);
+        http_read_all(saves[i], &r, 20000);
+        (void)close(saves[i]);
+        assert_int_equal(unchunk(&r), blob.length);
+        assert_memory_equal(r.data, blob.data, blob.length);
+    }
+    for (size_t i = 0; i < N_CALLS; i++) {
+        (void)close(calls[i]);
+    }
+    api_stop(&a);
+}
+
+static void test_blob_that_cannot_be_made_is_an_error(void **state)
+{
+    (void)state;
+    api_fixture a;
+    start(&a);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    blob_of(N_LONG, &blob);
+    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    piece_fails = SHOAL_E_NOMEM;
+    int status = ask(&a, "GET", "/s", "", 0, &r);
+    piece_fails = SHOAL_OK;
+    assert_int_equal(status, 503);
+    assert_non_null(strstr(r.data, "cannot be made"));
+    assert_int_equal(ask(&a, "GET", "/s", "", 0, &r), 200);
+    assert_int_equal(unchunk(&r), blob.length);
+    api_stop(&a);
+}
+
 static void test_places_are_few(void **state)
 {
     (void)state;
@@ -256,6 +437,10 @@ int main(void)
         cmocka_unit_test(test_session_goes_in_and_out),
         cmocka_unit_test(test_reader_that_takes_its_time_gets_all),
         cmocka_unit_test(test_clients_that_leave_free_their_places),
+        cmocka_unit_test(test_loop_answers_while_a_piece_is_made),
+        cmocka_unit_test(test_client_that_leaves_while_a_piece_is_made_frees_its_place),
+        cmocka_unit_test(test_piece_waits_for_the_worker),
+        cmocka_unit_test(test_blob_that_cannot_be_made_is_an_error),
         cmocka_unit_test(test_places_are_few),
         cmocka_unit_test(test_what_is_wrong_is_said),
     };
