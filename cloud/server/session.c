@@ -16,7 +16,7 @@ enum {
     EPOCH_MAX = 1 << 30 /* a peer's epoch at most: ours, raised by one a mismatch, cannot wrap */
 };
 /* Of drafts that an edge was sure of, SURE 255ths, behind one that fell: what share stands, and
- * how many seen that is worth. Minnow: 0.69 of 932, but 0.12 of 147 from 0.95 up to SURE. */
+ * how many seen that is worth. Minnow: 0.69 of 932 from 0.999 on, 0.12 of 147 from 0.95 to it. */
 static const double GUESSED = 0.6;
 static const double GUESSED_WEIGHT = 4.0;
 static const uint8_t SURE = 255;
