@@ -35,8 +35,8 @@ static struct {
     pthread_cond_t changed;
     bool closed;
     size_t n_waiting;
+    shoal_status fails; /* of the next pieces; SHOAL_OK: they are made */
 } gate = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
-static shoal_status piece_fails; /* of the next pieces; SHOAL_OK: they are made */
 
 shoal_status __real_shoal_session_writer_read(shoal_session_writer *writer, uint8_t *ret_bytes,
                                               size_t n, size_t *ret_n);
@@ -52,7 +52,7 @@ shoal_status __wrap_shoal_session_writer_read(shoal_session_writer *writer, uint
         (void)pthread_cond_wait(&gate.changed, &gate.mutex);
     }
     gate.n_waiting--;
-    shoal_status fails = piece_fails;
+    shoal_status fails = gate.fails;
     (void)pthread_mutex_unlock(&gate.mutex);
     return fails != SHOAL_OK ? fails
                              : __real_shoal_session_writer_read(writer, ret_bytes, n, ret_n);
@@ -63,6 +63,13 @@ static void gate_set(bool closed)
     (void)pthread_mutex_lock(&gate.mutex);
     gate.closed = closed;
     (void)pthread_cond_broadcast(&gate.changed);
+    (void)pthread_mutex_unlock(&gate.mutex);
+}
+
+static void gate_fail(shoal_status status)
+{
+    (void)pthread_mutex_lock(&gate.mutex);
+    gate.fails = status;
     (void)pthread_mutex_unlock(&gate.mutex);
 }
 
@@ -343,9 +350,9 @@ static void test_blob_that_cannot_be_made_is_an_error(void **state)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     blob_of(N_LONG, &blob);
     assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
-    piece_fails = SHOAL_E_NOMEM;
+    gate_fail(SHOAL_E_NOMEM);
     int status = ask(&a, "GET", "/s", "", 0, &r);
-    piece_fails = SHOAL_OK;
+    gate_fail(SHOAL_OK);
     assert_int_equal(status, 503);
     assert_non_null(strstr(r.data, "cannot be made"));
     assert_int_equal(ask(&a, "GET", "/s", "", 0, &r), 200);
