@@ -20,7 +20,7 @@ enum {
 #define AT(field) offsetof(forge_args, kv_calibrate.field)
 
 static const forge_option options[] = {
-    {0, "bits", 0, FORGE_OPTION_REAL, AT(bits), 0.05, 12, "B",
+    {0, "bits", 0, FORGE_OPTION_REAL, AT(bits), 0.05, 8, "B",
      "bits of an element of K and V (default 1.5)"},
     {0, "group", 0, FORGE_OPTION_INT, AT(group), 1, 512, "N",
      "layers coded together (default: as many as make about 512 channels)"},

@@ -21,9 +21,8 @@ void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a, const 
              double *work, const int *lwork, int *iwork, const int *liwork, int *info);
 
 enum {
-    CHOICES = 25,      /* no code, and steps that shrink by the root of two */
-    UNITS = 8,         /* of a bit */
-    CODE_LIMIT = 4096, /* that rates are counted for */
+    CHOICES = 25, /* no code, and steps that shrink by the root of two */
+    UNITS = 8,    /* of a bit */
     UNIT_OVERHEAD_BITS = 36 * 8,
     TABLE_FIRST = 6, /* tables go by twice the logarithm of deviation over step, plus this */
     TABLES = 20
@@ -47,7 +46,7 @@ static double step_of(const fit *f, size_t choice)
 
 static int code_of(double y, double step)
 {
-    double size = fmin(fabs(y) / step + (double)SHOAL_ARCHIVE_ROUND, 32767);
+    double size = fmin(fabs(y) / step + (double)SHOAL_ARCHIVE_ROUND, SHOAL_ARCHIVE_CODE_FAR);
     return y < 0 ? -(int)size : (int)size;
 }
 
@@ -129,16 +128,16 @@ static void judge(const float *y, size_t n, size_t stride, double step, uint32_t
                   double *ret_bits, double *ret_harm)
 {
     double harm = 0;
-    memset(counts, 0, (2 * CODE_LIMIT + 1) * sizeof *counts);
+    memset(counts, 0, (2 * SHOAL_ARCHIVE_CODE_FAR + 1) * sizeof *counts);
     for (size_t r = 0; r < n; r++) {
         double v = (double)y[r * stride];
         int code = code_of(v, step);
         double e = v - code * step;
         harm += e * e / (double)n;
-        counts[SHOAL_MAX(SHOAL_MIN(code, CODE_LIMIT), -CODE_LIMIT) + CODE_LIMIT]++;
+        counts[code + SHOAL_ARCHIVE_CODE_FAR]++;
     }
     double bits = 0;
-    for (size_t i = 0; i < 2 * CODE_LIMIT + 1; i++) {
+    for (size_t i = 0; i < 2 * SHOAL_ARCHIVE_CODE_FAR + 1; i++) {
         bits -= counts[i] ? counts[i] * log2((double)counts[i] / (double)n) / (double)n : 0;
     }
     *ret_bits = bits;
@@ -149,7 +148,7 @@ static shoal_status judge_all(fit *f)
 {
     size_t n = f->rows->n_channels;
     SHOAL_CLEANUP(shoal_free_cleanup)
-    uint32_t *counts = shoal_calloc(2 * CODE_LIMIT + 1, sizeof *counts);
+    uint32_t *counts = shoal_calloc(2 * SHOAL_ARCHIVE_CODE_FAR + 1, sizeof *counts);
     if (!counts) {
         return SHOAL_E_NOMEM;
     }

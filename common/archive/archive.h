@@ -8,7 +8,7 @@
  * made by `shoal-forge kv-calibrate`.
  *
  * What is decoded feeds a model, so it is the same bits on every machine (R2): the transform is a
- * product of the kernel family, everything else integers and single IEEE operations in one order.
+ * product of whole numbers, everything else integers and single IEEE operations in one order.
  *
  * A unit is one block of one group, coded alone: any of them can be decoded without the others. The
  * first SHOAL_ARCHIVE_FIRST tokens of a text are kept in f16 inside their unit; the last

@@ -18,6 +18,7 @@ enum {
     ARCHIVE_SCALE = 1 << ARCHIVE_SCALE_BITS,
     /* Words that one component can read at most: a symbol and two bytes behind an escape. */
     ARCHIVE_WORDS_MAX = 3 * ARCHIVE_TOKENS,
+    ARCHIVE_PARTS = 16, /* of a step, in which decoded components are whole numbers */
     ARCHIVE_HEADER_BYTES = 20
 };
 
@@ -25,17 +26,24 @@ enum {
 typedef struct archive_table {
     uint16_t freq[SHOAL_ARCHIVE_SYMBOLS];
     uint16_t start[SHOAL_ARCHIVE_SYMBOLS]; /* sums of the frequencies before */
+    /* x / freq is the upper half of x times this, but one less where freq is 1; put_symbol. */
+    uint64_t inverse[SHOAL_ARCHIVE_SYMBOLS];
     uint32_t slots[ARCHIVE_SCALE];         /* symbol << 24 | (slot - start) << 12 | frequency */
-    float values[SHOAL_ARCHIVE_SYMBOLS];   /* in steps; that of the escape is not used */
+    int16_t values[SHOAL_ARCHIVE_SYMBOLS]; /* in parts of a step; that of the escape is not used */
 } archive_table;
 
 typedef struct archive_group {
     shoal_archive_group info;
-    float *analysis;  /* panels (n_kept, n_channels + 1): the last column takes the mean off */
-    float *synthesis; /* panels (n_channels, n_kept + 1): the last column is the mean */
-    float *step;      /* (n_kept) */
-    float *inverse;   /* (n_kept) 1 / step */
-    uint8_t *table;   /* (n_kept) */
+    /* Rows of whole numbers (kernels.h, mul_whole), what 1 counts in each, and such that no sum
+     * leaves 32 bits, whatever was read. */
+    size_t analysis_stride;
+    size_t synthesis_stride;
+    int16_t *analysis;     /* (n_kept, analysis_stride) */
+    int16_t *synthesis;    /* (n_channels, synthesis_stride) */
+    float *analysis_unit;  /* (n_kept) steps, of channels in units of their token */
+    float *synthesis_unit; /* (n_channels), of components in parts of a step */
+    float *mean;           /* (n_channels) */
+    uint8_t *table;        /* (n_kept) */
 } archive_group;
 
 struct shoal_archive {
@@ -47,7 +55,7 @@ struct shoal_archive {
     size_t rot_at; /* the first of them */
     bool halves;
     double *freq;     /* (SHOAL_ARCHIVE_ROPES, n_rot / 2) */
-    double *turns;    /* (SHOAL_ARCHIVE_ROPES, 32, n_rot / 2, 2): cosine and sine of a block */
+    double *turns;    /* (SHOAL_ARCHIVE_ROPES, n_rot / 2, 2, 32): cosines and sines of a block */
     uint8_t *rope_of; /* (n_layers) */
     size_t n_groups;
     archive_group *groups;
@@ -63,9 +71,9 @@ struct shoal_archive {
 size_t shoal_archive_codes_bytes(size_t n_kept);
 size_t shoal_archive_codes_put(const shoal_archive *archive, const archive_group *group,
                                const int16_t *codes, uint8_t *ret_bytes);
-/* And back, as values times steps, into ret_values[t * stride + c]. bytes can be read for
- * 2 * ARCHIVE_WORDS_MAX bytes past n. False: no coder wrote these. */
+/* And back, as values in parts of a step, (n_kept / 2 rounded up, 32, 2), with zeros where n_kept
+ * is odd. bytes can be read for 2 * ARCHIVE_WORDS_MAX bytes past n. False: no coder wrote these. */
 bool shoal_archive_codes_get(const shoal_archive *archive, const archive_group *group,
-                             const uint8_t *bytes, size_t n, size_t stride, float *ret_values);
+                             const uint8_t *bytes, size_t n, int16_t *ret_values);
 
 #endif

@@ -18,6 +18,12 @@
 #define NUMBER_MAX 1e6F
 #define STEP_MIN   1e-6F
 
+enum {
+    /* Times the greatest whole channel, and times that of a component, just below 2^31. */
+    ANALYSIS_MOST = 1 << 19,
+    SYNTHESIS_MOST = 1 << 16
+};
+
 typedef struct reader {
     const shoal_gguf *gguf;
     shoal_err *err;
@@ -107,16 +113,26 @@ static float float_at(const uint8_t *data, size_t i)
     return value;
 }
 
-/* Element (row, column) of an f32 panel matrix of k columns. */
-static size_t panel_at(size_t k, size_t row, size_t column)
+/* n numbers as whole ones and what 1 counts, as fine as they can be while their sizes add up to
+ * `most`: times what is at most 2^31 / most, no sum leaves 32 bits. */
+static float round_row(size_t n, const double *x, double most, int16_t *ret)
 {
-    return (row / SHOAL_PANEL_ROWS * k + column) * SHOAL_PANEL_ROWS + row % SHOAL_PANEL_ROWS;
-}
-
-static float *panels_new(size_t n_rows, size_t k)
-{
-    size_t n_panels = (n_rows + SHOAL_PANEL_ROWS - 1) / SHOAL_PANEL_ROWS;
-    return shoal_calloc_aligned(n_panels, shoal_panel_bytes(SHOAL_PANEL_F32, k));
+    double sum = 0;
+    double top = 0;
+    for (size_t i = 0; i < n; i++) {
+        double size = x[i] < 0 ? -x[i] : x[i];
+        sum += size;
+        top = size > top ? size : top;
+    }
+    if (top <= 0) {
+        return 0;
+    }
+    /* Rounding adds half to each at most. */
+    double scale = SHOAL_MIN((most - (double)n / 2) / sum, INT16_MAX / top);
+    for (size_t i = 0; i < n; i++) {
+        ret[i] = (int16_t)(x[i] * scale + (x[i] < 0 ? -0.5 : 0.5));
+    }
+    return (float)(1 / scale);
 }
 
 /* --- parts ------------------------------------------------------------------------------------ */
@@ -148,9 +164,10 @@ static shoal_status read_rotation(const reader *r, shoal_archive *a)
         SHOAL_TRY(get_real(r, "shoal.archive.freq", i, 1, &a->freq[i]));
     }
     for (size_t i = 0; i < n_freq * ARCHIVE_TOKENS; i++) {
-        size_t rope = i / (ARCHIVE_TOKENS * pairs);
-        double angle = a->freq[rope * pairs + i % pairs] * (double)(i / pairs % ARCHIVE_TOKENS);
-        shoal_sincosd(angle, &a->turns[2 * i + 1], &a->turns[2 * i]);
+        size_t t = i % ARCHIVE_TOKENS;
+        double *turns = a->turns + (i - t) * 2;
+        double angle = a->freq[i / ARCHIVE_TOKENS] * (double)t;
+        shoal_sincosd(angle, &turns[ARCHIVE_TOKENS + t], &turns[t]);
     }
     for (size_t i = 0; i < a->n_layers; i++) {
         size_t rope = 0;
@@ -177,7 +194,9 @@ static shoal_status read_table(const reader *r, size_t index, archive_table *tab
         }
         table->freq[s] = (uint16_t)freq;
         table->start[s] = (uint16_t)at;
-        table->values[s] = (float)value;
+        double parts = value * ARCHIVE_PARTS;
+        table->values[s] = (int16_t)(parts + (parts < 0 ? -0.5 : 0.5));
+        table->inverse[s] = freq > 1 ? UINT64_MAX / freq + 1 : UINT64_MAX;
         for (size_t f = 0; f < freq; f++) {
             table->slots[at++] = (uint32_t)(s << 24 | f << 12 | freq);
         }
@@ -208,8 +227,18 @@ static shoal_status read_tables(const reader *r, shoal_archive *a)
     return SHOAL_OK;
 }
 
-/* The two matrices with a last column each: what takes the mean off, and the mean. */
-static shoal_status read_matrices(const reader *r, size_t group, archive_group *g)
+static bool all_within(const uint8_t *data, size_t n)
+{
+    bool fine = true;
+    for (size_t i = 0; i < n; i++) {
+        float x = float_at(data, i);
+        fine = fine && x >= -NUMBER_MAX && x <= NUMBER_MAX;
+    }
+    return fine;
+}
+
+static shoal_status read_matrices(const reader *r, size_t group, const uint8_t *steps,
+                                  archive_group *g)
 {
     size_t n = g->info.n_channels;
     size_t n_kept = g->info.n_kept;
@@ -219,36 +248,41 @@ static shoal_status read_matrices(const reader *r, size_t group, archive_group *
     SHOAL_TRY(find_floats(r, group, "mean", 1, n, &mean));
     SHOAL_TRY(find_floats(r, group, "analysis", n_kept, n, &analysis));
     SHOAL_TRY(find_floats(r, group, "synthesis", n_kept, n, &synthesis));
-    g->analysis = panels_new(n_kept, n + 1);
-    g->synthesis = panels_new(n, n_kept + 1);
-    if (!g->analysis || !g->synthesis) {
+    if (!all_within(mean, n) || !all_within(analysis, n_kept * n) ||
+        !all_within(synthesis, n_kept * n)) {
+        return shoal_err_set(r->err, SHOAL_E_INVALID,
+                             "archive basis: group %zu has numbers that are none or above %g",
+                             group, (double)NUMBER_MAX);
+    }
+    SHOAL_CLEANUP(shoal_free_cleanup) double *row = shoal_calloc(n, sizeof *row);
+    g->analysis_stride = n + n % 2;
+    g->synthesis_stride = n_kept + n_kept % 2;
+    g->analysis = shoal_calloc_aligned(n_kept * g->analysis_stride, sizeof *g->analysis);
+    g->synthesis = shoal_calloc_aligned(n * g->synthesis_stride, sizeof *g->synthesis);
+    g->analysis_unit = shoal_calloc(n_kept, sizeof *g->analysis_unit);
+    g->synthesis_unit = shoal_calloc(n, sizeof *g->synthesis_unit);
+    g->mean = shoal_calloc(n, sizeof *g->mean);
+    if (!row || !g->analysis || !g->synthesis || !g->analysis_unit || !g->synthesis_unit ||
+        !g->mean) {
         return SHOAL_E_NOMEM;
     }
-    float worst = 0;
-    for (size_t i = 0; i < n; i++) {
-        float m = float_at(mean, i);
-        worst = m >= -NUMBER_MAX && m <= NUMBER_MAX ? worst : 1;
-        g->synthesis[panel_at(n_kept + 1, i, n_kept)] = m;
-    }
     for (size_t c = 0; c < n_kept; c++) {
-        double shift = 0;
         for (size_t i = 0; i < n; i++) {
-            float in = float_at(analysis, c * n + i);
-            float out = float_at(synthesis, c * n + i);
-            bool fine =
-                in >= -NUMBER_MAX && in <= NUMBER_MAX && out >= -NUMBER_MAX && out <= NUMBER_MAX;
-            worst = fine ? worst : 1;
-            shift += (double)in * (double)float_at(mean, i);
-            g->analysis[panel_at(n + 1, c, i)] = in;
-            g->synthesis[panel_at(n_kept + 1, i, c)] = out;
+            row[i] = (double)float_at(analysis, c * n + i) / (double)float_at(steps, c);
         }
-        g->analysis[panel_at(n + 1, c, n)] = (float)-shift;
+        g->analysis_unit[c] =
+            round_row(n, row, ANALYSIS_MOST, g->analysis + c * g->analysis_stride);
     }
-    return worst == 0 ? SHOAL_OK
-                      : shoal_err_set(r->err, SHOAL_E_INVALID,
-                                      "archive basis: group %zu has numbers that are none or "
-                                      "above %g",
-                                      group, (double)NUMBER_MAX);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t c = 0; c < n_kept; c++) {
+            row[c] = (double)float_at(synthesis, c * n + i) * (double)float_at(steps, c);
+        }
+        g->synthesis_unit[i] =
+            round_row(n_kept, row, SYNTHESIS_MOST, g->synthesis + i * g->synthesis_stride) /
+            ARCHIVE_PARTS;
+        g->mean[i] = float_at(mean, i);
+    }
+    return SHOAL_OK;
 }
 
 static shoal_status read_group(const reader *r, shoal_archive *a, size_t group)
@@ -260,24 +294,20 @@ static shoal_status read_group(const reader *r, shoal_archive *a, size_t group)
     SHOAL_TRY(check_array(r, key, SHOAL_GGUF_I32, 1, g->info.n_channels, &g->info.n_kept));
     size_t n_kept = g->info.n_kept;
     SHOAL_TRY(find_floats(r, group, "step", 1, n_kept, &steps));
-    SHOAL_TRY(read_matrices(r, group, g));
-    g->step = shoal_calloc(n_kept, sizeof *g->step);
-    g->inverse = shoal_calloc(n_kept, sizeof *g->inverse);
     g->table = shoal_calloc(n_kept, 1);
-    if (!g->step || !g->inverse || !g->table) {
+    if (!g->table) {
         return SHOAL_E_NOMEM;
     }
     for (size_t c = 0; c < n_kept; c++) {
         size_t table = 0;
         SHOAL_TRY(get_int(r, key, c, 0, (int64_t)a->n_tables - 1, &table));
         g->table[c] = (uint8_t)table;
-        g->step[c] = float_at(steps, c);
-        if (!(g->step[c] >= STEP_MIN && g->step[c] <= NUMBER_MAX)) {
-            return bad_number(r, "step", c, (double)g->step[c], (double)STEP_MIN,
-                              (double)NUMBER_MAX);
+        float step = float_at(steps, c);
+        if (!(step >= STEP_MIN && step <= NUMBER_MAX)) {
+            return bad_number(r, "step", c, (double)step, (double)STEP_MIN, (double)NUMBER_MAX);
         }
-        g->inverse[c] = 1 / g->step[c];
     }
+    SHOAL_TRY(read_matrices(r, group, steps, g));
     a->n_kept_max = SHOAL_MAX(a->n_kept_max, n_kept);
     a->n_channels_max = SHOAL_MAX(a->n_channels_max, g->info.n_channels);
     g->info.unit_bytes = ARCHIVE_HEADER_BYTES +
@@ -390,8 +420,9 @@ void shoal_archive_free(shoal_archive *archive)
         archive_group *g = &archive->groups[i];
         shoal_free(g->analysis);
         shoal_free(g->synthesis);
-        shoal_free(g->step);
-        shoal_free(g->inverse);
+        shoal_free(g->analysis_unit);
+        shoal_free(g->synthesis_unit);
+        shoal_free(g->mean);
         shoal_free(g->table);
     }
     shoal_free(archive->groups);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One unit out and in. Bytes, all little-endian:
- *   0   u32  "SKA1"
+ *   0   u32  "SKA2"
  *   4   u32  the first bytes of the basis' hash
  *   8   u32  position of the first token
  *   12  u32  group
@@ -20,20 +20,25 @@
 #include <string.h>
 
 enum {
-    MAGIC = 0x31414B53, /* "SKA1" */
+    MAGIC = 0x32414B53, /* "SKA2" */
     AT_BASIS = 4,
     AT_POSITION = 8,
     AT_GROUP = 12,
     AT_CRC = 16,
-    TOKENS = ARCHIVE_TOKENS
+    TOKENS = ARCHIVE_TOKENS,
+    ROWS = 64,  /* of a product at once, so that its sums stay in the first cache */
+    TURNED = 4, /* channels whose values change places with tokens at once */
+    CHANNEL_MAX = 4095
 };
 
+/* Tokens lie side by side everywhere, as they do in blocks of keys. */
 struct shoal_archive_work {
-    float *x;       /* (32, n_channels_max + 1) tokens */
-    float *y;       /* (32, n_kept_max + 1) components */
+    float *x;       /* (n_channels_max + 1, 32) */
+    int16_t *whole; /* ((n_channels_max + 1) / 2, 32, 2) what is multiplied */
+    int32_t *sums;  /* (ROWS, 32) */
     int16_t *codes; /* (n_kept_max, 32) */
     uint8_t *bytes; /* of codes that are decoded, and room to read past them */
-    float *cosine;  /* (32, n_rot / 2) */
+    float *cosine;  /* (SHOAL_ARCHIVE_ROPES, n_rot / 2, 32) */
     float *sine;
 };
 
@@ -45,13 +50,16 @@ shoal_status shoal_archive_work_new(const shoal_archive *archive, shoal_archive_
         return SHOAL_E_NOMEM;
     }
     size_t n_codes = shoal_archive_codes_bytes(archive->n_kept_max);
+    size_t n_pairs = (archive->n_channels_max + 1) / 2;
+    size_t n_turns = SHOAL_ARCHIVE_ROPES * TOKENS * archive->n_rot / 2;
     w->x = shoal_calloc_aligned(TOKENS * (archive->n_channels_max + 1), sizeof *w->x);
-    w->y = shoal_calloc_aligned(TOKENS * (archive->n_kept_max + 1), sizeof *w->y);
+    w->whole = shoal_calloc_aligned(TOKENS * 2 * n_pairs, sizeof *w->whole);
+    w->sums = shoal_calloc_aligned(TOKENS * ROWS, sizeof *w->sums);
     w->codes = shoal_calloc_aligned(TOKENS * archive->n_kept_max, sizeof *w->codes);
     w->bytes = shoal_calloc(n_codes + 2 * ARCHIVE_WORDS_MAX, 1);
-    w->cosine = shoal_calloc(TOKENS * archive->n_rot / 2, sizeof *w->cosine);
-    w->sine = shoal_calloc(TOKENS * archive->n_rot / 2, sizeof *w->sine);
-    if (!w->x || !w->y || !w->codes || !w->bytes || !w->cosine || !w->sine) {
+    w->cosine = shoal_calloc(n_turns, sizeof *w->cosine);
+    w->sine = shoal_calloc(n_turns, sizeof *w->sine);
+    if (!w->x || !w->whole || !w->sums || !w->codes || !w->bytes || !w->cosine || !w->sine) {
         return SHOAL_E_NOMEM;
     }
     *ret_work = SHOAL_STEAL(w);
@@ -62,7 +70,8 @@ void shoal_archive_work_free(shoal_archive_work *work)
 {
     if (work) {
         shoal_free(work->x);
-        shoal_free(work->y);
+        shoal_free(work->whole);
+        shoal_free(work->sums);
         shoal_free(work->codes);
         shoal_free(work->bytes);
         shoal_free(work->cosine);
@@ -92,84 +101,126 @@ static inline float widen(uint16_t half)
     return value;
 }
 
-/* Pages to rows: a token's heads one after the other, each its key and its value. */
+/* To nearest even, of at most 65504; loops of it become vectors. */
+static inline uint16_t narrow(float value)
+{
+    uint32_t bits = 0;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t sign = bits >> 16 & 0x8000;
+    bits &= 0x7FFFFFFF;
+    uint32_t normal = (bits - (112U << 23) + 0xFFF + (bits >> 13 & 1)) >> 13;
+    /* Beside 0.5 a float's last place is that of a subnormal half. */
+    float small = 0;
+    memcpy(&small, &bits, sizeof small);
+    small += 0.5F;
+    uint32_t subnormal = 0;
+    memcpy(&subnormal, &small, sizeof subnormal);
+    subnormal -= 0x3F000000;
+    uint32_t tiny = 0U - ((bits - (113U << 23)) >> 31);
+    return (uint16_t)(sign | (subnormal & tiny) | (normal & ~tiny));
+}
+
+static void narrow_row(const float *x, uint16_t *ret)
+{
+    for (size_t t = 0; t < TOKENS; t++) {
+        ret[t] = narrow(x[t]);
+    }
+}
+
 static void rows_of_pages(const shoal_archive *a, const shoal_archive_group *info,
-                          const uint8_t *pages, size_t stride, float *x)
+                          const uint8_t *pages, float *x)
 {
     const uint16_t *page = (const uint16_t *)(const void *)pages;
     for (size_t head = 0; head < info->n_layers * a->n_heads; head++) {
-        float *to = x + head * (a->k_dim + a->v_dim);
-        for (size_t t = 0; t < TOKENS; t++) {
-            for (size_t d = 0; d < a->k_dim; d++) {
-                to[t * stride + d] = widen(page[d * TOKENS + t]);
-            }
+        for (size_t i = 0; i < a->k_dim * TOKENS; i++) {
+            x[i] = widen(page[i]);
         }
+        x += a->k_dim * TOKENS;
         page += a->k_dim * TOKENS;
-        for (size_t t = 0; t < TOKENS; t++) {
-            for (size_t d = 0; d < a->v_dim; d++) {
-                to[t * stride + a->k_dim + d] = widen(page[t * a->v_dim + d]);
+        for (size_t d = 0; d < a->v_dim; d++) {
+            for (size_t t = 0; t < TOKENS; t++) {
+                x[d * TOKENS + t] = widen(page[t * a->v_dim + d]);
             }
         }
+        x += a->v_dim * TOKENS;
         page += a->v_dim * TOKENS;
     }
 }
 
-static void pages_of_rows(const shoal_archive *a, const shoal_kernels *kernels,
-                          const shoal_archive_group *info, size_t stride, const float *x,
-                          uint8_t *pages)
+/* One head's rows to its part of a page. */
+static void page_of_rows(const shoal_archive *a, const float *x, uint16_t *page)
 {
-    size_t head_bytes = (a->k_dim + a->v_dim) * TOKENS * sizeof(uint16_t);
-    for (size_t head = 0; head < info->n_layers * a->n_heads; head++) {
-        const float *from = x + head * (a->k_dim + a->v_dim);
-        uint8_t *to = pages + head * head_bytes;
+    for (size_t d = 0; d < a->k_dim; d++) {
+        narrow_row(x + d * TOKENS, page + d * TOKENS);
+    }
+    x += a->k_dim * TOKENS;
+    page += a->k_dim * TOKENS;
+    for (size_t d = 0; d < a->v_dim; d += TURNED) {
+        /* Four channels at once, so that a token's are written together. */
+        uint16_t rows[TURNED][TOKENS];
+        uint16_t some[TOKENS][TURNED];
+        size_t n = SHOAL_MIN(a->v_dim - d, (size_t)TURNED);
+        memset(rows, 0, sizeof rows);
+        for (size_t i = 0; i < n; i++) {
+            narrow_row(x + (d + i) * TOKENS, rows[i]);
+        }
         for (size_t t = 0; t < TOKENS; t++) {
-            kernels->kv_store_f16(a->k_dim, a->v_dim, from + t * stride,
-                                  from + t * stride + a->k_dim, t, to,
-                                  to + a->k_dim * TOKENS * sizeof(uint16_t));
+            some[t][0] = rows[0][t];
+            some[t][1] = rows[1][t];
+            some[t][2] = rows[2][t];
+            some[t][3] = rows[3][t];
+        }
+        for (size_t t = 0; t < TOKENS; t++) {
+            if (n == TURNED) {
+                memcpy(page + t * a->v_dim + d, some[t], sizeof some[t]);
+            } else {
+                memcpy(page + t * a->v_dim + d, some[t], n * sizeof some[t][0]);
+            }
         }
     }
 }
 
-/* Cosines and sines of the block's positions under one rotation; sign -1 turns back. */
-static void turn_tables(const shoal_archive *a, shoal_archive_work *w, size_t rope, size_t position,
-                        double sign)
+/* Cosines and sines of the block's positions under the rotations of a group; sign -1 turns back. */
+static void turn_tables(const shoal_archive *a, shoal_archive_work *w,
+                        const shoal_archive_group *info, size_t position, double sign)
 {
     size_t pairs = a->n_rot / 2;
-    const double *turns = a->turns + rope * TOKENS * pairs * 2;
-    for (size_t i = 0; i < pairs; i++) {
+    bool wanted[SHOAL_ARCHIVE_ROPES] = {false};
+    for (size_t layer = 0; layer < info->n_layers; layer++) {
+        wanted[a->rope_of[info->first_layer + layer]] = true;
+    }
+    for (size_t i = 0; i < SHOAL_ARCHIVE_ROPES * pairs; i++) {
         double s = 0;
         double c = 0;
-        shoal_sincosd(a->freq[rope * pairs + i] * (double)position, &s, &c);
+        if (!wanted[i / pairs]) {
+            continue;
+        }
+        shoal_sincosd(a->freq[i] * (double)position, &s, &c);
+        const double *ct = a->turns + i * 2 * TOKENS;
+        const double *st = ct + TOKENS;
         for (size_t t = 0; t < TOKENS; t++) {
-            double ct = turns[2 * (t * pairs + i)];
-            double st = turns[2 * (t * pairs + i) + 1];
-            w->cosine[t * pairs + i] = (float)(c * ct - s * st);
-            w->sine[t * pairs + i] = (float)(sign * (s * ct + c * st));
+            w->cosine[i * TOKENS + t] = (float)(c * ct[t] - s * st[t]);
+            w->sine[i * TOKENS + t] = (float)(sign * (s * ct[t] + c * st[t]));
         }
     }
 }
 
-/* Turns the keys of all tokens by their positions, or back. */
-static void rotate(const shoal_archive *a, const shoal_kernels *kernels, shoal_archive_work *w,
-                   const shoal_archive_group *info, size_t position, double sign, size_t stride)
+/* Turns one head's keys of all tokens. */
+static void rotate(const shoal_archive *a, const shoal_archive_work *w, size_t layer, float *x)
 {
     size_t pairs = a->n_rot / 2;
-    size_t head_size = a->k_dim + a->v_dim;
-    for (size_t rope = 0; pairs > 0 && rope < SHOAL_ARCHIVE_ROPES; rope++) {
-        bool made = false;
-        for (size_t layer = 0; layer < info->n_layers; layer++) {
-            if (a->rope_of[info->first_layer + layer] != rope) {
-                continue;
-            }
-            if (!made) {
-                turn_tables(a, w, rope, position, sign);
-                made = true;
-            }
-            for (size_t t = 0; t < TOKENS; t++) {
-                float *x = w->x + t * stride + layer * a->n_heads * head_size + a->rot_at;
-                (a->halves ? kernels->rope_halves : kernels->rope)(
-                    a->n_heads, head_size, a->n_rot, w->cosine + t * pairs, w->sine + t * pairs, x);
-            }
+    size_t first = a->rope_of[layer] * pairs;
+    x += a->rot_at * TOKENS;
+    for (size_t i = 0; i < pairs; i++) {
+        const float *c = w->cosine + (first + i) * TOKENS;
+        const float *s = w->sine + (first + i) * TOKENS;
+        float *p = x + (a->halves ? i : 2 * i) * TOKENS;
+        float *q = p + (a->halves ? pairs : 1) * TOKENS;
+        for (size_t t = 0; t < TOKENS; t++) {
+            float one = p[t];
+            float other = q[t];
+            p[t] = one * c[t] - other * s[t];
+            q[t] = one * s[t] + other * c[t];
         }
     }
 }
@@ -210,31 +261,60 @@ static void restore_first(const shoal_archive *a, const shoal_archive_group *inf
 
 /* --- units ------------------------------------------------------------------------------------ */
 
-static void product(const shoal_kernels *kernels, const float *panels, size_t n_rows, size_t k,
-                    const float *x, size_t x_stride, float *y, size_t y_stride)
+/* Takes the mean off, and what is left to whole numbers: each token has a unit of its own. */
+static void whole_channels(const archive_group *g, shoal_archive_work *w, float ret_unit[TOKENS])
 {
-    shoal_gemm g = {.panels = panels,
-                    .n_rows = n_rows,
-                    .k = k,
-                    .n_cols = TOKENS,
-                    .x = x,
-                    .x_stride = x_stride,
-                    .y = y,
-                    .y_stride = y_stride};
-    kernels->gemm[SHOAL_PANEL_F32](&g, 0, (n_rows + SHOAL_PANEL_ROWS - 1) / SHOAL_PANEL_ROWS);
+    size_t n = g->info.n_channels;
+    float most[TOKENS] = {0};
+    float inverse[TOKENS];
+    for (size_t i = 0; i < n; i++) {
+        float *x = w->x + i * TOKENS;
+        for (size_t t = 0; t < TOKENS; t++) {
+            x[t] -= g->mean[i];
+            float size = x[t] < 0 ? -x[t] : x[t];
+            most[t] = size > most[t] ? size : most[t];
+        }
+    }
+    for (size_t t = 0; t < TOKENS; t++) {
+        bool none = most[t] < 1e-30F;
+        ret_unit[t] = none ? 0 : most[t] / CHANNEL_MAX;
+        inverse[t] = none ? 0 : CHANNEL_MAX / most[t];
+    }
+    memset(w->x + n * TOKENS, 0, TOKENS * sizeof *w->x);
+    for (size_t i = 0; i < n; i += 2) {
+        const float *x = w->x + i * TOKENS;
+        int16_t *to = w->whole + i * TOKENS;
+        for (size_t t = 0; t < TOKENS; t++) {
+            float a = x[t] * inverse[t];
+            float b = x[TOKENS + t] * inverse[t];
+            to[2 * t] = (int16_t)(int)(a + (a < 0 ? -0.5F : 0.5F));
+            to[2 * t + 1] = (int16_t)(int)(b + (b < 0 ? -0.5F : 0.5F));
+        }
+    }
 }
 
-/* Components to codes, a component's tokens side by side. Tokens before `from` say nothing. */
-static void quantise(const archive_group *g, size_t from, const float *y, size_t stride,
-                     int16_t *codes)
+/* Channels to codes. Tokens before `from` say nothing. */
+static void make_codes(const archive_group *g, const shoal_kernels *kernels, shoal_archive_work *w,
+                       size_t from)
 {
-    for (size_t t = 0; t < TOKENS; t++) {
-        for (size_t c = 0; c < g->info.n_kept; c++) {
-            float v = t < from ? 0 : y[t * stride + c] * g->inverse[c];
-            float size = (v < 0 ? -v : v) + SHOAL_ARCHIVE_ROUND;
-            int code = (int)(size < 32767 ? size : 32767);
-            codes[c * TOKENS + t] = (int16_t)(v < 0 ? -code : code);
+    float unit[TOKENS];
+    size_t n = g->info.n_kept;
+    whole_channels(g, w, unit);
+    for (size_t c = 0; c < n; c++) {
+        if (c % ROWS == 0) {
+            kernels->mul_whole(SHOAL_MIN(n - c, (size_t)ROWS), (g->info.n_channels + 1) / 2,
+                               g->analysis + c * g->analysis_stride, g->analysis_stride, w->whole,
+                               w->sums);
         }
+        const int32_t *sums = w->sums + c % ROWS * TOKENS;
+        int16_t *codes = w->codes + c * TOKENS;
+        for (size_t t = 0; t < TOKENS; t++) {
+            float v = (float)sums[t] * (g->analysis_unit[c] * unit[t]);
+            float size = (v < 0 ? -v : v) + SHOAL_ARCHIVE_ROUND;
+            size = size < SHOAL_ARCHIVE_CODE_FAR ? size : SHOAL_ARCHIVE_CODE_FAR;
+            codes[t] = (int16_t)(int)(v < 0 ? -size : size);
+        }
+        memset(codes, 0, from * sizeof *codes);
     }
 }
 
@@ -245,18 +325,18 @@ shoal_status shoal_archive_encode(const shoal_archive *archive, const shoal_kern
     SHOAL_ASSERT(group < archive->n_groups && position % TOKENS == 0 && position >> 31 == 0);
     const archive_group *g = &archive->groups[group];
     const shoal_archive_group *info = &g->info;
-    size_t stride = info->n_channels + 1;
+    size_t head_floats = (archive->k_dim + archive->v_dim) * TOKENS;
     size_t n_first = first_bytes(info, position);
     if (!shoal_kv_finite_f16(pages, info->n_channels * TOKENS)) {
         return SHOAL_E_INVALID;
     }
-    rows_of_pages(archive, info, pages, stride, work->x);
-    rotate(archive, kernels, work, info, position, -1, stride);
-    for (size_t t = 0; t < TOKENS; t++) {
-        work->x[t * stride + info->n_channels] = 1;
+    rows_of_pages(archive, info, pages, work->x);
+    turn_tables(archive, work, info, position, -1);
+    for (size_t head = 0; head < info->n_layers * archive->n_heads; head++) {
+        rotate(archive, work, info->first_layer + head / archive->n_heads,
+               work->x + head * head_floats);
     }
-    product(kernels, g->analysis, info->n_kept, stride, work->x, stride, work->y, info->n_kept);
-    quantise(g, n_first ? SHOAL_ARCHIVE_FIRST : 0, work->y, info->n_kept, work->codes);
+    make_codes(g, kernels, work, n_first ? SHOAL_ARCHIVE_FIRST : 0);
     shoal_le_put_u32(ret_unit, MAGIC);
     memcpy(ret_unit + AT_BASIS, archive->hash.bytes, 4);
     shoal_le_put_u32(ret_unit + AT_POSITION, (uint32_t)position);
@@ -314,6 +394,25 @@ static void clamp(size_t n, float *x)
     }
 }
 
+/* Components to channels [first, first + n). */
+static void make_channels(const archive_group *g, const shoal_kernels *kernels,
+                          shoal_archive_work *w, size_t first, size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t at = first + i;
+        if (i % ROWS == 0) {
+            kernels->mul_whole(SHOAL_MIN(n - i, (size_t)ROWS), (g->info.n_kept + 1) / 2,
+                               g->synthesis + at * g->synthesis_stride, g->synthesis_stride,
+                               w->whole, w->sums);
+        }
+        const int32_t *sums = w->sums + i % ROWS * TOKENS;
+        for (size_t t = 0; t < TOKENS; t++) {
+            x[i * TOKENS + t] = (float)sums[t] * g->synthesis_unit[at] + g->mean[at];
+        }
+    }
+    clamp(n * TOKENS, x);
+}
+
 shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kernels *kernels,
                                   shoal_archive_work *work, size_t group, size_t position,
                                   const uint8_t *unit, size_t n, uint8_t *ret_pages, shoal_err *err)
@@ -322,7 +421,7 @@ shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kern
     const archive_group *g = &archive->groups[group];
     const shoal_archive_group *info = &g->info;
     size_t n_first = first_bytes(info, position);
-    size_t k = info->n_kept + 1;
+    size_t head_size = archive->k_dim + archive->v_dim;
     SHOAL_TRY(check_header(archive, group, position, unit, n, err));
     const uint8_t *first = unit + ARCHIVE_HEADER_BYTES;
     size_t n_codes = n - ARCHIVE_HEADER_BYTES - n_first;
@@ -336,18 +435,17 @@ shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kern
                              shoal_archive_codes_bytes(info->n_kept));
     }
     memcpy(work->bytes, first + n_first, n_codes);
-    if (!shoal_archive_codes_get(archive, g, work->bytes, n_codes, k, work->y)) {
+    if (!shoal_archive_codes_get(archive, g, work->bytes, n_codes, work->whole)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "archived KV: the codes do not end where the bytes do");
     }
-    for (size_t t = 0; t < TOKENS; t++) {
-        work->y[t * k + info->n_kept] = 1;
+    turn_tables(archive, work, info, position, 1);
+    for (size_t head = 0; head < info->n_layers * archive->n_heads; head++) {
+        make_channels(g, kernels, work, head * head_size, head_size, work->x);
+        rotate(archive, work, info->first_layer + head / archive->n_heads, work->x);
+        clamp(archive->k_dim * TOKENS, work->x);
+        page_of_rows(archive, work->x, (uint16_t *)(void *)ret_pages + head * head_size * TOKENS);
     }
-    product(kernels, g->synthesis, info->n_channels, k, work->y, k, work->x, info->n_channels);
-    clamp(TOKENS * info->n_channels, work->x);
-    rotate(archive, kernels, work, info, position, 1, info->n_channels);
-    clamp(TOKENS * info->n_channels, work->x);
-    pages_of_rows(archive, kernels, info, info->n_channels, work->x, ret_pages);
     if (n_first) {
         restore_first(archive, info, first, ret_pages);
     }

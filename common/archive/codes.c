@@ -6,6 +6,8 @@
  */
 #include "common/archive/archive_internal.h"
 
+#include "common/base/le.h"
+
 #include <string.h>
 
 enum {
@@ -21,21 +23,27 @@ size_t shoal_archive_codes_bytes(size_t n_kept)
 
 /* --- out -------------------------------------------------------------------------------------- */
 
+__extension__ typedef unsigned __int128 u128;
+
 typedef struct writer {
     uint32_t states[ARCHIVE_STATES];
     uint8_t *at; /* words are put in front of it */
 } writer;
 
-static inline void put_symbol(writer *w, size_t lane, uint32_t start, uint32_t freq)
+static inline void put_symbol(writer *w, size_t lane, uint32_t start, uint32_t freq,
+                              uint64_t inverse)
 {
     uint32_t x = w->states[lane];
-    if (x >> (32 - ARCHIVE_SCALE_BITS) >= freq) {
-        w->at -= 2;
-        w->at[0] = (uint8_t)x;
-        w->at[1] = (uint8_t)(x >> 8);
-        x >>= 16;
-    }
-    w->states[lane] = (x / freq << ARCHIVE_SCALE_BITS) + x % freq + start;
+    /* Which is the case cannot be guessed, so a word is written in any case. */
+    bool full = x >> (32 - ARCHIVE_SCALE_BITS) >= freq;
+    w->at[-2] = (uint8_t)x;
+    w->at[-1] = (uint8_t)(x >> 8);
+    w->at -= full ? 2 : 0;
+    x = full ? x >> 16 : x;
+    /* That is x / freq * SCALE + x % freq + start; of 1 the quotient here is one less. */
+    uint32_t quotient = (uint32_t)((u128)x * inverse >> 64);
+    start += freq == 1 ? ARCHIVE_SCALE - 1 : 0;
+    w->states[lane] = x + start + quotient * (ARCHIVE_SCALE - freq);
 }
 
 static inline void put_code(writer *w, const archive_table *table, size_t lane, int code)
@@ -44,11 +52,11 @@ static inline void put_code(writer *w, const archive_table *table, size_t lane, 
     size_t symbol = small ? (size_t)(code + SHOAL_ARCHIVE_CODE_MAX) : SHOAL_ARCHIVE_ESCAPE;
     if (table->freq[symbol] == 0 || !small) {
         uint32_t bits = (uint16_t)code;
-        put_symbol(w, lane, (bits & 255) * BYTE_FREQ, BYTE_FREQ);
-        put_symbol(w, lane, (bits >> 8) * BYTE_FREQ, BYTE_FREQ);
+        put_symbol(w, lane, (bits & 255) * BYTE_FREQ, BYTE_FREQ, UINT64_MAX / BYTE_FREQ + 1);
+        put_symbol(w, lane, (bits >> 8) * BYTE_FREQ, BYTE_FREQ, UINT64_MAX / BYTE_FREQ + 1);
         symbol = SHOAL_ARCHIVE_ESCAPE;
     }
-    put_symbol(w, lane, table->start[symbol], table->freq[symbol]);
+    put_symbol(w, lane, table->start[symbol], table->freq[symbol], table->inverse[symbol]);
 }
 
 size_t shoal_archive_codes_put(const shoal_archive *archive, const archive_group *group,
@@ -67,9 +75,7 @@ size_t shoal_archive_codes_put(const shoal_archive *archive, const archive_group
     }
     size_t n = (size_t)(end - w.at);
     for (size_t i = 0; i < ARCHIVE_STATES; i++) {
-        for (size_t b = 0; b < 4; b++) {
-            ret_bytes[4 * i + b] = (uint8_t)(w.states[i] >> (8 * b));
-        }
+        shoal_le_put_u32(ret_bytes + 4 * i, w.states[i]);
     }
     memmove(ret_bytes + STATES_BYTES, w.at, n);
     return STATES_BYTES + n;
@@ -92,8 +98,8 @@ static uint32_t get_byte(uint32_t *inout_x, const uint8_t **at)
     return slot / BYTE_FREQ;
 }
 
-/* The value of one code in steps. */
-static inline float get_value(const archive_table *table, uint32_t *inout_x, const uint8_t **at)
+/* The value of one code in parts of a step. */
+static inline int16_t get_value(const archive_table *table, uint32_t *inout_x, const uint8_t **at)
 {
     uint32_t slot = table->slots[*inout_x % ARCHIVE_SCALE];
     uint32_t symbol = slot >> 24;
@@ -103,39 +109,45 @@ static inline float get_value(const archive_table *table, uint32_t *inout_x, con
     }
     uint32_t bits = get_byte(inout_x, at) << 8;
     bits |= get_byte(inout_x, at);
-    return (float)((int)(bits ^ 0x8000) - 0x8000);
+    int code = (int)(bits ^ 0x8000) - 0x8000;
+    code = SHOAL_MAX(SHOAL_MIN(code, (int)SHOAL_ARCHIVE_CODE_FAR), -(int)SHOAL_ARCHIVE_CODE_FAR);
+    return (int16_t)(code * ARCHIVE_PARTS);
+}
+
+static bool get_states(const uint8_t *bytes, uint32_t *ret_x)
+{
+    bool fine = true;
+    for (size_t i = 0; i < ARCHIVE_STATES; i++) {
+        ret_x[i] = shoal_le_u32(bytes + 4 * i);
+        fine = fine && ret_x[i] >= STATE_LOW;
+    }
+    return fine;
 }
 
 bool shoal_archive_codes_get(const shoal_archive *archive, const archive_group *group,
-                             const uint8_t *bytes, size_t n, size_t stride, float *ret_values)
+                             const uint8_t *bytes, size_t n, int16_t *ret_values)
 {
-    if (n < STATES_BYTES) {
-        return false;
-    }
     uint32_t x[ARCHIVE_STATES];
-    for (size_t i = 0; i < ARCHIVE_STATES; i++) {
-        x[i] = 0;
-        for (size_t b = 0; b < 4; b++) {
-            x[i] |= (uint32_t)bytes[4 * i + b] << (8 * b);
-        }
-        if (x[i] < STATE_LOW) {
-            return false;
-        }
+    size_t n_kept = group->info.n_kept;
+    if (n < STATES_BYTES || !get_states(bytes, x)) {
+        return false;
     }
     const uint8_t *at = bytes + STATES_BYTES;
     const uint8_t *end = bytes + n;
-    for (size_t c = 0; c < group->info.n_kept; c++) {
+    for (size_t c = 0; c < n_kept; c++) {
         const archive_table *table = &archive->tables[group->table[c]];
-        float step = group->step[c];
-        float *to = ret_values + c;
+        int16_t *to = ret_values + c / 2 * 2 * ARCHIVE_TOKENS + c % 2;
         for (size_t t = 0; t < ARCHIVE_TOKENS; t += ARCHIVE_STATES) {
             for (size_t i = 0; i < ARCHIVE_STATES; i++) {
-                to[(t + i) * stride] = get_value(table, &x[i], &at) * step;
+                to[2 * (t + i)] = get_value(table, &x[i], &at);
             }
         }
         if (at > end) {
             return false;
         }
+    }
+    for (size_t t = 0; n_kept % 2 == 1 && t < ARCHIVE_TOKENS; t++) {
+        ret_values[(n_kept - 1) * ARCHIVE_TOKENS + 2 * t + 1] = 0;
     }
     bool whole = at == end;
     for (size_t i = 0; i < ARCHIVE_STATES; i++) {

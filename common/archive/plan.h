@@ -14,9 +14,10 @@
 #include <stdbool.h>
 
 enum {
-    SHOAL_ARCHIVE_SYMBOLS = 64,  /* of a table: codes -31 to 31, and an escape */
-    SHOAL_ARCHIVE_CODE_MAX = 31, /* greatest that has a symbol */
-    SHOAL_ARCHIVE_ESCAPE = 63,   /* two bytes follow it */
+    SHOAL_ARCHIVE_SYMBOLS = 64,    /* of a table: codes -31 to 31, and an escape */
+    SHOAL_ARCHIVE_CODE_MAX = 31,   /* greatest that has a symbol */
+    SHOAL_ARCHIVE_ESCAPE = 63,     /* two bytes follow it */
+    SHOAL_ARCHIVE_CODE_FAR = 2047, /* greatest of all: what is farther off becomes this */
     SHOAL_ARCHIVE_TABLES_MAX = 32,
     SHOAL_ARCHIVE_ROPES = 2,              /* rotations of a model */
     SHOAL_ARCHIVE_CHANNELS_MAX = 1 << 14, /* of a group */

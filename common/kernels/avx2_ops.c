@@ -259,6 +259,7 @@ void shoal_kernels_init_avx2(shoal_kernels *kernels)
     shoal_kernels_avx2_seal(kernels);
     shoal_kernels_avx2_sides(kernels);
     shoal_kernels_avx2_firing(kernels);
+    shoal_kernels_avx2_whole(kernels);
     kernels->tier = "avx2";
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;

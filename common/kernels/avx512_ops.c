@@ -233,6 +233,7 @@ void shoal_kernels_init_avx512(shoal_kernels *kernels)
     shoal_kernels_avx512_attend(kernels);
     shoal_kernels_avx512_sides(kernels);
     shoal_kernels_avx512_firing(kernels);
+    shoal_kernels_avx512_whole(kernels);
     kernels->tier = "avx512";
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;

@@ -107,6 +107,13 @@ typedef struct shoal_kernels {
     shoal_low_fn *add_low;             /* sides.h */
     shoal_singles_fn *add_singles;
 
+    /* Whole numbers for 32 tokens: y[r][t] = sum over k < 2 * n_pairs of w[r * stride + k] *
+     * x[k / 2][t][k % 2], modulo 2^32, so exact in any order. w is (n_rows, stride), stride at
+     * least 2 * n_pairs; x is (n_pairs, 32, 2), 64-byte aligned; y (n_rows, 32) is written whole.
+     */
+    void (*mul_whole)(size_t n_rows, size_t n_pairs, const int16_t *w, size_t stride,
+                      const int16_t *x, int32_t *y);
+
     /* y = x * w / sqrt(mean(x^2) + eps): ss by the 16-lane fma reduction; r = 1 / sqrtf(ss / n +
      * eps) (IEEE division and root); y[i] = (x[i] * r) * w[i]. y may be x. */
     void (*rmsnorm)(size_t n, const float *x, const float *w, float eps, float *y);

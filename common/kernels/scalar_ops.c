@@ -130,6 +130,7 @@ void shoal_kernels_init_scalar(shoal_kernels *kernels)
     shoal_kernels_scalar_seal(kernels);
     shoal_kernels_scalar_sides(kernels);
     shoal_kernels_scalar_firing(kernels);
+    shoal_kernels_scalar_whole(kernels);
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;
     kernels->rope_halves = rope_halves;

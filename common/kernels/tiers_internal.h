@@ -19,6 +19,7 @@
 #    define shoal_kernels_avx512_attend  shoal_kernels_avx512_attend_emulated
 #    define shoal_kernels_avx512_sides   shoal_kernels_avx512_sides_emulated
 #    define shoal_kernels_avx512_firing  shoal_kernels_avx512_firing_emulated
+#    define shoal_kernels_avx512_whole   shoal_kernels_avx512_whole_emulated
 #endif
 
 /* The specification: fills every slot. The parts below it belong to its init. */
@@ -27,6 +28,7 @@ void shoal_kernels_scalar_gemm(shoal_kernels *kernels);
 void shoal_kernels_scalar_attend(shoal_kernels *kernels);
 void shoal_kernels_scalar_sides(shoal_kernels *kernels);
 void shoal_kernels_scalar_firing(shoal_kernels *kernels);
+void shoal_kernels_scalar_whole(shoal_kernels *kernels);
 void shoal_kernels_scalar_seal(shoal_kernels *kernels);
 
 #if defined(__x86_64__)
@@ -40,6 +42,7 @@ void shoal_kernels_avx2_kv(shoal_kernels *kernels);
 void shoal_kernels_avx2_seal(shoal_kernels *kernels);
 void shoal_kernels_avx2_sides(shoal_kernels *kernels);
 void shoal_kernels_avx2_firing(shoal_kernels *kernels);
+void shoal_kernels_avx2_whole(shoal_kernels *kernels);
 #endif
 
 #if defined(__x86_64__) || defined(SHOAL_SIMD_EMULATED)
@@ -50,6 +53,7 @@ void shoal_kernels_avx512_codes(shoal_kernels *kernels);
 void shoal_kernels_avx512_attend(shoal_kernels *kernels);
 void shoal_kernels_avx512_sides(shoal_kernels *kernels);
 void shoal_kernels_avx512_firing(shoal_kernels *kernels);
+void shoal_kernels_avx512_whole(shoal_kernels *kernels);
 #endif
 
 #if defined(__aarch64__)

@@ -313,6 +313,57 @@ static void test_tanh_and_gelu_are_close_and_equal_scalar(void **state)
     }
 }
 
+/* --- products of whole numbers ---------------------------------------------------------------- */
+
+/* Against sums of 64 bits, of which the lower half counts: rows around each tier's step, strides
+ * wider than a row, the greatest numbers, and not a byte past y. */
+static void check_whole(size_t n_rows, size_t n_pairs, size_t gap, bool greatest)
+{
+    enum {
+        T = SHOAL_KV_BLOCK,
+        ROWS_MAX = 19,
+        PAIRS_MAX = 40
+    };
+    static int16_t w[ROWS_MAX * (2 * PAIRS_MAX + 5)];
+    static _Alignas(64) int16_t x[PAIRS_MAX * T * 2];
+    static int32_t y[ROWS_MAX * T + PAD];
+    size_t stride = 2 * n_pairs + gap;
+    for (size_t i = 0; i < sizeof w / sizeof w[0]; i++) {
+        w[i] = greatest ? INT16_MIN : (int16_t)shoal_rng_next(&rng);
+    }
+    for (size_t i = 0; i < sizeof x / sizeof x[0]; i++) {
+        x[i] = greatest ? (i % 5 ? INT16_MIN : INT16_MAX) : (int16_t)shoal_rng_next(&rng);
+    }
+    for (size_t tier = 0; tier <= n_tiers; tier++) {
+        const shoal_kernels *k = tier < n_tiers ? &tiers[tier] : &scalar;
+        memset(y, POISON, sizeof y);
+        k->mul_whole(n_rows, n_pairs, w, stride, x, y);
+        for (size_t i = 0; i < n_rows * T; i++) {
+            int64_t want = 0;
+            for (size_t j = 0; j < 2 * n_pairs; j++) {
+                want += (int64_t)w[i / T * stride + j] * x[(j / 2 * T + i % T) * 2 + j % 2];
+            }
+            if ((uint32_t)y[i] != (uint32_t)want) {
+                fail_msg("%s, %zu rows, %zu pairs: %d at %zu, wanted %lld", k->tier, n_rows,
+                         n_pairs, y[i], i, (long long)want);
+            }
+        }
+        for (size_t i = n_rows * T; i < n_rows * T + PAD; i++) {
+            assert_int_equal((uint32_t)y[i], 0xA5A5A5A5);
+        }
+    }
+}
+
+static void test_whole_products_are_exact(void **state)
+{
+    (void)state;
+    for (size_t n_rows = 0; n_rows <= 19; n_rows++) {
+        check_whole(n_rows, 1 + n_rows % 3, n_rows % 6, false);
+        check_whole(n_rows, 40, n_rows % 2, n_rows % 4 == 1);
+    }
+    check_whole(3, 0, 0, false);
+}
+
 /* A runner that chose the processor says what must be found on it. */
 static void test_best_tier_is_the_one_the_runner_names(void **state)
 {
@@ -357,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_argmax_with_ties_and_nan_takes_the_lowest),
         cmocka_unit_test(test_rope_equals_scalar_and_keeps_length),
         cmocka_unit_test(test_tanh_and_gelu_are_close_and_equal_scalar),
+        cmocka_unit_test(test_whole_products_are_exact),
         cmocka_unit_test(test_best_tier_is_the_one_the_runner_names),
         cmocka_unit_test(test_cpu_mask_parse_knows_its_words),
     };
