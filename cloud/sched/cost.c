@@ -15,6 +15,9 @@ static const double SPREAD_MIN = 1e-3;
  * the rows that steps have had lately: beyond, nothing is known of what it should take. */
 static const double LATE_MAX = 4.0;
 static const double ROWS_KNOWN = 2.0;
+/* Steps that a line known beforehand counts for, half of them with half the rows of those seen,
+ * half with twice as many. */
+static const double KNOWN_STEPS = 20.0;
 /* Rows of the knots; how many steps the line is worth there, and how far a step may lie off it. */
 static const double KNOTS[SHOAL_SCHED_COST_KNOTS] = {1,  2,  3,  4,  5,  6,   7,   8,   10,
                                                      12, 16, 24, 32, 64, 128, 256, 512, 1024};
@@ -73,6 +76,42 @@ static double believed_us(const shoal_sched_cost *cost, double rows, double us)
     return known ? SHOAL_MIN(us, LATE_MAX * predicted) : us;
 }
 
+/* Sums of steps, as in shoal_sched_cost. */
+typedef struct sums {
+    double n;
+    double rows;
+    double rows_rows;
+    double us;
+    double rows_us;
+} sums;
+
+static void add_step(sums *s, double weight, double rows, double time)
+{
+    s->n += weight / (rows * rows);
+    s->rows += weight / rows;
+    s->rows_rows += weight;
+    s->us += weight * time / (rows * rows);
+    s->rows_us += weight * time / rows;
+}
+
+/* What was seen, and what was known, at the speed that was seen. */
+static sums with_known(const shoal_sched_cost *cost)
+{
+    sums s = {cost->n, cost->rows, cost->rows_rows, cost->us, cost->rows_us};
+    double known_us = cost->known_fixed_us * cost->n + cost->known_row_us * cost->rows;
+    if (known_us <= 0.0) {
+        return s;
+    }
+    double speed = cost->us / known_us;
+    double middle = cost->rows / cost->n;
+    for (int i = 0; i < 2; i++) {
+        double rows = i == 0 ? middle / 2 : middle * 2;
+        double time = speed * (cost->known_fixed_us + cost->known_row_us * rows);
+        add_step(&s, KNOWN_STEPS / 2, rows, time);
+    }
+    return s;
+}
+
 static void fit_line(shoal_sched_cost *cost, double rows, double time)
 {
     cost->rows_most = SHOAL_MAX(cost->rows_most * KEEP, rows);
@@ -81,8 +120,9 @@ static void fit_line(shoal_sched_cost *cost, double rows, double time)
     cost->rows_rows = cost->rows_rows * KEEP + 1.0;
     cost->us = cost->us * KEEP + time / (rows * rows);
     cost->rows_us = cost->rows_us * KEEP + time / rows;
-    double spread = cost->n * cost->rows_rows - cost->rows * cost->rows;
-    if (spread <= SPREAD_MIN * cost->n * cost->rows_rows) {
+    const sums s = with_known(cost);
+    double spread = s.n * s.rows_rows - s.rows * s.rows;
+    if (spread <= SPREAD_MIN * s.n * s.rows_rows) {
         /* All steps alike: keep how the time was divided, scaled to what they take now. */
         double known = cost->fixed_us * cost->n + cost->row_us * cost->rows;
         if (known > 0.0) {
@@ -94,10 +134,10 @@ static void fit_line(shoal_sched_cost *cost, double rows, double time)
         }
         return;
     }
-    double row_us = (cost->n * cost->rows_us - cost->rows * cost->us) / spread;
-    row_us = SHOAL_MIN(SHOAL_MAX(row_us, 0.0), cost->us / cost->rows);
+    double row_us = (s.n * s.rows_us - s.rows * s.us) / spread;
+    row_us = SHOAL_MIN(SHOAL_MAX(row_us, 0.0), s.us / s.rows);
     cost->row_us = row_us;
-    cost->fixed_us = SHOAL_MAX((cost->us - row_us * cost->rows) / cost->n, 0.0);
+    cost->fixed_us = SHOAL_MAX((s.us - row_us * s.rows) / s.n, 0.0);
 }
 
 static void observe(shoal_sched_cost *cost, size_t n_rows, double us)
@@ -116,6 +156,17 @@ static void forget_steps(shoal_sched_cost *cost)
     for (size_t i = 0; i < SHOAL_SCHED_COST_KNOTS; i++) {
         cost->seen[i] = 0.0;
         cost->off[i] = 0.0;
+    }
+}
+
+void shoal_sched_cost_know(shoal_sched_cost *cost, double fixed_us, double row_us)
+{
+    SHOAL_ASSERT(fixed_us > 0.0 && row_us >= 0.0);
+    cost->known_fixed_us = fixed_us;
+    cost->known_row_us = row_us;
+    if (cost->n <= 0.0) {
+        cost->fixed_us = fixed_us;
+        cost->row_us = row_us;
     }
 }
 

@@ -11,10 +11,15 @@
  * memory is what they wait for a few rows more are nearly free, and beyond they are dear. So it is
  * kept for some numbers of rows, the knots, how far steps with about as many lie off it; between
  * two of them that is a straight line, and where nothing was seen lately steps are taken to lie on
- * it. What follows the step is apart: for each row with logits a sample of a large vocabulary, for
- * each session an answer that costs the same whatever is in it. It is fitted alike, but for a fixed
- * part; while each session has one row all is the answer's, and a draft is taken to be free until
- * there was one. Pure: the same observations give the same model. Caller's memory, one thread.
+ * it. Steps of about as many rows, which scatter, say next to nothing of what a row costs: the
+ * slope of a line through them is noise. So what a row is known to cost from steps that were timed
+ * on purpose, scaled to what steps take now, counts as much as a few of them (ridge regression
+ * towards a known line; Hoerl and Kennard, Technometrics 12, 1970): where the rows differ, what is
+ * seen outweighs it. What follows the step is apart: for each row with logits a sample of a large
+ * vocabulary, for each session an answer that costs the same whatever is in it. It is fitted alike,
+ * but for a fixed part; while each session has one row all is the answer's, and a draft is taken to
+ * be free until there was one. Pure: the same observations give the same model. Caller's memory,
+ * one thread.
  */
 #ifndef SHOAL_CLOUD_SCHED_COST_H
 #define SHOAL_CLOUD_SCHED_COST_H
@@ -40,7 +45,9 @@ typedef struct shoal_sched_cost {
     double rows_rows;
     double us;
     double rows_us;
-    double rows_most; /* of a step, fading */
+    double rows_most;      /* of a step, fading */
+    double known_fixed_us; /* a line known beforehand; both 0: none */
+    double known_row_us;
     /* At each knot how often steps were seen, and the sum of time / line of them, both fading. */
     double seen[SHOAL_SCHED_COST_KNOTS];
     double off[SHOAL_SCHED_COST_KNOTS];
@@ -54,6 +61,9 @@ typedef struct shoal_sched_cost {
     bool after_cold; /* and the others */
 } shoal_sched_cost;
 
+/* Steps that were timed before there was work lie on this line; both at least 0, fixed_us more. Of
+ * lasting worth is what a row costs in parts of the step: how fast the machine is changes. */
+void shoal_sched_cost_know(shoal_sched_cost *cost, double fixed_us, double row_us);
 /* A step of n_rows, at least 1, took us. */
 void shoal_sched_cost_observe(shoal_sched_cost *cost, size_t n_rows, uint64_t us);
 /* The same of a step before which nothing ran for a while: caches and threads were cold, which

@@ -19,6 +19,16 @@ static const uint64_t ANSWER_MS = 500;
  * mostly does what the first did not, a sample after a prompt. */
 static const uint64_t COLD_NS = 500000;
 static const unsigned COLD_STEPS = 2;
+/* Steps of so many rows are timed before there is work, the best of some turns of each, and none is
+ * begun when so much time has passed: with 1B parameters there is time for those of 1 and 8 rows.
+ */
+enum {
+    TIMED_ROWS = 3,
+    TIMED_TURNS = 3,
+    TIMED_ROWS_MAX = 32
+};
+static const size_t TIMED[TIMED_ROWS] = {1, 8, TIMED_ROWS_MAX};
+static const uint64_t TIMED_NS = 100000000;
 /* What a prompt that is looked up leaves of those before it in the share that is found. */
 static const double KEEP_FOUND = 1.0 - 1.0 / 32;
 
@@ -102,6 +112,50 @@ static shoal_status make_share(shoal_batch *batch)
     return shoal_share_new(&settings, batch->metrics, &batch->share);
 }
 
+/* The shortest time of a step of n_rows, ns; 0: none could be run, or the clock stands. */
+static uint64_t time_step(shoal_engine *engine, shoal_kv_seq *seq, size_t n_rows,
+                          const shoal_clock *clock, uint64_t end_ns)
+{
+    static const int32_t ids[TIMED_ROWS_MAX] = {0};
+    uint64_t best_ns = UINT64_MAX;
+    for (size_t i = 0; i < TIMED_TURNS && shoal_clock_now_ns(clock) < end_ns; i++) {
+        size_t n_logits = SHOAL_MIN(n_rows, shoal_engine_n_logits_max(engine));
+        shoal_span span = {.seq = seq, .ids = ids, .n_ids = n_rows, .n_logits = n_logits};
+        uint64_t start_ns = shoal_clock_now_ns(clock);
+        if (shoal_engine_step(engine, &span, 1) != SHOAL_OK) {
+            return 0;
+        }
+        best_ns = SHOAL_MIN(best_ns, shoal_clock_now_ns(clock) - start_ns);
+        (void)shoal_kv_seq_truncate(seq, 0);
+    }
+    return best_ns < UINT64_MAX ? best_ns : 0;
+}
+
+/* What a row costs, before there is work: from that alone it can be hard to tell. */
+static void time_steps(shoal_batch *batch, const shoal_clock *clock)
+{
+    shoal_sched_cost timed = {.n = 0};
+    shoal_kv_seq *seq = NULL;
+    if (shoal_kv_seq_new(shoal_engine_kv(batch->engine), &seq) != SHOAL_OK) {
+        return;
+    }
+    uint64_t end_ns = shoal_clock_now_ns(clock) + TIMED_NS;
+    size_t n_timed = 0;
+    for (size_t i = 0; i < TIMED_ROWS; i++) {
+        uint64_t ns = time_step(batch->engine, seq, TIMED[i], clock, end_ns);
+        if (ns > 0) {
+            shoal_sched_cost_observe(&timed, TIMED[i], SHOAL_MAX(ns / 1000, (uint64_t)1));
+            n_timed++;
+        }
+    }
+    shoal_kv_seq_free(seq);
+    if (n_timed > 1 && timed.fixed_us > 0.0) {
+        shoal_sched_cost_know(&batch->cost, timed.fixed_us, timed.row_us);
+        shoal_log(SHOAL_LOG_DEBUG, "steps were timed fixed_us=%.0f row_us=%.1f", timed.fixed_us,
+                  timed.row_us);
+    }
+}
+
 shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *settings,
                              const shoal_cloud_metrics *metrics, shoal_batch **ret_batch)
 {
@@ -127,6 +181,10 @@ shoal_status shoal_batch_new(shoal_engine *engine, const shoal_batch_settings *s
     /* Half of a step's rows at most are prompts, so that neither kind of work starves the other. */
     size_t half = SHOAL_MAX(shoal_engine_n_rows_max(engine) / 2, (size_t)1);
     batch->settings.prefill_chunk = SHOAL_MIN(SHOAL_MAX(settings->prefill_chunk, (size_t)1), half);
+    batch->settings.timing = NULL;
+    if (settings->timing != NULL) {
+        time_steps(batch, settings->timing);
+    }
     *ret_batch = SHOAL_STEAL(batch);
     return SHOAL_OK;
 }

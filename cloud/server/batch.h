@@ -22,8 +22,10 @@ typedef struct shoal_batch_settings {
     uint64_t idle_hold_ms;   /* silence after which a KV may be dropped; default 1000 */
     unsigned prefix_percent; /* of the KV pool that prefixes may keep, 0..100; 0: no cache */
     uint64_t step_time_us;   /* what a step should take at most; 0: no limit */
-    shoal_store *store;      /* borrowed for the batch's life; NULL: nothing is shared */
-    shoal_hash store_secret; /* these three as in shoal_share_settings */
+    const shoal_clock *timing; /* of steps that are timed at once, to know what a row costs; for the
+                                * making alone; NULL: none are */
+    shoal_store *store;        /* borrowed for the batch's life; NULL: nothing is shared */
+    shoal_hash store_secret;   /* these three as in shoal_share_settings */
     uint64_t store_wait_ms;
     bool store_always;
 } shoal_batch_settings;

@@ -667,6 +667,7 @@ static shoal_status make_backend(shoal_node *node, const shoal_model *model, sho
                                   .idle_hold_ms = settings->kv_hold_ms,
                                   .prefix_percent = settings->prefix_percent,
                                   .step_time_us = settings->step_time_ms * 1000,
+                                  .timing = &node->settings.clock,
                                   .store = node->store,
                                   .store_secret = settings->store_secret,
                                   .store_wait_ms = settings->store_wait_ms,

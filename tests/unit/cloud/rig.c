@@ -80,6 +80,7 @@ void rig_init(rig *r, const rig_settings *settings)
                                .prefill_chunk =
                                    settings->prefill_chunk == 0 ? 8 : settings->prefill_chunk,
                                .idle_hold_ms = 1000,
+                               .timing = settings->timing,
                                .store = settings->store,
                                .store_secret = {{settings->store_secret}},
                                .store_wait_ms = 250};

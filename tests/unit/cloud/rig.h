@@ -23,11 +23,12 @@ typedef struct rig_settings {
     size_t n_rows_max;   /* 0: 64 */
     size_t n_logits_max; /* 0: 16 */
     unsigned prefix_percent;
-    size_t prefill_chunk; /* 0: 8 */
-    size_t n_threads;     /* 0: 1 */
-    shoal_kv_type kv;     /* 0: the engine's own choice */
-    shoal_store *store;   /* NULL: none */
-    uint8_t store_secret; /* a byte of it */
+    size_t prefill_chunk;      /* 0: 8 */
+    size_t n_threads;          /* 0: 1 */
+    shoal_kv_type kv;          /* 0: the engine's own choice */
+    shoal_store *store;        /* NULL: none */
+    uint8_t store_secret;      /* a byte of it */
+    const shoal_clock *timing; /* of steps that the batch times when it is made; NULL: none */
 } rig_settings;
 
 typedef struct rig {

@@ -594,6 +594,38 @@ static void test_add_past_limit_is_busy(void **state)
     rig_fini(&r);
 }
 
+/* Before the first session: from nothing but steps of its own, which leave nothing behind. */
+static void test_steps_are_timed_before_there_is_work(void **state)
+{
+    (void)state;
+    uint64_t stands_ns = 5;
+    const shoal_clock real = shoal_clock_real();
+    const shoal_clock stands = shoal_clock_virtual(&stands_ns);
+    const struct {
+        const shoal_clock *timing;
+        size_t n_rows_max;
+        bool known;
+    } rows[] = {{&real, 64, true},
+                {&real, 8, true},
+                {&real, 7, false},
+                {&stands, 64, false},
+                {NULL, 64, false}};
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        rig r;
+        rig_init(&r, &(rig_settings){.seed = 1,
+                                     .timing = rows[i].timing,
+                                     .n_rows_max = rows[i].n_rows_max,
+                                     .n_logits_max = 4});
+        const shoal_sched_cost *cost = shoal_batch_cost(r.batch);
+        const shoal_kv_pool *pool = shoal_engine_kv(r.engine);
+        assert_int_equal(shoal_sched_cost_us(cost, 1) > 0.0, rows[i].known);
+        assert_int_equal(cost->known_fixed_us > 0.0, rows[i].known);
+        assert_true(cost->n <= 0.0);
+        assert_int_equal(shoal_kv_pool_n_free(pool), shoal_kv_pool_n_pages(pool));
+        rig_fini(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -609,6 +641,7 @@ int main(void)
         cmocka_unit_test(test_crowd_with_one_long_prompt_computes_it_once),
         cmocka_unit_test(test_text_found_again_after_eviction_is_not_counted),
         cmocka_unit_test(test_edges_hear_what_work_costs),
+        cmocka_unit_test(test_steps_are_timed_before_there_is_work),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),
     };

@@ -276,6 +276,88 @@ static void test_price_rises_with_the_load(void **state)
     near(shoal_sched_cost_price(&cost, 900), 100.0 / 101.0);
 }
 
+/* --- a line known beforehand ------------------------------------------------------------------ */
+
+/* Takes fixed + row * rows, give or take a third. */
+static uint64_t scattered(uint64_t *rng, double fixed_us, double row_us, size_t n_rows)
+{
+    double off = 1.0 + ((double)(shoal_rng_next(rng) % 2001) / 1000.0 - 1.0) / 3.0;
+    return (uint64_t)((fixed_us + row_us * (double)n_rows) * off + 0.5);
+}
+
+/* The least and the greatest price for four sessions while their steps have four rows, and now and
+ * then five. */
+static void wander(shoal_sched_cost *cost, uint64_t seed, double *ret_least, double *ret_most)
+{
+    *ret_least = 1.0;
+    *ret_most = 0.0;
+    for (size_t i = 0; i < 2000; i++) {
+        size_t n_rows = shoal_rng_next(&seed) % 16 == 0 ? 5 : 4;
+        shoal_sched_cost_observe(cost, n_rows, scattered(&seed, 80.0, 30.0, n_rows));
+        double price = shoal_sched_cost_price(cost, 4);
+        *ret_least = SHOAL_MIN(*ret_least, price);
+        *ret_most = SHOAL_MAX(*ret_most, price);
+    }
+}
+
+/* Of four rows' 200 us a row more takes 30: a price of 0.6. Steps alike say nothing of it. */
+static void test_price_does_not_wander_where_a_row_is_known(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        double least = 0.0;
+        double most = 0.0;
+        shoal_sched_cost blind = {.fixed_us = 0.0};
+        wander(&blind, seed, &least, &most);
+        assert_true(most - least > 0.5); /* what there is to mend */
+        shoal_sched_cost cost = {.fixed_us = 0.0};
+        shoal_sched_cost_know(&cost, 40.0, 15.0); /* timed on a machine twice as fast */
+        wander(&cost, seed, &least, &most);
+        if (least < 0.45 || most > 0.75) {
+            fail_msg("seed %u: from %g to %g", (unsigned)seed, least, most);
+        }
+    }
+}
+
+static void test_rows_that_differ_outweigh_what_was_known(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 0.0};
+    shoal_sched_cost_know(&cost, 4000.0, 62.5); /* a row is four times as dear */
+    uint64_t rng = 3;
+    for (size_t i = 0; i < 300; i++) {
+        size_t n_rows = 1 + shoal_rng_next(&rng) % 16;
+        shoal_sched_cost_observe(&cost, n_rows, scattered(&rng, 4000.0, 250.0, n_rows));
+    }
+    for (size_t n_rows = 1; n_rows <= 16; n_rows++) {
+        double right = 4000.0 + 250.0 * (double)n_rows;
+        assert_true(fabs(shoal_sched_cost_us(&cost, n_rows) - right) < 0.12 * right);
+    }
+    assert_true(cost.row_us > 180.0 && cost.row_us < 320.0);
+}
+
+/* Before there was a step, through cold ones, and when the machine becomes another: always the
+ * known part of a step, at the speed that was seen last. */
+static void test_what_is_known_lasts_and_has_no_speed(void **state)
+{
+    (void)state;
+    shoal_sched_cost cost = {.fixed_us = 0.0};
+    shoal_sched_cost_know(&cost, 800.0, 200.0);
+    near(shoal_sched_cost_us(&cost, 1), 1000.0);
+    near(shoal_sched_cost_price(&cost, 1), 0.2);
+    shoal_sched_cost_observe_cold(&cost, 1, 5000);
+    near(shoal_sched_cost_us(&cost, 1), 5000.0);
+    near(shoal_sched_cost_price(&cost, 1), 0.2);
+    shoal_sched_cost_observe(&cost, 1, 500);
+    near(shoal_sched_cost_us(&cost, 1), 500.0);
+    near(shoal_sched_cost_us(&cost, 11), 1500.0);
+    for (size_t i = 0; i < 1000; i++) {
+        shoal_sched_cost_observe(&cost, 1, 2000);
+    }
+    assert_true(fabs(shoal_sched_cost_us(&cost, 1) - 2000.0) < 2.0);
+    assert_true(fabs(shoal_sched_cost_price(&cost, 1) - 0.2) < 0.01);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +373,9 @@ int main(void)
         cmocka_unit_test(test_rows_of_a_time),
         cmocka_unit_test(test_samples_cost_what_follows_the_step),
         cmocka_unit_test(test_price_rises_with_the_load),
+        cmocka_unit_test(test_price_does_not_wander_where_a_row_is_known),
+        cmocka_unit_test(test_rows_that_differ_outweigh_what_was_known),
+        cmocka_unit_test(test_what_is_known_lasts_and_has_no_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
