@@ -236,11 +236,11 @@ static void free_parts(shoal_rpc_call *call)
     grpc_slice_unref(call->finish_details);
 }
 
-/* The last step, on the poller; no batch is in flight and none can start. */
-static void close_call(shoal_rpc_call *call)
+/* The last step, on the poller; no batch is in flight and, as grpc is the call's no more, none can
+ * start. */
+static void close_call(shoal_rpc_call *call, grpc_call *grpc)
 {
     lock(call);
-    grpc_call *grpc = SHOAL_STEAL(call->grpc);
     drop_queue(call);
     unlock(call);
     char details[SHOAL_RPC_DETAILS_MAX] = "";
@@ -310,6 +310,9 @@ static void run_steps(shoal_rpc_call *call)
         lock(call);
         step next = next_step(call, &message);
         call->in_callback = next != STEP_NONE && next != STEP_CLOSE;
+        /* Under the lock that saw nothing in flight: else a cancel from another thread could still
+         * start a batch, whose event would find the call freed. */
+        grpc_call *grpc = next == STEP_CLOSE ? SHOAL_STEAL(call->grpc) : NULL;
         unlock(call);
         switch (next) {
         case STEP_NONE:
@@ -329,7 +332,7 @@ static void run_steps(shoal_rpc_call *call)
             }
             break;
         case STEP_CLOSE:
-            close_call(call);
+            close_call(call, grpc);
             return;
         }
     }

@@ -311,6 +311,37 @@ static void test_cancel_at_once_and_use_after_the_end_are_harmless(void **state)
     stand_down(&s);
 }
 
+/* Calls end on the poller one after the other while this thread cancels them in the same order,
+ * each letting go of it at once: somewhere the two meet, and no event may find a call that is gone.
+ */
+static void test_cancel_of_calls_that_are_just_ending_is_harmless(void **state)
+{
+    (void)state;
+    enum {
+        N_ROUNDS = 40,
+        N_CALLS = 64
+    };
+    stand s;
+    stand_up(&s, NULL, NULL, NULL);
+    shoal_rpc_call *calls[N_CALLS];
+    for (size_t round = 0; round < N_ROUNDS; round++) {
+        for (size_t i = 0; i < N_CALLS; i++) {
+            calls[i] = stand_call(&s, "/test.T/Echo", 0);
+        }
+        for (size_t i = 0; i < N_CALLS; i++) {
+            shoal_rpc_call_half_close(calls[i]);
+        }
+        peer_wait(&s.client, &s.client.n_closes, round * N_CALLS + 1);
+        for (size_t i = 0; i < N_CALLS; i++) {
+            shoal_rpc_call_cancel(calls[i]);
+            shoal_rpc_call_unref(calls[i]);
+        }
+        peer_wait(&s.client, &s.client.n_closes, (round + 1) * N_CALLS);
+    }
+    s.client.late = false; /* one peer for all calls */
+    stand_down(&s);
+}
+
 static void test_held_call_leaves_with_its_first_message(void **state)
 {
     (void)state;
@@ -500,6 +531,7 @@ int main(void)
         cmocka_unit_test(test_client_cancel_ends_both_sides),
         cmocka_unit_test(test_server_cancel_ends_both_sides),
         cmocka_unit_test(test_cancel_at_once_and_use_after_the_end_are_harmless),
+        cmocka_unit_test(test_cancel_of_calls_that_are_just_ending_is_harmless),
         cmocka_unit_test(test_held_call_leaves_with_its_first_message),
         cmocka_unit_test(test_held_call_without_a_message_can_be_cancelled),
         cmocka_unit_test(test_unknown_method_is_unimplemented),
