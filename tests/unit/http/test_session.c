@@ -156,6 +156,23 @@ static size_t unchunk(shoal_buf *answer)
     }
 }
 
+/* Keeps a session of so many ids, whose blob it is. */
+static void put_blob(api_fixture *a, size_t n_ids, shoal_buf *blob)
+{
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    blob_of(n_ids, blob);
+    assert_int_equal(ask(a, "PUT", "/s", blob->data, blob->length, &r), 200);
+}
+
+/* The rest of an answer is the rest of that blob. */
+static void read_blob(int fd, shoal_buf *answer, const shoal_buf *blob)
+{
+    http_read_all(fd, answer, 20000);
+    (void)close(fd);
+    assert_int_equal(unchunk(answer), blob->length);
+    assert_memory_equal(answer->data, blob->data, blob->length);
+}
+
 static void test_session_goes_in_and_out(void **state)
 {
     (void)state;
@@ -196,8 +213,7 @@ static void test_reader_that_takes_its_time_gets_all(void **state)
     start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    blob_of(N_LONG, &blob);
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_LONG, &blob);
     int fd = http_connect(&a.f);
     http_send(fd,
               "GET /v1/shoal/sessions/s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -206,10 +222,7 @@ static void test_reader_that_takes_its_time_gets_all(void **state)
     /* Meanwhile the edge answers others, and holds no more of this one than a piece. */
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf other = {0};
     assert_int_equal(ask(&a, "GET", "", "", 0, &other), 200);
-    http_read_all(fd, &r, 20000);
-    (void)close(fd);
-    assert_int_equal(unchunk(&r), blob.length);
-    assert_memory_equal(r.data, blob.data, blob.length);
+    read_blob(fd, &r, &blob);
     api_stop(&a);
 }
 
@@ -220,8 +233,7 @@ static void test_clients_that_leave_free_their_places(void **state)
     start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    blob_of(N_LONG, &blob);
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_LONG, &blob);
     for (int i = 0; i < 20; i++) { /* more than there are places */
         int fd = http_connect(&a.f);
         http_send(fd, "GET /v1/shoal/sessions/s HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -247,18 +259,14 @@ static void test_loop_answers_while_a_piece_is_made(void **state)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf other = {0};
-    blob_of(N_LONG, &blob);
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_LONG, &blob);
     gate_set(true);
     int fd = begin_save(&a);
     assert_int_equal(api_get(&a, "/health", &other), 200);
     assert_int_equal(ask(&a, "GET", "", "", 0, &other), 200);
     gate_set(false);
     shoal_buf_reset(&r);
-    http_read_all(fd, &r, 20000);
-    (void)close(fd);
-    assert_int_equal(unchunk(&r), blob.length);
-    assert_memory_equal(r.data, blob.data, blob.length);
+    read_blob(fd, &r, &blob);
     api_stop(&a);
 }
 
@@ -269,8 +277,7 @@ static void test_client_that_leaves_while_a_piece_is_made_frees_its_place(void *
     start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    blob_of(N_LONG, &blob);
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_LONG, &blob);
     for (int i = 0; i < 6; i++) { /* more than there are places */
         gate_set(true);
         (void)close(begin_save(&a));
@@ -310,8 +317,7 @@ static void test_piece_waits_for_the_worker(void **state)
     api_start_with(&a, &settings, &http);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    blob_of(N_LONG, &blob);
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_LONG, &blob);
     gate_set(true);
     int saves[2] = {begin_save(&a), -1};
     int calls[N_CALLS];
@@ -330,10 +336,7 @@ static void test_piece_waits_for_the_worker(void **state)
     gate_set(false);
     for (size_t i = 0; i < SHOAL_COUNT(saves); i++) {
         shoal_buf_reset(&r);
-        http_read_all(saves[i], &r, 20000);
-        (void)close(saves[i]);
-        assert_int_equal(unchunk(&r), blob.length);
-        assert_memory_equal(r.data, blob.data, blob.length);
+        read_blob(saves[i], &r, &blob);
     }
     for (size_t i = 0; i < N_CALLS; i++) {
         (void)close(calls[i]);
@@ -348,8 +351,7 @@ static void test_blob_that_cannot_be_made_is_an_error(void **state)
     start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    blob_of(N_LONG, &blob);
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_LONG, &blob);
     gate_fail(SHOAL_E_NOMEM);
     int status = ask(&a, "GET", "/s", "", 0, &r);
     gate_fail(SHOAL_OK);
@@ -367,8 +369,7 @@ static void test_places_are_few(void **state)
     start(&a);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
-    blob_of(N_HUGE, &blob); /* so that each stays open */
-    assert_int_equal(ask(&a, "PUT", "/s", blob.data, blob.length, &r), 200);
+    put_blob(&a, N_HUGE, &blob); /* so that each stays open */
     int fds[4];
     for (size_t i = 0; i < SHOAL_COUNT(fds); i++) {
         fds[i] = http_connect(&a.f);
