@@ -341,6 +341,27 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
     return rc;
 }
 
+/* No lock is taken here: the poller may stand while it holds a peer's. */
+static void ignore_message(shoal_rpc_call *call, void *user, const uint8_t *data, size_t n)
+{
+    (void)call;
+    (void)user;
+    (void)data;
+    (void)n;
+}
+
+static void count_close(shoal_rpc_call *call, void *user, shoal_rpc_status status,
+                        const char *details)
+{
+    (void)call;
+    (void)status;
+    (void)details;
+    atomic_size_t *n_closed = user;
+    atomic_fetch_add(n_closed, 1);
+}
+
+static const shoal_rpc_handlers counted = {.on_message = ignore_message, .on_close = count_close};
+
 /* A call is cancelled and let go of between any two steps of the poller: no event may find it gone.
  * Which step comes when is not the same each time, so it is done many times. */
 static void test_cancel_between_any_two_steps_is_harmless(void **state)
@@ -352,28 +373,33 @@ static void test_cancel_between_any_two_steps_is_harmless(void **state)
     stand s;
     stand_up(&s, NULL, NULL, NULL);
     size_t n_calls = 0;
+    atomic_size_t n_closed;
+    atomic_init(&n_closed, 0);
     for (size_t i = 0; i < N_TIMES; i++) {
         bool stood = true;
         for (size_t at = 1; stood; at++) {
             atomic_store(&n_let_go, 0);
             atomic_store(&poller_stands, false);
             atomic_store(&stop_at, at);
-            shoal_rpc_call *call = stand_call(&s, "/test.T/Echo", 0);
+            shoal_rpc_call *call = NULL;
+            assert_int_equal(
+                shoal_rpc_call_open(s.channel, "/test.T/Echo", &counted, &n_closed, 0, true, &call),
+                SHOAL_OK);
             shoal_rpc_call_half_close(call);
             n_calls++;
-            while (!atomic_load(&poller_stands) &&
-                   peer_read(&s.client, &s.client.n_closes) < n_calls) {
+            while (!atomic_load(&poller_stands) && atomic_load(&n_closed) < n_calls) {
                 wait_a_little();
             }
             stood = atomic_load(&poller_stands);
             shoal_rpc_call_cancel(call);
             shoal_rpc_call_unref(call);
             atomic_store(&stop_at, 0);
-            peer_wait(&s.client, &s.client.n_closes, n_calls);
+            while (atomic_load(&n_closed) < n_calls) {
+                wait_a_little();
+            }
         }
     }
     assert_true(n_calls > 10 * (size_t)N_TIMES);
-    s.client.late = false; /* one peer for all calls */
     stand_down(&s);
 }
 
