@@ -2,7 +2,8 @@
  *
  * Perplexity over windows of --ctx tokens, each begun anew: exp of the mean negative log likelihood
  * of every token but a window's first. Sums are in double. With --archive a block of 32 tokens
- * becomes what its code keeps as soon as --keep tokens lie behind it. With --evict a head holds
+ * becomes what its code keeps as soon as --keep tokens lie behind it, and before that what is kept
+ * of the newest. With --evict a head holds
  * --budget tokens; what that takes is counted in the pool.
  */
 #include "cloud/forge/forge.h"
@@ -27,6 +28,9 @@ typedef struct archiving {
     shoal_archive_work *work;
     uint8_t *pages; /* of the largest group */
     uint8_t *unit;
+    uint8_t *exact; /* [n_exact][block_bytes] of blocks that are near, by their number */
+    size_t n_exact;
+    size_t block_bytes;
     size_t keep;
     uint64_t n_bytes; /* of units, and of f16 that went into them */
     uint64_t n_bytes_f16;
@@ -38,6 +42,7 @@ static void archiving_fini(archiving *s)
     shoal_archive_work_free(s->work);
     shoal_free(s->pages);
     shoal_free(s->unit);
+    shoal_free(s->exact);
 }
 
 static shoal_status open_archive(const char *path, const forge_session *session, archiving *s,
@@ -51,10 +56,15 @@ static shoal_status open_archive(const char *path, const forge_session *session,
         shoal_archive_group group = shoal_archive_group_at(s->archive, g);
         page_bytes = SHOAL_MAX(page_bytes, group.page_bytes);
         unit_bytes = SHOAL_MAX(unit_bytes, group.unit_bytes);
+        unit_bytes = SHOAL_MAX(unit_bytes, shoal_archive_near_bytes(s->archive, g));
+        s->block_bytes += group.page_bytes;
     }
+    s->n_exact = s->keep / SHOAL_KV_BLOCK;
+    s->exact = shoal_calloc(SHOAL_MAX(s->n_exact, (size_t)1), s->block_bytes);
     s->pages = shoal_calloc_aligned(page_bytes, 1);
     s->unit = shoal_calloc(unit_bytes, 1);
-    if (!s->pages || !s->unit || shoal_archive_work_new(s->archive, &s->work) != SHOAL_OK) {
+    if (!s->pages || !s->unit || !s->exact ||
+        shoal_archive_work_new(s->archive, &s->work) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the archive");
     }
     shoal_kernels_init(&s->kernels, UINT32_MAX);
@@ -80,16 +90,41 @@ static void copy_group(const archiving *s, const shoal_kv_seq *seq,
     }
 }
 
-/* A block becomes what archiving keeps of it. */
+/* A block that is full is near first, where any is. */
+static shoal_status near_block(archiving *s, const shoal_kv_seq *seq, size_t block)
+{
+    size_t position = block * SHOAL_KV_BLOCK;
+    uint8_t *exact = s->n_exact ? s->exact + block % s->n_exact * s->block_bytes : NULL;
+    for (size_t g = 0; exact && g < shoal_archive_n_groups(s->archive); g++) {
+        shoal_archive_group group = shoal_archive_group_at(s->archive, g);
+        copy_group(s, seq, &group, block, false);
+        memcpy(exact, s->pages, group.page_bytes);
+        exact += group.page_bytes;
+        SHOAL_TRY(shoal_archive_near_encode(s->archive, &s->kernels, s->work, g, position, s->pages,
+                                            s->unit));
+        SHOAL_TRY(shoal_archive_near_decode(s->archive, &s->kernels, s->work, g, position, s->unit,
+                                            shoal_archive_near_bytes(s->archive, g), s->pages,
+                                            NULL));
+        copy_group(s, seq, &group, block, true);
+    }
+    return SHOAL_OK;
+}
+
+/* A block becomes what archiving keeps of it, of what it was before it was near. */
 static shoal_status archive_block(archiving *s, const shoal_kv_seq *seq, size_t block)
 {
     if (!shoal_kv_seq_has_block(seq, block)) {
         return SHOAL_OK; /* a layer's window has gone past it */
     }
+    const uint8_t *exact = s->n_exact ? s->exact + block % s->n_exact * s->block_bytes : NULL;
     for (size_t g = 0; g < shoal_archive_n_groups(s->archive); g++) {
         shoal_archive_group group = shoal_archive_group_at(s->archive, g);
         size_t n = 0;
         copy_group(s, seq, &group, block, false);
+        if (exact) {
+            memcpy(s->pages, exact, group.page_bytes);
+            exact += group.page_bytes;
+        }
         SHOAL_TRY(shoal_archive_encode(s->archive, &s->kernels, s->work, g, block * SHOAL_KV_BLOCK,
                                        s->pages, s->unit, &n));
         SHOAL_TRY(shoal_archive_decode(s->archive, &s->kernels, s->work, g, block * SHOAL_KV_BLOCK,
@@ -147,6 +182,9 @@ static shoal_status window(forge_session *s, archiving *lossy, size_t from, cons
         count_kv(s, sums);
         if (lossy->archive && n_now == SHOAL_KV_BLOCK && at >= lossy->keep) {
             SHOAL_TRY(archive_block(lossy, s->seq, (at - lossy->keep) / SHOAL_KV_BLOCK));
+        }
+        if (lossy->archive && n_now == SHOAL_KV_BLOCK) {
+            SHOAL_TRY(near_block(lossy, s->seq, at / SHOAL_KV_BLOCK));
         }
     }
     return SHOAL_OK;

@@ -384,10 +384,13 @@ static shoal_status read_archived(void *ctx, uint32_t block, uint8_t *ret_bytes,
     shoal_ship *ship = s->ship;
     SHOAL_TRY(read_block(s, block, 0, 0, ship->pages));
     uint64_t start_ns = shoal_clock_now_ns(&ship->settings.clock);
+    bool near = block >= shoal_archive_n_blocks(s->request->n_ids);
     SHOAL_TRY(shoal_archive_block_encode(ship->archive, shoal_engine_kernels(ship->engine),
-                                         ship->work, block, ship->pages, ret_bytes, ret_n));
+                                         ship->work, block, near, ship->pages, ret_bytes, ret_n));
     double us = (double)(shoal_clock_now_ns(&ship->settings.clock) - start_ns) / 1e3;
-    learn(&ship->archive_us, us / BLOCK);
+    if (!near) {
+        learn(&ship->archive_us, us / BLOCK);
+    }
     shoal_metric_add(ship->metrics.tokens_archived, BLOCK);
     return SHOAL_OK;
 }
@@ -406,8 +409,8 @@ static shoal_status make_encoder(shoal_shipment *s)
         .n_layers = (uint32_t)n_layers,
         .first_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 0) / n_layers),
         .layer_bytes = (uint32_t)(shoal_kv_block_bytes(shape, 1) / n_layers)};
-    if (s->request->archived) {
-        about.n_archived = (uint32_t)shoal_archive_n_blocks(s->request->n_ids);
+    if (s->request->archived && shoal_archive_n_blocks(s->request->n_ids) > 0) {
+        about.n_archived = about.n_blocks;
     }
     if (about.n_archived > 0) {
         about.archived_bytes = (uint32_t)shoal_archive_block_bytes(ship->archive);

@@ -11,9 +11,9 @@
  * product of whole numbers, everything else integers and single IEEE operations in one order.
  *
  * A unit is one block of one group, coded alone: any of them can be decoded without the others. The
- * first SHOAL_ARCHIVE_FIRST tokens of a text are kept in f16 inside their unit; the last
- * SHOAL_ARCHIVE_LAST are not to be archived at all, which is up to the caller
- * (shoal_archive_n_blocks).
+ * first SHOAL_ARCHIVE_FIRST tokens of a text are kept in f16 inside their unit. Of a text's last
+ * SHOAL_ARCHIVE_LAST tokens units are of another kind, sealed in 8 bits as a pool of q8 would
+ * (kernels/kv_block.h): which blocks those are is up to the caller (shoal_archive_n_blocks).
  *
  * A basis is immutable, any thread; work belongs to one call at a time. Nothing here touches a
  * sequence, and only shoal_archive_read a file.
@@ -23,11 +23,12 @@
 
 #include "common/base/clock.h"
 #include "common/base/hash.h"
+#include "common/kernels/kv_block.h"
 #include "common/kv/kv.h"
 
 enum {
     SHOAL_ARCHIVE_FIRST = 4,                /* tokens of a text that stay f16 */
-    SHOAL_ARCHIVE_LAST = 128,               /* tokens of a text that stay outside */
+    SHOAL_ARCHIVE_LAST = 128,               /* tokens of a text that are kept better */
     SHOAL_ARCHIVE_BASIS_BYTES_MAX = 1 << 30 /* of a basis */
 };
 
@@ -63,7 +64,7 @@ typedef struct shoal_archive_group {
 /* group is below n_groups. Groups follow each other and have every layer once. */
 shoal_archive_group shoal_archive_group_at(const shoal_archive *archive, size_t group);
 
-/* Leading blocks of a text of n_tokens that may be archived. */
+/* Leading blocks of a text of n_tokens that may be archived; the full ones behind them are near. */
 size_t shoal_archive_n_blocks(size_t n_tokens);
 
 /* For the largest group. SHOAL_E_NOMEM. */
@@ -86,6 +87,16 @@ shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kern
                                   const uint8_t *unit, size_t n, uint8_t *ret_pages,
                                   shoal_err *err) SHOAL_MUST_CHECK;
 
+/* The same of a text's newest tokens: a unit that always has near_bytes. Codes as above. */
+size_t shoal_archive_near_bytes(const shoal_archive *archive, size_t group);
+shoal_status shoal_archive_near_encode(const shoal_archive *archive, const shoal_kernels *kernels,
+                                       shoal_archive_work *work, size_t group, size_t position,
+                                       const uint8_t *pages, uint8_t *ret_unit) SHOAL_MUST_CHECK;
+shoal_status shoal_archive_near_decode(const shoal_archive *archive, const shoal_kernels *kernels,
+                                       shoal_archive_work *work, size_t group, size_t position,
+                                       const uint8_t *unit, size_t n, uint8_t *ret_pages,
+                                       shoal_err *err) SHOAL_MUST_CHECK;
+
 /* --- whole blocks ----------------------------------------------------------------------------- */
 
 /* A block of all layers is, of each group, 4 bytes of length and its unit (KVWIRE.md, codec 1). It
@@ -94,15 +105,18 @@ size_t shoal_archive_block_bytes(const shoal_archive *archive);
 /* How long one is likely to be, not the first of a text: what its tables were fitted to. For plans
  * alone: its last bits are the libm's. */
 double shoal_archive_block_bytes_likely(const shoal_archive *archive);
-/* Block number `block` of a text from the f16 pages of all layers, one after the other, into room
- * for shoal_archive_block_bytes. The codes of shoal_archive_encode. */
+/* The same of one that is near, to the byte. */
+size_t shoal_archive_block_bytes_near(const shoal_archive *archive);
+/* Block number `block` of a text, near or not, from the f16 pages of all layers, one after the
+ * other, into room for shoal_archive_block_bytes. The codes of shoal_archive_encode. */
 shoal_status shoal_archive_block_encode(const shoal_archive *archive, const shoal_kernels *kernels,
-                                        shoal_archive_work *work, size_t block,
+                                        shoal_archive_work *work, size_t block, bool near,
                                         const uint8_t *pages, uint8_t *ret_bytes,
                                         size_t *ret_n) SHOAL_MUST_CHECK;
-/* Back; the codes of shoal_archive_decode. On failure some pages may be written. */
+/* Back; the codes of shoal_archive_decode, and one of the other kind is SHOAL_E_INVALID. On failure
+ * some pages may be written. */
 shoal_status shoal_archive_block_decode(const shoal_archive *archive, const shoal_kernels *kernels,
-                                        shoal_archive_work *work, size_t block,
+                                        shoal_archive_work *work, size_t block, bool near,
                                         const uint8_t *bytes, size_t n, uint8_t *ret_pages,
                                         shoal_err *err) SHOAL_MUST_CHECK;
 /* What a token of all layers takes on this thread now, in microseconds. SHOAL_E_NOMEM. */

@@ -11,15 +11,18 @@
 #define ARCHIVE_ARCHITECTURE "shoal-kv-archive"
 
 enum {
-    ARCHIVE_VERSION = 1,
+    ARCHIVE_VERSION = 2, /* of a basis and of what is made by it: 1 had nothing near */
     ARCHIVE_TOKENS = SHOAL_KV_BLOCK,
     ARCHIVE_STATES = 4, /* of rANS, of which each takes every fourth token */
     ARCHIVE_SCALE_BITS = 12,
     ARCHIVE_SCALE = 1 << ARCHIVE_SCALE_BITS,
     /* Words that one component can read at most: a symbol and two bytes behind an escape. */
     ARCHIVE_WORDS_MAX = 3 * ARCHIVE_TOKENS,
-    ARCHIVE_PARTS = 16, /* of a step, in which decoded components are whole numbers */
-    ARCHIVE_HEADER_BYTES = 20
+    ARCHIVE_PARTS = 16,              /* of a step, in which decoded components are whole numbers */
+    ARCHIVE_MAGIC_UNIT = 0x32414B53, /* "SKA2" */
+    ARCHIVE_MAGIC_NEAR = 0x314E4B53, /* "SKN1" */
+    ARCHIVE_HEADER_BYTES = 20,
+    ARCHIVE_ROWS = 64 /* of a product at once, so that its sums stay in the first cache */
 };
 
 /* One table of frequencies, for both directions. */
@@ -65,6 +68,29 @@ struct shoal_archive {
     size_t n_kept_max;
     shoal_hash hash;
 };
+
+/* Tokens lie side by side everywhere, as they do in blocks of keys. */
+struct shoal_archive_work {
+    float *x;       /* (n_channels_max + 1, 32) */
+    int16_t *whole; /* ((n_channels_max + 1) / 2, 32, 2) what is multiplied */
+    int32_t *sums;  /* (ARCHIVE_ROWS, 32) */
+    int16_t *codes; /* (n_kept_max, 32) */
+    uint8_t *bytes; /* of codes that are decoded, and room to read past them */
+    float *cosine;  /* (SHOAL_ARCHIVE_ROPES, n_rot / 2, 32) */
+    float *sine;
+    uint8_t *sealed; /* one head's keys or values of the newest tokens */
+};
+
+/* Bytes of work->sealed. */
+size_t shoal_archive_near_room(const shoal_archive *archive);
+
+/* Of both kinds of unit: what says where one belongs, and the checksum over all of it. */
+void shoal_archive_header_put(const shoal_archive *archive, uint32_t magic, size_t group,
+                              size_t position, uint8_t *unit, size_t n);
+/* Whether n bytes, of which there must be n_least to n_most, begin so: as shoal_archive_decode. */
+shoal_status shoal_archive_header_check(const shoal_archive *archive, uint32_t magic, size_t group,
+                                        size_t position, const uint8_t *unit, size_t n,
+                                        size_t n_least, size_t n_most, shoal_err *err);
 
 /* Codes of n_kept components, [n_kept][32], to little-endian words behind the four states. Returns
  * bytes; the room is archive_codes_bytes(n_kept). */

@@ -1,18 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One unit out and in. Bytes, all little-endian:
- *   0   u32  "SKA2"
- *   4   u32  the first bytes of the basis' hash
- *   8   u32  position of the first token
- *   12  u32  group
- *   16  u32  CRC-32C of all other bytes
+ *   0   "SKA2" and the rest of the header (near.c)
  *   20  of position 0 alone: the first 4 tokens, [4][n_channels] f16, rotated as they were
  *   ..  four states, then words (codes.c)
  */
 #include "common/archive/archive_internal.h"
 
-#include "common/base/crc32c.h"
-#include "common/base/le.h"
 #include "common/base/mem.h"
 #include "common/kernels/math.h"
 #include "common/kv/kv_move.h"
@@ -20,26 +14,10 @@
 #include <string.h>
 
 enum {
-    MAGIC = 0x32414B53, /* "SKA2" */
-    AT_BASIS = 4,
-    AT_POSITION = 8,
-    AT_GROUP = 12,
-    AT_CRC = 16,
     TOKENS = ARCHIVE_TOKENS,
-    ROWS = 64,  /* of a product at once, so that its sums stay in the first cache */
+    ROWS = ARCHIVE_ROWS,
     TURNED = 4, /* channels whose values change places with tokens at once */
     CHANNEL_MAX = 4095
-};
-
-/* Tokens lie side by side everywhere, as they do in blocks of keys. */
-struct shoal_archive_work {
-    float *x;       /* (n_channels_max + 1, 32) */
-    int16_t *whole; /* ((n_channels_max + 1) / 2, 32, 2) what is multiplied */
-    int32_t *sums;  /* (ROWS, 32) */
-    int16_t *codes; /* (n_kept_max, 32) */
-    uint8_t *bytes; /* of codes that are decoded, and room to read past them */
-    float *cosine;  /* (SHOAL_ARCHIVE_ROPES, n_rot / 2, 32) */
-    float *sine;
 };
 
 shoal_status shoal_archive_work_new(const shoal_archive *archive, shoal_archive_work **ret_work)
@@ -59,7 +37,9 @@ shoal_status shoal_archive_work_new(const shoal_archive *archive, shoal_archive_
     w->bytes = shoal_calloc(n_codes + 2 * ARCHIVE_WORDS_MAX, 1);
     w->cosine = shoal_calloc(n_turns, sizeof *w->cosine);
     w->sine = shoal_calloc(n_turns, sizeof *w->sine);
-    if (!w->x || !w->whole || !w->sums || !w->codes || !w->bytes || !w->cosine || !w->sine) {
+    w->sealed = shoal_calloc_aligned(shoal_archive_near_room(archive), 1);
+    if (!w->x || !w->whole || !w->sums || !w->codes || !w->bytes || !w->cosine || !w->sine ||
+        !w->sealed) {
         return SHOAL_E_NOMEM;
     }
     *ret_work = SHOAL_STEAL(w);
@@ -76,14 +56,9 @@ void shoal_archive_work_free(shoal_archive_work *work)
         shoal_free(work->bytes);
         shoal_free(work->cosine);
         shoal_free(work->sine);
+        shoal_free(work->sealed);
         shoal_free(work);
     }
-}
-
-static uint32_t unit_crc(const uint8_t *unit, size_t n)
-{
-    return shoal_crc32c(shoal_crc32c(0, unit, AT_CRC), unit + ARCHIVE_HEADER_BYTES,
-                        n - ARCHIVE_HEADER_BYTES);
 }
 
 /* --- tokens and pages ------------------------------------------------------------------------- */
@@ -337,51 +312,13 @@ shoal_status shoal_archive_encode(const shoal_archive *archive, const shoal_kern
                work->x + head * head_floats);
     }
     make_codes(g, kernels, work, n_first ? SHOAL_ARCHIVE_FIRST : 0);
-    shoal_le_put_u32(ret_unit, MAGIC);
-    memcpy(ret_unit + AT_BASIS, archive->hash.bytes, 4);
-    shoal_le_put_u32(ret_unit + AT_POSITION, (uint32_t)position);
-    shoal_le_put_u32(ret_unit + AT_GROUP, (uint32_t)group);
     if (n_first) {
         copy_first(archive, info, pages, ret_unit + ARCHIVE_HEADER_BYTES);
     }
     size_t n = ARCHIVE_HEADER_BYTES + n_first;
     n += shoal_archive_codes_put(archive, g, work->codes, ret_unit + n);
-    shoal_le_put_u32(ret_unit + AT_CRC, unit_crc(ret_unit, n));
+    shoal_archive_header_put(archive, ARCHIVE_MAGIC_UNIT, group, position, ret_unit, n);
     *ret_n = n;
-    return SHOAL_OK;
-}
-
-static shoal_status check_header(const shoal_archive *archive, size_t group, size_t position,
-                                 const uint8_t *unit, size_t n, shoal_err *err)
-{
-    const shoal_archive_group *info = &archive->groups[group].info;
-    size_t least = ARCHIVE_HEADER_BYTES + first_bytes(info, position);
-    if (n < least || n > info->unit_bytes) {
-        return shoal_err_set(err, SHOAL_E_INVALID,
-                             "archived KV: %zu bytes, a unit of this group has %zu to %zu", n,
-                             least, info->unit_bytes);
-    }
-    if (shoal_le_u32(unit) != MAGIC || shoal_le_u32(unit + AT_CRC) != unit_crc(unit, n)) {
-        return shoal_err_set(err, SHOAL_E_INVALID, "archived KV: %s",
-                             shoal_le_u32(unit) != MAGIC
-                                 ? "these bytes do not begin as a unit does"
-                                 : "the checksum is wrong: bytes have changed");
-    }
-    if (memcmp(unit + AT_BASIS, archive->hash.bytes, 4) != 0) {
-        return shoal_err_set(err, SHOAL_E_MISMATCH,
-                             "archived KV: coded with basis %02x%02x%02x%02x, this one is "
-                             "%02x%02x%02x%02x",
-                             unit[4], unit[5], unit[6], unit[7], archive->hash.bytes[0],
-                             archive->hash.bytes[1], archive->hash.bytes[2],
-                             archive->hash.bytes[3]);
-    }
-    if (shoal_le_u32(unit + AT_POSITION) != position || shoal_le_u32(unit + AT_GROUP) != group) {
-        return shoal_err_set(err, SHOAL_E_MISMATCH,
-                             "archived KV: a unit of group %u at token %u, wanted is group %zu at "
-                             "token %zu",
-                             shoal_le_u32(unit + AT_GROUP), shoal_le_u32(unit + AT_POSITION), group,
-                             position);
-    }
     return SHOAL_OK;
 }
 
@@ -422,7 +359,8 @@ shoal_status shoal_archive_decode(const shoal_archive *archive, const shoal_kern
     const shoal_archive_group *info = &g->info;
     size_t n_first = first_bytes(info, position);
     size_t head_size = archive->k_dim + archive->v_dim;
-    SHOAL_TRY(check_header(archive, group, position, unit, n, err));
+    SHOAL_TRY(shoal_archive_header_check(archive, ARCHIVE_MAGIC_UNIT, group, position, unit, n,
+                                         ARCHIVE_HEADER_BYTES + n_first, info->unit_bytes, err));
     const uint8_t *first = unit + ARCHIVE_HEADER_BYTES;
     size_t n_codes = n - ARCHIVE_HEADER_BYTES - n_first;
     if (n_first && !shoal_kv_finite_f16(first, n_first / 2)) {

@@ -19,7 +19,17 @@ size_t shoal_archive_block_bytes(const shoal_archive *archive)
 {
     size_t n = 0;
     for (size_t g = 0; g < archive->n_groups; g++) {
-        n += UNIT_HEAD + archive->groups[g].info.unit_bytes;
+        n += UNIT_HEAD +
+             SHOAL_MAX(archive->groups[g].info.unit_bytes, shoal_archive_near_bytes(archive, g));
+    }
+    return n;
+}
+
+size_t shoal_archive_block_bytes_near(const shoal_archive *archive)
+{
+    size_t n = 0;
+    for (size_t g = 0; g < archive->n_groups; g++) {
+        n += UNIT_HEAD + shoal_archive_near_bytes(archive, g);
     }
     return n;
 }
@@ -50,14 +60,17 @@ double shoal_archive_block_bytes_likely(const shoal_archive *archive)
 }
 
 shoal_status shoal_archive_block_encode(const shoal_archive *archive, const shoal_kernels *kernels,
-                                        shoal_archive_work *work, size_t block,
+                                        shoal_archive_work *work, size_t block, bool near,
                                         const uint8_t *pages, uint8_t *ret_bytes, size_t *ret_n)
 {
     size_t n = 0;
+    size_t position = block * ARCHIVE_TOKENS;
     for (size_t g = 0; g < archive->n_groups; g++) {
-        size_t n_unit = 0;
-        SHOAL_TRY(shoal_archive_encode(archive, kernels, work, g, block * ARCHIVE_TOKENS, pages,
-                                       ret_bytes + n + UNIT_HEAD, &n_unit));
+        uint8_t *unit = ret_bytes + n + UNIT_HEAD;
+        size_t n_unit = shoal_archive_near_bytes(archive, g);
+        SHOAL_TRY(
+            near ? shoal_archive_near_encode(archive, kernels, work, g, position, pages, unit)
+                 : shoal_archive_encode(archive, kernels, work, g, position, pages, unit, &n_unit));
         shoal_le_put_u32(ret_bytes + n, (uint32_t)n_unit);
         n += UNIT_HEAD + n_unit;
         pages += archive->groups[g].info.page_bytes;
@@ -67,11 +80,12 @@ shoal_status shoal_archive_block_encode(const shoal_archive *archive, const shoa
 }
 
 shoal_status shoal_archive_block_decode(const shoal_archive *archive, const shoal_kernels *kernels,
-                                        shoal_archive_work *work, size_t block,
+                                        shoal_archive_work *work, size_t block, bool near,
                                         const uint8_t *bytes, size_t n, uint8_t *ret_pages,
                                         shoal_err *err)
 {
     size_t at = 0;
+    size_t position = block * ARCHIVE_TOKENS;
     for (size_t g = 0; g < archive->n_groups; g++) {
         size_t n_left = n - at;
         size_t n_unit = n_left < UNIT_HEAD ? 0 : shoal_le_u32(bytes + at);
@@ -81,8 +95,11 @@ shoal_status shoal_archive_block_decode(const shoal_archive *archive, const shoa
                                  "behind them",
                                  block, g, n_left);
         }
-        SHOAL_TRY(shoal_archive_decode(archive, kernels, work, g, block * ARCHIVE_TOKENS,
-                                       bytes + at + UNIT_HEAD, n_unit, ret_pages, err));
+        const uint8_t *unit = bytes + at + UNIT_HEAD;
+        SHOAL_TRY(near ? shoal_archive_near_decode(archive, kernels, work, g, position, unit,
+                                                   n_unit, ret_pages, err)
+                       : shoal_archive_decode(archive, kernels, work, g, position, unit, n_unit,
+                                              ret_pages, err));
         at += UNIT_HEAD + n_unit;
         ret_pages += archive->groups[g].info.page_bytes;
     }
@@ -111,9 +128,10 @@ shoal_status shoal_archive_measure(const shoal_archive *archive, const shoal_ker
     for (size_t i = 0; i < N_MEASURED; i++) {
         size_t n = 0;
         uint64_t start_ns = shoal_clock_now_ns(clock);
-        SHOAL_TRY(shoal_archive_block_encode(archive, kernels, work, 1, pages, bytes, &n));
+        SHOAL_TRY(shoal_archive_block_encode(archive, kernels, work, 1, false, pages, bytes, &n));
         uint64_t middle_ns = shoal_clock_now_ns(clock);
-        SHOAL_TRY(shoal_archive_block_decode(archive, kernels, work, 1, bytes, n, pages, NULL));
+        SHOAL_TRY(
+            shoal_archive_block_decode(archive, kernels, work, 1, false, bytes, n, pages, NULL));
         uint64_t end_ns = shoal_clock_now_ns(clock);
         *ret_encode_us = (double)(middle_ns - start_ns) / 1e3 / ARCHIVE_TOKENS;
         *ret_decode_us = (double)(end_ns - middle_ns) / 1e3 / ARCHIVE_TOKENS;

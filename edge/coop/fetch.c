@@ -6,8 +6,9 @@
  * here; before that is so, the edge's model computes meanwhile, and whichever is first counts.
  *
  * Where the operator allows it (fetch.archive), and it is sooner, the KV comes archived by the
- * basis of both sides: a tenth, and not what would have been computed. In mode EXACT that changes
- * no answer, since the cloud judges what such KV drafts; nobody but this request ever reads it.
+ * basis of both sides: a tenth, its newest tokens a half, and not what would have been computed. In
+ * mode EXACT that changes no answer, since the cloud judges what such KV drafts; nobody but this
+ * request ever reads it.
  *
  * A call that was cut is opened again and goes on at the first record that is not here, on
  * whichever node is next: all of them make the same records of a text (SPEC.md, section 11).
@@ -323,8 +324,11 @@ static size_t levels_of(const shoal_coop *coop, const gen *g, bool archive,
             .bytes_token = shoal_archive_block_bytes_likely(coop->archive) / BLOCK,
             .encode_us = (double)coop->cloud.edge_kv.archive_us,
             .decode_us = known->restore_us};
-        ret_levels[1] = shoal_transfer_mix(&ret_levels[0], &archived,
-                                           shoal_transfer_n_moved(g->n_prompt), n_archived_of(g));
+        const shoal_transfer_level near = {
+            .bytes_token = (double)shoal_archive_block_bytes_near(coop->archive) / BLOCK,
+            .decode_us = known->decode_us};
+        ret_levels[1] = shoal_transfer_mix(&near, &archived, shoal_transfer_n_moved(g->n_prompt),
+                                           n_archived_of(g));
     }
     return archive ? 2 : 1;
 }

@@ -98,8 +98,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
            "model by shoal-forge kv-calibrate; empty: none, and what is archived is refused. For "
            "kv.type f16."),
     {"session.level", SHOAL_CONFIG_CHOICE, "exact", 0, 0, "exact|archive", false,
-     "How a session is saved; exact: as it is; archive: by kv.archive, about a tenth, but for its "
-     "last 128 tokens; answers after a load are then near those without, not the same."},
+     "How a session is saved; exact: as it is; archive: by kv.archive, about a tenth, its last 128 "
+     "tokens about a half; answers after a load are then near those without, not the same."},
     INT("session.body_max_kib", "65536", 1, 1 << 22, "Largest session that is loaded, KiB."),
     STRING("session.secret_file", "",
            "File whose first line is known to the edges that load each other's sessions: one saved "

@@ -131,8 +131,9 @@ static shoal_status read_archived(void *ctx, uint32_t block, uint8_t *ret_bytes,
 {
     const shoal_session_writer *w = ctx;
     const uint8_t *pages = w->copy->blocks + block_at(w->first_bytes, w->other_bytes, block);
+    bool near = block >= shoal_archive_n_blocks(w->copy->n_ids);
     return shoal_archive_block_encode(w->identity.archive, w->identity.kernels, w->work, block,
-                                      pages, ret_bytes, ret_n);
+                                      near, pages, ret_bytes, ret_n);
 }
 
 shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
@@ -146,8 +147,8 @@ shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
                                 .n_layers = identity->n_layers,
                                 .first_bytes = identity->first_bytes,
                                 .layer_bytes = identity->layer_bytes};
-    if (identity->archive && identity->archives) {
-        about.n_archived = (uint32_t)shoal_archive_n_blocks(take_copy->n_ids);
+    if (identity->archive && identity->archives && shoal_archive_n_blocks(take_copy->n_ids) > 0) {
+        about.n_archived = about.n_blocks;
         about.archived_bytes = (uint32_t)shoal_archive_block_bytes(identity->archive);
         about.basis = *shoal_archive_hash(identity->archive);
     }
@@ -265,11 +266,12 @@ static shoal_status begin(shoal_session_reader *r, const shoal_kvwire_about *abo
                              "the session has KV of %u full blocks of 32, its %u tokens make %zu",
                              about->n_blocks, about->n_tokens, n_blocks);
     }
-    if (about->n_archived > shoal_archive_n_blocks(about->n_tokens)) {
+    if (about->n_archived > 0 &&
+        (about->n_archived != n_blocks || shoal_archive_n_blocks(about->n_tokens) == 0)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
-                             "the session has %u archived blocks, of %u tokens at most %zu are",
+                             "the session has %u archived blocks, of %u tokens %zu are",
                              about->n_archived, about->n_tokens,
-                             shoal_archive_n_blocks(about->n_tokens));
+                             shoal_archive_n_blocks(about->n_tokens) > 0 ? n_blocks : 0);
     }
     /* Memory is taken for what comes, not for what a head promises; of archived blocks, for what
      * the text's length says, which is bounded by the pool's. */
@@ -300,9 +302,10 @@ static shoal_status take(shoal_session_reader *r, const shoal_kvwire_event *even
         if (event->codec == SHOAL_KVWIRE_ARCHIVE) {
             uint8_t *pages =
                 r->copy->blocks + block_at(r->first_bytes, r->other_bytes, event->block);
+            bool near = event->block >= shoal_archive_n_blocks(r->copy->n_ids);
             return shoal_archive_block_decode(r->identity.archive, r->identity.kernels, r->work,
-                                              event->block, event->bytes, event->n_bytes, pages,
-                                              err);
+                                              event->block, near, event->bytes, event->n_bytes,
+                                              pages, err);
         }
         size_t layer_bytes = event->n_bytes / event->n_layers;
         memcpy(r->copy->blocks + block_at(r->first_bytes, r->other_bytes, event->block) +

@@ -4,9 +4,9 @@
  * protocol/kvwire, which goes to a file or to another gateway. The tokens behind the last full
  * block, 31 at most, travel as ids: whoever takes the blob computes them.
  *
- * Where an operator chose it, the blocks before the last 128 tokens are archived (common/archive):
- * a blob is then about a tenth, and what is read of it is near what was written, not the same. Such
- * a blob says so, and is taken only with the basis that made it.
+ * Where an operator chose it, blocks are archived (common/archive), the last 128 tokens in 8 bits:
+ * a blob is then about a tenth, of those a half, and what is read of it is near what was written,
+ * not the same. Such a blob says so, and is taken only with the basis that made it.
  */
 #ifndef SHOAL_SESSION_BLOB_H
 #define SHOAL_SESSION_BLOB_H

@@ -411,6 +411,163 @@ static void test_another_place_group_or_basis_is_a_mismatch(void **state)
     assert_non_null(strstr(err.text, "basis"));
 }
 
+/* --- newest tokens ---------------------------------------------------------------------------- */
+
+static void encode_near(size_t group, size_t position)
+{
+    f.n = shoal_archive_near_bytes(f.archive, group);
+    assert_true(f.n <= sizeof f.unit);
+    assert_int_equal(shoal_archive_near_encode(f.archive, &f.kernels, f.work, group, position,
+                                               (const uint8_t *)f.pages, f.unit),
+                     SHOAL_OK);
+}
+
+static shoal_status decode_near(size_t group, size_t position, size_t n, shoal_err *err)
+{
+    return shoal_archive_near_decode(f.archive, &f.kernels, f.work, group, position, f.unit, n,
+                                     (uint8_t *)f.back, err);
+}
+
+/* Half a 255th of what a row spans, and what scale and element lose in f16. */
+static void test_near_tokens_come_back_to_within_half_a_step_of_their_row(void **state)
+{
+    (void)state;
+    open_tiny(30, 1);
+    encode_near(0, 32);
+    assert_int_equal(decode_near(0, 32, f.n, NULL), SHOAL_OK);
+    assert_memory_not_equal(f.back, f.pages, sizeof f.back);
+    for (size_t i = 0; i < SHOAL_COUNT(f.pages); i++) {
+        double x = (double)shoal_f16_to_f32(f.pages[i]);
+        double y = (double)shoal_f16_to_f32(f.back[i]);
+        if (!(fabs(x - y) <= 4.0 / 255 * (0.5 + 255 * 0x1p-11) + 0x1p-10)) {
+            fail_msg("element %zu: %g came back as %g", i, x, y);
+        }
+    }
+}
+
+static void test_near_units_are_the_same_on_every_tier(void **state)
+{
+    (void)state;
+    static const uint32_t masks[] = {SHOAL_CPU_AVX2, SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512,
+                                     SHOAL_CPU_NEON, UINT32_MAX};
+    open_tiny(30, 1);
+    encode_near(0, 64);
+    assert_int_equal(decode_near(0, 64, f.n, NULL), SHOAL_OK);
+    static uint8_t unit[UNIT_MAX];
+    static uint16_t pages[CHANNELS * T];
+    memcpy(unit, f.unit, f.n);
+    memcpy(pages, f.back, sizeof pages);
+    /* The same on every kind of processor, so the number stands here. */
+    assert_int_equal(shoal_crc32c(0, pages, sizeof pages), 0x40993647);
+    for (size_t i = 0; i < SHOAL_COUNT(masks); i++) {
+        shoal_kernels_init(&f.kernels, masks[i]);
+        memset(f.back, 0, sizeof f.back);
+        encode_near(0, 64);
+        assert_memory_equal(f.unit, unit, f.n);
+        assert_int_equal(decode_near(0, 64, f.n, NULL), SHOAL_OK);
+        assert_memory_equal(f.back, pages, sizeof pages);
+    }
+}
+
+static void test_any_changed_byte_and_any_other_length_of_a_near_unit_is_refused(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    encode_near(1, 32);
+    for (size_t i = 0; i < f.n; i++) {
+        shoal_err err = SHOAL_ERR_INIT;
+        f.unit[i] ^= (uint8_t)(1U << i % 8);
+        assert_int_equal(decode_near(1, 32, f.n, &err), SHOAL_E_INVALID);
+        assert_int_not_equal(err.text[0], 0);
+        f.unit[i] ^= (uint8_t)(1U << i % 8);
+        assert_int_equal(decode_near(1, 32, i, NULL), SHOAL_E_INVALID);
+    }
+    f.unit[f.n] = 0;
+    assert_int_equal(decode_near(1, 32, f.n + 1, NULL), SHOAL_E_INVALID);
+    assert_int_equal(decode(1, 32, f.n, NULL), SHOAL_E_INVALID); /* of the other kind */
+    assert_int_equal(decode_near(1, 64, f.n, NULL), SHOAL_E_MISMATCH);
+    assert_int_equal(decode_near(0, 32, f.n, NULL), SHOAL_E_INVALID);
+    for (size_t i = 0; i < SHOAL_COUNT(f.back); i++) {
+        assert_int_equal(f.back[i], 0);
+    }
+    assert_int_equal(decode_near(1, 32, f.n, NULL), SHOAL_OK);
+    encode(1, 32);
+    assert_int_equal(decode_near(1, 32, f.n, NULL), SHOAL_E_INVALID);
+}
+
+/* With the checksum put right: scales and minima that are none, at the first and the last row. */
+static void test_near_scales_that_would_leave_f16_are_refused(void **state)
+{
+    (void)state;
+    open_tiny(30, 0.5F);
+    encode_near(1, 32);
+    size_t n_k = SHOAL_TINY_ARCHIVE_K;
+    size_t last_v = f.n - T * (4 + (size_t)SHOAL_TINY_ARCHIVE_V);
+    const struct {
+        size_t at;
+        uint16_t half;
+        shoal_status status;
+    } cases[] = {
+        {HEADER, 0x7C00, SHOAL_E_INVALID},
+        {HEADER, 0x7E00, SHOAL_E_INVALID},
+        {HEADER, 0x8000, SHOAL_E_INVALID},
+        {HEADER, 0x8001, SHOAL_E_INVALID},
+        {HEADER, 0x7BFF, SHOAL_OK},
+        {HEADER + 2 * n_k - 2, 0xFBFF, SHOAL_E_INVALID},
+        {HEADER + 2 * n_k, 0xFBFF, SHOAL_OK}, /* a minimum */
+        {HEADER + 2 * n_k, 0xFC00, SHOAL_E_INVALID},
+        {HEADER + 4 * n_k - 2, 0x7C00, SHOAL_E_INVALID},
+        {last_v + 2 * T - 2, 0x8000, SHOAL_E_INVALID},
+        {last_v + 4 * T - 2, 0xFE00, SHOAL_E_INVALID},
+        {last_v + 4 * T - 2, 0x7BFF, SHOAL_OK},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(cases); i++) {
+        encode_near(1, 32);
+        memset(f.back, 0xFF, sizeof f.back);
+        f.unit[cases[i].at] = (uint8_t)cases[i].half;
+        f.unit[cases[i].at + 1] = (uint8_t)(cases[i].half >> 8);
+        mend(f.n);
+        assert_int_equal(decode_near(1, 32, f.n, NULL), cases[i].status);
+        for (size_t j = 0; j < CHANNELS / 2 * T; j++) {
+            assert_int_equal((f.back[j] & 0x7C00) == 0x7C00, cases[i].status != SHOAL_OK);
+        }
+    }
+}
+
+static void test_near_pages_that_are_no_numbers_are_refused(void **state)
+{
+    (void)state;
+    open_tiny(0, 1);
+    f.pages[CHANNELS * T - 1] = 0x7C00;
+    assert_int_equal(shoal_archive_near_encode(f.archive, &f.kernels, f.work, 0, 32,
+                                               (const uint8_t *)f.pages, f.unit),
+                     SHOAL_E_INVALID);
+}
+
+static void test_a_block_is_of_the_kind_that_is_asked_for(void **state)
+{
+    (void)state;
+    static uint16_t pages[SHOAL_TINY_ARCHIVE_LAYERS * CHANNELS / 2 * T];
+    static uint16_t back[SHOAL_COUNT(pages)];
+    open_tiny(30, 0.5F);
+    SHOAL_CLEANUP(shoal_free_cleanup)
+    uint8_t *bytes = shoal_calloc(shoal_archive_block_bytes(f.archive), 1);
+    assert_non_null(bytes);
+    for (int near = 0; near < 2; near++) {
+        size_t n = 0;
+        assert_int_equal(shoal_archive_block_encode(f.archive, &f.kernels, f.work, 3, near,
+                                                    (const uint8_t *)pages, bytes, &n),
+                         SHOAL_OK);
+        assert_true(n <= shoal_archive_block_bytes(f.archive));
+        assert_true(!near || n == shoal_archive_block_bytes_near(f.archive));
+        for (int as = 0; as < 2; as++) {
+            assert_int_equal(shoal_archive_block_decode(f.archive, &f.kernels, f.work, 3, as, bytes,
+                                                        n, (uint8_t *)back, NULL),
+                             as == near ? SHOAL_OK : SHOAL_E_INVALID);
+        }
+    }
+}
+
 static void test_the_last_tokens_are_not_archived(void **state)
 {
     (void)state;
@@ -504,6 +661,14 @@ int main(void)
                                   close_tiny),
         cmocka_unit_test_teardown(test_first_tokens_that_are_not_finite_are_refused, close_tiny),
         cmocka_unit_test_teardown(test_another_place_group_or_basis_is_a_mismatch, close_tiny),
+        cmocka_unit_test_teardown(test_near_tokens_come_back_to_within_half_a_step_of_their_row,
+                                  close_tiny),
+        cmocka_unit_test_teardown(test_near_units_are_the_same_on_every_tier, close_tiny),
+        cmocka_unit_test_teardown(
+            test_any_changed_byte_and_any_other_length_of_a_near_unit_is_refused, close_tiny),
+        cmocka_unit_test_teardown(test_near_scales_that_would_leave_f16_are_refused, close_tiny),
+        cmocka_unit_test_teardown(test_near_pages_that_are_no_numbers_are_refused, close_tiny),
+        cmocka_unit_test_teardown(test_a_block_is_of_the_kind_that_is_asked_for, close_tiny),
         cmocka_unit_test(test_the_last_tokens_are_not_archived),
         cmocka_unit_test_teardown(test_likely_bytes_are_those_of_codes_as_likely_as_the_tables_say,
                                   close_tiny),

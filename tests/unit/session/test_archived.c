@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Blobs of sessions whose first blocks are archived: what comes back of those is what the archive
- * level makes of them, all else is as it was, and hostile units are refused.
+ * Blobs of sessions whose blocks are archived: what comes back of them is what the archive level
+ * makes of them, of the newest what its near form does, and hostile units are refused.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -122,7 +122,7 @@ static shoal_status make_blob(const shoal_session_identity *id, size_t n_ids, si
 }
 
 /* What the archive level makes of a block. */
-static void coded(size_t block, uint8_t *ret_pages)
+static void coded(size_t block, bool near, uint8_t *ret_pages)
 {
     static uint8_t unit[UNIT_MAX];
     SHOAL_CLEANUP(shoal_archive_work_freep) shoal_archive_work *work = NULL;
@@ -130,20 +130,24 @@ static void coded(size_t block, uint8_t *ret_pages)
     const uint8_t *pages = f.blocks + block * BLOCK;
     for (size_t g = 0; g < shoal_archive_n_groups(f.archive); g++) {
         shoal_archive_group group = shoal_archive_group_at(f.archive, g);
-        size_t n = 0;
-        assert_true(group.unit_bytes <= UNIT_MAX);
+        size_t n = shoal_archive_near_bytes(f.archive, g);
+        size_t position = block * T;
+        assert_true(group.unit_bytes <= UNIT_MAX && n <= UNIT_MAX);
         assert_int_equal(
-            shoal_archive_encode(f.archive, &f.kernels, work, g, block * T, pages, unit, &n),
+            near ? shoal_archive_near_encode(f.archive, &f.kernels, work, g, position, pages, unit)
+                 : shoal_archive_encode(f.archive, &f.kernels, work, g, position, pages, unit, &n),
             SHOAL_OK);
-        assert_int_equal(shoal_archive_decode(f.archive, &f.kernels, work, g, block * T, unit, n,
-                                              ret_pages, NULL),
+        assert_int_equal(near ? shoal_archive_near_decode(f.archive, &f.kernels, work, g, position,
+                                                          unit, n, ret_pages, NULL)
+                              : shoal_archive_decode(f.archive, &f.kernels, work, g, position, unit,
+                                                     n, ret_pages, NULL),
                          SHOAL_OK);
         pages += group.page_bytes;
         ret_pages += group.page_bytes;
     }
 }
 
-static void test_old_blocks_are_archived_and_new_ones_are_exact(void **state)
+static void test_old_blocks_are_archived_and_new_ones_are_near(void **state)
 {
     (void)state;
     static const size_t lengths[] = {1, 127, 128, 159, 160, 161, 191, 192, N_IDS_MAX};
@@ -166,8 +170,8 @@ static void test_old_blocks_are_archived_and_new_ones_are_exact(void **state)
         assert_memory_equal(copy->ids, f.ids, n_ids * sizeof *f.ids);
         for (size_t b = 0; b < n_ids / T; b++) {
             const uint8_t *right = f.blocks + b * BLOCK;
-            if (b < n_archived) {
-                coded(b, pages);
+            if (n_archived > 0) {
+                coded(b, b >= n_archived, pages);
                 assert_memory_not_equal(pages, right, BLOCK); /* it is not exact, and says so */
                 right = pages;
             }
@@ -282,8 +286,8 @@ static void test_hostile_units_are_refused(void **state)
     refuse_unit(0, 0, 3, "bytes follow its last group");
 }
 
-/* More archived blocks than the text's newest tokens allow: the head alone is refused. */
-static void test_the_newest_tokens_are_not_archived(void **state)
+/* Another number of archived blocks than all: the head alone is refused. */
+static void test_a_part_of_the_blocks_is_refused_by_the_head(void **state)
 {
     (void)state;
     const shoal_session_identity id = identity_of(f.archive, true);
@@ -291,12 +295,53 @@ static void test_the_newest_tokens_are_not_archived(void **state)
     assert_int_equal(make_blob(&id, 170, 4096, &blob), SHOAL_OK);
     uint8_t *h = (uint8_t *)blob.data;
     shoal_session_copy *copy = NULL;
-    for (uint32_t n = 2; n <= 5; n++) {
+    assert_int_equal(shoal_le_u32(h + 132), 5);
+    for (uint32_t n = 1; n <= 4; n++) {
         shoal_err err = SHOAL_ERR_INIT;
         shoal_le_put_u32(h + 132, n);
         shoal_le_put_u32(h + HEAD - 4, shoal_crc32c(0, h, HEAD - 4));
         assert_int_equal(shoal_session_read(&id, h, blob.length, &copy, &err), SHOAL_E_INVALID);
         assert_non_null(strstr(err.text, "archived blocks"));
+    }
+}
+
+/* The block's record again, with its units in the form of the older ones: R4, nothing of the newest
+ * tokens is coarser than the form says, whatever a sender makes. */
+static void test_a_newest_block_in_the_archived_form_is_refused(void **state)
+{
+    (void)state;
+    static uint8_t block[2 * UNIT_MAX];
+    const shoal_session_identity id = identity_of(f.archive, true);
+    SHOAL_CLEANUP(shoal_archive_work_freep) shoal_archive_work *work = NULL;
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf forged = {0};
+    assert_int_equal(shoal_archive_work_new(f.archive, &work), SHOAL_OK);
+    assert_int_equal(make_blob(&id, 170, 4096, &blob), SHOAL_OK);
+    const uint8_t *bytes = (const uint8_t *)blob.data;
+    size_t record = HEAD + RECORD + 4 * 170 + RECORD + CHUNK;
+    for (size_t b = 0; b < 2; b++) { /* block 0 is archived, block 1 of five is near */
+        size_t n = 0;
+        size_t n_old = shoal_le_u32(bytes + record + 4);
+        assert_true(shoal_archive_block_bytes(f.archive) <= sizeof block - RECORD);
+        assert_int_equal(shoal_archive_block_encode(f.archive, &f.kernels, work, b, b == 0,
+                                                    f.blocks + b * BLOCK, block + RECORD, &n),
+                         SHOAL_OK);
+        shoal_le_put_u32(block, 3);
+        shoal_le_put_u32(block + 4, (uint32_t)n);
+        shoal_le_put_u32(block + 8, shoal_crc32c(shoal_crc32c(0, block, 8), block + RECORD, n));
+        shoal_buf_fini(&forged);
+        forged = (shoal_buf){0};
+        size_t end = record + RECORD + n_old;
+        assert_int_equal(shoal_buf_append(&forged, blob.data, record), SHOAL_OK);
+        assert_int_equal(shoal_buf_append(&forged, block, RECORD + n), SHOAL_OK);
+        assert_int_equal(shoal_buf_append(&forged, blob.data + end, blob.length - end), SHOAL_OK);
+        shoal_session_copy *copy = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_int_equal(
+            shoal_session_read(&id, (const uint8_t *)forged.data, forged.length, &copy, &err),
+            SHOAL_E_INVALID);
+        assert_non_null(strstr(err.text, "archived KV"));
+        record = end;
     }
 }
 
@@ -326,12 +371,13 @@ static void test_failing_memory_leaves_nothing_behind(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_old_blocks_are_archived_and_new_ones_are_exact),
+        cmocka_unit_test(test_old_blocks_are_archived_and_new_ones_are_near),
         cmocka_unit_test(test_exact_is_written_where_nobody_chose_otherwise),
         cmocka_unit_test(test_another_basis_is_refused_naming_both),
         cmocka_unit_test(test_any_wrong_byte_and_any_cut_is_refused),
         cmocka_unit_test(test_hostile_units_are_refused),
-        cmocka_unit_test(test_the_newest_tokens_are_not_archived),
+        cmocka_unit_test(test_a_part_of_the_blocks_is_refused_by_the_head),
+        cmocka_unit_test(test_a_newest_block_in_the_archived_form_is_refused),
         cmocka_unit_test(test_failing_memory_leaves_nothing_behind),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
