@@ -88,23 +88,22 @@ static shoal_status parse_ids(const char *text, size_t n_vocab, size_t n_max, in
     return SHOAL_OK;
 }
 
-static shoal_status read_ids(const forge_args *args, const shoal_model *model, int32_t **ret_ids,
-                             size_t *ret_n, shoal_err *err)
+shoal_status shoal_forge_read_ids(const char *path, bool are_ids, size_t n_max,
+                                  const shoal_model *model, int32_t **ret_ids, size_t *ret_n,
+                                  shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
     const shoal_encode_flags flags = {.add_bos = true, .parse_special = false};
-    size_t n_max = (size_t)args->calibrate_weights.tokens;
-    SHOAL_TRY(shoal_file_read(args->file, SHOAL_TEXT_MAX, &text, err));
+    SHOAL_TRY(shoal_file_read(path, SHOAL_TEXT_MAX, &text, err));
     const char *data = text.data ? text.data : "";
-    if (args->calibrate_weights.ids) {
+    if (are_ids) {
         SHOAL_TRY(parse_ids(data, model->hp.n_vocab, n_max, ret_ids, ret_n, err));
     } else {
         SHOAL_TRY(shoal_tokenizer_encode(model->tokenizer, data, text.length, flags, ret_ids, ret_n,
                                          err));
     }
     *ret_n = SHOAL_MIN(*ret_n, n_max);
-    return *ret_n > 0 ? SHOAL_OK
-                      : shoal_err_set(err, SHOAL_E_INVALID, "%s holds no token", args->file);
+    return *ret_n > 0 ? SHOAL_OK : shoal_err_set(err, SHOAL_E_INVALID, "%s holds no token", path);
 }
 
 /* --- the run --------------------------------------------------------------------------------- */
@@ -112,10 +111,10 @@ static shoal_status read_ids(const forge_args *args, const shoal_model *model, i
 typedef struct run {
     forge_windows windows;
     shoal_moments *moments;
-    char *part;         /* path of the state so far */
-    shoal_hash id;      /* of what is run */
-    uint32_t begun;     /* tokens that were done when this process began */
-    uint64_t save_ms;   /* when the next state is due */
+    char *part;       /* path of the state so far */
+    shoal_hash id;    /* of what is run */
+    uint32_t begun;   /* tokens that were done when this process began */
+    uint64_t save_ms; /* when the next state is due */
     uint64_t begin_ms;
     uint64_t shown_ms;
     shoal_status status; /* of the first addition that was refused */
@@ -261,7 +260,8 @@ shoal_status shoal_forge_calibrate_weights(const forge_args *args, shoal_err *er
     SHOAL_CLEANUP(run_close) run r = {.err = err};
     size_t n = 0;
     SHOAL_TRY(shoal_model_load(args->model, &model, err));
-    SHOAL_TRY(read_ids(args, model, &ids, &n, err));
+    SHOAL_TRY(shoal_forge_read_ids(args->file, args->calibrate_weights.ids,
+                                   (size_t)args->calibrate_weights.tokens, model, &ids, &n, err));
     size_t window = SHOAL_MIN((size_t)args->calibrate_weights.window, model->hp.n_ctx);
     SHOAL_TRY(run_new(&r, args, model, ids, n, window));
     SHOAL_TRY(run_text(&r, ids, n, window, 1000 * (uint64_t)args->calibrate_weights.save_s));

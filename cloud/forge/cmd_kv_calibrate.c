@@ -26,6 +26,10 @@ static const forge_option options[] = {
      "layers coded together (default: as many as make about 512 channels)"},
     {0, "tokens", 0, FORGE_OPTION_INT, AT(tokens), 64, 1 << 20, "N",
      "tokens of the text that are read (default 16384)"},
+    {0, "ids", 0, FORGE_OPTION_FLAG, AT(ids), 0, 0, NULL,
+     "the file has token ids, as tokenize prints them, instead of text"},
+    {0, "alike", 0, FORGE_OPTION_FLAG, AT(alike), 0, 0, NULL,
+     "errors of all layers cost the same: sooner done, where nobody judges the answers"},
 };
 
 const forge_own shoal_forge_kv_calibrate_own = {
@@ -72,18 +76,6 @@ static shoal_status describe(const forge_args *args, const shoal_model *model,
     return SHOAL_OK;
 }
 
-static shoal_status read_text(const forge_args *args, const shoal_model *model, int32_t **ret_ids,
-                              size_t *ret_n, shoal_err *err)
-{
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
-    shoal_encode_flags flags = {.add_bos = true, .parse_special = false};
-    SHOAL_TRY(shoal_file_read(args->file, SHOAL_TEXT_MAX, &text, err));
-    SHOAL_TRY(shoal_tokenizer_encode(model->tokenizer, text.data ? text.data : "", text.length,
-                                     flags, ret_ids, ret_n, err));
-    *ret_n = SHOAL_MIN(*ret_n, (size_t)args->kv_calibrate.tokens);
-    return SHOAL_OK;
-}
-
 static shoal_status write_basis(const forge_args *args, const shoal_archive_plan *plan, size_t n,
                                 shoal_err *err)
 {
@@ -116,8 +108,10 @@ static shoal_status fit_and_write(const forge_args *args, forge_session *s,
     if (describe(args, s->model, plan) != SHOAL_OK) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a basis");
     }
-    SHOAL_TRY(read_text(args, s->model, &ids, &n, err));
-    SHOAL_TRY(shoal_forge_kv_collect(s, ids, n, plan, rows, err));
+    const forge_kv_calibrate_args *own = &args->kv_calibrate;
+    SHOAL_TRY(
+        shoal_forge_read_ids(args->file, own->ids, (size_t)own->tokens, s->model, &ids, &n, err));
+    SHOAL_TRY(shoal_forge_kv_collect(s, ids, n, own->alike, plan, rows, err));
     SHOAL_TRY(shoal_forge_kv_fit(rows, plan, err));
     return write_basis(args, plan, rows->n, err);
 }

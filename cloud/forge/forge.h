@@ -80,6 +80,8 @@ typedef struct forge_kv_calibrate_args {
     double bits;
     long group; /* layers; 0: not said */
     long tokens;
+    bool ids;
+    bool alike;
 } forge_kv_calibrate_args;
 
 /* Of `calibrate-weights` alone; its options are in cmd_calibrate_weights.c. */
@@ -356,6 +358,12 @@ shoal_status shoal_forge_peak_mib(double *ret_mib, shoal_err *err) SHOAL_MUST_CH
 shoal_status shoal_forge_encode_example(const shoal_tokenizer *tokenizer, const char *prompt,
                                         const char *answer, int32_t **ret_ids, size_t *ret_n,
                                         size_t *ret_n_prompt, shoal_err *err) SHOAL_MUST_CHECK;
+
+/* The first n_max tokens, at least one, of a file of text or, between commas and blanks, of ids;
+ * owned by the caller (shoal_free). */
+shoal_status shoal_forge_read_ids(const char *path, bool are_ids, size_t n_max,
+                                  const shoal_model *model, int32_t **ret_ids, size_t *ret_n,
+                                  shoal_err *err) SHOAL_MUST_CHECK;
 
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,

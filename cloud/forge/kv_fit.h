@@ -22,8 +22,9 @@ typedef struct kv_rows {
     double *weights;   /* (n_layers, 2) what an error of one costs: keys, values */
 } kv_rows;
 
-/* The session has KV in f32 and rows and logits for 64 tokens. Says how far it is on stderr. */
-shoal_status shoal_forge_kv_collect(forge_session *s, const int32_t *ids, size_t n_ids,
+/* The session has KV in f32 and rows and logits for 64 tokens. alike: what an error costs is not
+ * measured, all cost 1. Says how far it is on stderr. */
+shoal_status shoal_forge_kv_collect(forge_session *s, const int32_t *ids, size_t n_ids, bool alike,
                                     const shoal_archive_plan *plan, kv_rows *ret_rows,
                                     shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_forge_kv_rows_fini(kv_rows *rows);

@@ -185,7 +185,7 @@ static shoal_status weigh_all(forge_session *s, const int32_t *ids, size_t n_ids
     return status;
 }
 
-shoal_status shoal_forge_kv_collect(forge_session *s, const int32_t *ids, size_t n_ids,
+shoal_status shoal_forge_kv_collect(forge_session *s, const int32_t *ids, size_t n_ids, bool alike,
                                     const shoal_archive_plan *plan, kv_rows *ret_rows,
                                     shoal_err *err)
 {
@@ -212,7 +212,12 @@ shoal_status shoal_forge_kv_collect(forge_session *s, const int32_t *ids, size_t
         }
     }
     rows.n = n;
-    status = status == SHOAL_OK ? weigh_all(s, ids, n_ids, shape, rows.weights, err) : status;
+    for (size_t i = 0; status == SHOAL_OK && i < 2 * shape->n_layers; i++) {
+        rows.weights[i] = 1;
+    }
+    if (status == SHOAL_OK && !alike) {
+        status = weigh_all(s, ids, n_ids, shape, rows.weights, err);
+    }
     if (status != SHOAL_OK) {
         shoal_forge_kv_rows_fini(&rows);
         return shoal_err_set(err, status, "KV of %zu tokens of %zu channels: %s", n,
