@@ -12,74 +12,23 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 
+from debian import SECONDS, Root, skip_without
 from harness import FAMILY, SOURCE, Daemon, complete, expect, free_port, main, run
 
 PACKAGES = ("libshoal1", "libshoal-dev", "shoal", "shoal-forge", "shoal-cloud", "shoal-edge")
 DAEMONS = ("cloud", "edge")
 MODELS = {"cloud": "minnow-full.gguf", "edge": "minnow-edge.gguf"}
 QUESTION = "What does H40 mean on the Tapir 10?"
-SUITE = "bookworm"
-SECONDS = 3600
-# What apt, dpkg and the loader write for themselves.
-OTHERS = ("proc", "sys", "dev", "tmp", "run", "debs", "var/lib/dpkg", "var/lib/apt", "var/cache", "var/log")
 
 
-def skip(why):
-    print(f"skipped: {why}")
-    sys.exit(77)
-
-
-def mirror():
-    known = run("apt-get", "indextargets", "--format", "$(REPO_URI)", f"Codename: {SUITE}", check=False).stdout.split()
-    if not known and "SHOAL_MIRROR" not in os.environ:
-        skip(f"apt knows no mirror of {SUITE} here: set SHOAL_MIRROR to one")
-    return os.environ.get("SHOAL_MIRROR") or known[0]
-
-
-class Root:
-    """A Debian in a folder, entered in a mount namespace of its own so that nothing stays mounted."""
-
-    def __init__(self, path):
-        self.path = path
-        done = run("debootstrap", "--variant=minbase", SUITE, path, mirror(), check=False, timeout=SECONDS)
-        if done.returncode != 0:
-            skip(f"debootstrap from {mirror()}: {(done.stdout + done.stderr).strip()[-200:]}")
-        shutil.copy("/etc/resolv.conf", self.file("etc/resolv.conf"))
-        for proxy in glob.glob("/etc/apt/apt.conf.d/*proxy*"):
-            shutil.copy(proxy, self.file("etc/apt/apt.conf.d"))
-        with open(self.file("usr/sbin/policy-rc.d"), "w", encoding="utf-8") as f:
-            f.write("#!/bin/sh\nexit 101\n")
-        os.chmod(f.name, 0o755)
-
-    def file(self, name):
-        return os.path.join(self.path, name)
-
-    def prefix(self, *user):
-        inside = f'mount -t proc proc "{self.path}/proc" && exec chroot {" ".join(user)} "{self.path}" "$@"'
-        return ["unshare", "--mount", "sh", "-c", inside, "sh"]
-
-    def run(self, *command, **options):
-        return run(*self.prefix(), "env", "DEBIAN_FRONTEND=noninteractive", *command, text="", timeout=SECONDS, **options)
-
-    def files(self):
-        found = set()
-        for folder, folders, names in os.walk(self.path):
-            inner = os.path.relpath(folder, self.path)
-            if inner in OTHERS:
-                folders[:] = []
-                continue
-            found.update(os.path.normpath(os.path.join(inner, name)) for name in folders + names)
-        return found
-
-    def settings(self):
-        texts = []
-        for name in DAEMONS:
-            with open(self.file(f"etc/shoal/{name}.yaml"), encoding="utf-8") as f:
-                texts.append(f.read())
-        return texts
+def settings(root):
+    texts = []
+    for name in DAEMONS:
+        with open(root.file(f"etc/shoal/{name}.yaml"), encoding="utf-8") as f:
+            texts.append(f.read())
+    return texts
 
 
 class Service(Daemon):
@@ -249,11 +198,7 @@ def check_installed(root):
 
 
 def test_packages_install_serve_upgrade_and_purge():
-    if os.geteuid() != 0:
-        skip("only root may enter another root")
-    for program in ("debootstrap", "dh", "lintian"):
-        if not shutil.which(program) and not os.path.exists(f"/usr/sbin/{program}"):
-            skip(f"{program} is not installed (deploy/deps --package installs it)")
+    skip_without("debootstrap", "dh", "lintian")
     scratch = tempfile.mkdtemp(prefix="shoal-test-")
     os.chmod(scratch, 0o755)
     try:
@@ -264,17 +209,17 @@ def test_packages_install_serve_upgrade_and_purge():
         check_installed(root)
         configure(root, scratch)
         text = serve(root, scratch)
-        edited = root.settings()
+        edited = settings(root)
         install(root, next_version(debs, scratch, "+1"))
-        expect(root.settings() == edited, "an upgrade with the same settings file has changed it")
+        expect(settings(root) == edited, "an upgrade with the same settings file has changed it")
         install(root, next_version(debs, scratch, "+2", "# new\n"), "--force-confdef", "--force-confold")
-        expect(root.settings() == edited, "an upgrade with a new settings file has replaced the operator's")
+        expect(settings(root) == edited, "an upgrade with a new settings file has replaced the operator's")
         expect(os.path.exists(root.file("etc/shoal/edge.yaml.dpkg-dist")), "the new settings file is not beside the old one")
         check_installed(root)
         again = serve(root, scratch)
         expect(again == text, f"after the upgrade {again!r}, before {text!r}")
         root.run("dpkg", "--remove", *reversed(PACKAGES))
-        expect(root.settings() == edited, "removing has changed the settings")
+        expect(settings(root) == edited, "removing has changed the settings")
         root.run("dpkg", "--purge", *reversed(PACKAGES))
         left = sorted(root.files() - before)
         expect(not left, f"left after purge: {left[:20]}")
