@@ -14,7 +14,7 @@ import hostile_models  # noqa: E402
 import make_hostile_gguf  # noqa: E402
 import micro_models  # noqa: E402
 
-SECONDS = 60 if SANITIZED else 10
+SECONDS = 60
 MEMORY = 1 << 30
 # Instrumented programs start ten times slower and see the parsers through the fuzz corpus too.
 STRIDE = 12 if SANITIZED else 1
