@@ -67,9 +67,15 @@ static void expanded_panel(const shoal_gemm *g, const tiles *t, size_t p, size_t
     }
 }
 
-/* Panels of a tile. Six columns of two leave no registers for minima. */
+/* Panels of a tile. Six columns of two leave no registers for minima, and kinds with sub-blocks
+ * have too much beside the codes: several of their panels at once only pay where columns take
+ * turns. */
 static size_t panels_of(const tiles *t, size_t width, size_t n_left)
 {
+    const bool in_turns = turns_of(t, width) > 1;
+    if (t->kind->n_subs > 1 && !in_turns) {
+        return 1;
+    }
     if (width == 1) {
         return n_left < PANELS_MAX ? 1 : PANELS_MAX;
     }
@@ -125,8 +131,8 @@ SHOAL_DEAR_MINS(q5_1)
 SHOAL_DEAR(iq4_nl)
 SHOAL_HALVES(q2_k)
 SHOAL_HALVES(q3_k)
-SHOAL_CHEAP_MINS(q4_k)
-SHOAL_DEAR_MINS(q5_k)
+SHOAL_CHEAP_SUBS(q4_k)
+SHOAL_DEAR_SUBS(q5_k)
 SHOAL_HALVES(q6_k)
 
 void shoal_kernels_avx512_quant(shoal_kernels *kernels)

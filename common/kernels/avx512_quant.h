@@ -605,23 +605,27 @@ SHOAL_INLINE void prefetch(const uint8_t *sub, size_t bytes, size_t ahead)
     }
 }
 
-/* How far ahead: the next chunk, where columns take turns. */
-SHOAL_INLINE size_t reach_of(const stretch *s, size_t n_p, size_t block_bytes)
+/* How far ahead: the next chunk, where columns take turns; else the further, the fewer streams. */
+SHOAL_INLINE size_t reach_of(const stretch *s, const kind *k, size_t n_p, size_t n_c,
+                             size_t block_bytes)
 {
     if (s->n_turns > 1) {
         return s->n * block_bytes;
     }
-    return n_p == PANELS_MAX ? AHEAD : 2 * AHEAD; /* fewer streams: further */
+    if (k->n_subs > 1 && n_p == 1 && n_c > 1) {
+        return 4 * AHEAD;
+    }
+    return n_p == PANELS_MAX ? AHEAD : 2 * AHEAD;
 }
 
 /* n_p panels by n_c columns, constants after inlining. Each panel is a stream of its own: memory
- * answers several streams of one core faster than one. */
+ * answers several streams of one core faster than one, where a block is codes and little else. */
 SHOAL_INLINE void fused_tile(const shoal_gemm *g, const kind *k, size_t n_subs, const stretch *s,
                              size_t n_p, size_t n_c)
 {
     const size_t block_bytes = k->head + n_subs * k->sub;
     const size_t panel_bytes = g->k / (n_subs * SHOAL_QBLOCK) * block_bytes;
-    const size_t reach = reach_of(s, n_p, block_bytes);
+    const size_t reach = reach_of(s, k, n_p, n_c, block_bytes);
     const uint8_t *block = (const uint8_t *)g->panels + s->p * panel_bytes + s->b * block_bytes;
     columns x = columns_at(g, s->c, s->b * n_subs);
     size_t wait = s->turn; /* sub-blocks until one is this turn's to fetch */
@@ -758,7 +762,6 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
 
 /* Tiles of kinds whose dots have two sums. */
 #define SHOAL_NARROW(kind)                                                                         \
-    SHOAL_FUSED(kind, 4, 1)                                                                        \
     SHOAL_FUSED(kind, 1, 1)                                                                        \
     SHOAL_FUSED(kind, 1, 2)                                                                        \
     SHOAL_FUSED(kind, 1, 3)                                                                        \
@@ -768,22 +771,27 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     SHOAL_FUSED(kind, 2, 4)
 
 #define SHOAL_NARROW_TILES(k)                                                                      \
-    .kind = &(k), .fused[4][1] = fused_##k##_4x1, .fused[1][1] = fused_##k##_1x1,                  \
-    .fused[1][2] = fused_##k##_1x2, .fused[1][3] = fused_##k##_1x3,                                \
-    .fused[1][4] = fused_##k##_1x4, .fused[2][2] = fused_##k##_2x2,                                \
-    .fused[2][3] = fused_##k##_2x3, .fused[2][4] = fused_##k##_2x4
+    .kind = &(k), .fused[1][1] = fused_##k##_1x1, .fused[1][2] = fused_##k##_1x2,                  \
+    .fused[1][3] = fused_##k##_1x3, .fused[1][4] = fused_##k##_1x4,                                \
+    .fused[2][2] = fused_##k##_2x2, .fused[2][3] = fused_##k##_2x3, .fused[2][4] = fused_##k##_2x4
 
 /* Those of kinds with one sum and minima, for which two panels of six columns leave no registers.
  */
-#define SHOAL_WIDE_MINS(kind)                                                                      \
+#define SHOAL_WIDE_SUBS(kind)                                                                      \
     SHOAL_NARROW(kind)                                                                             \
     SHOAL_FUSED(kind, 1, 5)                                                                        \
     SHOAL_FUSED(kind, 1, 6)                                                                        \
     SHOAL_FUSED(kind, 2, 5)
 
-#define SHOAL_WIDE_MINS_TILES(k)                                                                   \
+#define SHOAL_WIDE_SUBS_TILES(k)                                                                   \
     SHOAL_NARROW_TILES(k), .fused[1][5] = fused_##k##_1x5, .fused[1][6] = fused_##k##_1x6,         \
                            .fused[2][5] = fused_##k##_2x5
+
+#define SHOAL_WIDE_MINS(kind)                                                                      \
+    SHOAL_WIDE_SUBS(kind)                                                                          \
+    SHOAL_FUSED(kind, 4, 1)
+
+#define SHOAL_WIDE_MINS_TILES(k) SHOAL_WIDE_SUBS_TILES(k), .fused[4][1] = fused_##k##_4x1
 
 #define SHOAL_WIDE(kind)                                                                           \
     SHOAL_WIDE_MINS(kind)                                                                          \
@@ -822,6 +830,11 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     SHOAL_WIDE_MINS(kind)                                                                          \
     SHOAL_GEMM(kind, SHOAL_WIDE_MINS_TILES(kind))
 
+/* The same with sub-blocks. */
+#define SHOAL_CHEAP_SUBS(kind)                                                                     \
+    SHOAL_WIDE_SUBS(kind)                                                                          \
+    SHOAL_GEMM(kind, SHOAL_WIDE_SUBS_TILES(kind))
+
 /* One of the groups of a kind that has SHOAL_WIDE and n_subs 0. */
 #define SHOAL_GROUP(kind, group)                                                                   \
     static void gemm_##kind##_##group(const shoal_gemm *g, size_t p0, size_t p1)                   \
@@ -840,6 +853,11 @@ void shoal_kernels_avx512_product(const shoal_gemm *g, size_t p0, size_t p1, con
     SHOAL_WIDE_MINS(kind)                                                                          \
     SHOAL_UNPACKED(kind)                                                                           \
     SHOAL_GEMM(kind, SHOAL_WIDE_MINS_TILES(kind), SHOAL_UNPACKED_TILES(kind))
+
+#define SHOAL_DEAR_SUBS(kind)                                                                      \
+    SHOAL_WIDE_SUBS(kind)                                                                          \
+    SHOAL_UNPACKED(kind)                                                                           \
+    SHOAL_GEMM(kind, SHOAL_WIDE_SUBS_TILES(kind), SHOAL_UNPACKED_TILES(kind))
 
 #define SHOAL_HALVES(kind)                                                                         \
     SHOAL_NARROW(kind)                                                                             \
