@@ -57,6 +57,7 @@ class Root:
 
     def __init__(self, path, make=True):
         self.path = os.path.abspath(path)
+        self.emulator = ()  # what runs programs of another architecture in there
         if make:
             self.make()
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The Debian packages in a Debian 12 of their own: built, judged, installed, started as their units say, upgraded, purged.
+"""The Debian packages in a Debian 12 of their own: built, judged, installed, started as their units say, upgraded, purged. Those
+for arm64 are installed beside the system's own architecture and run by an emulator.
 
 Needs root, debhelper, lintian, debootstrap and a mirror: SHOAL_MIRROR, else the first one that apt knows here.
 SHOAL_PACKAGES names a folder of packages built before.
@@ -15,11 +16,12 @@ import subprocess
 import tempfile
 
 from debian import SECONDS, Root, skip_without
-from harness import FAMILY, SOURCE, Daemon, complete, expect, free_port, main, run
+from harness import FAMILY, SOURCE, Daemon, Site, complete, expect, free_port, main, run
 
 PACKAGES = ("libshoal1", "libshoal-dev", "shoal", "shoal-forge", "shoal-cloud", "shoal-edge")
 DAEMONS = ("cloud", "edge")
 MODELS = {"cloud": "minnow-full.gguf", "edge": "minnow-edge.gguf"}
+EMULATOR = "/usr/bin/qemu-aarch64-static"
 QUESTION = "What does H40 mean on the Tapir 10?"
 
 
@@ -52,7 +54,9 @@ class Service(Daemon):
                     f"WATCHDOG_USEC={1000000 * int(self.unit['WatchdogSec'][0])}"]
 
     def enter(self, line):
-        return [*self.root.prefix(self.user), "env", *self.env, *shlex.split(line)]
+        words = shlex.split(line)
+        emulator = self.root.emulator if words[0].startswith("/usr/bin/shoal-") else ()
+        return [*self.root.prefix(self.user), "env", *self.env, *emulator, *words]
 
     def start(self):
         for line in self.unit["ExecStartPre"]:
@@ -86,10 +90,10 @@ class Service(Daemon):
         self.manager.close()
 
 
-def build(folder):
+def build(folder, *options):
     given = os.environ.get("SHOAL_PACKAGES")
     if not given:
-        print(run(os.path.join(SOURCE, "deploy/package"), folder, timeout=SECONDS).stdout, flush=True)
+        print(run(os.path.join(SOURCE, "deploy/package"), *options, folder, timeout=2 * SECONDS).stdout, flush=True)
         given = folder
     found = [glob.glob(os.path.join(given, f"{name}_*.deb")) for name in PACKAGES]
     for name, paths in zip(PACKAGES, found):
@@ -166,8 +170,8 @@ def serve(root, scratch):
         cloud, edge = services
         answer = complete(edge.address, QUESTION, "exact", n=32, chat=True, temperature=0)
         expect(answer.error is None and answer.text, f"{answer.error} {cloud.tail()}")
-        said = root.run("env", f"SHOAL_URL={edge.address}", "shoal", "ask", "--mode", "exact", "--temp", "0",
-                        "--max-tokens", "32", QUESTION).stdout
+        said = root.run("env", f"SHOAL_URL={edge.address}", *root.emulator, "/usr/bin/shoal", "ask", "--mode", "exact",
+                        "--temp", "0", "--max-tokens", "32", QUESTION).stdout
         expect(answer.text.split() == said.split(), f"shoal ask says {said!r}, not {answer.text!r}")
         for service in services:
             name = service.unit["User"][0].removeprefix("shoal-")
@@ -228,5 +232,34 @@ def test_packages_install_serve_upgrade_and_purge():
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def test_packages_for_arm64_serve_under_emulation():
+    skip_without("debootstrap", "dh", "lintian", "qemu-aarch64-static")
+    scratch = tempfile.mkdtemp(prefix="shoal-test-")
+    os.chmod(scratch, 0o755)
+    try:
+        debs = build(os.path.join(scratch, "packages"), "--arm64")
+        root = Root(os.path.join(scratch, "root"))
+        root.emulator = (EMULATOR,)
+        shutil.copy(shutil.which("qemu-aarch64-static"), root.file(EMULATOR))
+        os.makedirs(root.file("debs"))
+        for deb in debs:
+            expect(run("dpkg-deb", "-f", deb, "Architecture").stdout.strip() == "arm64", f"{deb} is not for arm64")
+            shutil.copy(deb, root.file("debs"))
+        root.run("dpkg", "--add-architecture", "arm64")
+        root.run("apt-get", "update", "-qq")
+        root.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "systemd",
+                 *(f"/debs/{os.path.basename(deb)}" for deb in debs))
+        configure(root, scratch)
+        text = serve(root, scratch)
+        with Site() as site:  # this machine's own programs, the same models
+            full, edge = site.models()
+            here = complete(site.edge(edge, site.cloud(full).start().address).start().address, QUESTION, "exact", n=32, chat=True,
+                            temperature=0)
+        expect(text == here.text, f"arm64 says {text!r}, this machine {here.text!r}")
+        return f"{len(debs)} packages; {text!r}"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 if __name__ == "__main__":
-    main([test_packages_install_serve_upgrade_and_purge])
+    main([test_packages_install_serve_upgrade_and_purge, test_packages_for_arm64_serve_under_emulation])
