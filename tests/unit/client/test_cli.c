@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,22 +61,27 @@ static void read_all(int fd, char *text, size_t capacity)
     (void)close(fd);
 }
 
-/* The child's side: descriptors in place, a known environment, no way back. */
-_Noreturn static void become_shoal(const char *const *argv, int in, int out, int err,
-                                   const char *url)
+/* Starts the program with a known environment. By posix_spawn: the server's thread may hold the
+ * lock of an allocator, which a child of fork would wait for without end. */
+static pid_t spawn_shoal(const char *const *argv, int in, int out, int err, const char *url)
 {
     const char *bin = getenv("SHOAL_BIN_DIR");
     char path[4096];
     (void)snprintf(path, sizeof path, "%s/shoal", bin ? bin : ".");
-    (void)dup2(in, 0);
-    (void)dup2(out, 1);
-    (void)dup2(err, 2);
-    (void)setenv("SHOAL_URL", url, 1);
-    (void)setenv("TERM", "xterm-256color", 1);
-    (void)unsetenv("NO_COLOR");
-    (void)unsetenv("SHOAL_API_KEY");
-    (void)execv(path, (char *const *)(uintptr_t)argv);
-    _exit(127);
+    assert_int_equal(setenv("SHOAL_URL", url, 1), 0);
+    assert_int_equal(setenv("TERM", "xterm-256color", 1), 0);
+    assert_int_equal(unsetenv("NO_COLOR"), 0);
+    assert_int_equal(unsetenv("SHOAL_API_KEY"), 0);
+    posix_spawn_file_actions_t actions;
+    assert_int_equal(posix_spawn_file_actions_init(&actions), 0);
+    assert_int_equal(posix_spawn_file_actions_adddup2(&actions, in, 0), 0);
+    assert_int_equal(posix_spawn_file_actions_adddup2(&actions, out, 1), 0);
+    assert_int_equal(posix_spawn_file_actions_adddup2(&actions, err, 2), 0);
+    pid_t pid = -1;
+    assert_int_equal(
+        posix_spawn(&pid, path, &actions, NULL, (char *const *)(uintptr_t)argv, environ), 0);
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return pid;
 }
 
 /* A terminal's two ends, 20 columns wide; output as written. */
@@ -111,11 +117,7 @@ static child start(const char *const *argv, const char *input, bool terminal, co
     } else {
         assert_int_equal(pipe2(out, O_CLOEXEC), 0);
     }
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        become_shoal(argv, in[0], out[1], err[1], url);
-    }
+    pid_t pid = spawn_shoal(argv, in[0], out[1], err[1], url);
     (void)close(in[0]);
     (void)close(out[1]);
     (void)close(err[1]);
