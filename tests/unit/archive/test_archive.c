@@ -321,21 +321,28 @@ static void test_pages_that_are_no_numbers_are_refused(void **state)
     }
 }
 
+typedef shoal_status decode_fn(size_t group, size_t position, size_t n, shoal_err *err);
+
+static void refuse_changes(decode_fn *fn, size_t group, size_t position)
+{
+    for (size_t i = 0; i < f.n; i++) {
+        shoal_err err = SHOAL_ERR_INIT;
+        f.unit[i] ^= (uint8_t)(1U << i % 8);
+        assert_int_equal(fn(group, position, f.n, &err), SHOAL_E_INVALID);
+        assert_int_not_equal(err.text[0], 0);
+        f.unit[i] ^= (uint8_t)(1U << i % 8);
+        assert_int_equal(fn(group, position, i, NULL), SHOAL_E_INVALID);
+    }
+    f.unit[f.n] = 0;
+    assert_int_equal(fn(group, position, f.n + 1, NULL), SHOAL_E_INVALID);
+}
+
 static void test_any_changed_byte_and_any_other_length_is_refused(void **state)
 {
     (void)state;
     open_tiny(30, 0.5F);
     encode(1, 0);
-    for (size_t i = 0; i < f.n; i++) {
-        shoal_err err = SHOAL_ERR_INIT;
-        f.unit[i] ^= (uint8_t)(1U << i % 8);
-        assert_int_equal(decode(1, 0, f.n, &err), SHOAL_E_INVALID);
-        assert_int_not_equal(err.text[0], 0);
-        f.unit[i] ^= (uint8_t)(1U << i % 8);
-        assert_int_equal(decode(1, 0, i, NULL), SHOAL_E_INVALID);
-    }
-    f.unit[f.n] = 0;
-    assert_int_equal(decode(1, 0, f.n + 1, NULL), SHOAL_E_INVALID);
+    refuse_changes(decode, 1, 0);
     for (size_t i = 0; i < SHOAL_COUNT(f.back); i++) {
         assert_int_equal(f.back[i], 0);
     }
@@ -474,16 +481,7 @@ static void test_any_changed_byte_and_any_other_length_of_a_near_unit_is_refused
     (void)state;
     open_tiny(30, 0.5F);
     encode_near(1, 32);
-    for (size_t i = 0; i < f.n; i++) {
-        shoal_err err = SHOAL_ERR_INIT;
-        f.unit[i] ^= (uint8_t)(1U << i % 8);
-        assert_int_equal(decode_near(1, 32, f.n, &err), SHOAL_E_INVALID);
-        assert_int_not_equal(err.text[0], 0);
-        f.unit[i] ^= (uint8_t)(1U << i % 8);
-        assert_int_equal(decode_near(1, 32, i, NULL), SHOAL_E_INVALID);
-    }
-    f.unit[f.n] = 0;
-    assert_int_equal(decode_near(1, 32, f.n + 1, NULL), SHOAL_E_INVALID);
+    refuse_changes(decode_near, 1, 32);
     assert_int_equal(decode(1, 32, f.n, NULL), SHOAL_E_INVALID); /* of the other kind */
     assert_int_equal(decode_near(1, 64, f.n, NULL), SHOAL_E_MISMATCH);
     assert_int_equal(decode_near(0, 32, f.n, NULL), SHOAL_E_INVALID);
@@ -493,6 +491,22 @@ static void test_any_changed_byte_and_any_other_length_of_a_near_unit_is_refused
     assert_int_equal(decode_near(1, 32, f.n, NULL), SHOAL_OK);
     encode(1, 32);
     assert_int_equal(decode_near(1, 32, f.n, NULL), SHOAL_E_INVALID);
+}
+
+/* All is as it should be but what the unit says that it is. */
+static void test_a_near_unit_that_says_it_is_another_is_refused(void **state)
+{
+    (void)state;
+    shoal_err err = SHOAL_ERR_INIT;
+    uint8_t magic[4];
+    open_tiny(30, 0.5F);
+    encode(1, 32);
+    memcpy(magic, f.unit, sizeof magic);
+    encode_near(1, 32);
+    memcpy(f.unit, magic, sizeof magic);
+    mend(f.n);
+    assert_int_equal(decode_near(1, 32, f.n, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "do not begin as a unit does"));
 }
 
 /* With the checksum put right: scales and minima that are none, at the first and the last row. */
@@ -666,6 +680,7 @@ int main(void)
         cmocka_unit_test_teardown(test_near_units_are_the_same_on_every_tier, close_tiny),
         cmocka_unit_test_teardown(
             test_any_changed_byte_and_any_other_length_of_a_near_unit_is_refused, close_tiny),
+        cmocka_unit_test_teardown(test_a_near_unit_that_says_it_is_another_is_refused, close_tiny),
         cmocka_unit_test_teardown(test_near_scales_that_would_leave_f16_are_refused, close_tiny),
         cmocka_unit_test_teardown(test_near_pages_that_are_no_numbers_are_refused, close_tiny),
         cmocka_unit_test_teardown(test_a_block_is_of_the_kind_that_is_asked_for, close_tiny),
