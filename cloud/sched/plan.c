@@ -36,12 +36,19 @@ static uint64_t waited_ms(const planner *p, const shoal_sched_item *item)
     return p->now_ms - SHOAL_MIN(item->since_ms, p->now_ms);
 }
 
-/* Negative when a goes before b, of one class; 0 only for the same item. */
+static int compare_ids(const shoal_sched_item *a, const shoal_sched_item *b)
+{
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Negative when a goes before b, of one class; 0 only for the same item. Priorities of different
+ * tenants are not compared. */
 static int compare_rank(const planner *p, const shoal_sched_item *a, const shoal_sched_item *b)
 {
     uint64_t age_ms = p->sched->settings.age_ms;
-    uint64_t level_a = a->priority + waited_ms(p, a) / age_ms;
-    uint64_t level_b = b->priority + waited_ms(p, b) / age_ms;
+    bool own = a->tenant == b->tenant;
+    uint64_t level_a = (own ? a->priority : 0) + waited_ms(p, a) / age_ms;
+    uint64_t level_b = (own ? b->priority : 0) + waited_ms(p, b) / age_ms;
     if (level_a != level_b) {
         return level_a > level_b ? -1 : 1;
     }
@@ -51,7 +58,7 @@ static int compare_rank(const planner *p, const shoal_sched_item *a, const shoal
     if (class_of(p, a) == SCHED_SAMPLE && a->turn != b->turn) {
         return a->turn < b->turn ? -1 : 1;
     }
-    return a->id < b->id ? -1 : a->id > b->id;
+    return compare_ids(a, b);
 }
 
 static int compare_places(const void *left, const void *right, void *ctx)
@@ -70,13 +77,68 @@ static int compare_places(const void *left, const void *right, void *ctx)
     return compare_rank(p, a, b);
 }
 
-/* Whether a keeps its pages against b. */
-static bool is_senior(const planner *p, const shoal_sched_item *a, const shoal_sched_item *b)
+/* Items of a tenant side by side, in the order of their arrival. */
+static int compare_arrivals(const void *left, const void *right, void *ctx)
 {
+    const planner *p = ctx;
+    const shoal_sched_item *a = &p->items[*(const size_t *)left];
+    const shoal_sched_item *b = &p->items[*(const size_t *)right];
+    if (a->tenant != b->tenant) {
+        return a->tenant < b->tenant ? -1 : 1;
+    }
+    if (a->arrived_ms != b->arrived_ms) {
+        return a->arrived_ms < b->arrived_ms ? -1 : 1;
+    }
+    return compare_ids(a, b);
+}
+
+/* The same, where each level of priority makes it age_ms earlier. */
+static int compare_claims(const void *left, const void *right, void *ctx)
+{
+    const planner *p = ctx;
+    const shoal_sched_item *a = &p->items[*(const size_t *)left];
+    const shoal_sched_item *b = &p->items[*(const size_t *)right];
+    if (a->tenant != b->tenant) {
+        return a->tenant < b->tenant ? -1 : 1;
+    }
     /* Compared by sums: what is subtracted on one side is added on the other. */
     uint64_t a_ms = a->arrived_ms + b->priority * p->sched->settings.age_ms;
     uint64_t b_ms = b->arrived_ms + a->priority * p->sched->settings.age_ms;
-    return a_ms != b_ms ? a_ms < b_ms : a->id < b->id;
+    if (a_ms != b_ms) {
+        return a_ms < b_ms ? -1 : 1;
+    }
+    return compare_ids(a, b);
+}
+
+/* Gives the arrivals of each tenant's items to those items in the order of their claims. Silent
+ * items have seats as well: else seniority would change with every round trip to an edge. */
+static void seat(planner *p)
+{
+    shoal_sched *sched = p->sched;
+    bool equal = true;
+    for (size_t i = 0; i < p->n_items; i++) {
+        sched->seats[i] = i;
+        sched->order[i] = i;
+        sched->arrivals[i] = i;
+        equal = equal && p->items[i].priority == p->items[0].priority;
+    }
+    if (equal) {
+        return;
+    }
+    qsort_r(sched->order, p->n_items, sizeof(*sched->order), compare_claims, p);
+    qsort_r(sched->arrivals, p->n_items, sizeof(*sched->arrivals), compare_arrivals, p);
+    for (size_t k = 0; k < p->n_items; k++) {
+        sched->seats[sched->order[k]] = sched->arrivals[k];
+    }
+}
+
+/* Whether item a keeps its pages against b: by the arrivals whose seats they have. */
+static bool is_senior(const planner *p, size_t a, size_t b)
+{
+    const shoal_sched_item *seat_a = &p->items[p->sched->seats[a]];
+    const shoal_sched_item *seat_b = &p->items[p->sched->seats[b]];
+    return seat_a->arrived_ms != seat_b->arrived_ms ? seat_a->arrived_ms < seat_b->arrived_ms
+                                                    : seat_a->id < seat_b->id;
 }
 
 /* Sorts the items with work into the tenants' queues; who had none in the last step starts level
@@ -86,6 +148,7 @@ static size_t queue_up(planner *p, size_t *ret_senior)
     shoal_sched *sched = p->sched;
     size_t n = 0;
     *ret_senior = NO_ITEM;
+    seat(p);
     for (size_t t = 0; t < sched->n_tenants; t++) {
         sched->tenants[t].works = false;
     }
@@ -94,7 +157,7 @@ static size_t queue_up(planner *p, size_t *ret_senior)
         if (!works(&p->items[i])) {
             continue;
         }
-        if (n == 0 || is_senior(p, &p->items[i], &p->items[*ret_senior])) {
+        if (n == 0 || is_senior(p, i, *ret_senior)) {
             *ret_senior = i;
         }
         SHOAL_ASSERT(p->items[i].tenant < sched->n_tenants);
@@ -178,18 +241,20 @@ static bool gives_way(const planner *p, size_t i, size_t taker, bool shared)
     const shoal_sched_item *item = &p->items[i];
     bool gives = shared ? item->n_pages_held > item->n_pages_given : item->n_pages_given > 0;
     return i != taker && p->sched->marks[i] == SCHED_FREE && gives &&
-           (is_stale(p, item) || is_senior(p, &p->items[taker], item));
+           (is_stale(p, item) || is_senior(p, taker, i));
 }
 
-/* Whether a loses its pages before b. */
-static bool goes_first(const planner *p, const shoal_sched_item *a, const shoal_sched_item *b)
+/* Whether item a loses its pages before b. */
+static bool goes_first(const planner *p, size_t a, size_t b)
 {
-    bool stale = is_stale(p, a);
-    if (stale != is_stale(p, b)) {
+    uint64_t since_a_ms = p->items[a].since_ms;
+    uint64_t since_b_ms = p->items[b].since_ms;
+    bool stale = is_stale(p, &p->items[a]);
+    if (stale != is_stale(p, &p->items[b])) {
         return stale;
     }
-    if (stale && a->since_ms != b->since_ms) {
-        return a->since_ms < b->since_ms;
+    if (stale && since_a_ms != since_b_ms) {
+        return since_a_ms < since_b_ms;
     }
     return is_senior(p, b, a);
 }
@@ -198,8 +263,7 @@ static size_t find_victim(const planner *p, size_t taker, bool shared)
 {
     size_t victim = NO_ITEM;
     for (size_t i = 0; i < p->n_items; i++) {
-        if (gives_way(p, i, taker, shared) &&
-            (victim == NO_ITEM || goes_first(p, &p->items[i], &p->items[victim]))) {
+        if (gives_way(p, i, taker, shared) && (victim == NO_ITEM || goes_first(p, i, victim))) {
             victim = i;
         }
     }

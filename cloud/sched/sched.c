@@ -32,11 +32,14 @@ shoal_status shoal_sched_new(const shoal_sched_settings *settings, shoal_sched *
     sched->tenants = shoal_calloc(2 * n, sizeof(*sched->tenants));
     sched->working = shoal_calloc(2 * n, sizeof(*sched->working));
     sched->order = shoal_calloc(n, sizeof(*sched->order));
+    sched->arrivals = shoal_calloc(n, sizeof(*sched->arrivals));
+    sched->seats = shoal_calloc(n, sizeof(*sched->seats));
     sched->marks = shoal_calloc(n, sizeof(*sched->marks));
     sched->picks = shoal_calloc(n, sizeof(*sched->picks));
     sched->preempted = shoal_calloc(n, sizeof(*sched->preempted));
     if (sched->tenants == NULL || sched->working == NULL || sched->order == NULL ||
-        sched->marks == NULL || sched->picks == NULL || sched->preempted == NULL) {
+        sched->arrivals == NULL || sched->seats == NULL || sched->marks == NULL ||
+        sched->picks == NULL || sched->preempted == NULL) {
         return SHOAL_E_NOMEM;
     }
     *ret_sched = SHOAL_STEAL(sched);
@@ -51,6 +54,8 @@ void shoal_sched_free(shoal_sched *sched)
     shoal_free(sched->tenants);
     shoal_free(sched->working);
     shoal_free(sched->order);
+    shoal_free(sched->arrivals);
+    shoal_free(sched->seats);
     shoal_free(sched->marks);
     shoal_free(sched->picks);
     shoal_free(sched->preempted);

@@ -16,13 +16,16 @@
  * sample 2, and who comes back after having had no work starts level with the least served. Within
  * a tenant the higher priority goes first, where age_ms of waiting count as one level; then the
  * earlier deadline; then, of samples, who was served longest ago, of prompts who arrived first:
- * finishing one is better than halving two. What a tenant says of its own importance takes
- * nothing from the others.
+ * finishing one is better than halving two. Between tenants that were served alike, the same
+ * without priority: what a tenant says of its own importance takes nothing from the others.
  *
- * Pages. Seniority is the time of arrival, age_ms earlier for each level of priority. The most
- * senior item with work is in every step. Who lacks pages takes them from the cache, then from
- * items silent for hold_ms, then from juniors that are not in the step, the most junior first;
- * else it waits. Seniority never changes, so two items cannot take pages from each other in turn.
+ * Pages. Seniority is a time of arrival: the items of a tenant, in the order of their own arrivals,
+ * age_ms earlier for each level of priority, have the arrivals that there are among them, earliest
+ * first. So priority gives an item the place of an older one of its tenant, and to no other tenant
+ * does it make a difference. The most senior item with work is in every step. Who lacks pages takes
+ * them from the cache, then from items silent for hold_ms, then from juniors that are not in the
+ * step, the most junior first; else it waits. Seniority changes only when items of the tenant come
+ * and go, so two items cannot take pages from each other in turn.
  */
 #ifndef SHOAL_CLOUD_SCHED_SCHED_H
 #define SHOAL_CLOUD_SCHED_SCHED_H
@@ -51,7 +54,7 @@ typedef struct shoal_sched_item {
     uint64_t id;          /* different for each item of a step; the lower one arrived first */
     size_t tenant;        /* from join */
     unsigned priority;    /* 0..SHOAL_SCHED_PRIORITY_MAX, 7 highest */
-    uint64_t arrived_ms;  /* seniority counts from here */
+    uint64_t arrived_ms;  /* seniority, its own or of one of its tenant's, counts from here */
     uint64_t deadline_ms; /* UINT64_MAX: none */
     uint64_t since_ms;    /* since when its sample, or its whole prompt, waits; or it is silent */
     uint64_t turn;        /* number of the last step it took part in */

@@ -42,6 +42,8 @@ struct shoal_sched {
     size_t n_working;
     uint64_t floor;          /* served by the least served tenant that had work; only grows */
     size_t *order;           /* [n_items_max] items with work, by class, tenant, rank */
+    size_t *arrivals;        /* [n_items_max] all items, by tenant and arrival */
+    size_t *seats;           /* [n_items_max] the item whose arrival is its seniority */
     sched_mark *marks;       /* [n_items_max] */
     shoal_sched_pick *picks; /* [n_items_max] */
     size_t *preempted;       /* [n_items_max] */

@@ -55,6 +55,7 @@ typedef struct queue {
     shoal_sched_item items[QUEUE_MAX];
     size_t of[QUEUE_MAX]; /* job of each item */
     size_t n_items;
+    size_t seats[QUEUE_MAX]; /* the item whose arrival is the seniority of each */
     bool broken;
 } queue;
 
@@ -159,7 +160,8 @@ static bool has_work(const shoal_sched_item *item)
     return item->sample || item->n_prefill > 0;
 }
 
-static bool older(const queue *q, const shoal_sched_item *a, const shoal_sched_item *b)
+/* Whether a comes before b of its own tenant, by arrival and priority. */
+static bool claims_before(const queue *q, const shoal_sched_item *a, const shoal_sched_item *b)
 {
     int64_t age = (int64_t)q->settings.age_ms;
     int64_t a_ms = (int64_t)a->arrived_ms - (int64_t)a->priority * age;
@@ -167,13 +169,44 @@ static bool older(const queue *q, const shoal_sched_item *a, const shoal_sched_i
     return a_ms != b_ms ? a_ms < b_ms : a->id < b->id;
 }
 
+static bool arrived_before(const shoal_sched_item *a, const shoal_sched_item *b)
+{
+    return a->arrived_ms != b->arrived_ms ? a->arrived_ms < b->arrived_ms : a->id < b->id;
+}
+
+/* Finds for each item the one of its tenant whose arrival counts as its own: as many came before
+ * that one as have a better claim. */
+static void find_seats(queue *q)
+{
+    size_t n_better[QUEUE_MAX] = {0};
+    size_t n_before[QUEUE_MAX] = {0};
+    for (size_t i = 0; i < q->n_items; i++) {
+        for (size_t k = 0; k < q->n_items; k++) {
+            bool own = q->items[k].tenant == q->items[i].tenant;
+            n_better[i] += own && claims_before(q, &q->items[k], &q->items[i]);
+            n_before[i] += own && arrived_before(&q->items[k], &q->items[i]);
+        }
+    }
+    for (size_t i = 0; i < q->n_items; i++) {
+        for (size_t k = 0; k < q->n_items; k++) {
+            if (q->items[k].tenant == q->items[i].tenant && n_before[k] == n_better[i]) {
+                q->seats[i] = k;
+            }
+        }
+    }
+}
+
+static bool older(const queue *q, size_t a, size_t b)
+{
+    return arrived_before(&q->items[q->seats[a]], &q->items[q->seats[b]]);
+}
+
 /* The most senior with work; n_items: nobody has. */
 static size_t senior_of(const queue *q)
 {
     size_t senior = q->n_items;
     for (size_t i = 0; i < q->n_items; i++) {
-        if (has_work(&q->items[i]) &&
-            (senior == q->n_items || older(q, &q->items[i], &q->items[senior]))) {
+        if (has_work(&q->items[i]) && (senior == q->n_items || older(q, i, senior))) {
             senior = i;
         }
     }
@@ -236,7 +269,7 @@ static void check_preempted(queue *q, const shoal_sched_plan *plan)
         const shoal_sched_item *item = &q->items[plan->preempted[k]];
         bool fair = !has_work(item) && now_ms(q) >= item->since_ms + q->limits.hold_ms;
         for (size_t i = 0; i < plan->n_picks; i++) {
-            fair = fair || older(q, &q->items[plan->picks[i].item_i], item);
+            fair = fair || older(q, plan->picks[i].item_i, plan->preempted[k]);
         }
         if (!fair) {
             broken(q, "item %" PRIu64 " lost its pages to juniors", item->id);
@@ -306,6 +339,7 @@ static void check_waiting(queue *q, const uint8_t *marks)
 static void check(queue *q, const shoal_sched_plan *plan, shoal_status status)
 {
     uint8_t marks[QUEUE_MAX] = {0};
+    find_seats(q);
     size_t senior = senior_of(q);
     if ((status == SHOAL_EOF) != (senior == q->n_items)) {
         broken(q, "the step says %d, and %s has work", status,

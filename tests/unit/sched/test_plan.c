@@ -610,6 +610,86 @@ static void test_priority_is_worth_so_much_seniority(void **state)
     shoal_sched_free(r.sched);
 }
 
+/* A newcomer of another tenant that says 7 is no senior: it neither takes pages nor is it the one
+ * in every step. */
+static void test_priority_takes_nothing_from_other_tenants(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r);
+    r.limits.n_pages_free = 0;
+    shoal_sched_item *modest = add_sample(&r, "modest", 1);
+    r.now_ms++;
+    shoal_sched_item *greedy = add_sample(&r, "greedy", 1);
+    for (unsigned priority = 0; priority <= SHOAL_SCHED_PRIORITY_MAX; priority++) {
+        greedy->priority = priority;
+        assert_int_equal(step(&r), SHOAL_OK);
+        assert_int_equal(rows_of(&r, modest), 1);
+        assert_int_equal(rows_of(&r, greedy), 0);
+        assert_int_equal(r.plan.n_preempted, 1);
+        assert_ptr_equal(&r.items[r.plan.preempted[0]], greedy);
+    }
+    /* One row in all, and nobody lacks pages: the older one is in every step. */
+    r.limits.n_pages_free = 100;
+    r.limits.n_rows_max = 1;
+    for (size_t s = 0; s < 50; s++) {
+        assert_int_equal(step(&r), SHOAL_OK);
+        assert_int_equal(rows_of(&r, modest), 1);
+    }
+    shoal_sched_free(r.sched);
+}
+
+/* Within its tenant it gets the seat of an older item, which has its own in turn. */
+static void test_priority_changes_seats_within_a_tenant(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r);
+    r.limits.n_pages_free = 0;
+    shoal_sched_item *old = add_sample(&r, "a", 1);
+    r.now_ms += 10;
+    shoal_sched_item *other = add_sample(&r, "b", 1);
+    r.now_ms += 10;
+    shoal_sched_item *young = add_sample(&r, "a", 1);
+    young->priority = 1;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(rows_of(&r, young), 1); /* before other, by the arrival of old */
+    assert_int_equal(r.plan.n_preempted, 1);
+    assert_ptr_equal(&r.items[r.plan.preempted[0]], old);
+    /* Silent as well: old goes before other, as young would have. */
+    young->sample = false;
+    young->n_pages_given = 0;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(rows_of(&r, other), 1);
+    assert_ptr_equal(&r.items[r.plan.preempted[0]], old);
+    /* Without it, old has its own arrival. */
+    young->priority = 0;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_int_equal(rows_of(&r, old), 1);
+    assert_ptr_equal(&r.items[r.plan.preempted[0]], other);
+    shoal_sched_free(r.sched);
+}
+
+/* Served alike, the earlier deadline goes first, then who came first, not who says 7. */
+static void test_priority_does_not_decide_between_tenants_served_alike(void **state)
+{
+    (void)state;
+    rig r;
+    rig_init(&r);
+    shoal_sched_item *senior = add_sample(&r, "senior", 1);
+    shoal_sched_item *first = add_sample(&r, "first", 1);
+    shoal_sched_item *second = add_sample(&r, "second", 1);
+    second->priority = 7;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_ptr_equal(&r.items[r.plan.picks[0].item_i], senior);
+    assert_ptr_equal(&r.items[r.plan.picks[1].item_i], first);
+    assert_ptr_equal(&r.items[r.plan.picks[2].item_i], second);
+    second->deadline_ms = r.now_ms + 1;
+    assert_int_equal(step(&r), SHOAL_OK);
+    assert_ptr_equal(&r.items[r.plan.picks[1].item_i], second);
+    shoal_sched_free(r.sched);
+}
+
 static void test_too_few_pages_preempt_nobody(void **state)
 {
     (void)state;
@@ -774,6 +854,8 @@ static void obey(toy *t)
     assert_int_equal(n_logits, r->plan.n_logits);
 }
 
+/* Beside a twin that is told the same but that tenants are more important, each by its own number:
+ * equal input gives an equal plan, and what a tenant says of itself takes nothing from others. */
 static void run_toy(uint64_t seed)
 {
     static toy t;
@@ -789,11 +871,17 @@ static void run_toy(uint64_t seed)
     r->limits.n_rows_max = 1 + draw(&t, 64);
     r->limits.n_logits_max = 1 + draw(&t, 16);
     r->limits.n_prefill_max = 1 + draw(&t, 64);
+    unsigned more[4]; /* what the twin's tenants say beyond */
+    for (size_t i = 0; i < SHOAL_COUNT(more); i++) {
+        more[i] = (unsigned)draw(&t, 5);
+    }
     for (size_t i = 0; i < n_jobs; i++) {
         char name[8];
-        snprintf(name, sizeof(name), "t%zu", draw(&t, 4));
+        size_t tenant_i = draw(&t, SHOAL_COUNT(more));
+        snprintf(name, sizeof(name), "t%zu", tenant_i);
         shoal_sched_item *item = add(r, name);
-        item->priority = (unsigned)draw(&t, 8);
+        item->priority = (unsigned)draw(&t, 4);
+        twin.items[i].priority = item->priority + more[tenant_i];
         item->deadline_ms = draw(&t, 2) == 0 ? UINT64_MAX : r->now_ms + draw(&t, 10000);
         t.jobs[i].n_text = 1 + draw(&t, 150);
         t.jobs[i].n_end = t.jobs[i].n_text + 1 + draw(&t, 100);
@@ -806,9 +894,14 @@ static void run_toy(uint64_t seed)
             describe_job(&t, i);
         }
         r->limits.n_pages_free = t.n_free;
+        for (size_t i = 0; i < n_jobs; i++) {
+            unsigned priority = twin.items[i].priority;
+            twin.items[i] = r->items[i];
+            twin.items[i].priority = priority;
+        }
         shoal_sched_plan same;
         shoal_status same_status =
-            shoal_sched_step(twin.sched, r->items, r->n, &r->limits, &r->cost, r->now_ms, &same);
+            shoal_sched_step(twin.sched, twin.items, r->n, &r->limits, &r->cost, r->now_ms, &same);
         shoal_status status = step(r);
         assert_int_equal(same_status, status);
         assert_int_equal(same.n_picks, r->plan.n_picks);
@@ -870,6 +963,9 @@ int main(void)
         cmocka_unit_test(test_cache_gives_before_anyone_is_preempted),
         cmocka_unit_test(test_who_gives_way_in_order),
         cmocka_unit_test(test_priority_is_worth_so_much_seniority),
+        cmocka_unit_test(test_priority_takes_nothing_from_other_tenants),
+        cmocka_unit_test(test_priority_changes_seats_within_a_tenant),
+        cmocka_unit_test(test_priority_does_not_decide_between_tenants_served_alike),
         cmocka_unit_test(test_too_few_pages_preempt_nobody),
         cmocka_unit_test(test_settings_and_sessions_at_their_limits),
         cmocka_unit_test(test_failing_allocations),
