@@ -448,8 +448,8 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
         coop->state.cloud_configured = coop->channel != NULL;
         coop->state.kv_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
         coop->state.kv_tokens_max = shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine));
-        shoal_budget_init(&coop->retries, settings->retry_burst, settings->retries_per_s,
-                          shoal_clock_now_ms(&coop->clock));
+        shoal_retry_bucket_init(&coop->retries, settings->retry_burst, settings->retries_per_s,
+                                shoal_clock_now_ms(&coop->clock));
         status = shoal_thread_start(SHOAL_ROLE_ENGINE, "shoal-engine", shoal_coop_loop, coop,
                                     &coop->thread);
         if (status != SHOAL_OK) {

@@ -13,8 +13,8 @@
 #include "common/form/form.h"
 #include "common/transfer/transfer.h"
 #include "edge/coop/breaker.h"
-#include "edge/coop/budget.h"
 #include "edge/coop/coop.h"
+#include "edge/coop/retry.h"
 #include "edge/pace/pace.h"
 
 #include <pthread.h>
@@ -188,7 +188,7 @@ struct gen {
     uint32_t retry_ms;
     uint64_t retry_at_ms;  /* next attempt */
     bool busy;             /* this stream's end was announced by a Busy */
-    bool retry_paid;       /* the next attempt has its place in the budget */
+    bool retry_paid;       /* the next attempt has its place in the bucket */
     uint64_t open_by_ms;   /* while it opens: then it is lost */
     uint64_t cut_at_ms;    /* when the stream was lost, 0: it stands */
     uint64_t reconnect_ms; /* how long it is tried again */
@@ -295,7 +295,7 @@ struct shoal_coop {
     shoal_describe cloud;
 
     link *closing; /* streams that said goodbye */
-    shoal_budget retries;
+    shoal_retry_bucket retries;
     shoal_breaker breaker; /* mode ASSIST */
     shoal_route route;
     shoal_spend spend;

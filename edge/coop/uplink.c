@@ -431,7 +431,7 @@ static bool in_time(const gen *g, uint64_t at_ms)
     return at_ms - SHOAL_MIN(g->cut_at_ms, at_ms) < g->reconnect_ms;
 }
 
-/* A retry that the cloud will hear takes its place in the budget; without a connection it is
+/* A retry that the cloud will hear takes its place in the bucket; without a connection it is
  * answered by our own side. False: not now, and g->retry_at_ms says when. */
 static bool retry_allowed(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
@@ -440,12 +440,12 @@ static bool retry_allowed(shoal_coop *coop, gen *g, uint64_t now_ms)
         g->retry_paid = false;
         return true;
     }
-    uint64_t wait_ms = shoal_budget_take(&coop->retries, now_ms);
+    uint64_t wait_ms = shoal_retry_bucket_take(&coop->retries, now_ms);
     if (wait_ms == 0) {
         return true;
     }
     if (!in_time(g, now_ms + wait_ms)) {
-        shoal_budget_give_back(&coop->retries);
+        shoal_retry_bucket_give_back(&coop->retries);
         shoal_uplink_refused(coop, g, SHOAL_RPC_RESOURCE_EXHAUSTED,
                              "busy, and this edge's retries are used up (coop.retries_per_s)");
         return false;

@@ -5,44 +5,45 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "edge/coop/budget.h"
+#include "edge/coop/retry.h"
 
 static void test_burst_goes_at_once_and_the_rest_in_line(void **state)
 {
     (void)state;
-    shoal_budget b;
-    shoal_budget_init(&b, 3, 10, 5000);
+    shoal_retry_bucket b;
+    shoal_retry_bucket_init(&b, 3, 10, 5000);
     for (size_t i = 0; i < 3; i++) {
-        assert_int_equal(shoal_budget_take(&b, 5000), 0);
+        assert_int_equal(shoal_retry_bucket_take(&b, 5000), 0);
     }
     /* Each further one has a place of its own, a tenth of a second behind the one before. */
     for (uint64_t i = 1; i <= 20; i++) {
-        assert_int_equal(shoal_budget_take(&b, 5000), 100 * i);
+        assert_int_equal(shoal_retry_bucket_take(&b, 5000), 100 * i);
     }
-    assert_int_equal(shoal_budget_take(&b, 5500), 2100 - 500);
-    shoal_budget_give_back(&b);
-    assert_int_equal(shoal_budget_take(&b, 5500), 2100 - 500);
-    assert_int_equal(shoal_budget_take(&b, 8000), 0);
+    assert_int_equal(shoal_retry_bucket_take(&b, 5500), 2100 - 500);
+    shoal_retry_bucket_give_back(&b);
+    assert_int_equal(shoal_retry_bucket_take(&b, 5500), 2100 - 500);
+    assert_int_equal(shoal_retry_bucket_take(&b, 8000), 0);
 }
 
 static void test_pause_fills_no_more_than_the_burst(void **state)
 {
     (void)state;
-    shoal_budget b;
-    shoal_budget_init(&b, 2, 1, 0);
-    shoal_budget_give_back(&b);
-    assert_int_equal(shoal_budget_take(&b, 3600000), 0);
-    assert_int_equal(shoal_budget_take(&b, 3600000), 0);
-    assert_int_equal(shoal_budget_take(&b, 3600000), 1000);
-    assert_int_equal(shoal_budget_take(&b, 3599000), 2000); /* a clock that goes back adds none */
+    shoal_retry_bucket b;
+    shoal_retry_bucket_init(&b, 2, 1, 0);
+    shoal_retry_bucket_give_back(&b);
+    assert_int_equal(shoal_retry_bucket_take(&b, 3600000), 0);
+    assert_int_equal(shoal_retry_bucket_take(&b, 3600000), 0);
+    assert_int_equal(shoal_retry_bucket_take(&b, 3600000), 1000);
+    assert_int_equal(shoal_retry_bucket_take(&b, 3599000),
+                     2000); /* a clock that goes back adds none */
 }
 
 /* However many generations try: over a minute burst and rate. */
 static void test_rate_bounds_what_the_cloud_hears(void **state)
 {
     (void)state;
-    shoal_budget b;
-    shoal_budget_init(&b, 64, 20, 0);
+    shoal_retry_bucket b;
+    shoal_retry_bucket_init(&b, 64, 20, 0);
     size_t n_heard = 0;
     uint64_t due[512] = {0};
     for (uint64_t now = 0; now < 60000; now += 5) {
@@ -52,7 +53,7 @@ static void test_rate_bounds_what_the_cloud_hears(void **state)
                 due[i] = 0;
             }
             if (due[i] == 0) {
-                uint64_t wait = shoal_budget_take(&b, now);
+                uint64_t wait = shoal_retry_bucket_take(&b, now);
                 n_heard += wait == 0;
                 due[i] = wait == 0 ? 0 : (now + wait + 4) / 5 * 5;
             }

@@ -4,23 +4,24 @@
  * cloud in trouble hears no more of us than it can bear (the aim of gRPC's proposal A6, with a
  * place in line instead of a refusal). Pure: time comes in. One thread, the caller's memory.
  */
-#ifndef SHOAL_COOP_BUDGET_H
-#define SHOAL_COOP_BUDGET_H
+#ifndef SHOAL_COOP_RETRY_H
+#define SHOAL_COOP_RETRY_H
 
 #include <stdint.h>
 
-typedef struct shoal_budget {
+typedef struct shoal_retry_bucket {
     double burst; /* retries at once after a pause, at least 1 */
     double per_s; /* and from then on, above 0 */
     double level; /* below 0: those who wait in line */
     uint64_t at_ms;
-} shoal_budget;
+} shoal_retry_bucket;
 
 /* Full. */
-void shoal_budget_init(shoal_budget *budget, double burst, double per_s, uint64_t now_ms);
+void shoal_retry_bucket_init(shoal_retry_bucket *bucket, double burst, double per_s,
+                             uint64_t now_ms);
 /* One retry is charged. Returns for how many ms it must wait, 0: none; its place is its own. */
-uint64_t shoal_budget_take(shoal_budget *budget, uint64_t now_ms);
+uint64_t shoal_retry_bucket_take(shoal_retry_bucket *bucket, uint64_t now_ms);
 /* A retry that was charged and will not be made. */
-void shoal_budget_give_back(shoal_budget *budget);
+void shoal_retry_bucket_give_back(shoal_retry_bucket *bucket);
 
 #endif
