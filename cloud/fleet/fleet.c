@@ -73,11 +73,6 @@ struct shoal_fleet {
     } metrics;
 };
 
-shoal_fleet_settings shoal_fleet_settings_default(void)
-{
-    return (shoal_fleet_settings){.folder = "", .n_calls_max = 64};
-}
-
 static void lock(shoal_fleet *fleet)
 {
     (void)pthread_mutex_lock(&fleet->lock);

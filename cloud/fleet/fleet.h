@@ -19,9 +19,8 @@ enum {
 
 typedef struct shoal_fleet_settings {
     const char *folder; /* read when it is made */
-    size_t n_calls_max; /* 1..SHOAL_FLEET_CALLS_MAX, default 64 */
+    size_t n_calls_max; /* 1..SHOAL_FLEET_CALLS_MAX */
 } shoal_fleet_settings;
-shoal_fleet_settings shoal_fleet_settings_default(void);
 
 typedef struct shoal_fleet shoal_fleet;
 

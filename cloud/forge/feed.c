@@ -179,11 +179,6 @@ uint64_t shoal_forge_feed_id(const shoal_forge_feed *feed)
     return feed->id;
 }
 
-size_t shoal_forge_feed_n_text(const shoal_forge_feed *feed)
-{
-    return feed->n_text;
-}
-
 /* --- batches --------------------------------------------------------------------------------- */
 
 /* A segment of n + 1 ids: the last is only a target. Those from `first` on are targets. */

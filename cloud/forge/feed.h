@@ -21,8 +21,8 @@ typedef struct shoal_forge_feed_settings {
     double exponent;
     double study_share; /* of the examples, from the split for study */
     double study_exponent;
-    const char *text;   /* a file; NULL: none */
-    double text_share;  /* of a batch's tokens */
+    const char *text;  /* a file; NULL: none */
+    double text_share; /* of a batch's tokens */
     uint64_t seed;
     size_t n_parts;
     size_t n_tokens; /* of a batch */
@@ -36,8 +36,6 @@ SHOAL_DEFINE_CLEANUP(shoal_forge_feed, shoal_forge_feed_free)
 
 /* Names what the feed draws from: differs when any setting but the paths does, or the text. */
 uint64_t shoal_forge_feed_id(const shoal_forge_feed *feed);
-/* Tokens of the text, 0 without one. */
-size_t shoal_forge_feed_n_text(const shoal_forge_feed *feed);
 
 /* A shoal_train_source; ctx is the feed. */
 shoal_status shoal_forge_feed_batch(void *ctx, uint64_t step, size_t part,

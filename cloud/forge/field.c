@@ -212,11 +212,6 @@ const char *shoal_forge_kind_name(forge_kind kind)
     return (unsigned)kind < FORGE_KINDS ? kind_names[kind] : "unknown";
 }
 
-const char *shoal_forge_split_name(forge_split split)
-{
-    return (unsigned)split < FORGE_SPLITS ? split_names[split] : "unknown";
-}
-
 bool shoal_forge_split_find(const char *name, forge_split *ret_split)
 {
     for (size_t i = 0; i < FORGE_SPLITS; i++) {

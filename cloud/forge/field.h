@@ -81,7 +81,6 @@ size_t shoal_forge_field_n_entries(const forge_field *field);
 void shoal_forge_field_entry(const forge_field *field, size_t entry, forge_entry *ret_entry);
 
 const char *shoal_forge_kind_name(forge_kind kind);
-const char *shoal_forge_split_name(forge_split split);
 /* False for a name that is no split's. */
 bool shoal_forge_split_find(const char *name, forge_split *ret_split);
 

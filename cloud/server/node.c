@@ -210,11 +210,6 @@ shoal_status shoal_conn_push(shoal_conn *conn, shoal_edge_msg *take_msg, size_t 
     return SHOAL_OK;
 }
 
-size_t shoal_conn_n_vocab(const shoal_conn *conn)
-{
-    return conn->node->describe.n_vocab;
-}
-
 void shoal_conn_half_close(shoal_conn *conn)
 {
     push_fixed(conn->node, &conn->half_closed);

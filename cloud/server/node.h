@@ -103,8 +103,7 @@ shoal_status shoal_node_accept(shoal_node *node, const shoal_peer *peer,
  * SHOAL_E_EXHAUSTED: over SHOAL_NODE_QUEUED_MAX although paused; SHOAL_E_NOMEM. */
 shoal_status shoal_conn_push(shoal_conn *conn, shoal_edge_msg *take_msg,
                              size_t n_bytes) SHOAL_MUST_CHECK;
-size_t shoal_conn_n_vocab(const shoal_conn *conn); /* bounds ids: for decoding */
-void shoal_conn_half_close(shoal_conn *conn);      /* at most once */
+void shoal_conn_half_close(shoal_conn *conn); /* at most once */
 /* Ends the call with an Error message: bytes that are no message. The first one counts. */
 void shoal_conn_fail(shoal_conn *conn, shoal_rpc_status status, const char *text);
 /* The peer reads again after send said SHOAL_BUSY. */

@@ -751,7 +751,7 @@ static bool verify(shoal_session *session, const float *const *logits, size_t n_
     if (session->form != NULL) {
         session->held[1] = session->held[0];
     }
-    shoal_status status = shoal_spec_verify_guided(
+    shoal_status status = shoal_spec_verify(
         session->env.sampler, &session->sampling, session->form != NULL ? &guide : NULL, logits,
         session->ids, session->n_ids, n_judged, is_end, tokenizer_of(session), ret_verdict);
     if (status != SHOAL_OK) {

@@ -86,22 +86,3 @@ shoal_role shoal_thread_role(void)
 {
     return current_role;
 }
-
-const char *shoal_role_name(shoal_role role)
-{
-    switch (role) {
-    case SHOAL_ROLE_NONE:
-        return "none";
-    case SHOAL_ROLE_LOOP:
-        return "loop";
-    case SHOAL_ROLE_ENGINE:
-        return "engine";
-    case SHOAL_ROLE_COMPUTE:
-        return "compute";
-    case SHOAL_ROLE_RPC:
-        return "rpc";
-    case SHOAL_ROLE_IO:
-        return "io";
-    }
-    return "unknown";
-}

@@ -36,7 +36,6 @@ pthread_t shoal_thread_native(const shoal_thread *thread);
 
 void shoal_thread_set_role(shoal_role role);
 shoal_role shoal_thread_role(void);
-const char *shoal_role_name(shoal_role role);
 
 /* A thread without a role (a test) passes everywhere. */
 #define SHOAL_ASSERT_ROLE(role)                                                                    \

@@ -33,11 +33,6 @@ void shoal_form_free(shoal_form *form)
     }
 }
 
-const shoal_grammar *shoal_form_grammar(const shoal_form *form)
-{
-    return form->grammar;
-}
-
 const char *shoal_form_opening(const shoal_form *form)
 {
     return form->opening;

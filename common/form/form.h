@@ -49,7 +49,6 @@ shoal_status shoal_form_new(shoal_grammar *take_grammar, const char *opening,
                             shoal_form **ret_form) SHOAL_MUST_CHECK;
 void shoal_form_free(shoal_form *form);
 SHOAL_DEFINE_CLEANUP(shoal_form, shoal_form_free)
-const shoal_grammar *shoal_form_grammar(const shoal_form *form);
 const char *shoal_form_opening(const shoal_form *form); /* "": none */
 
 /* --- following an answer ---------------------------------------------------------------------- */

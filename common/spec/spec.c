@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/spec/spec.h"
 
-shoal_status shoal_spec_verify_guided(shoal_sampler *sampler, const shoal_sampling *sampling,
-                                      const shoal_spec_guide *guide, const float *const *logits,
-                                      const int32_t *history, size_t n_history, size_t n_drafts,
-                                      int (*is_end)(const void *ctx, int32_t id),
-                                      const void *end_ctx, shoal_verdict *ret_verdict)
+shoal_status shoal_spec_verify(shoal_sampler *sampler, const shoal_sampling *sampling,
+                               const shoal_spec_guide *guide, const float *const *logits,
+                               const int32_t *history, size_t n_history, size_t n_drafts,
+                               int (*is_end)(const void *ctx, int32_t id), const void *end_ctx,
+                               shoal_verdict *ret_verdict)
 {
     SHOAL_ASSERT(n_drafts <= SHOAL_SPEC_SPAN_MAX);
     shoal_sampling held = *sampling;
@@ -32,15 +32,4 @@ shoal_status shoal_spec_verify_guided(shoal_sampler *sampler, const shoal_sampli
         }
     }
     return SHOAL_OK;
-}
-
-void shoal_spec_verify(shoal_sampler *sampler, const shoal_sampling *sampling,
-                       const float *const *logits, const int32_t *history, size_t n_history,
-                       size_t n_drafts, int (*is_end)(const void *ctx, int32_t id),
-                       const void *end_ctx, shoal_verdict *ret_verdict)
-{
-    shoal_status status =
-        shoal_spec_verify_guided(sampler, sampling, NULL, logits, history, n_history, n_drafts,
-                                 is_end, end_ctx, ret_verdict);
-    SHOAL_ASSERT(status == SHOAL_OK); /* nothing is taken away */
 }

@@ -18,15 +18,6 @@ typedef struct shoal_verdict {
     float confidences[SHOAL_SPEC_SPAN_MAX]; /* of the accepted drafts, by the verifier */
 } shoal_verdict;
 
-/* history[0..n_history) is confirmed; history[n_history..n_history + n_drafts) holds the drafts.
- * logits[i] is the verifier's row after token n_history - 1 + i, for i in [0, n_drafts]. An
- * accepted end token (is_end) ends the span: next is then that token's sample position unused,
- * n_accepted counts it, and next.id is -1. */
-void shoal_spec_verify(shoal_sampler *sampler, const shoal_sampling *sampling,
-                       const float *const *logits, const int32_t *history, size_t n_history,
-                       size_t n_drafts, int (*is_end)(const void *ctx, int32_t id),
-                       const void *end_ctx, shoal_verdict *ret_verdict);
-
 /* What keeps the verifier's own tokens to a form. */
 typedef struct shoal_spec_guide {
     /* The only tokens that may stand next (as shoal_sampling's, NULL: all); false: there is none.
@@ -36,13 +27,16 @@ typedef struct shoal_spec_guide {
     void *ctx;
 } shoal_spec_guide;
 
-/* The same, each sample among what guide allows. SHOAL_E_UNSUPPORTED: after a draft that stands
- * there is nothing that may follow. guide NULL: shoal_spec_verify. */
-shoal_status shoal_spec_verify_guided(shoal_sampler *sampler, const shoal_sampling *sampling,
-                                      const shoal_spec_guide *guide, const float *const *logits,
-                                      const int32_t *history, size_t n_history, size_t n_drafts,
-                                      int (*is_end)(const void *ctx, int32_t id),
-                                      const void *end_ctx,
-                                      shoal_verdict *ret_verdict) SHOAL_MUST_CHECK;
+/* history[0..n_history) is confirmed; history[n_history..n_history + n_drafts) holds the drafts.
+ * logits[i] is the verifier's row after token n_history - 1 + i, for i in [0, n_drafts]. Each
+ * sample is among what guide allows; guide NULL: all. An accepted end token (is_end) ends the span:
+ * next is then that token's sample position unused, n_accepted counts it, and next.id is -1.
+ * SHOAL_E_UNSUPPORTED: after a draft that stands there is nothing that may follow, never without a
+ * guide. */
+shoal_status shoal_spec_verify(shoal_sampler *sampler, const shoal_sampling *sampling,
+                               const shoal_spec_guide *guide, const float *const *logits,
+                               const int32_t *history, size_t n_history, size_t n_drafts,
+                               int (*is_end)(const void *ctx, int32_t id), const void *end_ctx,
+                               shoal_verdict *ret_verdict) SHOAL_MUST_CHECK;
 
 #endif

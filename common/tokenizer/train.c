@@ -40,11 +40,6 @@ static const char chat_template[] =
     "{%- endif %}"
     "{%- endfor %}";
 
-shoal_bpe_settings shoal_bpe_settings_default(void)
-{
-    return (shoal_bpe_settings){.n_vocab = 2048, .length_max = 16, .count_min = 2};
-}
-
 static shoal_status check_settings(const shoal_bpe_settings *settings, shoal_err *err)
 {
     if (settings->n_vocab < SHOAL_BPE_VOCAB_MIN || settings->n_vocab > SHOAL_VOCAB_MAX) {

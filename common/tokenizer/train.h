@@ -36,9 +36,6 @@ typedef struct shoal_bpe_settings {
     uint64_t count_min; /* what a pair must count to be joined, at least 1 */
 } shoal_bpe_settings;
 
-/* 2048 tokens of at most 16 bytes, from pairs that occur twice. */
-shoal_bpe_settings shoal_bpe_settings_default(void);
-
 typedef struct shoal_bpe_trainer shoal_bpe_trainer;
 
 shoal_status shoal_bpe_trainer_new(const shoal_bpe_settings *settings,

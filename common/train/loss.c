@@ -377,13 +377,6 @@ double shoal_loss_cross_entropy(size_t n, size_t n_vocab, const int32_t *targets
     return shoal_loss_distil(n, n_vocab, &distil, targets, NULL, weights, logits);
 }
 
-double shoal_loss_forward_kl(size_t n, size_t n_vocab, const float *teacher, float t,
-                             const float *weights, float *logits)
-{
-    const shoal_distil distil = {.temperature = t};
-    return shoal_loss_distil(n, n_vocab, &distil, NULL, teacher, weights, logits);
-}
-
 double shoal_loss_reverse_kl(size_t n, size_t n_vocab, const float *teacher, float t,
                              const float *weights, float *logits)
 {

@@ -26,7 +26,6 @@ struct shoal_rollout {
     int32_t *positions;
     size_t *segments;
     size_t *targets;
-    int32_t *target_ids;
     const float *teacher; /* logits of the last loss */
 };
 
@@ -43,9 +42,8 @@ shoal_status shoal_rollout_new(size_t n_tokens_max, shoal_rollout **ret_rollout)
     r->positions = shoal_calloc(n_tokens_max, sizeof *r->positions);
     r->segments = shoal_calloc(n_tokens_max + 1, sizeof *r->segments);
     r->targets = shoal_calloc(n_tokens_max, sizeof *r->targets);
-    r->target_ids = shoal_calloc(n_tokens_max, sizeof *r->target_ids);
     if (!r->answers || !r->drawn || !r->scratch || !r->ids || !r->positions || !r->segments ||
-        !r->targets || !r->target_ids) {
+        !r->targets) {
         return SHOAL_E_NOMEM;
     }
     *ret_rollout = SHOAL_STEAL(r);
@@ -64,7 +62,6 @@ void shoal_rollout_free(shoal_rollout *rollout)
     shoal_free(rollout->positions);
     shoal_free(rollout->segments);
     shoal_free(rollout->targets);
-    shoal_free(rollout->target_ids);
     shoal_free(rollout);
 }
 
@@ -185,7 +182,6 @@ double shoal_rollout_loss(shoal_rollout *rollout, const shoal_minillm *settings,
     begin_batch(r);
     for (size_t i = 0; i < r->n_answers; i++) {
         const answer *a = &r->answers[i];
-        memcpy(r->target_ids + r->batch.n_targets, a->ids, a->n * sizeof *a->ids);
         add_segment(r, a, a->n - 1, a->n_prompt - 1);
     }
     run_both(r, models, &student, &teacher);
@@ -203,11 +199,6 @@ double shoal_rollout_loss(shoal_rollout *rollout, const shoal_minillm *settings,
 const shoal_batch *shoal_rollout_batch(const shoal_rollout *rollout)
 {
     return &rollout->batch;
-}
-
-const int32_t *shoal_rollout_target_ids(const shoal_rollout *rollout)
-{
-    return rollout->target_ids;
 }
 
 const float *shoal_rollout_teacher_logits(const shoal_rollout *rollout)

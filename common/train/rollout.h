@@ -39,10 +39,9 @@ void shoal_rollout_draw(shoal_rollout *rollout, const shoal_minillm *settings,
 double shoal_rollout_loss(shoal_rollout *rollout, const shoal_minillm *settings,
                           const shoal_rollout_models *models);
 
-/* Of the last loss: its batch, whose targets are the answers' tokens; these; the teacher's logits
- * there, until its net runs again; how many answers. */
+/* Of the last loss: its batch, whose targets are the answers' tokens; the teacher's logits there,
+ * until its net runs again; how many answers. */
 const shoal_batch *shoal_rollout_batch(const shoal_rollout *rollout);
-const int32_t *shoal_rollout_target_ids(const shoal_rollout *rollout);
 const float *shoal_rollout_teacher_logits(const shoal_rollout *rollout);
 size_t shoal_rollout_n_answers(const shoal_rollout *rollout);
 

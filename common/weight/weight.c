@@ -18,11 +18,6 @@ size_t shoal_weight_k(const shoal_weight *weight)
     return weight->k;
 }
 
-shoal_type shoal_weight_type(const shoal_weight *weight)
-{
-    return weight->format->type;
-}
-
 bool shoal_weight_skips(const shoal_weight *weight)
 {
     return weight->sides && weight->sides->threshold > 0;

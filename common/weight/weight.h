@@ -68,7 +68,6 @@ SHOAL_DEFINE_CLEANUP(shoal_weight, shoal_weight_free)
 
 size_t shoal_weight_n_rows(const shoal_weight *weight);
 size_t shoal_weight_k(const shoal_weight *weight);
-shoal_type shoal_weight_type(const shoal_weight *weight);
 /* Whether the base takes inputs below a threshold as 0 (sides.h): rows alone do not tell it. */
 bool shoal_weight_skips(const shoal_weight *weight);
 /* Bytes read by one product: panels and sides as they lie in memory, of a base that skips inputs

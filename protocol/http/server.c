@@ -160,11 +160,6 @@ void shoal_http_server_drain(shoal_http_server *server)
     shoal_http_server_check_drained(server);
 }
 
-size_t shoal_http_server_n_connections(const shoal_http_server *server)
-{
-    return server->n_connections;
-}
-
 /* --- listening -------------------------------------------------------------------------------- */
 
 static void warn(shoal_http_server *server, const char *why)

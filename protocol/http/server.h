@@ -92,7 +92,6 @@ int64_t shoal_http_server_tls_end_s(const shoal_http_server *server);
 /* The pair of files can serve, or is empty. Errors name the setting and the file. */
 shoal_status shoal_http_tls_check(const char *cert, const char *key,
                                   shoal_err *err) SHOAL_MUST_CHECK;
-size_t shoal_http_server_n_connections(const shoal_http_server *server);
 /* Idle connections close now, the others after their answer. New ones are still served, so that
  * probes see the handler say no. */
 void shoal_http_server_drain(shoal_http_server *server);

@@ -119,8 +119,7 @@ void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder)
     }
 }
 
-/* Of the blob, all that are no chunk and no block, and those that are, by groups of layers. */
-static uint64_t count_records(const shoal_kvwire_encoder *e, uint64_t *ret_n_chunks)
+uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *e)
 {
     const shoal_kvwire_about *about = &e->about;
     uint64_t per_chunk = e->source.chunk_blocks;
@@ -130,31 +129,8 @@ static uint64_t count_records(const shoal_kvwire_encoder *e, uint64_t *ret_n_chu
         ((uint64_t)about->n_layers + e->source.chunk_layers - 1) / e->source.chunk_layers;
     uint64_t n_ids = (about->n_tokens + (uint64_t)IDS_PER_RECORD - 1) / IDS_PER_RECORD;
     /* Archived ones are in chunks of all layers. */
-    *ret_n_chunks = n_groups * n_ranges + (about->n_archived + per_chunk - 1) / per_chunk;
-    return 1 + n_ids + *ret_n_chunks + n_groups * n_plain + about->n_archived + 1; /* head, end */
-}
-
-uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *e)
-{
-    uint64_t n_chunks = 0;
-    return count_records(e, &n_chunks);
-}
-
-uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *e)
-{
-    const shoal_kvwire_about *about = &e->about;
-    uint64_t n_chunks = 0;
-    uint64_t n_records = count_records(e, &n_chunks) - 1; /* the head has no record's head */
-    uint64_t n_payload = (uint64_t)about->n_tokens * sizeof(int32_t) + SHOAL_HASH_BYTES;
-    n_payload += n_chunks * CHUNK_BYTES;
-    n_payload += (uint64_t)about->n_archived * about->archived_bytes;
-    if (about->n_blocks > about->n_archived) {
-        n_payload +=
-            plain_bytes(about, about->n_archived, about->n_layers) +
-            (about->n_blocks - about->n_archived - 1) * plain_bytes(about, 1, about->n_layers);
-    }
-    return (about->n_archived > 0 ? LONG_HEAD_BYTES : HEAD_BYTES) + n_records * RECORD_HEAD +
-           n_payload;
+    uint64_t n_chunks = n_groups * n_ranges + (about->n_archived + per_chunk - 1) / per_chunk;
+    return 1 + n_ids + n_chunks + n_groups * n_plain + about->n_archived + 1; /* head, end */
 }
 
 /* --- records ---------------------------------------------------------------------------------- */

@@ -89,8 +89,6 @@ shoal_status shoal_kvwire_encoder_new(const shoal_kvwire_about *about,
                                       shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_kvwire_encoder_free(shoal_kvwire_encoder *encoder);
 SHOAL_DEFINE_CLEANUP(shoal_kvwire_encoder, shoal_kvwire_encoder_free)
-/* All bytes of the blob; where blocks are archived, at most so many. */
-uint64_t shoal_kvwire_encoder_bytes(const shoal_kvwire_encoder *encoder);
 /* All records of the blob, head and end among them. */
 uint64_t shoal_kvwire_encoder_records(const shoal_kvwire_encoder *encoder);
 /* The next bytes, at most n of them; fewer than n, or none, at the end, or with SHOAL_BUSY: the

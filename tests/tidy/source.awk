@@ -20,7 +20,7 @@ BEGIN {
         "strtoll or strtod with a check of the end"
     instead["strtok"] = instead["strtok_r"] = "strcspn and lengths"
     instead["rand"] = instead["srand"] = instead["random"] = "shoal_philox4x32_10 or shoal_rng_next"
-    instead["alloca"] = "an arena or a fixed array"
+    instead["alloca"] = "shoal_calloc or a fixed array"
     instead["gets"] = "fgets"
     instead["exit"] = "a returned status; only the file with main may end the program"
     instead["abort"] = "SHOAL_ASSERT"

@@ -67,15 +67,6 @@ static void test_role_of_the_main_thread_can_be_set(void **state)
     shoal_thread_set_role(SHOAL_ROLE_NONE);
 }
 
-static void test_every_role_has_a_name(void **state)
-{
-    (void)state;
-    static const char *const names[] = {"none", "loop", "engine", "compute", "rpc", "io"};
-    for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
-        assert_string_equal(shoal_role_name((shoal_role)i), names[i]);
-    }
-}
-
 static void test_failing_allocation_gives_nomem(void **state)
 {
     (void)state;
@@ -91,7 +82,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_thread_has_its_role_name_and_blocked_signals),
         cmocka_unit_test(test_role_of_the_main_thread_can_be_set),
-        cmocka_unit_test(test_every_role_has_a_name),
         cmocka_unit_test(test_failing_allocation_gives_nomem),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

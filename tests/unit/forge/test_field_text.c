@@ -179,7 +179,7 @@ static void test_held_out_parts_are_in_para_and_nowhere_else(void **state)
             forge_example e = draw((forge_split)split, i);
             const char *part = held_part_in(e.prompt);
             if ((part != NULL) != (split == FORGE_SPLIT_PARA)) {
-                fail_msg("%s: \"%s\" has %s", shoal_forge_split_name((forge_split)split), e.prompt,
+                fail_msg("split %u: \"%s\" has %s", split, e.prompt,
                          part ? part : "no held-out part");
             }
         }

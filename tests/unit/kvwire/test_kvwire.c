@@ -109,7 +109,6 @@ static size_t blob_of(uint32_t layers, uint32_t blocks, shoal_kvwire_salt salt, 
 {
     shoal_kvwire_encoder *encoder = encoder_of(about_of(TOKENS, BLOCKS), layers, blocks, salt);
     size_t n = read_all(encoder, 64, ret_blob);
-    assert_int_equal(n, shoal_kvwire_encoder_bytes(encoder));
     shoal_kvwire_encoder_free(encoder);
     return n;
 }
@@ -219,7 +218,6 @@ static void test_a_text_of_many_ids_or_of_no_block_is_whole(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(lengths); i++) {
         shoal_kvwire_encoder *encoder = encoder_of(about_of(lengths[i], 0), 1, 1, no_salt);
         size_t n = read_all(encoder, 1000, blob);
-        assert_int_equal(n, shoal_kvwire_encoder_bytes(encoder));
         shoal_kvwire_encoder_free(encoder);
         taken t;
         shoal_err err = SHOAL_ERR_INIT;
@@ -289,13 +287,14 @@ static void test_seeking_past_the_end_is_refused(void **state)
     (void)state;
     static uint8_t blob[BLOB_MAX];
     shoal_kvwire_encoder *encoder = encoder_of(about_of(TOKENS, BLOCKS), LAYERS, BLOCKS, no_salt);
+    size_t n = read_all(encoder, 10, blob);
     /* the head, ids, a chunk, its blocks, the end */
     uint64_t n_records = 1 + 1 + 1 + BLOCKS + 1;
     assert_int_equal(shoal_kvwire_encoder_seek(encoder, n_records), SHOAL_OK);
     assert_int_equal(read_all(encoder, 10, blob), 0);
     assert_int_equal(shoal_kvwire_encoder_seek(encoder, n_records + 1), SHOAL_E_LIMIT);
     assert_int_equal(shoal_kvwire_encoder_seek(encoder, 0), SHOAL_OK);
-    assert_int_equal(read_all(encoder, 10, blob), shoal_kvwire_encoder_bytes(encoder));
+    assert_int_equal(read_all(encoder, 10, blob), n);
     shoal_kvwire_encoder_free(encoder);
 }
 

@@ -76,6 +76,13 @@ static int teardown(void **state)
     return 0;
 }
 
+static void verify(fixture *f, size_t n, shoal_verdict *ret_v)
+{
+    assert_int_equal(shoal_spec_verify(f->sampler, &f->sampling, NULL, f->logits, f->history, 16, n,
+                                       is_end, NULL, ret_v),
+                     SHOAL_OK);
+}
+
 static void test_verify_right_drafts_accepts_all_and_gives_the_bonus(void **state)
 {
     fixture *f = *state;
@@ -83,8 +90,7 @@ static void test_verify_right_drafts_accepts_all_and_gives_the_bonus(void **stat
         fill(f, seed, seed % 2 ? 0.9F : 0);
         for (size_t n = 0; n <= SPAN; n++) {
             shoal_verdict v;
-            shoal_spec_verify(f->sampler, &f->sampling, f->logits, f->history, 16, n, is_end, NULL,
-                              &v);
+            verify(f, n, &v);
             assert_int_equal(v.n_accepted, n);
             assert_int_equal(v.next.id, f->own[n]);
         }
@@ -98,8 +104,7 @@ static void test_verify_wrong_draft_at_each_place_corrects_it(void **state)
         fill(f, 100 + wrong, 1.0F);
         f->history[16 + wrong] = (f->own[wrong] + 1) % (VOCAB - 1);
         shoal_verdict v;
-        shoal_spec_verify(f->sampler, &f->sampling, f->logits, f->history, 16, SPAN, is_end, NULL,
-                          &v);
+        verify(f, SPAN, &v);
         assert_int_equal(v.n_accepted, wrong);
         assert_int_equal(v.next.id, f->own[wrong]);
     }
@@ -112,7 +117,7 @@ static void test_verify_end_token_accepted_ends_the_span(void **state)
     f->rows[2][END] = 1000;
     f->history[18] = END;
     shoal_verdict v;
-    shoal_spec_verify(f->sampler, &f->sampling, f->logits, f->history, 16, SPAN, is_end, NULL, &v);
+    verify(f, SPAN, &v);
     assert_int_equal(v.n_accepted, 3);
     assert_int_equal(v.next.id, -1);
     assert_true(v.confidences[2] > 0.99F);

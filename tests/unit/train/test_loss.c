@@ -151,7 +151,8 @@ static void test_kl_of_hand_computed_rows(void **state)
     const float teacher[2] = {0, 0};
     const float weight = 1.0F;
     float x[2] = {0, 1.0986123F};
-    double forward = shoal_loss_forward_kl(1, 2, teacher, 1, &weight, x);
+    const shoal_distil d = {.temperature = 1};
+    double forward = shoal_loss_distil(1, 2, &d, NULL, teacher, &weight, x);
     assert_true(fabs(forward - 0.5 * log(4.0 / 3.0)) < 1e-6); /* (ln 2 + ln 2/3) / 2 */
     assert_true(fabsf(x[0] + 0.25F) < 1e-6F && fabsf(x[1] - 0.25F) < 1e-6F);
     float y[2] = {0, 1.0986123F};
@@ -172,8 +173,8 @@ static void test_kl_of_equal_rows_is_zero(void **state)
         uint64_t rng = 7;
         fill(&rng, VOCAB_MAX, 8.0F, x);
         memcpy(teacher, x, sizeof x);
-        double loss = reverse ? shoal_loss_reverse_kl(1, VOCAB_MAX, teacher, 2, &weight, x)
-                              : shoal_loss_forward_kl(1, VOCAB_MAX, teacher, 2, &weight, x);
+        const shoal_distil d = {.temperature = 2, .reverse = reverse != 0};
+        double loss = shoal_loss_distil(1, VOCAB_MAX, &d, NULL, teacher, &weight, x);
         assert_true(loss == 0);
         for (size_t i = 0; i < VOCAB_MAX; i++) {
             assert_true(x[i] == 0);
