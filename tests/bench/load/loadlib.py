@@ -8,21 +8,13 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(HERE, "..", "..", "integration"))
-from harness import FAMILY, FAMILY_EOS, SANITIZED, Site, binary, request, run  # noqa: E402,F401
+from harness import FAMILY, FAMILY_EOS, SANITIZED, SOURCE, Site, binary, request, run  # noqa: E402,F401
 
 
 def make_tenant(site, name):
-    """A client certificate of the site's authority with a SPIFFE id of its own; (certificate, key)."""
-    base = site.file(f"certs/tenant-{name}")
-    with open(base + ".ext", "w", encoding="ascii") as f:
-        f.write("basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
-                f"extendedKeyUsage=clientAuth\nsubjectAltName=URI:spiffe://shoal.dev/{name}/gateway\n")
-    run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", base + ".key")
-    run("openssl", "req", "-new", "-sha256", "-key", base + ".key", "-subj", f"/CN={name}", "-out", base + ".csr")
-    run("openssl", "x509", "-req", "-sha256", "-in", base + ".csr", "-CA", site.file("certs/ca.pem"), "-CAkey",
-        site.file("certs/ca.key"), "-set_serial", "0x" + os.urandom(15).hex(), "-days", "30", "-extfile",
-        base + ".ext", "-out", base + ".pem")
-    return base + ".pem", base + ".key"
+    """An identity of the site's authority for one more device, which is a tenant of its own; (certificate, key)."""
+    run(os.path.join(SOURCE, "deploy/certs/make-dev-certs"), site.file("certs"), name)
+    return site.file(f"certs/{name}.pem"), site.file(f"certs/{name}.key")
 
 
 def options(site, target, tenants=None, **settings):

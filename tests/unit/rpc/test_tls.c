@@ -468,6 +468,35 @@ static void test_script_keeps_what_is_valid(void **state)
           theirs.dir);
 }
 
+/* One identity for each name, beside those that are there; what is no name makes nothing. */
+static void test_script_makes_devices_by_name(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    static const char *const refused[] = {
+        "''", "ca", "cloud", "dev", "-a", "../a", "a.b", "'a b'", "$(printf %059d 0)"};
+    char command[2 * PATH_BYTES];
+    const char *source = getenv("SHOAL_SOURCE_DIR");
+    shell("cksum @/ca.* @/cloud.* @/edge.* >@/before", theirs.dir);
+    (void)snprintf(command, sizeof command,
+                   "'%s/deploy/certs/make-dev-certs' '%s' desk-1 $(printf %%058d 0) >/dev/null",
+                   source, theirs.dir);
+    assert_true(run(command));
+    shell("for n in desk-1 $(printf %058d 0); do openssl verify -CAfile @/ca.pem @/$n.pem && "
+          "openssl x509 -in @/$n.pem -noout -ext subjectAltName | "
+          "grep -qx \" *URI:spiffe://shoal.dev/edge/$n\" || exit 1; done >/dev/null",
+          theirs.dir);
+    for (size_t i = 0; i < SHOAL_COUNT(refused); i++) {
+        (void)snprintf(
+            command, sizeof command,
+            "'%s/deploy/certs/make-dev-certs' '%s' desk-2 %s >/dev/null 2>&1; test $? = 2", source,
+            theirs.dir, refused[i]);
+        assert_true(run(command));
+    }
+    shell("test ! -e @/desk-2.pem && cksum @/ca.* @/cloud.* @/edge.* | cmp -s - @/before",
+          theirs.dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -488,6 +517,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_failing_memory_while_loading_is_told, make_rpc,
                                         free_rpc),
         cmocka_unit_test(test_script_keeps_what_is_valid),
+        cmocka_unit_test(test_script_makes_devices_by_name),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
