@@ -7,7 +7,6 @@ They are installed by npm from clients/package-lock.json into a temporary folder
 import os
 import shutil
 import subprocess
-import sys
 
 from harness import SOURCE, Site, expect, main, run
 
@@ -37,8 +36,7 @@ def test_clients_work_unchanged():
         os.mkdir(folder)
         lacking = install(folder)
         if lacking:
-            print(f"skipped: {lacking}")
-            sys.exit(77)
+            return f"skipped: {lacking}"
         full, edge = site.models()
         cloud = site.cloud(full).start()
         url = site.edge(edge, cloud.address, mode__default="exact", api__key="sesame", model__name="pair").start().address

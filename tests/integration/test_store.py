@@ -208,7 +208,7 @@ def test_tenants_and_secrets_do_not_meet():
 
 def test_public_prompt_is_shared_by_tenants():
     if SANITIZED:
-        return "needs a model with a chat template"
+        return "skipped: needs a model with a chat template"
     with Site(SEED) as site, Redis(site) as redis:
         full, edge_model = site.models("Q4_0")
         with open(site.file("system"), "w", encoding="utf-8") as f:
