@@ -334,14 +334,16 @@ static double ops_share(const bench *b, const mode *m)
 static void print_header(const options *o)
 {
     printf(
-        "# %zu threads; prefill %zu, deep: %zu tokens before. Tokens a second, but: read: share "
-        "of the\n"
-        "# memory bandwidth measured beside it; ops: share of the arithmetic peak measured beside "
-        "it;\n"
-        "# verify: plain steps that a step over 5 tokens costs; deep: rate against no depth.\n",
+        "# %zu threads; prefill %zu, deep: %zu tokens before. Tokens a second, but: memory: GB/s "
+        "that\n"
+        "# the machine gave, measured beside it; read: the share of them that decoding read "
+        "weights with;\n"
+        "# ops: share of the arithmetic peak measured beside it; verify: plain steps that a step "
+        "over 5\n"
+        "# tokens costs; deep: rate against no depth.\n",
         o->n_threads, o->prefill, o->depth);
     printf("%-12s %-6s %8s %6s %5s %7s %7s %7s %7s %7s %6s %8s %7s %8s %5s\n", "model", "type",
-           "decode", "GB/s", "read", "width2", "width4", "width8", "width16", "width32", "verify",
+           "decode", "memory", "read", "width2", "width4", "width8", "width16", "width32", "verify",
            "deep_f16", "deep_q8", "prefill", "ops");
 }
 

@@ -115,10 +115,11 @@ def engine(job):
     job.run("tests/bench/engine", *sizes, "--out", job.out, *job.plot("engine.svg"))
     said = lines(job.file("engine.json"))
     job.table(f"Whole models of real shapes with random weights, {said[0]['threads']} threads, {said[0]['tier']}",
-              ["model", "type", "decode", "GB/s", "read", "width 2", "4", "8", "16", "32", "verify", "deep f16", "deep q8",
+              ["model", "type", "decode", "GB/s of weights", "read", "width 2", "4", "8", "16", "32", "verify", "deep f16", "deep q8",
                f"prefill {said[0]['prefill']}", "ops"], [engine_row(job, one) for one in said],
-              "Tokens a second, but: `read`, decoding's share of the memory bandwidth measured beside it; `verify`, what a step over five "
-              f"tokens costs in plain steps; `deep`, the rate at {said[0]['depth']} tokens against none; `ops`, prefill's share of the "
+              "Tokens a second, but: `GB/s of weights`, what decoding read of them; `read`, its share of the memory bandwidth measured "
+              "beside it; `verify`, what a step over five tokens costs in plain steps; "
+              f"`deep`, the rate at {said[0]['depth']} tokens against none; `ops`, prefill's share of the "
               "arithmetic peak measured beside it.")
 
 
