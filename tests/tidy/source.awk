@@ -72,7 +72,7 @@ function start()
     has_main = 0
     n_exits = 0
     opened = 0
-    # The client library and the command line on it link libc alone.
+    # The client library and the command line on it link libc and OpenSSL alone.
     allocates = top == "tests" || name == "common/base/mem.c" || \
         (top == "edge" && (room == "client" || room == "cli"))
 }
