@@ -35,6 +35,11 @@ struct shoal_admit {
     shoal_admit_quotas *quotas;
     size_t n_sessions;
     double duration_ms; /* mean of a session, 0: none has ended */
+    size_t n_pages;     /* promised to the sessions, */
+    uint64_t n_answer;  /* and tokens that they may make */
+    double held;        /* pages times ms that they were promised, fading, */
+    double n_freed;     /* and pages that came free */
+    uint64_t held_ms;   /* held is of then */
     size_t n_tenants;
     tenant *tenants;
     size_t n_chains;
@@ -45,7 +50,7 @@ const char *shoal_admit_reason_name(shoal_admit_reason reason)
 {
     static const char *const names[SHOAL_ADMIT_N_REASONS] = {
         "ok",        "never_fits",    "never_quota", "sessions", "tenant_sessions",
-        "tenant_kv", "tenant_tokens", "wait"};
+        "tenant_kv", "tenant_tokens", "wait",        "kv"};
     SHOAL_ASSERT(reason < SHOAL_ADMIT_N_REASONS);
     return names[reason];
 }
@@ -196,6 +201,23 @@ static size_t find_tenant(shoal_admit *admit, const char *long_name, uint64_t no
 
 /* --- the decision ----------------------------------------------------------------------------- */
 
+/* Rows that decode in a step, and what it takes without those that are waited for. */
+static double step_us(const shoal_admit_load *load)
+{
+    size_t n = load->n_decoding;
+    n = load->n_samples_step > 0 ? SHOAL_MIN(n, load->n_samples_step) : n;
+    return load->fixed_us + (double)n * (load->row_us + load->sample_us);
+}
+
+/* What is no number predicts nothing. */
+static uint64_t whole_ms(double ms)
+{
+    if (!(ms > 0)) {
+        return 0;
+    }
+    return ms < 1e12 ? (uint64_t)ms : (uint64_t)1e12;
+}
+
 uint64_t shoal_admit_wait_ms(const shoal_admit_load *load)
 {
     double n_rows = (double)load->n_rows_waiting;
@@ -203,13 +225,63 @@ uint64_t shoal_admit_wait_ms(const shoal_admit_load *load)
         return 0;
     }
     double n_steps = ceil(n_rows / (double)load->n_rows_step);
-    double us = n_steps * (load->fixed_us + (double)load->n_decoding * load->row_us) +
-                n_rows * load->row_us;
-    /* Written so that what is no number predicts nothing. */
-    if (!(us > 0)) {
+    /* Where not all can have a sample in a step, its own comes in turn. */
+    n_steps += load->n_samples_step > 0
+                   ? floor((double)load->n_decoding / (double)load->n_samples_step)
+                   : 0.0;
+    return whole_ms((n_steps * step_us(load) + n_rows * load->row_us) / 1000.0);
+}
+
+/* --- pages ------------------------------------------------------------------------------------ */
+
+static void hold(shoal_admit *admit, uint64_t now_ms)
+{
+    admit->held += (double)admit->n_pages * (double)(now_ms - SHOAL_MIN(admit->held_ms, now_ms));
+    admit->held_ms = SHOAL_MAX(admit->held_ms, now_ms);
+}
+
+/* What some poolfuls of pages ago came free counts little. */
+static void free_pages(shoal_admit *admit, size_t n)
+{
+    double n_pool = (double)admit->settings.n_pages;
+    if (n > 0 && n_pool > 0) {
+        double keep = 1.0 - SHOAL_MIN((double)n / n_pool, 1.0) / 2.0;
+        admit->held *= keep;
+        admit->n_freed = (admit->n_freed + (double)n) * keep;
+    }
+    admit->n_pages -= n;
+}
+
+/* Until n_pages more are free beside what is promised. hold was called. */
+static uint64_t wait_pages_ms(const shoal_admit *admit, const shoal_admit_load *load,
+                              size_t n_pages)
+{
+    size_t n_held = admit->n_pages - SHOAL_MIN(load->n_pages_shared, admit->n_pages);
+    if (admit->settings.n_pages == 0 || n_held + n_pages <= admit->settings.n_pages) {
         return 0;
     }
-    return us < 1e15 ? (uint64_t)(us / 1000.0) : (uint64_t)1e12;
+    double n = (double)admit->n_sessions;
+    double mean = (double)admit->n_pages / n;
+    double says_all_ms = (double)admit->n_answer / n * step_us(load) / 1000.0;
+    double lasts_ms = (admit->held + mean * says_all_ms) / (admit->n_freed + mean);
+    double over = (double)(n_held + n_pages - admit->settings.n_pages) / (double)n_held;
+    size_t n_ends = (size_t)ceil(SHOAL_MIN(over, 1.0) * n);
+    double parts = 0.0;
+    for (size_t i = 0; i < n_ends; i++) {
+        parts += 1.0 / (n - (double)i);
+    }
+    return whole_ms(parts * lasts_ms);
+}
+
+uint64_t shoal_admit_wait_all_ms(shoal_admit *admit, const shoal_admit_load *load, size_t n_pages,
+                                 uint64_t now_ms)
+{
+    if (n_pages == SIZE_MAX) {
+        n_pages = admit->n_sessions > 0 ? admit->n_pages / admit->n_sessions : 0;
+    }
+    hold(admit, now_ms);
+    uint64_t pages_ms = wait_pages_ms(admit, load, n_pages);
+    return SHOAL_MAX(shoal_admit_wait_ms(load), pages_ms);
 }
 
 static uint64_t clamp_retry(double ms)
@@ -286,25 +358,51 @@ static void check_places(const shoal_admit *admit, const tenant *t, uint64_t kv_
 }
 
 static void check_wait(const shoal_admit *admit, const shoal_admit_request *request,
-                       shoal_admit_answer *answer)
+                       const shoal_admit_load *load, shoal_admit_answer *answer)
 {
     uint64_t limit = admit->settings.wait_max_ms;
     bool deadline = request->deadline_ms > 0 && (limit == 0 || request->deadline_ms <= limit);
     limit = deadline ? request->deadline_ms : limit;
-    if (limit > 0 && answer->wait_ms > limit) {
-        refuse(answer, SHOAL_ADMIT_WAIT, clamp_retry((double)(answer->wait_ms - limit)),
+    if (limit == 0 || answer->wait_ms <= limit) {
+        return;
+    }
+    const char *which = deadline ? "open.deadline_ms is" : "admit.wait_max_ms is";
+    uint64_t retry_ms = clamp_retry((double)(answer->wait_ms - limit));
+    if (shoal_admit_wait_ms(load) > limit) {
+        refuse(answer, SHOAL_ADMIT_WAIT, retry_ms,
                "the first token would come after %llu ms, %s %llu ms; try again later or elsewhere",
-               (unsigned long long)answer->wait_ms,
-               deadline ? "open.deadline_ms is" : "admit.wait_max_ms is",
+               (unsigned long long)answer->wait_ms, which, (unsigned long long)limit);
+    } else {
+        refuse(answer, SHOAL_ADMIT_KV, retry_ms,
+               "the KV of open.n_tokens_max %u would have room after %llu ms (kv.max_mib), %s %llu "
+               "ms; try again later or elsewhere, or ask for less",
+               request->n_tokens_max, (unsigned long long)answer->wait_ms, which,
                (unsigned long long)limit);
     }
+}
+
+static void enter(shoal_admit *admit, size_t slot, const shoal_admit_request *request,
+                  uint64_t kv_bytes, uint64_t now_ms, shoal_admit_ticket *ret_ticket)
+{
+    uint32_t n_prompt = SHOAL_MIN(request->n_prompt, request->n_tokens_max);
+    *ret_ticket = (shoal_admit_ticket){.tenant = slot + 1,
+                                       .kv_bytes = kv_bytes,
+                                       .opened_ms = now_ms,
+                                       .n_pages = request->n_pages,
+                                       .n_answer = request->n_tokens_max - n_prompt};
+    admit->n_sessions++;
+    admit->n_pages += ret_ticket->n_pages;
+    admit->n_answer += ret_ticket->n_answer;
+    admit->tenants[slot].n_sessions++;
+    admit->tenants[slot].kv_bytes += kv_bytes;
 }
 
 shoal_admit_answer shoal_admit_open(shoal_admit *admit, const shoal_admit_request *request,
                                     const shoal_admit_load *load, uint64_t now_ms,
                                     shoal_admit_ticket *ret_ticket)
 {
-    shoal_admit_answer answer = {.reason = SHOAL_ADMIT_OK, .wait_ms = shoal_admit_wait_ms(load)};
+    shoal_admit_answer answer = {.reason = SHOAL_ADMIT_OK};
+    answer.wait_ms = shoal_admit_wait_all_ms(admit, load, request->n_pages, now_ms);
     size_t slot = find_tenant(admit, request->tenant, now_ms);
     tenant *t = &admit->tenants[slot];
     uint64_t kv_bytes = (uint64_t)request->n_tokens_max * admit->settings.kv_bytes_token;
@@ -314,14 +412,10 @@ shoal_admit_answer shoal_admit_open(shoal_admit *admit, const shoal_admit_reques
         check_places(admit, t, kv_bytes, &answer);
     }
     if (answer.reason == SHOAL_ADMIT_OK) {
-        check_wait(admit, request, &answer);
+        check_wait(admit, request, load, &answer);
     }
     if (answer.reason == SHOAL_ADMIT_OK) {
-        admit->n_sessions++;
-        t->n_sessions++;
-        t->kv_bytes += kv_bytes;
-        *ret_ticket =
-            (shoal_admit_ticket){.tenant = slot + 1, .kv_bytes = kv_bytes, .opened_ms = now_ms};
+        enter(admit, slot, request, kv_bytes, now_ms, ret_ticket);
     }
     return answer;
 }
@@ -346,6 +440,10 @@ void shoal_admit_close(shoal_admit *admit, shoal_admit_ticket *ticket, uint64_t 
     }
     tenant *t = &admit->tenants[ticket->tenant - 1];
     SHOAL_ASSERT(t->n_sessions > 0 && admit->n_sessions > 0 && t->kv_bytes >= ticket->kv_bytes);
+    SHOAL_ASSERT(admit->n_pages >= ticket->n_pages && admit->n_answer >= ticket->n_answer);
+    hold(admit, now_ms);
+    free_pages(admit, ticket->n_pages);
+    admit->n_answer -= ticket->n_answer;
     t->n_sessions--;
     t->kv_bytes -= ticket->kv_bytes;
     t->use_ms = now_ms;

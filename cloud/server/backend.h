@@ -8,7 +8,7 @@
 #ifndef SHOAL_CLOUD_SERVER_BACKEND_H
 #define SHOAL_CLOUD_SERVER_BACKEND_H
 
-#include "cloud/sched/cost.h"
+#include "cloud/admit/admit.h"
 #include "cloud/server/session.h"
 #include "common/base/clock.h"
 
@@ -31,9 +31,11 @@ typedef struct shoal_backend_ops {
      * SHOAL_BUSY: nothing can be done now, try again a little later. A failure that is a session's
      * ends that session, and the step is SHOAL_OK. */
     shoal_status (*step)(void *ctx, const shoal_clock *clock);
-    /* What a step costs, as far as it is known; valid until the next one. NULL: it cannot tell. */
-    const shoal_sched_cost *(*cost)(const void *ctx);
-    /* Share of the tokens of prompts that was there lately, 0..1. NULL: none. */
+    /* What admission must know of it, as of the last step. io_load has the tokens that sessions
+     * wait for and how many sessions decode; it puts in what of that it can do in a step, and what
+     * such a step costs and holds. */
+    void (*load)(const void *ctx, shoal_admit_load *io_load);
+    /* Share of the tokens of prompts that need not be computed, as of the last ones, 0..1. */
     double (*found)(const void *ctx);
     void (*free)(void *ctx);
 } shoal_backend_ops;

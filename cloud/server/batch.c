@@ -66,11 +66,12 @@ struct shoal_batch {
     shoal_msg_cost told;
     entry *entries; /* [n_sessions_max], oldest first */
     size_t n_entries;
-    double n_looked;     /* tokens of prompts, fading, */
-    double n_found;      /* and those of them that were found */
-    bool looked;         /* for texts, since the last step */
-    uint64_t stepped_ns; /* end of the last step, with what followed it */
-    unsigned n_cold;     /* steps that are cold still, the one that runs included */
+    double n_looked;       /* tokens of prompts, fading, */
+    double n_found;        /* and those of them that were found */
+    bool looked;           /* for texts, since the last step */
+    uint64_t stepped_ns;   /* end of the last step, with what followed it */
+    unsigned n_cold;       /* steps that are cold still, the one that runs included */
+    size_t n_pages_shared; /* when the last step was planned: those of each session but the first */
     uint64_t next_id;
     uint64_t turn;
     shoal_sched_item *items; /* [n_sessions_max], as entries */
@@ -125,7 +126,8 @@ static uint64_t time_step(shoal_engine *engine, shoal_kv_seq *seq, size_t n_rows
         if (shoal_engine_step(engine, &span, 1) != SHOAL_OK) {
             return 0;
         }
-        best_ns = SHOAL_MIN(best_ns, shoal_clock_now_ns(clock) - start_ns);
+        uint64_t took_ns = shoal_clock_now_ns(clock) - start_ns;
+        best_ns = SHOAL_MIN(best_ns, took_ns);
         (void)shoal_kv_seq_truncate(seq, 0);
     }
     return best_ns < UINT64_MAX ? best_ns : 0;
@@ -404,9 +406,13 @@ static shoal_status plan_step(shoal_batch *batch, const shoal_clock *clock,
                                        .n_pages_free = shoal_kv_pool_n_free(pool),
                                        .n_pages_cached = shoal_kv_pool_n_kept(pool),
                                        .hold_ms = batch->settings.idle_hold_ms};
+    size_t n_held = 0;
     for (size_t i = 0; i < batch->n_entries; i++) {
         batch->items[i] = describe(batch, &batch->entries[i], now_ms);
+        n_held += batch->items[i].n_pages_held;
     }
+    size_t n_used = shoal_kv_pool_n_pages(pool) - limits.n_pages_free - limits.n_pages_cached;
+    batch->n_pages_shared = n_held - SHOAL_MIN(n_used, n_held);
     return shoal_sched_step(batch->sched, batch->items, batch->n_entries, &limits, &batch->cost,
                             now_ms, ret_plan);
 }
@@ -582,4 +588,28 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock)
 const shoal_sched_cost *shoal_batch_cost(const shoal_batch *batch)
 {
     return &batch->cost;
+}
+
+/* Rows of prompts in a step beside n_samples rows that decode: what sched.h says of rows. */
+static size_t prompt_rows(const shoal_batch *batch, size_t n_samples)
+{
+    size_t chunk = batch->settings.prefill_chunk;
+    size_t n_cap = shoal_sched_cost_rows(&batch->cost, batch->settings.step_time_us,
+                                         shoal_engine_n_rows_max(batch->engine));
+    size_t n_own = SHOAL_MIN(chunk, SHOAL_MAX(n_cap / 2, (size_t)1));
+    size_t n_left = n_cap - SHOAL_MIN(n_samples, n_cap);
+    return SHOAL_MIN(chunk, SHOAL_MAX(n_own, n_left));
+}
+
+void shoal_batch_load(const shoal_batch *batch, shoal_admit_load *io_load)
+{
+    const shoal_sched_cost *cost = &batch->cost;
+    io_load->n_samples_step =
+        SHOAL_MIN(shoal_engine_n_logits_max(batch->engine), shoal_engine_n_rows_max(batch->engine));
+    size_t n_samples = SHOAL_MIN(io_load->n_decoding, io_load->n_samples_step);
+    io_load->n_rows_step = prompt_rows(batch, n_samples);
+    io_load->fixed_us = cost->fixed_us;
+    io_load->row_us = cost->row_us;
+    io_load->sample_us = cost->answer_us + cost->logit_us;
+    io_load->n_pages_shared = batch->n_pages_shared;
 }

@@ -10,6 +10,7 @@
 #ifndef SHOAL_CLOUD_SERVER_BATCH_H
 #define SHOAL_CLOUD_SERVER_BATCH_H
 
+#include "cloud/admit/admit.h"
 #include "cloud/sched/cost.h"
 #include "cloud/server/metrics.h"
 #include "cloud/server/session.h"
@@ -68,5 +69,9 @@ shoal_status shoal_batch_step(shoal_batch *batch, const shoal_clock *clock) SHOA
 /* Learnt from the steps so far; valid until the next one. Sessions tell their edges what it comes
  * to, from add to remove. */
 const shoal_sched_cost *shoal_batch_cost(const shoal_batch *batch);
+/* What admission must know, as of the last step: io_load has the rows that sessions wait for and
+ * how many sessions decode; this adds how many of them a step runs, what it costs, and which pages
+ * are shared. */
+void shoal_batch_load(const shoal_batch *batch, shoal_admit_load *io_load);
 
 #endif

@@ -47,6 +47,7 @@ shoal_status shoal_cloud_metrics_init(shoal_metrics *registry, shoal_cloud_metri
         {&m->refused[SHOAL_ADMIT_TENANT_KV], {REFUSED("tenant_kv"), COUNTER}},
         {&m->refused[SHOAL_ADMIT_TENANT_TOKENS], {REFUSED("tenant_tokens"), COUNTER}},
         {&m->refused[SHOAL_ADMIT_WAIT], {REFUSED("wait"), COUNTER}},
+        {&m->refused[SHOAL_ADMIT_KV], {REFUSED("kv"), COUNTER}},
         {&m->wait_seconds,
          {"shoal_admission_wait_seconds", "Predicted wait of a new session for its first token.",
           "", GAUGE}},

@@ -84,10 +84,10 @@ static shoal_status native_step(void *ctx, const shoal_clock *clock)
     return shoal_batch_step(n->batch, clock);
 }
 
-static const shoal_sched_cost *native_cost(const void *ctx)
+static void native_load(const void *ctx, shoal_admit_load *io_load)
 {
     const native *n = ctx;
-    return shoal_batch_cost(n->batch);
+    shoal_batch_load(n->batch, io_load);
 }
 
 static const shoal_backend_ops native_ops = {.name = "native",
@@ -98,7 +98,7 @@ static const shoal_backend_ops native_ops = {.name = "native",
                                              .hold = native_hold,
                                              .look = native_look,
                                              .step = native_step,
-                                             .cost = native_cost,
+                                             .load = native_load,
                                              .found = native_found,
                                              .free = native_free};
 

@@ -9,6 +9,7 @@
 #include "common/base/thread.h"
 #include "common/obs/log.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 enum {
     FIXED_ITEMS = 4,      /* items embedded in a call: opened, half-closed, failed, gone */
     DRAIN_AT_ONCE = 1024, /* inbox items handled between two steps */
+    CATCH_UP_ROWS = 32,   /* a sample so close ahead is a step's, not a prompt */
     BUSY_WAIT_MS = 5,     /* pause when pages are held by sessions that are briefly silent */
     IDLE_WAIT_MS = 1000 /* longest sleep, so that a lost wake-up would cost a second, not a hang */
 };
@@ -83,11 +85,9 @@ struct shoal_node {
     /* Told to any thread. */
     atomic_uint_fast64_t beat_ms;
     atomic_size_t n_ids_inbox;
-    atomic_size_t n_rows_waiting;
-    atomic_size_t n_working;
-    _Atomic double fixed_us;
-    _Atomic double row_us;
-    _Atomic double found;
+    pthread_mutex_t told_lock; /* of the two below, held to copy them */
+    shoal_admit_load told;
+    double found;
 };
 
 shoal_node_settings shoal_node_settings_default(void)
@@ -472,22 +472,32 @@ shoal_node_limits shoal_node_limits_get(const shoal_node *node)
                                 .n_tokens_max = node->describe.n_ctx};
     if (node->backend.engine != NULL) {
         const shoal_kv_pool *pool = shoal_engine_kv(node->backend.engine);
+        limits.n_pages = shoal_kv_pool_n_pages(pool);
         size_t n_pages = shoal_kv_pool_pages_for(pool, 64) - shoal_kv_pool_pages_for(pool, 32);
         limits.kv_bytes_token = n_pages * shoal_kv_page_bytes(shoal_kv_pool_shape(pool)) / 32;
     }
     return limits;
 }
 
-shoal_admit_load shoal_node_load(const shoal_node *node)
+size_t shoal_node_pages_for(const shoal_node *node, size_t n_tokens)
 {
+    if (node->backend.engine == NULL) {
+        return 0;
+    }
+    const shoal_kv_pool *pool = shoal_engine_kv(node->backend.engine);
+    size_t n = SHOAL_MIN(n_tokens, (size_t)node->describe.n_ctx);
+    return SHOAL_MIN(shoal_kv_pool_pages_for(pool, n), shoal_kv_pool_n_pages(pool));
+}
+
+shoal_admit_load shoal_node_load(shoal_node *node)
+{
+    (void)pthread_mutex_lock(&node->told_lock);
+    shoal_admit_load load = node->told;
+    double found = node->found;
+    (void)pthread_mutex_unlock(&node->told_lock);
     /* Of prompts that nobody has looked at yet as much is taken to be there as of the last ones. */
-    double n_inbox = (double)atomic_load(&node->n_ids_inbox) * (1.0 - atomic_load(&node->found));
-    return (shoal_admit_load){.n_rows_waiting =
-                                  atomic_load(&node->n_rows_waiting) + (size_t)n_inbox,
-                              .n_rows_step = node->settings.prefill_chunk,
-                              .n_decoding = atomic_load(&node->n_working),
-                              .fixed_us = atomic_load(&node->fixed_us),
-                              .row_us = atomic_load(&node->row_us)};
+    load.n_rows_waiting += (uint64_t)((double)atomic_load(&node->n_ids_inbox) * (1.0 - found));
+    return load;
 }
 
 uint64_t shoal_node_beat_ms(const shoal_node *node)
@@ -500,11 +510,11 @@ const shoal_cloud_metrics *shoal_node_metrics(const shoal_node *node)
     return &node->metrics;
 }
 
-/* Rows that sessions wait for. */
-static void publish_queue(shoal_node *node, uint64_t now_ms)
+/* Rows that sessions wait for, and what the back end says of them. */
+static void publish(shoal_node *node, uint64_t now_ms)
 {
-    size_t n_rows = 0;
-    size_t n_working = 0;
+    const shoal_backend *backend = &node->backend;
+    shoal_admit_load load = {.n_rows_waiting = 0};
     for (size_t i = 0; i < node->n_registered; i++) {
         const shoal_session *session = node->conns[i]->session;
         if (session == NULL || shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING) {
@@ -512,25 +522,16 @@ static void publish_queue(shoal_node *node, uint64_t now_ms)
         }
         size_t n_ids = 0;
         (void)shoal_session_ids(session, &n_ids);
-        n_rows += n_ids - SHOAL_MIN(shoal_session_kv_length(session), n_ids);
-        n_working++;
+        load.n_rows_waiting += n_ids - SHOAL_MIN(shoal_session_kv_length(session), n_ids);
+        load.n_decoding += shoal_session_wants(session, CATCH_UP_ROWS) == SHOAL_WANT_TOKENS;
     }
-    atomic_store(&node->n_rows_waiting, n_rows);
-    atomic_store(&node->n_working, n_working);
+    backend->ops->load(backend->ctx, &load);
+    double found = backend->ops->found(backend->ctx);
+    (void)pthread_mutex_lock(&node->told_lock);
+    node->told = load;
+    node->found = found;
+    (void)pthread_mutex_unlock(&node->told_lock);
     atomic_store(&node->beat_ms, now_ms);
-}
-
-static void publish_cost(shoal_node *node)
-{
-    const shoal_backend *backend = &node->backend;
-    const shoal_sched_cost *cost =
-        backend->ops->cost != NULL ? backend->ops->cost(backend->ctx) : NULL;
-    if (cost != NULL) {
-        double found = backend->ops->found != NULL ? backend->ops->found(backend->ctx) : 0.0;
-        atomic_store(&node->found, found);
-        atomic_store(&node->fixed_us, cost->fixed_us);
-        atomic_store(&node->row_us, cost->row_us);
-    }
 }
 
 /* --- the engine thread: its loop -------------------------------------------------------------- */
@@ -603,10 +604,9 @@ static void engine_main(void *ctx)
         if (node->backend.ops->look != NULL) {
             node->backend.ops->look(node->backend.ctx, clock);
         }
-        publish_queue(node, now_ms);
+        publish(node, now_ms);
         shoal_status status = node->backend.ops->step(node->backend.ctx, clock);
         if (status == SHOAL_OK) {
-            publish_cost(node);
             continue;
         }
         if (atomic_load(&node->stopping)) {
@@ -721,6 +721,8 @@ shoal_status shoal_node_new(const shoal_model *model, const shoal_node_settings 
         shoal_upstream_free(settings->take_upstream);
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for the node");
     }
+    int rc = pthread_mutex_init(&node->told_lock, NULL);
+    SHOAL_ASSERT(rc == 0);
     node->settings = *settings;
     node->poke = (item){.kind = ITEM_POKE};
     SHOAL_TRY(build(node, model, registry, err));
@@ -762,6 +764,7 @@ void shoal_node_free(shoal_node *node)
     shoal_store_close(node->store);
     shoal_queue_free(node->inbox); /* after all whose threads wake this one */
     shoal_upstream_free(node->settings.take_upstream);
+    (void)pthread_mutex_destroy(&node->told_lock);
     shoal_free(node->conns);
     shoal_free(node);
 }

@@ -79,10 +79,13 @@ typedef struct shoal_node_limits {
     size_t n_sessions_max;
     size_t n_tokens_max;     /* of one session: context and pool */
     uint64_t kv_bytes_token; /* of one token over all layers, 0: unknown */
+    size_t n_pages;          /* of the KV pool, 0: there is none */
 } shoal_node_limits;
 shoal_node_limits shoal_node_limits_get(const shoal_node *node);
+/* Pages of the pool that a session of n_tokens takes, at most all; 0 without one. Any thread. */
+size_t shoal_node_pages_for(const shoal_node *node, size_t n_tokens);
 /* What it is busy with, as of the last step. Any thread. */
-shoal_admit_load shoal_node_load(const shoal_node *node);
+shoal_admit_load shoal_node_load(shoal_node *node);
 /* When the engine thread last went round, by the node's clock. It does so at least every second,
  * but for a step that takes longer. Any thread. */
 uint64_t shoal_node_beat_ms(const shoal_node *node);

@@ -307,6 +307,19 @@ static void relay_describe(const void *ctx, shoal_describe *ret_describe)
     d->verify = a->scores == SHOAL_SCORES_NONE ? SHOAL_VERIFY_NONE : SHOAL_VERIFY_GREEDY;
 }
 
+/* Another engine's steps are its own: nothing is predicted. */
+static void relay_load(const void *ctx, shoal_admit_load *io_load)
+{
+    (void)ctx;
+    io_load->n_rows_step = 0;
+}
+
+static double relay_found(const void *ctx)
+{
+    (void)ctx;
+    return 0.0;
+}
+
 static const shoal_backend_ops relay_ops = {.name = "upstream",
                                             .describe = relay_describe,
                                             .add = relay_add,
@@ -314,6 +327,8 @@ static const shoal_backend_ops relay_ops = {.name = "upstream",
                                             .touch = relay_touch,
                                             .hold = relay_hold,
                                             .step = relay_step,
+                                            .load = relay_load,
+                                            .found = relay_found,
                                             .free = relay_free};
 
 static shoal_status set_up(relay *r, shoal_err *err)

@@ -236,7 +236,10 @@ static bool admit(generation *g, const shoal_msg_open *open)
     }
     shoal_admit_request request = {.tenant = g->identity,
                                    .n_tokens_max = open->n_tokens_max,
-                                   .deadline_ms = open->deadline_ms};
+                                   .n_prompt = (uint32_t)open->n_prompt,
+                                   .deadline_ms = open->deadline_ms,
+                                   .n_pages =
+                                       shoal_node_pages_for(service->node, open->n_tokens_max)};
     shoal_admit_load load = shoal_node_load(service->node);
     uint64_t now = now_ms(service);
     uint64_t n_log = 0;
@@ -418,12 +421,12 @@ void shoal_service_sweep(shoal_service *service)
         }
     }
     shoal_admit_load load = shoal_node_load(service->node);
+    uint64_t wait_ms = shoal_admit_wait_all_ms(service->admit, &load, SIZE_MAX, now);
     unlock(service);
     if (service->fetch != NULL) {
         shoal_fetch_sweep(service->fetch);
     }
-    shoal_metric_set(shoal_node_metrics(service->node)->wait_seconds,
-                     (double)shoal_admit_wait_ms(&load) / 1e3);
+    shoal_metric_set(shoal_node_metrics(service->node)->wait_seconds, (double)wait_ms / 1e3);
     for (size_t i = 0; i < n_late; i++) {
         end_call(late[i]->call, SHOAL_RPC_DEADLINE_EXCEEDED,
                  "the call has not sent its first message within 10 s");
@@ -498,6 +501,7 @@ static shoal_status make_admission(shoal_service *service, uint64_t wait_max_ms,
     shoal_admit_settings admission = {.n_sessions_max = limits.n_sessions_max,
                                       .n_tokens_max = limits.n_tokens_max,
                                       .kv_bytes_token = limits.kv_bytes_token,
+                                      .n_pages = limits.n_pages,
                                       .wait_max_ms = wait_max_ms};
     if (*quotas == NULL) {
         SHOAL_TRY(shoal_admit_quotas_new(&(shoal_admit_quota){0}, "", quotas, err));

@@ -255,6 +255,27 @@ def test_limits_refuse_at_once_with_a_reason():
         expect(refusals <= 4, f"{refusals} refusals: the retry time was not kept")
 
 
+def test_full_kv_pool_refuses_at_once():
+    """Four streams are promised nearly all of the pool: a fifth that may become long is told so, and later served."""
+    with Site() as site:
+        model = site.tiny_model(1)  # 8 KiB of KV for 32 tokens, whatever the other tests run on
+        cloud = node(site, model, kv__max_mib=1, admit__wait_max_ms=5)
+        edge = site.edge(model, cloud.address).start()
+        hasty = site.edge(model, cloud.address, coop__reconnect_ms=100).start()
+        for tries in range(1, 21):  # until it came while all four ran
+            streams = Streams(edge.address, 4)
+            answer = complete(hasty.address, "Once", "cloud", n=600, **NO_END)
+            streams.finish()
+            if answer.error is not None:
+                break
+        expect(answer.error is not None and "kv.max_mib" in answer.error["message"], f"not refused: {answer.error}")
+        expect(value(cloud, 'shoal_admission_refused_total{reason="kv"}') >= 1, "not counted")
+        wait_until(lambda: value(cloud, "shoal_requests_running") == 0, 10, "idle")
+        answer = complete(hasty.address, "Once", "cloud", n=600, **NO_END)
+        expect(answer.error is None and len(answer.ids) == 600, f"not served when there is room: {answer.error}")
+        return f"refused at try {tries}"
+
+
 def service_manager_is_told(start):
     with Site() as site, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(site.file("notify"))

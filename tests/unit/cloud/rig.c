@@ -81,6 +81,7 @@ void rig_init(rig *r, const rig_settings *settings)
                                    settings->prefill_chunk == 0 ? 8 : settings->prefill_chunk,
                                .idle_hold_ms = 1000,
                                .timing = settings->timing,
+                               .step_time_us = settings->step_time_us,
                                .store = settings->store,
                                .store_secret = {{settings->store_secret}},
                                .store_wait_ms = 250};

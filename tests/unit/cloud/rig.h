@@ -29,6 +29,7 @@ typedef struct rig_settings {
     shoal_store *store;        /* NULL: none */
     uint8_t store_secret;      /* a byte of it */
     const shoal_clock *timing; /* of steps that the batch times when it is made; NULL: none */
+    uint64_t step_time_us;     /* 0: no limit */
 } rig_settings;
 
 typedef struct rig {

@@ -626,6 +626,110 @@ static void test_steps_are_timed_before_there_is_work(void **state)
     }
 }
 
+/* --- what admission is told ------------------------------------------------------------------- */
+
+/* A clock for the steps that are timed first: of each it is asked whether there is time, when it
+ * begins and when it ends; three of 1 row, three of 8, three of 32, each 1 ms and 0.1 ms a row. */
+static uint64_t read_timed(void *ctx)
+{
+    static const uint64_t us[] = {1100, 1800, 4200};
+    uint64_t *n_reads = ctx;
+    uint64_t now_us = 0;
+    uint64_t n = (*n_reads)++;
+    for (uint64_t i = 1; i <= n; i++) {
+        /* The first read is of when to stop; after it every third is the end of a step. */
+        now_us += i % 3 == 0 && i <= 27 ? us[(i / 3 - 1) / 3] : 0;
+    }
+    return now_us * 1000;
+}
+
+/* Sessions that decode take their rows of a step, the time limit cuts it, half of it at least is
+ * the prompts': as many rows as admission is told are then run. */
+static void test_load_is_what_a_step_runs(void **state)
+{
+    (void)state;
+    static edge edges[12];
+    static int32_t prompt[400];
+    const struct {
+        size_t n_decoding;
+        size_t n_rows_max;
+        size_t chunk;
+        uint64_t step_time_us;
+        size_t n_rows; /* of the prompt in the first step */
+        size_t n_samples;
+    } rows[] = {
+        {0, 64, 1000, 0, 32, 16},    {0, 64, 31, 0, 31, 16},     {11, 64, 1000, 0, 32, 16},
+        {0, 64, 1000, 2050, 10, 16}, {3, 64, 1000, 2050, 7, 16}, {11, 64, 1000, 2050, 5, 16},
+        {0, 2, 1000, 0, 1, 2},       {1, 2, 1000, 0, 1, 2},
+    };
+    const shoal_sampling sampling = shoal_sampling_default();
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        uint64_t n_reads = 0;
+        const shoal_clock timing = {.now_ns = read_timed, .ctx = &n_reads};
+        rig r;
+        rig_init(&r, &(rig_settings){.seed = 7,
+                                     .timing = &timing,
+                                     .n_rows_max = rows[i].n_rows_max,
+                                     .n_logits_max = rows[i].n_samples,
+                                     .prefill_chunk = rows[i].chunk,
+                                     .step_time_us = rows[i].step_time_us});
+        size_t n = rows[i].n_decoding;
+        for (size_t k = 0; k < n; k++) {
+            edge_init(&edges[k], &r);
+            edge_open(&edges[k], &sampling, 96);
+            rig_prompt(1, prompt, 1);
+            edge_prompt(&edges[k], prompt, 1);
+            edge_continue(&edges[k], 1, 50);
+        }
+        edge *reader = &edges[n];
+        edge_init(reader, &r);
+        edge_open(reader, &sampling, RIG_TEXT_MAX);
+        rig_prompt(1, prompt, SHOAL_COUNT(prompt));
+        edge_prompt(reader, prompt, SHOAL_COUNT(prompt));
+        shoal_admit_load load = {.n_decoding = n};
+        shoal_batch_load(r.batch, &load);
+        assert_int_equal(load.n_samples_step, rows[i].n_samples);
+        assert_int_equal(load.n_rows_step, rows[i].n_rows);
+        assert_int_equal(shoal_session_kv_length(reader->session), 0);
+        assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_OK);
+        assert_int_equal(shoal_session_kv_length(reader->session), rows[i].n_rows);
+        for (size_t k = 0; k <= n; k++) {
+            edge_fini(&edges[k]);
+        }
+        rig_fini(&r);
+    }
+}
+
+/* Pages of a common beginning count once for each session but the first. */
+static void test_load_tells_the_pages_that_are_shared(void **state)
+{
+    (void)state;
+    static int32_t ids[RIG_TEXT_MAX];
+    static edge edges[3];
+    for (unsigned percent = 0; percent <= 50; percent += 50) {
+        rig r;
+        rig_init(&r, &(rig_settings){.seed = 7, .prefix_percent = percent});
+        size_t n_layers = shoal_kv_pool_shape(shoal_engine_kv(r.engine))->n_layers;
+        for (size_t i = 0; i < 80; i++) {
+            ids[i] = (int32_t)(10 + i * 7 % 200);
+        }
+        shoal_admit_load load = {.n_decoding = 0};
+        for (size_t i = 0; i < SHOAL_COUNT(edges); i++) {
+            (void)rows_of(&r, &edges[i], ids, 80);
+            shoal_batch_load(r.batch, &load);
+            assert_int_equal(load.n_pages_shared, percent == 0 ? 0 : i * 2 * n_layers);
+        }
+        for (size_t i = 0; i < SHOAL_COUNT(edges); i++) {
+            edge_fini(&edges[i]);
+            assert_int_equal(shoal_batch_step(r.batch, &r.clock), SHOAL_EOF);
+            shoal_batch_load(r.batch, &load);
+            assert_int_equal(load.n_pages_shared,
+                             percent == 0 || i == 2 ? 0 : (1 - i) * 2 * n_layers);
+        }
+        rig_fini(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -644,6 +748,8 @@ int main(void)
         cmocka_unit_test(test_steps_are_timed_before_there_is_work),
         cmocka_unit_test(test_held_session_gets_no_work),
         cmocka_unit_test(test_add_past_limit_is_busy),
+        cmocka_unit_test(test_load_is_what_a_step_runs),
+        cmocka_unit_test(test_load_tells_the_pages_that_are_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

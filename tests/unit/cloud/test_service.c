@@ -388,15 +388,21 @@ static void set_quotas(const shoal_admit_quota *quota)
 }
 
 /* Opens with room for n tokens; what the first answer is, 0: the call ended without one. */
-static int try_open(client *c, uint32_t n_tokens_max)
+static int try_open_until(client *c, uint32_t n_tokens_max, uint32_t deadline_ms)
 {
     client_init(c, "/shoal.v1.Cloud/Generate", &generate_handlers);
     shoal_sampling sampling = shoal_sampling_default();
     shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,
                           .body.open = edge_open_message(&shared, &sampling, n_tokens_max)};
+    msg.body.open.deadline_ms = deadline_ms;
     send_message(c, &msg);
     const shoal_cloud_msg *answer = next_message(c);
     return answer == NULL ? 0 : (int)answer->kind;
+}
+
+static int try_open(client *c, uint32_t n_tokens_max)
+{
+    return try_open_until(c, n_tokens_max, 0);
 }
 
 static void test_what_never_fits_gets_no_time_to_come_back(void **state)
@@ -408,6 +414,77 @@ static void test_what_never_fits_gets_no_time_to_come_back(void **state)
     assert_int_equal(c.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
     assert_non_null(strstr(c.details, "context.max"));
     client_fini(&c);
+}
+
+/* Sessions of a quarter of the pool each, that say nothing: the fifth is refused while they stay,
+ * not when its deadline has passed, for the service's clock stands still. */
+static void test_pool_that_is_promised_refuses_at_once(void **state)
+{
+    (void)state;
+    wait_empty();
+    shoal_node_limits limits = shoal_node_limits_get(node);
+    size_t n_quarter = shoal_node_pages_for(node, SHOAL_TINY_CTX);
+    assert_int_equal(limits.n_pages, 4 * n_quarter);
+    static client four[4];
+    static client fifth;
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(try_open(&four[i], SHOAL_TINY_CTX), SHOAL_CLOUD_OPENED);
+    }
+    /* None of them has ended in ten minutes; what is left fits exactly, whatever the deadline. */
+    service_now_ns += UINT64_C(600000) * 1000000;
+    assert_int_equal(try_open_until(&four[3], SHOAL_TINY_CTX, 30000), SHOAL_CLOUD_OPENED);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(try_open_until(&fifth, 1, 10000), SHOAL_CLOUD_BUSY);
+        assert_true(fifth.messages[0]->body.busy_retry_after_ms >= 100);
+        wait_closed(&fifth);
+        assert_int_equal(fifth.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+        assert_non_null(strstr(fifth.details, "kv.max_mib"));
+        assert_non_null(strstr(fifth.details, "open.deadline_ms is 10000 ms"));
+        client_fini(&fifth);
+    }
+    /* Who has the time is taken: its page is there by then. */
+    assert_int_equal(try_open_until(&fifth, 1, 3600000), SHOAL_CLOUD_OPENED);
+    client_fini(&fifth);
+    send_simple(&four[0], SHOAL_EDGE_CLOSE);
+    wait_closed(&four[0]);
+    client_fini(&four[0]);
+    assert_int_equal(try_open_until(&four[0], 1, 10000), SHOAL_CLOUD_OPENED);
+    for (size_t i = 0; i < 4; i++) {
+        client_fini(&four[i]);
+    }
+    wait_empty();
+}
+
+/* Behind a long prompt that is computed just then, nobody who has a millisecond begins. How long
+ * the prompt takes is the machine's affair, so it is tried until one came in time. */
+static void test_wait_past_a_short_deadline_is_refused(void **state)
+{
+    (void)state;
+    enum {
+        N_LONG = 1000,
+        N_TRIES = 500
+    };
+    static int32_t prompt[N_LONG];
+    bool refused = false;
+    for (size_t i = 0; i < N_TRIES && !refused; i++) {
+        wait_empty();
+        client reader;
+        client hasty;
+        assert_int_equal(try_open(&reader, SHOAL_TINY_CTX), SHOAL_CLOUD_OPENED);
+        rig_prompt(1000 + i, prompt, N_LONG); /* each another one: none is found */
+        send_tokens(&reader, 0, SHOAL_TOKENS_PROMPT, 0, prompt, N_LONG);
+        refused = try_open_until(&hasty, 1, 1) == SHOAL_CLOUD_BUSY;
+        if (refused) {
+            wait_closed(&hasty);
+            assert_int_equal(hasty.status, SHOAL_RPC_RESOURCE_EXHAUSTED);
+            assert_non_null(strstr(hasty.details, "the first token would come after"));
+            assert_non_null(strstr(hasty.details, "open.deadline_ms is 1 ms"));
+        }
+        client_fini(&hasty);
+        client_fini(&reader);
+    }
+    assert_true(refused);
+    wait_empty();
 }
 
 static void test_tenant_over_its_quota_is_told_when(void **state)
@@ -503,7 +580,7 @@ static int setup(void **state)
     rig_init(&shared, &(rig_settings){.seed = 7});
     shoal_node_settings settings = shoal_node_settings_default();
     settings.engine.n_threads = 1;
-    settings.engine.kv_bytes = 16 << 20;
+    settings.engine.kv_bytes = 2 << 20; /* four sessions of SHOAL_TINY_CTX tokens */
     settings.engine.n_rows_max = 64;
     settings.engine.n_logits_max = 32;
     settings.n_sessions_max = N_SESSIONS;
@@ -546,6 +623,8 @@ int main(void)
         cmocka_unit_test(test_client_that_vanishes_frees_its_session),
         cmocka_unit_test(test_sessions_past_the_limit_are_told_to_wait),
         cmocka_unit_test(test_what_never_fits_gets_no_time_to_come_back),
+        cmocka_unit_test(test_pool_that_is_promised_refuses_at_once),
+        cmocka_unit_test(test_wait_past_a_short_deadline_is_refused),
         cmocka_unit_test(test_tenant_over_its_quota_is_told_when),
         cmocka_unit_test(test_tokens_are_charged_to_the_tenant),
         cmocka_unit_test(test_call_that_says_nothing_is_ended),
