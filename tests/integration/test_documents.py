@@ -64,7 +64,7 @@ def read(path):
 def test_documents_name_what_there_is():
     tests, settings = tests_of_the_tree(), keys("shoal-edge") | keys("shoal-cloud")
     expect(len(tests) > 500 and len(settings) > 80, f"{len(tests)} tests and {len(settings)} settings were found")
-    for name in ("SECURITY.md", "docs/METHODS.md", "docs/OPENAI.md", "docs/tutorial.md", "docs/howto/calibrate.md",
+    for name in ("SECURITY.md", "docs/METHODS.md", "docs/reference/openai.md", "docs/tutorial.md", "docs/howto/calibrate.md",
                  "docs/howto/compress.md", "docs/howto/offline.md",
                  "docs/howto/budgets.md", "docs/howto/redaction.md", "docs/howto/fleet.md", "docs/explanation/idea.md",
                  "docs/explanation/exactness.md", "docs/explanation/risk-bound.md", "docs/explanation/kv-economics.md",

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What OpenAI's clients depend on (docs/OPENAI.md), asked of a real edge byte by byte. The clients are in test_clients.py."""
+"""What OpenAI's clients depend on (docs/reference/openai.md), asked of a real edge byte by byte. The clients are in test_clients.py."""
 import json
 import os
 import re
@@ -114,7 +114,7 @@ def test_every_field_is_told_here():
     """The page's list of fields is the table that the edge has."""
     with open(os.path.join(SOURCE, "edge/http/api_fields.c"), encoding="utf-8") as f:
         known = set(re.findall(r'^    \{"(\w+)", [CM |]+, \w+\},', f.read(), re.M))
-    with open(os.path.join(SOURCE, "docs/OPENAI.md"), encoding="utf-8") as f:
+    with open(os.path.join(SOURCE, "docs/reference/openai.md"), encoding="utf-8") as f:
         told = set(re.findall(r"`(\w+)`", f.read().split("## Fields of a request")[1])) - {"local", "none"}
     expect(len(known) > 30 and told == known, f"not told: {sorted(known - told)}; not there: {sorted(told - known)}")
 
