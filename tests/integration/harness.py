@@ -341,9 +341,14 @@ def wait_until(check, seconds=20, what="condition"):
 
 
 def main(tests):
-    """Runs the functions given, or those named on the command line; prints one line each. One that returns "skipped: why" could
-    not be run here; exit 77, ctest's word for it, where none could."""
-    chosen = [t for t in tests if len(sys.argv) < 2 or t.__name__ in sys.argv[1:]]
+    """Runs the functions given, or those named on the command line, or all but those named with a "-" in front; prints one line
+    each. One that returns "skipped: why" could not be run here; exit 77, ctest's word for it, where none could."""
+    named, left_out = ({a.lstrip("-") for a in sys.argv[1:] if a.startswith("-") == out} for out in (False, True))
+    unknown = (named | left_out) - {t.__name__ for t in tests}
+    if unknown:
+        print(f"no such test: {', '.join(sorted(unknown))}", file=sys.stderr)
+        sys.exit(2)
+    chosen = [t for t in tests if (not named or t.__name__ in named) and t.__name__ not in left_out]
     failed = skipped = 0
     for test in chosen:
         started = time.monotonic()
