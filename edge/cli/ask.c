@@ -30,6 +30,7 @@ shoal_client_request cli_request(const cli_session *session)
     request.top_p = o->top_p;
     request.top_k = o->top_k;
     request.seed = o->seed;
+    request.priority = o->priority;
     request.stop = o->stops;
     request.n_stop = o->n_stops;
     request.timeout_ms = o->timeout_ms;

@@ -42,6 +42,7 @@ typedef struct cli_options {
     double temperature;
     double top_p;
     int32_t top_k;
+    int32_t priority;
     int64_t seed;
     uint32_t timeout_ms;
     const char *stops[SHOAL_CLIENT_STOPS_MAX];

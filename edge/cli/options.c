@@ -43,6 +43,7 @@ static const char help_text[] =
     "  --seed N           same seed, same answer\n"
     "  --stop TEXT        end before TEXT; up to 16 times\n"
     "  --system TEXT      a system message before the conversation\n"
+    "  --priority N       0 to 7: of work in the cloud, 7 goes first (default: the edge's)\n"
     "  --session NAME     the edge keeps the text under NAME and computes only what is\n"
     "                     new of the next one (ask, chat)\n"
     "  --raw              continue TEXT itself, without a chat template (ask only)\n"
@@ -138,7 +139,8 @@ enum {
     OPT_REQUESTS,
     OPT_CONCURRENCY,
     OPT_PROMPTS,
-    OPT_SESSION
+    OPT_SESSION,
+    OPT_PRIORITY
 };
 
 static const struct option long_options[] = {
@@ -165,6 +167,7 @@ static const struct option long_options[] = {
     {"concurrency", required_argument, NULL, OPT_CONCURRENCY},
     {"prompts", required_argument, NULL, OPT_PROMPTS},
     {"session", required_argument, NULL, OPT_SESSION},
+    {"priority", required_argument, NULL, OPT_PRIORITY},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -235,6 +238,12 @@ static int take_number(cli_options *o, int option, const char *value)
             return usage_error(" is not a number from 0 to 2147483647", "--top-k", value);
         }
         o->top_k = (int32_t)n;
+        return CLI_GO_ON;
+    case OPT_PRIORITY:
+        if (!read_int(value, 0, 7, &n)) {
+            return usage_error(" is not a number from 0 to 7", "--priority", value);
+        }
+        o->priority = (int32_t)n;
         return CLI_GO_ON;
     default:
         if (!read_int(value, 0, INT64_MAX, &n)) {
@@ -422,6 +431,7 @@ int cli_options_parse(int argc, char **argv, cli_options *ret_options)
                                  .top_p = -1.0,
                                  .top_k = -1,
                                  .seed = -1,
+                                 .priority = -1,
                                  .interval_ms = 1000,
                                  .n_requests = 16,
                                  .n_concurrent = 1};

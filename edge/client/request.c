@@ -18,6 +18,7 @@ void shoal_client_request_init(shoal_client_request *request, size_t size)
         .seed = -1,
         .max_cloud_tokens = -1,
         .risk = -1.0,
+        .priority = -1,
     };
     memset(request, 0, size);
     memcpy(request, &defaults, size < sizeof defaults ? size : sizeof defaults);
@@ -102,7 +103,7 @@ static int put_shoal(const shoal_client_request *request, shoal_client_buf *body
                      shoal_client_error *error)
 {
     if (!request->mode && !request->session && request->max_cloud_tokens < 0 &&
-        request->risk < 0.0) {
+        request->risk < 0.0 && request->priority < 0) {
         return SHOAL_CLIENT_OK;
     }
     bool more = request->mode != NULL;
@@ -119,6 +120,8 @@ static int put_shoal(const shoal_client_request *request, shoal_client_buf *body
                              request->max_cloud_tokens));
     more = more || request->max_cloud_tokens >= 0;
     SHOAL_CLIENT_TRY(put_double(body, more ? ",\"risk\":" : "\"risk\":", request->risk));
+    more = more || request->risk >= 0.0;
+    SHOAL_CLIENT_TRY(put_int(body, more ? ",\"priority\":" : "\"priority\":", request->priority));
     return shoal_client_buf_text(body, "}");
 }
 

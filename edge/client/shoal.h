@@ -148,6 +148,7 @@ typedef struct shoal_client_request {
                   * edge's default */
     const char *session; /* the edge keeps what it computed of this text under the name, and
                           * computes of the next one only what is new; NULL: none */
+    int32_t priority;    /* of its work in the cloud, 0..7, 7 first; negative: the edge's default */
 } shoal_client_request;
 
 /* Fills the first `size` bytes with the defaults: nothing set, everything the edge's choice. */

@@ -563,6 +563,10 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
                              "log-probabilities are told in mode \"local\" alone: in others the "
                              "cloud says what the text is");
     }
+    if (request->priority > (uint32_t)SHOAL_WIRE_PRIORITY_MAX) {
+        return shoal_err_set(err, SHOAL_E_INVALID, "a priority is 0 to %d",
+                             SHOAL_WIRE_PRIORITY_MAX);
+    }
     if (request->grammar_opening && strlen(request->grammar_opening) > SHOAL_COOP_OPENING_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "the opening of a form has at most %d bytes",
                              SHOAL_COOP_OPENING_MAX);

@@ -156,6 +156,7 @@ typedef struct shoal_coop_request {
      * left it possible. At most SHOAL_COOP_OPENING_MAX bytes, copied. */
     const char *grammar_opening;
     uint64_t deadline_ms;    /* from now, 0: none */
+    uint32_t priority;       /* of its work in the cloud, 0..SHOAL_WIRE_PRIORITY_MAX */
     uint64_t reconnect_ms;   /* how long a lost cloud is waited for, 0: the configured time */
     const char *exit_policy; /* as in shoal_exit_rules_choose; NULL: the configured one */
     float exit_threshold;    /* with it: in place of the policy's own; NaN: none */

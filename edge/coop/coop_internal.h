@@ -205,6 +205,7 @@ struct gen {
     bool sent_decoding;      /* a Continue ran */
     uint64_t cloud_said_ns;  /* when the last tokens of a Continue came, 0: none of it yet */
     uint64_t deadline_at_ms; /* 0: none */
+    uint32_t priority;       /* told in Open */
     uint64_t started_ns;
     assist_state assist;
     uint32_t n_messages; /* of its streams, both ways, for fault_cut_at */

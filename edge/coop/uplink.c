@@ -90,6 +90,7 @@ static shoal_status send_open(shoal_coop *coop, gen *g, size_t n_drafts, size_t 
                 .sampling = g->sampling,
                 .mode = g->mode,
                 .deadline_ms = deadline_left_ms(coop, g),
+                .priority = g->priority,
                 .n_tokens_max = (uint32_t)g->n_end,
             },
     };

@@ -213,6 +213,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
     INT("requests.waiting_max", "32", 0, 65536, "Requests waiting; more get 429."),
     INT("requests.deadline_ms", "600000", 0, 86400000,
         "Time in ms one generation may take; 0: no limit."),
+    INT("requests.priority", "0", 0, SHOAL_WIRE_PRIORITY_MAX,
+        "Priority in the cloud of requests that name none: orders the work of one tenant's edges, "
+        "7 first; a level is worth a second of waiting."),
     INT("requests.tokens_default", "512", 1, 1 << 20,
         "Answer length in tokens of a chat that does not say."),
     INT("http.connections_max", "1024", 1, 65536, "Open connections."),
@@ -460,6 +463,7 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.n_waiting_max = (size_t)shoal_config_int(config, "requests.waiting_max");
     s.n_tokens_default = (size_t)shoal_config_int(config, "requests.tokens_default");
     s.deadline_ms = (uint64_t)shoal_config_int(config, "requests.deadline_ms");
+    s.priority = (uint32_t)shoal_config_int(config, "requests.priority");
     s.session_bytes_max = session_bytes(config);
     s.link_switch = shoal_config_bool(config, "api.link_switch");
     s.replay_ms = (uint64_t)shoal_config_int(config, "api.replay_ms");

@@ -288,6 +288,7 @@ static shoal_api_deck *make_deck(const shoal_api_settings *settings, shoal_coop 
         deck->context.model = model;
         deck->context.mode_default = mode_default;
         deck->context.cancel_on_gone = settings->cancel_on_gone;
+        deck->context.priority = settings->priority;
         deck->context.redact = settings->redact;
         deck->context.n_tokens_default = SHOAL_MAX(settings->n_tokens_default, (size_t)1);
         deck->context.n_room = room_of(coop);

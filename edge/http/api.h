@@ -21,8 +21,9 @@ typedef struct shoal_api_settings {
     size_t n_waiting_max;    /* of the generation service: full means not ready; default 32 */
     size_t inline_bytes_max; /* bodies up to this are read on the loop; default 64 KiB */
     uint64_t deadline_ms;    /* of one generation, 0: none; default 600000 */
-    uint64_t replay_ms;      /* how long a stream is held for a client that comes back, after its
-                              * end or its client's; 0: not at all; default 10000 */
+    uint32_t priority;  /* when a request does not say, 0..SHOAL_WIRE_PRIORITY_MAX; default 0 */
+    uint64_t replay_ms; /* how long a stream is held for a client that comes back, after its
+                         * end or its client's; 0: not at all; default 10000 */
     size_t replay_bytes_max; /* tokens held of all streams; default 8 MiB */
     bool cancel_on_gone;     /* a client that leaves cancels, unless its request says otherwise;
                               * default false: it has replay_ms to come back */

@@ -228,6 +228,7 @@ static void submit(shoal_api_call *call)
         .grammar_opening = q->n_tools > 0 && !q->must_call ? SHOAL_API_CALL : NULL,
         .deadline_ms = deadline_ms(api, q),
         .reconnect_ms = q->reconnect_ms,
+        .priority = q->priority,
         .exit_policy = q->exit_policy[0] ? q->exit_policy : NULL,
         .exit_threshold = q->exit_threshold,
         .degrade = q->degrade,

@@ -256,6 +256,11 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
             json_int_t ms = 0;
             SHOAL_TRY(read_int(r, "shoal.deadline_ms", v, 1, 86400000, &ms));
             r->request->deadline_ms = (uint64_t)ms;
+        } else if (strcmp(key, "priority") == 0) {
+            json_int_t n = 0;
+            SHOAL_TRY(read_int(r, "shoal.priority", v, 0, SHOAL_WIRE_PRIORITY_MAX, &n));
+            r->request->priority = (uint32_t)n;
+            r->has_priority = n > 0;
         } else if (strcmp(key, "max_cloud_tokens") == 0) {
             json_int_t n = 0;
             SHOAL_TRY(read_int(r, "shoal.max_cloud_tokens", v, 0, INT32_MAX, &n));
@@ -277,8 +282,8 @@ static shoal_status read_shoal(shoal_api_reader *r, const char *name, const json
         } else {
             return unsupported(r, name,
                                "the known keys are mode, degrade, reconnect_ms, deadline_ms, "
-                               "max_cloud_tokens, risk, exit, session, local_only, on_disconnect "
-                               "and tokens");
+                               "priority, max_cloud_tokens, risk, exit, session, local_only, "
+                               "on_disconnect and tokens");
         }
     }
     return SHOAL_OK;

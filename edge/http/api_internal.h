@@ -41,6 +41,7 @@ typedef enum shoal_api_kind {
 typedef struct shoal_api_context {
     const shoal_model *model;
     bool cancel_on_gone; /* when a request does not say */
+    uint32_t priority;   /* the same */
     const shoal_redact_rules *redact;
     char model_id[SHOAL_API_MODEL_ID_MAX];
     shoal_mode mode_default;
@@ -69,6 +70,7 @@ typedef struct shoal_api_request {
     char session[SHOAL_SESSION_NAME_MAX + 1]; /* "": none */
     uint64_t reconnect_ms;                    /* 0: as configured */
     uint64_t deadline_ms;                     /* from now; 0, or above it: as configured */
+    uint32_t priority;                        /* of its work in the cloud */
     char exit_policy[SHOAL_EXIT_TEXT_MAX];    /* "": as configured */
     float exit_threshold;                     /* with a policy; NaN: its own */
     bool cancel_on_gone; /* a client that leaves cancels; else it may come back */

@@ -471,6 +471,12 @@ static shoal_status settle(shoal_api_reader *r)
                                     shoal_mode_name(q->mode),
                                     r->has_mode || r->local_only ? "asked for" : "the default");
     }
+    if (q->mode == SHOAL_MODE_LOCAL && r->has_priority) {
+        return shoal_http_error_set(r->error, 400, "shoal.priority", "invalid_value",
+                                    "shoal.priority orders work in the cloud, and mode \"local\", "
+                                    "which was %s, asks it for none: leave it out",
+                                    r->has_mode || r->local_only ? "asked for" : "the default");
+    }
     SHOAL_TRY(shoal_api_settle_tools(r));
     SHOAL_TRY(check_form_hides(r));
     if (!r->has_seed) {
@@ -568,6 +574,7 @@ shoal_status shoal_api_parse(const shoal_api_context *context, shoal_api_kind ki
     q->kind = kind;
     q->mode = context->mode_default;
     q->cancel_on_gone = context->cancel_on_gone;
+    q->priority = context->priority;
     q->n_cloud_max = SIZE_MAX;
     q->sampling = shoal_sampling_default();
     shoal_api_reader reader = {.context = context, .request = q, .error = error};

@@ -21,6 +21,7 @@ typedef struct shoal_api_reader {
     size_t n_max;        /* max_tokens, 0: not given */
     const char *n_field; /* which field said so */
     bool has_mode;
+    bool has_priority; /* above the lowest */
     bool local_only;
     bool has_seed;
 } shoal_api_reader;

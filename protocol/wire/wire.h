@@ -24,6 +24,7 @@ enum {
     SHOAL_WIRE_TEXT_MAX = 256,          /* bytes of names and error texts */
     SHOAL_WIRE_POSITION_MAX = 1 << 24,  /* positions */
     SHOAL_WIRE_EPOCH_MAX = INT32_MAX,   /* so that epoch + 1 never wraps */
+    SHOAL_WIRE_PRIORITY_MAX = 7,        /* the highest; 0 is the lowest */
     SHOAL_WIRE_COST_US_MAX = INT32_MAX, /* of a step, of a row */
     SHOAL_WIRE_PRICE_ONE = 1000,        /* the price of a token, and the highest of a draft */
     SHOAL_WIRE_FORM_MAX = 65536,        /* bytes of a grammar */
@@ -96,7 +97,7 @@ typedef struct shoal_msg_open {
     shoal_sampling sampling; /* biases point into the message */
     shoal_mode mode;         /* never LOCAL */
     uint32_t deadline_ms;
-    uint32_t priority; /* 0..7 */
+    uint32_t priority; /* 0..SHOAL_WIRE_PRIORITY_MAX */
     uint32_t n_tokens_max;
     char request_id[65];
     shoal_msg_form form;

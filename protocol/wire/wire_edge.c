@@ -11,7 +11,6 @@
 #include <string.h>
 
 enum {
-    PRIORITY_MAX = 7,
     REQUEST_ID_MAX = 64
 };
 
@@ -43,7 +42,8 @@ static shoal_status check_open(const shoal_wire_check *check, const Shoal__V1__O
     SHOAL_TRY(shoal_wire_check_range(check, "Open.protocol", m->protocol, 1, UINT32_MAX));
     SHOAL_TRY(shoal_wire_check_range(check, "Open.mode", (uint32_t)m->mode,
                                      SHOAL__V1__MODE__MODE_ASSIST, SHOAL__V1__MODE__MODE_CLOUD));
-    SHOAL_TRY(shoal_wire_check_range(check, "Open.priority", m->priority, 0, PRIORITY_MAX));
+    SHOAL_TRY(
+        shoal_wire_check_range(check, "Open.priority", m->priority, 0, SHOAL_WIRE_PRIORITY_MAX));
     SHOAL_TRY(shoal_wire_check_range(check, "Open.n_tokens_max", m->n_tokens_max, 1,
                                      SHOAL_WIRE_POSITION_MAX));
     return shoal_wire_check_word(check, "Open.request_id", m->request_id.data, m->request_id.len,

@@ -481,14 +481,16 @@ static void test_cli_top_of_something_else_fails(void **state)
 static void test_cli_bench_counts_tokens_by_tier(void **state)
 {
     (void)state;
-    const char *argv[] = {"shoal", "bench",        "--requests", "4", "--json", "--concurrency",
-                          "3",     "--max-tokens", "9",          "x", NULL};
+    const char *argv[] = {
+        "shoal", "bench",      "--requests", "4", "--json", "--concurrency", "3", "--max-tokens",
+        "9",     "--priority", "7",          "x", NULL};
     outcome o;
     char request[4096];
     run_answered(argv, "", false, 4, answer_bytes, &o, request, sizeof request);
     assert_int_equal(o.status, 0);
     assert_string_equal(o.err, "");
     assert_non_null(strstr(request, "\"max_tokens\":9"));
+    assert_non_null(strstr(request, "\"shoal\":{\"priority\":7}"));
     assert_non_null(strstr(o.out, "{\"answered\":4,\"refused\":0,\"failed\":0,\"concurrency\":3,"));
     assert_non_null(strstr(o.out, "\"tokens\":12,"));
     /* The first of an answer has no token before it. */
@@ -629,6 +631,9 @@ static void test_cli_wrong_usage_is_status_2(void **state)
         {"shoal", "ask", "--top-p", "0", "x", NULL},
         {"shoal", "ask", "--top-k", "-1", "x", NULL},
         {"shoal", "ask", "--seed", "1x", "x", NULL},
+        {"shoal", "ask", "--priority", "-1", "x", NULL},
+        {"shoal", "ask", "--priority", "8", "x", NULL},
+        {"shoal", "ask", "--priority", "high", "x", NULL},
         {"shoal", "ask", "--stop", "", "x", NULL},
         {"shoal", "ask", "--timeout", "0", "x", NULL},
         {"shoal", "ask", "--url", "ftp://x", "x", NULL},
@@ -668,11 +673,11 @@ static void test_cli_help_names_every_option(void **state)
     run(argv, "", false, "http://127.0.0.1:1", &o);
     assert_int_equal(o.status, 0);
     const char *const names[] = {
-        "--url",   "--timeout", "--mode",     "--max-tokens",  "--temp",
-        "--top-p", "--top-k",   "--seed",     "--stop",        "--system",
-        "--raw",   "--plain",   "--no-color", "--trace",       "--json",
-        "--help",  "--version", "SHOAL_URL",  "SHOAL_API_KEY", "--interval",
-        "--views", "--once",    "--requests", "--concurrency", "--prompts"};
+        "--url",         "--timeout",  "--mode",  "--max-tokens", "--temp",     "--top-p",
+        "--top-k",       "--seed",     "--stop",  "--system",     "--raw",      "--plain",
+        "--no-color",    "--trace",    "--json",  "--help",       "--version",  "SHOAL_URL",
+        "SHOAL_API_KEY", "--interval", "--views", "--once",       "--requests", "--concurrency",
+        "--prompts",     "--priority"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         assert_non_null(strstr(o.out, names[i]));
     }

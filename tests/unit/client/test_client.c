@@ -205,6 +205,9 @@ static void test_client_request_says_what_was_set(void **state)
     shoal_client_request request = chat_request();
     const char *stops[] = {"\n\n", "</s>"};
     request.mode = "exact";
+    request.session = "pump-7";
+    request.max_cloud_tokens = 4;
+    request.priority = 0;
     request.model = "m";
     request.max_tokens = 5;
     request.temperature = 0.25;
@@ -217,9 +220,8 @@ static void test_client_request_says_what_was_set(void **state)
     assert_int_equal(shoal_client_chat(client, &request, NULL, NULL, NULL, NULL), SHOAL_CLIENT_OK);
     shoal_client_request_init(&request, sizeof request);
     request.prompt = "raw";
-    request.session = "pump-7";
-    request.max_cloud_tokens = 4;
     request.risk = 0.25;
+    request.priority = 7;
     seen s = {.n_events = 0};
     assert_int_equal(shoal_client_complete(client, &request, on_event, &s, NULL, NULL),
                      SHOAL_CLIENT_OK);
@@ -234,14 +236,15 @@ static void test_client_request_says_what_was_set(void **state)
     assert_non_null(strstr(
         first,
         "\r\n\r\n{\"messages\":[{\"role\":\"user\",\"content\":\"What does \\\"E47\\\" "
-        "mean?\\n\"}],\"model\":\"m\",\"shoal\":{\"mode\":\"exact\"},\"max_tokens\":5,"
-        "\"temperature\":0.25,"
+        "mean?\\n\"}],\"model\":\"m\",\"shoal\":{\"mode\":\"exact\",\"session\":\"pump-7\","
+        "\"max_cloud_tokens\":4,\"priority\":0},"
+        "\"max_tokens\":5,\"temperature\":0.25,"
         "\"top_p\":0.5,\"min_p\":0,\"top_k\":3,\"seed\":9223372036854775807,\"stop\":[\"\\n\\n\""
         ",\"</s>\"],\"stream\":true,\"stream_options\":{\"include_usage\":true}}"));
     const char *second = script_server_request(server, 1);
     assert_non_null(strstr(second, "POST /v1/completions HTTP/1.1\r\n"));
-    assert_non_null(strstr(second, "\r\n\r\n{\"prompt\":\"raw\",\"shoal\":{\"session\":\"pump-7\","
-                                   "\"max_cloud_tokens\":4,\"risk\":0.25},\"stream\":true"));
+    assert_non_null(strstr(second, "\r\n\r\n{\"prompt\":\"raw\",\"shoal\":{\"risk\":0.25,"
+                                   "\"priority\":7},\"stream\":true"));
     script_server_free(server);
     (void)unlink(socket_path);
     (void)rmdir(path);

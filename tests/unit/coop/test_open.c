@@ -3,7 +3,7 @@
  * How streams begin and end, before a server of ours, with the edge's real engine and link. A node
  * that takes a stream and says nothing: the edge waits for Opened no longer than open_ms, and opens
  * the stream again. One that has not read all of an Open is told message by message. One that ends
- * the stream with the text hears no Close.
+ * the stream with the text hears no Close. Each Open tells the request's priority.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,6 +48,7 @@ typedef struct node {
     size_t n_opened;
     size_t n_messages;
     size_t n_whole; /* Opens with a prompt */
+    size_t n_of_priority[SHOAL_WIRE_PRIORITY_MAX + 1];
 } node;
 
 static void generate_open(shoal_rpc_call *call, void *ctx)
@@ -90,6 +91,9 @@ static void generate_message(shoal_rpc_call *call, void *user, const uint8_t *da
     size_t n_prompt = open ? msg->body.open.n_prompt : 0;
     to->n_messages++;
     to->n_whole += n_prompt > 0;
+    if (open) {
+        to->n_of_priority[msg->body.open.priority]++;
+    }
     if (open && to->behaviour != SILENT) {
         say_opened(call, to->behaviour == ANSWERS);
     }
@@ -205,7 +209,8 @@ static shoal_coop *coop_up(const char *target, uint64_t open_ms)
     return coop;
 }
 
-static void ask_one(shoal_coop *coop, shoal_mode mode, answer *a)
+static shoal_status ask_ranked(shoal_coop *coop, shoal_mode mode, uint32_t priority, answer *a,
+                               shoal_err *err)
 {
     const int32_t prompt[] = {SHOAL_TINY_BOS, SHOAL_TINY_VOCAB - 1};
     const shoal_coop_request request = {.mode = mode,
@@ -214,6 +219,7 @@ static void ask_one(shoal_coop *coop, shoal_mode mode, answer *a)
                                         .n_tokens_max = N_TOKENS,
                                         .sampling = shoal_sampling_default(),
                                         .deadline_ms = DEADLINE_MS,
+                                        .priority = priority,
                                         .n_cloud_max = SIZE_MAX,
                                         .on_event = on_event,
                                         .ctx = a};
@@ -221,12 +227,18 @@ static void ask_one(shoal_coop *coop, shoal_mode mode, answer *a)
     *a = (answer){.done = false};
     (void)pthread_mutex_init(&a->mutex, NULL);
     (void)pthread_cond_init(&a->ended, NULL);
-    assert_int_equal(shoal_coop_submit(coop, &request, &id, NULL), SHOAL_OK);
+    SHOAL_TRY(shoal_coop_submit(coop, &request, &id, err));
     (void)pthread_mutex_lock(&a->mutex);
     while (!a->done) {
         (void)pthread_cond_wait(&a->ended, &a->mutex);
     }
     (void)pthread_mutex_unlock(&a->mutex);
+    return SHOAL_OK;
+}
+
+static void ask_one(shoal_coop *coop, shoal_mode mode, answer *a)
+{
+    assert_int_equal(ask_ranked(coop, mode, 0, a, NULL), SHOAL_OK);
 }
 
 static void ask(const node *n, shoal_mode mode, answer *a)
@@ -307,6 +319,32 @@ static void test_node_that_ends_with_the_text_hears_no_close(void **state)
     assert_int_equal(n.n_whole, 2);
 }
 
+/* Also of a stream that is opened again, and to a node that is told message by message. */
+static void test_priority_is_told_in_each_open(void **state)
+{
+    (void)state;
+    static const uint32_t ranks[] = {0, 1, SHOAL_WIRE_PRIORITY_MAX};
+    static const behaviour behaviours[] = {SILENT, OLD, ANSWERS};
+    static const shoal_mode modes[] = {SHOAL_MODE_EXACT, SHOAL_MODE_ASSIST, SHOAL_MODE_CLOUD};
+    for (size_t i = 0; i < SHOAL_COUNT(ranks); i++) {
+        node n;
+        answer a;
+        shoal_err err = SHOAL_ERR_INIT;
+        node_up(&n, behaviours[i]);
+        shoal_coop *coop = coop_up(n.target, n.behaviour == SILENT ? OPEN_MS : DEADLINE_MS);
+        assert_int_equal(ask_ranked(coop, modes[i], ranks[i], &a, &err), SHOAL_OK);
+        assert_int_equal(ask_ranked(coop, modes[i], SHOAL_WIRE_PRIORITY_MAX + 1, &a, &err),
+                         SHOAL_E_INVALID);
+        assert_non_null(strstr(err.text, "a priority is 0 to 7"));
+        shoal_coop_free(coop);
+        node_down(&n);
+        assert_true(n.n_of_priority[ranks[i]] >= (n.behaviour == SILENT ? 2 : 1));
+        for (size_t other = 0; other <= SHOAL_WIRE_PRIORITY_MAX; other++) {
+            assert_true(other == ranks[i] || n.n_of_priority[other] == 0);
+        }
+    }
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -333,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_assist_goes_on_without_a_silent_node),
         cmocka_unit_test(test_node_that_has_not_read_all_is_told_message_by_message),
         cmocka_unit_test(test_node_that_ends_with_the_text_hears_no_close),
+        cmocka_unit_test(test_priority_is_told_in_each_open),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

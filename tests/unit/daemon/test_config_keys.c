@@ -113,6 +113,9 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "mode.default=cloud");
     assert_int_equal(shoal_edge_api_settings(config, &model, true, name).mode_default,
                      SHOAL_MODE_CLOUD);
+    assert_int_equal(shoal_edge_api_settings(config, &model, true, name).priority, 0);
+    set(config, "requests.priority=7");
+    assert_int_equal(shoal_edge_api_settings(config, &model, true, name).priority, 7);
     set(config, "model.name=mine");
     assert_string_equal(shoal_edge_api_settings(config, &model, false, name).model_id, "mine");
     shoal_config_free(config);

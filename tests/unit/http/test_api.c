@@ -297,6 +297,44 @@ static void test_fields_reach_the_engine(void **state)
     api_stop(&a);
 }
 
+/* From 0 to 7 as it is said, and where nothing is said as configured. */
+static void test_priority_reaches_the_engine(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"assist", "exact", "cloud"};
+    api_fixture a;
+    shoal_api_settings s = api_test_settings();
+    shoal_http_settings h = http_fixture_settings();
+    s.priority = 3;
+    api_start_with(&a, &s, &h);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
+    for (size_t i = 0; i < SHOAL_COUNT(modes); i++) {
+        char body[128];
+        for (unsigned priority = 0; priority <= 7; priority++) {
+            (void)snprintf(body, sizeof body,
+                           "{\"prompt\":\"a\",\"shoal\":{\"mode\":\"%s\",\"priority\":%u}}",
+                           modes[i], priority);
+            assert_int_equal(api_post(&a, "/v1/completions", body, &r), 200);
+            assert_int_equal(fake_last.priority, priority);
+        }
+        (void)snprintf(body, sizeof body,
+                       "{\"prompt\":\"a\",\"shoal\":{\"mode\":\"%s\",\"priority\":null}}",
+                       modes[i]);
+        assert_int_equal(api_post(&a, "/v1/completions", body, &r), 200);
+        assert_int_equal(fake_last.priority, 3);
+    }
+    /* The lowest is what happens to a request of mode local anyway. */
+    assert_int_equal(
+        api_post(&a, "/v1/completions", "{\"prompt\":\"a\",\"shoal\":{\"priority\":0}}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);
+    assert_int_equal(api_post(&a, "/v1/completions",
+                              "{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":9}}",
+                              &r),
+                     400);
+    assert_non_null(strstr(r.data, "shoal.priority must be a whole number from 0 to 7"));
+    api_stop(&a);
+}
+
 static void check_chat_logprobs(json_t *list, size_t n)
 {
     assert_int_equal(json_array_size(list), n);
@@ -466,6 +504,23 @@ static const bad_row bad_completions[] = {
      "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"deadline_ms\":0}}", 400, "shoal.deadline_ms", "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"deadline_ms\":86400001}}", 400, "shoal.deadline_ms",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":-1}}", 400, "shoal.priority",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":8}}", 400, "shoal.priority",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":4294967296}}", 400,
+     "shoal.priority", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":\"7\"}}", 400, "shoal.priority",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":1.5}}", 400, "shoal.priority",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"exact\",\"priority\":true}}", 400, "shoal.priority",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"mode\":\"local\",\"priority\":1}}", 400, "shoal.priority",
+     "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"priority\":1}}", 400, "shoal.priority", "invalid_value"},
+    {"{\"prompt\":\"a\",\"shoal\":{\"local_only\":true,\"priority\":1}}", 400, "shoal.priority",
      "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"exit\":1}}", 400, "shoal.exit", "invalid_value"},
     {"{\"prompt\":\"a\",\"shoal\":{\"session\":\"a/b\"}}", 400, "shoal.session", "invalid_value"},
@@ -903,6 +958,7 @@ int main(void)
         cmocka_unit_test(test_control_texts_in_messages_stay_text),
         cmocka_unit_test(test_chat_stream_has_the_promised_form),
         cmocka_unit_test(test_fields_reach_the_engine),
+        cmocka_unit_test(test_priority_reaches_the_engine),
         cmocka_unit_test(test_logprobs_come_whole_and_streamed),
         cmocka_unit_test(test_bad_requests_name_the_field),
         cmocka_unit_test(test_failures_of_the_engine_have_their_status),
