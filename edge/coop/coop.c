@@ -138,6 +138,16 @@ static void watch_link(void *ctx, shoal_rpc_link state)
     shoal_mailbox_wake(&coop->box);
 }
 
+static shoal_rpc_tls tls_of(const shoal_coop *coop)
+{
+    return (shoal_rpc_tls){
+        .ca = coop->tls_paths[0],
+        .cert = coop->tls_paths[1],
+        .key = coop->tls_paths[2],
+        .name_override = coop->tls_paths[3],
+    };
+}
+
 static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
 {
     const shoal_coop_settings *s = &coop->settings;
@@ -159,12 +169,7 @@ static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
     }
     shoal_rpc_limits limits = shoal_rpc_limits_default();
     SHOAL_TRY(shoal_rpc_new(&limits, &coop->rpc, err));
-    shoal_rpc_tls tls = {
-        .ca = coop->tls_paths[0],
-        .cert = coop->tls_paths[1],
-        .key = coop->tls_paths[2],
-        .name_override = coop->tls_paths[3],
-    };
+    const shoal_rpc_tls tls = tls_of(coop);
     return shoal_rpc_channel_new(coop->rpc, coop->target, &tls, watch_link, coop, &coop->channel,
                                  err);
 }
@@ -654,6 +659,14 @@ void shoal_coop_cut_link(shoal_coop *coop, bool cut)
 {
     atomic_store(&coop->link_cut, cut);
     shoal_mailbox_wake(&coop->box);
+}
+
+shoal_status shoal_coop_renew_tls(shoal_coop *coop, shoal_err *err)
+{
+    const shoal_rpc_tls tls = tls_of(coop);
+    bool secured = tls.ca || tls.cert || tls.key;
+    return coop->channel && secured ? shoal_rpc_channel_set_tls(coop->channel, &tls, err)
+                                    : SHOAL_OK;
 }
 
 void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)

@@ -373,6 +373,11 @@ void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state);
  * drills. */
 void shoal_coop_cut_link(shoal_coop *coop, bool cut);
 
+/* Any thread. Reads the files of settings.tls again: streams from now on are of connections made
+ * with them, those under way end on theirs. An error names the file and leaves everything as it
+ * was. Without a cloud, or in plaintext, there is nothing to do. */
+shoal_status shoal_coop_renew_tls(shoal_coop *coop, shoal_err *err) SHOAL_MUST_CHECK;
+
 /* How long the engine thread has been at its present turn (one step, and what came of it), ms; 0
  * while it waits. What a watchdog asks. Any thread. */
 uint64_t shoal_coop_turn_ms(const shoal_coop *coop);

@@ -105,9 +105,12 @@ const shoal_config_key shoal_edge_config_keys[] = {
            "File whose first line is known to the edges that load each other's sessions: one saved "
            "under another is refused; empty: any of the model is taken."),
     STRING("cloud.target", "", "host:port of the cloud, or a comma list; empty: no cloud."),
-    STRING("cloud.ca", "", "PEM file of the authority that signs the cloud."),
-    STRING("cloud.cert", "", "PEM file of this edge's certificate chain."),
-    STRING("cloud.key", "", "PEM file of this edge's private key."),
+    STRING("cloud.ca", "",
+           "PEM file of the authority that signs the cloud; SIGHUP reads the files of the three "
+           "again."),
+    STRING("cloud.cert", "",
+           "PEM file of this edge's certificate chain; SIGHUP reads the file again."),
+    STRING("cloud.key", "", "PEM file of this edge's private key; SIGHUP reads the file again."),
     STRING("cloud.name_override", "",
            "Name expected in the cloud's certificate when the target is an address."),
     STRING("cloud.model_hash", "",
@@ -239,7 +242,7 @@ static const char *text_or_null(const shoal_config *config, const char *key)
     return value[0] ? value : NULL;
 }
 
-static shoal_rpc_tls tls_of(const shoal_config *config)
+shoal_rpc_tls shoal_edge_cloud_tls(const shoal_config *config)
 {
     return (shoal_rpc_tls){
         .ca = text_or_null(config, "cloud.ca"),
@@ -339,7 +342,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     }
     SHOAL_TRY(parse_hash(shoal_config_string(config, "cloud.model_hash"), &s.model_pin, err));
     s.cloud_target = text_or_null(config, "cloud.target");
-    s.tls = tls_of(config);
+    s.tls = shoal_edge_cloud_tls(config);
     s.n_threads = (uint32_t)shoal_config_int(config, "model.threads");
     s.pin_threads = shoal_config_bool(config, "model.pin_threads");
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
@@ -492,7 +495,7 @@ shoal_status shoal_edge_updater_settings(const shoal_config *config,
         .key_path = shoal_config_string(config, "bundle.trust"),
         .family = shoal_config_string(config, "bundle.family"),
         .target = shoal_config_string(config, "cloud.target"),
-        .tls = tls_of(config),
+        .tls = shoal_edge_cloud_tls(config),
         .poll_ms = (uint64_t)shoal_config_int(config, "bundle.poll_s") * 1000,
         .n_failures = (uint32_t)shoal_config_int(config, "bundle.trial_failures"),
         .n_answers = (uint32_t)shoal_config_int(config, "bundle.trial_answers"),

@@ -78,7 +78,8 @@ typedef struct daemon_state {
     shoal_timer *watchdog;
     uint64_t watchdog_ms; /* 0: nobody watches */
     shoal_metric *reload_failures;
-    shoal_metric *expiry; /* of the API's certificate, where it has one */
+    shoal_metric *expiry;      /* of the API's certificate, where it has one */
+    shoal_metric *link_expiry; /* of the link's */
     char model_name[128];
     shoal_api *api;
     shoal_redact_rules *redact;
@@ -174,20 +175,52 @@ static void on_terminate(void *ctx, int number)
     shoal_http_server_drain(d->server);
 }
 
-static void read_expiry(daemon_state *d)
+static void tell_expiry(shoal_metric *expiry, const char *of, const char *key, int64_t end_s)
 {
-    int64_t end_s = shoal_http_server_tls_end_s(d->server);
-    if (end_s == 0) {
-        return;
-    }
-    shoal_metric_set(d->expiry, (double)end_s);
+    shoal_metric_set(expiry, (double)end_s);
     int64_t left_s = end_s - (int64_t)time(NULL);
     if (left_s < EXPIRY_WARN_S) {
         shoal_log(SHOAL_LOG_WARN,
-                  "certificate of the API ends soon hours=%lld; replace the file of api.tls_cert "
-                  "and send SIGHUP",
-                  (long long)(left_s / 3600));
+                  "certificate of the %s ends soon hours=%lld; replace the file of %s and send "
+                  "SIGHUP",
+                  of, (long long)(left_s / 3600), key);
     }
+}
+
+/* Where the link to the cloud is secured. */
+static bool has_link_tls(const daemon_state *d)
+{
+    return shoal_config_string(d->config, "cloud.target")[0] &&
+           shoal_edge_cloud_tls(d->config).cert;
+}
+
+static void read_expiry(daemon_state *d)
+{
+    int64_t end_s = shoal_http_server_tls_end_s(d->server);
+    if (end_s != 0) {
+        tell_expiry(d->expiry, "API", "api.tls_cert", end_s);
+    }
+    const shoal_rpc_tls tls = shoal_edge_cloud_tls(d->config);
+    if (has_link_tls(d) && shoal_rpc_tls_expiry(&tls, &end_s, NULL) == SHOAL_OK) {
+        tell_expiry(d->link_expiry, "link", "cloud.cert", end_s);
+    }
+}
+
+/* Of the link to the cloud, of all decks in use; one that is being made meanwhile is seen to when
+ * it comes into use. */
+static shoal_status renew_link(daemon_state *d, shoal_err *err)
+{
+    shoal_err why = SHOAL_ERR_INIT;
+    for (shoal_deck *deck = d->decks; deck; deck = deck->next) {
+        shoal_status status = shoal_coop_renew_tls(deck->coop, &why);
+        if (status != SHOAL_OK) {
+            return shoal_err_set(err, status,
+                                 "cloud.ca, cloud.cert and cloud.key: %s; the link keeps what it "
+                                 "has, put the files right and send SIGHUP again",
+                                 why.text);
+        }
+    }
+    return SHOAL_OK;
 }
 
 /* What can fail comes before what is taken over. */
@@ -200,6 +233,9 @@ static shoal_status reload(daemon_state *d, shoal_err *err)
     if (conflict) {
         return shoal_err_set(err, SHOAL_E_INVALID, "%s needs a restart", conflict);
     }
+    SHOAL_TRY(shoal_http_tls_check(shoal_config_string(config, "api.tls_cert"),
+                                   shoal_config_string(config, "api.tls_key"), err));
+    SHOAL_TRY(renew_link(d, err));
     SHOAL_TRY(shoal_http_server_set_tls(d->server, shoal_config_string(config, "api.tls_cert"),
                                         shoal_config_string(config, "api.tls_key"), err));
     read_expiry(d);
@@ -215,8 +251,8 @@ static void on_hangup(void *ctx, int number)
     shoal_err err = SHOAL_ERR_INIT;
     shoal_notify_reloading();
     if (reload(d, &err) == SHOAL_OK) {
-        shoal_log(SHOAL_LOG_INFO, "reloaded log.level and the files of api.tls_*; every other key "
-                                  "needs a restart");
+        shoal_log(SHOAL_LOG_INFO, "reloaded log.level and the files of api.tls_* and of cloud.ca, "
+                                  "cloud.cert and cloud.key; every other key needs a restart");
     } else {
         shoal_log(SHOAL_LOG_ERROR, "reload refused: %s", err.text);
         shoal_metric_add(d->reload_failures, 1);
@@ -238,18 +274,21 @@ static shoal_status make_metrics(daemon_state *d, shoal_err *err)
                                               SHOAL_METRIC_COUNTER,
                                               NULL,
                                               0};
-    static const shoal_metric_def expiry = {"shoal_certificate_expiry_timestamp_seconds",
-                                            "When the certificate of the HTTP API ends.",
-                                            "",
-                                            SHOAL_METRIC_GAUGE,
-                                            NULL,
-                                            0};
+    static const shoal_metric_def expiry[2] = {
+        {"shoal_certificate_expiry_timestamp_seconds",
+         "When the certificate of the HTTP API ends, and that of the link to the cloud.", "",
+         SHOAL_METRIC_GAUGE, NULL, 0},
+        {"shoal_certificate_expiry_timestamp_seconds",
+         "When the certificate of the HTTP API ends, and that of the link to the cloud.",
+         "use=\"cloud\"", SHOAL_METRIC_GAUGE, NULL, 0}};
     bool has_tls = shoal_config_string(d->config, "api.tls_cert")[0] != '\0';
     shoal_metric *info = NULL;
     if (shoal_metrics_new(&d->metrics) != SHOAL_OK ||
         shoal_metrics_add(d->metrics, &build, &info) != SHOAL_OK ||
         shoal_metrics_add(d->metrics, &failures, &d->reload_failures) != SHOAL_OK ||
-        (has_tls && shoal_metrics_add(d->metrics, &expiry, &d->expiry) != SHOAL_OK)) {
+        (has_tls && shoal_metrics_add(d->metrics, &expiry[0], &d->expiry) != SHOAL_OK) ||
+        (has_link_tls(d) &&
+         shoal_metrics_add(d->metrics, &expiry[1], &d->link_expiry) != SHOAL_OK)) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for metrics");
     }
     shoal_metric_set(info, 1);
@@ -298,6 +337,7 @@ static void on_swap(void *ctx)
 {
     daemon_state *d = ctx;
     char hex[SHOAL_HASH_HEX];
+    shoal_err err = SHOAL_ERR_INIT;
     (void)pthread_mutex_lock(&d->deck_lock);
     shoal_deck *deck = SHOAL_STEAL(d->next_deck);
     shoal_deck *last = d->deck;
@@ -308,6 +348,13 @@ static void on_swap(void *ctx)
     }
     deck->next = d->decks;
     d->decks = deck;
+    /* SIGHUP may have come while the deck was made, or waited. */
+    if (shoal_coop_renew_tls(deck->coop, &err) != SHOAL_OK) {
+        shoal_log(SHOAL_LOG_WARN,
+                  "the link keeps the certificates it was made with: %s; put the files right and "
+                  "send SIGHUP",
+                  err.text);
+    }
     shoal_deck_carry(last, deck, true);
     shoal_hash_hex(&deck->model->hash, hex);
     if (shoal_api_use(d->api, deck->coop, deck->model,

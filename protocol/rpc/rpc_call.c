@@ -251,7 +251,7 @@ static void close_call(shoal_rpc_call *call, grpc_call *grpc)
         status = as_asked ? SHOAL_RPC_OK : SHOAL_RPC_CANCELLED;
     } else {
         copy_details(&call->details, details);
-        atomic_fetch_sub(&call->channel->n_calls, 1);
+        shoal_rpc_conn_drop(call->conn);
     }
     call->handlers->on_close(call, call->user, status, details);
     free_parts(call);

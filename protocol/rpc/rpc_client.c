@@ -50,50 +50,81 @@ static shoal_rpc_link to_link(grpc_connectivity_state state)
 
 /* Asks for the next change and, because an idle channel stays idle by itself, for a connection.
  * Under rpc->lock; returns the state that holds now. */
-static grpc_connectivity_state arm_watch(shoal_rpc_channel *channel)
+static shoal_rpc_link arm_watch(shoal_rpc_conn *conn)
 {
-    channel->last = grpc_channel_check_connectivity_state(channel->grpc, 1);
-    channel->watching = channel->last != GRPC_CHANNEL_SHUTDOWN;
-    if (channel->watching) {
-        SHOAL_RPC_RELEASE(&channel->watch_tag);
-        grpc_channel_watch_connectivity_state(channel->grpc, channel->last,
-                                              gpr_inf_future(GPR_CLOCK_MONOTONIC), channel->rpc->cq,
-                                              &channel->watch_tag);
+    grpc_connectivity_state state = grpc_channel_check_connectivity_state(conn->grpc, 1);
+    conn->watching = state != GRPC_CHANNEL_SHUTDOWN;
+    if (conn->watching) {
+        SHOAL_RPC_RELEASE(&conn->watch_tag);
+        grpc_channel_watch_connectivity_state(conn->grpc, state,
+                                              gpr_inf_future(GPR_CLOCK_MONOTONIC),
+                                              conn->channel->rpc->cq, &conn->watch_tag);
     }
-    return channel->last;
+    return to_link(state);
 }
 
+static void free_conn(shoal_rpc_conn *conn)
+{
+    shoal_rpc *rpc = conn->channel->rpc;
+    (void)pthread_mutex_lock(&rpc->lock);
+    conn->channel->n_conns--;
+    (void)pthread_cond_broadcast(&rpc->changed);
+    (void)pthread_mutex_unlock(&rpc->lock);
+    shoal_free(conn);
+}
+
+/* Connections that no calls are opened on any more are not watched further: they would be made
+ * again when they are lost. */
 static void on_watch(shoal_rpc_tag *tag, bool ok)
 {
     (void)ok;
-    shoal_rpc_channel *channel = SHOAL_RPC_OWNER(tag, shoal_rpc_channel, watch_tag);
+    shoal_rpc_conn *conn = SHOAL_RPC_OWNER(tag, shoal_rpc_conn, watch_tag);
+    shoal_rpc_channel *channel = conn->channel;
     shoal_rpc *rpc = channel->rpc;
     (void)pthread_mutex_lock(&rpc->lock);
-    bool closing = channel->closing;
-    grpc_connectivity_state state = closing ? GRPC_CHANNEL_SHUTDOWN : arm_watch(channel);
-    shoal_rpc_link link = to_link(state);
-    bool changed = !closing && (int)link != atomic_load(&channel->state);
+    bool current = channel->conn == conn;
+    shoal_rpc_link link = current ? arm_watch(conn) : SHOAL_RPC_LINK_DOWN;
+    bool changed = current && (int)link != atomic_load(&channel->state);
     if (changed) {
         atomic_store(&channel->state, (int)link);
     }
+    conn->watching = current && conn->watching;
+    bool over = conn->destroyed && !conn->watching;
     (void)pthread_mutex_unlock(&rpc->lock);
     if (changed && channel->watch) {
         channel->watch(channel->watch_ctx, link);
     }
-    if (closing) {
-        (void)pthread_mutex_lock(&rpc->lock);
-        channel->watching = false;
-        (void)pthread_cond_broadcast(&rpc->changed);
-        (void)pthread_mutex_unlock(&rpc->lock);
+    if (over) {
+        free_conn(conn);
+    }
+}
+
+void shoal_rpc_conn_drop(shoal_rpc_conn *conn)
+{
+    shoal_rpc *rpc = conn->channel->rpc;
+    (void)pthread_mutex_lock(&rpc->lock);
+    bool last = --conn->n_holds == 0;
+    (void)pthread_mutex_unlock(&rpc->lock);
+    if (!last) {
+        return;
+    }
+    /* Destroying moves it to its last state, which brings the watch back. */
+    grpc_channel_destroy(conn->grpc);
+    (void)pthread_mutex_lock(&rpc->lock);
+    conn->destroyed = true;
+    bool over = !conn->watching;
+    (void)pthread_mutex_unlock(&rpc->lock);
+    if (over) {
+        free_conn(conn);
     }
 }
 
 /* gRPC looks at the name in the certificate: the override when there is one. */
-static shoal_status create_channel(shoal_rpc_channel *channel, const char *target,
-                                   const shoal_rpc_tls *tls, shoal_err *err)
+static shoal_status create_grpc(const shoal_rpc *rpc, const char *target, const shoal_rpc_tls *tls,
+                                grpc_channel **ret_grpc, shoal_err *err)
 {
     grpc_arg args[SHOAL_RPC_ARGS_COMMON + 9];
-    size_t n = shoal_rpc_args_common(channel->rpc, args);
+    size_t n = shoal_rpc_args_common(rpc, args);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MS_FIRST);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MS_MOST);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS);
@@ -113,41 +144,84 @@ static shoal_status create_channel(shoal_rpc_channel *channel, const char *targe
         }
     }
     const grpc_channel_args all = {.num_args = n, .args = args};
-    channel->grpc = grpc_channel_create(target, creds, &all);
+    *ret_grpc = grpc_channel_create(target, creds, &all);
     grpc_channel_credentials_release(creds);
-    if (!channel->grpc) {
+    if (!*ret_grpc) {
         return shoal_err_set(err, SHOAL_E_INTERNAL, "%s: gRPC cannot make a channel", target);
     }
     return SHOAL_OK;
+}
+
+/* Calls are opened on new connections from now on. */
+static shoal_status connect_with(shoal_rpc_channel *channel, const shoal_rpc_tls *tls,
+                                 shoal_err *err)
+{
+    char words[SHOAL_RPC_TARGET_MAX];
+    shoal_rpc *rpc = channel->rpc;
+    SHOAL_TRY(shoal_rpc_address_target(channel->target, tls, !channel->secured, words, err));
+    shoal_rpc_conn *conn = shoal_calloc(1, sizeof *conn);
+    if (!conn) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "rpc channel: out of memory");
+    }
+    conn->channel = channel;
+    conn->watch_tag.fn = on_watch;
+    conn->n_holds = 1;
+    shoal_rpc_signals signals = shoal_rpc_signals_block();
+    shoal_status status = create_grpc(rpc, words, tls, &conn->grpc, err);
+    shoal_rpc_conn *before = NULL;
+    if (status == SHOAL_OK) {
+        (void)pthread_mutex_lock(&rpc->lock);
+        before = channel->conn;
+        channel->conn = conn;
+        channel->n_conns++;
+        atomic_store(&channel->state, (int)arm_watch(conn));
+        (void)pthread_mutex_unlock(&rpc->lock);
+    } else {
+        shoal_free(conn);
+    }
+    if (before) {
+        shoal_rpc_conn_drop(before);
+    }
+    shoal_rpc_signals_restore(&signals);
+    return status;
 }
 
 shoal_status shoal_rpc_channel_new(shoal_rpc *rpc, const char *target, const shoal_rpc_tls *tls,
                                    void (*watch)(void *ctx, shoal_rpc_link state), void *watch_ctx,
                                    shoal_rpc_channel **ret_channel, shoal_err *err)
 {
-    char words[SHOAL_RPC_TARGET_MAX];
-    SHOAL_TRY(shoal_rpc_address_target(target, tls, shoal_rpc_tls_absent(tls), words, err));
     shoal_rpc_channel *channel = shoal_calloc(1, sizeof *channel);
-    if (!channel) {
+    char *copy = channel ? shoal_strdup(target) : NULL;
+    if (!copy) {
+        shoal_free(channel);
         return shoal_err_set(err, SHOAL_E_NOMEM, "rpc channel: out of memory");
     }
     channel->rpc = rpc;
+    channel->target = copy;
+    channel->secured = !shoal_rpc_tls_absent(tls);
     channel->watch = watch;
     channel->watch_ctx = watch_ctx;
-    channel->watch_tag.fn = on_watch;
     atomic_init(&channel->state, (int)SHOAL_RPC_LINK_IDLE);
-    shoal_rpc_signals signals = shoal_rpc_signals_block();
-    shoal_status status = create_channel(channel, words, tls, err);
-    if (status == SHOAL_OK) {
-        *ret_channel = channel;
-        (void)pthread_mutex_lock(&rpc->lock);
-        (void)arm_watch(channel);
-        (void)pthread_mutex_unlock(&rpc->lock);
-    } else {
+    shoal_status status = connect_with(channel, tls, err);
+    if (status != SHOAL_OK) {
+        shoal_free(channel->target);
         shoal_free(channel);
+        return status;
     }
-    shoal_rpc_signals_restore(&signals);
-    return status;
+    *ret_channel = channel;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_rpc_channel_set_tls(shoal_rpc_channel *channel, const shoal_rpc_tls *tls,
+                                       shoal_err *err)
+{
+    SHOAL_ASSERT(shoal_thread_role() != SHOAL_ROLE_RPC);
+    if (!channel->secured || shoal_rpc_tls_absent(tls)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "rpc channel: from and to plaintext there is no change under way; "
+                             "make another channel");
+    }
+    return connect_with(channel, tls, err);
 }
 
 void shoal_rpc_channel_free(shoal_rpc_channel *channel)
@@ -157,17 +231,17 @@ void shoal_rpc_channel_free(shoal_rpc_channel *channel)
     }
     shoal_rpc *rpc = channel->rpc;
     SHOAL_ASSERT(shoal_thread_role() != SHOAL_ROLE_RPC);
-    SHOAL_ASSERT(atomic_load(&channel->n_calls) == 0);
     (void)pthread_mutex_lock(&rpc->lock);
-    channel->closing = true;
+    shoal_rpc_conn *conn = SHOAL_STEAL(channel->conn);
+    SHOAL_ASSERT(conn->n_holds == 1);
     (void)pthread_mutex_unlock(&rpc->lock);
-    /* Destroying moves the channel to its last state, which brings the watch back. */
-    grpc_channel_destroy(channel->grpc);
+    shoal_rpc_conn_drop(conn);
     (void)pthread_mutex_lock(&rpc->lock);
-    while (channel->watching) {
+    while (channel->n_conns > 0) {
         (void)pthread_cond_wait(&rpc->changed, &rpc->lock);
     }
     (void)pthread_mutex_unlock(&rpc->lock);
+    shoal_free(channel->target);
     shoal_free(channel);
 }
 
@@ -187,19 +261,23 @@ static shoal_status open_call(shoal_rpc_channel *channel, const char *path,
         deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                 gpr_time_from_millis((int64_t)deadline_ms, GPR_TIMESPAN));
     }
+    (void)pthread_mutex_lock(&rpc->lock);
+    shoal_rpc_conn *conn = channel->conn;
+    conn->n_holds++;
+    (void)pthread_mutex_unlock(&rpc->lock);
     grpc_slice method = grpc_slice_from_copied_string(path);
-    grpc_call *grpc = grpc_channel_create_call(channel->grpc, NULL, GRPC_PROPAGATE_DEFAULTS,
-                                               rpc->cq, method, NULL, deadline, NULL);
+    grpc_call *grpc = grpc_channel_create_call(conn->grpc, NULL, GRPC_PROPAGATE_DEFAULTS, rpc->cq,
+                                               method, NULL, deadline, NULL);
     grpc_slice_unref(method);
     shoal_rpc_call *call = shoal_rpc_call_make(rpc, handlers, user, grpc);
     if (!call) {
         grpc_call_unref(grpc);
+        shoal_rpc_conn_drop(conn);
         return SHOAL_E_NOMEM;
     }
-    call->channel = channel;
+    call->conn = conn;
     call->wait_for_ready = wait;
     call->held = held;
-    atomic_fetch_add(&channel->n_calls, 1);
     shoal_rpc_call_ref(call);
     /* Before the first batch: on_close may run on the poller before this returns. */
     *ret_call = call;

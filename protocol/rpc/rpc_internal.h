@@ -69,12 +69,13 @@ struct shoal_rpc {
 };
 
 typedef struct shoal_rpc_out shoal_rpc_out; /* one queued message */
+typedef struct shoal_rpc_conn shoal_rpc_conn;
 
 struct shoal_rpc_call {
     atomic_size_t refs; /* the user's, and one of the machine until on_close has returned */
     shoal_rpc *rpc;
-    shoal_rpc_server *server;   /* NULL on the client */
-    shoal_rpc_channel *channel; /* NULL on the server; not touched once closed */
+    shoal_rpc_server *server; /* NULL on the client */
+    shoal_rpc_conn *conn;     /* NULL on the server; not touched once closed */
     const shoal_rpc_handlers *handlers;
     void *user;
     bool counted;        /* server: one of the calls that calls_max bounds */
@@ -172,18 +173,28 @@ struct shoal_rpc_server {
     size_t n_watchers;
 };
 
+/* The connections made with one set of certificates, and the calls on them. A channel opens calls
+ * on its last set; one that was followed by another lives until its last call is closed. */
+struct shoal_rpc_conn {
+    shoal_rpc_channel *channel;
+    grpc_channel *grpc;
+    shoal_rpc_tag watch_tag;
+    /* under rpc->lock */
+    size_t n_holds; /* its calls, and one more while the channel opens calls on it */
+    bool watching;
+    bool destroyed; /* grpc is gone, and this goes with the watch */
+};
+
 struct shoal_rpc_channel {
     shoal_rpc *rpc;
-    grpc_channel *grpc;
+    char *target; /* as it was given */
+    bool secured;
     void (*watch)(void *ctx, shoal_rpc_link state);
     void *watch_ctx;
-    shoal_rpc_tag watch_tag;
-    atomic_int state;
-    atomic_size_t n_calls;
+    atomic_int state; /* of conn */
     /* under rpc->lock */
-    grpc_connectivity_state last;
-    bool closing;
-    bool watching;
+    shoal_rpc_conn *conn; /* NULL: it is being freed */
+    size_t n_conns;
 };
 
 /* --- rpc_call.c ------------------------------------------------------------------------------- */
@@ -194,6 +205,11 @@ shoal_rpc_call *shoal_rpc_call_make(shoal_rpc *rpc, const shoal_rpc_handlers *ha
                                     grpc_call *take_grpc);
 /* Starts the first batches. The server's on_open runs in between. */
 void shoal_rpc_call_start(shoal_rpc_call *call, void *open_ctx);
+
+/* --- rpc_client.c ----------------------------------------------------------------------------- */
+
+/* Gives up a hold. Any thread, no lock held. */
+void shoal_rpc_conn_drop(shoal_rpc_conn *conn);
 
 /* --- rpc_server.c ----------------------------------------------------------------------------- */
 

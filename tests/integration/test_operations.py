@@ -46,14 +46,15 @@ class Streams:
     """Long answers that run while something is done to the node."""
 
     def __init__(self, url, n, tokens=LONG):
-        self.answers, self.started = [None] * n, [0] * n
+        self.answers, self.started, self.seen = [None] * n, [0] * n, [None] * n
         self.threads = [threading.Thread(target=self.one, args=(url, i, tokens)) for i in range(n)]
         for t in self.threads:
             t.start()
         wait_until(lambda: all(self.started), 60, "every stream has begun")
 
     def one(self, url, i, tokens):
-        def seen(_):
+        def seen(answer):
+            self.seen[i] = answer
             self.started[i] = 1
         try:
             self.answers[i] = complete(url, "Once upon a time", "cloud", n=tokens, on_event=seen, **NO_END)
@@ -228,6 +229,93 @@ def test_certificates_rotate_under_load():
         stranger = site.edge(edge_model, cloud.address, coop__reconnect_ms=500, cloud__ca=site.file("old-ca.pem")).start()
         expect(complete(stranger.address, "Once", "cloud", n=4).error is not None, "the old authority is still taken")
         streams.finish()
+
+
+def make_edge_pair(site, folder, identity, days):
+    """A pair for an edge of the authority in this folder of the site, as PATH.pem and PATH.key; its path."""
+    path = site.file(f"{folder}/{identity}")
+    with open(path + ".ext", "w", encoding="ascii") as f:
+        f.write(f"subjectAltName=URI:spiffe://shoal.dev/edge/{identity}\nextendedKeyUsage=clientAuth\n")
+    run("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", path + ".key", "-subj",
+        f"/CN={identity}", "-out", path + ".csr")
+    run("openssl", "x509", "-req", "-in", path + ".csr", "-CA", site.file(f"{folder}/ca.pem"), "-CAkey", site.file(f"{folder}/ca.key"),
+        "-set_serial", "7", "-days", str(days), "-extfile", path + ".ext", "-out", path + ".pem")
+    return path
+
+
+def test_edge_takes_new_certificates_under_streams():
+    """The other end. A pair that is broken changes nothing. With a good one streams under way end on their old connection, though
+    the node would no longer take their certificate, token by token as they would have; those that begin show the new one."""
+    with Site() as site:
+        full, edge_model = site.models()
+        run(os.path.join(SOURCE, "deploy/certs/make-dev-certs"), site.file("next"))
+        renewed = make_edge_pair(site, "next", "renewed", 60)
+        os.mkdir(site.file("link"))
+        for name in ("ca.pem", "edge.pem", "edge.key"):
+            shutil.copy(site.file("certs/" + name), site.file("link/" + name))
+        cloud = node(site, full)
+        edge = site.edge(edge_model, cloud.address, coop__reconnect_ms=500,
+                         **{f"cloud__{kind}": site.file(f"link/{name}") for kind, name in
+                            (("ca", "ca.pem"), ("cert", "edge.pem"), ("key", "edge.key"))}).start()
+        edge.url = edge.address
+        expiry = 'shoal_certificate_expiry_timestamp_seconds{use="cloud"}'
+
+        def tenants():
+            with open(cloud.log, encoding="utf-8") as f:
+                return [line.split(" tenant=")[1].split()[0] for line in f if " session end " in line]
+
+        def served_as(identity, n):
+            """One more answer, the n-th session of the node, comes from the edge of this identity."""
+            answer = complete(edge.address, "Once", "cloud", n=4)
+            expect(answer.error is None, f"{answer.error}")
+            wait_until(lambda: len(tenants()) == n, 10, f"session {n}")
+            expect(tenants()[-1] == f"spiffe://shoal.dev/edge/{identity}", tenants())
+
+        def hang_up(counter, line):
+            before = edge.tail().count(line)
+            edge.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: edge.tail().count(line) == before + 1, 20, line)
+            expect(value(edge, "shoal_config_reload_failures_total") == counter, "failures counted")
+        served_as("dev", 1)
+        ends = value(edge, expiry)
+        expect(abs(ends - time.time() - 30 * 86400) < 86400, f"the old certificate ends at {ends}")
+        # The node takes the next authority alone: from here on nobody connects with the old certificate.
+        for name in ("ca.pem", "cloud.pem", "cloud.key"):
+            shutil.copy(site.file("next/" + name), site.file("certs/" + name))
+        cloud.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: value(cloud, "shoal_config_reloads_total") == 1, 10, "the node's rotation")
+        # Half of the edge's: a certificate without its key, and then no certificate at all.
+        shutil.copy(renewed + ".pem", site.file("link/edge.pem"))
+        hang_up(1, "edge.key: is not the key of the certificate in")
+        expect("put the files right and send SIGHUP again" in edge.tail(), edge.tail())
+        with open(site.file("link/edge.pem"), "w", encoding="ascii") as f:
+            f.write("-----BEGIN CERTIFICATE-----\n")
+        hang_up(2, "edge.pem: holds no PEM certificate")
+        expect(value(edge, expiry) == ends, "a refused certificate is counted on")
+        served_as("dev", 2)
+        streams = Streams(edge.address, 3)
+        cloud.process.send_signal(signal.SIGSTOP)
+        try:
+            shutil.copy(renewed + ".pem", site.file("link/edge.pem"))
+            shutil.copy(renewed + ".key", site.file("link/edge.key"))
+            with open(site.file("link/ca.pem"), "ab") as f, open(site.file("next/ca.pem"), "rb") as added:
+                f.write(added.read())
+            hang_up(2, "reloaded log.level")
+            under_way = [len(answer.ids) for answer in streams.seen]
+        finally:
+            cloud.process.send_signal(signal.SIGCONT)
+        expect(max(under_way) < LONG, f"streams of {under_way} tokens had ended before the reload")
+        expect(abs(value(edge, expiry) - time.time() - 60 * 86400) < 86400, "the expiry is not that of the new certificate")
+        answer = complete(edge.address, "Once", "cloud", n=4)
+        expect(answer.error is None, f"not served with the new certificate: {answer.error}")
+        streams.finish()
+        expect(all(answer.usage["shoal"]["reconnects"] == 0 for answer in streams.answers), "a stream was cut")
+        wait_until(lambda: len(tenants()) == 6, 10, "the streams' lines")
+        expect(sorted(tenants()[2:]) == ["spiffe://shoal.dev/edge/dev"] * 3 + ["spiffe://shoal.dev/edge/renewed"], tenants())
+        served_as("renewed", 7)
+        again = complete(edge.address, "Once upon a time", "cloud", n=LONG, **NO_END)
+        expect(again.ids == streams.answers[0].ids, "a stream over two certificates has other tokens")
+        return f"streams of {under_way} of {LONG} tokens at the reload"
 
 
 def test_limits_refuse_at_once_with_a_reason():

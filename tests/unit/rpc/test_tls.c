@@ -99,8 +99,39 @@ static int tear_down(void **state)
         }                                                                                          \
     } while (0)
 
-/* One echo over a channel of these credentials; the status it ended with. */
-static shoal_rpc_status try_echo(stand *s, shoal_rpc_channel *channel)
+static void write_file(const char *path, const char *text)
+{
+    assert_int_equal(shoal_file_write(path, text, strlen(text), NULL), SHOAL_OK);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    shoal_buf text = {0};
+    assert_int_equal(shoal_file_read(from, 1 << 20, &text, NULL), SHOAL_OK);
+    write_file(to, text.data);
+    shoal_buf_fini(&text);
+}
+
+static void shell(const char *format, const char *a)
+{
+    char command[4 * PATH_BYTES];
+    char *out = command;
+    /* Every @ stands for the folder. */
+    for (const char *p = format; *p; p++) {
+        size_t n = *p == '@' ? strlen(a) : 1;
+        assert_true((size_t)(out - command) + n + 1 < sizeof command);
+        memcpy(out, *p == '@' ? a : p, n);
+        out += n;
+    }
+    *out = '\0';
+    if (!run(command)) {
+        fail_msg("failed: %s", command);
+    }
+}
+
+/* One echo over a channel of these credentials; the status it ended with. identity: whom the server
+ * is to see. */
+static shoal_rpc_status try_echo_as(stand *s, shoal_rpc_channel *channel, const char *identity)
 {
     peer p;
     peer_init(&p);
@@ -118,11 +149,16 @@ static shoal_rpc_status try_echo(stand *s, shoal_rpc_channel *channel)
         assert_true(p.authenticated);
         assert_string_equal(p.identity, "spiffe://shoal.dev/cloud/dev");
         assert_true(s->host.authenticated);
-        assert_string_equal(s->host.identity, "spiffe://shoal.dev/edge/dev");
+        assert_string_equal(s->host.identity, identity);
     }
     shoal_rpc_call_unref(call);
     peer_fini(&p);
     return result;
+}
+
+static shoal_rpc_status try_echo(stand *s, shoal_rpc_channel *channel)
+{
+    return try_echo_as(s, channel, "spiffe://shoal.dev/edge/dev");
 }
 
 static shoal_rpc_status try_client(stand *s, const shoal_rpc_tls *tls)
@@ -221,7 +257,11 @@ static void test_client_without_a_certificate_is_refused(void **state)
     shoal_rpc_channel *bare = shoal_calloc(1, sizeof *bare);
     assert_non_null(bare);
     bare->rpc = s.rpc;
-    bare->grpc = grpc_channel_create(s.target, creds, NULL);
+    bare->conn = shoal_calloc(1, sizeof *bare->conn);
+    assert_non_null(bare->conn);
+    *bare->conn = (shoal_rpc_conn){
+        .channel = bare, .grpc = grpc_channel_create(s.target, creds, NULL), .n_holds = 1};
+    bare->n_conns = 1;
     grpc_channel_credentials_release(creds);
     assert_int_equal(try_echo(&s, bare), SHOAL_RPC_UNAVAILABLE);
     assert_int_equal(s.host.n_opened, 0);
@@ -271,6 +311,112 @@ static void test_new_certificates_are_taken_under_a_stream(void **state)
     stand_down(&s);
 }
 
+/* Waits for as many; the test fails after 20 s. */
+static void wait_conns(shoal_rpc_channel *channel, size_t n)
+{
+    struct timespec until;
+    int rc = 0;
+    assert_int_equal(clock_gettime(CLOCK_MONOTONIC, &until), 0);
+    until.tv_sec += 20;
+    (void)pthread_mutex_lock(&channel->rpc->lock);
+    while (channel->n_conns != n && rc == 0) {
+        rc = pthread_cond_timedwait(&channel->rpc->changed, &channel->rpc->lock, &until);
+    }
+    size_t seen = channel->n_conns;
+    (void)pthread_mutex_unlock(&channel->rpc->lock);
+    assert_int_equal(seen, n);
+}
+
+/* The other side: calls under way end on the connection they began on, although its certificate
+ * would no longer be taken; those that begin are on one of the new. */
+static void test_channel_takes_new_certificates_under_a_call(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    static const char renewed[] = "spiffe://shoal.dev/edge/renewed";
+    char cert[PATH_BYTES];
+    shell("openssl req -new -key @/edge.key -subj /CN=renewed -out @/renewed.csr && printf "
+          "'subjectAltName=URI:spiffe://shoal.dev/edge/renewed\\nextendedKeyUsage=clientAuth\\n' "
+          ">@/renewed.ext && openssl x509 -req -in @/renewed.csr -CA @/ca.pem -CAkey @/ca.key "
+          "-set_serial 7 -days 5 -extfile @/renewed.ext -out @/renewed.pem 2>/dev/null",
+          theirs.dir);
+    (void)snprintf(cert, sizeof cert, "%s/renewed.pem", theirs.dir);
+    const shoal_rpc_tls next = {theirs.ca, cert, theirs.edge_key, NULL};
+    const shoal_rpc_tls broken = {theirs.ca, cert, ours.edge_key, NULL};
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    shoal_rpc_call *call = stand_call(&s, "/test.T/Echo", 0);
+    assert_int_equal(shoal_rpc_call_send(call, "one", 3), SHOAL_OK);
+    peer_wait(&s.client, &s.client.n_messages, 1);
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &theirs.cloud, NULL), SHOAL_OK);
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &broken, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "edge.key: is not the key of the certificate in"));
+    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    wait_conns(s.channel, 1);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &next, NULL), SHOAL_OK);
+    }
+    wait_conns(s.channel, 2);
+    assert_int_equal(try_echo_as(&s, s.channel, renewed), SHOAL_RPC_OK);
+    assert_int_equal(shoal_rpc_call_send(call, "two", 3), SHOAL_OK);
+    peer_wait(&s.client, &s.client.n_messages, 2);
+    assert_int_equal(peer_read(&s.client, &s.client.n_closes), 0);
+    shoal_rpc_call_half_close(call);
+    stand_close(&s, call);
+    assert_int_equal(s.client.status, SHOAL_RPC_OK);
+    wait_conns(s.channel, 1);
+    assert_int_equal(try_echo_as(&s, s.channel, renewed), SHOAL_RPC_OK);
+    const shoal_rpc_tls none = {0};
+    assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &none, NULL), SHOAL_E_INVALID);
+    stand_down(&s);
+    stand_up(&s, NULL, NULL, NULL);
+    assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &ours.edge, NULL), SHOAL_E_INVALID);
+    stand_down(&s);
+}
+
+/* Without memory nothing has changed, and in the end it is done. */
+static void test_failing_memory_keeps_the_certificates(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    shoal_status status = SHOAL_E_NOMEM;
+    uint64_t n = 0;
+    for (; status == SHOAL_E_NOMEM; n++) {
+        shoal_mem_fail_at(n);
+        status = shoal_rpc_channel_set_tls(s.channel, &ours.edge, NULL);
+        shoal_mem_fail_at(UINT64_MAX);
+        assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    }
+    assert_int_equal(status, SHOAL_OK);
+    assert_true(n > 3);
+    stand_down(&s);
+}
+
+/* So an authority is followed by another: for a while both are believed. */
+static void test_two_authorities_in_one_file_are_both_taken(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char both[PATH_BYTES];
+    char other[PATH_BYTES];
+    (void)snprintf(both, sizeof both, "%s/both.pem", ours.dir);
+    (void)snprintf(other, sizeof other, "%s/other.pem", ours.dir);
+    copy_file(theirs.ca, other);
+    shell("cat @/ca.pem @/other.pem >@/both.pem", ours.dir);
+    const shoal_rpc_tls cloud = {both, ours.cloud_cert, ours.cloud_key, NULL};
+    const shoal_rpc_tls edge = {both, theirs.edge_cert, theirs.edge_key, NULL};
+    stand s;
+    stand_up(&s, NULL, &cloud, &edge);
+    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    assert_int_equal(try_client(&s, &ours.edge), SHOAL_RPC_OK);
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &theirs.cloud, NULL), SHOAL_OK);
+    assert_int_equal(try_client(&s, &edge), SHOAL_RPC_OK);
+    stand_down(&s);
+}
+
 static void test_expiry_is_read_from_the_certificate(void **state)
 {
     (void)state;
@@ -308,28 +454,6 @@ static void expect_refused(const shoal_rpc_tls *tls, shoal_status want, const ch
     }
     assert_null(channel);
     assert_null(server);
-}
-
-static void write_file(const char *path, const char *text)
-{
-    assert_int_equal(shoal_file_write(path, text, strlen(text), NULL), SHOAL_OK);
-}
-
-static void shell(const char *format, const char *a)
-{
-    char command[4 * PATH_BYTES];
-    char *out = command;
-    /* Every @ stands for the folder. */
-    for (const char *p = format; *p; p++) {
-        size_t n = *p == '@' ? strlen(a) : 1;
-        assert_true((size_t)(out - command) + n + 1 < sizeof command);
-        memcpy(out, *p == '@' ? a : p, n);
-        out += n;
-    }
-    *out = '\0';
-    if (!run(command)) {
-        fail_msg("failed: %s", command);
-    }
 }
 
 static void test_missing_and_malformed_files_are_named(void **state)
@@ -437,14 +561,6 @@ static int free_rpc(void **state)
 
 /* --- the script ------------------------------------------------------------------------------- */
 
-static void copy_file(const char *from, const char *to)
-{
-    shoal_buf text = {0};
-    assert_int_equal(shoal_file_read(from, 1 << 20, &text, NULL), SHOAL_OK);
-    write_file(to, text.data);
-    shoal_buf_fini(&text);
-}
-
 static void test_script_keeps_what_is_valid(void **state)
 {
     (void)state;
@@ -508,6 +624,9 @@ int main(void)
         cmocka_unit_test(test_client_certificate_cannot_serve),
         cmocka_unit_test(test_client_without_a_certificate_is_refused),
         cmocka_unit_test(test_new_certificates_are_taken_under_a_stream),
+        cmocka_unit_test(test_channel_takes_new_certificates_under_a_call),
+        cmocka_unit_test(test_failing_memory_keeps_the_certificates),
+        cmocka_unit_test(test_two_authorities_in_one_file_are_both_taken),
         cmocka_unit_test(test_expiry_is_read_from_the_certificate),
         cmocka_unit_test_setup_teardown(test_missing_and_malformed_files_are_named, make_rpc,
                                         free_rpc),
