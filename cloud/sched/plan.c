@@ -487,6 +487,16 @@ static void choose(planner *p, size_t senior)
     p->plan.price = shoal_sched_cost_price(p->cost, SHOAL_MAX(n_samples, (size_t)1));
 }
 
+/* The least served of those with work has had so much. */
+static void raise_floor(shoal_sched *sched)
+{
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < sched->n_working; i++) {
+        least = SHOAL_MIN(least, sched->tenants[sched->working[i]].served);
+    }
+    sched->floor = sched->n_working > 0 ? SHOAL_MAX(sched->floor, least) : sched->floor;
+}
+
 shoal_status shoal_sched_step(shoal_sched *sched, const shoal_sched_item *items, size_t n_items,
                               const shoal_sched_limits *limits, const shoal_sched_cost *cost,
                               uint64_t now_ms, shoal_sched_plan *ret_plan)
@@ -512,11 +522,7 @@ shoal_status shoal_sched_step(shoal_sched *sched, const shoal_sched_item *items,
             sched->preempted[p.plan.n_preempted++] = victim;
         }
     }
-    uint64_t least = UINT64_MAX;
-    for (size_t i = 0; i < sched->n_working; i++) {
-        least = SHOAL_MIN(least, sched->tenants[sched->working[i]].served);
-    }
-    sched->floor = sched->n_working > 0 ? SHOAL_MAX(sched->floor, least) : sched->floor;
+    raise_floor(sched);
     p.plan.picks = sched->picks;
     p.plan.preempted = sched->preempted;
     p.plan.n_waiting = n_working - p.plan.n_picks;
@@ -525,4 +531,24 @@ shoal_status shoal_sched_step(shoal_sched *sched, const shoal_sched_item *items,
         return SHOAL_EOF;
     }
     return p.plan.n_picks > 0 ? SHOAL_OK : SHOAL_BUSY;
+}
+
+size_t shoal_sched_turns(shoal_sched *sched, const shoal_sched_item *items, size_t n_items,
+                         size_t n_max, uint64_t now_ms, const shoal_sched_pick **ret_picks)
+{
+    SHOAL_ASSERT(n_items <= sched->settings.n_items_max);
+    const shoal_sched_limits limits = {.n_prefill_max = 1};
+    planner p = {
+        .sched = sched, .items = items, .n_items = n_items, .limits = &limits, .now_ms = now_ms};
+    size_t senior = NO_ITEM;
+    (void)queue_up(&p, &senior); /* no step, so nobody has to be in it */
+    size_t i = NO_ITEM;
+    while (p.plan.n_picks < n_max && (i = next_item(&p, SCHED_SAMPLE)) != NO_ITEM) {
+        sched->picks[p.plan.n_picks++] =
+            (shoal_sched_pick){.item_i = i, .n_rows = 1, .n_logits = 1};
+        charge(&p, &items[i], 1, 1);
+    }
+    raise_floor(sched);
+    *ret_picks = sched->picks;
+    return p.plan.n_picks;
 }

@@ -111,6 +111,12 @@ void shoal_sched_leave(shoal_sched *sched, size_t tenant)
     sched->tenants[tenant].n_sessions--;
 }
 
+void shoal_sched_charge(shoal_sched *sched, size_t tenant, uint64_t n)
+{
+    SHOAL_ASSERT(tenant < sched->n_tenants);
+    sched->tenants[tenant].served += n;
+}
+
 void shoal_sched_judged(shoal_sched *sched, size_t tenant, size_t n_judged, size_t n_right)
 {
     SHOAL_ASSERT(tenant < sched->n_tenants && n_right <= n_judged);

@@ -115,6 +115,8 @@ SHOAL_DEFINE_CLEANUP(shoal_sched, shoal_sched_free)
 shoal_status shoal_sched_join(shoal_sched *sched, const char *name,
                               size_t *ret_tenant) SHOAL_MUST_CHECK;
 void shoal_sched_leave(shoal_sched *sched, size_t tenant);
+/* It was served n more tokens, as counted above, that no step has planned. */
+void shoal_sched_charge(shoal_sched *sched, size_t tenant, uint64_t n);
 /* Tokens it was served, as counted above. */
 uint64_t shoal_sched_served(const shoal_sched *sched, size_t tenant);
 /* Of a session of the tenant n_judged drafts were judged in all, and n_right of them stood. */
@@ -132,5 +134,12 @@ double shoal_sched_acceptance(const shoal_sched *sched, size_t tenant, size_t n_
 shoal_status shoal_sched_step(shoal_sched *sched, const shoal_sched_item *items, size_t n_items,
                               const shoal_sched_limits *limits, const shoal_sched_cost *cost,
                               uint64_t now_ms, shoal_sched_plan *ret_plan) SHOAL_MUST_CHECK;
+
+/* Whose turn it is where no step is planned: n_max places at most come free, each for one item
+ * whose sample is due, without prompt rows, drafts or pages. The order is that of a step, but that
+ * nobody is in all of them; each pick counts as a row with a sample. Returns how many there are;
+ * they are valid until the next plan. */
+size_t shoal_sched_turns(shoal_sched *sched, const shoal_sched_item *items, size_t n_items,
+                         size_t n_max, uint64_t now_ms, const shoal_sched_pick **ret_picks);
 
 #endif

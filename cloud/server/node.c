@@ -654,8 +654,8 @@ static shoal_status make_backend(shoal_node *node, const shoal_model *model, sho
                                       .n_ctx = settings->engine.n_ctx,
                                       .n_ctx_trained = settings->n_ctx_trained,
                                       .n_retries = settings->n_retries};
-        return shoal_relay_new(SHOAL_STEAL(node->settings.take_upstream), &relay, wake, node,
-                               &node->backend, err);
+        return shoal_relay_new(SHOAL_STEAL(node->settings.take_upstream), &relay, &node->metrics,
+                               wake, node, &node->backend, err);
     }
     shoal_batch_settings batch = {.n_sessions_max = n_places(node),
                                   .prefill_chunk = settings->prefill_chunk,

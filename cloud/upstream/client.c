@@ -569,6 +569,17 @@ const shoal_upstream_abilities *shoal_upstream_abilities_get(const shoal_upstrea
     return &up->site.abilities;
 }
 
+size_t shoal_upstream_n_calls_max(const shoal_upstream *up)
+{
+    return up->site.settings.n_calls_max;
+}
+
+size_t shoal_upstream_n_free(const shoal_upstream *up)
+{
+    size_t n_max = up->site.settings.n_calls_max;
+    return n_max - SHOAL_MIN(atomic_load(&up->n_calls), n_max);
+}
+
 const shoal_tokenizer *shoal_upstream_tokenizer(const shoal_upstream *up)
 {
     return up->site.tokenizer;

@@ -88,6 +88,10 @@ typedef struct shoal_upstream_ask {
 /* Drafts can be judged where the abilities have scores, the sampling is greedy, and the answer will
  * be within its limit. */
 bool shoal_upstream_can_judge(const shoal_upstream *upstream, const shoal_upstream_ask *ask);
+size_t shoal_upstream_n_calls_max(const shoal_upstream *upstream);
+/* Calls that start takes now: n_calls_max but for those that are under way, dropped ones included
+ * until they are gone. Only start makes it less. */
+size_t shoal_upstream_n_free(const shoal_upstream *upstream);
 /* SHOAL_BUSY: n_calls_max are under way. Otherwise the caller must drop the call some day. */
 shoal_status shoal_upstream_start(shoal_upstream *upstream, const shoal_upstream_ask *ask,
                                   shoal_upstream_call **ret_call, shoal_err *err) SHOAL_MUST_CHECK;

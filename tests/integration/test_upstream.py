@@ -167,6 +167,8 @@ def stack(site, with_key=False, verify=True, **settings):
             "upstream__verify": str(verify).lower(), "upstream__start_ms": "10000"}
     base.update(settings)
     cloud = site.cloud("", **base).start()
+    if "http__address" in settings:
+        cloud.url = cloud.process.stdout.readline().removeprefix("http: ").strip()
     edge = site.edge(edge_model, cloud.address, coop__reconnect_ms="2000").start()
     proxy.n_completions = 0
     proxy.bodies.clear()
@@ -303,6 +305,83 @@ def test_cancelled_answer_ends_its_request():
         proxy.close()
 
 
+def value(cloud, name):
+    for line in request(cloud.url, "GET", "/metrics")[2].decode().splitlines():
+        if line.startswith(name + " "):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"{name} is not in /metrics")
+
+
+class Later(threading.Thread):
+    """An answer that is waited for."""
+
+    def __init__(self, url, case, n):
+        super().__init__()
+        self.call = lambda: ask(url, "cloud", case, n=n, long=True)
+        self.answer = None
+        self.start()
+
+    def run(self):
+        self.answer = self.call()
+
+    def good(self):
+        self.join(60)
+        return self.answer is not None and self.answer.error is None
+
+
+def test_connections_go_round_the_tenants():
+    """One connection, a tenant with five sessions and one with one: the latter is next, whoever came first."""
+    with Site(SEED) as site:
+        engine, proxy, cloud, greedy = stack(site, upstream__connections_max="1", http__address="127.0.0.1:0")
+        modest = site.edge(greedy.settings["model.path"], cloud.address, cloud__cert=site.file("certs/cloud.pem"),
+                           cloud__key=site.file("certs/cloud.key")).start()
+        gate = threading.Semaphore(0)
+
+        def held(client, pieces):
+            gate.acquire()
+            proxy.copy(client, pieces)
+        proxy.plan = lambda n: held
+        case = cases()[0]
+        later = [Later(greedy.address, case, 8) for _ in range(5)]
+        wait_until(lambda: proxy.n_completions == 1 and value(cloud, "shoal_requests_waiting") == 4, what="four that wait")
+        later.append(Later(modest.address, case, 3))
+        wait_until(lambda: value(cloud, "shoal_requests_waiting") == 5, what="five that wait")
+        gate.release(100)
+        expect(all(one.good() for one in later), f"{[one.answer and one.answer.error for one in later]}")
+        asked = [body["max_tokens"] for body in proxy.bodies]
+        expect(asked.index(3) == 1, f"the modest tenant's call came after {asked.index(3)} of {asked}")
+        wait_until(lambda: value(cloud, "shoal_requests_waiting") == 0, what="nobody that waits")
+        proxy.close()
+        return f"calls of {asked} tokens"
+
+
+def test_wait_for_a_connection_is_predicted():
+    """The only connection is taken for long: who may not wait so long is told, and served once it is free."""
+    with Site(SEED) as site:
+        engine, proxy, cloud, edge = stack(site, upstream__connections_max="1", http__address="127.0.0.1:0",
+                                           admit__wait_max_ms="200")
+        hasty = site.edge(edge.settings["model.path"], cloud.address, coop__reconnect_ms="100").start()
+        gate = threading.Semaphore(0)
+
+        def held(client, pieces):
+            gate.acquire()
+            proxy.copy(client, pieces)
+        case = cases()[0]
+        expect(ask(hasty.address, "cloud", case, n=4).error is None, "an idle engine")
+        proxy.plan = lambda n: held
+        first = Later(edge.address, case, 8)
+        wait_until(lambda: value(cloud, "shoal_admission_wait_seconds") > 0.2, what="a wait that is predicted")
+        answer = ask(hasty.address, "cloud", case, n=4)
+        expect(answer.error is not None and "admit.wait_max_ms" in answer.error["message"], f"not refused: {answer.error}")
+        expect(value(cloud, 'shoal_admission_refused_total{reason="wait"}') >= 1, "not counted")
+        gate.release(100)
+        expect(first.good(), f"{first.answer and first.answer.error}")
+        wait_until(lambda: value(cloud, "shoal_admission_wait_seconds") == 0, what="no wait")
+        answer = ask(hasty.address, "cloud", case, n=4)
+        expect(answer.error is None, f"not served on a free connection: {answer.error}")
+        proxy.close()
+
+
 def test_exact_is_refused_or_degraded_where_nobody_verifies():
     with Site(SEED) as site:
         engine, proxy, cloud, edge = stack(site, verify=False)
@@ -416,4 +495,5 @@ if __name__ == "__main__":
     main([test_cloud_that_waits_for_its_engine_hears_sigterm, test_cloud_mode_says_what_the_engine_says, test_exact_is_verified_by_log_probabilities,
           test_echo_and_logprobs_as_openai_defines_them, test_text_alone_gives_the_same_text,
           test_trouble_with_the_engine_changes_no_token, test_engine_that_stays_away_is_named,
-          test_cancelled_answer_ends_its_request, test_exact_is_refused_or_degraded_where_nobody_verifies])
+          test_cancelled_answer_ends_its_request, test_connections_go_round_the_tenants, test_wait_for_a_connection_is_predicted,
+          test_exact_is_refused_or_degraded_where_nobody_verifies])
