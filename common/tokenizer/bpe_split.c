@@ -159,6 +159,20 @@ static const rule *find_rule(shoal_str name)
     return NULL;
 }
 
+size_t shoal_bpe_n_rules(void)
+{
+    return SHOAL_COUNT(rules);
+}
+
+shoal_str shoal_bpe_rule_name(size_t rule_i, size_t i)
+{
+    const char *at = rules[rule_i].names;
+    for (; i > 0 && *at; i--) {
+        at += strcspn(at, " ") + 1;
+    }
+    return (shoal_str){.data = at, .length = strcspn(at, " ")};
+}
+
 static shoal_status compile(shoal_bpe_split *split, const rule *from)
 {
     split->memory = pcre2_general_context_create(take, give, NULL);

@@ -122,6 +122,11 @@ static const char *const markup[] = {"<|im_start|>",
                                      "<s>",
                                      "</s>"};
 
+const char *const *shoal_chat_markers(size_t i)
+{
+    return i < SHOAL_COUNT(templates) ? templates[i].markers : NULL;
+}
+
 static bool contains(shoal_str text, const char *marker)
 {
     return memmem(text.data, text.length, marker, strlen(marker)) != NULL;

@@ -297,6 +297,10 @@ int shoal_bpe_byte_of_text(shoal_str text);
 
 /* bpe_split.c: the adapter to PCRE2 */
 
+/* The splitting rules, and name i that files have for one of them: 0 is the canonical one, past the
+ * last they are empty. */
+size_t shoal_bpe_n_rules(void);
+shoal_str shoal_bpe_rule_name(size_t rule_i, size_t i);
 shoal_status shoal_bpe_split_new(shoal_str pre, shoal_bpe_split **ret_split,
                                  shoal_bpe_traits *ret_traits, shoal_err *err);
 void shoal_bpe_split_free(shoal_bpe_split *split);
@@ -332,6 +336,9 @@ shoal_status shoal_encode_quoted(const shoal_tokenizer *tokenizer, const shoal_q
                                  int32_t **ret_ids, size_t *ret_n, shoal_err *err);
 
 /* chat.c */
+/* What template i of the closed set must contain, in an order that is recognised with anything in
+ * between, NULL at the end; NULL past the last. */
+const char *const *shoal_chat_markers(size_t i);
 /* User-defined tokens with the texts of chat markup, and those that end a generation, become
  * SHOAL_TOKEN_MARKUP. */
 void shoal_chat_guard(shoal_tokenizer *tokenizer);

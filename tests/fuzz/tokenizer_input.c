@@ -11,6 +11,7 @@
 #include "common/tokenizer/utf8.h"
 #include "common/tokenizer/vocab.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -28,24 +29,10 @@ enum {
     VOCAB_MAX = 258 + TOKENS_MAX
 };
 
-static const char *const rules[] = {"gpt-2",        "default",        "smollm",      "llama-bpe",
-                                    "dbrx",         "qwen2",          "gpt-4o",      "tekken",
-                                    "deepseek-llm", "deepseek-coder", "deepseek-v3", "gpt-2"};
-static const char *const templates[] = {"<start_of_turn>",
-                                        "<|im_start|>",
-                                        "bos_token <|im_start|>system\nbe<|im_end|>",
-                                        "<|im_start|><|im_sep|>",
-                                        "<|start_header_id|><|end_header_id|>",
-                                        "<|user|><|assistant|>eos_token",
-                                        "<|user|><|assistant|><|end|>",
-                                        "[INST] <<SYS>>",
-                                        "[INST]eos_token[/INST]",
-                                        "[INST][SYSTEM_PROMPT] ",
-                                        "USER: ASSISTANT:",
-                                        "User: Assistant: eos_token",
-                                        "no such thing",
-                                        "",
-                                        ""};
+/* What a template may say beside its family's markers, a bit of its pick each. */
+static const char *const sayings[] = {"bos_token", "split('</think>')",
+                                      "<\xEF\xBD\x9C"
+                                      "Assistant\xEF\xBD\x9C><think>+ '\n'"};
 
 typedef struct input {
     const uint8_t *data;
@@ -233,6 +220,18 @@ static void put_str(file *f, const char *key, const char *text)
     put_text(f, text, strlen(text));
 }
 
+/* Every rule there is, by every name that files have for it. */
+static void put_rule(file *f, size_t pick)
+{
+    size_t rule = pick % shoal_bpe_n_rules();
+    shoal_str name = shoal_bpe_rule_name(rule, pick / shoal_bpe_n_rules());
+    if (name.length == 0) {
+        name = shoal_bpe_rule_name(rule, 0);
+    }
+    put_key(f, "tokenizer.ggml.pre", SHOAL_GGUF_STRING);
+    put_text(f, name.data, name.length);
+}
+
 static void put_flag(file *f, const char *key, bool value)
 {
     uint8_t byte = value ? 1 : 0;
@@ -261,6 +260,38 @@ static void put_texts(file *f, const char *key, const shoal_str *texts, size_t n
     }
 }
 
+/* Every family there is by its markers alone, and behind them no template, one of no family, and
+ * one with a system message of its own. */
+static void put_template(file *f, size_t pick)
+{
+    char text[512] = "";
+    size_t n = 0;
+    size_t n_families = 0;
+    while (shoal_chat_markers(n_families)) {
+        n_families++;
+    }
+    size_t family = pick % (n_families + 3);
+    const char *const *marker = shoal_chat_markers(family);
+    for (; marker && *marker; marker++) {
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s\n", *marker);
+    }
+    for (size_t i = 0; i < SHOAL_COUNT(sayings) && family < n_families; i++) {
+        bool says = pick / (n_families + 3) >> i & 1;
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s", says ? sayings[i] : "");
+    }
+    SHOAL_ASSERT(n < sizeof(text));
+    if (family == n_families) {
+        return;
+    }
+    if (family > n_families) {
+        put_str(f, "tokenizer.chat_template",
+                family == n_families + 1 ? "no such thing"
+                                         : "bos_token <|im_start|>system\nbe<|im_end|>");
+        return;
+    }
+    put_str(f, "tokenizer.chat_template", text);
+}
+
 static void write_file(const vocab *v, file *f)
 {
     f->n = 0;
@@ -275,7 +306,7 @@ static void write_file(const vocab *v, file *f)
         put_bytes(f, v->scores, v->n * sizeof(v->scores[0]));
         put_flag(f, "tokenizer.ggml.add_space_prefix", (v->flags & FLAG_PREFIX) != 0);
     } else {
-        put_str(f, "tokenizer.ggml.pre", rules[v->rule % SHOAL_COUNT(rules)]);
+        put_rule(f, v->rule);
         put_texts(f, "tokenizer.ggml.merges", v->merges, v->n_merges);
     }
     if (!(v->flags & FLAG_NO_TYPES)) {
@@ -291,10 +322,7 @@ static void write_file(const vocab *v, file *f)
         put_id(f, "tokenizer.ggml.bos_token_id", 1);
         put_id(f, "tokenizer.ggml.eos_token_id", 2);
     }
-    const char *chat_template = templates[v->chat_template % SHOAL_COUNT(templates)];
-    if (*chat_template) {
-        put_str(f, "tokenizer.chat_template", chat_template);
-    }
+    put_template(f, v->chat_template);
     memcpy(f->bytes + 16, &f->n_pairs, sizeof(f->n_pairs));
 }
 

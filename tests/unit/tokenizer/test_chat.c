@@ -13,6 +13,7 @@
 #include "common/base/mem.h"
 #include "common/tokenizer/vocab.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const shoal_chat_message talk[] = {
@@ -123,6 +124,30 @@ static const struct {
     {"vicuna", "'USER: ' + c + '\n' 'ASSISTANT: ' + eos_token",
      "Be brief. \nUSER:  Hi\nASSISTANT: Hello!</s>\nUSER: Bye\nASSISTANT:"},
 };
+
+/* The fuzz targets make their templates so: each must reach a family that no other reaches. */
+static void test_markers_alone_are_each_a_family_of_its_own(void **state)
+{
+    (void)state;
+    const char *names[32];
+    size_t n = 0;
+    for (; shoal_chat_markers(n); n++) {
+        char text[256] = "";
+        size_t length = 0;
+        for (const char *const *marker = shoal_chat_markers(n); *marker; marker++) {
+            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s\n", *marker);
+        }
+        assert_true(n < SHOAL_COUNT(names) && length < sizeof(text));
+        shoal_tokenizer *tokenizer = load(text);
+        names[n] = shoal_chat_template_name(tokenizer); /* of the set, not of the tokenizer */
+        assert_string_not_equal(names[n], "unsupported");
+        for (size_t i = 0; i < n; i++) {
+            assert_string_not_equal(names[n], names[i]);
+        }
+        shoal_tokenizer_free(tokenizer);
+    }
+    assert_true(n >= SHOAL_COUNT(all_templates) - 1);
+}
 
 static void test_render_each_template_as_its_family(void **state)
 {
@@ -597,6 +622,7 @@ static void test_template_length_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_markers_alone_are_each_a_family_of_its_own),
         cmocka_unit_test(test_render_each_template_as_its_family),
         cmocka_unit_test(test_render_unknown_template_is_refused_with_the_list),
         cmocka_unit_test(test_render_bad_messages_are_refused),

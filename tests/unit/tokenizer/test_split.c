@@ -290,6 +290,27 @@ static void test_failing_allocation(void **state)
     }
 }
 
+/* The fuzz targets take their rules from there. */
+static void test_the_table_names_every_rule(void **state)
+{
+    (void)state;
+    size_t n = 0;
+    for (size_t rule = 0; rule < shoal_bpe_n_rules(); rule++) {
+        for (size_t i = 0; shoal_bpe_rule_name(rule, i).length > 0; i++) {
+            shoal_str name = shoal_bpe_rule_name(rule, i);
+            bool known = false;
+            for (size_t k = 0; k < SHOAL_COUNT(all_rules); k++) {
+                known |= strlen(all_rules[k]) == name.length &&
+                         memcmp(all_rules[k], name.data, name.length) == 0;
+            }
+            assert_true(known);
+            n++;
+        }
+        assert_int_equal(shoal_bpe_rule_name(rule, 99).length, 0);
+    }
+    assert_int_equal(n, SHOAL_COUNT(all_rules));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_deepseek_coder),
         cmocka_unit_test(test_deepseek_llm),
         cmocka_unit_test(test_rules_bring_their_traits),
+        cmocka_unit_test(test_the_table_names_every_rule),
         cmocka_unit_test(test_long_runs_take_linear_time),
         cmocka_unit_test(test_failing_allocation),
     };
