@@ -258,7 +258,7 @@ struct addrinfo;
 int shoal_client_resolve(const shoal_client_call *call, int64_t phase_deadline_ms,
                          struct addrinfo **ret_list);
 
-/* --- request.c, exchange.c, stream.c --------------------------------------------------------- */
+/* --- request.c, exchange.c -------------------------------------------------------------------- */
 
 /* The JSON body of a streamed request. INVALID, LIMIT or NOMEM, with a text. */
 int shoal_client_request_body(const shoal_client_request *request, bool chat,
@@ -279,6 +279,23 @@ typedef struct shoal_client_exchange {
  * it. The connection is closed when this returns. */
 int shoal_client_run(const shoal_client_call *call, const shoal_client_exchange *exchange,
                      shoal_client_http *http);
+
+/* --- probe.c, stats.c, session.c: what pages say ---------------------------------------------- */
+
+/* Pages as JSON; text[n] is NUL, and what is parsed is changed. OK, NOMEM, or PROTOCOL where the
+ * page is none of an edge's; of models and of why it is not ready, what is not understood is left
+ * out. */
+int shoal_client_models_read(char *text, size_t n, shoal_client_info *info,
+                             shoal_client_error *error);
+/* Its error's message, or the first line of what it said. */
+int shoal_client_why_read(char *text, size_t n, shoal_client_info *info, shoal_client_error *error);
+int shoal_client_stats_read(char *text, size_t n, shoal_client_stats *stats,
+                            shoal_client_error *error);
+/* Also CANCELLED, by on_session. */
+int shoal_client_sessions_read(char *text, size_t n, shoal_client_session_fn on_session, void *ctx,
+                               shoal_client_error *error);
+
+/* --- stream.c, resume.c ----------------------------------------------------------------------- */
 
 /* The state of one streamed answer. */
 typedef struct shoal_client_stream {

@@ -110,11 +110,11 @@ void shoal_client_info_init(shoal_client_info *info, size_t size)
     memcpy(info, &size, sizeof size);
 }
 
-/* {"data": [{"id": "..."}, ...]}; anything else lists no model. */
-static int read_models(page *p, shoal_client_info *info, shoal_client_error *error)
+int shoal_client_models_read(char *text, size_t n, shoal_client_info *info,
+                             shoal_client_error *error)
 {
     shoal_client_json json = {.nodes = NULL};
-    int code = shoal_client_json_parse(&json, p->body.data, p->body.length);
+    int code = shoal_client_json_parse(&json, text, n);
     if (code == SHOAL_CLIENT_OK) {
         const shoal_client_json_node *list = shoal_client_json_get(&json, json.nodes, "data");
         for (size_t i = 0; i < SHOAL_CLIENT_MODELS_MAX; i++) {
@@ -134,21 +134,19 @@ static int read_models(page *p, shoal_client_info *info, shoal_client_error *err
     return SHOAL_CLIENT_OK;
 }
 
-/* Why the edge is not ready: its error's message, or the first line of what it said. */
-static int read_why(page *p, shoal_client_info *info, shoal_client_error *error)
+int shoal_client_why_read(char *text, size_t n, shoal_client_info *info, shoal_client_error *error)
 {
     shoal_client_json json = {.nodes = NULL};
-    int code = shoal_client_json_parse(&json, p->body.data, p->body.length);
+    int code = shoal_client_json_parse(&json, text, n);
     if (code == SHOAL_CLIENT_OK) {
         const shoal_client_json_node *e = shoal_client_json_get(&json, json.nodes, "error");
         const shoal_client_json_node *m = shoal_client_json_get(&json, e, "message");
         const shoal_client_json_node *status = shoal_client_json_get(&json, json.nodes, "status");
-        const char *text = shoal_client_json_text(m ? m : e);
-        shoal_client_copy_name(info->why, text[0] ? text : shoal_client_json_text(status));
-    } else if (code == SHOAL_CLIENT_E_PROTOCOL &&
-               shoal_client_utf8_ok(p->body.data, p->body.length)) {
-        p->body.data[strcspn(p->body.data, "\r\n")] = '\0';
-        shoal_client_copy_name(info->why, p->body.data);
+        const char *why = shoal_client_json_text(m ? m : e);
+        shoal_client_copy_name(info->why, why[0] ? why : shoal_client_json_text(status));
+    } else if (code == SHOAL_CLIENT_E_PROTOCOL && shoal_client_utf8_ok(text, n)) {
+        text[strcspn(text, "\r\n")] = '\0';
+        shoal_client_copy_name(info->why, text);
     }
     shoal_client_json_fini(&json);
     return code == SHOAL_CLIENT_E_NOMEM ? shoal_client_fail(error, code, "out of memory")
@@ -162,10 +160,12 @@ static int probe(const shoal_client_call *call, page *p, shoal_client_info *info
     SHOAL_CLIENT_TRY(fetch(call, "/ready", p));
     info->ready = p->http.status == 200;
     if (!info->ready) {
-        SHOAL_CLIENT_TRY(read_why(p, info, call->error));
+        SHOAL_CLIENT_TRY(shoal_client_why_read(p->body.data, p->body.length, info, call->error));
     }
     SHOAL_CLIENT_TRY(fetch(call, "/v1/models", p));
-    return p->http.status == 200 ? read_models(p, info, call->error) : SHOAL_CLIENT_OK;
+    return p->http.status == 200
+               ? shoal_client_models_read(p->body.data, p->body.length, info, call->error)
+               : SHOAL_CLIENT_OK;
 }
 
 int shoal_client_probe(shoal_client *client, shoal_client_info *ret_info,

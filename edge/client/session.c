@@ -73,16 +73,17 @@ static int run(const shoal_client_call *call, const shoal_client_exchange *excha
     return a->http.status == 200 ? SHOAL_CLIENT_OK : refusal(a);
 }
 
-static int read_list(session_answer *a, shoal_client_session_fn on_session, void *ctx)
+int shoal_client_sessions_read(char *text, size_t n, shoal_client_session_fn on_session, void *ctx,
+                               shoal_client_error *error)
 {
     shoal_client_json json = {.nodes = NULL};
-    int code = shoal_client_json_parse(&json, a->body.data, a->body.length);
+    int code = shoal_client_json_parse(&json, text, n);
     const node *list =
         code == SHOAL_CLIENT_OK ? shoal_client_json_get(&json, json.nodes, "sessions") : NULL;
     if (code == SHOAL_CLIENT_E_NOMEM) {
-        (void)shoal_client_fail(a->error, code, "out of memory");
+        (void)shoal_client_fail(error, code, "out of memory");
     } else if (!list || list->kind != SHOAL_CLIENT_JSON_ARRAY) {
-        code = shoal_client_fail(a->error, SHOAL_CLIENT_E_PROTOCOL,
+        code = shoal_client_fail(error, SHOAL_CLIENT_E_PROTOCOL,
                                  "the answer is no list of sessions; is this a Shoal edge?");
     }
     for (size_t i = 0; code == SHOAL_CLIENT_OK; i++) {
@@ -96,7 +97,7 @@ static int read_list(session_answer *a, shoal_client_session_fn on_session, void
         session.n_tokens = shoal_client_json_u64(shoal_client_json_get(&json, one, "tokens"), 0);
         session.kv_bytes = shoal_client_json_u64(shoal_client_json_get(&json, one, "kv_bytes"), 0);
         if (on_session && on_session(ctx, &session) != 0) {
-            code = shoal_client_fail(a->error, SHOAL_CLIENT_E_CANCELLED, "cancelled");
+            code = shoal_client_fail(error, SHOAL_CLIENT_E_CANCELLED, "cancelled");
         }
     }
     shoal_client_json_fini(&json);
@@ -118,7 +119,10 @@ int shoal_client_session_list(shoal_client *client, shoal_client_session_fn on_s
             .method = "GET", .path = "/v1/shoal/sessions", .accept = "application/json"};
         a->body.limit = SHOAL_CLIENT_BODY_MAX;
         code = run(&call, &exchange, a);
-        code = code == SHOAL_CLIENT_OK ? read_list(a, on_session, ctx) : code;
+        if (code == SHOAL_CLIENT_OK) {
+            code =
+                shoal_client_sessions_read(a->body.data, a->body.length, on_session, ctx, &error);
+        }
         shoal_client_buf_fini(&a->body);
         free(a);
     } else {

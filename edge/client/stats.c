@@ -124,8 +124,7 @@ static void read_bundle(const shoal_client_json *json, shoal_client_stats *s)
     s->bundle_trial = truth(json, bundle, "trial");
 }
 
-/* text[n] is writable. */
-static int read_page(char *text, size_t n, shoal_client_stats *s, shoal_client_error *error)
+int shoal_client_stats_read(char *text, size_t n, shoal_client_stats *s, shoal_client_error *error)
 {
     shoal_client_json json = {.nodes = NULL};
     int code = shoal_client_json_parse(&json, text, n);
@@ -171,7 +170,7 @@ int shoal_client_stats_get(shoal_client *client, shoal_client_stats *ret_stats,
     if (code == SHOAL_CLIENT_OK) {
         shoal_client_stats stats;
         shoal_client_stats_init(&stats, sizeof stats);
-        code = read_page(body, n, &stats, &error);
+        code = shoal_client_stats_read(body, n, &stats, &error);
         if (code == SHOAL_CLIENT_OK) {
             size_t size = ret_stats->size;
             memcpy(ret_stats, &stats, size < sizeof stats ? size : sizeof stats);
