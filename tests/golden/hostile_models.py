@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sound containers that are no sound models: numbers of every architecture out of their range,
 tensors missing, of another shape or type, weights that are not numbers, FP8 without its scales,
-packed files whose metadata lies. attacks() gives (name, bytes) that must be refused."""
+codes of our own types that lie, sides that do not fit their matrix, packed files whose metadata
+lies. attacks() gives (name, bytes) that must be refused; lora_attacks() adapters of
+micro_models.micro("llama")."""
 import struct
 
 from make_hostile_gguf import (ARR, F32, I32, STR, U32, U64, Marks, array, inserted, padding, pair,
                                patched, tensor, text, u32, u64, value)
-from micro_models import ARCHS, TYPES, micro
+from micro_models import ARCHS, OWN, TYPES, micro, micro_lora, micro_sides
 
 NAN, INF = float("nan"), float("inf")
 HALVES = {"inf": 0x7C00, "minus_inf": 0xFC00, "nan": 0x7E00}
@@ -143,6 +145,131 @@ def fp8_attacks():
                                            struct.pack("<f", x))
 
 
+def find_tensor(raw, name):
+    return next(t for t in Marks(raw).tensors if t["name"] == name.encode())
+
+
+def find_pair(raw, key):
+    return next(p for p in Marks(raw).pairs if p["name"] == key.encode())
+
+
+def with_array(raw, key, kind, xs):
+    p = find_pair(raw, key)
+    return replaced(raw, p["kind_at"], p["end"], array("", kind, xs)[8:])
+
+
+def own_attacks():
+    """Places that do not ascend, more columns than there is room for, and names that lie."""
+    lies = {"S4": bytes(12), "S8": bytes(20), "B16": b"\xff" * 12, "B8": b"\xff" * 8}
+    for kind in OWN:
+        family, group = kind.split("_")
+        if family not in lies:
+            continue
+        raw = micro("llama", kind, 256)
+        at = first_weights(raw, b"blk.0.attn_q.weight")
+        _, block, size, _ = TYPES[kind]
+        last = at + 256 * 256 // block * size - len(lies[family])
+        yield kind + "_first_run", patched(raw, at + 2, lies[family])
+        yield kind + "_last_run", patched(raw, last, lies[family])
+    names, types = "shoal.codes.names", "shoal.codes.types"
+    raw = micro("llama", "C3_32", 32)
+    matrices = [t["name"] for t in Marks(raw).tensors
+                if struct.unpack_from("<I", raw, t["type"])[0] == TYPES["I8"][0]]
+    n = len(matrices)
+    for what, xs in (("short", ["C3_32"] * (n - 1)), ("long", ["C3_32"] * (n + 1)), ("empty", []),
+                     ("unknown", ["C9_32"] * n), ("of_ggml", ["Q8_0"] * n), ("i8", ["I8"] * n),
+                     ("huge", ["C" * 4096] * n), ("other", ["C4_64"] * n)):
+        yield "own_types_" + what, with_array(raw, types, STR, xs)
+    for what, xs in (("twice", [matrices[0]] * n), ("nobody", matrices[1:] + [b"blk.7.attn_q.weight"]),
+                     ("vector", matrices[1:] + [b"output_norm.weight"]), ("one_less", matrices[1:])):
+        yield "own_names_" + what, with_array(raw, names, STR, xs)
+    for key in (names, types):
+        yield key + "_missing", renamed(raw, find_pair(raw, key))
+        yield key + "_string", with_value(raw, find_pair(raw, key), STR, "C3_32")
+        yield key + "_numbers", with_array(raw, key, U32, [1] * n)
+
+
+def side_attacks(raw, of):
+    """of: the kinds of sides that the file has, with where each stands."""
+    key = find_pair(raw, "shoal.sides.format")
+    yield "sides_no_format", renamed(raw, key)
+    yield "sides_format_2", with_value(raw, key, STR, "2")
+    yield "sides_format_number", with_value(raw, key, U32, 1)
+    values = {"_low_left": [("<H", x) for x in HALVES.values()], "_low_right": [("<H", x) for x in HALVES.values()],
+              "_column_scale": [("<H", x) for x in (0, 0x8000, 0xBC00, *HALVES.values())],
+              "_threshold": [("<f", x) for x in (0.0, -1.0, NAN, INF)],
+              "_single_begin": [("<I", x) for x in (1, 4, 0xFFFFFFFF)],
+              "_single_cols": [("<I", x) for x in (31, 32, 0x80000000, 0xFFFFFFFF)],
+              "_single_values": [("<H", x) for x in HALVES.values()], "_levels": [("<b", -128)]}
+    for side, where in of.items():
+        t = find_tensor(raw, where + side)
+        at = first_weights(raw, t["name"])
+        for fmt, x in values[side]:
+            yield "%s%s_%s" % (where, side, x), patched(raw, at, struct.pack(fmt, x))
+        yield where + side + "_renamed", patched(raw, t["name_at"], b"x")
+        for i, dim in enumerate(t["dims"]):
+            d = struct.unpack_from("<Q", raw, dim)[0]
+            yield "%s%s_dim%d_more" % (where, side, i), patched(raw, dim, u64(d + 1))
+            if d > 1:
+                yield "%s%s_dim%d_less" % (where, side, i), patched(raw, dim, u64(d - 1))
+        for name in ("F32", "BF16"):
+            if not (name == "F32" and side == "_threshold"):
+                yield "%s%s_as_%s" % (where, side, name), patched(raw, t["type"], u32(TYPES[name][0]))
+    for row in (0, 1, 2):  # of the begins: a row that ends before it begins, or past the end
+        t = find_tensor(raw, of["_single_begin"] + "_single_begin")
+        at = first_weights(raw, t["name"]) + 4 * (row + 1)
+        yield "single_begin_of_row_%d" % row, patched(raw, at, u32(4))
+
+
+def sides_attacks():
+    q, gate, down = ("blk.0.%s.weight" % name for name in ("attn_q", "ffn_gate", "ffn_down"))
+    apart = {"_low_left": q, "_low_right": q, "_column_scale": q, "_threshold": down,
+             "_single_begin": gate, "_single_cols": gate, "_single_values": gate, "_levels": gate}
+    yield from side_attacks(micro_sides(), apart)
+    fused = {side: "blk.0.attn_qkv.weight" for side in apart if side != "_levels"}
+    for name, bad in side_attacks(micro_sides(True), fused):
+        yield "fused_" + name, bad
+
+
+def lora_attacks(dim=4):
+    """Adapters that are none of a llama of that width, of micro("llama") with 4."""
+    raw = micro_lora("llama", [("blk.0.attn_q.weight", dim, dim)])
+    for key in ("general.type", "adapter.type", "general.architecture"):
+        yield key + "_missing", renamed(raw, find_pair(raw, key))
+        yield key + "_other", with_value(raw, find_pair(raw, key), STR, "model")
+        yield key + "_number", with_value(raw, find_pair(raw, key), U32, 1)
+    alpha = find_pair(raw, "adapter.lora.alpha")
+    yield "alpha_missing", renamed(raw, alpha)
+    yield "alpha_string", with_value(raw, alpha, STR, "8")
+    for what, x in (("nan", NAN), ("inf", INF), ("negative", -1.0), ("huge", 65537.0)):
+        yield "alpha_" + what, patched(raw, alpha["value"], struct.pack("<f", x))
+    yield "key_unknown", inserted(raw, alpha["end"], pair("adapter.alora.tokens", U32, 1), 0, 1)
+    for t in Marks(raw).tensors:
+        name = t["name"].decode()
+        yield name + "_renamed", patched(raw, t["name_at"], b"x")
+        yield name + "_whole", patched(raw, t["name_at"] + len(name) - 1, b"c")
+        for i, at in enumerate(t["dims"]):
+            d = struct.unpack_from("<Q", raw, at)[0]
+            yield "%s_dim%d_more" % (name, i), patched(raw, at, u64(d + 1))
+            yield "%s_dim%d_less" % (name, i), patched(raw, at, u64(d - 1))
+        for kind in (TYPES["I8"][0], 26):
+            yield "%s_type_%d" % (name, kind), patched(raw, t["type"], u32(kind))
+        for what, x in (("nan", NAN), ("inf", INF)):
+            yield "%s_%s" % (name, what), patched(raw, first_weights(raw, t["name"]), struct.pack("<f", x))
+    for what, matrices, rank in (("rank_1025", [("blk.0.attn_q.weight", dim, dim)], 1025),
+                                 ("layer_1", [("blk.1.attn_q.weight", dim, dim)], 2),
+                                 ("layer_00", [("blk.00.attn_q.weight", dim, dim)], 2),
+                                 ("layer_huge", [("blk.%d.attn_q.weight" % (1 << 64), dim, dim)], 2),
+                                 ("embedding", [("token_embd.weight", dim, 3)], 2),
+                                 ("norm", [("blk.0.attn_norm.weight", dim, 1)], 2),
+                                 ("of_another", [("blk.0.attn_q.weight", 2 * dim, dim)], 2),
+                                 ("empty", [], 2)):
+        yield "lora_" + what, micro_lora("llama", matrices, rank)
+    yield "lora_stack", micro_lora("llama", [("blk.0.attn_q.weight", dim, dim)], n=2)
+    yield "lora_qwen2", micro_lora("qwen2", [("blk.0.attn_q.weight", dim, dim)])
+    yield "lora_is_the_model", micro("llama")
+
+
 def packed_attacks(raw):
     """raw is a packed file."""
     m = Marks(raw)
@@ -187,3 +314,5 @@ def attacks():
                     yield variant + "." + name, bad
     yield from type_attacks()
     yield from fp8_attacks()
+    yield from own_attacks()
+    yield from sides_attacks()

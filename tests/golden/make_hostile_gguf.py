@@ -4,6 +4,7 @@
 
 make_hostile_gguf.py OUT [GOOD.gguf]   one file per attack, and MANIFEST with their names
 make_hostile_gguf.py --seeds DIR       the seeds of tests/fuzz/corpus/gguf
+make_hostile_gguf.py --adapters DIR    the seeds of tests/fuzz/corpus/lora
 
 Every file in MANIFEST must be refused with words, without a crash and without a hang. GOOD (any
 little-endian GGUF) is read by itself here; without it a small one is made. Standard library only.
@@ -290,14 +291,50 @@ def seeds(folder):
         write(folder, "model_" + name, micro_models.micro(name))
     write(folder, "model_fp8", micro_models.micro("llama", "I8"))
     write(folder, "model_exits", micro_models.micro_exits())
+    for kind in micro_models.RUNS:
+        group = 64 if kind == "C4" else 32
+        write(folder, "model_%s_%d" % (kind, group),
+              micro_models.micro("llama", "%s_%d" % (kind, group), group, {"head": 2, "dense": 4}))
+    for group in (64, 128):
+        write(folder, "model_own_%d" % group, micro_models.micro_own(group))
+    write(folder, "model_sides", micro_models.micro_sides())
+    write(folder, "model_sides_fused", micro_models.micro_sides(True))
+
+
+def adapters(folder):
+    """For the models of tests/support/tiny_arch.c that fuzz_lora.c takes."""
+    import hostile_models
+    from micro_models import micro_lora
+    layer = "blk.0."
+    good = {
+        "llama": ("llama", [(layer + "attn_q.weight", 64, 64), (layer + "attn_v.weight", 64, 32)]),
+        "output": ("llama", [("output.weight", 64, 300)]),
+        "fused": ("phi3", [(layer + "attn_qkv.weight", 64, 128), (layer + "ffn_up.weight", 64, 192)]),
+        "experts": ("qwen2moe", [(layer + "ffn_gate_inp.weight", 64, 6), (layer + "ffn_down_shexp.weight", 64, 64)]),
+        "latent": ("deepseek2", [("blk.1.attn_q_a.weight", 64, 32), ("blk.1.attn_kv_a_mqa.weight", 64, 40)]),
+    }
+    for name, (arch, matrices) in good.items():
+        write(folder, name, micro_lora(arch, matrices, 1))
+    arch, matrices = good["llama"]
+    for kind in ("F16", "Q8_0", "N4_64"):
+        write(folder, "llama_" + kind, micro_lora(arch, matrices, 1, kind))
+    write(folder, "rank_64", micro_lora(arch, [("blk.1.attn_k.weight", 64, 32)], 64, "Q4_0"))
+    q_a, q_b = (layer + "attn_q.weight.lora_" + half for half in "ab")
+    keep = {"alpha_nan": "alpha_nan", "key_unknown": "key_unknown", "lora_layer_huge": "layer_huge",
+            "lora_empty": "empty", "lora_stack": "stack", "lora_embedding": "embedding",
+            q_a + "_renamed": "half_missing", q_b + "_nan": "nan", q_b + "_dim0_less": "ranks_differ"}
+    for name, bad in hostile_models.lora_attacks(64):
+        if name in keep:
+            write(folder, "bad_" + keep[name], bad)
 
 
 def main():
-    if len(sys.argv) < 2 or (sys.argv[1] == "--seeds" and len(sys.argv) != 3):
+    makers = {"--seeds": seeds, "--adapters": adapters}
+    if len(sys.argv) < 2 or (sys.argv[1] in makers and len(sys.argv) != 3):
         sys.exit(__doc__)
-    if sys.argv[1] == "--seeds":
+    if sys.argv[1] in makers:
         os.makedirs(sys.argv[2], exist_ok=True)
-        seeds(sys.argv[2])
+        makers[sys.argv[1]](sys.argv[2])
         return
     out = sys.argv[1]
     os.makedirs(out, exist_ok=True)

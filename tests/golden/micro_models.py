@@ -13,6 +13,17 @@ TYPES = {"F32": (0, 1, 4, ()), "F16": (1, 1, 2, (0,)), "Q4_0": (2, 32, 18, (0,))
          "Q4_K": (12, 256, 144, (0, 2)), "Q5_K": (13, 256, 176, (0, 2)), "Q6_K": (14, 256, 210, (208,)),
          "IQ4_NL": (20, 32, 18, (0,)), "I8": (24, 1, 1, ()), "BF16": (30, 1, 2, ())}
 
+# Types of our own (common/weight/codes.h), which a file holds as I8 and names: the words of 32
+# columns. Of two in four the places ascend, of bitmaps as many are set as have room.
+PLACED = bytes([3, 8 | 2] * 4 + [1, 72 | 3] * 2)  # fields of three bits: magnitudes; places 0 and 1
+RUNS = {"C2": bytes(range(8)), "C3": bytes(range(12)), "C4": bytes(range(16)), "S4": PLACED,
+        "N3": bytes(range(12)), "N4": bytes(range(16)), "S8": bytes(range(16)) + bytes([0, 0x55] * 2),
+        "B16": bytes([0x55] * 4 + [0x96] * 8), "B8": bytes([0x11] * 4 + [0x96] * 4)}
+OWN = {"%s_%d" % (kind, group): run * (group // 32) for kind, run in RUNS.items()
+       for group in (32, 64, 128) if (kind, group) != ("C4", 32)}
+TYPES.update({kind: (TYPES["I8"][0], int(kind.split("_")[1]), 2 + len(words), (0,))
+              for kind, words in OWN.items()})
+
 # flags; keys after "<arch>."; sizes that differ from the defaults of tensors()
 ARCHS = {
     "llama": ("llama", (), {}, {}),
@@ -104,7 +115,8 @@ def attention(flags, dim=DIM, head=2, value=None, rank=0, q_rank=0, **_):
     yield "attn_output.weight", [HEADS * value, dim]
 
 
-def feed_forward(flags, dim=DIM, experts=0, ffn=FFN, shared=0, weighed=False, **_):
+def feed_forward(flags, dim=DIM, experts=0, ffn=FFN, shared=0, weighed=False, dense=0, **_):
+    dense = dense or dim
     yield "ffn_norm.weight", [dim]
     if "post" in flags:
         yield "post_ffw_norm.weight", [dim]
@@ -123,9 +135,9 @@ def feed_forward(flags, dim=DIM, experts=0, ffn=FFN, shared=0, weighed=False, **
             yield "ffn_down_shexp.weight", [shared, dim]
         return
     if "fused" not in flags:
-        yield "ffn_gate.weight", [dim, dim]
-    yield "ffn_up.weight", [dim, 2 * dim if "fused" in flags else dim]
-    yield "ffn_down.weight", [dim, dim]
+        yield "ffn_gate.weight", [dim, dense]
+    yield "ffn_up.weight", [dim, 2 * dense if "fused" in flags else dense]
+    yield "ffn_down.weight", [dense, dim]
 
 
 def tensors(flags, sizes):
@@ -146,35 +158,59 @@ def tensors(flags, sizes):
 def numbers(kind, n):
     if kind == "I8":
         return bytes(0x30 + i % 8 for i in range(n))
+    if kind in OWN:
+        return (struct.pack("<e", 1 / 16) + OWN[kind]) * (n // TYPES[kind][1])
     if kind not in ("F32", "F16"):
-        _, block, block_bytes, _ = TYPES[kind]
-        return bytes(n // block * block_bytes)
+        _, block, block_bytes, places = TYPES[kind]
+        one = bytearray(range(block_bytes))
+        for place in places:
+            struct.pack_into("<e", one, place, 1 / 16)
+        return bytes(one) * (n // block)
     return struct.pack("<%d%s" % (n, "f" if kind == "F32" else "e"), *((i % 7 - 2) / 16 for i in range(n)))
 
 
 def assemble(pairs, entries):
     """entries: (name, dims, type name, bytes)."""
     infos, data = b"", b""
+    own = [(name, kind) for name, _, kind, _ in entries if kind in OWN]
+    if own:
+        pairs = pairs + [array("shoal.codes.names", STR, [name for name, _ in own]),
+                         array("shoal.codes.types", STR, [kind for _, kind in own])]
     for name, dims, kind, raw in entries:
-        infos += tensor(name, dims, TYPES[kind][0], len(data))
+        if kind in OWN:
+            dims = [dims[0] // TYPES[kind][1] * TYPES[kind][2], *dims[1:]]
+        infos += tensor(name, dims, 26 if kind == "I32" else TYPES[kind][0], len(data))
         data += raw + padding(len(raw))
     head = b"GGUF" + u32(3) + u64(len(entries)) + u64(len(pairs)) + b"".join(pairs) + infos
     return head + padding(len(head), ALIGN) + data
 
 
-def micro(name, kind="F32", dim=DIM):
-    """A model of ARCHS; matrices of any type but F32 ask for the plain llama, blocks for dim 256."""
+def type_of(kind, turn, dims):
+    """kind: one for all matrices, or some that take turns; F16 where rows are no whole blocks."""
+    if len(dims) != 2:
+        return "F32"
+    kinds = [kind] if isinstance(kind, str) else kind
+    fits = [k for k in kinds if dims[0] % TYPES[k][1] == 0]
+    return fits[turn % len(fits)] if fits else "F16"
+
+
+def parts(name, kind="F32", dim=DIM, more=None):
+    """Pairs and entries of a model of ARCHS; matrices of any type but F32 ask for one without
+    experts, blocks for rows of dim. more: sizes that differ."""
     arch, flags, keys, sizes = ARCHS[name]
     if dim != DIM:
-        sizes = {"dim": dim, "head": dim // HEADS}
-        keys = {"rope.dimension_count": dim // HEADS}
+        sizes = {**sizes, "dim": dim, "head": dim // HEADS, **(more or {})}
+        keys = {**keys, "rope.dimension_count": sizes["head"],
+                "feed_forward_length": sizes.get("dense", dim)}
+        if sizes["head"] * HEADS != dim:
+            keys.update({"attention.key_length": sizes["head"], "attention.value_length": sizes["head"]})
     pairs = metadata(arch, keys, dim)
     entries = []
     for tensor_name, dims in tensors(flags, sizes):
         n = 1
         for d in dims:
             n *= d
-        own = kind if len(dims) == 2 else "F32"
+        own = type_of(kind, len(entries), dims)
         factor = tensor_name.startswith("rope_")
         raw = struct.pack("<f", 0.25) if factor else numbers(own, n)
         entries.append((tensor_name, dims, own, raw))
@@ -184,6 +220,68 @@ def micro(name, kind="F32", dim=DIM):
             entries.append((tensor_name + "_scale", tiles, "F32", scales))
     if kind == "I8":
         pairs.append(pair("shoal.fp8.format", STR, "e4m3"))
+    return pairs, entries
+
+
+def micro(name, kind="F32", dim=DIM, more=None):
+    return assemble(*parts(name, kind, dim, more))
+
+
+def micro_own(group):
+    """The plain llama with one matrix of each of several types of our own, in one group."""
+    kinds = [kind for kind in OWN if kind.endswith("_%d" % group)]
+    return micro("llama", kinds, group, {"head": 2, "dense": 256 // group})
+
+
+# What may stand beside a matrix (common/weight/sides.h); levels beside indices of them alone.
+SIDES = ("low", "column_scale", "threshold", "single", "levels")
+
+
+def beside(name, k, n_rows, what, rank=2):
+    """Tensors beside a matrix of n_rows rows of k columns."""
+    factor = struct.pack("<e", 1 / 64) + bytes(range(32))
+    if what == "low":
+        yield name + "_low_left", [-(-n_rows // 32) * 32, rank], "Q8_0", factor * (-(-n_rows // 32) * rank)
+        yield name + "_low_right", [k, rank], "Q8_0", factor * (k // 32 * rank)
+    elif what == "column_scale":
+        yield name + "_column_scale", [k], "F16", struct.pack("<e", 2.0) * k
+    elif what == "threshold":
+        yield name + "_threshold", [1], "F32", struct.pack("<f", 1 / 256)
+    elif what == "levels":
+        yield name + "_levels", [16], "I8", struct.pack("<16b", *range(-120, 121, 16))
+    else:  # two in the first row, one in the last
+        begin = [0] + [2] * (n_rows - 1) + [3]
+        yield name + "_single_begin", [n_rows + 1], "I32", struct.pack("<%dI" % len(begin), *begin)
+        yield name + "_single_cols", [3], "I32", struct.pack("<3I", 1, k - 1, 5)
+        yield name + "_single_values", [3], "F16", struct.pack("<3e", 0.5, -0.25, 1.0)
+
+
+def micro_sides(fused=False):
+    """Matrices with tensors beside them: of one weight each, or (fused) of several in one tensor."""
+    if fused:
+        pairs, entries = parts("phi3", "C2_32", 32, {"dense": 2})
+        sides = {"blk.0.attn_qkv.weight": SIDES[:4]}
+    else:
+        pairs, entries = parts("llama", ("N4_32", "Q4_0", "Q4_0"), 32, {"head": 2, "dense": 32})
+        sides = {"blk.0.attn_q.weight": ("low", "column_scale"), "blk.0.ffn_down.weight": ("threshold",),
+                 "blk.0.ffn_gate.weight": ("single", "levels")}
+    pairs.append(pair("shoal.sides.format", STR, "1"))
+    for name, dims, _, _ in list(entries):
+        for what in sides.get(name, ()):
+            entries += beside(name, *dims, what)
+    return assemble(pairs, entries)
+
+
+def micro_lora(arch, matrices, rank=2, kind="F32", n=1):
+    """An adapter of an architecture: matrices are (name, columns, rows), or stacks of n of them."""
+    pairs = [pair("general.type", STR, "adapter"), pair("adapter.type", STR, "lora"),
+             pair("general.architecture", STR, arch), pair("adapter.lora.alpha", F32, 8.0)]
+    entries = []
+    for name, k, n_rows in matrices:
+        for half, dims in (("a", [k, rank]), ("b", [rank, n_rows])):
+            own = type_of(kind, 0, dims)
+            entries.append(("%s.lora_%s" % (name, half), dims + [n] * (n > 1), own,
+                            numbers(own, dims[0] * dims[1] * n)))
     return assemble(pairs, entries)
 
 

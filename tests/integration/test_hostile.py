@@ -37,7 +37,7 @@ def load(path, turn):
     return forge("logits", "-m", path, "--tokens", "1,2,1", "--json")
 
 
-def refuse(site, files):
+def refuse(site, files, load_one=load):
     wrong, n = [], 0
     path = site.file("bad.gguf")
     for i, (name, raw) in enumerate(files):
@@ -47,7 +47,7 @@ def refuse(site, files):
             f.write(raw)
         n += 1
         try:
-            done = load(path, i // STRIDE)
+            done = load_one(path, i // STRIDE)
         except subprocess.TimeoutExpired:
             wrong.append(f"{name}: hangs")
             continue
@@ -62,6 +62,8 @@ def goods():
         yield name, micro_models.micro(name)
     for kind in micro_models.TYPES:
         yield kind, micro_models.micro("llama", kind, 256)
+    for fused in (False, True):
+        yield f"sides, fused {fused}", micro_models.micro_sides(fused)
 
 
 def test_what_the_attacks_spoil_is_sound():
@@ -103,6 +105,31 @@ def test_packed_files_that_lie_are_refused():
         return f"{n} files refused"
 
 
+def test_adapters_that_lie_are_refused():
+    with Site() as site:
+        base, good = site.file("base.gguf"), site.file("good.gguf")
+        with open(base, "wb") as f:
+            f.write(micro_models.micro("llama"))
+        with open(good, "wb") as f:
+            f.write(micro_models.micro_lora("llama", [("blk.0.attn_q.weight", 4, 4)]))
+
+        def adapted(path, turn):
+            if turn % 2:
+                return forge("merge-lora", "-m", base, "--lora", path, "-o", site.file("merged.gguf"))
+            return forge("logits", "-m", base, "--lora", path, "--tokens", "1,2,1", "--json")
+
+        for turn in (0, 1):
+            done = adapted(good, turn)
+            expect(done.returncode == 0, f"as it is: {done.stderr}")
+        containers = make_hostile_gguf.attacks(open(good, "rb").read())
+        n = int(refuse(site, containers, adapted).split()[0])
+        for turn in (0, 1):  # both ways to use it see them all
+            said = refuse(site, hostile_models.lora_attacks(), lambda path, _, turn=turn: adapted(path, turn))
+            n += int(said.split()[0])
+        return f"{n} files refused"
+
+
 if __name__ == "__main__":
     main([test_what_the_attacks_spoil_is_sound, test_broken_containers_are_refused,
-          test_containers_that_are_no_models_are_refused, test_packed_files_that_lie_are_refused])
+          test_containers_that_are_no_models_are_refused, test_packed_files_that_lie_are_refused,
+          test_adapters_that_lie_are_refused])
