@@ -5,6 +5,8 @@
 
 static const double first_token_bounds[] = {0.005, 0.01, 0.025, 0.05, 0.1,  0.25, 0.5,
                                             1.0,   2.5,  5.0,   10.0, 30.0, 60.0};
+static const double next_token_bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+                                           0.1,   0.25,   0.5,   1.0,  2.5};
 static const double step_bounds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                      0.05,   0.1,   0.25,   0.5,   1.0,  2.5};
 static const double row_bounds[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
@@ -58,10 +60,15 @@ shoal_status shoal_cloud_metrics_init(shoal_metrics *registry, shoal_cloud_metri
         {&m->first_token,
          {"shoal_time_to_first_token_seconds", "From open to the first token or verdict.", "",
           HISTOGRAM(first_token_bounds)}},
+        {&m->next_token,
+         {"shoal_time_per_output_token_seconds",
+          "Of a generation, for each token after the first answer, the edge's time included.", "",
+          HISTOGRAM(next_token_bounds)}},
         {&m->tokens_prompt, {TOKENS("prompt"), COUNTER}},
         {&m->tokens_generated, {TOKENS("generated"), COUNTER}},
         {&m->tokens_verified, {TOKENS("verified"), COUNTER}},
         {&m->tokens_accepted, {TOKENS("accepted"), COUNTER}},
+        {&m->tokens_cached, {TOKENS("cached"), COUNTER}},
         {&m->kv_usage, {"shoal_kv_cache_usage_ratio", "Share of KV pages in use.", "", GAUGE}},
         {&m->prefix_tokens,
          {"shoal_prefix_hit_tokens_total", "Tokens whose KV came from the prefix cache.", "",

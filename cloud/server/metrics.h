@@ -23,10 +23,12 @@ typedef struct shoal_cloud_metrics {
     shoal_metric *running;                        /* shoal_requests_running */
     shoal_metric *waiting;          /* shoal_requests_waiting: work that found no place */
     shoal_metric *first_token;      /* shoal_time_to_first_token_seconds */
+    shoal_metric *next_token;       /* shoal_time_per_output_token_seconds */
     shoal_metric *tokens_prompt;    /* shoal_tokens_total{kind="prompt",place="cloud"} */
     shoal_metric *tokens_generated; /* kind="generated" */
     shoal_metric *tokens_verified;  /* kind="verified" */
     shoal_metric *tokens_accepted;  /* kind="accepted" */
+    shoal_metric *tokens_cached;    /* kind="cached" */
     shoal_metric *kv_usage;         /* shoal_kv_cache_usage_ratio */
     shoal_metric *prefix_tokens;    /* shoal_prefix_hit_tokens_total */
     shoal_metric *prefix_evictions; /* shoal_prefix_evictions_total */

@@ -339,9 +339,14 @@ static void count_end(shoal_node *node, const shoal_conn *conn)
     shoal_metric_add(m->tokens_generated, stats->n_generated);
     shoal_metric_add(m->tokens_verified, stats->n_verified);
     shoal_metric_add(m->tokens_accepted, stats->n_accepted);
+    shoal_metric_add(m->tokens_cached, stats->n_cached);
     if (stats->first_token_ms != 0) {
         shoal_metric_observe(m->first_token,
                              (double)(stats->first_token_ms - stats->opened_ms) / 1e3);
+    }
+    if (stats->n_next > 0) {
+        double ms = (double)(stats->last_token_ms - stats->first_token_ms);
+        shoal_metric_observe(m->next_token, ms / 1e3 / stats->n_next);
     }
 }
 

@@ -817,6 +817,9 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
     if (!follow_form(session)) {
         return;
     }
+    bool first = session->stats.first_token_ms == 0;
+    session->stats.n_next += first ? 0 : (uint32_t)(session->n_ids - n_before);
+    session->stats.last_token_ms = now_ms;
     note_first_token(session, now_ms);
     if (drafted) {
         emit_verdict(session, n_before, accepted_to);

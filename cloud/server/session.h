@@ -65,6 +65,8 @@ typedef struct shoal_session_stats {
     uint64_t compute_us;      /* this node computed for it: its part of steps, samples, answers */
     uint64_t opened_ms;       /* when the session was made */
     uint64_t first_token_ms;  /* when the first own token or verdict left, 0: not yet */
+    uint64_t last_token_ms;   /* when tokens were confirmed last */
+    uint32_t n_next;          /* tokens confirmed after the first answer, drafts that stood too */
 } shoal_session_stats;
 
 typedef struct shoal_session shoal_session;

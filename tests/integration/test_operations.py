@@ -92,6 +92,13 @@ def test_probes_and_metrics():
                      "shoal_certificate_expiry_timestamp_seconds", "process_resident_memory_bytes",
                      "shoal_config_reload_failures_total 0", "shoal_admission_refused_total{reason=\"wait\"} 0"):
             expect(name in text, f"{name} is not in /metrics")
+        for _ in range(2):  # the second finds the KV of whole blocks of the first
+            expect(complete(edge.address, "Once upon a time " * 20, "cloud", n=30, **NO_END).error is None, "a long prompt")
+        wait_until(lambda: value(cloud, 'shoal_tokens_total{kind="cached",place="cloud"}') >= 32, 10, "cached tokens")
+        expect(value(cloud, 'shoal_tokens_total{kind="cached",place="cloud"}') == value(cloud, "shoal_prefix_hit_tokens_total"),
+               "tokens that were found and those that the prefix cache gave")
+        expect(value(cloud, "shoal_time_per_output_token_seconds_count") >= 2, "no time between tokens")
+        expect(value(cloud, "shoal_time_per_output_token_seconds_sum") > 0, "no time between tokens")
         expect(SANITIZED or value(cloud, "shoal_memory_used_bytes") > 1 << 20, "memory in use")
         expect(value(cloud, "shoal_certificate_expiry_timestamp_seconds") > time.time() + 20 * 86400, "expiry")
         hostile(cloud)

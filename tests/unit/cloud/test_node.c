@@ -476,6 +476,8 @@ static void test_outcomes_are_counted_by_code(void **state)
     assert_non_null(strstr(buf.data, "shoal_requests_total{code=\"cancelled\"} 1\n"));
     assert_non_null(strstr(buf.data, "shoal_tokens_total{kind=\"prompt\",place=\"cloud\"} 6\n"));
     assert_non_null(strstr(buf.data, "shoal_time_to_first_token_seconds_count 1\n"));
+    assert_non_null(strstr(buf.data, "shoal_time_per_output_token_seconds_count 1\n"));
+    assert_non_null(strstr(buf.data, "shoal_tokens_total{kind=\"cached\",place=\"cloud\"} 0\n"));
     assert_non_null(strstr(buf.data, "shoal_requests_running 0\n"));
     shoal_buf_fini(&buf);
     shoal_metrics_free(registry);

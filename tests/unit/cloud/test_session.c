@@ -248,6 +248,39 @@ static void test_draft_on_a_ring_that_forgets_equals_decode(void **state)
     rig_fini(&windowed);
 }
 
+/* Between the first answer, however long, and the last there are the tokens that came after it. A
+ * step takes a millisecond here. */
+static void test_tokens_after_the_first_answer_are_timed(void **state)
+{
+    (void)state;
+    int32_t truth[RIG_TEXT_MAX];
+    rig_prompt(3, truth, N_PROMPT);
+    shoal_sampling sampling = sampling_of(0.0f, 0);
+    size_t n = rig_decode(&shared, &sampling, truth, N_PROMPT, N_TEXT);
+    assert_true(n > N_PROMPT + 10);
+    edge e;
+    edge_init(&e, &shared);
+    const shoal_session_stats *stats = shoal_session_stats_get(e.session);
+    edge_open(&e, &sampling, N_TEXT);
+    edge_prompt(&e, truth, N_PROMPT);
+    edge_draft(&e, truth + N_PROMPT, 3);
+    rig_settle(&shared);
+    assert_int_equal(e.n_confirmed, N_PROMPT + 4);
+    assert_int_equal(stats->n_next, 0);
+    assert_int_equal(stats->last_token_ms, stats->first_token_ms);
+    shared.now_ns += 40000000;
+    edge_continue(&e, e.n_confirmed, 4);
+    rig_settle(&shared);
+    assert_int_equal(stats->n_next, 4);
+    assert_int_equal(stats->last_token_ms - stats->first_token_ms, 1 + 40 + 3);
+    shared.now_ns += 2000000;
+    edge_draft(&e, truth + e.n_confirmed, 1);
+    rig_settle(&shared);
+    assert_int_equal(stats->n_next, 6); /* the draft stands, and there is one behind it */
+    assert_int_equal(stats->last_token_ms - stats->first_token_ms, 1 + 40 + 4 + 2);
+    edge_fini(&e);
+}
+
 static void test_draft_all_true_gives_bonus_and_confidences(void **state)
 {
     (void)state;
@@ -906,6 +939,7 @@ int main(void)
         cmocka_unit_test(test_continue_at_end_token_and_limits_stops),
         cmocka_unit_test(test_draft_any_grouping_equals_decode),
         cmocka_unit_test(test_draft_on_a_ring_that_forgets_equals_decode),
+        cmocka_unit_test(test_tokens_after_the_first_answer_are_timed),
         cmocka_unit_test(test_draft_all_true_gives_bonus_and_confidences),
         cmocka_unit_test(test_draft_wrong_raises_epoch_and_drops_stale),
         cmocka_unit_test(test_draft_longer_than_a_step_is_judged_in_parts),
