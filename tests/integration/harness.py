@@ -22,6 +22,7 @@ SHARED = os.path.join(SOURCE, "..", "shared")
 FAMILY = os.path.join(SOURCE, "deploy/models/minnow")
 FAMILY_EOS = 1
 SANITIZED = "asan" in BIN or "tsan" in BIN
+SKIPPED = 77  # ctest's word for a test that could not run
 
 
 def binary(name):
@@ -342,7 +343,7 @@ def wait_until(check, seconds=20, what="condition"):
 
 def main(tests):
     """Runs the functions given, or those named on the command line, or all but those named with a "-" in front; prints one line
-    each. One that returns "skipped: why" could not be run here; exit 77, ctest's word for it, where none could."""
+    each. One that returns "skipped: why" could not be run here; exit SKIPPED where none could."""
     named, left_out = ({a.lstrip("-") for a in sys.argv[1:] if a.startswith("-") == out} for out in (False, True))
     unknown = (named | left_out) - {t.__name__ for t in tests}
     if unknown:
@@ -363,4 +364,4 @@ def main(tests):
             traceback.print_exc()
             print(f"FAIL {test.__name__}: {error}", flush=True)
     print(f"{len(chosen) - failed - skipped} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
-    sys.exit(1 if failed else 77 if chosen and skipped == len(chosen) else 0)
+    sys.exit(1 if failed else SKIPPED if chosen and skipped == len(chosen) else 0)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 
 import link
-from harness import SANITIZED, Site, complete, expect, main, parallel, prompts, questions, wait_until
+from harness import SANITIZED, SKIPPED, Site, complete, expect, main, parallel, prompts, questions, wait_until
 
 INSIDE = "SHOAL_TEST_NAMES_INSIDE"
 NAME = "nodes.shoal.test"
@@ -91,8 +91,8 @@ def enter():
         command = ["unshare", "--mount", "--net", "--map-root-user", "sh", "-c", script, sys.executable, *sys.argv]
         probe = subprocess.run(command[:6] + [script.split(" && ")[0]], capture_output=True, text=True, check=False)
         if probe.returncode != 0:
-            print(f"ok   skipped: no namespaces here: {probe.stderr.strip()}")
-            sys.exit(0)
+            print(f"skipped: no namespaces here: {probe.stderr.strip()}")
+            sys.exit(SKIPPED)
         sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False).returncode)
 
 

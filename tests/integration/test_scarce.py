@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 
-from harness import BIN, FAMILY_EOS, Judge, Site, complete, expect, main, questions, request, wait_until
+from harness import BIN, FAMILY_EOS, SKIPPED, Judge, Site, complete, expect, main, questions, request, wait_until
 
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261129"))
 EVERY = bool(os.environ.get("SHOAL_TEST_EVERY"))
@@ -371,7 +371,8 @@ def test_edge_reloads_or_keeps_what_it_had():
 
 if __name__ == "__main__":
     if not os.path.exists(LIBRARY):
-        sys.exit(77)
+        print(f"skipped: {LIBRARY} is not built")
+        sys.exit(SKIPPED)
     main([test_edge_loads_or_says_why, test_cloud_loads_or_says_why, test_edge_requests_are_served_or_refused,
           test_edge_streams_go_on_or_say_why, test_cloud_streams_go_on_or_say_why, test_edge_ends_without_memory,
           test_cloud_ends_without_memory, test_edge_reloads_or_keeps_what_it_had])

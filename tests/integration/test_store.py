@@ -15,12 +15,11 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "bench", "load"))
 from loadlib import make_tenant, metric, start_node  # noqa: E402
-from harness import FAMILY_EOS, SANITIZED, Site, complete, expect, main, parallel, prompts, questions, wait_until  # noqa: E402
+from harness import FAMILY_EOS, SANITIZED, SKIPPED, Site, complete, expect, main, parallel, prompts, questions, wait_until  # noqa: E402
 
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261128"))
 # The server, which looks at the name it is called by; redis-tools has it, and starts none of its own.
 SERVER = "/usr/bin/redis-check-rdb"
-SKIPPED = 77
 # The family's own context is 512 tokens; the small models' is shorter.
 LONG = " ".join(prompts(4 if SANITIZED else 24, SEED))
 

@@ -20,9 +20,8 @@ import tempfile
 import time
 
 import link
-from harness import BIN, SOURCE, expect, main
+from harness import BIN, SKIPPED, SOURCE, expect, main
 
-SKIPPED = 77
 BLOCK = re.compile(r"<!-- (.*?) -->|^```(\w*)\n(.*?)^```$", re.M | re.S)
 
 
