@@ -56,7 +56,7 @@ static const forge_option rows[] = {
      "tokens in the context before decoding (default 0)"},
     {'k', "kv", 0, FORGE_OPTION_TEXT, AT(kv), 0, 0, "TYPE",
      "KV form: f16, f32, q8t, q8, q4, q3, keys and values apart, as k8v4, or by layer, as q8*2,q4 "
-     "(default auto: f32 for F32 models, else f16)"},
+     "(default auto: f32 for F32 models, else f16); h- before it: in Hadamard's basis, as h-q3"},
     {'W', "evict", 0, FORGE_OPTION_TEXT, AT(evict), 0, 0, "POLICY",
      "hold --budget tokens in KV: window (the first 4 and the newest), h2o (the newest half, and "
      "those with most attention) or diverse (as h2o, of those that no other key stands for)"},

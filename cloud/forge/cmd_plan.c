@@ -104,7 +104,8 @@ static shoal_status find_kv_mib(const planning *p, const plan_report *report, do
                                 shoal_err *err)
 {
     shoal_kv_type type;
-    if (shoal_kv_type_parse(report->kv, &type) != 0) {
+    bool hadamard = false;
+    if (shoal_kv_type_parse(shoal_forge_kv_type(report->kv, &hadamard), &type) != 0) {
         return shoal_err_set(err, SHOAL_E_UNSUPPORTED, "%s: KV %s has no size that plan knows",
                              report->path, report->kv);
     }

@@ -365,6 +365,8 @@ shoal_status shoal_forge_read_ids(const char *path, bool are_ids, size_t n_max,
                                   const shoal_model *model, int32_t **ret_ids, size_t *ret_n,
                                   shoal_err *err) SHOAL_MUST_CHECK;
 
+/* What --kv names, or an engine's kv_form: the type's name in it, and whether "h-" is before it. */
+const char *shoal_forge_kv_type(const char *kv, bool *ret_hadamard);
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
                                    size_t *ret_n, shoal_err *err);

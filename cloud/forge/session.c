@@ -18,22 +18,27 @@ shoal_status shoal_forge_need(const char *value, const char *option, shoal_err *
     return value ? SHOAL_OK : shoal_err_set(err, SHOAL_E_INVALID, "%s is missing", option);
 }
 
+const char *shoal_forge_kv_type(const char *kv, bool *ret_hadamard)
+{
+    *ret_hadamard = strncmp(kv, "h-", 2) == 0;
+    return *ret_hadamard ? kv + 2 : kv;
+}
+
 /* With a comma or a star it is levels by layer. */
-static shoal_status parse_kv(const char *text, int *ret_type, const char **ret_levels,
-                             shoal_err *err)
+static shoal_status parse_kv(const char *text, shoal_engine_settings *s, shoal_err *err)
 {
     shoal_kv_type type = SHOAL_KV_F32;
-    *ret_levels = text && strpbrk(text, ",*") ? text : NULL;
-    if (*ret_levels) {
-        *ret_type = -1;
-    } else if (!text || strcmp(text, "auto") == 0) {
-        *ret_type = -1;
-    } else if (shoal_kv_type_parse(text, &type) == 0) {
-        *ret_type = (int)type;
-    } else {
+    const char *name = shoal_forge_kv_type(text ? text : "auto", &s->kv_hadamard);
+    s->kv_type = -1;
+    if (strpbrk(name, ",*")) {
+        s->kv_levels = name;
+    } else if (shoal_kv_type_parse(name, &type) == 0) {
+        s->kv_type = (int)type;
+    } else if (strcmp(name, "auto") != 0) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "--kv %s: known are auto, f16, f32, q8t, q8, q4, q3, keys and values "
-                             "apart, as k8v4, and sealed ones by layer, as q8*2,q4",
+                             "apart, as k8v4, and sealed ones by layer, as q8*2,q4; in Hadamard's "
+                             "basis each with h- before it, as h-q3",
                              text);
     }
     return SHOAL_OK;
@@ -107,7 +112,7 @@ shoal_status shoal_forge_engine_settings(const forge_args *args, const shoal_mod
     settings.n_rows_max = n_rows;
     settings.n_logits_max = n_logits;
     settings.n_ctx = (size_t)args->ctx;
-    SHOAL_TRY(parse_kv(args->kv, &settings.kv_type, &settings.kv_levels, err));
+    SHOAL_TRY(parse_kv(args->kv, &settings, err));
     SHOAL_TRY(parse_evict(args, &settings, err));
     if (args->cpu_mask && shoal_cpu_mask_parse(args->cpu_mask, &settings.cpu_mask) < 0) {
         return shoal_err_set(err, SHOAL_E_INVALID,

@@ -41,6 +41,10 @@ const shoal_config_key shoal_cloud_config_keys[] = {
         "kv.levels", "",
         "Stored form by layer, instead of kv.type: sealed ones in order, NAME*COUNT for several, "
         "the last for all that follow, as in q8*2,k4v3,q4; empty: kv.type. Equal on all nodes."),
+    {"kv.hadamard", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Keep keys and values of a head in Hadamard's basis, which spreads outliers of values over "
+     "all channels before they are rounded (QuaRot): for heads of a power of two channels, not for "
+     "latent attention (MLA). Changes results: equal on all nodes."},
     INT("sessions.max", "256", 1, SHOAL_NODE_SESSIONS_MAX,
         "Concurrent generations; more are refused with a retry time."),
     {"admit.wait_max_ms", SHOAL_CONFIG_INT, "30000", 0, 3600000, NULL, true,
@@ -116,6 +120,8 @@ const shoal_config_key shoal_cloud_config_keys[] = {
      "Stored form of its KV: the edges' kv.type, or they do not take it."},
     STRING("edge_model.kv_levels", "",
            "Its form by layer: the edges' kv.levels; empty: of one type."),
+    {"edge_model.kv_hadamard", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "The edges' kv.hadamard, or they do not take it."},
     STRING("edge_model.archive", "",
            "File with the basis by which KV is archived for edges that ask for it (their "
            "fetch.archive), made for this model by shoal-forge kv-calibrate; empty: none. For "
@@ -256,6 +262,7 @@ static void ship_from(const shoal_config *config, shoal_cloud_settings *s)
     s->ship.engine.kv_bytes = (size_t)shoal_config_int(config, "edge_model.kv_max_mib") << 20;
     s->ship.engine.kv_type = kv_type_of(shoal_config_string(config, "edge_model.kv_type"));
     s->ship.engine.kv_levels = shoal_config_string(config, "edge_model.kv_levels");
+    s->ship.engine.kv_hadamard = shoal_config_bool(config, "edge_model.kv_hadamard");
     s->ship.fault_flip_at = (uint64_t)shoal_config_int(config, "fault.ship_flip_at");
     s->ship.fault = ship_fault_of(shoal_config_string(config, "fault.ship"));
     s->ship.fault_part = (uint64_t)shoal_config_int(config, "fault.ship_part");
@@ -325,6 +332,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     engine->kv_bytes = (size_t)shoal_config_int(config, "kv.max_mib") << 20;
     engine->kv_type = kv_type_of(shoal_config_string(config, "kv.type"));
     engine->kv_levels = shoal_config_string(config, "kv.levels");
+    engine->kv_hadamard = shoal_config_bool(config, "kv.hadamard");
     engine->n_rows_max = (size_t)shoal_config_int(config, "step.rows_max");
     engine->n_logits_max = (size_t)shoal_config_int(config, "step.logits_max");
     if (engine->n_logits_max > engine->n_rows_max) {

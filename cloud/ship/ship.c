@@ -337,7 +337,7 @@ static void refuse_hash(shoal_shipment *s, const char *what, const shoal_hash *o
 
 static bool refuse_other(shoal_shipment *s)
 {
-    static const char settings[] = "edge_model.path, edge_model.kv_type";
+    static const char settings[] = "edge_model.path, edge_model.kv_type, edge_model.kv_hadamard";
     const shoal_ship *ship = s->ship;
     const shoal_hash *basis = ship->archive ? shoal_archive_hash(ship->archive) : NULL;
     const struct {

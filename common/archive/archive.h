@@ -36,7 +36,8 @@ typedef struct shoal_archive shoal_archive;           /* a basis */
 typedef struct shoal_archive_work shoal_archive_work; /* scratch for its units */
 
 /* From the bytes of a file, which are not kept. The shape's type does not matter: units are of f16
- * pages. SHOAL_E_MISMATCH: made for another model or shape; SHOAL_E_INVALID: not a basis. Errors
+ * pages. SHOAL_E_MISMATCH: made for another model or shape; SHOAL_E_INVALID: not a basis;
+ * SHOAL_E_UNSUPPORTED: a shape in Hadamard's basis, where keys do not show their rotation. Errors
  * name what was found and what was expected. */
 shoal_status shoal_archive_open(const uint8_t *bytes, size_t n, const shoal_hash *model,
                                 const shoal_kv_shape *shape, shoal_archive **ret_archive,

@@ -385,6 +385,12 @@ shoal_status shoal_archive_open(const uint8_t *bytes, size_t n, const shoal_hash
     if (!a) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for an archive basis");
     }
+    if (shape->hadamard) {
+        return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                             "archive basis: what is archived has the rotation of keys taken back, "
+                             "which KV multiplied by Hadamard matrices does not show: run without "
+                             "the one or the other");
+    }
     SHOAL_TRY(shoal_gguf_open(bytes, n, &gguf, err));
     SHOAL_TRY(shoal_hash_of(bytes, n, &a->hash));
     reader r = {.gguf = gguf, .err = err};

@@ -28,7 +28,7 @@ struct shoal_engine {
     const float **states;     /* (n_rows_max) hidden states that go on */
     course *courses;          /* (n_rows_max) of the step's spans */
     const shoal_lora **loras; /* (n_loras_max) of the step under way */
-    char kv_form[16];         /* "f16-window65536" fits */
+    char kv_form[16];
 };
 
 shoal_engine_settings shoal_engine_settings_default(void)
@@ -86,22 +86,30 @@ static shoal_status resolve(shoal_engine *engine, shoal_err *err)
             "it without",
             s->kv_evict->name);
     }
+    if (s->kv_hadamard && model->hp.mla.rank > 0) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "KV of a model with latent attention (MLA) has no heads that could be "
+                             "multiplied by Hadamard matrices: run it without");
+    }
     return SHOAL_OK;
 }
 
 /* What people are told. */
 static void name_form(shoal_engine *engine, const shoal_kv_shape *shape)
 {
-    const char *type = shoal_kv_type_name(shape->type);
-    char types[SHOAL_KV_TYPES_BYTES];
-    if (shape->types && shoal_kv_types_text(shape, types)) {
-        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "mixed-%08x",
-                       shoal_crc32c(0, types, strlen(types)));
-    } else if (shape->evict) {
-        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "%s-%s%zu", type,
-                       shape->evict->name, shape->budget);
+    char types[SHOAL_KV_TYPES_BYTES] = "";
+    char words[SHOAL_KV_TYPES_BYTES + 32];
+    char evict[24] = "";
+    (void)shoal_kv_types_text(shape, types); /* what has no room the pool refuses */
+    if (shape->evict) {
+        (void)snprintf(evict, sizeof evict, "-%s%zu", shape->evict->name, shape->budget);
+    }
+    (void)snprintf(words, sizeof words, "%s%s%s", shape->hadamard ? "h-" : "", types, evict);
+    if (shape->types || strlen(words) >= sizeof engine->kv_form) {
+        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "%s-%08x",
+                       shape->types ? "mixed" : "form", shoal_crc32c(0, words, strlen(words)));
     } else {
-        (void)snprintf(engine->kv_form, sizeof engine->kv_form, "%s", type);
+        memcpy(engine->kv_form, words, strlen(words) + 1);
     }
 }
 
@@ -121,6 +129,7 @@ static shoal_status make_kv(shoal_engine *engine, shoal_err *err)
     }
     shape.evict = s->kv_evict;
     shape.budget = s->kv_budget;
+    shape.hadamard = s->kv_hadamard;
     size_t page = shoal_kv_page_bytes(&shape);
     size_t n_pages = s->kv_bytes / page;
     size_t n_least = shoal_kv_pages_for(&shape, s->n_rows_max, 1);

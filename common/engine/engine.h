@@ -27,6 +27,7 @@ typedef struct shoal_engine_settings {
                             * borrowed for the making; default NULL: none */
     const shoal_kv_evict_policy *kv_evict; /* default NULL: nothing is evicted */
     size_t kv_budget;     /* tokens of a sequence that are held, where there is a policy */
+    bool kv_hadamard;     /* shoal_kv_shape.hadamard; default false */
     size_t n_rows_max;    /* tokens of one step, default 512 */
     size_t n_logits_max;  /* logits rows of one step, default 64 */
     size_t n_loras_max;   /* different adapters in one step, 0..SHOAL_ENGINE_LORAS_MAX; default 0 */
@@ -48,8 +49,10 @@ shoal_kv_pool *shoal_engine_kv(shoal_engine *engine);
 size_t shoal_engine_n_ctx(const shoal_engine *engine);
 size_t shoal_engine_n_rows_max(const shoal_engine *engine);
 size_t shoal_engine_n_logits_max(const shoal_engine *engine);
-/* shoal_kv_type_name, and "-h2o96" behind it where KV is evicted to 96 tokens: engines that hold
- * different KV have different forms. Where layers differ, "mixed-" and a number of their types. */
+/* shoal_kv_type_name, "h-" before it where heads are multiplied by Hadamard matrices, and "-h2o96"
+ * behind it where KV is evicted to 96 tokens: engines that hold different KV have different forms.
+ * Where layers differ, "mixed-" and a number of that; "form-" and one where it is longer than 15
+ * characters. */
 const char *shoal_engine_kv_form(const shoal_engine *engine);
 
 /* Sequences are shoal_kv_seq of the engine's pool: make them with shoal_kv_seq_new. */

@@ -111,6 +111,59 @@ static void rope_halves(size_t n_heads, size_t stride, size_t n_rot, const float
     }
 }
 
+/* a - b is a + (-b) to the bit: the three spans within a register add what a shuffle brings. */
+static __m256 hadamard_8(__m256 v)
+{
+    const __m256 one = _mm256_setr_ps(0, -0.0F, 0, -0.0F, 0, -0.0F, 0, -0.0F);
+    const __m256 two = _mm256_setr_ps(0, 0, -0.0F, -0.0F, 0, 0, -0.0F, -0.0F);
+    const __m256 four = _mm256_setr_ps(0, 0, 0, 0, -0.0F, -0.0F, -0.0F, -0.0F);
+    v = _mm256_add_ps(_mm256_permute_ps(v, _MM_SHUFFLE(2, 3, 0, 1)), _mm256_xor_ps(v, one));
+    v = _mm256_add_ps(_mm256_permute_ps(v, _MM_SHUFFLE(1, 0, 3, 2)), _mm256_xor_ps(v, two));
+    return _mm256_add_ps(_mm256_permute2f128_ps(v, v, 1), _mm256_xor_ps(v, four));
+}
+
+/* One span: pairs of runs, [from, from + span) with the span behind it. */
+static void hadamard_span(size_t n, size_t span, float *x)
+{
+    for (size_t from = 0; from < n; from += 2 * span) {
+        float *low = x + from;
+        float *high = low + span;
+        size_t i = 0;
+        for (; i + 8 <= span; i += 8) {
+            __m256 a = _mm256_loadu_ps(low + i);
+            __m256 b = _mm256_loadu_ps(high + i);
+            _mm256_storeu_ps(low + i, _mm256_add_ps(a, b));
+            _mm256_storeu_ps(high + i, _mm256_sub_ps(a, b));
+        }
+        for (; i < span; i++) {
+            float a = low[i];
+            float b = high[i];
+            low[i] = a + b;
+            high[i] = a - b;
+        }
+    }
+}
+
+static void hadamard(size_t n_heads, size_t n, float *x)
+{
+    const float s = 1.0F / sqrtf((float)n);
+    for (float *end = x + n_heads * n; x < end; x += n) {
+        size_t i = 0;
+        for (; i + 8 <= n; i += 8) {
+            _mm256_storeu_ps(x + i, hadamard_8(_mm256_loadu_ps(x + i)));
+        }
+        for (size_t span = i > 0 ? 8 : 1; span < n; span *= 2) {
+            hadamard_span(n, span, x);
+        }
+        for (i = 0; i + 8 <= n; i += 8) {
+            _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(s)));
+        }
+        for (; i < n; i++) {
+            x[i] = x[i] * s;
+        }
+    }
+}
+
 static void swiglu(size_t n, const float *gate, const float *up, float *y)
 {
     const __m256 one = _mm256_set1_ps(1.0F);
@@ -264,6 +317,7 @@ void shoal_kernels_init_avx2(shoal_kernels *kernels)
     kernels->quantize_q8 = quantize_q8;
     kernels->rmsnorm = rmsnorm;
     kernels->rope_halves = rope_halves;
+    kernels->hadamard = hadamard;
     kernels->swiglu = swiglu;
     kernels->geglu = geglu;
     kernels->add = add;

@@ -124,6 +124,13 @@ typedef struct shoal_kernels {
                  float *x);
     void (*rope_halves)(size_t n_heads, size_t stride, size_t n_rot, const float *cos,
                         const float *sin, float *x);
+    /* Multiplies each of n_heads vectors of n channels, one behind the other, by the orthonormal
+     * Walsh-Hadamard matrix H_n, n a power of two from 1 to 512: H_1 = 1, H_2n = the Kronecker
+     * product of [1 1; 1 -1] / sqrt(2) and H_n (QuaRot, 2404.00456, section 3), so entry (i, j) is
+     * (-1) to the number of bits that i and j share, over sqrt(n). It is its own inverse. With span
+     * 1, 2, 4 to n / 2, pairs (a, b) = (x[i], x[i + span]), i without the bit of span, become (a +
+     * b, a - b); then x[i] = x[i] * (1 / sqrtf(n)), IEEE root and division. In place. */
+    void (*hadamard)(size_t n_heads, size_t n, float *x);
     /* y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). y may be gate or up. */
     void (*swiglu)(size_t n, const float *gate, const float *up, float *y);
     /* y = gelu(gate) * up in the tanh form, gelu(g) = g / (1 + exp(-2u)) with

@@ -65,6 +65,31 @@ static void rope_halves(size_t n_heads, size_t stride, size_t n_rot, const float
     }
 }
 
+static void hadamard_span(size_t n, size_t span, float *x)
+{
+    for (size_t from = 0; from < n; from += 2 * span) {
+        for (size_t i = from; i < from + span; i++) {
+            float a = x[i];
+            float b = x[i + span];
+            x[i] = a + b;
+            x[i + span] = a - b;
+        }
+    }
+}
+
+static void hadamard(size_t n_heads, size_t n, float *x)
+{
+    const float s = 1.0F / sqrtf((float)n);
+    for (float *end = x + n_heads * n; x < end; x += n) {
+        for (size_t span = 1; span < n; span *= 2) {
+            hadamard_span(n, span, x);
+        }
+        for (size_t i = 0; i < n; i++) {
+            x[i] = x[i] * s;
+        }
+    }
+}
+
 static void swiglu(size_t n, const float *gate, const float *up, float *y)
 {
     for (size_t i = 0; i < n; i++) {
@@ -134,6 +159,7 @@ void shoal_kernels_init_scalar(shoal_kernels *kernels)
     kernels->rmsnorm = rmsnorm;
     kernels->rope = rope;
     kernels->rope_halves = rope_halves;
+    kernels->hadamard = hadamard;
     kernels->swiglu = swiglu;
     kernels->geglu = geglu;
     kernels->add = add;

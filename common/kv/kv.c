@@ -208,18 +208,6 @@ static bool shape_ok(const shoal_kv_shape *shape)
 
 /* --- the pool --------------------------------------------------------------------------------- */
 
-static bool types_ok(const shoal_kv_shape *shape)
-{
-    shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
-    for (size_t i = 0; shape->types && i < shape->n_layers; i++) {
-        if (!shoal_kv_type_sealed(shape->types[i], &level, &level)) {
-            return false;
-        }
-    }
-    char text[SHOAL_KV_TYPES_BYTES];
-    return (!shape->types || shape->type == shape->types[0]) && shoal_kv_types_text(shape, text);
-}
-
 static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_ctx_max,
                           size_t slack, shoal_err *err)
 {
@@ -229,7 +217,7 @@ static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_
                              "supported",
                              shape->n_layers, shape->n_kv_heads, shape->k_dim, shape->v_dim);
     }
-    if (!types_ok(shape)) {
+    if (!shoal_kv_types_ok(shape)) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "KV levels by layer have to be sealed types (q8, q4, q3, k8v4 and so "
                              "on) that change so seldom that %d characters say them",
@@ -240,6 +228,12 @@ static shoal_status check(const shoal_kv_shape *shape, size_t n_pages, size_t n_
                              "a KV pool of %zu pages is not possible: take 1 to %d pages of %zu "
                              "bytes (32 tokens of one layer each)",
                              n_pages, (int)PAGES_MAX, shoal_kv_page_bytes(shape));
+    }
+    if (!shoal_kv_basis_ok(shape)) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "KV of heads of %zu and %zu channels cannot be multiplied by Hadamard "
+                             "matrices, which are for powers of two: run this model without",
+                             shape->k_dim, shape->v_dim);
     }
     size_t window = 0;
     size_t n_full = 0;

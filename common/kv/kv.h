@@ -82,6 +82,10 @@ typedef struct shoal_kv_shape {
     /* NULL: nothing is evicted. For f32 and f16 without windows. */
     const shoal_kv_evict_policy *evict;
     size_t budget; /* tokens of a head that are held, a multiple of 32; 0 without a policy */
+    /* Whoever stores and attends has multiplied keys, values and queries by the Hadamard matrix of
+     * their size (shoal_kernels), and so does with what attention gives. Both sizes are powers of
+     * two then. */
+    bool hadamard;
 } shoal_kv_shape;
 
 #define SHOAL_KV_NO_PAGE UINT32_MAX

@@ -75,6 +75,10 @@ struct shoal_kv_seq {
     float *held_mass;
 };
 
+/* Whether layers that differ are sealed ones that have words. */
+bool shoal_kv_types_ok(const shoal_kv_shape *shape);
+/* Whether there are Hadamard matrices of its heads' size, where they are wanted. */
+bool shoal_kv_basis_ok(const shoal_kv_shape *shape);
 /* The pages of a block that a layer holds, whether or not it still has that block's tokens, as many
  * as its table says; NULL: it holds none, or the block has none. */
 uint32_t *shoal_kv_page_at(const shoal_kv_seq *seq, size_t layer, size_t block);

@@ -36,8 +36,11 @@ void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTE
                                 shape->n_layers, shape->n_kv_heads, shape->k_dim, shape->v_dim,
                                 (int)BLOCK, (int)ARITHMETIC);
     if (shape->evict && n < SHOAL_KV_FORM_BYTES) {
-        (void)snprintf(ret_form + n, SHOAL_KV_FORM_BYTES - n, " evict=%s budget=%zu",
-                       shape->evict->name, shape->budget);
+        n += (size_t)snprintf(ret_form + n, SHOAL_KV_FORM_BYTES - n, " evict=%s budget=%zu",
+                              shape->evict->name, shape->budget);
+    }
+    if (shape->hadamard && n < SHOAL_KV_FORM_BYTES) {
+        (void)snprintf(ret_form + n, SHOAL_KV_FORM_BYTES - n, " hadamard");
     }
 }
 

@@ -21,8 +21,8 @@ size_t shoal_kv_block_bytes(const shoal_kv_shape *shape, size_t block);
  * differ (shoal_kv_shape.types) the block as a whole, 1. What a blob calls layers (KVWIRE.md). */
 size_t shoal_kv_form_layers(const shoal_kv_shape *shape);
 /* In words, all that decides what a block's bytes mean beyond the model: the type, the shape, and
- * the number of the kernels' arithmetic, which rises when any bit of a result changes; and what is
- * evicted. */
+ * the number of the kernels' arithmetic, which rises when any bit of a result changes; what is
+ * evicted; and whether heads were multiplied by Hadamard matrices. */
 void shoal_kv_form(const shoal_kv_shape *shape, char ret_form[SHOAL_KV_FORM_BYTES]);
 
 /* Whether n f16 numbers, at any address, are all finite. */

@@ -117,3 +117,25 @@ bool shoal_kv_types_text(const shoal_kv_shape *shape, char ret_text[SHOAL_KV_TYP
     }
     return n < SHOAL_KV_TYPES_BYTES;
 }
+
+bool shoal_kv_types_ok(const shoal_kv_shape *shape)
+{
+    shoal_kv_level level = SHOAL_KV_LEVEL_Q8;
+    for (size_t i = 0; shape->types && i < shape->n_layers; i++) {
+        if (!shoal_kv_type_sealed(shape->types[i], &level, &level)) {
+            return false;
+        }
+    }
+    char text[SHOAL_KV_TYPES_BYTES];
+    return (!shape->types || shape->type == shape->types[0]) && shoal_kv_types_text(shape, text);
+}
+
+static bool is_power_of_two(size_t dim)
+{
+    return (dim & (dim - 1)) == 0;
+}
+
+bool shoal_kv_basis_ok(const shoal_kv_shape *shape)
+{
+    return !shape->hadamard || (is_power_of_two(shape->k_dim) && is_power_of_two(shape->v_dim));
+}

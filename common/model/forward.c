@@ -212,6 +212,14 @@ static void norm_heads(const shoal_forward *f, const float *norm, size_t n_heads
     }
 }
 
+/* Where KV is kept in Hadamard's basis (shoal_kv_shape.hadamard) a head's query and key are turned
+ * alike, so their product stays; its values are turned, and turned back in what attention gives:
+ * QuaRot (2404.00456), q H (k H)' = q k' and (p v H) H = p v for H = H' = the inverse of H. */
+static bool is_hadamard(const shoal_forward *f, size_t row)
+{
+    return shoal_kv_seq_shape(f->rows[row].seq)->hadamard;
+}
+
 /* Finishes q, k and v of a row and writes k and v where attention will read them, unless they have
  * to wait for the rows before. */
 static void store_row(void *ctx, size_t row, size_t worker)
@@ -233,6 +241,11 @@ static void store_row(void *ctx, size_t row, size_t worker)
     norm_heads(f, layer->k_norm, hp->n_kv_heads, k);
     shoal_forward_rotate(f, row, hp->n_heads, hp->head_dim, q);
     shoal_forward_rotate(f, row, hp->n_kv_heads, hp->head_dim, k);
+    if (is_hadamard(f, row)) {
+        f->kernels->hadamard(hp->n_heads, hp->head_dim, q);
+        f->kernels->hadamard(hp->n_kv_heads, hp->head_dim, k);
+        f->kernels->hadamard(hp->n_kv_heads, hp->value_dim, v);
+    }
     if (!shoal_kv_evicts(f->rows[row].seq)) {
         shoal_kv_store(f->kernels, f->rows[row].seq, f->layer, f->rows[row].position, k, v);
     }
@@ -302,6 +315,14 @@ static shoal_attend attend_from(const shoal_forward *f, size_t row, size_t n_row
     };
 }
 
+/* Out of Hadamard's basis. */
+static void turn_back(const shoal_forward *f, size_t row, const shoal_attend *a)
+{
+    for (size_t i = 0; i < a->n_rows && is_hadamard(f, row); i++) {
+        f->kernels->hadamard(a->n_heads, a->v_dim, a->out + i * a->out_stride);
+    }
+}
+
 /* Rows of one part: a prompt's rows share the blocks they read, while every thread has work. */
 static size_t rows_per_part(const shoal_forward *f)
 {
@@ -363,6 +384,7 @@ static void attend_run(shoal_forward *f, size_t row, size_t n_rows, size_t kv_he
     a.ahead = next.from;
     a.ahead_bytes = next.n_bytes;
     shoal_kv_attend(f->kernels, seq, f->layer, first, &a);
+    turn_back(f, row, &a);
 }
 
 /* Some rows, run by run, and one KV head. */
@@ -416,6 +438,7 @@ static void attend_evicting(void *ctx, size_t part, size_t worker)
                                  f->rows[row].position, f->k + at * hp->head_dim,
                                  f->v + at * hp->value_dim, blocks, blocks + blocks_per_table(f),
                                  shares, &a);
+        turn_back(f, row, &a);
     }
 }
 

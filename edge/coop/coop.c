@@ -101,6 +101,7 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     es.kv_levels = coop->settings.kv_levels;
     es.kv_evict = coop->settings.kv_evict;
     es.kv_budget = coop->settings.kv_budget;
+    es.kv_hadamard = coop->settings.kv_hadamard;
     es.n_rows_max = COOP_ROWS_MAX;
     if (coop->settings.lora) {
         es.n_loras_max = 1;

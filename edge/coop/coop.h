@@ -196,6 +196,7 @@ typedef struct shoal_coop_settings {
     const char *kv_levels;                 /* as shoal_engine_settings has it */
     const shoal_kv_evict_policy *kv_evict; /* NULL: nothing is evicted */
     size_t kv_budget;                      /* tokens of a text that are held, with a policy */
+    bool kv_hadamard;                      /* as shoal_engine_settings has it */
     size_t n_active_max;                   /* requests generating at once */
     size_t n_waiting_max;                  /* requests waiting, more are refused SHOAL_BUSY */
     size_t n_draft;          /* draft tokens per round, 1..32; 0: chosen (edge/pace) */

@@ -80,6 +80,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "kv.levels", "",
         "Stored form by layer, instead of kv.type: sealed ones in order, NAME*COUNT for several, "
         "the last for all that follow, as in q8*2,k4v3,q4; empty: kv.type."),
+    {"kv.hadamard", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
+     "Keep keys and values of a head in Hadamard's basis, which spreads outliers of values over "
+     "all channels before they are rounded (QuaRot): for heads of a power of two channels, not for "
+     "latent attention (MLA) nor kv.archive. Answers change a little."},
     {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o|diverse", false,
      "What a text longer than kv.budget gives up, so that its memory does not grow: window: all "
      "but the first 4 tokens and the newest; h2o: those with least attention that are not of the "
@@ -349,6 +353,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.n_ctx_max = (size_t)shoal_config_int(config, "context.max");
     s.kv_type = kv_type(config);
     s.kv_levels = shoal_config_string(config, "kv.levels");
+    s.kv_hadamard = shoal_config_bool(config, "kv.hadamard");
     s.kv_evict = shoal_kv_evict_find(shoal_config_string(config, "kv.evict"));
     s.kv_budget = s.kv_evict ? (size_t)shoal_config_int(config, "kv.budget") : 0;
     SHOAL_TRY(read_secret(shoal_config_string(config, "session.secret_file"), &s, err));

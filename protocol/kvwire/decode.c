@@ -131,7 +131,8 @@ static shoal_status check_identity(const shoal_kvwire_decoder *d, shoal_err *err
         same_hash("model", "it belongs to another model", h + AT_MODEL, &d->expect.model, err));
     SHOAL_TRY(same_hash("tokenizer", "it belongs to another vocabulary", h + AT_TOKENIZER,
                         &d->expect.tokenizer, err));
-    SHOAL_TRY(same_hash("KV form", "set kv.type as it was", h + AT_FORM, &d->form, err));
+    SHOAL_TRY(same_hash("KV form", "set kv.type, kv.levels and kv.hadamard as they were",
+                        h + AT_FORM, &d->form, err));
     if (shoal_le_u32(h + AT_VERSION) == SHOAL_KVWIRE_VERSION) {
         return SHOAL_OK;
     }

@@ -47,7 +47,7 @@ static shoal_status run(shoal_engine *engine, const shoal_model *model, shoal_kv
 }
 
 /* Adds the logits under one form of KV. */
-static shoal_status hash_form(const shoal_model *model, uint32_t mask, int kv_type,
+static shoal_status hash_form(const shoal_model *model, uint32_t mask, int kv_type, bool hadamard,
                               shoal_hasher *hasher, shoal_err *err)
 {
     shoal_engine_settings settings = shoal_engine_settings_default();
@@ -55,6 +55,7 @@ static shoal_status hash_form(const shoal_model *model, uint32_t mask, int kv_ty
     settings.n_ctx = N_CTX;
     settings.kv_bytes = (size_t)8 << 20;
     settings.kv_type = kv_type;
+    settings.kv_hadamard = hadamard;
     SHOAL_CLEANUP(shoal_engine_freep) shoal_engine *engine = NULL;
     SHOAL_TRY(shoal_engine_new(model, &settings, &engine, err));
     shoal_kv_seq *seq = NULL;
@@ -65,7 +66,7 @@ static shoal_status hash_form(const shoal_model *model, uint32_t mask, int kv_ty
 }
 
 /* The model's own form first. Sealed ones are taken in turn, so that each level is keys and values
- * of some architectures. */
+ * of some architectures, also in Hadamard's basis where there are heads. */
 static const int forms[] = {-1, SHOAL_KV_F32, SHOAL_KV_Q8T};
 static const int sealed[] = {SHOAL_KV_K8V4, SHOAL_KV_K4V3, SHOAL_KV_K3V8};
 
@@ -76,10 +77,13 @@ static shoal_status hash_logits(const shoal_model *model, uint32_t mask, size_t 
     SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
     SHOAL_TRY(shoal_hasher_new(&hasher));
     for (size_t i = 0; i < n_forms; i++) {
-        SHOAL_TRY(hash_form(model, mask, forms[i], hasher, err));
+        SHOAL_TRY(hash_form(model, mask, forms[i], false, hasher, err));
     }
     if (sealed_form >= 0) {
-        SHOAL_TRY(hash_form(model, mask, sealed_form, hasher, err));
+        SHOAL_TRY(hash_form(model, mask, sealed_form, false, hasher, err));
+    }
+    if (sealed_form >= 0 && model->hp.mla.rank == 0) {
+        SHOAL_TRY(hash_form(model, mask, sealed_form, true, hasher, err));
     }
     shoal_hash hash;
     shoal_hasher_finish(hasher, &hash);

@@ -524,6 +524,13 @@ static void run_rope_halves(void *context)
     j->kernels->rope_halves(N_ROW / DIM_MAX, DIM_MAX, DIM_MAX, o->w, o->w + DIM_MAX / 2, o->y);
 }
 
+static void run_hadamard(void *context)
+{
+    const job *j = context;
+    const row_operands *o = j->operands;
+    j->kernels->hadamard(N_ROW / DIM_MAX, DIM_MAX, o->y);
+}
+
 static void run_geglu(void *context)
 {
     const job *j = context;
@@ -621,6 +628,7 @@ static void bench_rows(bench *b)
         {"rope", "32 heads of 128", N_ROW * 8, N_ROW * 3, run_rope, &rope, o.y, N_ROW * 4},
         {"rope_halves", "32 heads of 128", N_ROW * 8, N_ROW * 3, run_rope_halves, &rope, o.y,
          N_ROW * 4},
+        {"hadamard", "32 heads of 128", N_ROW * 8, N_ROW * 8, run_hadamard, &o, o.y, N_ROW * 4},
         {"geglu", "4096", N_ROW * 12, N_ROW * 26, run_geglu, &o, o.y, N_ROW * 4},
         {"add_scaled", "4096", N_ROW * 12, N_ROW * 2, run_add_scaled, &o, o.y, N_ROW * 4},
         {"softcap", "4096", N_ROW * 8, N_ROW * 34, run_softcap, &o, o.y, N_ROW * 4},

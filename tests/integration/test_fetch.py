@@ -121,10 +121,10 @@ class Relay(threading.Thread):
 def test_fetched_prompts_say_the_same_in_every_kv():
     with Site(SEED) as site:
         full, model = site.models()
-        for kv in ("auto", "q8", "q4", "q8*1,k4v3"):
-            mixed = "," in kv
-            cloud = site.cloud(full, edge_model__path=model, **{"edge_model__kv_levels" if mixed else "edge_model__kv_type": kv}).start()
-            form = {"kv__levels" if mixed else "kv__type": kv}
+        for kv in ("auto", "q8", "q4", "q8*1,k4v3", "h-q4"):
+            form = {"kv_levels" if "," in kv else "kv_type": kv.removeprefix("h-"), "kv_hadamard": str(kv.startswith("h-")).lower()}
+            cloud = site.cloud(full, edge_model__path=model, **{"edge_model__" + key: value for key, value in form.items()}).start()
+            form = {key.replace("_", "__"): value for key, value in form.items()}
             edge = fetching_edge(site, model, cloud.address, **form)
             alone = site.edge(model, **form).start()
             for i in range(3):
@@ -172,7 +172,8 @@ def test_other_models_and_forms_are_not_asked_for():
     with Site(SEED) as site:
         full, model = site.models()
         for settings, kv in (({}, {}), ({"edge_model__path": full}, {}), ({"edge_model__path": model}, {"kv__type": "q8"}),
-                             ({"edge_model__path": model, "edge_model__kv_levels": "q8,q4"}, {"kv__levels": "q4,q8"})):
+                             ({"edge_model__path": model, "edge_model__kv_levels": "q8,q4"}, {"kv__levels": "q4,q8"}),
+                             ({"edge_model__path": model}, {"kv__hadamard": "true"})):
             cloud = site.cloud(full, **settings).start()
             edge = fetching_edge(site, model, cloud.address, **kv)
             alone = site.edge(model, **kv).start()

@@ -128,6 +128,13 @@ def test_convert_perplexity_inspect_bench_speak_json():
             expect(lossy["ppl"] != plain["ppl"] and 0.9 < ratio < 1.1, f"{level}: perplexity {ratio:.3f} of f16")
             expect(lossy["kv_bits"] < bits, f"{level}: {lossy}")
             bits = lossy["kv_bits"]
+        for level in ("f16", "q3", "q8*1,q4"):
+            turned = over("h-" + level)
+            ratio = turned["ppl"] / plain["ppl"]
+            expect(turned["ppl"] != over(level)["ppl"] and 0.9 < ratio < 1.1, f"h-{level}: perplexity {ratio:.3f} of f16")
+            expect(turned["kv_bits"] == over(level)["kv_bits"], f"h-{level}: {turned}")
+            again = over("h-" + level, "-t", "1", "--cpu-mask", "scalar")
+            expect(again == turned, f"h-{level}: {again} by scalar, {turned} else")
         failed = forge("perplexity", "-m", model, "-f", text, "--kv", "q5", check=False)
         expect(failed.returncode != 0 and "--kv q5: known are" in failed.stderr, failed.stderr)
         for policy in ("window", "h2o", "diverse"):
@@ -161,7 +168,9 @@ def test_convert_perplexity_inspect_bench_speak_json():
                            "KV cannot be evicted (h2o) from q4"),
                           (("perplexity", "-f", text, "--kv", "f16", "--evict", "h2o", "--budget", "32", "--archive", basis),
                            "--archive and --evict"),
-                          (("perplexity", "-f", text, "--kv", "f32", "--archive", basis), "--archive needs --kv f16")):
+                          (("perplexity", "-f", text, "--kv", "f32", "--archive", basis), "--archive needs --kv f16"),
+                          (("perplexity", "-f", text, "--kv", "h-f16", "--archive", basis), "Hadamard"),
+                          (("perplexity", "-f", text, "--kv", "h-q5"), "--kv h-q5: known are")):
             failed = forge(args[0], "-m", model, *args[1:], check=False)
             expect(failed.returncode != 0 and why in failed.stderr, failed.stderr)
         cut = site.file("cut.gguf")

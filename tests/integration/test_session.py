@@ -166,8 +166,9 @@ def test_session_survives_a_restart_and_roams():
     """What an edge saved, itself after a restart and another edge go on with: the same text, nothing computed again."""
     with Site(SEED) as site:
         _, model = site.models()
-        for kv in ("f16", "q8", "k8v4", "q4", "q4*1,q8"):
-            form = {"kv__levels" if "," in kv else "kv__type": kv}
+        for kv in ("f16", "q8", "k8v4", "q4*1,q8", "h-k4v3", "q4"):
+            form = {"kv__levels" if "," in kv else "kv__type": kv.removeprefix("h-")}
+            form |= {"kv__hadamard": "true"} if kv.startswith("h-") else {}
             alone = site.edge(model, session__max="0", **form).start()
             edge = site.edge(model, **form).start()
             other = site.edge(model, model__threads="1", cpu__mask="avx2", **form).start()
@@ -321,6 +322,12 @@ def test_blobs_that_are_not_right_are_refused():
         # Of another model, another form, another secret: both hashes are told.
         other = site.edge(model, kv__type="q8").start()
         refused(load(other, "s", blob), 409, "session_mismatch", "KV form", "kv.type")
+        turned = site.edge(model, kv__hadamard="true").start()
+        ask(turned, ids(40, SEED), "s", n=4)
+        other_blob = save(turned, "s")
+        forms = [b[80:112].hex() for b in (blob, other_blob)]  # KVWIRE.md
+        refused(load(turned, "s", blob), 409, "session_mismatch", "KV form", "kv.hadamard", *forms)
+        refused(load(edge, "s", other_blob), 409, "session_mismatch", "KV form", "kv.hadamard", *forms)
         another = site.edge(site.tiny_model(7)).start()
         refused(load(another, "s", blob), 409, "session_mismatch", "model", blob[16:48].hex())
         with open(site.file("secret"), "w", encoding="ascii") as f:

@@ -269,6 +269,67 @@ static void test_rope_equals_scalar_and_keeps_length(void **state)
     }
 }
 
+/* Rounding errors of log2(n) sums and a product keep within that much of a vector's length. */
+static double hadamard_budget(size_t n, const float *x)
+{
+    double squares = 0;
+    for (size_t i = 0; i < n; i++) {
+        squares += (double)x[i] * (double)x[i];
+    }
+    return (log2((double)n) + 3) * 0x1p-24 * sqrt(squares) + 1e-40;
+}
+
+static void check_hadamard_head(size_t n, const float *start, const float *x)
+{
+    for (size_t i = 0; i < n; i++) {
+        double want = 0;
+        for (size_t j = 0; j < n; j++) {
+            want += (__builtin_popcountll(i & j) % 2 ? -1.0 : 1.0) * (double)start[j];
+        }
+        want /= sqrt((double)n);
+        if (!(fabs((double)x[i] - want) <= hadamard_budget(n, start))) {
+            fail_msg("size %zu, channel %zu: %g, wanted %g", n, i, (double)x[i], want);
+        }
+    }
+}
+
+/* Every size against the matrix in float64, and bit for bit in every tier; applied twice it gives
+ * back what there was; not a byte behind the heads. */
+static void test_hadamard_is_its_matrix_and_its_own_inverse(void **state)
+{
+    (void)state;
+    enum {
+        HEADS_MAX = 3,
+        N_MAX = 512
+    };
+    static float start[HEADS_MAX * N_MAX];
+    static float x[2][HEADS_MAX * N_MAX + PAD];
+    for (size_t i = 0; i < 40; i++) {
+        size_t n = (size_t)1 << i / 4;
+        size_t heads = i % 4;
+        fill(start, heads * n);
+        memset(x[0], POISON, sizeof x[0]);
+        memcpy(x[0], start, heads * n * sizeof *start);
+        scalar.hadamard(heads, n, x[0]);
+        for (size_t t = 0; t < n_tiers; t++) {
+            memset(x[1], POISON, sizeof x[1]);
+            memcpy(x[1], start, heads * n * sizeof *start);
+            tiers[t].hadamard(heads, n, x[1]);
+            assert_memory_equal(x[0], x[1], sizeof x[0]);
+        }
+        for (size_t head = 0; head < heads; head++) {
+            check_hadamard_head(n, start + head * n, x[0] + head * n);
+        }
+        scalar.hadamard(heads, n, x[0]);
+        for (size_t j = 0; j < heads * n; j++) {
+            double error = fabs((double)x[0][j] - (double)start[j]);
+            assert_true(error <= 2 * hadamard_budget(n, start + j / n * n));
+        }
+        memset(x[1], POISON, sizeof x[1]);
+        assert_memory_equal(x[0] + heads * n, x[1], PAD * sizeof *x[1]);
+    }
+}
+
 /* Against the double functions over all sizes, and bit for bit in the tiers where branches meet. */
 static void test_tanh_and_gelu_are_close_and_equal_scalar(void **state)
 {
@@ -407,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_exp_borders_equal_scalar),
         cmocka_unit_test(test_argmax_with_ties_and_nan_takes_the_lowest),
         cmocka_unit_test(test_rope_equals_scalar_and_keeps_length),
+        cmocka_unit_test(test_hadamard_is_its_matrix_and_its_own_inverse),
         cmocka_unit_test(test_tanh_and_gelu_are_close_and_equal_scalar),
         cmocka_unit_test(test_whole_products_are_exact),
         cmocka_unit_test(test_best_tier_is_the_one_the_runner_names),

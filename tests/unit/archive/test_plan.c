@@ -71,6 +71,11 @@ static void test_another_model_or_shape_is_a_mismatch_that_names_both(void **sta
     shoal_kv_shape q8 = tiny.plan.shape;
     q8.type = SHOAL_KV_Q8T;
     assert_int_equal(open_plan(&tiny.plan.model, &q8, NULL), SHOAL_OK);
+    shoal_kv_shape hadamard = tiny.plan.shape;
+    hadamard.hadamard = true;
+    shoal_err other_basis = SHOAL_ERR_INIT;
+    assert_int_equal(open_plan(&tiny.plan.model, &hadamard, &other_basis), SHOAL_E_UNSUPPORTED);
+    assert_non_null(strstr(other_basis.text, "Hadamard"));
 }
 
 static void refused(shoal_status code)

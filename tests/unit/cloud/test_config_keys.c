@@ -30,6 +30,7 @@ static void test_defaults_become_settings(void **state)
     assert_null(s.service.tls.ca);
     assert_int_equal(s.node.engine.kv_bytes, (size_t)1024 << 20);
     assert_int_equal(s.node.engine.kv_type, -1);
+    assert_false(s.node.engine.kv_hadamard || s.ship.engine.kv_hadamard);
     assert_int_equal(s.node.n_sessions_max, 256);
     assert_int_equal(s.rpc.calls_max, 256 + 8 + 64 + 64 + SHOAL_NODE_ENDED_MAX);
     assert_int_equal(s.drain_grace_ms, 30000);
@@ -43,6 +44,7 @@ static void test_dump_loads_back(void **state)
     shoal_buf buf = {0};
     shoal_err err = SHOAL_ERR_INIT;
     assert_int_equal(shoal_config_set(config, "kv.type=f16", &err), SHOAL_OK);
+    assert_int_equal(shoal_config_set(config, "kv.hadamard=true", &err), SHOAL_OK);
     assert_int_equal(shoal_config_dump(config, &buf), SHOAL_OK);
     if (shoal_config_load_text(again, "dump", buf.data, buf.length, &err) != SHOAL_OK) {
         fail_msg("%s", err.text);
@@ -50,6 +52,10 @@ static void test_dump_loads_back(void **state)
     shoal_cloud_settings s;
     assert_int_equal(shoal_cloud_settings_from(again, &s, NULL), SHOAL_OK);
     assert_int_equal(s.node.engine.kv_type, SHOAL_KV_F16);
+    assert_true(s.node.engine.kv_hadamard && !s.ship.engine.kv_hadamard);
+    assert_int_equal(shoal_config_set(again, "edge_model.kv_hadamard=true", &err), SHOAL_OK);
+    assert_int_equal(shoal_cloud_settings_from(again, &s, NULL), SHOAL_OK);
+    assert_true(s.ship.engine.kv_hadamard);
     shoal_buf_fini(&buf);
 }
 

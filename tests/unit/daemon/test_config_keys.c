@@ -55,6 +55,7 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "coop.draft_tokens=9");
     set(config, "coop.window_tokens=4"); /* a window holds at least one draft */
     set(config, "kv.type=f16");
+    set(config, "kv.hadamard=true");
     set(config, "http.body_max_kib=100");
     set(config, "coop.open_ms=321");
     set(config, "assist.rate=0.25");
@@ -72,6 +73,7 @@ static void test_settings_reach_the_parts(void **state)
     set(config, "model.path=some/where/minnow.gguf");
     assert_int_equal(shoal_edge_coop_settings(config, &coop, &err), SHOAL_OK);
     assert_int_equal(coop.kv_bytes_max, 7 << 20);
+    assert_true(coop.kv_hadamard);
     assert_int_equal(coop.n_draft, 9);
     assert_int_equal(coop.n_window, 9);
     assert_int_equal(coop.open_ms, 321);

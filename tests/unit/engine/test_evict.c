@@ -15,6 +15,7 @@
 #include "common/engine/engine.h"
 #include "tests/support/tiny_engine.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -111,6 +112,7 @@ static void test_evicted_bits_are_the_same_however_computed(void **state)
         shoal_model *model = shoal_tiny_engine_model(variants[v]);
         for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
             shoal_engine_settings s = settings_of(policies[p], v % 2 ? 32 : 64);
+            s.kv_hadamard = v == 2;
             shoal_tiny_engine_one_by_one(model, s, ids, N, expected);
             for (size_t i = 0; i < 4; i++) {
                 s.n_threads = 1 + i % 3;
@@ -120,6 +122,29 @@ static void test_evicted_bits_are_the_same_however_computed(void **state)
         }
         shoal_model_free(model);
     }
+}
+
+/* Attention is what it was but for rounding, and so is what a head gives up by it. */
+static void test_hadamard_kv_gives_up_the_same_tokens(void **state)
+{
+    (void)state;
+    static float other[N][SHOAL_TINY_VOCAB];
+    static const char *const policies[] = {"window", "h2o", "diverse"};
+    shoal_model *model = shoal_tiny_engine_model("llama3");
+    for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
+        shoal_engine_settings s = settings_of(policies[p], 32);
+        s.kv_type = SHOAL_KV_F32;
+        shoal_tiny_engine_one_by_one(model, s, ids, N, expected);
+        s.kv_hadamard = true;
+        shoal_tiny_engine_one_by_one(model, s, ids, N, other);
+        assert_memory_not_equal(other, expected, sizeof other);
+        for (size_t i = 0; i < (size_t)N * SHOAL_TINY_VOCAB; i++) {
+            float a = expected[i / SHOAL_TINY_VOCAB][i % SHOAL_TINY_VOCAB];
+            float b = other[i / SHOAL_TINY_VOCAB][i % SHOAL_TINY_VOCAB];
+            assert_true(a - b < 1e-4F && b - a < 1e-4F);
+        }
+    }
+    shoal_model_free(model);
 }
 
 /* As far as the budget goes nothing changes; behind it something does. */
@@ -195,15 +220,29 @@ static void test_forms_differ_where_kv_does(void **state)
     const struct {
         const char *policy;
         size_t budget;
-        const char *form;
-    } rows[] = {{NULL, 0, "f16"},
-                {"h2o", 96, "f16-h2o96"},
-                {"h2o", 32, "f16-h2o32"},
-                {"window", 65536, "f16-window65536"}};
+        const char *form; /* of "form-" a number follows */
+        bool hadamard;
+    } rows[] = {{NULL, 0, "f16", false},
+                {"h2o", 96, "f16-h2o96", false},
+                {"h2o", 32, "f16-h2o32", false},
+                {"h2o", 65536, "h-f16-h2o65536", true},
+                {"window", 65536, "f16-window65536", false},
+                {"window", 65536, "form-", true},
+                {"diverse", 1024, "f16-diverse1024", false},
+                {"diverse", 10240, "form-", false},
+                {"diverse", 10272, "form-", false}};
+    char forms[SHOAL_COUNT(rows)][32];
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_engine_settings s = settings_of(rows[i].policy, rows[i].budget);
+        s.kv_hadamard = rows[i].hadamard;
         shoal_engine *engine = shoal_tiny_engine_new(model, &s);
-        assert_string_equal(shoal_engine_kv_form(engine), rows[i].form);
+        (void)snprintf(forms[i], sizeof forms[i], "%s", shoal_engine_kv_form(engine));
+        bool is_number = strcmp(rows[i].form, "form-") == 0;
+        assert_int_equal(strlen(forms[i]), is_number ? 13 : strlen(rows[i].form));
+        assert_int_equal(strncmp(forms[i], rows[i].form, strlen(rows[i].form)), 0);
+        for (size_t j = 0; j < i; j++) {
+            assert_string_not_equal(forms[i], forms[j]);
+        }
         shoal_engine_free(engine);
     }
     shoal_model_free(model);
@@ -232,6 +271,7 @@ int main(void)
     shoal_tiny_engine_ids(ids, N);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_evicted_bits_are_the_same_however_computed),
+        cmocka_unit_test(test_hadamard_kv_gives_up_the_same_tokens),
         cmocka_unit_test(test_bits_within_the_budget_are_those_of_all_tokens),
         cmocka_unit_test(test_a_long_prompt_takes_the_pages_of_the_budget),
         cmocka_unit_test(test_step_allocates_nothing),

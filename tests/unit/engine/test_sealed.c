@@ -17,6 +17,7 @@
 #include "tests/support/tiny_arch.h"
 #include "tests/support/tiny_engine.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -43,6 +44,8 @@ static const shoal_kv_type types[] = {SHOAL_KV_K4V4, SHOAL_KV_K8V8, SHOAL_KV_K3V
 
 /* By layer, instead of one type; NULL: of one type. */
 static const char *levels;
+/* In Hadamard's basis. */
+static bool hadamard;
 
 static int32_t ids[N];
 static float expected[N][SHOAL_TINY_VOCAB];
@@ -56,6 +59,7 @@ static shoal_engine_settings settings_of(shoal_kv_type kv, uint32_t mask, size_t
     s.kv_bytes = (size_t)32 << 20;
     s.kv_type = (int)kv;
     s.kv_levels = levels;
+    s.kv_hadamard = hadamard;
     s.n_rows_max = ROWS_MAX;
     s.n_logits_max = ROWS_MAX;
     return s;
@@ -222,6 +226,30 @@ static void test_levels_by_layer_give_one_baseline_bits_however_computed(void **
     }
 }
 
+/* In Hadamard's basis too, whatever the form: latent attention has no heads to multiply. */
+static void test_hadamard_kv_gives_one_baseline_bits_however_computed(void **state)
+{
+    (void)state;
+    static const shoal_kv_type forms[] = {SHOAL_KV_K4V4, SHOAL_KV_F16, SHOAL_KV_K8V3, SHOAL_KV_K3V8,
+                                          SHOAL_KV_Q8T};
+    uint32_t masks[SHOAL_TINY_MASKS_MAX];
+    size_t n_masks = shoal_tiny_engine_masks(masks);
+    shoal_tiny_engine_ids(ids, N);
+    hadamard = true;
+    for (size_t a = 0; a < shoal_tiny_archs_n; a += 2 + ARCHS_STEP) {
+        shoal_model *model = shoal_tiny_engine_model(shoal_tiny_archs[a]);
+        shoal_kv_type kv = forms[a % SHOAL_COUNT(forms)];
+        if (model->hp.mla.rank == 0) {
+            one_by_one(model, kv, expected);
+            for (size_t m = n_masks > 1 ? 1 : 0; m < n_masks; m++) {
+                random_run(model, shoal_tiny_archs[a], kv, masks[m], 1 + (a + m) % 4, 300 * a + m);
+            }
+        }
+        shoal_model_free(model);
+    }
+    hadamard = false;
+}
+
 static double distance(float (*a)[SHOAL_TINY_VOCAB], float (*b)[SHOAL_TINY_VOCAB])
 {
     double sum = 0;
@@ -231,6 +259,86 @@ static double distance(float (*a)[SHOAL_TINY_VOCAB], float (*b)[SHOAL_TINY_VOCAB
         sum += d * d;
     }
     return sum;
+}
+
+/* How far sealed logits are from those of f16, as part of their length. */
+static double part_lost(const shoal_model *model, shoal_kv_type kv, bool in_hadamard,
+                        float (*whole)[SHOAL_TINY_VOCAB], float (*ret)[SHOAL_TINY_VOCAB])
+{
+    static float none[N][SHOAL_TINY_VOCAB];
+    hadamard = in_hadamard;
+    one_by_one(model, kv, ret);
+    hadamard = false;
+    return sqrt(distance(ret, whole) / distance(none, whole));
+}
+
+/* The basis alone changes rounding and nothing else: of f32 and of f16 that much. What rounding to
+ * codes costs there is of the size it has without, on weights that have no outliers. */
+static void test_hadamard_kv_is_near_kv_without(void **state)
+{
+    (void)state;
+    static const struct {
+        shoal_kv_type type;
+        double most;  /* part of the logits' length */
+        double times; /* of what the type costs without, 0: it costs nothing */
+    } rows[] = {{SHOAL_KV_F32, 2e-6, 0},
+                {SHOAL_KV_F16, 2e-3, 0},
+                {SHOAL_KV_K8V8, 0.02, 2},
+                {SHOAL_KV_K4V4, 0.3, 2},
+                {SHOAL_KV_K3V3, 0.6, 2}};
+    static float whole[N][SHOAL_TINY_VOCAB];
+    static float other[N][SHOAL_TINY_VOCAB];
+    static const char *const variants[] = {"llama3", "qwen3"};
+    shoal_tiny_engine_ids(ids, N);
+    for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
+        shoal_model *model = shoal_tiny_engine_model(variants[v]);
+        one_by_one(model, SHOAL_KV_F32, whole);
+        for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+            double plain = part_lost(model, rows[i].type, false, whole, expected);
+            double turned = part_lost(model, rows[i].type, true, whole, other);
+            if (!(turned < rows[i].most) || (rows[i].times > 0 && turned > rows[i].times * plain)) {
+                fail_msg("%s, KV %s: %g of the logits lost in Hadamard's basis, %g without",
+                         variants[v], shoal_kv_type_name(rows[i].type), turned, plain);
+            }
+            assert_memory_not_equal(other, expected, sizeof other);
+        }
+        shoal_model_free(model);
+    }
+}
+
+static void test_hadamard_kv_has_a_form_of_its_own_and_its_limits(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *variant, *levels, *form;
+        shoal_kv_type kv;
+    } rows[] = {{"llama3", NULL, "h-f16", SHOAL_KV_F16},
+                {"llama3", NULL, "h-k4v3", SHOAL_KV_K4V3},
+                {"llama3", "q8*1,q4", "mixed-", SHOAL_KV_F16}};
+    hadamard = true;
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_model *model = shoal_tiny_engine_model(rows[i].variant);
+        levels = rows[i].levels;
+        shoal_engine *engine = engine_of(model, rows[i].kv, 0, 1);
+        hadamard = false;
+        shoal_engine *without = engine_of(model, rows[i].kv, 0, 1);
+        hadamard = true;
+        assert_int_equal(strncmp(shoal_engine_kv_form(engine), rows[i].form, strlen(rows[i].form)),
+                         0);
+        assert_string_not_equal(shoal_engine_kv_form(engine), shoal_engine_kv_form(without));
+        shoal_engine_free(engine);
+        shoal_engine_free(without);
+        shoal_model_free(model);
+    }
+    levels = NULL;
+    shoal_model *latent = shoal_tiny_engine_model("deepseek2");
+    shoal_engine_settings s = settings_of(SHOAL_KV_F16, 0, 1);
+    shoal_engine *engine = NULL;
+    shoal_err err = SHOAL_ERR_INIT;
+    assert_int_equal(shoal_engine_new(latent, &s, &engine, &err), SHOAL_E_INVALID);
+    assert_non_null(strstr(err.text, "latent attention (MLA)"));
+    hadamard = false;
+    shoal_model_free(latent);
 }
 
 /* And each layer's own type is what it reads: with equal types the bits are those of one type, with
@@ -320,6 +428,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_levels_by_layer_give_one_baseline_bits_however_computed),
         cmocka_unit_test(test_each_layer_reads_its_own_level),
+        cmocka_unit_test(test_hadamard_kv_gives_one_baseline_bits_however_computed),
+        cmocka_unit_test(test_hadamard_kv_is_near_kv_without),
+        cmocka_unit_test(test_hadamard_kv_has_a_form_of_its_own_and_its_limits),
         cmocka_unit_test(test_sealed_levels_give_one_baseline_bits_however_computed),
         cmocka_unit_test(test_sealed_bits_begin_with_the_first_row_past_the_second_block),
         cmocka_unit_test(test_sealed_drafts_of_a_block_are_taken_back_without_recomputing),

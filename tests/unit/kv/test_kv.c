@@ -9,6 +9,7 @@
 #include "common/base/rng.h"
 #include "common/kv/kv.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -142,6 +143,38 @@ static void test_new_with_odd_shapes_or_no_pages_is_refused(void **state)
     assert_int_equal(shoal_kv_pool_new(&odd, 4, 64, SLACK, &pool, NULL), SHOAL_E_INVALID);
     assert_int_equal(shoal_kv_pool_new(&shape, 0, 64, SLACK, &pool, NULL), SHOAL_E_LIMIT);
     assert_null(pool);
+}
+
+static void test_hadamard_is_for_powers_of_two(void **state)
+{
+    (void)state;
+    static const size_t dims[] = {2, 4, 6, 24, 62, 64, 66, 256, 512, 576};
+    for (size_t i = 0; i < SHOAL_COUNT(dims); i++) {
+        for (size_t is_v = 0; is_v < 2; is_v++) {
+            shoal_kv_pool *pool = NULL;
+            shoal_err err = SHOAL_ERR_INIT;
+            shoal_kv_shape of = {.n_layers = 1,
+                                 .n_kv_heads = 1,
+                                 .k_dim = is_v ? 8 : dims[i],
+                                 .v_dim = is_v ? dims[i] : 8,
+                                 .type = SHOAL_KV_K4V4};
+            assert_int_equal(shoal_kv_pool_new(&of, 4, 64, SLACK, &pool, NULL), SHOAL_OK);
+            shoal_kv_pool_free(pool);
+            pool = NULL;
+            of.hadamard = true;
+            if (__builtin_popcountll(dims[i]) == 1) {
+                assert_int_equal(shoal_kv_pool_new(&of, 4, 64, SLACK, &pool, NULL), SHOAL_OK);
+                assert_true(shoal_kv_pool_shape(pool)->hadamard);
+                shoal_kv_pool_free(pool);
+                continue;
+            }
+            char want[64];
+            (void)snprintf(want, sizeof want, "heads of %zu and %zu channels", of.k_dim, of.v_dim);
+            assert_int_equal(shoal_kv_pool_new(&of, 4, 64, SLACK, &pool, &err), SHOAL_E_INVALID);
+            assert_non_null(strstr(err.text, want));
+            assert_null(pool);
+        }
+    }
 }
 
 /* A pool and a sequence, the n-th allocation failing first; how many there are. */
@@ -547,6 +580,7 @@ int main(void)
         cmocka_unit_test(test_reserve_at_the_context_limit_is_refused_past_it),
         cmocka_unit_test_setup_teardown(test_store_then_blocks_finds_each_value, setup, teardown),
         cmocka_unit_test(test_new_with_odd_shapes_or_no_pages_is_refused),
+        cmocka_unit_test(test_hadamard_is_for_powers_of_two),
         cmocka_unit_test(test_failing_allocations_leak_nothing),
         cmocka_unit_test(test_windowed_layers_hold_a_ring_and_no_more),
         cmocka_unit_test(test_reserve_of_more_than_the_slack_is_refused_with_a_window),

@@ -266,6 +266,10 @@ static void test_form_names_type_and_shape(void **state)
     shape.type = SHOAL_KV_Q8T;
     shoal_kv_form(&shape, other);
     assert_string_not_equal(form, other);
+    shape.hadamard = true;
+    shoal_kv_form(&shape, form);
+    assert_memory_equal(form, other, strlen(other));
+    assert_string_equal(form + strlen(other), " hadamard");
 }
 
 /* Which layer has which type is said whole, and forms of different ones differ. */

@@ -349,11 +349,12 @@ static void test_another_identity_is_refused(void **state)
     const struct {
         const char *what;
         shoal_status code;
-    } rows[] = {{"model", SHOAL_E_MISMATCH},
-                {"tokenizer", SHOAL_E_MISMATCH},
-                {"KV form", SHOAL_E_MISMATCH},
-                {"", SHOAL_E_MISMATCH}, /* the secret */
-                {"tokens", SHOAL_E_LIMIT}};
+    } rows[] = {
+        {"model", SHOAL_E_MISMATCH},   {"tokenizer", SHOAL_E_MISMATCH},
+        {"KV form", SHOAL_E_MISMATCH}, {"", SHOAL_E_MISMATCH},         /* the secret */
+        {"tokens", SHOAL_E_LIMIT},     {"KV form", SHOAL_E_MISMATCH}}; /* in Hadamard's basis */
+    shoal_kv_shape hadamard = *shoal_kv_pool_shape(pool);
+    hadamard.hadamard = true;
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_session_identity other = id;
         shoal_session_copy *copy = NULL;
@@ -363,6 +364,9 @@ static void test_another_identity_is_refused(void **state)
         other.form[0] = i == 2 ? 'x' : other.form[0];
         other.has_secret = i == 3;
         other.n_tokens_max = i == 4 ? N_IDS - 1 : N_CTX;
+        if (i == 5) {
+            shoal_kv_form(&hadamard, other.form);
+        }
         assert_int_equal(
             shoal_session_read(&other, (const uint8_t *)blob.data, blob.length, &copy, &err),
             rows[i].code);
