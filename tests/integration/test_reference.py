@@ -17,7 +17,7 @@ def read(path):
 
 def test_pages_are_current():
     wanted = pages()
-    there = set(os.listdir(FOLDER)) - {"README.md"}
+    there = set(os.listdir(FOLDER)) - {"README.md", "openai.md"}  # both by hand
     expect(there == set(wanted), f"docs/reference has {sorted(there)}: {REMEDY}")
     for name, text in wanted.items():
         old = read(os.path.join(FOLDER, name))
