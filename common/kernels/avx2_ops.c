@@ -122,6 +122,27 @@ static __m256 hadamard_8(__m256 v)
     return _mm256_add_ps(_mm256_permute2f128_ps(v, v, 1), _mm256_xor_ps(v, four));
 }
 
+/* The spans within 64 channels, in eight registers; then times s. */
+static void hadamard_64(float s, float *x)
+{
+    __m256 v[8];
+    for (size_t i = 0; i < 8; i++) {
+        v[i] = hadamard_8(_mm256_loadu_ps(x + 8 * i));
+    }
+    for (size_t span = 1; span < 8; span *= 2) {
+        for (size_t i = 0; i < 8; i++) {
+            if ((i & span) == 0) {
+                __m256 a = v[i];
+                v[i] = _mm256_add_ps(a, v[i + span]);
+                v[i + span] = _mm256_sub_ps(a, v[i + span]);
+            }
+        }
+    }
+    for (size_t i = 0; i < 8; i++) {
+        _mm256_storeu_ps(x + 8 * i, _mm256_mul_ps(v[i], _mm256_set1_ps(s)));
+    }
+}
+
 /* One span: pairs of runs, [from, from + span) with the span behind it. */
 static void hadamard_span(size_t n, size_t span, float *x)
 {
@@ -144,22 +165,35 @@ static void hadamard_span(size_t n, size_t span, float *x)
     }
 }
 
+/* The spans that registers hold, then the others, then the factor. */
+static void hadamard_head(size_t n, float s, float *x)
+{
+    size_t i = 0;
+    for (; i + 8 <= n && n < 64; i += 8) {
+        _mm256_storeu_ps(x + i, hadamard_8(_mm256_loadu_ps(x + i)));
+    }
+    for (; i + 64 <= n; i += 64) {
+        hadamard_64(1, x + i); /* a product with 1 is what it was */
+    }
+    for (size_t span = n >= 64 ? 64 : i > 0 ? 8 : 1; span < n; span *= 2) {
+        hadamard_span(n, span, x);
+    }
+    for (i = 0; i + 8 <= n; i += 8) {
+        _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(s)));
+    }
+    for (; i < n; i++) {
+        x[i] = x[i] * s;
+    }
+}
+
 static void hadamard(size_t n_heads, size_t n, float *x)
 {
     const float s = 1.0F / sqrtf((float)n);
     for (float *end = x + n_heads * n; x < end; x += n) {
-        size_t i = 0;
-        for (; i + 8 <= n; i += 8) {
-            _mm256_storeu_ps(x + i, hadamard_8(_mm256_loadu_ps(x + i)));
-        }
-        for (size_t span = i > 0 ? 8 : 1; span < n; span *= 2) {
-            hadamard_span(n, span, x);
-        }
-        for (i = 0; i + 8 <= n; i += 8) {
-            _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(s)));
-        }
-        for (; i < n; i++) {
-            x[i] = x[i] * s;
+        if (n == 64) {
+            hadamard_64(s, x);
+        } else {
+            hadamard_head(n, s, x);
         }
     }
 }
