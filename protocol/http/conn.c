@@ -14,6 +14,10 @@
 #include <string.h>
 #include <strings.h>
 
+enum {
+    UNHEARD_MAX = 2 /* times that a request's deadline moves: nobody is waited for forever */
+};
+
 static void on_phase_timer(uv_timer_t *timer);
 static shoal_status send_out(shoal_http_conn *conn);
 
@@ -47,6 +51,7 @@ void shoal_http_conn_release(shoal_http_conn *conn)
     conn->n_fields = 0;
     conn->scan = (shoal_http_head){0};
     conn->refusal.status = 0;
+    conn->n_unheard = 0;
     conn->x = (shoal_http_exchange){0};
 }
 
@@ -156,19 +161,19 @@ static void on_written(uv_write_t *request, int status)
 }
 
 /* Timers come before sockets in a turn of the loop. After a turn that took long, or a process that
- * was stopped, what a reader has taken meanwhile shows in the kernel alone. */
-static bool takes_more(const shoal_http_conn *conn)
+ * was stopped, what a client has taken or sent meanwhile shows in the kernel alone. */
+static bool kernel_shows(const shoal_http_conn *conn, short event)
 {
-    struct pollfd p = {.events = POLLOUT};
+    struct pollfd p = {.events = event};
     return uv_fileno(&conn->u.handle, &p.fd) == 0 && poll(&p, 1, 0) == 1 &&
-           (p.revents & POLLOUT) != 0;
+           (p.revents & event) != 0;
 }
 
 static void on_stall(uv_timer_t *timer)
 {
     shoal_http_conn *conn = timer->data;
     size_t left = uv_stream_get_write_queue_size(&conn->u.stream);
-    if (left < conn->stall_left || takes_more(conn)) {
+    if (left < conn->stall_left || kernel_shows(conn, POLLOUT)) {
         conn->stall_left = left;
         int rc = uv_timer_start(timer, on_stall, conn->server->s.stall_ms, 0);
         SHOAL_ASSERT(rc == 0);
@@ -536,10 +541,29 @@ void shoal_http_conn_process(shoal_http_conn *conn)
     }
 }
 
+/* What was sent in time and not read in time is no fault of the client, nor is what it could not
+ * send before it was answered: it has the phase's time again. */
+static bool was_unheard(shoal_http_conn *conn)
+{
+    const shoal_http_settings *s = &conn->server->s;
+    if (conn->phase == SHOAL_HTTP_LINGER || conn->n_unheard == UNHEARD_MAX ||
+        !kernel_shows(conn, POLLIN)) {
+        return false;
+    }
+    conn->n_unheard++;
+    set_timer(conn, conn->phase == SHOAL_HTTP_IDLE   ? s->idle_ms
+                    : conn->phase == SHOAL_HTTP_BODY ? s->body_ms
+                                                     : s->header_ms);
+    return true;
+}
+
 static void on_phase_timer(uv_timer_t *timer)
 {
     shoal_http_conn *conn = timer->data;
     shoal_http_error error = {0};
+    if (was_unheard(conn)) {
+        return;
+    }
     if (conn->phase == SHOAL_HTTP_HEAD && conn->scan.n_bytes > 0) {
         (void)shoal_http_error_set(&error, 408, NULL, "timeout",
                                    "the headers were not complete after %u ms",

@@ -120,6 +120,7 @@ struct shoal_http_conn {
     bool reset;        /* close without caring for what is unsent */
     bool writing;      /* write is with uv */
     bool full;         /* to be refused once the client can hear it */
+    uint8_t n_unheard; /* times that its phase ended with bytes of it unread */
     size_t stall_left; /* unsent bytes when the stall timer last looked */
     uv_write_t write;
     uv_shutdown_t shutdown;

@@ -42,10 +42,12 @@ typedef struct shoal_http_settings {
     size_t body_bytes_max;       /* one request; default 4 MiB */
     size_t body_bytes_total_max; /* all requests together; default 64 MiB */
     size_t write_bytes_max;      /* unsent bytes of one stream; default 1 MiB */
-    uint32_t header_ms;          /* from the first byte to the end of the headers; 10000 */
-    uint32_t body_ms;            /* from there to the end of the body; 30000 */
-    uint32_t idle_ms;            /* between two requests; 60000 */
-    uint32_t stall_ms;           /* a reader that takes nothing; 30000 */
+    /* These three begin again, twice at most for a request, where they end while bytes of the
+     * client wait to be read: then the loop was late, not the client. */
+    uint32_t header_ms; /* from the first byte to the end of the headers; 10000 */
+    uint32_t body_ms;   /* from there to the end of the body; 30000 */
+    uint32_t idle_ms;   /* between two requests; 60000 */
+    uint32_t stall_ms;  /* a reader that takes nothing; 30000 */
     uint32_t linger_ms; /* what still comes after a last answer is read and dropped; 1000 */
 } shoal_http_settings;
 shoal_http_settings shoal_http_settings_default(void);
