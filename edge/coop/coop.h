@@ -44,11 +44,12 @@ typedef enum shoal_finish {
 
 typedef struct shoal_usage {
     size_t n_prompt;
-    size_t n_cached;  /* of those, whose KV the cloud had already */
-    size_t n_kept;    /* of those, whose KV the edge had: of its session, or of a prefix */
-    size_t n_fed;     /* tokens of the prompt that the edge's model computed, each time it did */
-    size_t n_fetched; /* tokens of the prompt whose KV came from the cloud */
-    double fetch_ms;  /* with it: from asking to its being of use */
+    size_t n_cached;   /* of those, whose KV the cloud had already */
+    size_t n_kept;     /* of those, whose KV the edge had: of its session, or of a prefix */
+    size_t n_fed;      /* tokens of the prompt that the edge's model computed, each time it did */
+    size_t n_fetched;  /* tokens of the prompt whose KV came from the cloud */
+    size_t n_archived; /* of both, whose KV came archived: near what would have been computed */
+    double fetch_ms;   /* with it: from asking to its being of use */
     size_t n_generated;
     size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
     size_t n_drafted;              /* draft tokens judged by the cloud */

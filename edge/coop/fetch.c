@@ -565,12 +565,21 @@ static void take_up(shoal_coop *coop, gen *g, const fetch *f, uint64_t now_ms)
     shoal_status status = shoal_session_copy_in(f->copy, g->seq, &err);
     if (status != SHOAL_OK) {
         (void)shoal_kv_seq_truncate(g->seq, 0);
-        quarantine(coop, err.text, now_ms);
+        g->session_lossy = false;
+        g->usage.n_archived = 0;
+        if (status == SHOAL_BUSY) { /* our pool's lack is no fault of the cloud's */
+            note_trouble(coop, err.text);
+            shoal_metric_add(coop->metrics.fetch_lost, 1);
+        } else {
+            quarantine(coop, err.text, now_ms);
+        }
         return;
     }
     size_t n_archived = f->copy->n_archived * BLOCK;
     n_archived -= SHOAL_MIN(n_archived, had);
     g->lossy = n_archived > 0;
+    g->session_lossy = g->session_lossy && had > 0;
+    g->usage.n_archived = n_archived + (g->session_lossy ? SHOAL_MIN(g->usage.n_kept, had) : 0);
     g->usage.n_fetched = f->n_tokens - had;
     g->usage.fetch_ms = (double)(shoal_clock_now_ns(&coop->clock) - f->sent_ns) / 1e6;
     shoal_breaker_worked(&coop->fetches);

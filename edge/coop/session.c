@@ -2,8 +2,9 @@
  *
  * Sessions: what an answer leaves of its KV is kept under the session's name, and the next request
  * of that name takes up what of it its prompt begins with. Requests under way come first: what is
- * kept has only the pages that nobody was promised. KV that came archived is not exact and is not
- * kept: the next request might be of a mode whose answers it would change.
+ * kept has only the pages that nobody was promised. KV that was fetched archived is not exact and
+ * is not kept: the next request might be of a mode whose answers it would change. A session that
+ * was loaded from an archived blob is what its user asked for; it stays marked as such.
  */
 #include "edge/coop/coop_internal.h"
 
@@ -35,13 +36,14 @@ static size_t n_pages_more(const shoal_coop *coop, const shoal_kv_seq *seq)
 
 /* Its KV as far as its prompt begins with what was kept. The rows behind which something is looked
  * at are computed again. */
-static shoal_kv_seq *take_kept(shoal_coop *coop, const gen *g)
+static shoal_kv_seq *take_kept(shoal_coop *coop, gen *g)
 {
     if (!coop->keep || !g->session[0] || g->score_prompt) {
         return NULL;
     }
     size_t n_again = shoal_assist_prompt_rows(coop, g, g->n_prompt);
-    return shoal_keep_take(coop->keep, g->session, g->tokens, g->n_prompt - n_again);
+    return shoal_keep_take(coop->keep, g->session, g->tokens, g->n_prompt - n_again,
+                           &g->session_lossy);
 }
 
 shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages)
@@ -54,6 +56,7 @@ shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages)
         shoal_kv_seq_free(seq);
         seq = NULL;
         n_more = 0;
+        g->session_lossy = false;
     }
     make_room(coop, n_pages + n_more);
     if (!seq) {
@@ -62,6 +65,7 @@ shoal_status shoal_session_begin(shoal_coop *coop, gen *g, size_t n_pages)
     g->seq = seq;
     g->n_pages = n_pages + n_more;
     g->usage.n_kept = shoal_kv_seq_length(seq);
+    g->usage.n_archived = g->session_lossy ? g->usage.n_kept : 0;
     coop->n_pages_promised += g->n_pages;
     shoal_metric_add(is_kept ? coop->metrics.kept_tokens : coop->metrics.prefix_tokens,
                      (double)g->usage.n_kept);
@@ -77,7 +81,8 @@ void shoal_session_end(shoal_coop *coop, gen *g)
     }
     /* Tokens that left early lack layers, drafts may be wrong. */
     size_t n = shoal_kv_seq_truncate(g->seq, SHOAL_MIN(shoal_kv_seq_whole(g->seq), g->n_confirmed));
-    if (n > 0 && shoal_keep_put(coop->keep, g->session, g->tokens, n, g->seq) == SHOAL_OK) {
+    if (n > 0 && shoal_keep_put(coop->keep, g->session, g->tokens, n, g->session_lossy, g->seq) ==
+                     SHOAL_OK) {
         g->seq = NULL;
     }
 }
@@ -227,7 +232,8 @@ static shoal_status load(shoal_coop *coop, const session_job *job, shoal_err *er
         status = fill(coop, job->copy, seq, err);
     }
     if (status == SHOAL_OK) {
-        status = shoal_keep_put(coop->keep, job->name, job->copy->ids, job->copy->n_ids, seq);
+        status = shoal_keep_put(coop->keep, job->name, job->copy->ids, job->copy->n_ids,
+                                job->copy->n_archived > 0, seq);
     }
     if (status != SHOAL_OK) {
         shoal_kv_seq_free(seq);

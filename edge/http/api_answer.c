@@ -170,7 +170,8 @@ static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
                                 u->n_by_tier[SHOAL_TIER_CLOUD]));
     SHOAL_TRY(shoal_buf_appendf(buf, "\"kept_tokens\":%zu,\"prefilled_tokens\":%zu,", u->n_kept,
                                 u->n_fed));
-    SHOAL_TRY(shoal_buf_appendf(buf, "\"fetched_tokens\":%zu,\"fetch_ms\":", u->n_fetched));
+    SHOAL_TRY(shoal_buf_appendf(buf, "\"fetched_tokens\":%zu,\"archived_tokens\":%zu,\"fetch_ms\":",
+                                u->n_fetched, u->n_archived));
     SHOAL_TRY(shoal_json_put_real(buf, round(u->fetch_ms * 100) / 100, 9));
     SHOAL_TRY(shoal_buf_append(buf, ",", 1));
     SHOAL_TRY(shoal_buf_appendf(buf, "\"edge_steps\":%zu,\"edge_layers\":%zu,\"layers_per_token\":",

@@ -57,6 +57,7 @@ shoal_status shoal_session_copy_out(const shoal_kept *kept, shoal_session_copy *
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a copy of session %s", kept->name);
     }
     memcpy(copy->ids, kept->ids, kept->n_ids * sizeof *copy->ids);
+    copy->n_archived = kept->lossy ? n_blocks : 0;
     for (size_t b = 0; b < n_blocks; b++) {
         shoal_status status = shoal_kv_block_export(
             kept->seq, b, copy->blocks + block_at(first_bytes, other_bytes, b));
@@ -147,7 +148,15 @@ shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
                                 .n_layers = identity->n_layers,
                                 .first_bytes = identity->first_bytes,
                                 .layer_bytes = identity->layer_bytes};
-    if (identity->archive && identity->archives && shoal_archive_n_blocks(take_copy->n_ids) > 0) {
+    bool can = identity->archive && shoal_archive_n_blocks(take_copy->n_ids) > 0;
+    if (take_copy->n_archived > 0 && !can) {
+        return shoal_err_set(
+            err, SHOAL_E_UNSUPPORTED,
+            "the session came archived and cannot be saved as if it were exact; "
+            "of its %zu tokens nothing can be archived again: use it on, or drop it",
+            take_copy->n_ids);
+    }
+    if (can && (identity->archives || take_copy->n_archived > 0)) {
         about.n_archived = about.n_blocks;
         about.archived_bytes = (uint32_t)shoal_archive_block_bytes(identity->archive);
         about.basis = *shoal_archive_hash(identity->archive);

@@ -6,7 +6,8 @@
  *
  * Where an operator chose it, blocks are archived (common/archive), the last 128 tokens in 8 bits:
  * a blob is then about a tenth, of those a half, and what is read of it is near what was written,
- * not the same. Such a blob says so, and is taken only with the basis that made it.
+ * not the same. Such a blob says so, and is taken only with the basis that made it. What once came
+ * archived is archived in every blob that is made of it: nobody takes it for what was computed.
  */
 #ifndef SHOAL_SESSION_BLOB_H
 #define SHOAL_SESSION_BLOB_H
@@ -56,7 +57,9 @@ shoal_status shoal_session_copy_in(const shoal_session_copy *copy, shoal_kv_seq 
 
 /* A blob's bytes, made as they are read. */
 typedef struct shoal_session_writer shoal_session_writer;
-/* The identity is borrowed for the call, the copy is the writer's with SHOAL_OK. */
+/* The identity is borrowed for the call, the copy is the writer's with SHOAL_OK.
+ * SHOAL_E_UNSUPPORTED: the copy came archived, and is too short to be archived, or there is no
+ * basis. */
 shoal_status shoal_session_writer_new(const shoal_session_identity *identity,
                                       shoal_session_copy *take_copy,
                                       shoal_session_writer **ret_writer,

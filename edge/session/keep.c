@@ -91,15 +91,17 @@ static void drop_at(shoal_keep *keep, size_t i)
 }
 
 shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
-                            shoal_kv_seq *take_seq)
+                            bool lossy, shoal_kv_seq *take_seq)
 {
     size_t n_name = strlen(name);
     if (!shoal_session_name_ok(name, n_name) || n_ids == 0) {
         return SHOAL_E_INVALID;
     }
     SHOAL_ASSERT(shoal_kv_seq_length(take_seq) == n_ids && shoal_kv_seq_whole(take_seq) == n_ids);
-    shoal_kept kept = {
-        .n_ids = n_ids, .seq = take_seq, .n_pages = shoal_kv_seq_need(take_seq).n_pages_held};
+    shoal_kept kept = {.n_ids = n_ids,
+                       .seq = take_seq,
+                       .n_pages = shoal_kv_seq_need(take_seq).n_pages_held,
+                       .lossy = lossy};
     memcpy(kept.name, name, n_name);
     if (kept.n_pages > keep->n_pages_max) {
         return SHOAL_E_LIMIT;
@@ -117,7 +119,8 @@ shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *i
     return SHOAL_OK;
 }
 
-shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids)
+shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
+                              bool *ret_lossy)
 {
     size_t i = index_of(keep, name);
     if (i == keep->n) {
@@ -134,6 +137,7 @@ shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t 
         shoal_kv_seq_free(kept.seq);
         return NULL;
     }
+    *ret_lossy = kept.lossy;
     return kept.seq;
 }
 

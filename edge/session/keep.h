@@ -26,6 +26,7 @@ typedef struct shoal_kept {
     size_t n_ids;
     shoal_kv_seq *seq;
     size_t n_pages; /* of the pool, held by seq */
+    bool lossy;     /* some of its KV came archived, and what follows was computed from that */
 } shoal_kept;
 
 typedef struct shoal_keep shoal_keep;
@@ -43,10 +44,12 @@ SHOAL_DEFINE_CLEANUP(shoal_keep, shoal_keep_free)
  * SHOAL_E_NOMEM.
  */
 shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
-                            shoal_kv_seq *take_seq) SHOAL_MUST_CHECK;
+                            bool lossy, shoal_kv_seq *take_seq) SHOAL_MUST_CHECK;
 /* Takes a session out: its sequence, cut to the tokens that it begins with in common with ids, at
- * most n_ids; the caller owns it. NULL: there is none of that name, or nothing is left of it. */
-shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids);
+ * most n_ids, and whether it is lossy; the caller owns it. NULL: there is none of that name, or
+ * nothing is left of it. */
+shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
+                              bool *ret_lossy);
 /* Borrowed until the next call that changes anything; NULL: none. Counts as a use. */
 const shoal_kept *shoal_keep_find(shoal_keep *keep, const char *name);
 /* False: there is none. */

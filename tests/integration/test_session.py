@@ -227,6 +227,12 @@ def test_a_session_is_archived_where_the_operator_says_so():
         answers = [ask(where, prompt, "s") for where in (edge, takes)]
         check_reuse(answers[0], n_kept, len(prompt), "after the load")
         same(answers[1], answers[0], "two edges that loaded the same")
+        archived = [a.usage["shoal"]["archived_tokens"] for a in (right, answers[0], answers[1])]
+        expect(archived == [0, n_kept, n_kept], f"{archived}")
+        # What came archived is saved as such also where sessions are saved exact.
+        again = save(takes, "s")
+        expect(again[8:12] == blob[8:12] != plain[8:12], f"{again[8:12]}, {blob[8:12]}, {plain[8:12]}")
+        refused(load(exact, "s", again), 409, "session_mismatch", "kv.archive")
         alike = sum(a == b for a, b in zip(answers[0].ids, right.ids))
         # Never silently: who was not told to take what is not exact refuses, and so does another basis.
         refused(load(exact, "s", blob), 409, "session_mismatch", "kv.archive", blob[136:168].hex())

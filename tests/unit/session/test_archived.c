@@ -206,6 +206,31 @@ static void test_exact_is_written_where_nobody_chose_otherwise(void **state)
     assert_memory_equal(a.data, b.data, a.length);
 }
 
+/* Read from an archived blob and written again, it never passes for what was computed. */
+static void test_what_came_archived_is_never_written_as_exact(void **state)
+{
+    (void)state;
+    const shoal_session_identity takes = identity_of(f.archive, false);
+    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf blob = {0};
+    shoal_session_copy *copy = copy_of(160);
+    assert_non_null(copy);
+    copy->n_archived = 160 / T;
+    assert_int_equal(written_blob(&takes, copy, 4096, &blob), SHOAL_OK);
+    assert_int_equal(shoal_le_u32((const uint8_t *)blob.data + 8), 2);
+    /* Cut to a text that has nothing to archive, or where there is no basis: it stays here. */
+    for (int i = 0; i < 2; i++) {
+        const shoal_session_identity id = identity_of(i == 0 ? f.archive : NULL, true);
+        shoal_session_writer *writer = NULL;
+        shoal_err err = SHOAL_ERR_INIT;
+        copy = copy_of(i == 0 ? 159 : 160);
+        assert_non_null(copy);
+        copy->n_archived = copy->n_ids / T;
+        assert_int_equal(shoal_session_writer_new(&id, copy, &writer, &err), SHOAL_E_UNSUPPORTED);
+        assert_non_null(strstr(err.text, "came archived"));
+        shoal_session_copy_free(copy);
+    }
+}
+
 static void test_another_basis_is_refused_naming_both(void **state)
 {
     (void)state;
@@ -373,6 +398,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_old_blocks_are_archived_and_new_ones_are_near),
         cmocka_unit_test(test_exact_is_written_where_nobody_chose_otherwise),
+        cmocka_unit_test(test_what_came_archived_is_never_written_as_exact),
         cmocka_unit_test(test_another_basis_is_refused_naming_both),
         cmocka_unit_test(test_any_wrong_byte_and_any_cut_is_refused),
         cmocka_unit_test(test_hostile_units_are_refused),

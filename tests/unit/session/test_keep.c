@@ -65,7 +65,7 @@ static shoal_keep *keep_new(size_t n_max, size_t n_pages_max)
 
 static void put(shoal_keep *keep, shoal_kv_pool *pool, const char *name, size_t n)
 {
-    assert_int_equal(shoal_keep_put(keep, name, ids, n, seq_new(pool, n)), SHOAL_OK);
+    assert_int_equal(shoal_keep_put(keep, name, ids, n, false, seq_new(pool, n)), SHOAL_OK);
 }
 
 /* The names, the last used first. */
@@ -99,32 +99,36 @@ static void test_name_of_plain_characters_is_one(void **state)
 static void test_take_gives_the_common_start_once(void **state)
 {
     (void)state;
+    bool lossy = true;
     shoal_kv_pool *pool = pool_new(false);
     shoal_keep *keep = keep_new(4, N_PAGES);
     put(keep, pool, "a", N_IDS);
     int32_t other[N_IDS + 1];
     memcpy(other, ids, sizeof other);
     other[33] = -1;
-    assert_null(shoal_keep_take(keep, "b", ids, N_IDS));
-    shoal_kv_seq *seq = shoal_keep_take(keep, "a", other, N_IDS + 1);
+    assert_null(shoal_keep_take(keep, "b", ids, N_IDS, &lossy));
+    shoal_kv_seq *seq = shoal_keep_take(keep, "a", other, N_IDS + 1, &lossy);
     assert_int_equal(shoal_kv_seq_length(seq), 33);
+    assert_false(lossy);
     assert_int_equal(shoal_keep_n(keep), 0);
     assert_int_equal(shoal_keep_n_pages(keep), 0);
-    assert_null(shoal_keep_take(keep, "a", other, N_IDS));
+    assert_null(shoal_keep_take(keep, "a", other, N_IDS, &lossy));
     shoal_kv_seq_free(seq);
     /* No more than asked for, and all of it. */
     put(keep, pool, "a", N_IDS);
-    seq = shoal_keep_take(keep, "a", ids, N_IDS - 1);
+    seq = shoal_keep_take(keep, "a", ids, N_IDS - 1, &lossy);
     assert_int_equal(shoal_kv_seq_length(seq), N_IDS - 1);
-    assert_int_equal(shoal_keep_put(keep, "a", ids, N_IDS - 1, seq), SHOAL_OK);
-    seq = shoal_keep_take(keep, "a", ids, N_IDS);
+    assert_int_equal(shoal_keep_put(keep, "a", ids, N_IDS - 1, true, seq), SHOAL_OK);
+    assert_true(shoal_keep_find(keep, "a")->lossy);
+    seq = shoal_keep_take(keep, "a", ids, N_IDS, &lossy);
+    assert_true(lossy); /* whatever is left of it */
     assert_int_equal(shoal_kv_seq_length(seq), N_IDS - 1);
     shoal_kv_seq_free(seq);
     /* Nothing in common. */
     put(keep, pool, "a", N_IDS);
-    assert_null(shoal_keep_take(keep, "a", ids + 1, N_IDS));
+    assert_null(shoal_keep_take(keep, "a", ids + 1, N_IDS, &lossy));
     put(keep, pool, "a", N_IDS);
-    assert_null(shoal_keep_take(keep, "a", ids, 0));
+    assert_null(shoal_keep_take(keep, "a", ids, 0, &lossy));
     assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
     shoal_keep_free(keep);
     shoal_kv_pool_free(pool);
@@ -133,15 +137,16 @@ static void test_take_gives_the_common_start_once(void **state)
 static void test_ring_that_went_round_is_taken_near_its_end_alone(void **state)
 {
     (void)state;
+    bool lossy = true;
     shoal_kv_pool *pool = pool_new(true);
     shoal_keep *keep = keep_new(4, N_PAGES);
     put(keep, pool, "a", 300);
-    shoal_kv_seq *seq = shoal_keep_take(keep, "a", ids, 290);
+    shoal_kv_seq *seq = shoal_keep_take(keep, "a", ids, 290, &lossy);
     assert_non_null(seq);
     assert_int_equal(shoal_kv_seq_length(seq), 290);
     shoal_kv_seq_free(seq);
     put(keep, pool, "a", 300);
-    assert_null(shoal_keep_take(keep, "a", ids, 100));
+    assert_null(shoal_keep_take(keep, "a", ids, 100, &lossy));
     assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
     shoal_keep_free(keep);
     shoal_kv_pool_free(pool);
@@ -190,7 +195,7 @@ static void test_pages_are_bounded_at_the_limit_and_one_below(void **state)
     put(keep, pool, "e", 128); /* twelve alone */
     assert_names(keep, "e ");
     shoal_kv_seq *seq = seq_new(pool, 129);
-    assert_int_equal(shoal_keep_put(keep, "f", ids, 129, seq), SHOAL_E_LIMIT);
+    assert_int_equal(shoal_keep_put(keep, "f", ids, 129, false, seq), SHOAL_E_LIMIT);
     assert_names(keep, "e ");
     shoal_kv_seq_free(seq);
     shoal_keep_free(keep);
@@ -216,12 +221,12 @@ static void test_failed_put_changes_nothing(void **state)
     put(keep, pool, "b", N_IDS);
     shoal_kv_seq *seq = seq_new(pool, 20);
     shoal_mem_fail_at(0);
-    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, seq), SHOAL_E_NOMEM);
+    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, false, seq), SHOAL_E_NOMEM);
     shoal_mem_fail_at(UINT64_MAX);
-    assert_int_equal(shoal_keep_put(keep, "a b", ids, 20, seq), SHOAL_E_INVALID);
+    assert_int_equal(shoal_keep_put(keep, "a b", ids, 20, false, seq), SHOAL_E_INVALID);
     assert_names(keep, "b a ");
     assert_int_equal(shoal_keep_find(keep, "a")->n_ids, N_IDS);
-    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, seq), SHOAL_OK);
+    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, false, seq), SHOAL_OK);
     shoal_keep_free(keep);
     assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
     shoal_kv_pool_free(pool);
@@ -231,6 +236,7 @@ static void test_failed_put_changes_nothing(void **state)
 static void test_random_moves_lose_no_page(void **state)
 {
     (void)state;
+    bool lossy = true;
     for (int windowed = 0; windowed < 2; windowed++) {
         shoal_kv_pool *pool = pool_new(windowed == 1);
         shoal_keep *keep = keep_new(4, 40);
@@ -241,7 +247,7 @@ static void test_random_moves_lose_no_page(void **state)
             char name[2] = {(char)('a' + x % 6), '\0'};
             size_t n = 1 + (x >> 8) % 300;
             if ((x >> 32) % 3 > 0) {
-                shoal_kv_seq *seq = shoal_keep_take(keep, name, ids, n);
+                shoal_kv_seq *seq = shoal_keep_take(keep, name, ids, n, &lossy);
                 shoal_kv_seq_free(seq);
             }
             size_t need = shoal_kv_pool_pages_for(pool, n);
@@ -249,7 +255,7 @@ static void test_random_moves_lose_no_page(void **state)
                 assert_true(shoal_keep_drop_oldest(keep));
             }
             shoal_kv_seq *seq = seq_new(pool, n);
-            if (shoal_keep_put(keep, name, ids, n, seq) != SHOAL_OK) {
+            if (shoal_keep_put(keep, name, ids, n, false, seq) != SHOAL_OK) {
                 assert_true(need > 40);
                 shoal_kv_seq_free(seq);
             }
