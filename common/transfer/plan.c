@@ -21,6 +21,14 @@ const char *shoal_transfer_way_name(shoal_transfer_way way)
     return names[way];
 }
 
+double shoal_transfer_rest_us(double n_bytes, double n_whole, double us)
+{
+    if (!(n_bytes > 0)) {
+        return HUGE_VAL;
+    }
+    return n_bytes < n_whole ? us * (n_whole - n_bytes) / n_bytes : 0;
+}
+
 size_t shoal_transfer_n_moved(size_t n_tokens)
 {
     return n_tokens == 0 ? 0 : (n_tokens - 1) / SHOAL_TRANSFER_BLOCK * (size_t)SHOAL_TRANSFER_BLOCK;

@@ -102,6 +102,10 @@ double shoal_transfer_kv_bytes(const shoal_transfer_level *level, size_t n_token
 shoal_transfer_level shoal_transfer_mix(const shoal_transfer_level *level,
                                         const shoal_transfer_level *other, size_t n,
                                         size_t n_other);
+/* For a node that computes while KV is under way: what the rest of a transfer takes, of which
+ * n_bytes of n_whole came in us microseconds, in microseconds. HUGE_VAL where nothing came; 0 where
+ * all did. */
+double shoal_transfer_rest_us(double n_bytes, double n_whole, double us);
 /* Leading tokens of a text whose KV can move. */
 size_t shoal_transfer_n_moved(size_t n_tokens);
 

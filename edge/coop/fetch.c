@@ -3,7 +3,8 @@
  * A prompt's KV from the cloud, where that is sooner there than computed here (SPEC.md, section
  * 11). The call is seen by the rpc poller, which checks each record of the blob; the engine thread
  * decides, and takes the blob up when all of it was right. What the planner is told was measured
- * here; before that is so, the edge's model computes meanwhile, and whichever is first counts.
+ * here; before that is so, the edge's model computes meanwhile, until what came says that the rest
+ * is sooner here than computed, and whichever is first counts.
  *
  * Where the operator allows it (fetch.archive), and it is sooner, the KV comes archived by the
  * basis of both sides: a tenth, its newest tokens a half, and not what would have been computed. In
@@ -43,8 +44,14 @@ struct fetch {
     size_t n_tokens;      /* asked for: a multiple of 32 */
     bool archived;        /* and may come archived */
     uint64_t sent_ns;
-    uint64_t by_ms; /* all of it, in however many calls */
-    bool late;      /* engine-only: the edge's model was first */
+    uint64_t by_ms;        /* all of it, in however many calls */
+    bool late;             /* engine-only: the edge's model was first */
+    bool weighed;          /* engine-only: its model has waited for the rest */
+    double n_bytes_likely; /* engine-only: of the whole blob, as planned */
+    /* What the poller lets the engine thread see of a call under way: when its first message came,
+     * and the bytes behind that. */
+    _Atomic uint64_t began_ns;
+    atomic_size_t n_behind;
 
     /* Engine-only, but for record, which stays as it is during a call. */
     uint32_t record;      /* that this call begins with: all before it are here */
@@ -134,8 +141,10 @@ static void on_message(shoal_rpc_call *call, void *user, const uint8_t *data, si
     if (f->first_ns == 0) {
         f->first_ns = start_ns;
         f->n_bytes_first = n + COOP_FRAME_BYTES;
+        atomic_store(&f->began_ns, start_ns);
     }
     f->n_bytes += n + COOP_FRAME_BYTES;
+    atomic_store(&f->n_behind, f->n_bytes - f->n_bytes_first);
     f->decode_us += (double)(shoal_clock_now_ns(clock) - start_ns) / 1e3;
     if (status != SHOAL_OK) {
         if (status == SHOAL_E_NOMEM) {
@@ -333,18 +342,26 @@ static size_t levels_of(const shoal_coop *coop, const gen *g, bool archive,
     return archive ? 2 : 1;
 }
 
-/* True: KV, planned to take *ret_us, and *inout_archive says in which form. *ret_sure: by figures
- * that were measured; else the link is taken for as fast as can be. */
-static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, bool *inout_archive,
-                 bool *ret_sure, double *ret_us, double *ret_local_us)
+/* What was planned for a prompt's KV, by figures that were measured (sure) or by a link that is
+ * taken for as fast as can be. */
+typedef struct fetch_plan {
+    bool sure;
+    bool archive; /* in: it may; out: it is to come archived */
+    double us;
+    double local_us;
+    double n_bytes; /* of the blob */
+} fetch_plan;
+
+/* True: fetching is worth it. */
+static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, fetch_plan *inout)
 {
     const coop_figures *known = &coop->figures;
     shoal_transfer_level levels[2];
-    size_t n_levels = levels_of(coop, g, *inout_archive, levels);
+    size_t n_levels = levels_of(coop, g, inout->archive, levels);
     double peer_us =
         known->peer_prefill_us > 0 ? known->peer_prefill_us : (double)coop->cloud.edge_kv.token_us;
-    *ret_sure = rate_is_known(coop, now_ms) && peer_us > 0;
-    double rate = *ret_sure ? known->down_bytes_s : 1e12;
+    inout->sure = rate_is_known(coop, now_ms) && peer_us > 0;
+    double rate = inout->sure ? known->down_bytes_s : 1e12;
     const shoal_transfer_figures figures = {.up_bytes_s = rate,
                                             .down_bytes_s = rate,
                                             .round_trip_us = known->round_trip_us,
@@ -361,9 +378,10 @@ static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, bool *in
     if (shoal_transfer_choose(&figures, &request, &choice) != SHOAL_OK) {
         return false;
     }
-    *inout_archive = choice.level == 1;
-    *ret_us = choice.kv_us;
-    *ret_local_us = choice.local_us;
+    inout->archive = choice.level == 1;
+    inout->us = choice.kv_us;
+    inout->local_us = choice.local_us;
+    inout->n_bytes = shoal_transfer_kv_bytes(&levels[choice.level], g->n_prompt);
     return choice.way == SHOAL_TRANSFER_KV && choice.kv_us * GAIN <= choice.local_us;
 }
 
@@ -438,30 +456,50 @@ void shoal_coop_fetch_drop(gen *g)
 /* Decides once, when the edge's model is to compute and it is known how fast it does. */
 static void decide(shoal_coop *coop, gen *g, uint64_t now_ms)
 {
-    bool sure = false;
-    double us = 0;
-    double local_us = 0;
     bool always = coop->settings.fetch_always;
     bool known = always || coop->figures.here_prefill_us > 0;
     if (g->fetch_tried || !known || !may_fetch(coop, g, now_ms)) {
         return;
     }
     g->fetch_tried = true;
-    bool archive = may_archive(coop, g);
-    if (!always && !plan(coop, g, now_ms, &archive, &sure, &us, &local_us)) {
+    fetch_plan planned = {.archive = may_archive(coop, g)};
+    if (!always && !plan(coop, g, now_ms, &planned)) {
         return;
     }
-    if (start(coop, g, archive, now_ms) != SHOAL_OK) {
+    if (start(coop, g, planned.archive, now_ms) != SHOAL_OK) {
         shoal_coop_fetch_drop(g);
         shoal_breaker_failed(&coop->fetches, now_ms);
         return;
     }
+    g->fetch->n_bytes_likely = planned.n_bytes;
     if (always) {
         g->fetch_until_ms = now_ms + coop->settings.fetch_ms;
         return;
     }
     g->fetch_until_ms =
-        sure ? now_ms + (uint64_t)(fmin(us * PATIENCE, local_us) / 1e3) + 1 : now_ms;
+        planned.sure ? now_ms + (uint64_t)(fmin(planned.us * PATIENCE, planned.local_us) / 1e3) + 1
+                     : now_ms;
+}
+
+/* The edge's model computes while KV is under way, and takes the processor that receives it. Once
+ * enough has come to say that the rest is sooner here than computed, it waits: once, since what is
+ * said by half a transfer may be wrong. */
+static void weigh_rest(const shoal_coop *coop, gen *g, uint64_t now_ms)
+{
+    fetch *f = g->fetch;
+    size_t n_bytes = atomic_load(&f->n_behind);
+    if (coop->settings.fetch_always || f->weighed || now_ms < g->fetch_until_ms ||
+        n_bytes < RATE_BYTES_MIN) {
+        return;
+    }
+    double us = (double)(shoal_clock_now_ns(&coop->clock) - atomic_load(&f->began_ns)) / 1e3;
+    double rest_us = shoal_transfer_rest_us((double)n_bytes, f->n_bytes_likely, us);
+    double local_us =
+        (double)(f->n_tokens - shoal_kv_seq_length(g->seq)) * coop->figures.here_prefill_us;
+    if (rest_us * GAIN < local_us) {
+        f->weighed = true;
+        g->fetch_until_ms = now_ms + (uint64_t)(fmin(rest_us * PATIENCE, local_us) / 1e3) + 1;
+    }
 }
 
 static void give_up(shoal_coop *coop, gen *g, uint64_t now_ms)
@@ -480,6 +518,7 @@ static void go_on(shoal_coop *coop, gen *g, uint64_t now_ms)
     }
     f->first_ns = f->last_ns = 0;
     f->n_bytes = f->n_bytes_first = 0;
+    atomic_store(&f->n_behind, 0);
     f->status = SHOAL_RPC_OK;
     f->text[0] = '\0';
     shoal_status status = open_call(coop, g, f, now_ms);
@@ -513,6 +552,9 @@ void shoal_coop_fetch_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
     }
     if (g->fetch) {
         go_on(coop, g, now_ms);
+    }
+    if (g->fetch && g->fetch->call) {
+        weigh_rest(coop, g, now_ms);
     }
     g->fetch_holds = g->fetch && now_ms < g->fetch_until_ms;
 }

@@ -276,6 +276,17 @@ static void test_a_mixed_level_takes_what_its_tokens_take(void **state)
     assert_int_equal(choose(&f, &r).level, 0);
 }
 
+static void test_rest_takes_as_long_as_what_came(void **state)
+{
+    (void)state;
+    assert_true(fabs(shoal_transfer_rest_us(250, 1000, 60) - 180) < 1e-9);
+    assert_true(fabs(shoal_transfer_rest_us(999, 1000, 999) - 1) < 1e-9);
+    assert_true(shoal_transfer_rest_us(1000, 1000, 60) == 0);
+    assert_true(shoal_transfer_rest_us(1001, 1000, 60) == 0); /* more than was planned */
+    assert_true(shoal_transfer_rest_us(0, 1000, 60) == HUGE_VAL);
+    assert_true(shoal_transfer_rest_us(NAN, 1000, 60) == HUGE_VAL);
+}
+
 static void test_choose_limits_at_their_edges(void **state)
 {
     (void)state;
@@ -420,6 +431,7 @@ int main(void)
         cmocka_unit_test(test_choose_known_case_times_as_by_hand),
         cmocka_unit_test(test_choose_what_is_here_is_not_fetched),
         cmocka_unit_test(test_a_mixed_level_takes_what_its_tokens_take),
+        cmocka_unit_test(test_rest_takes_as_long_as_what_came),
         cmocka_unit_test(test_choose_limits_at_their_edges),
         cmocka_unit_test(test_choose_nonsense_makes_its_way_impossible),
         cmocka_unit_test(test_choose_levels_of_nonsense_are_passed_over),
