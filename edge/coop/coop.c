@@ -53,6 +53,7 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
         {"active requests", s->n_active_max, 1, 256},
         {"waiting requests", s->n_waiting_max, 0, 65536},
         {"tokens that wait for their depth", s->n_exit_waiting, 1, SHOAL_DEPTH_WAITING_MAX},
+        {"adapters", s->n_adapters, 0, SHOAL_COOP_ADAPTERS_MAX},
         {"draft tokens", s->n_draft, 0, SHOAL_PACE_DRAFT_MAX},
         {"kept sessions", s->n_sessions_max, 0, SHOAL_SESSIONS_MAX},
         {"percent of the KV for kept sessions", s->session_percent_max, 0, 100},
@@ -89,6 +90,15 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
     return SHOAL_OK;
 }
 
+static size_t lora_rank_max(const shoal_coop_settings *s)
+{
+    size_t most = s->lora ? shoal_lora_rank(s->lora) : 0;
+    for (size_t i = 0; i < s->n_adapters; i++) {
+        most = SHOAL_MAX(most, shoal_lora_rank(s->adapters[i].lora));
+    }
+    return most;
+}
+
 static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
 {
     shoal_engine_settings es = shoal_engine_settings_default();
@@ -103,10 +113,8 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     es.kv_budget = coop->settings.kv_budget;
     es.kv_hadamard = coop->settings.kv_hadamard;
     es.n_rows_max = COOP_ROWS_MAX;
-    if (coop->settings.lora) {
-        es.n_loras_max = 1;
-        es.lora_rank_max = shoal_lora_rank(coop->settings.lora);
-    }
+    es.n_loras_max = coop->settings.n_adapters + (coop->settings.lora != NULL);
+    es.lora_rank_max = SHOAL_MAX(lora_rank_max(&coop->settings), (size_t)1);
     es.n_logits_max = coop->settings.n_active_max + COOP_SCORE_ROWS;
     es.n_logits_max += coop->model->hp.n_exits > 0 ? COOP_CHECK_ROWS : 0;
     SHOAL_TRY(shoal_engine_new(coop->model, &es, &coop->engine, err));
@@ -524,6 +532,12 @@ uint64_t shoal_coop_turn_ms(const shoal_coop *coop)
     uint64_t since_ms = atomic_load(&coop->turn_since_ms);
     uint64_t now_ms = shoal_clock_now_ms(&coop->clock);
     return since_ms == 0 || now_ms < since_ms ? 0 : now_ms - since_ms;
+}
+
+const shoal_coop_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n)
+{
+    *ret_n = coop->settings.n_adapters;
+    return coop->settings.adapters;
 }
 
 size_t shoal_coop_n_ctx(const shoal_coop *coop)

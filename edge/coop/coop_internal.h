@@ -213,6 +213,7 @@ struct gen {
     fetch *fetch;            /* of its prompt's KV, under way; NULL: none */
     bool fetch_tried;        /* it was decided, once for all */
     bool lossy;              /* some of its KV was fetched archived: nobody else may have it */
+    const shoal_lora *lora;  /* of all that the edge's model computes of it; NULL */
     bool session_lossy;      /* what was kept under its name came archived, and stays marked so */
     bool fetch_holds;        /* the edge's model waits for it */
     uint64_t fetch_until_ms; /* for so long */

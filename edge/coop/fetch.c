@@ -281,7 +281,8 @@ static bool may_fetch(const shoal_coop *coop, const gen *g, uint64_t now_ms)
     const shoal_edge_kv *theirs = &coop->cloud.edge_kv;
     size_t n_moved = shoal_transfer_n_moved(g->n_prompt);
     bool evicts = shoal_kv_pool_shape(shoal_engine_kv(coop->engine))->evict != NULL;
-    return told && wanted && !g->score_prompt && coop->described && !coop->link_is_cut &&
+    return told && wanted && !g->score_prompt && g->lora == coop->settings.lora &&
+           coop->described && !coop->link_is_cut &&
            (!coop->fetches.open || shoal_breaker_due(&coop->fetches, now_ms)) && !evicts &&
            n_moved > shoal_kv_seq_length(g->seq) && theirs->n_tokens >= n_moved &&
            hash_same(&theirs->model, &coop->identity.model) &&

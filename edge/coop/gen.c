@@ -50,6 +50,7 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     }
     g->id = atomic_fetch_add(&coop->next_id, 1) + 1;
     g->mode = request->mode;
+    g->lora = request->adapter ? request->adapter->lora : coop->settings.lora;
     g->degrade = request->degrade;
     g->priority = request->priority;
     g->assist.n_most = request->n_cloud_max;
@@ -330,7 +331,7 @@ bool shoal_gen_span(const shoal_coop *coop, const gen *g, shoal_span *ret_span)
         .n_ids = to_the_end ? n : n_max,
         .n_logits = to_the_end ? shoal_assist_prompt_rows(coop, g, n) : 0,
         .logits_i = 0,
-        .lora = coop->settings.lora,
+        .lora = g->lora,
     };
     if (g->score_prompt) {
         ret_span->n_logits = ret_span->n_ids;

@@ -82,7 +82,7 @@ shoal_kv_seq *shoal_prefix_fork(shoal_coop *coop, const gen *g)
 {
     const prefix *best = NULL;
     size_t n_best = 0;
-    if (coop->n_prefixes == 0 || g->score_prompt) {
+    if (coop->n_prefixes == 0 || g->score_prompt || g->lora != coop->settings.lora) {
         return NULL;
     }
     /* The rows behind which something is looked at are computed. */

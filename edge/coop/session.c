@@ -42,7 +42,7 @@ static shoal_kv_seq *take_kept(shoal_coop *coop, gen *g)
         return NULL;
     }
     size_t n_again = shoal_assist_prompt_rows(coop, g, g->n_prompt);
-    return shoal_keep_take(coop->keep, g->session, g->tokens, g->n_prompt - n_again,
+    return shoal_keep_take(coop->keep, g->session, g->tokens, g->n_prompt - n_again, g->lora,
                            &g->session_lossy);
 }
 
@@ -81,8 +81,8 @@ void shoal_session_end(shoal_coop *coop, gen *g)
     }
     /* Tokens that left early lack layers, drafts may be wrong. */
     size_t n = shoal_kv_seq_truncate(g->seq, SHOAL_MIN(shoal_kv_seq_whole(g->seq), g->n_confirmed));
-    if (n > 0 && shoal_keep_put(coop->keep, g->session, g->tokens, n, g->session_lossy, g->seq) ==
-                     SHOAL_OK) {
+    const shoal_kept_kind kind = {.lora = g->lora, .lossy = g->session_lossy};
+    if (n > 0 && shoal_keep_put(coop->keep, g->session, g->tokens, n, kind, g->seq) == SHOAL_OK) {
         g->seq = NULL;
     }
 }
@@ -231,9 +231,9 @@ static shoal_status load(shoal_coop *coop, const session_job *job, shoal_err *er
     if (status == SHOAL_OK) {
         status = fill(coop, job->copy, seq, err);
     }
+    const shoal_kept_kind kind = {.lora = coop->settings.lora, .lossy = job->copy->n_archived > 0};
     if (status == SHOAL_OK) {
-        status = shoal_keep_put(coop->keep, job->name, job->copy->ids, job->copy->n_ids,
-                                job->copy->n_archived > 0, seq);
+        status = shoal_keep_put(coop->keep, job->name, job->copy->ids, job->copy->n_ids, kind, seq);
     }
     if (status != SHOAL_OK) {
         shoal_kv_seq_free(seq);
@@ -253,6 +253,21 @@ static shoal_status check_copies(const shoal_coop *coop, const session_job *job,
                          "session %s can be neither saved nor loaded where KV is evicted "
                          "(kv.evict %s): it is kept in memory alone",
                          job->name, shape->evict->name);
+}
+
+/* A blob names the model with the adapter of all requests, no other. */
+static shoal_status check_adapter(const shoal_coop *coop, const shoal_kept *kept, shoal_err *err)
+{
+    for (size_t i = 0; i < coop->settings.n_adapters; i++) {
+        const shoal_coop_adapter *adapter = &coop->settings.adapters[i];
+        if (kept->kind.lora == adapter->lora) {
+            return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
+                                 "session %s was computed with the adapter %s and cannot be saved: "
+                                 "it is kept in memory alone",
+                                 kept->name, adapter->name);
+        }
+    }
+    return SHOAL_OK;
 }
 
 static shoal_status find(shoal_coop *coop, const session_job *job, const shoal_kept **ret_kept,
@@ -288,6 +303,9 @@ void shoal_session_serve(shoal_coop *coop, session_job *job)
         info = info_of(coop, kept);
         done.list = &info;
         done.n_list = 1;
+    }
+    if (status == SHOAL_OK && job->act == SHOAL_SESSION_SAVE) {
+        status = check_adapter(coop, kept, &err);
     }
     if (status == SHOAL_OK && job->act == SHOAL_SESSION_SAVE) {
         status = shoal_session_copy_out(kept, &done.copy, &err);

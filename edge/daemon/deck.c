@@ -73,14 +73,21 @@ static shoal_status make_coop(shoal_deck *deck, shoal_coop_settings *s, shoal_me
     return shoal_coop_new(deck->model, s, metrics, &deck->coop, err);
 }
 
-static shoal_status load(shoal_deck *deck, const shoal_config *config, const char *path,
-                         const char *adapter, shoal_coop_settings *s, shoal_err *err)
+static shoal_status load(shoal_deck *deck, const shoal_config *config, bool bundle,
+                         const char *path, const char *adapter, shoal_coop_settings *s,
+                         shoal_err *err)
 {
     SHOAL_TRY(shoal_model_load(path, &deck->model, err));
     if (adapter) {
         SHOAL_TRY(shoal_lora_load(deck->model, adapter, 1, &deck->lora, err));
     }
     s->lora = deck->lora;
+    if (!bundle) {
+        SHOAL_TRY(shoal_adapters_load(shoal_config_string(config, "model.adapters"), deck->model,
+                                      &deck->adapters, err));
+    }
+    s->adapters = deck->adapters.list;
+    s->n_adapters = deck->adapters.n;
     SHOAL_TRY(shoal_edge_escalation(path, deck->model, &s->has_escalation, &s->escalation, err));
     deck->calibrated = s->has_escalation;
     if (shoal_config_bool(config, "model.huge_pages")) {
@@ -123,7 +130,7 @@ shoal_status shoal_deck_new(const shoal_config *config, const char *folder,
     }
     SHOAL_TRY(find_paths(config, folder, bundle, &path, &adapter, err));
     SHOAL_TRY(shoal_edge_coop_settings(config, &settings, err));
-    SHOAL_TRY(load(deck, config, path, adapter, &settings, err));
+    SHOAL_TRY(load(deck, config, bundle != NULL, path, adapter, &settings, err));
     SHOAL_TRY(check_tests(deck, bundle, settings.cpu_mask, err));
     if (bundle) {
         SHOAL_TRY(open_blobs(folder, bundle, &prefixes, err));
@@ -141,6 +148,7 @@ void shoal_deck_free(shoal_deck *deck)
         return;
     }
     shoal_coop_free(deck->coop);
+    shoal_adapters_fini(&deck->adapters);
     shoal_lora_free(deck->lora);
     shoal_model_free(deck->model);
     shoal_free(deck);

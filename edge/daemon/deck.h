@@ -9,12 +9,14 @@
 
 #include "common/config/config.h"
 #include "edge/coop/coop.h"
+#include "edge/daemon/adapters.h"
 #include "protocol/bundle/bundle.h"
 
 typedef struct shoal_deck {
     struct shoal_deck *next; /* of those that are not freed; the owner's */
     shoal_model *model;
-    shoal_lora *lora; /* NULL: none */
+    shoal_lora *lora;        /* a bundle's, of all requests; NULL: none */
+    shoal_adapters adapters; /* of which requests may choose; none with a bundle */
     shoal_coop *coop;
     bool calibrated;           /* the model's file says when to ask the cloud */
     shoal_coop_totals carried; /* of coop's totals, what the next one has been told */

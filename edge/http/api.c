@@ -292,6 +292,7 @@ static shoal_api_deck *make_deck(const shoal_api_settings *settings, shoal_coop 
         deck->context.redact = settings->redact;
         deck->context.n_tokens_default = SHOAL_MAX(settings->n_tokens_default, (size_t)1);
         deck->context.n_room = room_of(coop);
+        deck->context.adapters = shoal_coop_adapters(coop, &deck->context.n_adapters);
         (void)snprintf(deck->context.model_id, sizeof deck->context.model_id, "%s", model_id);
     }
     return deck;
@@ -330,6 +331,16 @@ shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "the API needs a model name of 1 to %d bytes and 1 to 65536 calls",
                              SHOAL_API_MODEL_ID_MAX - 1);
+    }
+    size_t n_adapters = 0;
+    const shoal_coop_adapter *adapters = shoal_coop_adapters(coop, &n_adapters);
+    for (size_t i = 0; i < n_adapters; i++) {
+        if (strcmp(adapters[i].name, settings->model_id) == 0) {
+            return shoal_err_set(err, SHOAL_E_INVALID,
+                                 "model.adapters: \"%s\" is what the model itself is called: give "
+                                 "the adapter another name, or set model.name",
+                                 adapters[i].name);
+        }
     }
     shoal_api *api = shoal_calloc(1, sizeof *api);
     if (!api) {

@@ -32,7 +32,9 @@ shoal_status shoal_api_put_envelope(shoal_api_call *call)
                                 "\"system_fingerprint\":\"fp_%.10s\",\"model\":",
                                 is_chat(call) ? "chatcmpl" : "cmpl", call->random,
                                 (long long)time(NULL), hash));
-    return shoal_json_put_text(&call->envelope, call->deck->context.model_id);
+    const shoal_coop_adapter *adapter = call->request->adapter;
+    return shoal_json_put_text(&call->envelope,
+                               adapter ? adapter->name : call->deck->context.model_id);
 }
 
 void shoal_api_rewind(shoal_api_call *call, size_t n_seen)

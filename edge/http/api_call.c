@@ -232,6 +232,7 @@ static void submit(shoal_api_call *call)
         .exit_policy = q->exit_policy[0] ? q->exit_policy : NULL,
         .exit_threshold = q->exit_threshold,
         .degrade = q->degrade,
+        .adapter = q->adapter,
         .session = q->session[0] ? q->session : NULL,
         .n_cloud_max = q->n_cloud_max,
         .risk = q->risk,

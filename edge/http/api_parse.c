@@ -385,6 +385,25 @@ static shoal_status take_messages(shoal_api_reader *r)
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
+const shoal_coop_adapter *shoal_api_find_adapter(const shoal_api_context *context, const char *name)
+{
+    for (size_t i = 0; i < context->n_adapters; i++) {
+        if (strcmp(name, context->adapters[i].name) == 0) {
+            return &context->adapters[i];
+        }
+    }
+    return NULL;
+}
+
+shoal_status shoal_api_no_model(const shoal_api_context *context, const char *name,
+                                shoal_http_error *error)
+{
+    return shoal_http_error_set(
+        error, 404, "model", "model_not_found",
+        "there is no model \"%.100s\" here; this edge serves \"%s\"%s", name, context->model_id,
+        context->n_adapters > 0 ? " and the adapters that /v1/models lists" : "");
+}
+
 static shoal_status check_model(shoal_api_reader *r, const json_t *root)
 {
     const json_t *model = json_object_get(root, "model");
@@ -396,12 +415,11 @@ static shoal_status check_model(shoal_api_reader *r, const json_t *root)
         return shoal_http_error_set(r->error, 400, "model", "invalid_value",
                                     "model must be a string");
     }
-    if (strcmp(name, r->context->model_id) != 0) {
-        return shoal_http_error_set(r->error, 404, "model", "model_not_found",
-                                    "there is no model \"%.100s\" here; this edge serves \"%s\"",
-                                    name, r->context->model_id);
+    if (strcmp(name, r->context->model_id) == 0) {
+        return SHOAL_OK;
     }
-    return SHOAL_OK;
+    r->request->adapter = shoal_api_find_adapter(r->context, name);
+    return r->request->adapter ? SHOAL_OK : shoal_api_no_model(r->context, name, r->error);
 }
 
 /* A form leaves the device as it is: with a placeholder in it the answer would be another one. */

@@ -79,10 +79,16 @@ void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange)
                        body.data ? body.data : "", body.length);
 }
 
-static shoal_status put_model(shoal_buf *buf, const shoal_api *api)
+/* An adapter's parent is the model: what vLLM tells of them, too. */
+static shoal_status put_model(shoal_buf *buf, const shoal_api *api, const char *id)
 {
+    const char *model_id = api->deck->context.model_id;
     SHOAL_TRY(shoal_buf_appendf(buf, "{\"id\":"));
-    SHOAL_TRY(shoal_json_put_text(buf, api->deck->context.model_id));
+    SHOAL_TRY(shoal_json_put_text(buf, id));
+    if (strcmp(id, model_id) != 0) {
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"parent\":"));
+        SHOAL_TRY(shoal_json_put_text(buf, model_id));
+    }
     return shoal_buf_appendf(buf,
                              ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"shoal\","
                              "\"context_length\":%zu}",
@@ -94,7 +100,13 @@ void shoal_api_answer_models(shoal_api *api, shoal_http_exchange *exchange)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
     shoal_status status = shoal_buf_appendf(&body, "{\"object\":\"list\",\"data\":[");
     if (status == SHOAL_OK) {
-        status = put_model(&body, api);
+        status = put_model(&body, api, api->deck->context.model_id);
+    }
+    for (size_t i = 0; status == SHOAL_OK && i < api->deck->context.n_adapters; i++) {
+        status = shoal_buf_append(&body, ",", 1);
+        if (status == SHOAL_OK) {
+            status = put_model(&body, api, api->deck->context.adapters[i].name);
+        }
     }
     if (status == SHOAL_OK) {
         status = shoal_buf_appendf(&body, "]}");
@@ -135,16 +147,19 @@ static bool same_name(const char *encoded, const char *name)
 void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange)
 {
     const char *name = shoal_http_path(exchange) + strlen("/v1/models/");
-    if (!same_name(name, api->deck->context.model_id)) {
+    const shoal_api_context *context = &api->deck->context;
+    const char *found = same_name(name, context->model_id) ? context->model_id : NULL;
+    for (size_t i = 0; !found && i < context->n_adapters; i++) {
+        found = same_name(name, context->adapters[i].name) ? context->adapters[i].name : NULL;
+    }
+    if (!found) {
         shoal_http_error error = {0};
-        (void)shoal_http_error_set(&error, 404, "model", "model_not_found",
-                                   "there is no model \"%.100s\" here; this edge serves \"%s\"",
-                                   name, api->deck->context.model_id);
+        (void)shoal_api_no_model(context, name, &error);
         shoal_http_fail(exchange, &error);
         return;
     }
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
-    respond_or_fail(exchange, put_model(&body, api), &body);
+    respond_or_fail(exchange, put_model(&body, api, found), &body);
 }
 
 /* --- status ----------------------------------------------------------------------------------- */

@@ -57,7 +57,7 @@ shoal_status shoal_session_copy_out(const shoal_kept *kept, shoal_session_copy *
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for a copy of session %s", kept->name);
     }
     memcpy(copy->ids, kept->ids, kept->n_ids * sizeof *copy->ids);
-    copy->n_archived = kept->lossy ? n_blocks : 0;
+    copy->n_archived = kept->kind.lossy ? n_blocks : 0;
     for (size_t b = 0; b < n_blocks; b++) {
         shoal_status status = shoal_kv_block_export(
             kept->seq, b, copy->blocks + block_at(first_bytes, other_bytes, b));

@@ -91,7 +91,7 @@ static void drop_at(shoal_keep *keep, size_t i)
 }
 
 shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
-                            bool lossy, shoal_kv_seq *take_seq)
+                            shoal_kept_kind kind, shoal_kv_seq *take_seq)
 {
     size_t n_name = strlen(name);
     if (!shoal_session_name_ok(name, n_name) || n_ids == 0) {
@@ -101,7 +101,7 @@ shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *i
     shoal_kept kept = {.n_ids = n_ids,
                        .seq = take_seq,
                        .n_pages = shoal_kv_seq_need(take_seq).n_pages_held,
-                       .lossy = lossy};
+                       .kind = kind};
     memcpy(kept.name, name, n_name);
     if (kept.n_pages > keep->n_pages_max) {
         return SHOAL_E_LIMIT;
@@ -120,14 +120,14 @@ shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *i
 }
 
 shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
-                              bool *ret_lossy)
+                              const struct shoal_lora *lora, bool *ret_lossy)
 {
     size_t i = index_of(keep, name);
     if (i == keep->n) {
         return NULL;
     }
     shoal_kept kept = remove_at(keep, i);
-    size_t n_most = SHOAL_MIN(kept.n_ids, n_ids);
+    size_t n_most = kept.kind.lora == lora ? SHOAL_MIN(kept.n_ids, n_ids) : 0;
     size_t n = 0;
     while (n < n_most && kept.ids[n] == ids[n]) {
         n++;
@@ -137,7 +137,7 @@ shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t 
         shoal_kv_seq_free(kept.seq);
         return NULL;
     }
-    *ret_lossy = kept.lossy;
+    *ret_lossy = kept.kind.lossy;
     return kept.seq;
 }
 

@@ -20,13 +20,20 @@ enum {
 /* 1 to SHOAL_SESSION_NAME_MAX letters, digits, '.', '_' and '-' of ASCII. */
 bool shoal_session_name_ok(const char *name, size_t n);
 
+/* What a text's KV is, beside its tokens. */
+typedef struct shoal_kept_kind {
+    const struct shoal_lora
+        *lora;  /* of common/model, that it was computed with; compared alone; NULL: none */
+    bool lossy; /* some of it came archived, and what follows was computed from that */
+} shoal_kept_kind;
+
 typedef struct shoal_kept {
     char name[SHOAL_SESSION_NAME_MAX + 1];
     int32_t *ids; /* (n_ids), whose KV seq has: its whole length */
     size_t n_ids;
     shoal_kv_seq *seq;
     size_t n_pages; /* of the pool, held by seq */
-    bool lossy;     /* some of its KV came archived, and what follows was computed from that */
+    shoal_kept_kind kind;
 } shoal_kept;
 
 typedef struct shoal_keep shoal_keep;
@@ -44,12 +51,12 @@ SHOAL_DEFINE_CLEANUP(shoal_keep, shoal_keep_free)
  * SHOAL_E_NOMEM.
  */
 shoal_status shoal_keep_put(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
-                            bool lossy, shoal_kv_seq *take_seq) SHOAL_MUST_CHECK;
+                            shoal_kept_kind kind, shoal_kv_seq *take_seq) SHOAL_MUST_CHECK;
 /* Takes a session out: its sequence, cut to the tokens that it begins with in common with ids, at
- * most n_ids, and whether it is lossy; the caller owns it. NULL: there is none of that name, or
- * nothing is left of it. */
+ * most n_ids, and whether it is lossy; the caller owns it. NULL: there is none of that name,
+ * nothing is left of it, or it was computed with another adapter. */
 shoal_kv_seq *shoal_keep_take(shoal_keep *keep, const char *name, const int32_t *ids, size_t n_ids,
-                              bool *ret_lossy);
+                              const struct shoal_lora *lora, bool *ret_lossy);
 /* Borrowed until the next call that changes anything; NULL: none. Counts as a use. */
 const shoal_kept *shoal_keep_find(shoal_keep *keep, const char *name);
 /* False: there is none. */

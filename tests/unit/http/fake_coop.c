@@ -52,6 +52,8 @@ shoal_status fake_session_code;
 atomic_size_t fake_n_cancelled;
 atomic_size_t fake_n_submitted;
 atomic_bool fake_link_cut;
+const shoal_coop_adapter *fake_adapters;
+size_t fake_n_adapters;
 atomic_size_t fake_n_grammars;
 shoal_coop_request fake_last;
 int32_t fake_last_ids[64];
@@ -305,6 +307,13 @@ void shoal_coop_cut_link(shoal_coop *coop, bool cut)
 {
     (void)coop;
     atomic_store(&fake_link_cut, cut);
+}
+
+const shoal_coop_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n)
+{
+    (void)coop;
+    *ret_n = fake_n_adapters;
+    return fake_adapters;
 }
 
 size_t shoal_coop_n_ctx(const shoal_coop *coop)

@@ -56,6 +56,8 @@ static shoal_kv_seq *seq_new(shoal_kv_pool *pool, size_t n)
     return seq;
 }
 
+static const shoal_kept_kind exact = {.lossy = false};
+
 static shoal_keep *keep_new(size_t n_max, size_t n_pages_max)
 {
     shoal_keep *keep = NULL;
@@ -65,7 +67,7 @@ static shoal_keep *keep_new(size_t n_max, size_t n_pages_max)
 
 static void put(shoal_keep *keep, shoal_kv_pool *pool, const char *name, size_t n)
 {
-    assert_int_equal(shoal_keep_put(keep, name, ids, n, false, seq_new(pool, n)), SHOAL_OK);
+    assert_int_equal(shoal_keep_put(keep, name, ids, n, exact, seq_new(pool, n)), SHOAL_OK);
 }
 
 /* The names, the last used first. */
@@ -77,6 +79,29 @@ static void assert_names(const shoal_keep *keep, const char *names)
         (void)snprintf(text + n, sizeof text - n, "%s ", shoal_keep_at(keep, i)->name);
     }
     assert_string_equal(text, names);
+}
+
+/* What one adapter computed is nothing for another, nor for none; it goes, since it is the name's.
+ */
+static void test_take_by_another_adapter_gives_nothing(void **state)
+{
+    (void)state;
+    static const char a[2] = "ab"; /* stand for adapters, which are compared alone */
+    const struct shoal_lora *const loras[] = {NULL, (const void *)&a[0], (const void *)&a[1]};
+    shoal_kv_pool *pool = pool_new(false);
+    shoal_keep *keep = keep_new(4, N_PAGES);
+    for (size_t i = 0; i < 9; i++) {
+        bool lossy = true;
+        const shoal_kept_kind kind = {.lora = loras[i / 3]};
+        assert_int_equal(shoal_keep_put(keep, "a", ids, 20, kind, seq_new(pool, 20)), SHOAL_OK);
+        shoal_kv_seq *seq = shoal_keep_take(keep, "a", ids, 20, loras[i % 3], &lossy);
+        assert_int_equal(seq != NULL, i / 3 == i % 3);
+        assert_int_equal(shoal_keep_n(keep), 0);
+        shoal_kv_seq_free(seq);
+        assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
+    }
+    shoal_keep_free(keep);
+    shoal_kv_pool_free(pool);
 }
 
 static void test_name_of_plain_characters_is_one(void **state)
@@ -106,29 +131,30 @@ static void test_take_gives_the_common_start_once(void **state)
     int32_t other[N_IDS + 1];
     memcpy(other, ids, sizeof other);
     other[33] = -1;
-    assert_null(shoal_keep_take(keep, "b", ids, N_IDS, &lossy));
-    shoal_kv_seq *seq = shoal_keep_take(keep, "a", other, N_IDS + 1, &lossy);
+    assert_null(shoal_keep_take(keep, "b", ids, N_IDS, NULL, &lossy));
+    shoal_kv_seq *seq = shoal_keep_take(keep, "a", other, N_IDS + 1, NULL, &lossy);
     assert_int_equal(shoal_kv_seq_length(seq), 33);
     assert_false(lossy);
     assert_int_equal(shoal_keep_n(keep), 0);
     assert_int_equal(shoal_keep_n_pages(keep), 0);
-    assert_null(shoal_keep_take(keep, "a", other, N_IDS, &lossy));
+    assert_null(shoal_keep_take(keep, "a", other, N_IDS, NULL, &lossy));
     shoal_kv_seq_free(seq);
     /* No more than asked for, and all of it. */
     put(keep, pool, "a", N_IDS);
-    seq = shoal_keep_take(keep, "a", ids, N_IDS - 1, &lossy);
+    seq = shoal_keep_take(keep, "a", ids, N_IDS - 1, NULL, &lossy);
     assert_int_equal(shoal_kv_seq_length(seq), N_IDS - 1);
-    assert_int_equal(shoal_keep_put(keep, "a", ids, N_IDS - 1, true, seq), SHOAL_OK);
-    assert_true(shoal_keep_find(keep, "a")->lossy);
-    seq = shoal_keep_take(keep, "a", ids, N_IDS, &lossy);
+    assert_int_equal(
+        shoal_keep_put(keep, "a", ids, N_IDS - 1, (shoal_kept_kind){.lossy = true}, seq), SHOAL_OK);
+    assert_true(shoal_keep_find(keep, "a")->kind.lossy);
+    seq = shoal_keep_take(keep, "a", ids, N_IDS, NULL, &lossy);
     assert_true(lossy); /* whatever is left of it */
     assert_int_equal(shoal_kv_seq_length(seq), N_IDS - 1);
     shoal_kv_seq_free(seq);
     /* Nothing in common. */
     put(keep, pool, "a", N_IDS);
-    assert_null(shoal_keep_take(keep, "a", ids + 1, N_IDS, &lossy));
+    assert_null(shoal_keep_take(keep, "a", ids + 1, N_IDS, NULL, &lossy));
     put(keep, pool, "a", N_IDS);
-    assert_null(shoal_keep_take(keep, "a", ids, 0, &lossy));
+    assert_null(shoal_keep_take(keep, "a", ids, 0, NULL, &lossy));
     assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
     shoal_keep_free(keep);
     shoal_kv_pool_free(pool);
@@ -141,12 +167,12 @@ static void test_ring_that_went_round_is_taken_near_its_end_alone(void **state)
     shoal_kv_pool *pool = pool_new(true);
     shoal_keep *keep = keep_new(4, N_PAGES);
     put(keep, pool, "a", 300);
-    shoal_kv_seq *seq = shoal_keep_take(keep, "a", ids, 290, &lossy);
+    shoal_kv_seq *seq = shoal_keep_take(keep, "a", ids, 290, NULL, &lossy);
     assert_non_null(seq);
     assert_int_equal(shoal_kv_seq_length(seq), 290);
     shoal_kv_seq_free(seq);
     put(keep, pool, "a", 300);
-    assert_null(shoal_keep_take(keep, "a", ids, 100, &lossy));
+    assert_null(shoal_keep_take(keep, "a", ids, 100, NULL, &lossy));
     assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
     shoal_keep_free(keep);
     shoal_kv_pool_free(pool);
@@ -195,7 +221,7 @@ static void test_pages_are_bounded_at_the_limit_and_one_below(void **state)
     put(keep, pool, "e", 128); /* twelve alone */
     assert_names(keep, "e ");
     shoal_kv_seq *seq = seq_new(pool, 129);
-    assert_int_equal(shoal_keep_put(keep, "f", ids, 129, false, seq), SHOAL_E_LIMIT);
+    assert_int_equal(shoal_keep_put(keep, "f", ids, 129, exact, seq), SHOAL_E_LIMIT);
     assert_names(keep, "e ");
     shoal_kv_seq_free(seq);
     shoal_keep_free(keep);
@@ -221,12 +247,12 @@ static void test_failed_put_changes_nothing(void **state)
     put(keep, pool, "b", N_IDS);
     shoal_kv_seq *seq = seq_new(pool, 20);
     shoal_mem_fail_at(0);
-    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, false, seq), SHOAL_E_NOMEM);
+    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, exact, seq), SHOAL_E_NOMEM);
     shoal_mem_fail_at(UINT64_MAX);
-    assert_int_equal(shoal_keep_put(keep, "a b", ids, 20, false, seq), SHOAL_E_INVALID);
+    assert_int_equal(shoal_keep_put(keep, "a b", ids, 20, exact, seq), SHOAL_E_INVALID);
     assert_names(keep, "b a ");
     assert_int_equal(shoal_keep_find(keep, "a")->n_ids, N_IDS);
-    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, false, seq), SHOAL_OK);
+    assert_int_equal(shoal_keep_put(keep, "a", ids, 20, exact, seq), SHOAL_OK);
     shoal_keep_free(keep);
     assert_int_equal(shoal_kv_pool_n_free(pool), N_PAGES);
     shoal_kv_pool_free(pool);
@@ -247,7 +273,7 @@ static void test_random_moves_lose_no_page(void **state)
             char name[2] = {(char)('a' + x % 6), '\0'};
             size_t n = 1 + (x >> 8) % 300;
             if ((x >> 32) % 3 > 0) {
-                shoal_kv_seq *seq = shoal_keep_take(keep, name, ids, n, &lossy);
+                shoal_kv_seq *seq = shoal_keep_take(keep, name, ids, n, NULL, &lossy);
                 shoal_kv_seq_free(seq);
             }
             size_t need = shoal_kv_pool_pages_for(pool, n);
@@ -255,7 +281,7 @@ static void test_random_moves_lose_no_page(void **state)
                 assert_true(shoal_keep_drop_oldest(keep));
             }
             shoal_kv_seq *seq = seq_new(pool, n);
-            if (shoal_keep_put(keep, name, ids, n, false, seq) != SHOAL_OK) {
+            if (shoal_keep_put(keep, name, ids, n, exact, seq) != SHOAL_OK) {
                 assert_true(need > 40);
                 shoal_kv_seq_free(seq);
             }
@@ -273,6 +299,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_name_of_plain_characters_is_one),
         cmocka_unit_test(test_take_gives_the_common_start_once),
+        cmocka_unit_test(test_take_by_another_adapter_gives_nothing),
         cmocka_unit_test(test_ring_that_went_round_is_taken_near_its_end_alone),
         cmocka_unit_test(test_longest_unused_goes_first),
         cmocka_unit_test(test_pages_are_bounded_at_the_limit_and_one_below),
