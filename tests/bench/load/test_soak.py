@@ -25,6 +25,8 @@ def test_what_grows_is_seen():
     for percent, ok in ((0, True), (0.9, True), (1.1, False), (5, False)):
         expect(flat("memory", [60000] * 12 + [60000 * (1 + percent / 100)] * 18) == ok, f"memory and {percent} % more")
     expect(not flat("memory", [60000 + 60 * i for i in range(N)]), "a leak of 0.1 % a window was not seen")
+    for at, ok in ((N // 10, True), (N // 10 + 1, False), (6, False), (N - 1, True)):
+        expect(flat("memory", [60000] * at + [63000] * (N - at)) == ok, f"a step of 5 % at figure {at}")
     expect(flat("memory", [40000, 50000, 59000] + [60000] * 27), "caches that fill were taken for a leak")
     expect(flat("descriptors", [21, 20, 21, 19] * 8), "descriptors that come and go were taken for a leak")
     expect(not flat("descriptors", [20] * 25 + [21] * 5), "one descriptor more was not seen")
