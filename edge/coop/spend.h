@@ -12,6 +12,8 @@
 #ifndef SHOAL_COOP_SPEND_H
 #define SHOAL_COOP_SPEND_H
 
+#include "common/base/buf.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -40,7 +42,7 @@ typedef struct shoal_spend_limits {
 
 typedef struct shoal_spend {
     shoal_spend_limits limits;
-    uint64_t begin_ms[SHOAL_SPEND_PERIODS];
+    int64_t begin_ms[SHOAL_SPEND_PERIODS]; /* below 0: before the clock's own beginning */
     uint64_t used[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS];
 } shoal_spend;
 
@@ -71,5 +73,20 @@ bool shoal_spend_is_over(const shoal_spend *spend, shoal_spend_kind *ret_kind,
                          shoal_spend_period *ret_period);
 /* Until the period ends. */
 uint64_t shoal_spend_left_ms(const shoal_spend *spend, shoal_spend_period period, uint64_t now_ms);
+
+/* Whether its periods are those of another, or later ones in step with them. */
+bool shoal_spend_continues(const shoal_spend *spend, const shoal_spend *other);
+
+/* --- over restarts ---------------------------------------------------------------------------- */
+
+/* Appends what was used as four lines of text: periods begin by the wall clock there, since the
+ * other one begins anew with the machine. */
+shoal_status shoal_spend_write(const shoal_spend *spend, uint64_t now_ms, uint64_t wall_ms,
+                               shoal_buf *buf) SHOAL_MUST_CHECK;
+/* Takes up what such a text says was used, and its periods; the limits stay. A period that is over
+ * begins anew; one that begins in the future, by a clock that was set back, begins now with what
+ * was used of it. SHOAL_E_INVALID: no such text, and nothing has changed. */
+shoal_status shoal_spend_read(shoal_spend *spend, const char *text, size_t n, uint64_t now_ms,
+                              uint64_t wall_ms, shoal_err *err) SHOAL_MUST_CHECK;
 
 #endif

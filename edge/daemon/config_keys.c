@@ -180,6 +180,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "cloud's as a whole; 0: none is."},
     INT("assist.patience_ms", "2000", 1, 600000,
         "Mode assist: time in ms the cloud may take before the edge goes on alone."),
+    STRING("budget.file", "",
+           "File in which it stands what of the budgets was used, so that a restart does not give "
+           "it again; written once a minute where something was, and at the end. Empty: budgets "
+           "begin anew with the daemon."),
     LIMIT("budget.cloud_tokens_per_hour", "Tokens the cloud may make in an hour; 0: no limit."),
     LIMIT("budget.cloud_tokens_per_day", "In a day."),
     LIMIT("budget.cloud_tokens_per_month", "In 30 days."),
@@ -311,7 +315,7 @@ static int kv_type(const shoal_config *config)
     return shoal_kv_type_parse(shoal_config_string(config, "kv.type"), &type) == 0 ? (int)type : -1;
 }
 
-static shoal_spend_limits spend_limits(const shoal_config *config)
+shoal_spend_limits shoal_edge_spend_limits(const shoal_config *config)
 {
     static const char *const keys[SHOAL_SPEND_KINDS][SHOAL_SPEND_PERIODS] = {
         {"budget.cloud_tokens_per_hour", "budget.cloud_tokens_per_day",
@@ -391,7 +395,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.route.n_span_max = (size_t)shoal_config_int(config, "assist.span_tokens");
     s.route.prompt_entropy = shoal_config_real(config, "assist.prompt_entropy");
     s.patience_ms = (uint64_t)shoal_config_int(config, "assist.patience_ms");
-    s.spend = spend_limits(config);
+    s.spend = shoal_edge_spend_limits(config);
     set_energy(config, &s);
     *ret_settings = s;
     return SHOAL_OK;

@@ -18,6 +18,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
                                       shoal_err *err) SHOAL_MUST_CHECK;
 /* Of the link to the cloud; every member NULL: plaintext. Strings are borrowed from config. */
 shoal_rpc_tls shoal_edge_cloud_tls(const shoal_config *config);
+shoal_spend_limits shoal_edge_spend_limits(const shoal_config *config);
 /* Beyond loopback the API needs a key, or the word that it shall have none. */
 shoal_status shoal_edge_check_exposure(const shoal_config *config, shoal_err *err) SHOAL_MUST_CHECK;
 shoal_http_settings shoal_edge_http_settings(const shoal_config *config);

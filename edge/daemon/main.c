@@ -4,6 +4,7 @@
  */
 #include "edge/daemon/config_keys.h"
 #include "edge/daemon/deck.h"
+#include "edge/daemon/ledger.h"
 #include "common/obs/notify.h"
 
 #include "common/base/mem.h"
@@ -76,6 +77,8 @@ typedef struct daemon_state {
     shoal_loop *loop;
     shoal_timer *grace;
     shoal_timer *watchdog;
+    shoal_timer *look; /* at what of the budgets is used */
+    shoal_ledger ledger;
     uint64_t watchdog_ms; /* 0: nobody watches */
     shoal_metric *reload_failures;
     shoal_metric *expiry;      /* of the API's certificate, where it has one */
@@ -121,6 +124,9 @@ static void unwind(daemon_state *d)
     if (d->watchdog) {
         shoal_timer_free(d->watchdog);
     }
+    if (d->look) {
+        shoal_timer_free(d->look);
+    }
     if (d->loop) {
         shoal_loop_free(d->loop);
     }
@@ -157,6 +163,13 @@ static void on_watchdog(void *ctx)
         shoal_notify("WATCHDOG=1");
     }
     shoal_timer_start(d->watchdog, d->watchdog_ms);
+}
+
+static void on_look(void *ctx)
+{
+    daemon_state *d = ctx;
+    shoal_ledger_keep(&d->ledger, d->deck->coop);
+    shoal_timer_start(d->look, SHOAL_LEDGER_MS);
 }
 
 /* The first one drains, the second ends at once. */
@@ -451,6 +464,9 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     }
     SHOAL_TRY(first_deck(d, err));
     d->decks = d->deck;
+    const shoal_spend_limits limits = shoal_edge_spend_limits(d->config);
+    shoal_ledger_open(&d->ledger, shoal_config_string(d->config, "budget.file"), &limits,
+                      d->deck->coop);
     return SHOAL_OK;
 }
 
@@ -460,6 +476,7 @@ static shoal_status wire_http(daemon_state *d, shoal_err *err)
     bool ok = shoal_wake_new(d->loop, on_swap, d, &d->swap) == SHOAL_OK &&
               shoal_timer_new(d->loop, on_grace_over, d, &d->grace) == SHOAL_OK &&
               shoal_timer_new(d->loop, on_watchdog, d, &d->watchdog) == SHOAL_OK &&
+              shoal_timer_new(d->loop, on_look, d, &d->look) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGTERM, on_terminate, d) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGINT, on_terminate, d) == SHOAL_OK &&
               shoal_loop_on_signal(d->loop, SIGHUP, on_hangup, d) == SHOAL_OK;
@@ -501,7 +518,11 @@ static shoal_status run(daemon_state *d, shoal_err *err)
     if (d->watchdog_ms > 0) {
         shoal_timer_start(d->watchdog, 0);
     }
+    if (d->ledger.path[0]) {
+        shoal_timer_start(d->look, SHOAL_LEDGER_MS);
+    }
     shoal_loop_run(d->loop);
+    shoal_ledger_keep(&d->ledger, d->deck->coop);
     shoal_log(SHOAL_LOG_INFO, "stopped");
     return SHOAL_OK;
 }

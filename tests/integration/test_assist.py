@@ -206,6 +206,17 @@ def test_limits_of_request_and_budget_are_kept():
         refused = complete(spent.address, prompt, "cloud", n=4)
         expect(refused.error and "budget.cloud_tokens_per_day" in refused.error["message"], f"{refused.error}")
         expect(set(ask(spent.address, prompt, "assist").tiers) == {"edge"}, "assist after the budget")
+        # A restart gives it again where nobody keeps what was used, and else does not.
+        path = site.file("budgets")
+        for file, refuses in ((None, False), (path, False), (path, True)):
+            again = site.edge(edge_model, cloud.address, budget__cloud_tokens_per_day=1, **({"budget__file": file} if file else {})).start()
+            expect((complete(again.address, prompt, "cloud", n=4).error is not None) == refuses, f"{file}: refused is not {refuses}")
+            again.stop()
+        with open(path, "r+b") as f:
+            f.write(b"x")
+        again = site.edge(edge_model, cloud.address, budget__cloud_tokens_per_day=1, budget__file=path).start()
+        expect(complete(again.address, prompt, "cloud", n=4).error is None, "a file that cannot be read")
+        again.stop()
 
 
 def test_hard_prompt_is_the_clouds_as_a_whole():
