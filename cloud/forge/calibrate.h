@@ -42,6 +42,7 @@ shoal_exit_samples shoal_forge_calib_head(const calib_rows *rows, size_t head);
 /* What was fitted: one set for each head. */
 typedef struct calib_result {
     shoal_exit_set sets[CALIB_HEADS_MAX];
+    shoal_exit_risks risks; /* of the full depth, greater than its policy's */
     shoal_exit_calibration calibration;
 } calib_result;
 

@@ -35,6 +35,7 @@ static shoal_status put_result(shoal_gguf_writer *w, const shoal_hparams *hp,
         SHOAL_TRY(shoal_exit_calibration_put(w, SHOAL_EXIT_CALIBRATION, &result->calibration));
     }
     SHOAL_TRY(shoal_exit_set_put(w, SHOAL_ESCALATE_POLICY, &result->sets[hp->n_exits]));
+    SHOAL_TRY(shoal_exit_risks_put(w, SHOAL_ESCALATE_POLICY, &result->risks));
     return shoal_exit_calibration_put(w, SHOAL_ESCALATE_CALIBRATION, &result->calibration);
 }
 

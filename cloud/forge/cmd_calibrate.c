@@ -159,6 +159,25 @@ static void fit_weights(const calib_rows *rows, shoal_exit_policy *ret_exits,
     shoal_exit_fit_logistic(&full, ret_full);
 }
 
+/* Greater risks for the full depth, whose requests choose among them. */
+static void fit_risks(calibration_run *run)
+{
+    static const double all[] = {0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07,
+                                 0.1,   0.15,  0.2,  0.25, 0.3,  0.4,  0.5};
+    shoal_exit_risks *r = &run->result.risks;
+    shoal_exit_samples full = shoal_forge_calib_head(&run->rows, run->rows.n_heads - 1);
+    for (size_t i = 0; i < SHOAL_COUNT(all) && r->n < SHOAL_EXIT_RISKS_MAX; i++) {
+        if (all[i] > run->fit.risk) {
+            float threshold = shoal_exit_fit_risk(&full, all[i], run->fit.delta);
+            r->risk[r->n] = (float)all[i];
+            /* More may be borne, so no less may be kept. */
+            r->threshold[r->n] =
+                r->n > 0 ? SHOAL_MIN(threshold, r->threshold[r->n - 1]) : threshold;
+            r->n++;
+        }
+    }
+}
+
 static shoal_status fit_all(calibration_run *run, shoal_err *err)
 {
     shoal_exit_policy exits = {0};
@@ -185,6 +204,9 @@ static shoal_status fit_all(calibration_run *run, shoal_err *err)
                 line->checked = shoal_exit_try(&unseen, &p);
             }
         }
+    }
+    if (run->kinds[SHOAL_EXIT_RISK]) {
+        fit_risks(run);
     }
     run->result.calibration = (shoal_exit_calibration){.data = run->rows.hash,
                                                        .n = (uint32_t)run->rows.n_groups,
@@ -250,6 +272,23 @@ static shoal_status resample(const calibration_run *run, size_t head, double *re
 
 /* --- what is said ---------------------------------------------------------------------------- */
 
+/* What a threshold of a greater risk lets go, on the answers that were set apart where there are
+ * some. */
+typedef struct risk_seen {
+    double left;
+    double risk;
+} risk_seen;
+
+static risk_seen see_risk(const calibration_run *run, size_t i)
+{
+    const calib_rows *rows = run->check.n > 0 ? &run->check : &run->rows;
+    const shoal_exit_samples full = shoal_forge_calib_head(rows, rows->n_heads - 1);
+    const shoal_exit_policy p = {.kind = SHOAL_EXIT_RISK,
+                                 .threshold = run->result.risks.threshold[i]};
+    const shoal_exit_outcome o = shoal_exit_try(&full, &p);
+    return (risk_seen){.left = o.left, .risk = o.risk};
+}
+
 static shoal_status put_json(const calibration_run *run, shoal_buf *out)
 {
     const shoal_hparams *hp = &run->edge.model->hp;
@@ -276,6 +315,15 @@ static shoal_status put_json(const calibration_run *run, shoal_buf *out)
                 l->checked.left, l->checked.disagreed, l->checked.risk));
         }
         SHOAL_TRY(shoal_buf_appendf(out, "}"));
+    }
+    SHOAL_TRY(shoal_buf_appendf(out, "], \"risks\": ["));
+    for (size_t i = 0; i < run->result.risks.n; i++) {
+        const risk_seen seen = see_risk(run, i);
+        SHOAL_TRY(shoal_buf_appendf(out,
+                                    "%s\n{\"risk\": %g, \"threshold\": %.9g, \"left\": %.6f, "
+                                    "\"checked_risk\": %.6f}",
+                                    i ? "," : "", (double)run->result.risks.risk[i],
+                                    (double)run->result.risks.threshold[i], seen.left, seen.risk));
     }
     SHOAL_TRY(shoal_buf_appendf(out, "], \"exceeded\": ["));
     for (size_t i = 0; run->args->calibrate.resamples > 0 && i < run->rows.n_heads; i++) {
@@ -314,6 +362,12 @@ static shoal_status put_table(const calibration_run *run, shoal_buf *out)
                 exit ? hp->exits[l->head] : hp->n_layers, hp->n_layers));
         }
         SHOAL_TRY(put_line(run, l, out));
+    }
+    for (size_t i = 0; i < run->result.risks.n; i++) {
+        const risk_seen seen = see_risk(run, i);
+        SHOAL_TRY(shoal_buf_appendf(out, "  a risk of %g keeps %6.2f%%, of which %.3f%% differ\n",
+                                    (double)run->result.risks.risk[i], 100 * seen.left,
+                                    100 * seen.risk));
     }
     for (size_t i = 0; run->args->calibrate.resamples > 0 && i < run->rows.n_heads; i++) {
         SHOAL_TRY(shoal_buf_appendf(

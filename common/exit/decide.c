@@ -109,3 +109,13 @@ bool shoal_exit_decide(const shoal_exit_policy *p, shoal_exit_state *state,
     float threshold = p->kind == SHOAL_EXIT_ENTROPY ? -p->threshold : p->threshold;
     return shoal_exit_score(p, f) >= threshold; /* false for NaN */
 }
+
+float shoal_exit_threshold_of(const shoal_exit_risks *risks, const shoal_exit_policy *policy,
+                              float risk)
+{
+    float threshold = policy->threshold;
+    for (size_t i = 0; i < risks->n && risks->risk[i] <= risk; i++) {
+        threshold = risks->threshold[i];
+    }
+    return threshold;
+}

@@ -68,6 +68,22 @@ typedef struct shoal_exit_policy {
     uint32_t window;
 } shoal_exit_policy;
 
+enum {
+    SHOAL_EXIT_RISKS_MAX = 16
+};
+
+/* Thresholds of RISK for several risks, ascending; each holds by itself with the confidence that it
+ * was fitted with, not all of them together. */
+typedef struct shoal_exit_risks {
+    size_t n;
+    float risk[SHOAL_EXIT_RISKS_MAX];      /* above 0, below 1 */
+    float threshold[SHOAL_EXIT_RISKS_MAX]; /* not rising */
+} shoal_exit_risks;
+
+/* Of the greatest risk that is at most this one; none: that of the policy, whose risk is less. */
+float shoal_exit_threshold_of(const shoal_exit_risks *risks, const shoal_exit_policy *policy,
+                              float risk);
+
 /* "fixed", "margin", "entropy", "linear", "percentile", "risk". */
 const char *shoal_exit_kind_name(shoal_exit_kind kind);
 shoal_status shoal_exit_kind_parse(const char *name, shoal_exit_kind *ret_kind) SHOAL_MUST_CHECK;

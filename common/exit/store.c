@@ -2,6 +2,7 @@
 #include "common/exit/store.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -69,6 +70,83 @@ shoal_status shoal_exit_set_put(shoal_gguf_writer *writer, const char *prefix,
         }
     }
     return SHOAL_OK;
+}
+
+/* --- thresholds of several risks -------------------------------------------------------------- */
+
+enum {
+    RISKS_TEXT_MAX = 32 * SHOAL_EXIT_RISKS_MAX
+};
+
+static bool read_number(const char **at, char mark, float *ret)
+{
+    char *end = NULL;
+    *ret = strtof(*at, &end);
+    if (end == *at || *end != mark) {
+        return false;
+    }
+    *at = end + (mark != '\0');
+    return true;
+}
+
+static bool read_risk(const char **at, shoal_exit_risks *r)
+{
+    size_t i = r->n;
+    if (i == SHOAL_EXIT_RISKS_MAX || !read_number(at, '=', &r->risk[i]) ||
+        !(read_number(at, ',', &r->threshold[i]) || read_number(at, '\0', &r->threshold[i]))) {
+        return false;
+    }
+    r->n++;
+    bool sound = r->risk[i] > 0 && r->risk[i] < 1 && r->threshold[i] >= 0 &&
+                 r->threshold[i] <= SHOAL_EXIT_NEVER;
+    return sound &&
+           (i == 0 || (r->risk[i] > r->risk[i - 1] && r->threshold[i] <= r->threshold[i - 1]));
+}
+
+shoal_status shoal_exit_risks_read(const shoal_gguf *gguf, const char *prefix,
+                                   shoal_exit_risks *ret_risks, shoal_err *err)
+{
+    char key[KEY_MAX];
+    char text[RISKS_TEXT_MAX] = {0};
+    shoal_str value = {0};
+    shoal_exit_risks risks = {0};
+    key_of(prefix, "risks", key);
+    shoal_status status = shoal_gguf_get_str(gguf, key, &value, NULL);
+    if (status == SHOAL_E_NOTFOUND) {
+        *ret_risks = risks;
+        return SHOAL_OK;
+    }
+    bool sound = status == SHOAL_OK && value.length > 0 && value.length < sizeof text &&
+                 value.data[value.length - 1] != ',';
+    if (sound) {
+        memcpy(text, value.data, value.length);
+    }
+    const char *at = text;
+    while (sound && *at != '\0') {
+        sound = read_risk(&at, &risks);
+    }
+    if (!sound || (size_t)(at - text) != value.length) {
+        return shoal_err_set(err, SHOAL_E_INVALID,
+                             "%s: 1 to %d pairs risk=threshold, risks rising and thresholds not, "
+                             "are expected",
+                             key, (int)SHOAL_EXIT_RISKS_MAX);
+    }
+    *ret_risks = risks;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_exit_risks_put(shoal_gguf_writer *writer, const char *prefix,
+                                  const shoal_exit_risks *risks)
+{
+    char key[KEY_MAX];
+    char text[RISKS_TEXT_MAX];
+    size_t n = 0;
+    for (size_t i = 0; i < risks->n; i++) {
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%.9g=%.9g", i > 0 ? "," : "",
+                              (double)risks->risk[i], (double)risks->threshold[i]);
+    }
+    key_of(prefix, "risks", key);
+    return risks->n > 0 ? shoal_gguf_put_str(writer, key, text) : SHOAL_OK;
 }
 
 /* --- what they were fitted to ---------------------------------------------------------------- */

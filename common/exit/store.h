@@ -34,6 +34,13 @@ shoal_status shoal_exit_set_read(const shoal_gguf *gguf, const char *prefix,
 shoal_status shoal_exit_set_put(shoal_gguf_writer *writer, const char *prefix,
                                 const shoal_exit_set *set) SHOAL_MUST_CHECK;
 
+/* "<prefix>.risks" = "risk=threshold,...". None is no error: n is 0. Others than sound ones, in
+ * order, are refused by key. */
+shoal_status shoal_exit_risks_read(const shoal_gguf *gguf, const char *prefix,
+                                   shoal_exit_risks *ret_risks, shoal_err *err) SHOAL_MUST_CHECK;
+shoal_status shoal_exit_risks_put(shoal_gguf_writer *writer, const char *prefix,
+                                  const shoal_exit_risks *risks) SHOAL_MUST_CHECK;
+
 /* Keys: .hash .model (hexadecimal), .n .tokens (u32), .risk .delta (f32). */
 typedef struct shoal_exit_calibration {
     shoal_hash data;    /* of the rows: ids of every answer, and what the next tier said */

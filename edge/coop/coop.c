@@ -440,9 +440,9 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
     shoal_breaker_init(&coop->breaker, COOP_PAUSE_MS_MIN, COOP_PAUSE_MS_MAX, now_ms);
     shoal_breaker_init(&coop->fetches, COOP_PAUSE_MS_MIN, COOP_PAUSE_MS_MAX, now_ms + 1);
     shoal_spend_init(&coop->spend, &settings->spend, now_ms);
-    shoal_status status =
-        shoal_route_init(&coop->route, &settings->route,
-                         settings->has_escalation ? &settings->escalation : NULL, err);
+    shoal_status status = shoal_route_init(&coop->route, &settings->route,
+                                           settings->has_escalation ? &settings->escalation : NULL,
+                                           &settings->risks, err);
     if (status == SHOAL_OK) {
         status = make_meter(coop, err);
     }

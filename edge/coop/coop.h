@@ -225,6 +225,7 @@ typedef struct shoal_coop_settings {
     shoal_route_settings route;
     bool has_escalation; /* the model's metadata has a calibrated policy: */
     shoal_exit_policy escalation;
+    shoal_exit_risks risks; /* and thresholds of greater risks than its */
     shoal_spend_limits spend;
     shoal_power_kind power_kind; /* of the meter; an energy budget needs one */
     const char *power_path;      /* its file or folder, borrowed for the making */

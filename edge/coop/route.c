@@ -21,7 +21,8 @@ shoal_route_settings shoal_route_settings_default(void)
 }
 
 shoal_status shoal_route_init(shoal_route *route, const shoal_route_settings *settings,
-                              const shoal_exit_policy *fitted, shoal_err *err)
+                              const shoal_exit_policy *fitted, const shoal_exit_risks *risks,
+                              shoal_err *err)
 {
     if (!(settings->rate > 0 && settings->rate < 1)) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "assist.rate: %g does not lie between 0 and 1",
@@ -44,6 +45,7 @@ shoal_status shoal_route_init(shoal_route *route, const shoal_route_settings *se
     if (fitted && fitted->kind == SHOAL_EXIT_RISK) {
         route->has_fitted = true;
         route->fitted = *fitted;
+        route->risks = risks ? *risks : (shoal_exit_risks){.n = 0};
     }
     return settings->risk > 0 ? shoal_route_check_risk(route, settings->risk, err) : SHOAL_OK;
 }
@@ -83,12 +85,19 @@ static bool is_least_sure(shoal_route *route, const shoal_exit_features *feature
     return below;
 }
 
+static bool is_risky(const shoal_route *route, const shoal_exit_features *features, double risk)
+{
+    shoal_exit_policy policy = route->fitted;
+    policy.threshold = shoal_exit_threshold_of(&route->risks, &route->fitted, (float)risk);
+    return route->has_fitted && !shoal_exit_decide(&policy, NULL, features);
+}
+
 bool shoal_route_asks(shoal_route *route, const shoal_exit_features *features, double risk,
                       double level)
 {
     bool by_rate = is_least_sure(route, features);
-    bool by_risk = route->has_fitted && !shoal_exit_decide(&route->fitted, NULL, features);
-    bool asks = risk > 0 || route->settings.risk > 0 ? by_risk : by_rate;
+    double held = risk > 0 ? risk : route->settings.risk;
+    bool asks = held > 0 ? is_risky(route, features, held) : by_rate;
     double share = route->unsure * SHOAL_MIN(level, 1.0);
     route->scarce.rate = (float)(1 - share);
     bool worth = !shoal_exit_decide(&route->scarce, &route->scarce_rows, features);

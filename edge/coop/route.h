@@ -32,6 +32,7 @@ typedef struct shoal_route {
     shoal_route_settings settings;
     bool has_fitted;
     shoal_exit_policy fitted; /* RISK, fitted to this model against the cloud's */
+    shoal_exit_risks risks;   /* greater ones than its */
     double limit;    /* of -log(1 - top): surer rows are the edge's. It follows the quantile
                       * of the rate (Robbins and Monro, 1951), slowly: a run of hard rows
                       * is not made up for by letting others go */
@@ -41,13 +42,16 @@ typedef struct shoal_route {
     double unsure; /* share of rows that the policy alone would hand over, smoothed */
 } shoal_route;
 
-/* fitted: a RISK policy of the model's metadata (shoal.escalate.policy.risk), or NULL.
+/* fitted: a RISK policy of the model's metadata (shoal.escalate.policy.risk), or NULL; risks: what
+ * was fitted beside it, or NULL.
  * SHOAL_E_LIMIT names the setting that is out of range; a risk is judged as by
  * shoal_route_check_risk. */
 shoal_status shoal_route_init(shoal_route *route, const shoal_route_settings *settings,
-                              const shoal_exit_policy *fitted, shoal_err *err) SHOAL_MUST_CHECK;
+                              const shoal_exit_policy *fitted, const shoal_exit_risks *risks,
+                              shoal_err *err) SHOAL_MUST_CHECK;
 /* Whether a risk asked for can be held: SHOAL_E_UNSUPPORTED without calibration, or below the risk
- * that was calibrated. A greater one is held by the calibrated threshold as well. */
+ * that was calibrated. A greater one is held by the threshold of the greatest that was
+ * calibrated and is not above it. */
 shoal_status shoal_route_check_risk(const shoal_route *route, double risk,
                                     shoal_err *err) SHOAL_MUST_CHECK;
 

@@ -88,7 +88,8 @@ static shoal_status load(shoal_deck *deck, const shoal_config *config, bool bund
     }
     s->adapters = deck->adapters.list;
     s->n_adapters = deck->adapters.n;
-    SHOAL_TRY(shoal_edge_escalation(path, deck->model, &s->has_escalation, &s->escalation, err));
+    SHOAL_TRY(shoal_edge_escalation(path, deck->model, &s->has_escalation, &s->escalation,
+                                    &s->risks, err));
     deck->calibrated = s->has_escalation;
     if (shoal_config_bool(config, "model.huge_pages")) {
         shoal_model_start_huge_pages(deck->model);

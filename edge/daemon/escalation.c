@@ -6,7 +6,8 @@
 #include "common/weight/pack.h"
 
 shoal_status shoal_edge_escalation(const char *path, const shoal_model *model, bool *ret_has,
-                                   shoal_exit_policy *ret_policy, shoal_err *err)
+                                   shoal_exit_policy *ret_policy, shoal_exit_risks *ret_risks,
+                                   shoal_err *err)
 {
     SHOAL_CLEANUP(shoal_map_close) shoal_map map = {0};
     SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = NULL;
@@ -16,6 +17,7 @@ shoal_status shoal_edge_escalation(const char *path, const shoal_model *model, b
     SHOAL_TRY(shoal_map_open(path, &map, err));
     SHOAL_TRY(shoal_pack_open(map.data, map.size, &gguf, err));
     SHOAL_TRY(shoal_exit_set_read(gguf, SHOAL_ESCALATE_POLICY, &set, err));
+    SHOAL_TRY(shoal_exit_risks_read(gguf, SHOAL_ESCALATE_POLICY, ret_risks, err));
     SHOAL_TRY(shoal_exit_subject(gguf, &model->hash, &subject, err));
     shoal_status status =
         shoal_exit_calibration_read(gguf, SHOAL_ESCALATE_CALIBRATION, &calibration, err);

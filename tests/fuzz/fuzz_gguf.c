@@ -183,6 +183,11 @@ static void check_policies(const uint8_t *data, size_t size)
             }
         }
     }
+    shoal_exit_risks risks;
+    shoal_err_clear(&err);
+    if (shoal_exit_risks_read(gguf, SHOAL_ESCALATE_POLICY, &risks, &err) != SHOAL_OK) {
+        SHOAL_ASSERT(err.text[0] != '\0' && strchr(err.text, '\n') == NULL);
+    }
     shoal_err_clear(&err);
     shoal_status status =
         shoal_exit_calibration_read(gguf, SHOAL_EXIT_CALIBRATION, &calibration, &err);

@@ -95,6 +95,13 @@ def test_every_policy_does_what_it_says():
             said = json.loads(forge("calibrate", "-m", edge, "--data", data, "--check", unseen, "--risk", str(RISK),
                                     "--delta", str(DELTA), "-o", out, "--json", *options).stdout)
             expect(len(said["policies"]) == 18 and said["answers"] == 24 and said["checked_answers"] == 10, said)
+            greater = said["risks"]
+            expect([r["risk"] for r in greater] == sorted(r["risk"] for r in greater) and greater[0]["risk"] > RISK, greater)
+            for a, b in zip(greater, greater[1:]):
+                expect(a["threshold"] >= b["threshold"] and a["left"] <= b["left"], f"{a}, {b}")
+            for r in greater:
+                got = count(f"risk:threshold={r['threshold']}", heard_unseen, 2, judge, 1)
+                expect(abs(got[0] - r["left"]) < 2e-6 and abs(got[2] - r["checked_risk"]) < 2e-6, f"{r} counted {got}")
             for line in said["policies"]:
                 model = {1: 0, 3: 1, 4: 2}[line["layers"]]
                 if line["policy"].startswith("percentile"):
@@ -142,7 +149,7 @@ def test_policies_lie_in_the_copy_which_is_the_same_model():
         forge("calibrate", "-m", out, "--data", data, "--risk", "0.3", "--policy", "risk,fixed", "-o", again)
         keys = [line.split(" = ")[0].strip() for line in forge("inspect", "-m", again, "--all").stdout.splitlines()]
         kept = [k for k in keys if ".policy." in k]
-        expect(len(kept) == 6 and all(k.split(".")[-1] in ("risk", "fixed") for k in kept), kept)
+        expect(len(kept) == 7 and all(k.split(".")[-1] in ("risk", "fixed", "risks") for k in kept), kept)
 
 
 def test_a_model_without_exits_gets_the_cloud_s_policies():

@@ -294,7 +294,7 @@ static hour live(const device *d)
     size_t n_waiting = 0;
     w = (world){.d = d, .energy = energy_of(0, d->radio_nj), .rng = 7};
     limits.most[SHOAL_SPEND_ENERGY][SHOAL_SPEND_HOUR] = (uint64_t)(d->limit_j * 1e6);
-    assert_int_equal(shoal_route_init(&w.route, &settings, NULL, NULL), SHOAL_OK);
+    assert_int_equal(shoal_route_init(&w.route, &settings, NULL, NULL, NULL), SHOAL_OK);
     shoal_spend_init(&w.spend, &limits, 0);
     while (w.now_ms < 3599000) {
         double often = !d->in_bursts ? 1 : fmod(w.now_ms / 150000, 2) < 1 ? 1.8 : 0.2;

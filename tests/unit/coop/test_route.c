@@ -25,7 +25,7 @@ static shoal_route route_of(double rate, double risk, const shoal_exit_policy *p
     shoal_route_settings settings = shoal_route_settings_default();
     settings.rate = rate;
     settings.risk = risk;
-    assert_int_equal(shoal_route_init(&route, &settings, policy, NULL), SHOAL_OK);
+    assert_int_equal(shoal_route_init(&route, &settings, policy, NULL, NULL), SHOAL_OK);
     return route;
 }
 
@@ -56,7 +56,7 @@ static void test_settings_out_of_range_are_named(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {
         shoal_route route;
         shoal_err err = SHOAL_ERR_INIT;
-        assert_int_equal(shoal_route_init(&route, &bad[i], &fitted, &err), SHOAL_E_LIMIT);
+        assert_int_equal(shoal_route_init(&route, &bad[i], &fitted, NULL, &err), SHOAL_E_LIMIT);
         assert_non_null(strstr(err.text, names[i]));
     }
 }
@@ -85,6 +85,33 @@ static void test_risk_is_held_from_the_calibrated_one_up(void **state)
         assert_true(shoal_route_asks(&configured, &below, 0, 1));
         assert_false(shoal_route_asks(&configured, &above, 0, 1));
     }
+}
+
+/* A request that bears more keeps more; one between two is held by the lesser. */
+static void test_greater_risk_has_a_threshold_of_its_own(void **state)
+{
+    (void)state;
+    static const shoal_exit_risks risks = {
+        .n = 2, .risk = {0.05F, 0.2F}, .threshold = {0.3F, 0.1F}};
+    static const struct {
+        double risk;
+        float kept; /* least top that stays */
+    } rows[] = {{0.01, 0.4F}, {0.049, 0.4F}, {0.05, 0.3F}, {0.19, 0.3F}, {0.2, 0.1F}, {0.9, 0.1F}};
+    shoal_route route;
+    shoal_route_settings settings = shoal_route_settings_default();
+    settings.risk = 0.05;
+    assert_int_equal(shoal_route_init(&route, &settings, &fitted, &risks, NULL), SHOAL_OK);
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        shoal_exit_features at = row_of(rows[i].kept);
+        shoal_exit_features below = row_of(rows[i].kept - 0.001F);
+        assert_false(shoal_route_asks(&route, &at, rows[i].risk, 1));
+        assert_true(shoal_route_asks(&route, &below, rows[i].risk, 1));
+    }
+    shoal_exit_features below = row_of(0.299F);
+    assert_true(shoal_route_asks(&route, &below, 0, 1)); /* as configured */
+    below = row_of(0.301F);
+    assert_false(shoal_route_asks(&route, &below, 0, 1));
+    assert_int_equal(shoal_route_check_risk(&route, 0.009, NULL), SHOAL_E_UNSUPPORTED);
 }
 
 static void test_rate_is_held_under_drift_and_broken_rows_ask(void **state)
@@ -319,6 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_settings_out_of_range_are_named),
         cmocka_unit_test(test_risk_is_held_from_the_calibrated_one_up),
+        cmocka_unit_test(test_greater_risk_has_a_threshold_of_its_own),
         cmocka_unit_test(test_rate_is_held_under_drift_and_broken_rows_ask),
         cmocka_unit_test(test_level_leaves_the_least_sure_of_the_unsure),
         cmocka_unit_test(test_spans_double_up_to_their_limit),

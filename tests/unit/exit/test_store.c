@@ -110,6 +110,64 @@ static void test_hostile_policies_are_refused_by_key(void **state)
     assert_int_equal(shoal_exit_set_read(gguf, "shoal.exit.policy.3", &set, NULL), SHOAL_OK);
 }
 
+static shoal_status put_risks(shoal_gguf_writer *w, const void *ctx)
+{
+    return shoal_exit_risks_put(w, SHOAL_ESCALATE_POLICY, ctx);
+}
+
+static void test_risks_come_back_and_others_are_refused(void **state)
+{
+    (void)state;
+    shoal_exit_risks most = {.n = SHOAL_EXIT_RISKS_MAX};
+    for (size_t i = 0; i < most.n; i++) {
+        most.risk[i] = (float)(i + 1) / 17;
+        most.threshold[i] = SHOAL_EXIT_NEVER - (float)(i + 1) / 9;
+    }
+    for (size_t n = 0; n <= most.n; n += most.n / 2) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+        shoal_exit_risks some = most;
+        shoal_exit_risks back = {.n = 7};
+        some.n = n;
+        SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = file_with(put_risks, &some, &buf);
+        assert_int_equal(shoal_exit_risks_read(gguf, SHOAL_ESCALATE_POLICY, &back, NULL), SHOAL_OK);
+        assert_int_equal(back.n, n);
+        assert_memory_equal(back.risk, most.risk, n * sizeof *back.risk);
+        assert_memory_equal(back.threshold, most.threshold, n * sizeof *back.threshold);
+    }
+    static const char *const bad[] = {
+        "",
+        ",",
+        "0.1",
+        "0.1=",
+        "=0.5",
+        "0.1=0.5,",
+        "0.1=0.5,,0.2=0.4",
+        "0.1=0.5;0.2=0.4",
+        "0=0.5",
+        "1=0.5",
+        "-0.1=0.5",
+        "nan=0.5",
+        "0.1=nan",
+        "0.1=-0.1",
+        "0.1=2.1",
+        "0.1=0.5,0.1=0.4",
+        "0.1=0.5,0.05=0.4",
+        "0.1=0.5,0.2=0.6",
+        "0.01=1,0.02=1,0.03=1,0.04=1,0.05=1,0.06=1,0.07=1,0.08=1,0.09=1,0.1=1,0.11=1,0.12=1,"
+        "0.13=1,0.14=1,0.15=1,0.16=1,0.17=1",
+        NULL};
+    for (size_t i = 0; i < SHOAL_COUNT(bad); i++) {
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf buf = {0};
+        const pair p = {"shoal.escalate.policy.risks", bad[i]};
+        SHOAL_CLEANUP(shoal_gguf_closep) shoal_gguf *gguf = file_with(put_pair, &p, &buf);
+        shoal_exit_risks back;
+        shoal_err err = SHOAL_ERR_INIT;
+        assert_int_equal(shoal_exit_risks_read(gguf, SHOAL_ESCALATE_POLICY, &back, &err),
+                         SHOAL_E_INVALID);
+        assert_non_null(strstr(err.text, p.key));
+    }
+}
+
 /* A NUL inside a text would hide what is behind it. */
 static shoal_status put_nul(shoal_gguf_writer *w, const void *ctx)
 {
@@ -229,6 +287,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sets_come_back),
         cmocka_unit_test(test_hostile_policies_are_refused_by_key),
+        cmocka_unit_test(test_risks_come_back_and_others_are_refused),
         cmocka_unit_test(test_a_nul_in_a_policy_is_refused),
         cmocka_unit_test(test_calibration_comes_back),
         cmocka_unit_test(test_hostile_calibrations_are_refused_by_key),
