@@ -161,6 +161,42 @@ put common/base/b/c.c "$spdx"
 put common/base/CMakeLists.txt '# SPDX-License-Identifier: Apache-2.0' 'f(b/c.c aa.c)'
 expect source 'common/base/a.c:1: dead file: no CMakeLists.txt names it'
 
+# A public function that nothing calls, that its own file calls, another one, the header itself, a test; what stands
+# in a comment or in quotes is no call, a type is no function, and applications call what is shoal.h's.
+dead() { # WHAT TEXT, then lines of a second source
+    empty
+    put common/base/a.h "$spdx" "$1"
+    text=$2
+    shift 2
+    put common/base/a.c "$spdx" 'int shoal_a(int x)' '{' '    return x;' '}'
+    put common/base/b.c "$spdx" "$@"
+    put common/base/CMakeLists.txt '# SPDX-License-Identifier: Apache-2.0' 'a.c b.c'
+    expect source "$text"
+}
+nobody='common/base/a.h:2: dead function: nothing calls shoal_a'
+dead 'int shoal_a(int x);' "$nobody" ''
+dead 'int shoal_a(int x);' '' 'x = shoal_a(1);'
+dead 'int shoal_a(int x);' '' 'static int (*const f)(int x) = shoal_a;'
+dead 'int shoal_a(int x);' "$nobody" '/* shoal_a(1)' 'shoal_a(2) */ "shoal_a(3)" // shoal_a(4)'
+dead 'int shoal_a(int x);' '' '"/*" shoal_a(1)'
+dead 'typedef int shoal_a(int x);' '' ''
+dead 'static inline int shoal_b(void) { return 1; }' 'common/base/a.h:2: dead function: nothing calls shoal_b' ''
+dead 'static inline int shoal_b(void) { return 1; }' '' 'x = shoal_b();'
+empty
+put edge/client/shoal.h "$spdx" 'int shoal_a(int x);'
+expect source ''
+empty
+put common/base/a.h "$spdx" 'int shoal_a(int x);'
+put tests/a.c "$spdx" 'x = shoal_a(1);'
+expect source 'common/base/a.h:2: dead function: tests alone call shoal_a; say in tests/tidy/seams.txt what for'
+put tests/tidy/seams.txt 'Seams' 'shoal_a: what is seen by it'
+expect source ''
+put tests/tidy/seams.txt 'shoal_a: what is seen by it' 'shoal_b: gone'
+expect source 'tests/tidy/seams.txt:2: no function that tests alone call: shoal_b'
+put common/base/a.inc "$spdx" 'int shoal_a(int x) { return x; }' 'shoal_a(1);'
+put tests/tidy/seams.txt 'shoal_a: what is seen by it'
+expect source 'tests/tidy/seams.txt:1: no function that tests alone call: shoal_a'
+
 empty
 put common/base/good.h "$spdx" '#include <stddef.h>' 'size_t f(void);'
 expect headers '' "$cc"

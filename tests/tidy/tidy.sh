@@ -60,6 +60,13 @@ check_readmes() {
     done
 }
 
+# Public functions that nothing calls, and those that tests alone call and seams.txt does not say what for.
+check_dead_functions() {
+    grep -E '^(common|protocol|edge|cloud)/.*\.(c|h|inc)$' "$scratch/files" >"$scratch/product"
+    grep -E '^tests/.*\.(c|h|inc)$' "$scratch/files" >"$scratch/tests"
+    awk -v product="$scratch/product" -v tests="$scratch/tests" -v seams=tests/tidy/seams.txt -f "$here/dead.awk" | sort
+}
+
 # A source that no list file of its folder or of a folder above it names is never built.
 check_dead() {
     grep -E '^(common|protocol|edge|cloud)/.*\.c$' "$scratch/files" | while IFS= read -r file; do
@@ -94,6 +101,7 @@ check_source() {
     check_fixme
     check_readmes
     check_dead
+    check_dead_functions
 }
 
 check_headers() {
