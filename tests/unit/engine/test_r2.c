@@ -32,8 +32,16 @@ enum {
 };
 
 /* Instrumented builds look for overruns and races, not for bits: fewer of everything. Races do not
- * depend on the type of a tensor, and looking for them is the slowest. */
-#if defined(__SANITIZE_THREAD__)
+ * depend on the type of a tensor, and looking for them is the slowest. Under emulation every fifth
+ * type and every sixth architecture, with all sides, in fewer ways: half a minute. */
+#if defined(SHOAL_TEST_SLOW)
+enum {
+    THREADS_STEP = 7,
+    WIDTHS_STEP = 32,
+    TYPES_STEP = 5,
+    ARCHS_STEP = 6
+};
+#elif defined(__SANITIZE_THREAD__)
 enum {
     THREADS_STEP = 7,
     WIDTHS_STEP = 16,
