@@ -31,8 +31,7 @@ enum {
 
 /* What a template may say beside its family's markers, a bit of its pick each. */
 static const char *const sayings[] = {"bos_token", "split('</think>')",
-                                      "<\xEF\xBD\x9C"
-                                      "Assistant\xEF\xBD\x9C><think>+ '\n'"};
+                                      "<\xEF\xBD\234Assistant\xEF\xBD\x9C><think>+ '\n'"};
 
 typedef struct input {
     const uint8_t *data;
