@@ -158,7 +158,8 @@ def test_howto_fleet():
 
 
 def test_every_page_is_followed():
-    for page in os.listdir(os.path.join(SOURCE, "docs/howto")):
+    """But for the page of other engines, which are not here: test_upstream.py stands in for them."""
+    for page in sorted(set(os.listdir(os.path.join(SOURCE, "docs/howto"))) - {"upstream.md"}):
         expect(f"test_howto_{page.removesuffix('.md')}" in globals(), f"docs/howto/{page} is followed by no test")
 
 
