@@ -284,7 +284,7 @@ static void test_rest_takes_as_long_as_what_came(void **state)
     assert_true(shoal_transfer_rest_us(1000, 1000, 60) == 0);
     assert_true(shoal_transfer_rest_us(1001, 1000, 60) == 0); /* more than was planned */
     assert_true(shoal_transfer_rest_us(0, 1000, 60) == HUGE_VAL);
-    assert_true(shoal_transfer_rest_us(NAN, 1000, 60) == HUGE_VAL);
+    assert_true(shoal_transfer_rest_us((double)NAN, 1000, 60) == HUGE_VAL);
 }
 
 static void test_choose_limits_at_their_edges(void **state)
