@@ -363,6 +363,11 @@ static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, fetch_pl
         known->peer_prefill_us > 0 ? known->peer_prefill_us : (double)coop->cloud.edge_kv.token_us;
     inout->sure = rate_is_known(coop, now_ms) && peer_us > 0;
     double rate = inout->sure ? known->down_bytes_s : 1e12;
+    bool least = !inout->sure && inout->archive; /* of a link that may be slow: the fewest bytes */
+    if (least) {
+        levels[0] = levels[1];
+        n_levels = 1;
+    }
     const shoal_transfer_figures figures = {.up_bytes_s = rate,
                                             .down_bytes_s = rate,
                                             .round_trip_us = known->round_trip_us,
@@ -379,7 +384,7 @@ static bool plan(const shoal_coop *coop, const gen *g, uint64_t now_ms, fetch_pl
     if (shoal_transfer_choose(&figures, &request, &choice) != SHOAL_OK) {
         return false;
     }
-    inout->archive = choice.level == 1;
+    inout->archive = least || choice.level == 1;
     inout->us = choice.kv_us;
     inout->local_us = choice.local_us;
     inout->n_bytes = shoal_transfer_kv_bytes(&levels[choice.level], g->n_prompt);
