@@ -96,22 +96,26 @@ static void test_late_loop_reads_before_it_ends_a_wait(void **state)
     }
 }
 
-/* Whoever always has a byte under way is not waited for forever. */
+/* Whoever always has a byte under way is not waited for forever: what comes while the loop stands
+ * for the second time is heard, for the third time not. */
 static void test_late_loop_moves_a_deadline_twice(void **state)
 {
     (void)state;
-    http_fixture f;
-    start(&f);
-    SHOAL_CLEANUP(shoal_buf_fini) shoal_buf answer = {0};
-    int fd = http_connect(&f);
-    http_send(fd, "GET /");
-    for (int i = 0; i < 3; i++) {
-        send_while_it_stands(&f, fd, "a");
+    for (int n_before = 1; n_before <= 2; n_before++) {
+        http_fixture f;
+        start(&f);
+        SHOAL_CLEANUP(shoal_buf_fini) shoal_buf answer = {0};
+        int fd = http_connect(&f);
+        http_send(fd, "GET /");
+        for (int i = 0; i < n_before; i++) {
+            send_while_it_stands(&f, fd, "a");
+        }
+        send_while_it_stands(&f, fd, " HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n");
+        http_read_all(fd, &answer, WAIT_MS);
+        assert_int_equal(http_status(answer.data), n_before == 1 ? 200 : 408);
+        (void)close(fd);
+        http_fixture_free(&f);
     }
-    http_read_all(fd, &answer, WAIT_MS);
-    assert_int_equal(http_status(answer.data), 408);
-    (void)close(fd);
-    http_fixture_free(&f);
 }
 
 int main(void)
