@@ -347,6 +347,13 @@ static void print_header(const options *o)
            "deep_f16", "deep_q8", "prefill", "ops");
 }
 
+/* A matrix of bytes with scales of tiles beside it (E4M3) is stored as I8. */
+static const char *type_name(const bench *b)
+{
+    shoal_type type = b->model->main_type;
+    return type == SHOAL_TYPE_I8 ? "FP8" : shoal_type_find((uint32_t)type)->name;
+}
+
 static void print_row(const bench *b)
 {
     char name[16];
@@ -361,7 +368,7 @@ static void print_row(const bench *b)
     const mode *m = b->modes;
     printf("%-12s %-6s %8.1f %6.1f %5.2f %7.1f %7.1f %7.1f %7.1f %7.1f %6.2f %8.2f %7.2f %8.1f "
            "%5.2f\n",
-           name, shoal_type_find((uint32_t)b->model->main_type)->name, rate_of(b, &m[0]),
+           name, type_name(b), rate_of(b, &m[0]),
            median(b->read, b->options->n_rounds), read_share(b), rate_of(b, &m[1]),
            rate_of(b, &m[2]), rate_of(b, &m[3]), rate_of(b, &m[4]), rate_of(b, &m[5]),
            tokens_of(&m[6]) / ratio_of(b, &m[6]), ratio_of(b, &m[7]), ratio_of(b, &m[8]),
@@ -376,7 +383,7 @@ static void print_json(const bench *b, FILE *out)
             "\"bytes_per_token\": %.0f, \"load_s\": %.3f, \"read_gb_s\": %.2f, "
             "\"int8_gop_s\": %.1f, \"float_gop_s\": %.1f, \"read_share\": %.3f, "
             "\"prefill\": %zu, \"depth\": %zu, \"modes\": {",
-            b->model->hp.name, shoal_type_find((uint32_t)b->model->main_type)->name,
+            b->model->hp.name, type_name(b),
             shoal_engine_kernels(b->engines[0])->tier, b->options->n_threads,
             (double)shoal_model_bytes_per_token(b->model), b->load_s, median(b->read, n),
             median(b->int8, n), median(b->floats, n), read_share(b), b->options->prefill,
