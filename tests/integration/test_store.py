@@ -147,6 +147,18 @@ def hits(a_node):
     return metric(a_node, "shoal_store_hit_tokens_total")
 
 
+def threads(a_node):
+    tasks = f"/proc/{a_node.process.pid}/task"
+    names = []
+    for task in os.listdir(tasks):
+        try:
+            with open(f"{tasks}/{task}/comm", encoding="ascii") as f:
+                names.append(f.read().strip())
+        except OSError:  # it has ended meanwhile
+            pass
+    return names
+
+
 def stored(redis, n):
     wait_until(lambda: redis.blocks() >= n, what=f"{n} blocks in Redis, there are {redis.blocks()}")
 
@@ -168,6 +180,32 @@ def test_second_node_takes_what_the_first_computed():
         expect(metric(nodes[1], "shoal_store_get_seconds_count") >= taken / 32, "latency is not counted")
         wait_until(lambda: f" cached={taken:.0f} " in nodes[1].tail(), what=f"cached={taken:.0f} in the log")
         return f"{taken:.0f} tokens taken over"
+
+
+def test_a_drained_node_leaves_what_it_computed():
+    with Site(SEED) as site, Redis(site) as redis:
+        full, edge_model = site.models("Q4_0")
+        alone = start_node(site, full)
+        right = ask(site.edge(edge_model, alone.address).start(), LONG)
+        n_prompt, n_text = right.usage["prompt_tokens"], right.usage["total_tokens"]
+        # Redis is silent until the node has been told to end: all that was computed is still to be given.
+        first = node(site, full, redis, store__wait_ms="50")
+        edge = site.edge(edge_model, first.address).start()
+        redis.process.send_signal(signal.SIGSTOP)
+        check(ask(edge, LONG), right, "while the store is silent")
+        first.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "shoal-engine" not in threads(first), what="the end of the node's engine")
+        redis.process.send_signal(signal.SIGCONT)
+        first.process.wait(30)
+        first.stop()  # looks at its exit status
+        expect(redis.blocks() == (n_text - 1) // 32, f"{redis.blocks()} blocks of {n_text} tokens, the last of them without KV")
+        second = node(site, full, redis)
+        check(ask(site.edge(edge_model, second.address).start(), LONG), right, "after the node is gone")
+        taken = hits(second)
+        expect(taken == (n_prompt - 1) // 32 * 32 > 0, f"the second node took {taken} of {n_prompt} tokens")
+        rows = [metric(n, "shoal_engine_step_rows_sum") for n in (alone, second)]
+        expect(rows[0] - rows[1] == taken, f"{rows[1]} tokens were computed, alone {rows[0]}, {taken} were taken")
+        return f"{taken:.0f} of {n_prompt} tokens taken over, {rows[1]:.0f} computed, alone {rows[0]:.0f}"
 
 
 def test_broken_blocks_are_refused_and_computed():
@@ -418,7 +456,8 @@ if __name__ == "__main__":
     if not os.path.exists(SERVER):
         print(f"SKIPPED: no {SERVER} (Debian package redis-tools)")
         sys.exit(SKIPPED)
-    main([test_second_node_takes_what_the_first_computed, test_broken_blocks_are_refused_and_computed,
-          test_tenants_and_secrets_do_not_meet, test_public_prompt_is_shared_by_tenants,
-          test_redis_gone_and_back_under_load_changes_no_token, test_any_fault_at_any_step_costs_no_token_and_passes,
-          test_a_node_killed_while_it_gives_leaves_nothing_half, test_any_fault_of_a_file_costs_no_token_and_passes])
+    main([test_second_node_takes_what_the_first_computed, test_a_drained_node_leaves_what_it_computed,
+          test_broken_blocks_are_refused_and_computed, test_tenants_and_secrets_do_not_meet,
+          test_public_prompt_is_shared_by_tenants, test_redis_gone_and_back_under_load_changes_no_token,
+          test_any_fault_at_any_step_costs_no_token_and_passes, test_a_node_killed_while_it_gives_leaves_nothing_half,
+          test_any_fault_of_a_file_costs_no_token_and_passes])
