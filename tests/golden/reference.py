@@ -7,6 +7,7 @@ It reads GGUF by itself and shares no code with the engine.
 
   reference.py logits MODEL IDS          one JSON row of logits per position
   reference.py golden MODEL IDS OUT      a golden file: ids, then the last row and its norm
+  reference.py golden MODEL IDS OUT POLICY BUDGET   the same, each KV head holding BUDGET tokens at most
 """
 import json
 import struct
@@ -143,6 +144,21 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def victim(policy, held, mass, keys, position):
+    """Which of the held tokens goes for the one at a position, as common/kv/evict.h says in words."""
+    if policy == "window":
+        return min(j for j in held if j >= 4)
+    old = sorted((j for j in held if j < position + 1 - len(held) // 2), key=lambda j: (mass[j], j))
+    if policy == "h2o":
+        return old[0]
+    assert policy == "diverse"
+    unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+
+    def loss(j):
+        return mass[j] * (1 - max(0.0, *(unit[j] @ unit[i] for i in held if i != j)))
+    return min(old[:8], key=loss)
+
+
 class Model:
     """Metadata under the architecture's prefix, tensors, and the facts each family's paper or
     published code states."""
@@ -163,6 +179,7 @@ class Model:
         self.base = self.key("rope.freq_base", 10000.0)
         self.rank = self.key("attention.kv_lora_rank", 0)
         self.scale = self.head ** -0.5
+        self.evict = None
         kind, factor = self.key("rope.scaling.type", b""), self.key("rope.scaling.factor", 1.0)
         if kind == b"yarn" and "rope.scaling.yarn_log_multiplier" in self.keys():
             self.scale *= (1 + self.key("rope.scaling.yarn_log_multiplier") * np.log(factor)) ** 2
@@ -220,6 +237,8 @@ class Model:
 
     def attend(self, q, k, v, window):
         """q (t, heads, d), k (t, kv, d), v (t, kv, e)"""
+        if self.evict:
+            return self.attend_held(q, k, v)
         t, group = q.shape[0], q.shape[1] // k.shape[1]
         s = np.einsum("ihd,jhd->hij", q, np.repeat(k, group, axis=1)) * self.scale
         cap = self.key("attn_logit_softcapping", 0.0) if self.gemma else 0
@@ -228,6 +247,23 @@ class Model:
         ago = np.arange(t)[:, None] - np.arange(t)[None, :]
         s = np.where((ago < 0) | (ago >= window if window else False), -np.inf, s)
         return np.einsum("hij,jhe->ihe", softmax(s), np.repeat(v, group, axis=1)).reshape(t, -1)
+
+    def attend_held(self, q, k, v):
+        """As attend, where each KV head holds so many tokens; they keep the rotation of their own positions."""
+        policy, budget = self.evict
+        t, group = q.shape[0], q.shape[1] // k.shape[1]
+        out = np.zeros((t, q.shape[1], v.shape[2]))
+        for head in range(k.shape[1]):
+            heads = slice(head * group, (head + 1) * group)
+            held, mass = [], np.zeros(t)
+            for i in range(t):
+                if len(held) == budget:
+                    held.remove(victim(policy, held, mass, k[:, head], i))
+                held.append(i)
+                p = softmax(q[i, heads] @ k[held, head].T * self.scale)
+                mass[held] += p.sum(axis=0)
+                out[i, heads] = p @ v[held, head]
+        return out.reshape(t, -1)
 
     def plain_attention(self, b, h, layer):
         t, w = h.shape[0], self.w
@@ -340,7 +376,10 @@ class Model:
 def main():
     command, model, ids = sys.argv[1], sys.argv[2], [int(i) for i in sys.argv[3].split(",")]
     meta, weights = load(model)
-    rows = Model(meta, weights).forward(ids)
+    reference = Model(meta, weights)
+    if len(sys.argv) > 5:
+        reference.evict = sys.argv[5], int(sys.argv[6])
+    rows = reference.forward(ids)
     if command == "logits":
         print(json.dumps({"logits": rows.tolist()}))
     else:
