@@ -23,13 +23,14 @@ def ask(edge, mode="exact", n=16, **fields):
 
 
 class Bed:
-    """The node's settings by cloud=, the edge's by edge=; dotted names with two underscores as everywhere."""
+    """The node's settings by cloud=, the edge's by edge=; dotted names with two underscores as everywhere. place(daemon) says
+    before the node starts where it is to stand."""
 
-    def __init__(self, cloud=None, edge=None, alone=False):
+    def __init__(self, cloud=None, edge=None, alone=False, place=lambda daemon: daemon):
         self.site = Site()
         full, small = self.site.models()
         try:
-            self.cloud = None if alone else self.site.cloud(full, **(cloud or {})).start()
+            self.cloud = None if alone else place(self.site.cloud(full, **(cloud or {}))).start()
             self.mode = "local" if alone else "exact"
             settings = {"coop__reconnect_ms": 15000, **(edge or {})}
             self.edge = self.site.edge(small, None if alone else self.cloud.address, **settings).start()
