@@ -110,8 +110,9 @@ void shoal_rpc_server_set_serving(shoal_rpc_server *server, bool serving);
 void shoal_rpc_server_drain(shoal_rpc_server *server, uint64_t grace_ms);
 void shoal_rpc_server_free(shoal_rpc_server *server); /* drains with grace 0 if not drained */
 /* Reads certificates again, from the same files or others: connections made from now on are met
- * with them, and those that stand live on. An error leaves everything as it was; a plaintext
- * server refuses with SHOAL_E_INVALID. Any thread. */
+ * with them, and those that stand live on. Of peers whose certificates end in no authority of the
+ * new file, calls under way go on and new ones are refused with SHOAL_RPC_UNAUTHENTICATED. An error
+ * leaves everything as it was; a plaintext server refuses with SHOAL_E_INVALID. Any thread. */
 shoal_status shoal_rpc_server_set_tls(shoal_rpc_server *server, const shoal_rpc_tls *tls,
                                       shoal_err *err) SHOAL_MUST_CHECK;
 size_t shoal_rpc_server_n_calls(const shoal_rpc_server *server);

@@ -11,6 +11,8 @@
 
 #include "protocol/rpc/rpc.h"
 
+#include "common/base/buf.h"
+#include "common/base/hash.h"
 #include "common/base/thread.h"
 
 #include <grpc/byte_buffer.h>
@@ -142,10 +144,25 @@ typedef struct shoal_rpc_slot {
     grpc_metadata_array metadata;
 } shoal_rpc_slot;
 
-/* Where gRPC fetches a server's certificates, at each new connection. */
+/* What became of a peer's certificates when they were held against the authorities of now. */
+typedef struct shoal_rpc_verdict {
+    bool known;
+    bool trusted;
+    shoal_hash chain; /* of the certificates */
+} shoal_rpc_verdict;
+
+/* Where gRPC fetches a server's certificates, at each new connection; and the authorities, by which
+ * those are judged that were connected before. */
+enum {
+    SHOAL_RPC_VERDICTS = 256 /* peers whose verdicts are kept; another in its place is no harm */
+};
 typedef struct shoal_rpc_tls_source {
-    pthread_mutex_t lock;
+    pthread_mutex_t lock;                     /* everything below */
     grpc_ssl_server_certificate_config *next; /* not fetched yet; NULL: nothing new */
+    shoal_buf ca;                             /* the authorities as they were read */
+    /* The same, once they are not the first: NULL as long as every connection met them. */
+    struct x509_store_st *authorities;
+    shoal_rpc_verdict verdicts[SHOAL_RPC_VERDICTS];
 } shoal_rpc_tls_source;
 
 struct shoal_rpc_server {
@@ -238,6 +255,9 @@ void shoal_rpc_tls_source_fini(shoal_rpc_tls_source *source);
 /* Reads and checks the files and lets gRPC fetch them. */
 shoal_status shoal_rpc_tls_source_load(shoal_rpc_tls_source *source, const shoal_rpc_tls *tls,
                                        shoal_err *err) SHOAL_MUST_CHECK;
+/* Whether the certificates of a call's peer end in an authority that counts now. gRPC judges them
+ * when a connection is made, and a connection may last; dates are left to that judgement. */
+bool shoal_rpc_tls_source_trusts(shoal_rpc_tls_source *source, grpc_call *grpc);
 /* The peer's identity from a call's auth context; false when it has none. */
 bool shoal_rpc_tls_identity(grpc_call *grpc, char ret_identity[SHOAL_RPC_IDENTITY_MAX]);
 

@@ -51,10 +51,21 @@ static void refuse_busy(shoal_rpc_call *call, void *ctx)
                           "the server holds as many calls as it may; try again later");
 }
 
+static void refuse_stranger(shoal_rpc_call *call, void *ctx)
+{
+    (void)ctx;
+    shoal_rpc_call_pause(call);
+    shoal_rpc_call_finish(call, SHOAL_RPC_UNAUTHENTICATED,
+                          "the authority of your certificate is no longer trusted here: take one "
+                          "of an authority that is, and connect anew");
+}
+
 static const shoal_rpc_handlers unknown_handlers = {
     .on_open = refuse_unknown, .on_message = ignore_message, .on_close = ignore_close};
 static const shoal_rpc_handlers busy_handlers = {
     .on_open = refuse_busy, .on_message = ignore_message, .on_close = ignore_close};
+static const shoal_rpc_handlers stranger_handlers = {
+    .on_open = refuse_stranger, .on_message = ignore_message, .on_close = ignore_close};
 
 /* --- accepting -------------------------------------------------------------------------------- */
 
@@ -95,7 +106,10 @@ static void accept_call(shoal_rpc_server *server, grpc_call *take_grpc, grpc_sli
 {
     void *ctx = NULL;
     bool counted = false;
-    const shoal_rpc_handlers *handlers = route(server, path, &ctx, &counted);
+    const shoal_rpc_handlers *handlers = &stranger_handlers;
+    if (!server->secured || shoal_rpc_tls_source_trusts(&server->tls, take_grpc)) {
+        handlers = route(server, path, &ctx, &counted);
+    }
     shoal_rpc_call *call = shoal_rpc_call_make(server->rpc, handlers, NULL, take_grpc);
     if (!call) {
         (void)grpc_call_cancel_with_status(take_grpc, GRPC_STATUS_RESOURCE_EXHAUSTED,

@@ -13,6 +13,7 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
+#include <openssl/x509_vfy.h>
 
 #include <limits.h>
 #include <string.h>
@@ -53,6 +54,21 @@ static void bio_freep(BIO **bio)
 static void x509_freep(X509 **x509)
 {
     X509_free(*x509);
+}
+
+static void store_freep(X509_STORE **store)
+{
+    X509_STORE_free(*store);
+}
+
+static void store_ctx_freep(X509_STORE_CTX **ctx)
+{
+    X509_STORE_CTX_free(*ctx);
+}
+
+static void stack_freep(STACK_OF(X509) * *stack)
+{
+    sk_X509_pop_free(*stack, X509_free);
 }
 
 static void pkey_freep(EVP_PKEY **pkey)
@@ -187,14 +203,16 @@ shoal_status shoal_rpc_tls_client(const shoal_rpc_tls *tls, grpc_channel_credent
 
 void shoal_rpc_tls_source_init(shoal_rpc_tls_source *source)
 {
+    memset(source, 0, sizeof *source);
     int rc = pthread_mutex_init(&source->lock, NULL);
     SHOAL_ASSERT(rc == 0);
-    source->next = NULL;
 }
 
 void shoal_rpc_tls_source_fini(shoal_rpc_tls_source *source)
 {
     grpc_ssl_server_certificate_config_destroy(source->next);
+    X509_STORE_free(source->authorities);
+    shoal_buf_fini(&source->ca);
     (void)pthread_mutex_destroy(&source->lock);
 }
 
@@ -213,11 +231,54 @@ fetch(void *user, grpc_ssl_server_certificate_config **ret_config)
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }
 
+/* The authorities of a file that has been read. What the handshake takes, this does too, and more:
+ * it is asked about peers that were taken once. */
+static shoal_status make_store(const shoal_buf *ca, X509_STORE **ret_store, shoal_err *err)
+{
+    SHOAL_CLEANUP(bio_freep) BIO *bio = bio_over(ca);
+    SHOAL_CLEANUP(store_freep) X509_STORE *store = X509_STORE_new();
+    bool ok = bio && store;
+    while (ok) {
+        SHOAL_CLEANUP(x509_freep) X509 *one = PEM_read_bio_X509(bio, NULL, no_passphrase, NULL);
+        if (!one) {
+            break;
+        }
+        ok = X509_STORE_add_cert(store, one) == 1;
+    }
+    ERR_clear_error();
+    if (!ok) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for authorities");
+    }
+    (void)X509_STORE_set_flags(store, X509_V_FLAG_NO_CHECK_TIME | X509_V_FLAG_PARTIAL_CHAIN);
+    *ret_store = SHOAL_STEAL(store);
+    return SHOAL_OK;
+}
+
+/* Under the lock. */
+static void take_authorities(shoal_rpc_tls_source *source, pem_files *files, X509_STORE **store)
+{
+    bool first = source->ca.length == 0;
+    bool same = !first && source->ca.length == files->ca.length &&
+                memcmp(source->ca.data, files->ca.data, files->ca.length) == 0;
+    shoal_buf before = source->ca;
+    source->ca = files->ca;
+    files->ca = before;
+    if (first || same) {
+        return;
+    }
+    X509_STORE *last = source->authorities;
+    source->authorities = *store;
+    *store = last;
+    memset(source->verdicts, 0, sizeof source->verdicts);
+}
+
 shoal_status shoal_rpc_tls_source_load(shoal_rpc_tls_source *source, const shoal_rpc_tls *tls,
                                        shoal_err *err)
 {
     SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};
+    SHOAL_CLEANUP(store_freep) X509_STORE *store = NULL;
     SHOAL_TRY(load(tls, &files, err));
+    SHOAL_TRY(make_store(&files.ca, &store, err));
     grpc_ssl_pem_key_cert_pair pair = {.private_key = files.key.data,
                                        .cert_chain = files.cert.data};
     grpc_ssl_server_certificate_config *config =
@@ -225,6 +286,7 @@ shoal_status shoal_rpc_tls_source_load(shoal_rpc_tls_source *source, const shoal
     (void)pthread_mutex_lock(&source->lock);
     grpc_ssl_server_certificate_config *before = source->next;
     source->next = config;
+    take_authorities(source, &files, &store);
     (void)pthread_mutex_unlock(&source->lock);
     grpc_ssl_server_certificate_config_destroy(before);
     return SHOAL_OK;
@@ -265,13 +327,99 @@ shoal_status shoal_rpc_tls_expiry(const shoal_rpc_tls *tls, int64_t *ret_unix_s,
 
 /* --- the peer --------------------------------------------------------------------------------- */
 
+static const grpc_auth_property *find_property(const grpc_auth_context *context, const char *name)
+{
+    grpc_auth_property_iterator it = grpc_auth_context_find_properties_by_name(context, name);
+    return grpc_auth_property_iterator_next(&it);
+}
+
+/* NULL where there is none, or no memory. */
+static BIO *bio_over_property(const grpc_auth_property *property)
+{
+    bool fits = property && property->value_length <= INT_MAX;
+    return fits ? BIO_new_mem_buf(property->value, (int)property->value_length) : NULL;
+}
+
+/* chain, what the peer sent beside its own certificate, may be NULL. */
+static bool verify(X509_STORE *authorities, const grpc_auth_property *leaf,
+                   const grpc_auth_property *chain)
+{
+    SHOAL_CLEANUP(bio_freep) BIO *one = bio_over_property(leaf);
+    SHOAL_CLEANUP(bio_freep) BIO *others = bio_over_property(chain);
+    SHOAL_CLEANUP(x509_freep)
+    X509 *peer = one ? PEM_read_bio_X509(one, NULL, no_passphrase, NULL) : NULL;
+    SHOAL_CLEANUP(stack_freep) STACK_OF(X509) *between = sk_X509_new_null();
+    SHOAL_CLEANUP(store_ctx_freep) X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+    bool ok = peer && between && ctx;
+    while (ok && others) {
+        X509 *next = PEM_read_bio_X509(others, NULL, no_passphrase, NULL);
+        if (!next) {
+            break;
+        }
+        ok = sk_X509_push(between, next) > 0;
+        if (!ok) {
+            X509_free(next);
+        }
+    }
+    ok = ok && X509_STORE_CTX_init(ctx, authorities, peer, between) == 1 &&
+         X509_STORE_CTX_set_default(ctx, "ssl_client") == 1 && X509_verify_cert(ctx) == 1;
+    ERR_clear_error();
+    return ok;
+}
+
+static bool hash_chain(const grpc_auth_property *leaf, const grpc_auth_property *chain,
+                       shoal_hash *ret_hash)
+{
+    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
+    if (shoal_hasher_new(&hasher) != SHOAL_OK) {
+        return false;
+    }
+    shoal_hasher_update_field(hasher, leaf->value, leaf->value_length);
+    if (chain) {
+        shoal_hasher_update_field(hasher, chain->value, chain->value_length);
+    }
+    shoal_hasher_finish(hasher, ret_hash);
+    return true;
+}
+
+/* Under the lock. A verdict is a signature to verify, and a peer's calls are many. */
+static bool judge(shoal_rpc_tls_source *source, const grpc_auth_property *leaf,
+                  const grpc_auth_property *chain)
+{
+    shoal_hash hash;
+    if (!hash_chain(leaf, chain, &hash)) {
+        return verify(source->authorities, leaf, chain);
+    }
+    shoal_rpc_verdict *verdict = &source->verdicts[hash.bytes[0] % SHOAL_RPC_VERDICTS];
+    if (!verdict->known || memcmp(&verdict->chain, &hash, sizeof hash) != 0) {
+        *verdict = (shoal_rpc_verdict){
+            .known = true, .trusted = verify(source->authorities, leaf, chain), .chain = hash};
+    }
+    return verdict->trusted;
+}
+
+bool shoal_rpc_tls_source_trusts(shoal_rpc_tls_source *source, grpc_call *grpc)
+{
+    bool trusted = true;
+    (void)pthread_mutex_lock(&source->lock);
+    if (source->authorities) {
+        grpc_auth_context *context = grpc_call_auth_context(grpc);
+        const grpc_auth_property *leaf =
+            context ? find_property(context, GRPC_X509_PEM_CERT_PROPERTY_NAME) : NULL;
+        trusted = leaf && judge(source, leaf,
+                                find_property(context, GRPC_X509_PEM_CERT_CHAIN_PROPERTY_NAME));
+        grpc_auth_context_release(context);
+    }
+    (void)pthread_mutex_unlock(&source->lock);
+    return trusted;
+}
+
 /* The one value of a property, when it is short text. A longer one is not cut: two peers must not
  * become one. */
 static bool take_property(const grpc_auth_context *context, const char *name,
                           char ret_value[SHOAL_RPC_IDENTITY_MAX])
 {
-    grpc_auth_property_iterator it = grpc_auth_context_find_properties_by_name(context, name);
-    const grpc_auth_property *property = grpc_auth_property_iterator_next(&it);
+    const grpc_auth_property *property = find_property(context, name);
     if (!property || property->value_length == 0 ||
         property->value_length >= SHOAL_RPC_IDENTITY_MAX) {
         return false;

@@ -176,6 +176,87 @@ def certificates(rng):
     return f"{n + 2} certificates"
 
 
+def replace(path, source):
+    """Another file's content under this name, by rename."""
+    shutil.copy(source, path + ".new")
+    os.rename(path + ".new", path)
+
+
+def hang_up(daemon):
+    """SIGHUP; returns when the daemon says that it is through."""
+    def said():
+        with open(daemon.log, encoding="utf-8", errors="replace") as f:
+            return [line for line in f if " reload" in line]
+
+    before = len(said())
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(said()) > before, 10, f"a reload of {daemon.name}")
+    expect("refused" not in said()[-1], said()[-1])
+
+
+def authority_gone(rng):
+    """One side no longer lists the authority of the other's certificate. What is under way ends whole, what would begin is
+    refused with the reason at once, on a connection that stands as on a new one; others are served; and all is well again
+    when the authority is back, or the certificate was replaced by one of the authority that is there."""
+    with Bed(edge={"coop__reconnect_ms": 1500}) as bed:
+        site = bed.site
+        ca, old = site.file("certs/ca.pem"), site.file("old-ca.pem")
+        shutil.copy(ca, old)
+        run(CERTS, site.file("other"))
+        new = site.file("other/ca.pem")
+        right = ask(bed.edge, "cloud", 400, **NO_END).ids
+        _, small = site.models()
+        other = site.edge(small, bed.cloud.address, cloud__ca=old, cloud__cert=site.file("other/edge.pem"),
+                          cloud__key=site.file("other/edge.key"))
+
+        def turn(daemon, authority):
+            """A stream is under way while the daemon reads this authority."""
+            stream = Stream(bed.edge, "cloud")
+            time.sleep(rng.uniform(0, 0.1))
+            replace(ca, authority)
+            hang_up(daemon)
+            expect(stream.ids() == right, f"another answer while {daemon.name} reads another authority")
+
+        def refused(words):
+            started = time.monotonic()
+            answer = ask(bed.edge, "exact", timeout=20)
+            seconds = time.monotonic() - started
+            expect(answer.error is not None, "an authority that is not listed was believed")
+            expect(words in answer.error["message"] and seconds < 5, f"after {seconds:.1f} s: {answer.error}")
+            for mode in ("local", "assist"):
+                answer = ask(bed.edge, mode, timeout=20)
+                expect(answer.error is None and "cloud" not in answer.tiers, f"{mode}: {answer.error} {answer.tiers}")
+            return seconds
+
+        def served(what, edge):
+            wait_until(lambda: ask(edge, "exact").error is None, 20, f"service {what}")
+            expect(ask(edge, "exact").ids == bed.right, f"another answer {what}")
+
+        turn(bed.cloud, new)
+        times = [refused("no longer trusted")]
+        other.start()
+        served("of an edge of the authority that is listed", other)
+        other.stop()
+        site.daemons.remove(other)
+        replace(ca, old)
+        hang_up(bed.cloud)
+        served("when the authority is back at the node", bed.edge)
+        turn(bed.edge, new)
+        times.append(refused("certificate"))
+        replace(ca, old)
+        hang_up(bed.edge)
+        served("when the authority is back at the edge", bed.edge)
+        turn(bed.cloud, new)
+        times.append(refused("no longer trusted"))
+        for name in ("edge.pem", "edge.key"):
+            replace(site.file(f"certs/{name}"), site.file(f"other/{name}"))
+        replace(ca, old)  # of the node's certificate
+        hang_up(bed.edge)
+        served("when the edge's certificate was replaced", bed.edge)
+        bed.check()
+    return f"refused after {', '.join(f'{1e3 * s:.0f} ms' for s in times)}; 3 streams whole, back each time by SIGHUP alone"
+
+
 def clock_jumps(rng):
     """The wall clock of both sides goes an hour ahead, an hour back, ten years ahead under a stream: no timer notices."""
     with Site() as site:

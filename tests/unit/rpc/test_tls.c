@@ -352,7 +352,7 @@ static void test_channel_takes_new_certificates_under_a_call(void **state)
     shoal_err err = SHOAL_ERR_INIT;
     assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &broken, &err), SHOAL_E_INVALID);
     assert_non_null(strstr(err.text, "edge.key: is not the key of the certificate in"));
-    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_UNAUTHENTICATED);
     wait_conns(s.channel, 1);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &next, NULL), SHOAL_OK);
@@ -372,6 +372,46 @@ static void test_channel_takes_new_certificates_under_a_call(void **state)
     stand_down(&s);
     stand_up(&s, NULL, NULL, NULL);
     assert_int_equal(shoal_rpc_channel_set_tls(s.channel, &ours.edge, NULL), SHOAL_E_INVALID);
+    stand_down(&s);
+}
+
+/* A connection that stands does not outlive its authority: what is under way ends as it began, and
+ * nothing new begins, until the authority is back. Who is of one that stayed is not touched. */
+static void test_calls_of_an_authority_that_is_gone_are_refused(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char both[PATH_BYTES];
+    (void)snprintf(both, sizeof both, "%s/revoke.pem", ours.dir);
+    copy_file(theirs.ca, both);
+    shell("cat @/ca.pem >>@/revoke.pem", ours.dir);
+    const shoal_rpc_tls of_both = {both, ours.cloud_cert, ours.cloud_key, NULL};
+    const shoal_rpc_tls of_theirs = {theirs.ca, ours.cloud_cert, ours.cloud_key, NULL};
+    const shoal_rpc_tls stays = {ours.ca, theirs.edge_cert, theirs.edge_key, NULL};
+    stand s;
+    stand_up(&s, NULL, &of_both, &ours.edge);
+    shoal_rpc_channel *other = NULL;
+    assert_int_equal(shoal_rpc_channel_new(s.rpc, s.target, &stays, NULL, NULL, &other, NULL),
+                     SHOAL_OK);
+    assert_int_equal(try_echo(&s, other), SHOAL_RPC_OK);
+    shoal_rpc_call *call = stand_call(&s, "/test.T/Echo", 0);
+    assert_int_equal(shoal_rpc_call_send(call, "one", 3), SHOAL_OK);
+    peer_wait(&s.client, &s.client.n_messages, 1);
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &of_both, NULL), SHOAL_OK);
+    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &of_theirs, NULL), SHOAL_OK);
+    for (size_t i = 0; i < 3; i++) { /* judged, and then remembered */
+        assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_UNAUTHENTICATED);
+        assert_int_equal(try_echo(&s, other), SHOAL_RPC_OK);
+    }
+    assert_int_equal(shoal_rpc_call_send(call, "two", 3), SHOAL_OK);
+    peer_wait(&s.client, &s.client.n_messages, 2);
+    shoal_rpc_call_half_close(call);
+    stand_close(&s, call);
+    assert_int_equal(s.client.status, SHOAL_RPC_OK);
+    assert_int_equal(shoal_rpc_server_set_tls(s.server, &of_both, NULL), SHOAL_OK);
+    assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    shoal_rpc_channel_free(other);
     stand_down(&s);
 }
 
@@ -625,6 +665,7 @@ int main(void)
         cmocka_unit_test(test_client_without_a_certificate_is_refused),
         cmocka_unit_test(test_new_certificates_are_taken_under_a_stream),
         cmocka_unit_test(test_channel_takes_new_certificates_under_a_call),
+        cmocka_unit_test(test_calls_of_an_authority_that_is_gone_are_refused),
         cmocka_unit_test(test_failing_memory_keeps_the_certificates),
         cmocka_unit_test(test_two_authorities_in_one_file_are_both_taken),
         cmocka_unit_test(test_expiry_is_read_from_the_certificate),
