@@ -77,9 +77,7 @@ const char *shoal_type_names(void)
 
 const char *shoal_type_own_names(void)
 {
-    return "C2_32, C2_64, C2_128, C3_32, C3_64, C3_128, C4_64, C4_128, S4_32, S4_64, S4_128, "
-           "N3_32, N3_64, N3_128, N4_32, N4_64, N4_128, S8_32, S8_64, S8_128, "
-           "B16_32, B16_64, B16_128, B8_32, B8_64, B8_128";
+    return "C2, C3, S4, N3, N4, S8, B16, B8 with _32, _64 or _128, C4 with _64 or _128";
 }
 
 bool shoal_type_is_own(shoal_type type)

@@ -71,7 +71,7 @@ typedef struct shoal_type_info {
 /* NULL when the type is not one of ours. */
 const shoal_type_info *shoal_type_find(uint32_t type);
 const shoal_type_info *shoal_type_find_name(const char *name); /* case-insensitive */
-/* Every type by name, for error texts: "F32, F16, ...", the first text without our own. */
+/* The types for error texts: "F32, F16, ..." without our own; our own by families and sizes. */
 const char *shoal_type_names(void);
 const char *shoal_type_own_names(void);
 /* Whether a type is one of ours, of which GGUF knows nothing. */

@@ -19,6 +19,20 @@ static float float_of(uint32_t bits)
     return x;
 }
 
+/* How a list says a type: our own by their family, "C2" of C2_32. */
+static const char *said_as(const shoal_type_info *info)
+{
+    static char family[8];
+    size_t n = strcspn(info->name, "_");
+    if (!shoal_type_is_own(info->type)) {
+        return info->name;
+    }
+    assert_true(n < sizeof family);
+    memcpy(family, info->name, n);
+    family[n] = '\0';
+    return family;
+}
+
 static void test_find_known_types_have_their_blocks(void **state)
 {
     (void)state;
@@ -66,6 +80,9 @@ static void test_find_known_types_have_their_blocks(void **state)
         {SHOAL_TYPE_B8_64, "B8_64", 64, 18},
         {SHOAL_TYPE_B8_128, "B8_128", 128, 34},
     };
+    /* both lists fit a line of an error, with an option and a name before them */
+    assert_true(strlen(shoal_type_own_names()) + strlen(shoal_type_names()) <
+                SHOAL_ERR_TEXT_MAX - 64);
     size_t n_found = 0;
     for (uint32_t t = 0; t < 300; t++) {
         n_found += shoal_type_find(t) != NULL;
@@ -82,7 +99,7 @@ static void test_find_known_types_have_their_blocks(void **state)
         bool own = shoal_type_is_own(info->type);
         assert_int_equal(own, want[i].type >= SHOAL_TYPE_C2_32);
         assert_true(info->type < SHOAL_TYPES_END);
-        assert_non_null(strstr(own ? shoal_type_own_names() : shoal_type_names(), info->name));
+        assert_non_null(strstr(own ? shoal_type_own_names() : shoal_type_names(), said_as(info)));
     }
     assert_ptr_equal(shoal_type_find_name("q4_0"), shoal_type_find(SHOAL_TYPE_Q4_0));
     assert_ptr_equal(shoal_type_find_name("q4_k"), shoal_type_find(12));
