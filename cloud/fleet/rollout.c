@@ -3,6 +3,7 @@
 
 #include "common/base/hash.h"
 #include "common/base/mem.h"
+#include "common/base/name.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -39,16 +40,8 @@ static size_t split(const char *at, const char *end, word words[WORDS_MAX])
 
 static bool take_folder(word w, char *ret_folder)
 {
-    if (w.n > SHOAL_ROLLOUT_NAME_MAX || w.at[0] == '.') {
+    if (!shoal_name_ok(w.at, w.n, SHOAL_ROLLOUT_NAME_MAX) || w.at[0] == '.') {
         return false;
-    }
-    for (size_t i = 0; i < w.n; i++) {
-        char c = w.at[i];
-        bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                    c == '.' || c == '_' || c == '-';
-        if (!fine) {
-            return false;
-        }
     }
     memcpy(ret_folder, w.at, w.n);
     return true;

@@ -2,6 +2,7 @@
 #include "edge/session/keep.h"
 
 #include "common/base/mem.h"
+#include "common/base/name.h"
 
 #include <string.h>
 
@@ -15,14 +16,7 @@ struct shoal_keep {
 
 bool shoal_session_name_ok(const char *name, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        char c = name[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '.' || c == '_' || c == '-')) {
-            return false;
-        }
-    }
-    return n >= 1 && n <= SHOAL_SESSION_NAME_MAX;
+    return shoal_name_ok(name, n, SHOAL_SESSION_NAME_MAX);
 }
 
 shoal_status shoal_keep_new(size_t n_max, size_t n_pages_max, shoal_keep **ret_keep)

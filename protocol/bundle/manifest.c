@@ -6,6 +6,7 @@
 #include "protocol/bundle/bundle.h"
 
 #include "common/base/mem.h"
+#include "common/base/name.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -85,16 +86,8 @@ static bool parse_number(word w, uint64_t max, uint64_t *ret_x)
 /* A name that is a file in its folder and nothing else: no separator, not hidden, not our own. */
 static bool parse_name(word w, char ret_name[SHOAL_BUNDLE_NAME_MAX + 1])
 {
-    if (w.n < 1 || w.n > SHOAL_BUNDLE_NAME_MAX || w.at[0] == '.' || w.at[0] == '-') {
+    if (!shoal_name_ok(w.at, w.n, SHOAL_BUNDLE_NAME_MAX) || w.at[0] == '.' || w.at[0] == '-') {
         return false;
-    }
-    for (size_t i = 0; i < w.n; i++) {
-        char c = w.at[i];
-        bool fine = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                    c == '.' || c == '_' || c == '-';
-        if (!fine) {
-            return false;
-        }
     }
     memcpy(ret_name, w.at, w.n);
     ret_name[w.n] = '\0';

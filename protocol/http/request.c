@@ -5,6 +5,7 @@
  */
 #include "protocol/http/http_internal.h"
 
+#include "common/base/name.h"
 #include "common/base/rng.h"
 
 #include <stdio.h>
@@ -309,24 +310,12 @@ size_t shoal_http_request_body(shoal_http_conn *conn, const char *data, size_t n
     return used;
 }
 
-static bool id_ok(const char *text, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        char c = text[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '.' || c == '_' || c == '-')) {
-            return false;
-        }
-    }
-    return n >= 1 && n <= SHOAL_HTTP_REQUEST_ID_MAX;
-}
-
 void shoal_http_request_make_id(shoal_http_conn *conn)
 {
     shoal_http_server *server = conn->server;
     size_t n_given = 0;
     const shoal_http_field *given = find(conn, "x-request-id", &n_given);
-    if (given && id_ok(given->value, given->n_value)) {
+    if (given && shoal_name_ok(given->value, given->n_value, SHOAL_HTTP_REQUEST_ID_MAX)) {
         memcpy(conn->x.request_id, given->value, given->n_value);
         conn->x.request_id[given->n_value] = '\0';
         return;

@@ -6,6 +6,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/mem.h"
+#include "common/base/name.h"
 #include "common/base/utf8.h"
 #include "protocol/wire/wire_internal.h"
 
@@ -83,22 +84,15 @@ shoal_status shoal_wire_check_text(const shoal_wire_check *check, const char *fi
     return SHOAL_OK;
 }
 
-static bool is_word_byte(uint8_t c)
-{
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-}
-
 shoal_status shoal_wire_check_word(const shoal_wire_check *check, const char *field,
                                    const uint8_t *text, size_t n, size_t n_max)
 {
     SHOAL_TRY(check_length(check, field, n, n_max));
-    for (size_t i = 0; i < n; i++) {
-        if (!is_word_byte(text[i])) {
-            return shoal_err_set(check->err, check->code,
-                                 "%s has byte 0x%02x at %zu; it must be of [A-Za-z0-9._-]", field,
-                                 text[i], i);
-        }
+    size_t i = shoal_name_span(text, n);
+    if (i < n) {
+        return shoal_err_set(check->err, check->code,
+                             "%s has byte 0x%02x at %zu; it must be of [A-Za-z0-9._-]", field,
+                             text[i], i);
     }
     return SHOAL_OK;
 }
