@@ -370,10 +370,6 @@ const char *shoal_forge_kv_type(const char *kv, bool *ret_hadamard);
 /* "1,2,3" to ids below n_vocab; owned by the caller (shoal_free). */
 shoal_status shoal_forge_parse_ids(const char *text, size_t n_vocab, int32_t **ret_ids,
                                    size_t *ret_n, shoal_err *err);
-/* "FILE" or "FILE=NUMBER"; without a number behind it a '=' is part of the name. The path is owned
- * by the caller (shoal_free). */
-shoal_status shoal_forge_parse_numbered(const char *text, char **ret_path, double *ret_number,
-                                        bool *ret_has_number, shoal_err *err);
 /* "FILE" or "FILE=STRENGTH", 1 by default. */
 shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
                                     shoal_err *err);

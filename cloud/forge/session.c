@@ -9,6 +9,7 @@
 #include "common/base/mem.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,30 +60,12 @@ static shoal_status parse_evict(const forge_args *args, shoal_engine_settings *s
     return SHOAL_OK;
 }
 
-shoal_status shoal_forge_parse_numbered(const char *text, char **ret_path, double *ret_number,
-                                        bool *ret_has_number, shoal_err *err)
-{
-    const char *sign = strrchr(text, '=');
-    char *end = NULL;
-    double number = sign ? strtod(sign + 1, &end) : 0;
-    bool numbered = sign && end != sign + 1 && *end == 0;
-    char *path = numbered ? shoal_strndup(text, (size_t)(sign - text)) : shoal_strdup(text);
-    if (!path) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the path of %s", text);
-    }
-    *ret_path = path;
-    *ret_number = number;
-    *ret_has_number = numbered;
-    return SHOAL_OK;
-}
-
 shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *ret_strength,
                                     shoal_err *err)
 {
     double strength = 0;
-    bool numbered = false;
-    SHOAL_TRY(shoal_forge_parse_numbered(text, ret_path, &strength, &numbered, err));
-    *ret_strength = numbered ? (float)strength : 1;
+    SHOAL_TRY(shoal_path_numbered(text, ret_path, &strength, err));
+    *ret_strength = isnan(strength) ? 1 : (float)strength;
     return SHOAL_OK;
 }
 

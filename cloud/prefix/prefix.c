@@ -108,14 +108,19 @@ size_t shoal_prefix_n_blocks(const shoal_prefix *prefix)
     return prefix->n_cached;
 }
 
-shoal_status shoal_prefix_salt(const shoal_prefix *prefix, const char *tenant, shoal_hash *ret_salt)
+shoal_status shoal_prefix_owner_of(const shoal_prefix *prefix, const char *tenant,
+                                   const shoal_hash *adapter, shoal_prefix_owner *ret_owner)
 {
     SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
     SHOAL_TRY(shoal_hasher_new(&hasher));
     shoal_hasher_update_field(hasher, "shoal prefix", strlen("shoal prefix"));
     shoal_hasher_update_field(hasher, &prefix->settings.model, sizeof(prefix->settings.model));
     shoal_hasher_update_field(hasher, tenant, strlen(tenant));
-    shoal_hasher_finish(hasher, ret_salt);
+    if (adapter) {
+        shoal_hasher_update_field(hasher, adapter, sizeof(*adapter));
+    }
+    shoal_hasher_finish(hasher, &ret_owner->salt);
+    ret_owner->adapted = adapter != NULL;
     return SHOAL_OK;
 }
 
@@ -154,15 +159,15 @@ static uint32_t find_child(const shoal_prefix *prefix, uint32_t parent, const sh
     return i;
 }
 
-/* The public node of these tokens, else the tenant's. */
-static uint32_t find_block(const shoal_prefix *prefix, uint32_t parent, const shoal_hash *salt,
-                           const int32_t *ids)
+/* The public node of these tokens, else the owner's. */
+static uint32_t find_block(const shoal_prefix *prefix, uint32_t parent,
+                           const shoal_prefix_owner *owner, const int32_t *ids)
 {
     uint32_t i = NONE;
-    if (parent == NONE || prefix->nodes[parent].is_public) {
+    if (!owner->adapted && (parent == NONE || prefix->nodes[parent].is_public)) {
         i = find_child(prefix, parent, &no_salt, ids);
     }
-    return i == NONE ? find_child(prefix, parent, salt, ids) : i;
+    return i == NONE ? find_child(prefix, parent, &owner->salt, ids) : i;
 }
 
 /* A node without pages yet; the caller has seen that there is a free one. */
@@ -293,7 +298,7 @@ bool shoal_prefix_evict(shoal_prefix *prefix)
 
 /* --- take and publish ------------------------------------------------------------------------- */
 
-size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_hash *salt, const int32_t *ids,
+size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_prefix_owner *owner, const int32_t *ids,
                          size_t n_ids, shoal_kv_seq *seq)
 {
     size_t n_entries = prefix->n_entries;
@@ -301,7 +306,7 @@ size_t shoal_prefix_take(shoal_prefix *prefix, const shoal_hash *salt, const int
     size_t n = 0;
     uint32_t parent = NONE;
     while (n < n_blocks) {
-        uint32_t i = find_block(prefix, parent, salt, ids + n * BLOCK);
+        uint32_t i = find_block(prefix, parent, owner, ids + n * BLOCK);
         if (i == NONE || !prefix->nodes[i].cached) {
             break;
         }
@@ -340,13 +345,13 @@ static bool keep(shoal_prefix *prefix, uint32_t i, shoal_kv_seq *seq, size_t b)
     return true;
 }
 
-void shoal_prefix_publish(shoal_prefix *prefix, const shoal_hash *salt, const int32_t *ids,
+void shoal_prefix_publish(shoal_prefix *prefix, const shoal_prefix_owner *owner, const int32_t *ids,
                           shoal_kv_seq *seq)
 {
     size_t n_blocks = shoal_kv_seq_length(seq) / BLOCK;
     uint32_t parent = NONE;
     for (size_t b = 0; b < n_blocks; b++) {
-        uint32_t i = find_block(prefix, parent, salt, ids + b * BLOCK);
+        uint32_t i = find_block(prefix, parent, owner, ids + b * BLOCK);
         if (i == NONE) {
             if (prefix->free == NONE && !evict_but(prefix, parent)) {
                 return;
@@ -354,7 +359,7 @@ void shoal_prefix_publish(shoal_prefix *prefix, const shoal_hash *salt, const in
             if (prefix->free == NONE) {
                 return; /* what went was a public block: its place stays taken */
             }
-            i = insert(prefix, parent, salt, ids + b * BLOCK);
+            i = insert(prefix, parent, &owner->salt, ids + b * BLOCK);
         }
         if (!prefix->nodes[i].cached && !keep(prefix, i, seq, b)) {
             if (!prefix->nodes[i].is_public) {

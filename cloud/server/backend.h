@@ -44,9 +44,10 @@ typedef struct shoal_backend_ops {
 typedef struct shoal_backend {
     const shoal_backend_ops *ops;
     void *ctx;
-    shoal_engine *engine; /* these four as in shoal_session_env */
+    shoal_engine *engine; /* these five as in shoal_session_env */
     shoal_sampler *sampler;
     shoal_form_words *words;
+    const shoal_adapters *adapters;
     const shoal_tokenizer *tokenizer;
 } shoal_backend;
 

@@ -40,14 +40,15 @@ typedef struct entry {
     uint64_t id; /* order of arrival */
     size_t tenant;
     uint64_t added_ms;
-    uint64_t last_ms;  /* last message or result */
-    uint64_t since_ms; /* since when its sample, or its prompt, waits */
-    uint64_t turn;     /* last step it was in */
-    uint64_t due_ms;   /* when a sample of it was due for the last time; 0: never */
-    shoal_hash salt;   /* of its tenant in the prefix cache */
-    bool salted;
-    bool looked; /* its prompt counts in the share that is found */
-    bool waits;  /* for blocks of the store */
+    uint64_t last_ms;         /* last message or result */
+    uint64_t since_ms;        /* since when its sample, or its prompt, waits */
+    uint64_t turn;            /* last step it was in */
+    uint64_t due_ms;          /* when a sample of it was due for the last time; 0: never */
+    shoal_prefix_owner owner; /* of its blocks in the prefix cache */
+    bool owned;
+    const shoal_lora *lora; /* that owner and part were made with */
+    bool looked;            /* its prompt counts in the share that is found */
+    bool waits;             /* for blocks of the store */
     shoal_share_part part;
     bool works; /* had work when the last step was planned */
     bool held;
@@ -220,6 +221,20 @@ static size_t find(const shoal_batch *batch, const shoal_session *session)
     return NO_ENTRY;
 }
 
+/* Whose its blocks are. Without memory for that the session computes all of its text itself. */
+static void name_blocks(shoal_batch *batch, entry *e)
+{
+    const char *tenant = shoal_session_tenant(e->session);
+    e->lora = shoal_session_lora(e->session);
+    const shoal_hash hash = e->lora != NULL ? shoal_lora_hash(e->lora) : (shoal_hash){{0}};
+    const shoal_hash *adapter = e->lora != NULL ? &hash : NULL;
+    e->owned = batch->prefix != NULL &&
+               shoal_prefix_owner_of(batch->prefix, tenant, adapter, &e->owner) == SHOAL_OK;
+    if (batch->share != NULL) {
+        shoal_share_join(batch->share, tenant, adapter, &e->part);
+    }
+}
+
 shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session, uint64_t now_ms)
 {
     if (batch->n_entries == batch->settings.n_sessions_max) {
@@ -233,14 +248,8 @@ shoal_status shoal_batch_add(shoal_batch *batch, shoal_session *session, uint64_
                  .tenant = tenant_i,
                  .added_ms = now_ms,
                  .last_ms = now_ms};
-    /* Without memory for its salt the session computes all of its text itself. */
-    e->salted =
-        batch->prefix != NULL &&
-        shoal_prefix_salt(batch->prefix, shoal_session_tenant(session), &e->salt) == SHOAL_OK;
     shoal_session_set_cost(session, &batch->told);
-    if (batch->share != NULL) {
-        shoal_share_join(batch->share, shoal_session_tenant(session), &e->part);
-    }
+    name_blocks(batch, e);
     return SHOAL_OK;
 }
 
@@ -335,8 +344,8 @@ static bool make_room(void *ctx)
 static shoal_share_site site_of(shoal_batch *batch, const entry *e)
 {
     return (shoal_share_site){.session = e->session,
-                              .prefix = e->salted ? batch->prefix : NULL,
-                              .salt = &e->salt,
+                              .prefix = e->owned ? batch->prefix : NULL,
+                              .owner = &e->owner,
                               .cost = &batch->cost,
                               .prefill_chunk = batch->settings.prefill_chunk,
                               .make_room = make_room,
@@ -366,8 +375,11 @@ static void find_texts(shoal_batch *batch, const shoal_clock *clock)
     for (size_t i = 0; i < batch->n_entries; i++) {
         entry *e = &batch->entries[i];
         size_t n = 0;
-        if (e->salted && !e->held) {
-            n = shoal_session_take_prefix(e->session, batch->prefix, &e->salt);
+        if (shoal_session_lora(e->session) != e->lora) {
+            name_blocks(batch, e); /* its Open has come, and nothing of its text was looked for */
+        }
+        if (e->owned && !e->held) {
+            n = shoal_session_take_prefix(e->session, batch->prefix, &e->owner);
             note_found(batch, e, n);
         }
         if (batch->share != NULL) {
@@ -510,8 +522,8 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
         }
         shoal_session_result(e->session, span, elapsed_ns / 1000 * span->n_ids / plan->n_rows,
                              now_ms);
-        if (e->salted) {
-            shoal_session_publish(e->session, batch->prefix, &e->salt);
+        if (e->owned) {
+            shoal_session_publish(e->session, batch->prefix, &e->owner);
         }
     }
     if (batch->prefix != NULL) {

@@ -20,6 +20,10 @@ const shoal_config_key shoal_cloud_config_keys[] = {
     STRING("model.path", "",
            "GGUF file of the model to serve; with an upstream its vocabulary is enough."),
     STRING("model.name", "", "Name told to edges; empty: the one in the file."),
+    STRING("model.adapters", "",
+           "LoRA adapters of the model, NAME=FILE or NAME=FILE=STRENGTH, separated by commas: an "
+           "edge whose request chose NAME is served with that one. They share the model and may be "
+           "in one batch. Equal on all nodes."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
     {"model.pin_threads", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Keep each compute thread on a CPU of its own: for machines that do nothing else."},
@@ -233,6 +237,15 @@ shoal_status shoal_cloud_quotas_from(const shoal_config *config, shoal_admit_quo
                                   ret_quotas, err);
 }
 
+static shoal_status check_adapters(const shoal_cloud_settings *s, shoal_err *err)
+{
+    return s->is_upstream && s->adapters[0] != '\0'
+               ? shoal_err_set(err, SHOAL_E_INVALID,
+                               "model.adapters needs backend native: with an upstream engine, name "
+                               "its adapter in upstream.model")
+               : SHOAL_OK;
+}
+
 static void upstream_from(const shoal_config *config, shoal_cloud_settings *s)
 {
     s->is_upstream = strcmp(shoal_config_string(config, "backend"), "upstream") == 0;
@@ -340,6 +353,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
                              "step.logits_max (%zu) is above step.rows_max (%zu)",
                              engine->n_logits_max, engine->n_rows_max);
     }
+    s.adapters = shoal_config_string(config, "model.adapters");
     s.node.model_name = shoal_config_string(config, "model.name");
     s.node.node_name = shoal_config_string(config, "node.name");
     s.node.n_sessions_max = (size_t)shoal_config_int(config, "sessions.max");
@@ -351,6 +365,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
     upstream_from(config, &s);
+    SHOAL_TRY(check_adapters(&s, err));
     ship_from(config, &s);
     s.fleet.folder = shoal_config_string(config, "fleet.folder");
     s.fleet.n_calls_max = (size_t)shoal_config_int(config, "fleet.calls_max");

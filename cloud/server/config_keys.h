@@ -20,6 +20,7 @@ typedef struct shoal_cloud_settings {
     shoal_rpc_limits rpc;
     shoal_ops_settings ops; /* address "": none */
     const char *model_path;
+    const char *adapters;        /* as shoal_adapters_load takes them */
     const char *edge_model_path; /* whose KV is shipped; "": none */
     shoal_ship_settings ship;
     shoal_fleet_settings fleet; /* folder "": no bundles are served */

@@ -5,6 +5,7 @@
 #include "cloud/server/config_keys.h"
 #include "cloud/server/ops.h"
 #include "common/base/file.h"
+#include "common/base/mem.h"
 #include "common/base/thread.h"
 #include "common/base/trim.h"
 #include "common/config/program.h"
@@ -69,6 +70,7 @@ typedef struct daemon_state {
     shoal_config *latest;      /* of a reload, NULL: none yet */
     shoal_cloud_settings settings;
     shoal_model *model;         /* of a native back end */
+    shoal_adapters *adapters;   /* of model */
     shoal_tokenizer *tokenizer; /* of an upstream's model */
     shoal_model *edge_model;    /* whose KV is shipped; these two NULL: none */
     shoal_ship *ship;
@@ -364,6 +366,12 @@ static void announce_upstream(const shoal_upstream *upstream)
 static shoal_status load_model(daemon_state *d, shoal_err *err)
 {
     SHOAL_TRY(shoal_model_load(d->settings.model_path, &d->model, err));
+    d->adapters = shoal_calloc(1, sizeof(*d->adapters));
+    if (d->adapters == NULL) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for adapters");
+    }
+    SHOAL_TRY(shoal_adapters_load(d->settings.adapters, d->model, d->adapters, err));
+    d->settings.node.adapters = d->adapters;
     if (d->settings.huge_pages) {
         shoal_model_start_huge_pages(d->model);
     }
@@ -509,6 +517,10 @@ static void unwind(daemon_state *d)
     shoal_loop_free(d->loop);
     shoal_upstream_free(d->settings.node.take_upstream); /* where no node came to be */
     shoal_tokenizer_free(d->tokenizer);
+    if (d->adapters != NULL) {
+        shoal_adapters_fini(d->adapters);
+        shoal_free(d->adapters);
+    }
     shoal_model_free(d->model);
     shoal_model_free(d->edge_model);
     shoal_config_free(d->latest);

@@ -5,12 +5,18 @@
 #include "common/base/mem.h"
 
 #include <stdio.h>
+#include <string.h>
+
+_Static_assert((int)SHOAL_ADAPTERS_MAX == (int)SHOAL_WIRE_ADAPTERS_MAX &&
+                   (int)SHOAL_ADAPTER_NAME_MAX == (int)SHOAL_WIRE_NAME_MAX,
+               "Describe has room for every adapter");
 
 typedef struct native {
     shoal_engine *engine;
     shoal_sampler *sampler;
     shoal_form_words *words;
     shoal_batch *batch;
+    const shoal_adapters *adapters; /* NULL: none */
 } native;
 
 static void native_free(void *ctx)
@@ -40,6 +46,12 @@ static void native_describe(const void *ctx, shoal_describe *ret_describe)
     d->n_ctx = (uint32_t)SHOAL_MIN(n_ctx, (size_t)SHOAL_WIRE_POSITION_MAX);
     d->verify = SHOAL_VERIFY_ALL;
     d->forms = true;
+    for (size_t i = 0; n->adapters != NULL && i < n->adapters->n; i++) {
+        const shoal_adapter *adapter = &n->adapters->list[i];
+        shoal_wire_adapter *told = &d->adapters[d->n_adapters++];
+        memcpy(told->name, adapter->name, sizeof(told->name));
+        told->hash = shoal_lora_hash(adapter->lora);
+    }
 }
 
 static shoal_status native_add(void *ctx, shoal_session *session, uint64_t now_ms)
@@ -107,7 +119,19 @@ static shoal_status add_public(void *ctx, const int32_t *ids, size_t n_ids)
     return shoal_batch_add_public(ctx, ids, n_ids);
 }
 
-shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_settings *engine,
+static shoal_status make_engine(native *n, const shoal_model *model,
+                                const shoal_engine_settings *settings, shoal_err *err)
+{
+    shoal_engine_settings with = *settings;
+    if (n->adapters != NULL && n->adapters->n > 0) {
+        with.n_loras_max = n->adapters->n;
+        with.lora_rank_max = shoal_adapters_rank_max(n->adapters->list, n->adapters->n);
+    }
+    return shoal_engine_new(model, &with, &n->engine, err);
+}
+
+shoal_status shoal_native_new(const shoal_model *model, const shoal_adapters *adapters,
+                              const shoal_engine_settings *engine,
                               const shoal_batch_settings *batch, const char *public_files,
                               const shoal_cloud_metrics *metrics, shoal_backend *ret_backend,
                               shoal_err *err)
@@ -116,7 +140,8 @@ shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_setti
     if (n == NULL) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "out of memory for the engine");
     }
-    shoal_status status = shoal_engine_new(model, engine, &n->engine, err);
+    n->adapters = adapters;
+    shoal_status status = make_engine(n, model, engine, err);
     if (status == SHOAL_OK) {
         status = shoal_sampler_new(model->hp.n_vocab, shoal_engine_kernels(n->engine), &n->sampler);
         if (status == SHOAL_OK) {
@@ -143,6 +168,7 @@ shoal_status shoal_native_new(const shoal_model *model, const shoal_engine_setti
                                    .ctx = n,
                                    .engine = n->engine,
                                    .sampler = n->sampler,
-                                   .words = n->words};
+                                   .words = n->words,
+                                   .adapters = adapters};
     return SHOAL_OK;
 }

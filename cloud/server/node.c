@@ -388,6 +388,7 @@ static void register_conn(shoal_node *node, shoal_conn *conn, uint64_t now_ms)
     shoal_session_env env = {.engine = backend->engine,
                              .sampler = backend->sampler,
                              .words = backend->words,
+                             .adapters = backend->adapters,
                              .tokenizer = backend->tokenizer,
                              .describe = &node->describe,
                              .tenant = conn->peer.identity,
@@ -672,8 +673,8 @@ static shoal_status make_backend(shoal_node *node, const shoal_model *model, sho
                                   .store_secret = settings->store_secret,
                                   .store_wait_ms = settings->store_wait_ms,
                                   .store_always = settings->store_always};
-    return shoal_native_new(model, &settings->engine, &batch, settings->public_files,
-                            &node->metrics, &node->backend, err);
+    return shoal_native_new(model, settings->adapters, &settings->engine, &batch,
+                            settings->public_files, &node->metrics, &node->backend, err);
 }
 
 static shoal_status open_store(shoal_node *node, shoal_metrics *registry, shoal_err *err)

@@ -27,9 +27,11 @@ enum {
 
 typedef struct shoal_node_settings {
     shoal_engine_settings engine;
-    const char *model_name;   /* told in Describe; copied; "": the model's own */
-    const char *node_name;    /* told in Opened; copied; "": the host's */
-    size_t n_sessions_max;    /* 1..SHOAL_NODE_SESSIONS_MAX, default 256 */
+    const shoal_adapters *adapters; /* of a native model, told in Describe; borrowed for the node's
+                                     * life; NULL: none */
+    const char *model_name;         /* told in Describe; copied; "": the model's own */
+    const char *node_name;          /* told in Opened; copied; "": the host's */
+    size_t n_sessions_max;          /* 1..SHOAL_NODE_SESSIONS_MAX, default 256 */
     size_t inbox_bytes_max;   /* of one call's waiting messages before reading pauses; 256 KiB */
     size_t prefill_chunk;     /* default 128 */
     unsigned prefix_percent;  /* of the KV that cached prefixes may keep, 0..100, default 50 */

@@ -515,6 +515,11 @@ uint64_t shoal_session_deadline_ms(const shoal_session *session)
     return session->state == SESSION_DONE ? UINT64_MAX : session->deadline_ms;
 }
 
+const shoal_lora *shoal_session_lora(const shoal_session *session)
+{
+    return session->lora;
+}
+
 const char *shoal_session_tenant(const shoal_session *session)
 {
     return session->env.tenant == NULL ? "" : session->env.tenant;
@@ -607,7 +612,8 @@ bool shoal_session_offer(const shoal_session *session, size_t n_rows, size_t n_l
     }
     size_t length = shoal_kv_seq_length(session->seq);
     size_t missing = n_missing(session);
-    *ret_span = (shoal_span){.seq = session->seq, .ids = session->ids + length};
+    *ret_span =
+        (shoal_span){.seq = session->seq, .lora = session->lora, .ids = session->ids + length};
     if (!wants_tokens(session) || missing >= n_rows || n_logits == 0) {
         ret_span->n_ids = SHOAL_MIN(missing, n_rows);
         return ret_span->n_ids > 0;
@@ -840,23 +846,24 @@ static void note_cached(shoal_session *session, size_t n)
 }
 
 size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
-                                 const shoal_hash *salt)
+                                 const shoal_prefix_owner *owner)
 {
     if (session->seq == NULL || shoal_session_wants(session, 0) == SHOAL_WANT_NOTHING ||
         n_missing(session) < SHOAL_PREFIX_BLOCK) {
         return 0;
     }
-    size_t n = shoal_prefix_take(prefix, salt, session->ids, session->n_ids - 1, session->seq);
+    size_t n = shoal_prefix_take(prefix, owner, session->ids, session->n_ids - 1, session->seq);
     session->n_published = n > 0 ? shoal_kv_seq_length(session->seq) : session->n_published;
     note_cached(session, n);
     return n;
 }
 
-void shoal_session_publish(shoal_session *session, shoal_prefix *prefix, const shoal_hash *salt)
+void shoal_session_publish(shoal_session *session, shoal_prefix *prefix,
+                           const shoal_prefix_owner *owner)
 {
     size_t n = session->seq == NULL ? 0 : shoal_kv_seq_length(session->seq);
     if (n / SHOAL_PREFIX_BLOCK > session->n_published / SHOAL_PREFIX_BLOCK) {
-        shoal_prefix_publish(prefix, salt, session->ids, session->seq);
+        shoal_prefix_publish(prefix, owner, session->ids, session->seq);
         session->n_published = n;
     }
 }

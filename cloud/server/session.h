@@ -20,6 +20,7 @@
 #include "cloud/prefix/prefix.h"
 #include "common/engine/engine.h"
 #include "common/form/form.h"
+#include "common/model/adapters.h"
 #include "common/sample/sample.h"
 #include "common/spec/spec.h"
 #include "protocol/rpc/rpc.h"
@@ -35,9 +36,10 @@ typedef struct shoal_session_env {
     shoal_sampler *sampler;           /* NULL without an engine */
     const shoal_tokenizer *tokenizer; /* without an engine; else the engine's model's counts */
     shoal_form_words *words;          /* of the engine's model; NULL: no answer is held to a form */
-    const shoal_describe *describe;   /* what this node serves: Open is held against it */
-    const char *tenant;               /* whose session it is; NULL: nobody's in particular */
-    const char *node; /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */
+    const shoal_adapters *adapters; /* of the engine's model, which Open chooses from; NULL: none */
+    const shoal_describe *describe; /* what this node serves: Open is held against it */
+    const char *tenant;             /* whose session it is; NULL: nobody's in particular */
+    const char *node;               /* name told in Opened, at most SHOAL_WIRE_TEXT_MAX - 1 bytes */
 } shoal_session_env;
 
 /* Where a session's answers go; called from inside push, tick and result, and not re-entrantly:
@@ -92,6 +94,8 @@ void shoal_session_tick(shoal_session *session, uint64_t now_ms);
 uint64_t shoal_session_deadline_ms(const shoal_session *session);
 /* Ends the session from outside with an Error message. */
 void shoal_session_fail(shoal_session *session, shoal_rpc_status status, const char *text);
+/* The one that its Open chose of the node's, NULL: none; the same from Open to the end. */
+const shoal_lora *shoal_session_lora(const shoal_session *session);
 /* From env; "" for NULL. */
 const char *shoal_session_tenant(const shoal_session *session);
 bool shoal_session_done(const shoal_session *session);
@@ -151,10 +155,11 @@ void shoal_session_take(shoal_session *session, const shoal_verdict *verdict, ui
 /* Begins the KV with what is cached of the text, when that is more than it has and there is work.
  * Returns the tokens gained. Not between offer and result. */
 size_t shoal_session_take_prefix(shoal_session *session, shoal_prefix *prefix,
-                                 const shoal_hash *salt);
+                                 const shoal_prefix_owner *owner);
 /* Gives the cache the full blocks of the KV, all of confirmed tokens. Not between offer and
  * result. */
-void shoal_session_publish(shoal_session *session, shoal_prefix *prefix, const shoal_hash *salt);
+void shoal_session_publish(shoal_session *session, shoal_prefix *prefix,
+                           const shoal_prefix_owner *owner);
 
 /* Full blocks of 32 confirmed tokens that the KV lacks before the last token, from the block where
  * it ends; 0 without work, or when it ends within a block. */

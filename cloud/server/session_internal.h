@@ -35,6 +35,7 @@ struct shoal_session {
     size_t n_published; /* tokens of the KV that the prefix cache was shown */
     shoal_kv_seq *seq;  /* KV of H[0..length), length at most n_ids - 1 between steps; NULL without
                          * an engine */
+    const shoal_lora *lora; /* the node's, of all its rows; NULL: none */
     shoal_sampling sampling;
     shoal_logit_bias *biases;
     shoal_form *form;           /* NULL: free text */

@@ -93,6 +93,29 @@ static bool open_form_kept(shoal_session *session, const shoal_msg_open *open)
     return false;
 }
 
+/* By what it is, not by its name: another file of that name writes another text. */
+static bool open_adapter_held(shoal_session *session, const shoal_msg_open *open)
+{
+    const shoal_adapters *adapters = session->env.adapters;
+    if (!open->has_adapter) {
+        return true;
+    }
+    for (size_t i = 0; adapters != NULL && i < adapters->n; i++) {
+        shoal_hash hash = shoal_lora_hash(adapters->list[i].lora);
+        if (memcmp(&hash, &open->adapter, sizeof(hash)) == 0) {
+            session->lora = adapters->list[i].lora;
+            return true;
+        }
+    }
+    char hex[SHOAL_HASH_HEX];
+    shoal_hash_hex(&open->adapter, hex);
+    shoal_session_failf(session, SHOAL_RPC_FAILED_PRECONDITION,
+                        "adapter mismatch: the edge asks for %.*s, this node has %zu others; use "
+                        "the same files in model.adapters on all nodes",
+                        SHORT_HEX, hex, adapters != NULL ? adapters->n : (size_t)0);
+    return false;
+}
+
 bool shoal_session_open_agrees(shoal_session *session, const shoal_msg_open *open)
 {
     const shoal_describe *describe = session->env.describe;
@@ -108,7 +131,7 @@ bool shoal_session_open_agrees(shoal_session *session, const shoal_msg_open *ope
            same_hash(session, "tokenizer", &open->tokenizer, &describe->tokenizer) &&
            same_hash(session, "chat template", &open->chat_template, &describe->chat_template) &&
            open_verifiable(session, open) && open_form_kept(session, open) &&
-           open_fits(session, open);
+           open_adapter_held(session, open) && open_fits(session, open);
 }
 
 /* SHOAL_E_PROTOCOL: err says what of the form is wrong. */

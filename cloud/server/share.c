@@ -128,22 +128,27 @@ static fetch *fetch_of(const shoal_share *share, const shoal_share_part *part)
 /* --- names ------------------------------------------------------------------------------------ */
 
 /* SHA-256 twice over the secret, so that no name tells another's. */
-static shoal_status salt_of(const shoal_share *share, const char *tenant, shoal_hash *ret_salt)
+static shoal_status salt_of(const shoal_share *share, const char *tenant, const shoal_hash *adapter,
+                            shoal_hash *ret_salt)
 {
     SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
     SHOAL_TRY(shoal_hasher_new(&hasher));
     shoal_hasher_update_field(hasher, "shoal store", strlen("shoal store"));
     shoal_hasher_update_field(hasher, &share->settings.secret, sizeof(share->settings.secret));
     shoal_hasher_update_field(hasher, tenant, strlen(tenant));
+    if (adapter != NULL) {
+        shoal_hasher_update_field(hasher, adapter, sizeof(*adapter));
+    }
     shoal_hasher_finish(hasher, ret_salt);
     return shoal_hash_of(ret_salt, sizeof(*ret_salt), ret_salt);
 }
 
-void shoal_share_join(shoal_share *share, const char *tenant, shoal_share_part *ret_part)
+void shoal_share_join(shoal_share *share, const char *tenant, const shoal_hash *adapter,
+                      shoal_share_part *ret_part)
 {
     shoal_hash salt;
-    *ret_part = (shoal_share_part){.joined = false};
-    ret_part->joined = salt_of(share, tenant, &salt) == SHOAL_OK &&
+    *ret_part = (shoal_share_part){.adapted = adapter != NULL};
+    ret_part->joined = salt_of(share, tenant, adapter, &salt) == SHOAL_OK &&
                        shoal_block_root(&share->settings.model, share->form, &salt, sizeof(salt),
                                         &ret_part->root) == SHOAL_OK;
 }
@@ -161,7 +166,7 @@ static size_t n_public(const shoal_share *share, const shoal_share_part *part, c
                        size_t n)
 {
     const shoal_prefix *prefix = share->settings.prefix;
-    bool open = prefix != NULL && part->n_open == part->n_named;
+    bool open = prefix != NULL && !part->adapted && part->n_open == part->n_named;
     return open ? shoal_prefix_n_public(prefix, ids, n * BLOCK) : 0;
 }
 
@@ -323,7 +328,7 @@ static fetch *new_fetch(shoal_share *share, const shoal_share_part *part, const 
     *f = (fetch){.turn = ++share->turn, .pieces = pieces, .n = n, .from = from};
     f->end = n;
     f->busy = n;
-    shoal_share_part names = {.root = part->root};
+    shoal_share_part names = {.adapted = part->adapted, .root = part->root};
     shoal_block_id skipped;
     size_t n_open = n_public(share, &names, ids, from + n);
     for (size_t b = 0; b < from + n; b++) {
@@ -420,7 +425,7 @@ static bool take_over(shoal_share *share, const shoal_share_site *site, fetch *f
     if (f->n_taken > n_before) {
         shoal_metric_add(share->metrics->store_tokens, (double)((f->n_taken - n_before) * BLOCK));
         if (site->prefix != NULL) {
-            shoal_session_publish(site->session, site->prefix, site->salt);
+            shoal_session_publish(site->session, site->prefix, site->owner);
         }
     }
     return status == SHOAL_OK;

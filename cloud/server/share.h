@@ -8,7 +8,8 @@
  * no token (R2, R3).
  *
  * Names of blocks begin with a root made of the model, the KV's form, and the tenant under the
- * operator's secret (R10); blocks that are public have a root without a tenant.
+ * operator's secret (R10), with the adapter where there is one; blocks that are public, the base's
+ * alone, have a root without a tenant.
  *
  * Fetching costs time, too. What it took is fitted like the steps of the engine
  * (cloud/sched/cost.h, blocks instead of rows); while that predicts more than computing takes,
@@ -48,6 +49,7 @@ SHOAL_DEFINE_CLEANUP(shoal_share, shoal_share_free)
 /* What is kept for one session. Zeroed, it takes no part. */
 typedef struct shoal_share_part {
     bool joined;
+    bool adapted; /* nothing public is for it */
     shoal_hash root;
     size_t n_named;      /* blocks of the text that have their names */
     shoal_block_id own;  /* the last of them, under the tenant's root */
@@ -62,8 +64,10 @@ typedef struct shoal_share_part {
     uint64_t until_ns; /* blocks may come until then */
 } shoal_share_part;
 
-/* Without memory for its names the session computes all of its text itself. */
-void shoal_share_join(shoal_share *share, const char *tenant, shoal_share_part *ret_part);
+/* adapter: the hash of the session's; NULL: none. Without memory for its names the session computes
+ * all of its text itself. */
+void shoal_share_join(shoal_share *share, const char *tenant, const shoal_hash *adapter,
+                      shoal_share_part *ret_part);
 /* Leases that it did not fulfil are given back. */
 void shoal_share_leave(shoal_share *share, shoal_share_part *part);
 
@@ -73,8 +77,8 @@ void shoal_share_poll(shoal_share *share);
 /* What a session's blocks go to and what computing them would cost. */
 typedef struct shoal_share_site {
     shoal_session *session;
-    shoal_prefix *prefix; /* NULL: none; else it is shown the blocks that came */
-    const shoal_hash *salt;
+    shoal_prefix *prefix;            /* NULL: none; else it is shown the blocks that came */
+    const shoal_prefix_owner *owner; /* with it */
     const shoal_sched_cost *cost;
     size_t prefill_chunk;         /* rows of one step */
     bool (*make_room)(void *ctx); /* frees pages; false: there are no more */

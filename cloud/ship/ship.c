@@ -39,8 +39,8 @@ struct shoal_shipment {
     shoal_kv_seq *seq;
     size_t n_pages; /* promised to it */
     size_t n_cached;
-    shoal_hash salt;
-    bool salted;
+    shoal_prefix_owner owner;
+    bool owned;
     bool told;        /* n_cached left with the first part */
     uint64_t n_sent;  /* bytes of the blob */
     uint64_t n_parts; /* that left */
@@ -486,10 +486,11 @@ static bool begin(shoal_shipment *s)
         return true;
     }
     s->begun = true;
-    s->salted = ship->prefix != NULL &&
-                shoal_prefix_salt(ship->prefix, s->peer.tenant, &s->salt) == SHOAL_OK;
-    if (s->salted && !was_held) {
-        (void)shoal_prefix_take(ship->prefix, &s->salt, s->request->ids, s->request->n_ids, s->seq);
+    s->owned = ship->prefix != NULL &&
+               shoal_prefix_owner_of(ship->prefix, s->peer.tenant, NULL, &s->owner) == SHOAL_OK;
+    if (s->owned && !was_held) {
+        (void)shoal_prefix_take(ship->prefix, &s->owner, s->request->ids, s->request->n_ids,
+                                s->seq);
     }
     s->n_cached = shoal_kv_seq_length(s->seq);
     shoal_metric_add(ship->metrics.tokens_cached, (double)s->n_cached);
@@ -521,8 +522,8 @@ static void compute(shoal_shipment *s)
     double us = (double)(shoal_clock_now_ns(&ship->settings.clock) - start_ns) / 1e3;
     learn(&ship->token_us, us / (double)span.n_ids);
     shoal_metric_add(ship->metrics.tokens_computed, (double)span.n_ids);
-    if (s->salted) {
-        shoal_prefix_publish(ship->prefix, &s->salt, s->request->ids, s->seq);
+    if (s->owned) {
+        shoal_prefix_publish(ship->prefix, &s->owner, s->request->ids, s->seq);
     }
 }
 

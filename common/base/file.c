@@ -6,8 +6,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -110,6 +112,22 @@ static shoal_status read_head(int fd, const char *path, char *head, size_t n, si
         total += (size_t)got;
     }
     *ret_n = total;
+    return SHOAL_OK;
+}
+
+shoal_status shoal_path_numbered(const char *text, char **ret_path, double *ret_number,
+                                 shoal_err *err)
+{
+    const char *sign = strrchr(text, '=');
+    char *end = NULL;
+    double number = sign ? strtod(sign + 1, &end) : 0;
+    bool numbered = sign && end != sign + 1 && *end == '\0' && !isnan(number);
+    char *path = numbered ? shoal_strndup(text, (size_t)(sign - text)) : shoal_strdup(text);
+    if (!path) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the path of %s", text);
+    }
+    *ret_path = path;
+    *ret_number = numbered ? number : (double)NAN;
     return SHOAL_OK;
 }
 

@@ -169,8 +169,9 @@ void shoal_assist_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             shoal_uplink_lost(coop, g, SHOAL_RPC_INVALID_ARGUMENT, text);
             return;
         }
-        if (g->form && !coop->cloud.forms) {
-            shoal_uplink_lost(coop, g, SHOAL_RPC_UNIMPLEMENTED, shoal_uplink_no_forms);
+        shoal_rpc_status served = shoal_uplink_can_serve(coop, g, text, sizeof text);
+        if (served != SHOAL_RPC_OK) {
+            shoal_uplink_lost(coop, g, served, text);
             return;
         }
         if (shoal_uplink_open(coop, g) != SHOAL_OK) {

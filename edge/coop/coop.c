@@ -53,7 +53,7 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
         {"active requests", s->n_active_max, 1, 256},
         {"waiting requests", s->n_waiting_max, 0, 65536},
         {"tokens that wait for their depth", s->n_exit_waiting, 1, SHOAL_DEPTH_WAITING_MAX},
-        {"adapters", s->n_adapters, 0, SHOAL_COOP_ADAPTERS_MAX},
+        {"adapters", s->n_adapters, 0, SHOAL_ADAPTERS_MAX},
         {"draft tokens", s->n_draft, 0, SHOAL_PACE_DRAFT_MAX},
         {"kept sessions", s->n_sessions_max, 0, SHOAL_SESSIONS_MAX},
         {"percent of the KV for kept sessions", s->session_percent_max, 0, 100},
@@ -92,11 +92,8 @@ static shoal_status check_settings(const shoal_coop_settings *s, shoal_err *err)
 
 static size_t lora_rank_max(const shoal_coop_settings *s)
 {
-    size_t most = s->lora ? shoal_lora_rank(s->lora) : 0;
-    for (size_t i = 0; i < s->n_adapters; i++) {
-        most = SHOAL_MAX(most, shoal_lora_rank(s->adapters[i].lora));
-    }
-    return most;
+    return SHOAL_MAX(s->lora ? shoal_lora_rank(s->lora) : 0,
+                     shoal_adapters_rank_max(s->adapters, s->n_adapters));
 }
 
 static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
@@ -534,7 +531,7 @@ uint64_t shoal_coop_turn_ms(const shoal_coop *coop)
     return since_ms == 0 || now_ms < since_ms ? 0 : now_ms - since_ms;
 }
 
-const shoal_coop_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n)
+const shoal_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n)
 {
     *ret_n = coop->settings.n_adapters;
     return coop->settings.adapters;

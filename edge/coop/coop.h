@@ -12,7 +12,7 @@
 #include "common/engine/rules.h"
 #include "common/grammar/grammar.h"
 #include "common/kv/evict.h"
-#include "common/model/lora.h"
+#include "common/model/adapters.h"
 #include "common/model/model.h"
 #include "common/obs/metrics.h"
 #include "common/sample/sample.h"
@@ -124,15 +124,8 @@ typedef struct shoal_coop_score {
 enum {
     SHOAL_COOP_PREFIXES_MAX = 16,
     SHOAL_COOP_TOPS_MAX = 20,
-    SHOAL_COOP_OPENING_MAX = 32,
-    SHOAL_COOP_ADAPTERS_MAX = 64
+    SHOAL_COOP_OPENING_MAX = 32
 };
-
-/* An adapter of the edge's model that requests may choose. */
-typedef struct shoal_coop_adapter {
-    char name[SHOAL_SESSION_NAME_MAX + 1];
-    shoal_lora *lora; /* whose list this is owns it */
-} shoal_coop_adapter;
 
 /* One of the tokens the edge model thought likeliest at a place. */
 typedef struct shoal_coop_top {
@@ -163,13 +156,13 @@ typedef struct shoal_coop_request {
      * with these bytes: what follows them is of the grammar, as far as the token that ended them
      * left it possible. At most SHOAL_COOP_OPENING_MAX bytes, copied. */
     const char *grammar_opening;
-    uint64_t deadline_ms;    /* from now, 0: none */
-    uint32_t priority;       /* of its work in the cloud, 0..SHOAL_WIRE_PRIORITY_MAX */
-    uint64_t reconnect_ms;   /* how long a lost cloud is waited for, 0: the configured time */
-    const char *exit_policy; /* as in shoal_exit_rules_choose; NULL: the configured one */
-    float exit_threshold;    /* with it: in place of the policy's own; NaN: none */
-    bool degrade;            /* exact, cloud: go on locally when the cloud is gone */
-    const shoal_coop_adapter *adapter; /* one of the settings'; NULL: none but settings.lora */
+    uint64_t deadline_ms;         /* from now, 0: none */
+    uint32_t priority;            /* of its work in the cloud, 0..SHOAL_WIRE_PRIORITY_MAX */
+    uint64_t reconnect_ms;        /* how long a lost cloud is waited for, 0: the configured time */
+    const char *exit_policy;      /* as in shoal_exit_rules_choose; NULL: the configured one */
+    float exit_threshold;         /* with it: in place of the policy's own; NaN: none */
+    bool degrade;                 /* exact, cloud: go on locally when the cloud is gone */
+    const shoal_adapter *adapter; /* one of the settings'; NULL: none but settings.lora */
     const char *session;    /* its KV is kept under this name, and what was kept under it is taken
                              * up; copied, as shoal_session_name_ok says; NULL: none */
     size_t n_cloud_max;     /* mode ASSIST: tokens the cloud may make; SIZE_MAX: no limit */
@@ -244,10 +237,10 @@ typedef struct shoal_coop_settings {
     uint64_t fetch_quarantine_ms;       /* nothing is fetched for so long after what was no KV */
     const shoal_lora
         *lora; /* of all that the edge's model computes, borrowed for coop's life; NULL */
-    const shoal_coop_adapter *adapters; /* [n_adapters], as lora; requests may choose one */
-    size_t n_adapters;                  /* at most SHOAL_COOP_ADAPTERS_MAX */
-    const shoal_coop_prefix *prefixes;  /* borrowed for the making, as long as the KV has room */
-    size_t n_prefixes;                  /* at most SHOAL_COOP_PREFIXES_MAX */
+    const shoal_adapter *adapters;     /* [n_adapters], as lora; requests may choose one */
+    size_t n_adapters;                 /* at most SHOAL_ADAPTERS_MAX */
+    const shoal_coop_prefix *prefixes; /* borrowed for the making, as long as the KV has room */
+    size_t n_prefixes;                 /* at most SHOAL_COOP_PREFIXES_MAX */
     shoal_hash model_pin; /* cloud model to insist on; all zero: whatever it describes */
 } shoal_coop_settings;
 shoal_coop_settings shoal_coop_settings_default(void);
@@ -398,6 +391,6 @@ uint64_t shoal_coop_turn_ms(const shoal_coop *coop);
 /* Tokens one request may hold, prompt included. */
 size_t shoal_coop_n_ctx(const shoal_coop *coop);
 /* [*ret_n], of the settings. */
-const shoal_coop_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n);
+const shoal_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n);
 
 #endif

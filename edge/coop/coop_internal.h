@@ -40,6 +40,14 @@ typedef struct link link;
 typedef struct session_job session_job;
 typedef struct fetch fetch;
 
+/* Whom the cloud's text is of: its model, and the adapter that Open asked for. */
+typedef struct author {
+    bool known;
+    shoal_hash model;
+    bool has_adapter;
+    shoal_hash adapter; /* zero without one */
+} author;
+
 /* What another coop has done before. */
 typedef struct carried {
     shoal_coop_totals totals;
@@ -54,7 +62,7 @@ typedef enum mail_kind {
     MAIL_CANCEL,    /* id */
     MAIL_MESSAGE,   /* link, message, n_bytes */
     MAIL_CLOSED,    /* link, status, text */
-    MAIL_DESCRIBED, /* describe or status, text */
+    MAIL_DESCRIBED, /* described or status, text */
     MAIL_SESSION,   /* session */
     MAIL_FETCHED,   /* fetched */
     MAIL_CARRY      /* carried */
@@ -72,7 +80,7 @@ typedef struct mail {
     shoal_cloud_msg *message;
     size_t n_bytes;
     shoal_rpc_status status;
-    shoal_describe describe;
+    shoal_describe *described;
     char text[SHOAL_WIRE_TEXT_MAX];
 } mail;
 
@@ -214,6 +222,9 @@ struct gen {
     bool fetch_tried;        /* it was decided, once for all */
     bool lossy;              /* some of its KV was fetched archived: nobody else may have it */
     const shoal_lora *lora;  /* of all that the edge's model computes of it; NULL */
+    const char *adapter;     /* what the request called it, and the cloud its own; NULL: none */
+    author author;           /* of the stream that was opened last */
+    bool asked_again;        /* after a node that is another than it was described as */
     bool session_lossy;      /* what was kept under its name came archived, and stays marked so */
     bool fetch_holds;        /* the edge's model waits for it */
     uint64_t fetch_until_ms; /* for so long */
@@ -486,8 +497,10 @@ shoal_status shoal_uplink_open(shoal_coop *coop, gen *g) SHOAL_MUST_CHECK;
  * more. */
 shoal_status shoal_uplink_hand_over(shoal_coop *coop, gen *g, size_t from,
                                     size_t n_max) SHOAL_MUST_CHECK;
-/* Of a cloud that holds no answer to a form. */
-extern const char shoal_uplink_no_forms[];
+/* Whether what the cloud describes is enough for this request: that it holds answers to a form, has
+ * the adapter, is what the text was begun with. Else text says what is wrong with it. */
+shoal_rpc_status shoal_uplink_can_serve(const shoal_coop *coop, const gen *g, char *text,
+                                        size_t n_text);
 /* R9 on our side: what the cloud describes must fit our tokenizer and the operator's pin. */
 bool shoal_uplink_identity_ok(const shoal_coop *coop, char *text, size_t n_text);
 

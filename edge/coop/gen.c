@@ -51,6 +51,7 @@ shoal_status shoal_gen_new(shoal_coop *coop, const shoal_coop_request *request, 
     g->id = atomic_fetch_add(&coop->next_id, 1) + 1;
     g->mode = request->mode;
     g->lora = request->adapter ? request->adapter->lora : coop->settings.lora;
+    g->adapter = request->adapter ? request->adapter->name : NULL;
     g->degrade = request->degrade;
     g->priority = request->priority;
     g->assist.n_most = request->n_cloud_max;

@@ -168,7 +168,6 @@ typedef struct describe_call {
     shoal_coop *coop;
     mail *mail; /* made with the call */
     bool answered;
-    shoal_describe describe;
     char text[SHOAL_WIRE_TEXT_MAX];
 } describe_call;
 
@@ -177,7 +176,7 @@ static void describe_message(shoal_rpc_call *call, void *user, const uint8_t *da
     (void)call;
     describe_call *d = user;
     shoal_err err = SHOAL_ERR_INIT;
-    d->answered = shoal_describe_decode(data, n, &d->describe, &err) == SHOAL_OK;
+    d->answered = shoal_describe_decode(data, n, d->mail->described, &err) == SHOAL_OK;
     if (!d->answered) {
         memcpy(d->text, err.text, sizeof d->text);
     }
@@ -190,7 +189,6 @@ static void describe_close(shoal_rpc_call *call, void *user, shoal_rpc_status st
     describe_call *d = user;
     mail *m = d->mail;
     m->status = d->answered ? SHOAL_RPC_OK : (status == SHOAL_RPC_OK ? SHOAL_RPC_INTERNAL : status);
-    m->describe = d->describe;
     (void)snprintf(m->text, sizeof m->text, "%s", d->text[0] ? d->text : (details ? details : ""));
     shoal_mailbox_push(&d->coop->box, m);
     atomic_fetch_sub(&d->coop->n_calls, 1);
@@ -206,7 +204,11 @@ void shoal_coop_describe_start(shoal_coop *coop)
 {
     describe_call *d = shoal_calloc(1, sizeof *d);
     mail *m = d ? shoal_mail_new(MAIL_DESCRIBED) : NULL;
-    if (!m) {
+    if (m) {
+        m->described = shoal_calloc(1, sizeof *m->described);
+    }
+    if (!m || !m->described) {
+        shoal_mail_free(m);
         shoal_free(d);
         return;
     }

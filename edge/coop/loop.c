@@ -62,10 +62,10 @@ static void take_described(shoal_coop *coop, const mail *m)
         uint64_t ns = shoal_clock_now_ns(&coop->clock) - coop->describe_sent_ns;
         coop->figures.round_trip_us = (double)ns / 1e3;
         coop->described = true;
-        coop->cloud = m->describe;
+        coop->cloud = *m->described;
         (void)pthread_mutex_lock(&coop->state_mutex);
         coop->state.cloud_described = true;
-        coop->state.cloud = m->describe;
+        coop->state.cloud = *m->described;
         (void)pthread_mutex_unlock(&coop->state_mutex);
         return;
     }

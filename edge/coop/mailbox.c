@@ -55,6 +55,7 @@ void shoal_mail_free(mail *m)
     shoal_session_job_free(m->session);
     shoal_cloud_msg_free(m->message);
     shoal_free(m->carried);
+    shoal_free(m->described);
     shoal_free(m);
 }
 

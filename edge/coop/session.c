@@ -259,7 +259,7 @@ static shoal_status check_copies(const shoal_coop *coop, const session_job *job,
 static shoal_status check_adapter(const shoal_coop *coop, const shoal_kept *kept, shoal_err *err)
 {
     for (size_t i = 0; i < coop->settings.n_adapters; i++) {
-        const shoal_coop_adapter *adapter = &coop->settings.adapters[i];
+        const shoal_adapter *adapter = &coop->settings.adapters[i];
         if (kept->kind.lora == adapter->lora) {
             return shoal_err_set(err, SHOAL_E_UNSUPPORTED,
                                  "session %s was computed with the adapter %s and cannot be saved: "

@@ -77,6 +77,30 @@ static void add_text(const gen *g, size_t n_drafts, size_t n_continue, uint8_t *
     open->ends = true;
 }
 
+/* Whom the cloud's text would be of now. */
+static author author_of(const shoal_coop *coop, const gen *g)
+{
+    const shoal_wire_adapter *adapter =
+        g->adapter ? shoal_describe_adapter(&coop->cloud, g->adapter) : NULL;
+    author ret = {.known = true, .model = coop->cloud.model, .has_adapter = adapter != NULL};
+    if (adapter) {
+        ret.adapter = adapter->hash;
+    }
+    return ret;
+}
+
+/* Some of the answer was said under the author of a stream before. */
+static bool has_begun(const gen *g)
+{
+    return g->author.known && g->n_confirmed > g->n_prompt;
+}
+
+static bool is_same_author(const author *a, const author *b)
+{
+    return memcmp(&a->model, &b->model, sizeof a->model) == 0 && a->has_adapter == b->has_adapter &&
+           memcmp(&a->adapter, &b->adapter, sizeof a->adapter) == 0;
+}
+
 static shoal_status send_open(shoal_coop *coop, gen *g, size_t n_drafts, size_t n_continue)
 {
     shoal_edge_msg msg = {
@@ -102,6 +126,9 @@ static shoal_status send_open(shoal_coop *coop, gen *g, size_t n_drafts, size_t 
         form->position = (uint32_t)g->n_prompt;
         (void)snprintf(form->opening, sizeof form->opening, "%s", shoal_form_opening(g->form));
     }
+    g->author = author_of(coop, g);
+    msg.body.open.has_adapter = g->author.has_adapter;
+    msg.body.open.adapter = g->author.adapter;
     uint8_t shares[SHOAL_WIRE_DRAFT_MAX]; /* used until it is sent */
     if (g->whole) {
         add_text(g, n_drafts, n_continue, shares, &msg.body.open);
@@ -412,18 +439,32 @@ static bool verify_ok(shoal_coop *coop, gen *g)
     return false;
 }
 
-const char shoal_uplink_no_forms[] =
+static const char no_forms[] =
     "it cannot hold an answer to a form (response_format, tools): it is of an older version, or "
     "stands before an engine of another kind; use mode \"local\"";
 
-/* A form that nobody keeps would be none. */
-static bool forms_ok(shoal_coop *coop, gen *g)
+shoal_rpc_status shoal_uplink_can_serve(const shoal_coop *coop, const gen *g, char *text,
+                                        size_t n_text)
 {
+    const author now = author_of(coop, g);
     if (g->form && !coop->cloud.forms) {
-        shoal_uplink_refused(coop, g, SHOAL_RPC_UNIMPLEMENTED, shoal_uplink_no_forms);
-        return false;
+        (void)snprintf(text, n_text, "%s", no_forms);
+        return SHOAL_RPC_UNIMPLEMENTED;
     }
-    return true;
+    if (g->adapter && !now.has_adapter) {
+        (void)snprintf(text, n_text,
+                       "it has no adapter \"%s\" for its model (model.adapters of the node); use "
+                       "mode \"local\"",
+                       g->adapter);
+        return SHOAL_RPC_UNIMPLEMENTED;
+    }
+    if (g->mode != SHOAL_MODE_ASSIST && has_begun(g) && !is_same_author(&now, &g->author)) {
+        (void)snprintf(text, n_text,
+                       "another model or adapter came up there in the middle of this answer; ask "
+                       "again");
+        return SHOAL_RPC_FAILED_PRECONDITION;
+    }
+    return SHOAL_RPC_OK;
 }
 
 /* Whether an attempt at that time could still help this request. */
@@ -524,7 +565,12 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             shoal_gen_fail(coop, g, SHOAL_E_MISMATCH, text);
             return;
         }
-        if (!forms_ok(coop, g) || !verify_ok(coop, g)) {
+        shoal_rpc_status served = shoal_uplink_can_serve(coop, g, text, sizeof text);
+        if (served != SHOAL_RPC_OK) {
+            shoal_uplink_refused(coop, g, served, text);
+            return;
+        }
+        if (!verify_ok(coop, g)) {
             return;
         }
         if (!shoal_assist_may_spend(coop, text, sizeof text)) {
@@ -868,6 +914,11 @@ void shoal_uplink_lost(shoal_coop *coop, gen *g, shoal_rpc_status status, const 
     }
     if (status == SHOAL_RPC_FAILED_PRECONDITION) {
         coop->described = false; /* another model came up there: ask again before the next one */
+        if (g->mode != SHOAL_MODE_ASSIST && !g->asked_again && !has_begun(g)) {
+            g->asked_again = true; /* nothing of the one before was said: this one's will do */
+            g->usage.n_reconnects++;
+            return;
+        }
     }
     if (g->mode == SHOAL_MODE_ASSIST) {
         g->usage.n_reconnects += was_open;

@@ -63,8 +63,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
     STRING(
         "model.adapters", "",
         "LoRA adapters of the model of model.path, NAME=FILE or NAME=FILE=STRENGTH, separated by "
-        "commas: a request whose model is NAME is answered with that one. They share the model "
-        "and may be in one batch."),
+        "commas: a request whose model is NAME is answered with that one, and the cloud answers "
+        "with its own of that name. They share the model and may be in one batch."),
     INT("model.threads", "2", 1, SHOAL_POOL_THREADS_MAX, "Compute threads."),
     {"model.pin_threads", SHOAL_CONFIG_BOOL, "false", 0, 0, NULL, false,
      "Keep each compute thread on a CPU of its own: for machines that do nothing else."},

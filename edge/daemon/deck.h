@@ -9,7 +9,6 @@
 
 #include "common/config/config.h"
 #include "edge/coop/coop.h"
-#include "edge/daemon/adapters.h"
 #include "protocol/bundle/bundle.h"
 
 typedef struct shoal_deck {

@@ -333,7 +333,7 @@ shoal_status shoal_api_new(shoal_loop *loop, shoal_coop *coop, const shoal_model
                              SHOAL_API_MODEL_ID_MAX - 1);
     }
     size_t n_adapters = 0;
-    const shoal_coop_adapter *adapters = shoal_coop_adapters(coop, &n_adapters);
+    const shoal_adapter *adapters = shoal_coop_adapters(coop, &n_adapters);
     for (size_t i = 0; i < n_adapters; i++) {
         if (strcmp(adapters[i].name, settings->model_id) == 0) {
             return shoal_err_set(err, SHOAL_E_INVALID,

@@ -32,7 +32,7 @@ shoal_status shoal_api_put_envelope(shoal_api_call *call)
                                 "\"system_fingerprint\":\"fp_%.10s\",\"model\":",
                                 is_chat(call) ? "chatcmpl" : "cmpl", call->random,
                                 (long long)time(NULL), hash));
-    const shoal_coop_adapter *adapter = call->request->adapter;
+    const shoal_adapter *adapter = call->request->adapter;
     return shoal_json_put_text(&call->envelope,
                                adapter ? adapter->name : call->deck->context.model_id);
 }

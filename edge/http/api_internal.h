@@ -44,7 +44,7 @@ typedef struct shoal_api_context {
     uint32_t priority;   /* the same */
     const shoal_redact_rules *redact;
     char model_id[SHOAL_API_MODEL_ID_MAX];
-    const shoal_coop_adapter *adapters; /* [n_adapters], coop's; other names of the model */
+    const shoal_adapter *adapters; /* [n_adapters], coop's; other names of the model */
     size_t n_adapters;
     shoal_mode mode_default;
     size_t n_tokens_default;
@@ -69,7 +69,7 @@ typedef struct shoal_api_request {
     bool tell_logprobs; /* of each token, and of the likeliest there */
     size_t n_tops;      /* how many of the likeliest, at most SHOAL_COOP_TOPS_MAX */
     bool tell_names;    /* tokens are called "token_id:N" there, since a text may be of several */
-    const shoal_coop_adapter *adapter;        /* that the model's name chose; NULL: none */
+    const shoal_adapter *adapter;             /* that the model's name chose; NULL: none */
     char session[SHOAL_SESSION_NAME_MAX + 1]; /* "": none */
     uint64_t reconnect_ms;                    /* 0: as configured */
     uint64_t deadline_ms;                     /* from now; 0, or above it: as configured */
@@ -96,8 +96,7 @@ typedef struct shoal_api_request {
 
 /* api_parse.c: body to request, any thread. On SHOAL_E_INVALID error says what to answer. */
 /* The adapter of that name; NULL: there is none. */
-const shoal_coop_adapter *shoal_api_find_adapter(const shoal_api_context *context,
-                                                 const char *name);
+const shoal_adapter *shoal_api_find_adapter(const shoal_api_context *context, const char *name);
 /* The error of a name that neither the model nor an adapter has. */
 shoal_status shoal_api_no_model(const shoal_api_context *context, const char *name,
                                 shoal_http_error *error);

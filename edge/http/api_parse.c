@@ -385,7 +385,7 @@ static shoal_status take_messages(shoal_api_reader *r)
 
 /* --- the whole -------------------------------------------------------------------------------- */
 
-const shoal_coop_adapter *shoal_api_find_adapter(const shoal_api_context *context, const char *name)
+const shoal_adapter *shoal_api_find_adapter(const shoal_api_context *context, const char *name)
 {
     for (size_t i = 0; i < context->n_adapters; i++) {
         if (strcmp(name, context->adapters[i].name) == 0) {

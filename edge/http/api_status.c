@@ -228,8 +228,13 @@ static shoal_status put_cloud(shoal_buf *buf, const shoal_api *api, const shoal_
         bool named = state->cloud.backend[0] != '\0';
         SHOAL_TRY(shoal_buf_appendf(buf, ",\"backend\":"));
         SHOAL_TRY(shoal_json_put_text(buf, named ? state->cloud.backend : "native"));
-        SHOAL_TRY(
-            shoal_buf_appendf(buf, ",\"verify\":\"%s\"", shoal_verify_name(state->cloud.verify)));
+        SHOAL_TRY(shoal_buf_appendf(buf, ",\"verify\":\"%s\",\"adapters\":[",
+                                    shoal_verify_name(state->cloud.verify)));
+        for (size_t i = 0; i < state->cloud.n_adapters; i++) {
+            SHOAL_TRY(shoal_buf_appendf(buf, "%s", i > 0 ? "," : ""));
+            SHOAL_TRY(shoal_json_put_text(buf, state->cloud.adapters[i].name));
+        }
+        SHOAL_TRY(shoal_buf_appendf(buf, "]"));
     }
     return shoal_buf_appendf(buf, "}");
 }

@@ -37,7 +37,8 @@ enum {
     SHOAL_WIRE_SIGNATURE_MAX = 64,
     SHOAL_WIRE_BUNDLE_FILES_MAX = 16,
     SHOAL_WIRE_NAME_MAX = 64,
-    SHOAL_WIRE_ROUND_BYTES = 200 /* budget of one verification round, each way */
+    SHOAL_WIRE_ADAPTERS_MAX = 64, /* of a node */
+    SHOAL_WIRE_ROUND_BYTES = 200  /* budget of one verification round, each way */
 };
 
 typedef enum shoal_mode {
@@ -65,6 +66,12 @@ typedef struct shoal_edge_kv {
     uint32_t archive_us; /* archiving a token, as measured, 0..SHOAL_WIRE_COST_US_MAX */
 } shoal_edge_kv;
 
+/* An adapter of a node's model, which an Open may choose (SPEC.md, section 15). */
+typedef struct shoal_wire_adapter {
+    char name[SHOAL_WIRE_NAME_MAX + 1]; /* 1 to 64 of [A-Za-z0-9._-] */
+    shoal_hash hash;
+} shoal_wire_adapter;
+
 typedef struct shoal_describe {
     char name[SHOAL_WIRE_TEXT_MAX];
     shoal_hash model;
@@ -79,7 +86,12 @@ typedef struct shoal_describe {
     shoal_edge_kv edge_kv;
     bool forms;       /* answers are held to the form that Open gives */
     bool opens_whole; /* what Open brings beside itself is read */
+    size_t n_adapters;
+    shoal_wire_adapter adapters[SHOAL_WIRE_ADAPTERS_MAX]; /* [n_adapters], no name twice */
 } shoal_describe;
+
+/* The adapter of that name; NULL: the node has none. */
+const shoal_wire_adapter *shoal_describe_adapter(const shoal_describe *describe, const char *name);
 
 /* What an answer must be (SPEC.md, section 13). */
 typedef struct shoal_msg_form {
@@ -100,6 +112,8 @@ typedef struct shoal_msg_open {
     uint32_t priority; /* 0..SHOAL_WIRE_PRIORITY_MAX */
     uint32_t n_tokens_max;
     char request_id[65];
+    bool has_adapter; /* else the model alone */
+    shoal_hash adapter;
     shoal_msg_form form;
     /* What would follow it (SPEC.md, section 14); without a prompt there is nothing of it. */
     const int32_t *prompt;      /* in the message; at position 0 */

@@ -37,6 +37,53 @@ static shoal_status check_edge_kv(const shoal_wire_check *check, const Shoal__V1
                                   m->basis_hash.len > 0 ? SHOAL_WIRE_COST_US_MAX : 0);
 }
 
+const shoal_wire_adapter *shoal_describe_adapter(const shoal_describe *describe, const char *name)
+{
+    for (size_t i = 0; i < describe->n_adapters; i++) {
+        if (strcmp(describe->adapters[i].name, name) == 0) {
+            return &describe->adapters[i];
+        }
+    }
+    return NULL;
+}
+
+static shoal_status check_adapters(const shoal_wire_check *check, Shoal__V1__Adapter *const *list,
+                                   size_t n)
+{
+    SHOAL_TRY(shoal_wire_check_range(check, "DescribeReply.adapters count", n, 0,
+                                     SHOAL_WIRE_ADAPTERS_MAX));
+    for (size_t i = 0; i < n; i++) {
+        const ProtobufCBinaryData *name = &list[i]->name;
+        SHOAL_TRY(shoal_wire_check_range(check, "Adapter.name length", name->len, 1,
+                                         SHOAL_WIRE_NAME_MAX));
+        SHOAL_TRY(shoal_wire_check_word(check, "Adapter.name", name->data, name->len,
+                                        SHOAL_WIRE_NAME_MAX));
+        for (size_t j = 0; j < i; j++) {
+            if (list[j]->name.len == name->len &&
+                memcmp(list[j]->name.data, name->data, name->len) == 0) {
+                return shoal_err_set(check->err, check->code,
+                                     "DescribeReply.adapters has the name \"%.*s\" twice",
+                                     (int)name->len, (const char *)name->data);
+            }
+        }
+    }
+    return SHOAL_OK;
+}
+
+static shoal_status take_adapters(const shoal_wire_check *check, const Shoal__V1__DescribeReply *m,
+                                  shoal_describe *ret_describe)
+{
+    SHOAL_TRY(check_adapters(check, m->adapters, m->n_adapters));
+    for (size_t i = 0; i < m->n_adapters; i++) {
+        shoal_wire_adapter *adapter = &ret_describe->adapters[i];
+        shoal_wire_copy_text(adapter->name, &m->adapters[i]->name);
+        SHOAL_TRY(
+            shoal_wire_take_hash(check, "Adapter.hash", &m->adapters[i]->hash, &adapter->hash));
+    }
+    ret_describe->n_adapters = m->n_adapters;
+    return SHOAL_OK;
+}
+
 shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *buf)
 {
     Shoal__V1__DescribeReply m = SHOAL__V1__DESCRIBE_REPLY__INIT;
@@ -70,6 +117,21 @@ shoal_status shoal_describe_encode(const shoal_describe *describe, shoal_buf *bu
         SHOAL_TRY(check_edge_kv(&ours, &edge_kv));
         m.edge_kv = &edge_kv;
     }
+    Shoal__V1__Adapter adapters[SHOAL_WIRE_ADAPTERS_MAX];
+    Shoal__V1__Adapter *list[SHOAL_WIRE_ADAPTERS_MAX];
+    SHOAL_TRY(shoal_wire_check_range(&ours, "DescribeReply.adapters count", describe->n_adapters, 0,
+                                     SHOAL_WIRE_ADAPTERS_MAX));
+    for (size_t i = 0; i < describe->n_adapters; i++) {
+        const shoal_wire_adapter *adapter = &describe->adapters[i];
+        shoal__v1__adapter__init(&adapters[i]);
+        adapters[i].name =
+            shoal_wire_bytes(adapter->name, strnlen(adapter->name, sizeof adapter->name));
+        adapters[i].hash = shoal_wire_bytes(adapter->hash.bytes, SHOAL_HASH_BYTES);
+        list[i] = &adapters[i];
+    }
+    SHOAL_TRY(check_adapters(&ours, list, describe->n_adapters));
+    m.n_adapters = describe->n_adapters;
+    m.adapters = list;
     return shoal_wire_pack(&m.base, buf);
 }
 
@@ -106,6 +168,7 @@ static shoal_status take_reply(const shoal_wire_check *check, const Shoal__V1__D
     if (m->edge_kv) {
         SHOAL_TRY(take_edge_kv(check, m->edge_kv, &d.edge_kv));
     }
+    SHOAL_TRY(take_adapters(check, m, &d));
     *ret_describe = d;
     return SHOAL_OK;
 }

@@ -145,6 +145,7 @@ static shoal_status encode_open(const shoal_wire_check *check, const shoal_msg_o
     m.confidences = shoal_wire_bytes(open->confidences, open->confidences ? open->n_drafts : 0);
     m.n_continue = open->n_continue;
     m.ends = open->ends;
+    m.adapter = shoal_wire_bytes(open->adapter.bytes, open->has_adapter ? SHOAL_HASH_BYTES : 0);
     SHOAL_TRY(check_open(check, &m));
     SHOAL_TRY(check_open_text(check, &m));
     Shoal__V1__Form form = SHOAL__V1__FORM__INIT;
@@ -308,6 +309,8 @@ static shoal_status decode_open(const shoal_wire_check *check, const Shoal__V1__
         shoal_wire_take_hash(check, "Open.tokenizer_hash", &m->tokenizer_hash, &open->tokenizer));
     SHOAL_TRY(
         shoal_wire_take_hash(check, "Open.template_hash", &m->template_hash, &open->chat_template));
+    SHOAL_TRY(shoal_wire_take_hash_or_none(check, "Open.adapter", &m->adapter, &open->has_adapter,
+                                           &open->adapter));
     shoal_logit_bias *biases = (shoal_logit_bias *)(void *)(msg + 1);
     SHOAL_TRY(decode_sampling(check, m->sampling, biases, &open->sampling));
     open->mode = (shoal_mode)m->mode;

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 
-from harness import FAMILY_EOS, SANITIZED, Site, complete, expect, free_port, main, parallel, prompts, questions
+from harness import FAMILY_EOS, SANITIZED, Site, binary, complete, expect, free_port, main, parallel, prompts, questions, run
 
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "20261123"))
 N_PROMPTS = int(os.environ.get("SHOAL_TEST_PROMPTS", "8" if SANITIZED else "200"))
@@ -22,11 +22,11 @@ def cases():
     return [(p, t, rng.getrandbits(48)) for t in TEMPERATURES for p in texts]
 
 
-def ask(url, mode, case, n=24):
+def ask(url, mode, case, n=24, on_event=None):
     """Answers of the family are short: where a test wants many tokens, their end is made unlikely."""
     prompt, temperature, seed = case
     bias = {"logit_bias": {str(FAMILY_EOS): -100}} if n > 24 and not SANITIZED else {}
-    return complete(url, prompt, mode, n=n, chat=not SANITIZED, temperature=temperature, seed=seed, **bias)
+    return complete(url, prompt, mode, n=n, on_event=on_event, chat=not SANITIZED, temperature=temperature, seed=seed, **bias)
 
 
 def ask_all(url, mode, some, n=24, width=WIDTH):
@@ -190,7 +190,48 @@ def test_cloud_killed_at_random_moments_changes_nothing():
         return f"{kills} kills, {lost_streams} streams cut and resumed, {rounds * len(some)} answers, 0 differ"
 
 
+def test_a_cloud_that_becomes_another_mixes_no_answer():
+    """Another model of the family comes up where the first was killed: no text is begun by one and ended by the other, and
+    what had not begun is the new one's."""
+    some = [c for c in cases() if c[1] == 0.0][:WIDTH + 2]
+    n = 160
+    with Site(SEED) as site:
+        full, edge_model = site.models("Q4_0")
+        other = site.file("other.gguf")
+        run(binary("shoal-forge"), "convert", "-m", full, "--type", "Q4_0", "-o", other)
+        cloud = site.cloud(full, free_port()).start()
+        edge = site.edge(edge_model, cloud.address, coop__reconnect_ms=60000).start()
+
+        def become(model):
+            cloud.kill()
+            cloud.settings["model.path"] = model
+            cloud.start()
+
+        of = {full: ask_all(edge.address, "cloud", some, n, len(some))}
+        become(other)
+        of[other] = ask_all(edge.address, "exact", some, n, len(some))
+        right = {model: [answer.ids for answer in answers] for model, answers in of.items()}
+        expect(all(a.error is None for a in of[other]), f"a new model is not asked: {[a.error for a in of[other]]}")
+        expect(right[full] != right[other], "the two models say the same")
+        n_cut = 0
+        for model, mode in ((full, "exact"), (other, "cloud"), (full, "cloud"), (other, "exact")):
+            begun = threading.Semaphore(0)
+            calls = [lambda c=c: ask(edge.address, mode, c, n, lambda a: begun.release() if a.ids else None) for c in some]
+            answers = []
+            thread = threading.Thread(target=lambda calls=calls, answers=answers: answers.extend(parallel(calls, len(calls))))
+            thread.start()
+            for _ in range(2 * len(some)):
+                expect(begun.acquire(timeout=60), "no answer begins")
+            become(model)
+            thread.join()
+            for case, answer, *whole in zip(some, answers, right[full], right[other]):
+                expect(answer.error or answer.ids in whole, f"{mode}: {case}: {answer.ids}, neither of {whole}")
+                n_cut += answer.error is not None
+        expect(n_cut > 0, "no answer was cut in its middle")
+        return f"{n_cut} of {4 * len(some)} answers cut, the others whole"
+
+
 if __name__ == "__main__":
     main([test_exact_batched_and_corrupted_equals_cloud, test_exact_of_any_draft_length_equals_cloud, test_a_cloud_is_spared,
           test_exact_equals_cloud_over_sealed_kv, test_exact_one_at_a_time_equals_batched,
-          test_cloud_killed_at_random_moments_changes_nothing])
+          test_cloud_killed_at_random_moments_changes_nothing, test_a_cloud_that_becomes_another_mixes_no_answer])

@@ -45,8 +45,8 @@ shoal_status sim_node_start(sim_node *node, const sim_base *base, const sim_node
                                         .idle_hold_ms = settings->hold_ms,
                                         .prefix_percent = settings->prefix_percent,
                                         .step_time_us = settings->step_time_us};
-    SHOAL_TRY(
-        shoal_native_new(base->model, &engine, &batch, "", &node->metrics, &node->backend, err));
+    SHOAL_TRY(shoal_native_new(base->model, NULL, &engine, &batch, "", &node->metrics,
+                               &node->backend, err));
     node->backend.ops->describe(node->backend.ctx, &node->describe);
     node->describe.protocol = SHOAL_WIRE_PROTOCOL;
     node->up = true;

@@ -6,9 +6,11 @@
 #include <cmocka.h>
 
 #include "common/base/file.h"
+#include "common/base/macros.h"
 #include "common/base/mem.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -422,6 +424,33 @@ static void test_failing_allocations_leave_no_trace(void **state)
     }
 }
 
+static void test_paths_with_numbers(void **state)
+{
+    (void)state;
+    const struct {
+        const char *text;
+        const char *path;
+        double number; /* NAN: none */
+    } rows[] = {
+        {"a.gguf", "a.gguf", (double)NAN},
+        {"a=0.5", "a", 0.5},
+        {"a=b=-2", "a=b", -2},
+        {"a=", "a=", (double)NAN},
+        {"a=1x", "a=1x", (double)NAN},
+        {"a=nan", "a=nan", (double)NAN},
+        {"a=inf", "a", (double)INFINITY},
+        {"=1", "", 1},
+        {"", "", (double)NAN},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        SHOAL_CLEANUP(shoal_free_cleanup) char *got = NULL;
+        double number = 0;
+        assert_int_equal(shoal_path_numbered(rows[i].text, &got, &number, NULL), SHOAL_OK);
+        assert_string_equal(got, rows[i].path);
+        assert_true(isnan(rows[i].number) ? isnan(number) : number == rows[i].number);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -439,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_write_does_not_follow_a_planted_link),
         cmocka_unit_test(test_write_into_a_missing_folder_fails_with_words),
         cmocka_unit_test(test_pieces_become_one_file_at_commit_only),
+        cmocka_unit_test(test_paths_with_numbers),
         cmocka_unit_test(test_failing_allocations_leave_no_trace),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

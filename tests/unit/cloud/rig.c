@@ -41,8 +41,9 @@ shoal_model *rig_model_new(uint64_t seed)
 
 static void describe(rig *r)
 {
-    shoal_describe *d = &r->describe;
-    memset(d, 0, sizeof(*d));
+    r->describe = shoal_calloc(1, sizeof(*r->describe));
+    assert_non_null(r->describe);
+    shoal_describe *d = r->describe;
     d->model = r->model->hash;
     d->tokenizer = *shoal_tokenizer_hash(r->model->tokenizer);
     d->chat_template = *shoal_tokenizer_template_hash(r->model->tokenizer);
@@ -98,6 +99,7 @@ void rig_fini(rig *r)
     shoal_sampler_free(r->sampler);
     shoal_engine_free(r->engine);
     shoal_model_free(r->model);
+    shoal_free(r->describe);
 }
 
 void rig_prompt(uint64_t seed, int32_t *text, size_t n)
@@ -272,7 +274,7 @@ void edge_init(edge *e, rig *r)
                              .sampler = r->sampler,
                              .words = r->words,
                              .tokenizer = r->model->tokenizer,
-                             .describe = &r->describe,
+                             .describe = r->describe,
                              .tenant = r->tenant,
                              .node = "node-a"};
     shoal_session_out out = {.emit = on_emit, .finish = on_finish, .ctx = e};
@@ -297,9 +299,9 @@ static void push(edge *e, const shoal_edge_msg *msg)
 shoal_msg_open edge_open_message(const rig *r, const shoal_sampling *sampling, size_t n_max)
 {
     return (shoal_msg_open){.protocol = SHOAL_WIRE_PROTOCOL,
-                            .model = r->describe.model,
-                            .tokenizer = r->describe.tokenizer,
-                            .chat_template = r->describe.chat_template,
+                            .model = r->describe->model,
+                            .tokenizer = r->describe->tokenizer,
+                            .chat_template = r->describe->chat_template,
                             .sampling = *sampling,
                             .mode = SHOAL_MODE_EXACT,
                             .n_tokens_max = (uint32_t)n_max,

@@ -40,8 +40,8 @@ typedef struct rig {
     shoal_batch *batch;
     const char *tenant;          /* of the edges that are made next */
     shoal_cloud_metrics metrics; /* counts nothing */
-    shoal_describe describe;
-    uint64_t now_ns; /* the clock stands still until a test moves it */
+    shoal_describe *describe;    /* rig_fini frees it */
+    uint64_t now_ns;             /* the clock stands still until a test moves it */
     shoal_clock clock;
 } rig;
 

@@ -36,7 +36,7 @@ static int setup(void **state)
     uint32_t list = 0;
     uint32_t root = 0;
     rig_init(&shared, &(rig_settings){.seed = 7});
-    shared.describe.forms = true;
+    shared.describe->forms = true;
     assert_int_equal(shoal_grammar_new(&g), SHOAL_OK);
     assert_int_equal(shoal_grammar_add_number(g, true, &number), SHOAL_OK);
     assert_int_equal(shoal_grammar_add_string(g, 1, 12, &text), SHOAL_OK);
@@ -164,11 +164,11 @@ static void test_what_cannot_be_kept_is_refused_by_name(void **state)
     edge e;
     /* A node without words: another engine stands behind it. */
     shoal_form_words *words = SHOAL_STEAL(shared.words);
-    memcpy(shared.describe.backend, "upstream", 9);
+    memcpy(shared.describe->backend, "upstream", 9);
     open_with_form(&e, &sampling);
     expect_end(&e, SHOAL_RPC_FAILED_PRECONDITION, "upstream");
     shared.words = words;
-    memset(shared.describe.backend, 0, sizeof shared.describe.backend);
+    memset(shared.describe->backend, 0, sizeof shared.describe->backend);
     /* The version that does not know of forms. */
     edge_init(&e, &shared);
     shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,

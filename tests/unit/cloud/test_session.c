@@ -577,7 +577,7 @@ static void test_open_other_identity_is_refused_with_both_hashes(void **state)
     (void)state;
     shoal_sampling sampling = sampling_of(0.0f, 3);
     char ours[SHOAL_HASH_HEX];
-    shoal_hash_hex(&shared.describe.model, ours);
+    shoal_hash_hex(&shared.describe->model, ours);
     ours[12] = '\0';
     shoal_msg_open open = edge_open_message(&shared, &sampling, 60);
     memset(open.model.bytes, 0xab, sizeof(open.model.bytes));
@@ -593,6 +593,11 @@ static void test_open_other_identity_is_refused_with_both_hashes(void **state)
     open = edge_open_message(&shared, &sampling, 60);
     open.protocol = 2;
     open_refused(&open, SHOAL_RPC_FAILED_PRECONDITION, "version 2");
+    open = edge_open_message(&shared, &sampling, 60);
+    open.has_adapter = true; /* this node has none */
+    memset(open.adapter.bytes, 0xcd, sizeof(open.adapter.bytes));
+    open_refused(&open, SHOAL_RPC_FAILED_PRECONDITION, "adapter mismatch");
+    open_refused(&open, SHOAL_RPC_FAILED_PRECONDITION, "cdcdcdcdcdcd");
 }
 
 static void test_open_limits_are_kept(void **state)

@@ -353,7 +353,7 @@ static bool asks(shoal_share *share, rig *r, const shoal_sched_cost *cost, edge 
     const shoal_share_site site = {
         .session = e->session, .cost = cost, .prefill_chunk = 32, .make_room = no_room};
     const struct timespec pause = {.tv_nsec = 200000};
-    shoal_share_join(share, "a", &part);
+    shoal_share_join(share, "a", NULL, &part);
     bool asked = shoal_share_fetch(share, &part, &site, &r->clock);
     for (bool waits = asked; waits; waits = shoal_share_fetch(share, &part, &site, &r->clock)) {
         nanosleep(&pause, NULL);
@@ -431,7 +431,7 @@ static void asker_init(asker *a, shoal_store *store, const shoal_sched_cost *cos
     ask(&a->e, &a->r, "a");
     a->site = (shoal_share_site){
         .session = a->e.session, .cost = cost, .prefill_chunk = 32, .make_room = no_room};
-    shoal_share_join(a->share, "a", &a->part);
+    shoal_share_join(a->share, "a", NULL, &a->part);
 }
 
 static void asker_fini(asker *a, shoal_store *store)

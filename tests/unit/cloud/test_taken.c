@@ -120,7 +120,9 @@ static void open_with(shoal_verify verify, shoal_mode mode, const shoal_sampling
                       const char *word)
 {
     rig r = blind;
-    r.describe.verify = verify;
+    shoal_describe other = *blind.describe;
+    r.describe = &other;
+    other.verify = verify;
     edge e;
     edge_init(&e, &r);
     shoal_edge_msg msg = {.kind = SHOAL_EDGE_OPEN,
@@ -154,7 +156,9 @@ static void test_open_without_engine_is_held_to_the_described_context(void **sta
     (void)state;
     for (uint32_t n_ctx = N_TEXT - 1; n_ctx <= N_TEXT + 1; n_ctx++) {
         rig r = blind;
-        r.describe.n_ctx = n_ctx;
+        shoal_describe other = *blind.describe;
+        r.describe = &other;
+        other.n_ctx = n_ctx;
         edge e;
         edge_init(&e, &r);
         edge_open(&e, &greedy, N_TEXT);

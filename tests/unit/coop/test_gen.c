@@ -158,7 +158,7 @@ static void test_rollback_deeper_than_a_ring_gives_the_same_drafts(void **state)
 static void test_long_text_forgotten_is_fed_in_pieces(void **state)
 {
     (void)state;
-    shoal_coop coop;
+    static shoal_coop coop; /* large */
     coop_init(&coop, COOP_PREFILL_CHUNK);
     gen *g = gen_new(&coop);
     assert_int_equal(draft_to(&coop, g, N_DEEP), 0);

@@ -52,7 +52,7 @@ shoal_status fake_session_code;
 atomic_size_t fake_n_cancelled;
 atomic_size_t fake_n_submitted;
 atomic_bool fake_link_cut;
-const shoal_coop_adapter *fake_adapters;
+const shoal_adapter *fake_adapters;
 size_t fake_n_adapters;
 atomic_size_t fake_n_grammars;
 shoal_coop_request fake_last;
@@ -309,7 +309,7 @@ void shoal_coop_cut_link(shoal_coop *coop, bool cut)
     atomic_store(&fake_link_cut, cut);
 }
 
-const shoal_coop_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n)
+const shoal_adapter *shoal_coop_adapters(const shoal_coop *coop, size_t *ret_n)
 {
     (void)coop;
     *ret_n = fake_n_adapters;

@@ -24,8 +24,8 @@ typedef struct fake_script {
 extern fake_script fake_next;          /* of the next submits */
 extern atomic_size_t fake_n_cancelled; /* generations that ended by cancel */
 extern atomic_size_t fake_n_submitted;
-extern atomic_size_t fake_n_grammars;           /* requests that had one */
-extern const shoal_coop_adapter *fake_adapters; /* [fake_n_adapters], of coops made from then on */
+extern atomic_size_t fake_n_grammars;      /* requests that had one */
+extern const shoal_adapter *fake_adapters; /* [fake_n_adapters], of coops made from then on */
 extern size_t fake_n_adapters;
 extern atomic_bool fake_link_cut; /* as the last shoal_coop_cut_link said */
 /* What the last submit was given. */

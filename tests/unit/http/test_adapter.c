@@ -20,7 +20,7 @@
 static void test_adapter_is_chosen_by_the_models_name(void **state)
 {
     (void)state;
-    static const shoal_coop_adapter adapters[] = {{.name = "one"}, {.name = "two"}};
+    static const shoal_adapter adapters[] = {{.name = "one"}, {.name = "two"}};
     api_fixture a;
     fake_adapters = adapters;
     fake_n_adapters = SHOAL_COUNT(adapters);
@@ -28,7 +28,7 @@ static void test_adapter_is_chosen_by_the_models_name(void **state)
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     static const struct {
         const char *model;
-        const shoal_coop_adapter *adapter;
+        const shoal_adapter *adapter;
     } rows[] = {{"one", &adapters[0]}, {"two", &adapters[1]}, {MODEL, NULL}};
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         char body[128];
@@ -56,7 +56,7 @@ static void test_adapter_is_chosen_by_the_models_name(void **state)
     assert_int_equal(api_get(&a, "/v1/models/three", &r), 404);
     api_stop(&a);
     /* Which of two a name means must be plain. */
-    static const shoal_coop_adapter same[] = {{.name = MODEL}};
+    static const shoal_adapter same[] = {{.name = MODEL}};
     fake_adapters = same;
     fake_n_adapters = 1;
     shoal_api_settings settings = api_test_settings();

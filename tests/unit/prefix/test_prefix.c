@@ -28,8 +28,8 @@ typedef struct rig {
     shoal_kv_pool *pool;
     shoal_prefix *prefix;
     shoal_kernels kernels;
-    shoal_hash a; /* salts of two tenants */
-    shoal_hash b;
+    shoal_prefix_owner a; /* two tenants */
+    shoal_prefix_owner b;
 } rig;
 
 static void rig_init(rig *r, size_t n_blocks_max)
@@ -45,8 +45,8 @@ static void rig_init(rig *r, size_t n_blocks_max)
     assert_int_equal(shoal_kv_pool_new(&shape, N_PAGES, N_CTX, SLACK, &r->pool, NULL), SHOAL_OK);
     assert_int_equal(shoal_prefix_new(r->pool, &settings, &r->prefix), SHOAL_OK);
     shoal_kernels_init(&r->kernels, 0);
-    assert_int_equal(shoal_prefix_salt(r->prefix, "a", &r->a), SHOAL_OK);
-    assert_int_equal(shoal_prefix_salt(r->prefix, "b", &r->b), SHOAL_OK);
+    assert_int_equal(shoal_prefix_owner_of(r->prefix, "a", NULL, &r->a), SHOAL_OK);
+    assert_int_equal(shoal_prefix_owner_of(r->prefix, "b", NULL, &r->b), SHOAL_OK);
 }
 
 static void rig_fini(rig *r)
@@ -99,15 +99,15 @@ static void check(const int32_t *ids, const shoal_kv_seq *seq)
 }
 
 /* One session: takes what there is, computes the rest, publishes, ends. Returns the rows. */
-static size_t session(rig *r, const shoal_hash *salt, const int32_t *ids, size_t n)
+static size_t session(rig *r, const shoal_prefix_owner *owner, const int32_t *ids, size_t n)
 {
     shoal_kv_seq *seq = NULL;
     assert_int_equal(shoal_kv_seq_new(r->pool, &seq), SHOAL_OK);
-    size_t n_took = shoal_prefix_take(r->prefix, salt, ids, n, seq);
+    size_t n_took = shoal_prefix_take(r->prefix, owner, ids, n, seq);
     assert_int_equal(n_took, shoal_kv_seq_length(seq));
     size_t n_rows = compute(r, ids, n, seq);
     check(ids, seq);
-    shoal_prefix_publish(r->prefix, salt, ids, seq);
+    shoal_prefix_publish(r->prefix, owner, ids, seq);
     shoal_kv_seq_free(seq);
     return n_rows;
 }
@@ -174,11 +174,34 @@ static void test_tenants_and_models_are_apart(void **state)
     assert_int_equal(session(&r, &r.a, ids, 100), 4);
     shoal_prefix *other = NULL;
     shoal_prefix_settings settings = {.n_blocks_max = 1, .model.bytes = {1}};
-    shoal_hash salt;
+    shoal_prefix_owner owner;
     assert_int_equal(shoal_prefix_new(r.pool, &settings, &other), SHOAL_OK);
-    assert_int_equal(shoal_prefix_salt(other, "a", &salt), SHOAL_OK);
-    assert_memory_not_equal(&salt, &r.a, sizeof(salt));
+    assert_int_equal(shoal_prefix_owner_of(other, "a", NULL, &owner), SHOAL_OK);
+    assert_memory_not_equal(&owner.salt, &r.a.salt, sizeof(owner.salt));
     shoal_prefix_free(other);
+    rig_fini(&r);
+}
+
+static void test_adapters_are_apart_and_nothing_public_is_theirs(void **state)
+{
+    (void)state;
+    rig r;
+    int32_t ids[100];
+    const shoal_hash one = {{1}};
+    const shoal_hash two = {{2}};
+    shoal_prefix_owner with_one;
+    shoal_prefix_owner with_two;
+    rig_init(&r, 16);
+    text(ids, 100, 1);
+    assert_int_equal(shoal_prefix_owner_of(r.prefix, "a", &one, &with_one), SHOAL_OK);
+    assert_int_equal(shoal_prefix_owner_of(r.prefix, "a", &two, &with_two), SHOAL_OK);
+    assert_int_equal(shoal_prefix_add_public(r.prefix, ids, 32), SHOAL_OK);
+    assert_int_equal(session(&r, &r.a, ids, 100), 100);
+    assert_int_equal(session(&r, &with_one, ids, 100), 100);
+    assert_int_equal(session(&r, &with_two, ids, 100), 100);
+    assert_int_equal(session(&r, &r.a, ids, 100), 4);
+    assert_int_equal(session(&r, &with_one, ids, 100), 4);
+    assert_int_equal(session(&r, &r.b, ids, 100), 68); /* the public block is b's, too */
     rig_fini(&r);
 }
 
@@ -381,7 +404,7 @@ static void walk(uint64_t seed)
     }
     for (size_t step = 0; step < 400; step++) {
         live *l = &lives[shoal_rng_next(&rng) % N_LIVE];
-        const shoal_hash *salt = l->is_b ? &r.b : &r.a;
+        const shoal_prefix_owner *owner = l->is_b ? &r.b : &r.a;
         switch (shoal_rng_next(&rng) % 6) {
         case 0: /* another session: three kinds of each block */
             (void)shoal_kv_seq_truncate(l->seq, 0);
@@ -393,7 +416,7 @@ static void walk(uint64_t seed)
             break;
         case 1:
         case 2: {
-            size_t n = shoal_prefix_take(r.prefix, salt, l->ids, l->n, l->seq);
+            size_t n = shoal_prefix_take(r.prefix, owner, l->ids, l->n, l->seq);
             if (n > 0) {
                 float state = state_after(l->ids, shoal_kv_seq_length(l->seq));
                 assert_true(was_seen(&s, l->is_b, state));
@@ -412,7 +435,7 @@ static void walk(uint64_t seed)
             break;
         }
         case 4:
-            shoal_prefix_publish(r.prefix, salt, l->ids, l->seq);
+            shoal_prefix_publish(r.prefix, owner, l->ids, l->seq);
             note(&s, l);
             break;
         default:
@@ -445,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_full_blocks_are_found_again),
         cmocka_unit_test(test_tokens_are_compared_not_hashes),
         cmocka_unit_test(test_tenants_and_models_are_apart),
+        cmocka_unit_test(test_adapters_are_apart_and_nothing_public_is_theirs),
         cmocka_unit_test(test_public_prefix_is_shared_and_nothing_behind_it),
         cmocka_unit_test(test_marks_beyond_the_places_are_refused),
         cmocka_unit_test(test_longest_unused_leaf_goes_first),

@@ -8,6 +8,8 @@
 #include "protocol/wire/wire.h"
 #include "proto_bytes.h"
 
+#include <stdio.h>
+
 static shoal_describe full(void)
 {
     shoal_describe d = {.name = "shoal-64m",
@@ -22,6 +24,11 @@ static shoal_describe full(void)
     memset(&d.model, 1, sizeof d.model);
     memset(&d.tokenizer, 2, sizeof d.tokenizer);
     memset(&d.chat_template, 3, sizeof d.chat_template);
+    d.n_adapters = SHOAL_WIRE_ADAPTERS_MAX;
+    for (size_t i = 0; i < d.n_adapters; i++) {
+        (void)snprintf(d.adapters[i].name, sizeof d.adapters[i].name, "%0*zu", 1 + (int)i % 64, i);
+        memset(&d.adapters[i].hash, (int)(4 + i), sizeof d.adapters[i].hash);
+    }
     return d;
 }
 
@@ -46,6 +53,10 @@ static void test_describe_round_trips(void **state)
     assert_int_equal(back.verify, SHOAL_VERIFY_GREEDY);
     assert_true(back.forms);
     assert_true(back.opens_whole);
+    assert_int_equal(back.n_adapters, SHOAL_WIRE_ADAPTERS_MAX);
+    assert_memory_equal(back.adapters, d.adapters, sizeof d.adapters);
+    assert_ptr_equal(shoal_describe_adapter(&back, d.adapters[63].name), &back.adapters[63]);
+    assert_null(shoal_describe_adapter(&back, "another"));
     assert_string_equal(shoal_verify_name(back.verify), "greedy");
     shoal_buf_fini(&buf);
 }
@@ -78,6 +89,15 @@ static void test_describe_of_ours_is_checked(void **state)
     encode_refused(&d);
     d = full();
     memcpy(d.backend, "a b", 4);
+    encode_refused(&d);
+    d = full();
+    d.n_adapters = SHOAL_WIRE_ADAPTERS_MAX + 1;
+    encode_refused(&d);
+    d = full();
+    d.adapters[5].name[0] = '\0';
+    encode_refused(&d);
+    d = full();
+    memcpy(d.adapters[5].name, d.adapters[3].name, sizeof d.adapters[3].name);
     encode_refused(&d);
 }
 
@@ -120,6 +140,55 @@ static void raw_case(raw_describe raw, const char *word)
         assert_int_equal(strlen(d.backend), raw.n_backend);
     }
     shoal_buf_fini(&buf);
+}
+
+/* An Adapter as field 14 of a reply that is otherwise sound. */
+static void put_adapter(shoal_buf *buf, const char *name, size_t n_name, size_t n_hash)
+{
+    static const uint8_t zeros[40];
+    shoal_buf adapter = {0};
+    pb_bytes(&adapter, 1, name, n_name);
+    pb_bytes(&adapter, 2, zeros, n_hash);
+    pb_bytes(buf, 14, adapter.data, adapter.length);
+    shoal_buf_fini(&adapter);
+}
+
+static void adapters_case(size_t n, const char *name, size_t n_name, size_t n_hash,
+                          const char *word)
+{
+    shoal_describe d = full();
+    shoal_describe back = {.n_vocab = 77};
+    shoal_buf buf = {0};
+    shoal_err err = SHOAL_ERR_INIT;
+    d.n_adapters = 0;
+    assert_int_equal(shoal_describe_encode(&d, &buf), SHOAL_OK);
+    for (size_t i = 0; i + 1 < n; i++) {
+        char other[8];
+        (void)snprintf(other, sizeof other, "x%zu", i);
+        put_adapter(&buf, other, strlen(other), 32);
+    }
+    put_adapter(&buf, name, n_name, n_hash);
+    shoal_status status = shoal_describe_decode((const uint8_t *)buf.data, buf.length, &back, &err);
+    assert_int_equal(status, word ? SHOAL_E_PROTOCOL : SHOAL_OK);
+    assert_true(!word || strstr(err.text, word));
+    assert_int_equal(back.n_adapters, word ? 0 : n);
+    shoal_buf_fini(&buf);
+}
+
+static void test_adapters_of_a_reply_at_their_limits(void **state)
+{
+    (void)state;
+    char name[66];
+    memset(name, 'n', sizeof name);
+    adapters_case(1, name, 1, 32, NULL);
+    adapters_case(64, name, 64, 32, NULL);
+    adapters_case(65, name, 64, 32, "adapters count");
+    adapters_case(2, name, 65, 32, "Adapter.name");
+    adapters_case(2, name, 0, 32, "Adapter.name");
+    adapters_case(2, "a b", 3, 32, "Adapter.name has byte 0x20");
+    adapters_case(2, "x0", 2, 32, "\"x0\" twice");
+    adapters_case(2, name, 1, 31, "Adapter.hash has 31 bytes");
+    adapters_case(2, name, 1, 33, "Adapter.hash has 33 bytes");
 }
 
 static void test_describe_fields_at_their_limits(void **state)
@@ -189,6 +258,7 @@ int main(void)
         cmocka_unit_test(test_describe_round_trips),
         cmocka_unit_test(test_describe_of_ours_is_checked),
         cmocka_unit_test(test_describe_fields_at_their_limits),
+        cmocka_unit_test(test_adapters_of_a_reply_at_their_limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

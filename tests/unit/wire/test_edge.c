@@ -47,6 +47,8 @@ static shoal_edge_msg full_open(void)
     open->priority = 7;
     open->n_tokens_max = 4096;
     memcpy(open->request_id, "req-1._A", 9);
+    open->has_adapter = true;
+    memset(&open->adapter, 77, sizeof open->adapter);
     return msg;
 }
 
@@ -108,6 +110,8 @@ static void test_open_with_every_field_round_trips(void **state)
     assert_memory_equal(&a->model, &b->model, 3 * sizeof(shoal_hash));
     assert_true(a->sampling.temperature == b->sampling.temperature);
     assert_true(a->sampling.top_p == b->sampling.top_p && a->sampling.min_p == b->sampling.min_p);
+    assert_true(b->has_adapter);
+    assert_memory_equal(&a->adapter, &b->adapter, sizeof a->adapter);
     assert_int_equal(b->sampling.top_k, 40);
     assert_true(a->sampling.repetition_penalty == b->sampling.repetition_penalty);
     assert_true(a->sampling.presence_penalty == b->sampling.presence_penalty);
@@ -462,7 +466,7 @@ static void test_encode_over_the_buffer_limit_leaves_the_buffer(void **state)
 {
     (void)state;
     shoal_edge_msg msg = full_open();
-    for (size_t limit = 5; limit < 200; limit++) {
+    for (size_t limit = 5; limit < 240; limit++) {
         shoal_buf buf = {.limit = limit};
         assert_int_equal(shoal_buf_append(&buf, "kept", 4), SHOAL_OK);
         shoal_status status = shoal_edge_msg_encode(&msg, &buf);
@@ -475,7 +479,7 @@ static void test_encode_over_the_buffer_limit_leaves_the_buffer(void **state)
         assert_int_equal(buf.length, 4);
         shoal_buf_fini(&buf);
     }
-    fail_msg("an Open of two biases takes over 196 bytes");
+    fail_msg("an Open of two biases takes over 236 bytes");
 }
 
 /* --- every field at its limits, by hand ------------------------------------------------------- */
@@ -483,7 +487,7 @@ static void test_encode_over_the_buffer_limit_leaves_the_buffer(void **state)
 /* An Open in raw numbers, so that each can be wrong alone. */
 typedef struct raw_open {
     uint64_t protocol, mode, deadline_ms, priority, n_tokens_max;
-    size_t model_bytes, tokenizer_bytes, template_bytes;
+    size_t model_bytes, tokenizer_bytes, template_bytes, adapter_bytes;
     const char *request_id;
     size_t n_request_id;
     bool no_sampling;
@@ -534,6 +538,9 @@ static shoal_buf build_open(const raw_open *raw)
     pb_uint(&open, 8, raw->priority);
     pb_uint(&open, 9, raw->n_tokens_max);
     pb_bytes(&open, 10, raw->request_id, raw->n_request_id);
+    if (raw->adapter_bytes > 0) {
+        pb_bytes(&open, 17, zeros, raw->adapter_bytes);
+    }
     shoal_buf envelope = {0};
     pb_buf(&envelope, 1, &open);
     shoal_buf_fini(&open);
@@ -587,7 +594,11 @@ static void test_open_hash_of_other_length_is_refused(void **state)
         open_refused(WITH(model_bytes, wrong[i]), "Open.model_hash");
         open_refused(WITH(tokenizer_bytes, wrong[i]), "Open.tokenizer_hash");
         open_refused(WITH(template_bytes, wrong[i]), "Open.template_hash");
+        if (wrong[i] > 0) {
+            open_refused(WITH(adapter_bytes, wrong[i]), "Open.adapter");
+        }
     }
+    open_taken(WITH(adapter_bytes, 32));
 }
 
 static void test_open_request_id_holds_word_bytes_only(void **state)

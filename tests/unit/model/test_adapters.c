@@ -8,11 +8,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "edge/daemon/adapters.h"
-
 #include "common/base/buf.h"
 #include "common/base/file.h"
 #include "common/base/mem.h"
+#include "common/model/adapters.h"
 #include "tests/support/tiny_lora.h"
 #include "tests/support/tiny_model.h"
 
@@ -103,8 +102,8 @@ static void test_adapters_are_refused_with_what_is_wrong(void **state)
         {"one=@,", NULL, SHOAL_OK},
         {"one=@,,two=@", "NAME is", SHOAL_E_INVALID},
         {"one=", "no file", SHOAL_E_INVALID},
-        {"one=@=nan", "no number", SHOAL_E_INVALID},
-        {"one=@=inf", "no number", SHOAL_E_INVALID},
+        {"one=@=nan", "=nan", SHOAL_E_NOTFOUND},
+        {"one=@=inf", "a strength of inf", SHOAL_E_INVALID},
         {"one=/nonexistent.gguf", "/nonexistent.gguf", SHOAL_E_NOTFOUND},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
@@ -125,7 +124,7 @@ static void test_adapters_are_refused_with_what_is_wrong(void **state)
 static void test_adapters_are_bounded(void **state)
 {
     (void)state;
-    for (size_t n = SHOAL_COOP_ADAPTERS_MAX; n <= SHOAL_COOP_ADAPTERS_MAX + 1; n++) {
+    for (size_t n = SHOAL_ADAPTERS_MAX; n <= SHOAL_ADAPTERS_MAX + 1; n++) {
         SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
         shoal_adapters a = {.n = 0};
         shoal_err err = SHOAL_ERR_INIT;
@@ -134,8 +133,8 @@ static void test_adapters_are_bounded(void **state)
                              SHOAL_OK);
         }
         assert_int_equal(load(text.data, &a, &err),
-                         n > SHOAL_COOP_ADAPTERS_MAX ? SHOAL_E_LIMIT : SHOAL_OK);
-        assert_int_equal(a.n, n > SHOAL_COOP_ADAPTERS_MAX ? 0 : n);
+                         n > SHOAL_ADAPTERS_MAX ? SHOAL_E_LIMIT : SHOAL_OK);
+        assert_int_equal(a.n, n > SHOAL_ADAPTERS_MAX ? 0 : n);
         shoal_adapters_fini(&a);
     }
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "edge/daemon/adapters.h"
+#include "common/model/adapters.h"
 
+#include "common/base/file.h"
 #include "common/base/mem.h"
-#include "edge/session/keep.h"
+#include "common/base/name.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char key[] = "model.adapters";
@@ -18,37 +18,20 @@ static shoal_status refuse(const char *item, size_t n, const char *why, shoal_er
                          key, (int)SHOAL_MIN(n, (size_t)100), item, why);
 }
 
-/* The last '=' of a file's part is its strength's when a number follows it to the end. */
-static bool split_strength(char *file, float *ret_strength)
-{
-    char *mark = strrchr(file, '=');
-    char *end = NULL;
-    if (!mark) {
-        return true;
-    }
-    float strength = strtof(mark + 1, &end);
-    if (end == mark + 1 || *end != '\0') {
-        return true; /* of the file's name */
-    }
-    *mark = '\0';
-    *ret_strength = strength;
-    return isfinite(strength);
-}
-
 static shoal_status load_one(const char *item, size_t n, const shoal_model *model,
                              shoal_adapters *a, shoal_err *err)
 {
     const char *mark = memchr(item, '=', n);
     size_t n_name = mark ? (size_t)(mark - item) : n;
-    float strength = 1;
-    if (!mark || !shoal_session_name_ok(item, n_name)) {
+    double strength = 0;
+    if (!mark || !shoal_name_ok(item, n_name, SHOAL_ADAPTER_NAME_MAX)) {
         return refuse(item, n, "NAME is 1 to 64 letters, digits, '.', '_' and '-'", err);
     }
-    if (a->n == SHOAL_COOP_ADAPTERS_MAX) {
+    if (a->n == SHOAL_ADAPTERS_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "%s: at most %d adapters", key,
-                             (int)SHOAL_COOP_ADAPTERS_MAX);
+                             (int)SHOAL_ADAPTERS_MAX);
     }
-    shoal_coop_adapter *adapter = &a->list[a->n];
+    shoal_adapter *adapter = &a->list[a->n];
     memcpy(adapter->name, item, n_name);
     adapter->name[n_name] = '\0';
     for (size_t i = 0; i < a->n; i++) {
@@ -56,15 +39,17 @@ static shoal_status load_one(const char *item, size_t n, const shoal_model *mode
             return refuse(item, n, "the name is taken", err);
         }
     }
-    SHOAL_CLEANUP(shoal_free_cleanup) char *file = shoal_calloc(n - n_name, 1);
-    if (!file) {
+    SHOAL_CLEANUP(shoal_free_cleanup) char *text = shoal_strndup(mark + 1, n - n_name - 1);
+    SHOAL_CLEANUP(shoal_free_cleanup) char *file = NULL;
+    if (!text) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for an adapter's path");
     }
-    memcpy(file, mark + 1, n - n_name - 1);
-    if (!split_strength(file, &strength) || file[0] == '\0') {
-        return refuse(item, n, "no file, or a strength that is no number", err);
+    SHOAL_TRY(shoal_path_numbered(text, &file, &strength, err));
+    if (file[0] == '\0') {
+        return refuse(item, n, "no file", err);
     }
-    SHOAL_TRY(shoal_lora_load(model, file, strength, &adapter->lora, err));
+    SHOAL_TRY(
+        shoal_lora_load(model, file, isnan(strength) ? 1 : (float)strength, &adapter->lora, err));
     a->n++;
     return SHOAL_OK;
 }
@@ -101,4 +86,13 @@ void shoal_adapters_fini(shoal_adapters *adapters)
         shoal_lora_free(adapters->list[i].lora);
     }
     *adapters = (shoal_adapters){.n = 0};
+}
+
+size_t shoal_adapters_rank_max(const shoal_adapter *list, size_t n)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        most = SHOAL_MAX(most, shoal_lora_rank(list[i].lora));
+    }
+    return most;
 }
