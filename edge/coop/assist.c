@@ -28,13 +28,18 @@ static uint64_t n_reserved(const shoal_coop *coop)
     return n;
 }
 
-/* Tokens the cloud may be asked for by this answer now; 0: none. A breaker that is stale is worth
- * a wait: the probe will tell. */
-static size_t n_allowed(const shoal_coop *coop, const gen *g, uint64_t now_ms)
+/* A breaker that is stale is worth a wait: the probe will tell. */
+static bool is_away(const shoal_coop *coop, const gen *g, uint64_t now_ms)
 {
     bool open = coop->breaker.open && !shoal_breaker_stale(&coop->breaker, now_ms);
+    return !coop->channel || g->assist.alone || open;
+}
+
+/* Tokens the cloud may be asked for by this answer now; 0: none. */
+static size_t n_allowed(const shoal_coop *coop, const gen *g, uint64_t now_ms)
+{
     size_t n_made = g->usage.n_by_tier[SHOAL_TIER_CLOUD];
-    if (!coop->channel || g->assist.alone || open || n_made >= g->assist.n_most) {
+    if (is_away(coop, g, now_ms) || n_made >= g->assist.n_most) {
         return 0;
     }
     size_t n = SHOAL_MIN(g->assist.n_most - n_made, g->n_end - g->n_confirmed);
@@ -87,13 +92,15 @@ bool shoal_assist_asks(shoal_coop *coop, gen *g, const float *logits, const shoa
     shoal_exit_features features;
     shoal_exit_measure(shoal_engine_kernels(coop->engine), logits, coop->model->hp.n_vocab, 1.0F,
                        false, &features);
-    if (!shoal_route_asks(&coop->route, &features, g->assist.risk, level)) {
-        g->assist.n_unsure = 0;
+    shoal_route_verdict verdict = shoal_route_judge(&coop->route, &features, g->assist.risk, level);
+    g->assist.n_unsure = verdict == SHOAL_ROUTE_ASK ? g->assist.n_unsure + 1 : 0;
+    if (verdict == SHOAL_ROUTE_SURE) {
         return false;
     }
-    g->assist.n_unsure++;
     size_t n = n_allowed(coop, g, now_ms);
-    if (n == 0) {
+    if (verdict == SHOAL_ROUTE_SPARE || n == 0) {
+        bool away = is_away(coop, g, now_ms);
+        g->assist.why = away ? SHOAL_UNASSISTED_AWAY : SHOAL_UNASSISTED_BUDGET;
         return false;
     }
     hand_over(coop, g, SHOAL_MIN(n, shoal_route_span(&coop->route, g->assist.n_unsure)), now_ms);
@@ -134,6 +141,7 @@ static void take_over(shoal_coop *coop, gen *g)
     g->assist.asked = false;
     g->assist.until = 0;
     if (has_own && !g->done) {
+        g->assist.why = SHOAL_UNASSISTED_AWAY;
         shoal_gen_take_sample(coop, g, &g->assist.own);
     }
 }

@@ -36,6 +36,16 @@ typedef enum shoal_tier {
 } shoal_tier;
 const char *shoal_tier_name(shoal_tier tier); /* "exit", "edge", "cloud" */
 
+/* Why a token is the edge's although it was the cloud's to say: mode ASSIST would have asked, or
+ * the request degraded. */
+typedef enum shoal_unassisted {
+    SHOAL_UNASSISTED_NOT,    /* the edge was sure, the cloud agreed, or nobody was to be asked */
+    SHOAL_UNASSISTED_AWAY,   /* the cloud was given up, lost, too slow or of no use */
+    SHOAL_UNASSISTED_BUDGET, /* a budget of the edge, or max_cloud_tokens of the request */
+    SHOAL_UNASSISTED_KINDS
+} shoal_unassisted;
+const char *shoal_unassisted_name(shoal_unassisted why); /* "", "away", "budget" */
+
 typedef enum shoal_finish {
     SHOAL_FINISH_STOP,   /* end token or stop string */
     SHOAL_FINISH_LENGTH, /* n_tokens_max or the context is full */
@@ -51,12 +61,13 @@ typedef struct shoal_usage {
     size_t n_archived; /* of both, whose KV came archived: near what would have been computed */
     double fetch_ms;   /* with it: from asking to its being of use */
     size_t n_generated;
-    size_t n_by_tier[SHOAL_TIERS]; /* sums to n_generated */
-    size_t n_drafted;              /* draft tokens judged by the cloud */
-    size_t n_accepted;             /* of those, accepted */
-    size_t n_rounds;               /* verification rounds; in mode ASSIST hand-overs to the cloud */
-    size_t n_cloud_steps;          /* steps of the cloud's model waited for, the prompt's aside */
-    size_t n_steps;                /* steps of the edge's model that gave a token */
+    size_t n_by_tier[SHOAL_TIERS];               /* sums to n_generated */
+    size_t n_unassisted[SHOAL_UNASSISTED_KINDS]; /* likewise */
+    size_t n_drafted;                            /* draft tokens judged by the cloud */
+    size_t n_accepted;                           /* of those, accepted */
+    size_t n_rounds;      /* verification rounds; in mode ASSIST hand-overs to the cloud */
+    size_t n_cloud_steps; /* steps of the cloud's model waited for, the prompt's aside */
+    size_t n_steps;       /* steps of the edge's model that gave a token */
     size_t n_layers; /* layers they went through: n_steps times the model's, or fewer by exits */
     size_t n_exit_checked; /* tokens that left at an exit and whose full depth was computed later */
     size_t n_exit_agreed;  /* of those, that the full depth says too */
@@ -72,6 +83,7 @@ typedef struct shoal_usage {
 /* What all generations so far add up to, those under way included. Only ever grows. */
 typedef struct shoal_coop_totals {
     uint64_t n_by_tier[SHOAL_TIERS];
+    uint64_t n_unassisted; /* of them, for either reason */
     uint64_t n_prompt;
     uint64_t n_drafted;
     uint64_t n_accepted;
@@ -101,6 +113,7 @@ typedef struct shoal_coop_event {
     /* TOKEN */
     int32_t id;
     shoal_tier tier;
+    shoal_unassisted unassisted;
     float confidence; /* of the tier that produced it */
     uint32_t round;   /* verification round or hand-over, 0: none */
     const char *text; /* valid UTF-8 now safe to show, may be empty; borrowed for the call */
@@ -166,7 +179,7 @@ typedef struct shoal_coop_request {
     const char *session;    /* its KV is kept under this name, and what was kept under it is taken
                              * up; copied, as shoal_session_name_ok says; NULL: none */
     size_t n_cloud_max;     /* mode ASSIST: tokens the cloud may make; SIZE_MAX: no limit */
-    double risk;            /* mode ASSIST: as shoal_route_asks takes it; 0: as configured */
+    double risk;            /* mode ASSIST: as shoal_route_judge takes it; 0: as configured */
     const char *request_id; /* for logs, copied, at most 64 bytes */
     void (*on_event)(void *ctx, const shoal_coop_event *event); /* engine thread, must not block */
     void *ctx;

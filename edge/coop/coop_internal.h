@@ -156,6 +156,7 @@ typedef struct assist_state {
     uint64_t give_up_ms;
     shoal_sampled own; /* what the edge would have said at position own_at */
     size_t own_at;
+    shoal_unassisted why; /* of the edge's next token */
 } assist_state;
 
 /* tokens[0..n_confirmed) may be shown; tokens[n_confirmed..n_tokens) are drafts, of which those
@@ -165,6 +166,7 @@ struct gen {
     uint64_t id;
     shoal_mode mode;
     bool degrade;
+    shoal_unassisted degraded; /* since it has; of each further token */
     bool done;
     bool cancelled;
     shoal_sampling sampling;
@@ -343,6 +345,7 @@ struct shoal_coop {
     shoal_coop_state state;
     struct {
         shoal_metric *tokens[SHOAL_TIERS];
+        shoal_metric *unassisted[SHOAL_UNASSISTED_KINDS]; /* NOT: NULL */
         shoal_metric *requests;
         shoal_metric *running;
         shoal_metric *waiting;

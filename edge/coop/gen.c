@@ -18,6 +18,13 @@ const char *shoal_tier_name(shoal_tier tier)
     return names[tier];
 }
 
+const char *shoal_unassisted_name(shoal_unassisted why)
+{
+    static const char *const names[SHOAL_UNASSISTED_KINDS] = {"", "away", "budget"};
+    SHOAL_ASSERT(why < SHOAL_UNASSISTED_KINDS);
+    return names[why];
+}
+
 static shoal_status copy_request(gen *g, const shoal_coop_request *request, shoal_err *err)
 {
     g->capacity = g->n_end + COOP_WINDOW_MAX + 1;
@@ -139,6 +146,8 @@ static void add_usage(shoal_coop_totals *totals, const shoal_usage *usage)
     for (size_t t = 0; t < SHOAL_TIERS; t++) {
         totals->n_by_tier[t] += usage->n_by_tier[t];
     }
+    totals->n_unassisted +=
+        usage->n_unassisted[SHOAL_UNASSISTED_AWAY] + usage->n_unassisted[SHOAL_UNASSISTED_BUDGET];
     totals->n_prompt += usage->n_prompt;
     totals->n_drafted += usage->n_drafted;
     totals->n_accepted += usage->n_accepted;
@@ -192,6 +201,9 @@ static void close_books(shoal_coop *coop, gen *g)
     shoal_metric_add(coop->metrics.fed, (double)g->usage.n_fed);
     for (size_t t = 0; t < SHOAL_TIERS; t++) {
         shoal_metric_add(coop->metrics.tokens[t], (double)g->usage.n_by_tier[t]);
+    }
+    for (size_t w = SHOAL_UNASSISTED_AWAY; w < SHOAL_UNASSISTED_KINDS; w++) {
+        shoal_metric_add(coop->metrics.unassisted[w], (double)g->usage.n_unassisted[w]);
     }
     add_usage(&coop->ended, &g->usage);
     coop->charge.n_ended += g->usage.n_generated > 0;
@@ -253,6 +265,14 @@ static shoal_status grow_text(shoal_coop *coop, gen *g, int32_t id, bool last, s
     return status;
 }
 
+/* Of a token that is confirmed as of this tier. */
+static shoal_unassisted take_why(gen *g, shoal_tier tier)
+{
+    shoal_unassisted why = g->degraded != SHOAL_UNASSISTED_NOT ? g->degraded : g->assist.why;
+    g->assist.why = SHOAL_UNASSISTED_NOT;
+    return tier == SHOAL_TIER_CLOUD ? SHOAL_UNASSISTED_NOT : why;
+}
+
 void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round)
 {
     int32_t id = g->tokens[g->n_confirmed];
@@ -262,8 +282,10 @@ void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round
     }
     size_t position = g->n_confirmed++;
     tier = shoal_leave_tier(g, position, tier);
+    shoal_unassisted why = take_why(g, tier);
     g->usage.n_generated++;
     g->usage.n_by_tier[tier]++;
+    g->usage.n_unassisted[why]++;
     if (g->usage.n_generated == 1) {
         g->usage.first_token_ms = elapsed_ms(coop, g);
         shoal_metric_observe(coop->metrics.first_token, g->usage.first_token_ms / 1e3);
@@ -286,6 +308,7 @@ void shoal_gen_confirm(shoal_coop *coop, gen *g, shoal_tier tier, uint32_t round
         .request = g->id,
         .id = id,
         .tier = tier,
+        .unassisted = why,
         .confidence = g->confidences[position],
         .round = round,
         .text = g->text.data ? g->text.data + g->n_shown : "",

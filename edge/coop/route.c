@@ -92,8 +92,8 @@ static bool is_risky(const shoal_route *route, const shoal_exit_features *featur
     return route->has_fitted && !shoal_exit_decide(&policy, NULL, features);
 }
 
-bool shoal_route_asks(shoal_route *route, const shoal_exit_features *features, double risk,
-                      double level)
+shoal_route_verdict shoal_route_judge(shoal_route *route, const shoal_exit_features *features,
+                                      double risk, double level)
 {
     bool by_rate = is_least_sure(route, features);
     double held = risk > 0 ? risk : route->settings.risk;
@@ -102,7 +102,10 @@ bool shoal_route_asks(shoal_route *route, const shoal_exit_features *features, d
     route->scarce.rate = (float)(1 - share);
     bool worth = !shoal_exit_decide(&route->scarce, &route->scarce_rows, features);
     route->unsure += ((asks ? 1.0 : 0.0) - route->unsure) * SMOOTH;
-    return asks && (level >= 1 || (level > 0 && worth));
+    if (!asks) {
+        return SHOAL_ROUTE_SURE;
+    }
+    return level >= 1 || (level > 0 && worth) ? SHOAL_ROUTE_ASK : SHOAL_ROUTE_SPARE;
 }
 
 size_t shoal_route_span(const shoal_route *route, size_t n_unsure)

@@ -55,12 +55,17 @@ shoal_status shoal_route_init(shoal_route *route, const shoal_route_settings *se
 shoal_status shoal_route_check_risk(const shoal_route *route, double risk,
                                     shoal_err *err) SHOAL_MUST_CHECK;
 
-/* Whether the cloud is to make the token that this row was for. risk: of the request, 0: as
- * configured. level: of the budgets, 1: free; below it only the least sure are handed over, as many
- * as the level is of what usually are, 0: none. Every row is told, also those of answers that may
- * not ask. */
-bool shoal_route_asks(shoal_route *route, const shoal_exit_features *features, double risk,
-                      double level);
+typedef enum shoal_route_verdict {
+    SHOAL_ROUTE_SURE, /* the edge makes the token */
+    SHOAL_ROUTE_ASK,  /* the cloud is to make it */
+    SHOAL_ROUTE_SPARE /* it would be, were it not for the level: the edge makes it */
+} shoal_route_verdict;
+
+/* Who is to make the token that this row was for. risk: of the request, 0: as configured. level: of
+ * the budgets, 1: free; below it only the least sure are handed over, as many as the level is of
+ * what usually are, 0: none. Every row is told, also those of answers that may not ask. */
+shoal_route_verdict shoal_route_judge(shoal_route *route, const shoal_exit_features *features,
+                                      double risk, double level);
 /* Tokens to ask for when so many rows in a row were unsure, this one included: 1, 1, 2, 4 and so
  * on. Mostly one token, or two, are the whole trouble, and every further one is the cloud's in vain
  * (of minnow's answers 1, 2, 4 took 37 % more tokens in as many rounds); who is lost for longer

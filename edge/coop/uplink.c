@@ -863,6 +863,8 @@ static shoal_status to_status(shoal_rpc_status status)
 static void degrade_to_local(shoal_coop *coop, gen *g)
 {
     g->mode = SHOAL_MODE_LOCAL;
+    g->degraded =
+        shoal_assist_may_spend(coop, NULL, 0) ? SHOAL_UNASSISTED_AWAY : SHOAL_UNASSISTED_BUDGET;
     shoal_gen_drop_formless(coop, g);
     while (!g->done && g->n_confirmed < g->n_tokens) {
         shoal_gen_confirm(coop, g, SHOAL_TIER_EDGE, 0);

@@ -121,6 +121,10 @@ shoal_status shoal_api_put_token(shoal_buf *buf, const shoal_api_message *m, sho
     SHOAL_TRY(shoal_json_put_real(buf, (double)m->confidence, 4));
     SHOAL_TRY(shoal_buf_appendf(buf, ",\"round\":%" PRIu32 ",\"ms\":", m->round));
     SHOAL_TRY(shoal_json_put_real(buf, round(m->ms * 100) / 100, 9));
+    if (m->unassisted != SHOAL_UNASSISTED_NOT) {
+        SHOAL_TRY(
+            shoal_buf_appendf(buf, ",\"unassisted\":\"%s\"", shoal_unassisted_name(m->unassisted)));
+    }
     return shoal_buf_appendf(buf, "}");
 }
 
@@ -170,8 +174,10 @@ static shoal_status put_usage(shoal_buf *buf, const shoal_usage *u)
                                 "\"shoal\":{\"tiers\":{\"exit\":%zu,\"edge\":%zu,\"cloud\":%zu},",
                                 u->n_by_tier[SHOAL_TIER_EXIT], u->n_by_tier[SHOAL_TIER_EDGE],
                                 u->n_by_tier[SHOAL_TIER_CLOUD]));
-    SHOAL_TRY(shoal_buf_appendf(buf, "\"kept_tokens\":%zu,\"prefilled_tokens\":%zu,", u->n_kept,
-                                u->n_fed));
+    SHOAL_TRY(shoal_buf_appendf(
+        buf, "\"unassisted\":%zu,\"kept_tokens\":%zu,\"prefilled_tokens\":%zu,",
+        u->n_unassisted[SHOAL_UNASSISTED_AWAY] + u->n_unassisted[SHOAL_UNASSISTED_BUDGET],
+        u->n_kept, u->n_fed));
     SHOAL_TRY(shoal_buf_appendf(buf, "\"fetched_tokens\":%zu,\"archived_tokens\":%zu,\"fetch_ms\":",
                                 u->n_fetched, u->n_archived));
     SHOAL_TRY(shoal_json_put_real(buf, round(u->fetch_ms * 100) / 100, 9));

@@ -70,6 +70,7 @@ static bool push_token(shoal_api_call *call, const shoal_coop_event *event)
             m->call = call;
             m->id = event->id;
             m->tier = event->tier;
+            m->unassisted = event->unassisted;
             m->confidence = event->confidence;
             m->round = event->round;
             m->ms = (double)(now_ns() - call->started_ns) / 1e6;

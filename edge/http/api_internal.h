@@ -124,6 +124,7 @@ typedef struct shoal_api_message {
     struct shoal_api_message *next; /* of those kept */
     int32_t id;
     shoal_tier tier;
+    shoal_unassisted unassisted;
     float confidence;
     uint32_t round;
     double ms; /* since the request's first byte */

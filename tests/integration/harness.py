@@ -180,6 +180,7 @@ class Answer:
         self.status = 0
         self.ids = []
         self.tiers = []
+        self.unassisted = []
         self.text = ""
         self.finish = None
         self.usage = None
@@ -236,6 +237,7 @@ def complete(url, prompt, mode, n=24, timeout=120, on_event=None, chat=False, **
             for token in chunk.get("shoal", {}).get("tokens", []):
                 answer.ids.append(token["id"])
                 answer.tiers.append(token["tier"])
+                answer.unassisted.append(token.get("unassisted"))
             for choice in chunk["choices"]:
                 answer.text += (choice["delta"].get("content") if chat else choice.get("text")) or ""
                 answer.finish = choice.get("finish_reason") or answer.finish

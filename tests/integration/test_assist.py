@@ -34,6 +34,9 @@ def ask(url, prompt, mode, n=N_TOKENS, **fields):
     tiers = answer.usage["shoal"]["tiers"]
     expect(sum(tiers.values()) == answer.usage["completion_tokens"] == len(answer.ids) == len(answer.tiers),
            f"what was shown does not add up: {answer.usage} {answer.ids}")
+    alone = [tier for tier, why in zip(answer.tiers, answer.unassisted) if why]
+    expect(answer.usage["shoal"]["unassisted"] == len(alone) and "cloud" not in alone, f"{answer.usage} {answer.unassisted}")
+    expect(mode == "assist" or not alone, f"{mode}: {answer.unassisted}")
     return answer
 
 
@@ -56,6 +59,7 @@ def test_assist_beats_local_with_few_tokens_of_the_cloud():
                 made = sum(a.usage["shoal"]["tiers"]["cloud"] for a in answers)
                 share = made / sum(len(a.ids) for a in answers)
                 expect(0 < made and (SANITIZED or share < 0.25), f"{share:.3f} of tokens from the cloud")
+                expect(not any(any(a.unassisted) for a in answers), "tokens for want of a cloud that was there")
                 expect(all(t["rounds"] > 0 for t in (a.usage["shoal"] for a in answers if "cloud" in a.tiers)), "rounds")
         now = status(url)
         expect(now["totals"]["saved"] > 0 and not now["cloud"]["given_up"] and now["cloud"]["trouble"] is None, now)
@@ -156,10 +160,17 @@ def test_unreachable_cloud_is_not_waited_for_twice():
         port = free_port()
         edge = site.edge(edge_model, f"127.0.0.1:{port}", assist__rate=0.5).start()
         started = time.monotonic()
+        alone = []
         for prompt in some:
             answer = ask(edge.address, prompt, "assist")
             expect(set(answer.tiers) == {"edge"}, f"{answer.tiers}")
+            alone += answer.unassisted
         took = time.monotonic() - started
+        expect(set(alone) == ({"away"} if SANITIZED else {"away", None}), f"{alone}")
+        n_alone = len(alone) - alone.count(None)
+        expect(status(edge.address)["totals"]["unassisted"] == n_alone, f"{n_alone} tokens for want of the cloud")
+        metrics = request(edge.address, "GET", "/metrics")[2].decode()
+        expect(f'shoal_unassisted_tokens_total{{reason="away"}} {n_alone}\n' in metrics, f"{n_alone}: {metrics}")
         expect(took < (60 if SANITIZED else 6), f"{len(some)} answers took {took:.1f} s")
         now = status(edge.address)
         expect(now["cloud"]["given_up"] and now["cloud"]["trouble"], now["cloud"])
@@ -181,6 +192,7 @@ def test_limits_of_request_and_budget_are_kept():
             answer = ask(edge.address, prompt, "assist", shoal={"mode": "assist", "max_cloud_tokens": most})
             expect(answer.usage["shoal"]["tiers"]["cloud"] <= most, f"{answer.usage} of {most}")
             expect(most > 0 or answer.usage["shoal"]["bytes_up"] == 0, f"{answer.usage}")
+            expect(most > 0 or set(answer.unassisted) - {None} == {"budget"}, f"{answer.unassisted}")
         for fields, word in (({"mode": "exact", "risk": 0.1}, "shoal.risk"), ({"mode": "cloud", "max_cloud_tokens": 1}, "max_cloud_tokens"),
                              ({"mode": "assist", "risk": 0.0001}, "risk"), ({"mode": "assist", "max_cloud_tokens": -1}, "max_cloud_tokens")):
             bad = complete(edge.address, prompt, "assist", shoal=fields)
@@ -196,6 +208,7 @@ def test_limits_of_request_and_budget_are_kept():
         poor = site.edge(edge_model, cloud.address, assist__rate=0.5, budget__cloud_tokens_per_hour=300).start()
         answers = [ask(poor.address, p, "assist") for p, _ in asked(12, 7)]
         made = sum(a.usage["shoal"]["tiers"]["cloud"] for a in answers)
+        expect("budget" in sum((a.unassisted for a in answers), []), "no token for want of a budget")
         budget = status(poor.address)["assist"]["budgets"][0]
         expect(0 < made <= 13 and budget["used"] == made and budget["limit"] == 300, f"{made} {budget}")
         metrics = request(poor.address, "GET", "/metrics")[2].decode()

@@ -270,7 +270,7 @@ static void answer(world *w)
             bool dear = shoal_energy_prefers(&w->energy) == SHOAL_ENERGY_HERE;
             shoal_exit_features row = {.sound = true, .depth = 1};
             row.top = (float)(1 - pow(unit(&w->rng), 4));
-            if (shoal_route_asks(&w->route, &row, 0, dear ? level(w) : 1)) {
+            if (shoal_route_judge(&w->route, &row, 0, dear ? level(w) : 1) == SHOAL_ROUTE_ASK) {
                 ask_cloud(w, 2);
                 i++;
                 pass(w, w->d->here_ms, 0); /* what the cloud said is fed */

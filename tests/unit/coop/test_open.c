@@ -3,7 +3,8 @@
  * How streams begin and end, before a server of ours, with the edge's real engine and link. A node
  * that takes a stream and says nothing: the edge waits for Opened no longer than open_ms, and opens
  * the stream again. One that has not read all of an Open is told message by message. One that ends
- * the stream with the text hears no Close. Each Open tells the request's priority.
+ * the stream with the text hears no Close. Each Open tells the request's priority. Tokens that the
+ * edge says for want of the cloud are told apart.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -169,6 +170,7 @@ typedef struct answer {
     pthread_cond_t ended;
     bool done;
     size_t n_tokens;
+    size_t n_unassisted[SHOAL_UNASSISTED_KINDS];
     size_t n_reconnects;
     shoal_finish finish;
     shoal_status code;
@@ -181,7 +183,11 @@ static void on_event(void *ctx, const shoal_coop_event *event)
     (void)pthread_mutex_lock(&a->mutex);
     if (event->kind == SHOAL_COOP_TOKEN) {
         a->n_tokens++;
+        a->n_unassisted[event->unassisted]++;
     } else {
+        for (size_t w = 0; w < SHOAL_UNASSISTED_KINDS; w++) {
+            SHOAL_ASSERT(event->usage->n_unassisted[w] == a->n_unassisted[w]);
+        }
         a->finish = event->finish;
         a->n_reconnects = event->usage->n_reconnects;
         a->code = event->error ? event->error->code : SHOAL_OK;
@@ -209,22 +215,25 @@ static shoal_coop *coop_up(const char *target, uint64_t open_ms)
     return coop;
 }
 
-static shoal_status ask_ranked(shoal_coop *coop, shoal_mode mode, uint32_t priority, answer *a,
-                               shoal_err *err)
+static shoal_coop_request request_of(shoal_mode mode)
 {
-    const int32_t prompt[] = {SHOAL_TINY_BOS, SHOAL_TINY_VOCAB - 1};
-    const shoal_coop_request request = {.mode = mode,
-                                        .ids = prompt,
-                                        .n_ids = SHOAL_COUNT(prompt),
-                                        .n_tokens_max = N_TOKENS,
-                                        .sampling = shoal_sampling_default(),
-                                        .deadline_ms = DEADLINE_MS,
-                                        .priority = priority,
-                                        .n_cloud_max = SIZE_MAX,
-                                        .on_event = on_event,
-                                        .ctx = a};
+    static const int32_t prompt[] = {SHOAL_TINY_BOS, SHOAL_TINY_VOCAB - 1};
+    return (shoal_coop_request){.mode = mode,
+                                .ids = prompt,
+                                .n_ids = SHOAL_COUNT(prompt),
+                                .n_tokens_max = N_TOKENS,
+                                .sampling = shoal_sampling_default(),
+                                .deadline_ms = DEADLINE_MS,
+                                .n_cloud_max = SIZE_MAX,
+                                .on_event = on_event};
+}
+
+static shoal_status answer_to(shoal_coop *coop, shoal_coop_request request, answer *a,
+                              shoal_err *err)
+{
     uint64_t id = 0;
     *a = (answer){.done = false};
+    request.ctx = a;
     (void)pthread_mutex_init(&a->mutex, NULL);
     (void)pthread_cond_init(&a->ended, NULL);
     SHOAL_TRY(shoal_coop_submit(coop, &request, &id, err));
@@ -236,9 +245,17 @@ static shoal_status ask_ranked(shoal_coop *coop, shoal_mode mode, uint32_t prior
     return SHOAL_OK;
 }
 
+static shoal_status ask_ranked(shoal_coop *coop, shoal_mode mode, uint32_t priority, answer *a,
+                               shoal_err *err)
+{
+    shoal_coop_request request = request_of(mode);
+    request.priority = priority;
+    return answer_to(coop, request, a, err);
+}
+
 static void ask_one(shoal_coop *coop, shoal_mode mode, answer *a)
 {
-    assert_int_equal(ask_ranked(coop, mode, 0, a, NULL), SHOAL_OK);
+    assert_int_equal(answer_to(coop, request_of(mode), a, NULL), SHOAL_OK);
 }
 
 static void ask(const node *n, shoal_mode mode, answer *a)
@@ -278,7 +295,47 @@ static void test_assist_goes_on_without_a_silent_node(void **state)
     assert_int_equal(a.code, SHOAL_OK);
     assert_int_equal(a.finish, SHOAL_FINISH_LENGTH);
     assert_int_equal(a.n_tokens, N_TOKENS);
+    assert_int_equal(a.n_unassisted[SHOAL_UNASSISTED_AWAY], N_TOKENS); /* sure of none of them */
     assert_true(a.n_reconnects >= 1);
+}
+
+/* A token is marked with what it was said for want of; what the cloud said, and what nobody was to
+ * be asked for, is not. */
+static void test_tokens_for_want_of_the_cloud_are_marked(void **state)
+{
+    (void)state;
+    static const struct {
+        behaviour node;
+        shoal_mode mode;
+        size_t n_cloud_max;
+        bool degrade;
+        shoal_unassisted why; /* of all tokens */
+    } rows[] = {
+        {SILENT, SHOAL_MODE_ASSIST, 0, false, SHOAL_UNASSISTED_BUDGET},
+        {SILENT, SHOAL_MODE_LOCAL, SIZE_MAX, false, SHOAL_UNASSISTED_NOT},
+        {SILENT, SHOAL_MODE_EXACT, SIZE_MAX, true, SHOAL_UNASSISTED_AWAY},
+        {SILENT, SHOAL_MODE_CLOUD, SIZE_MAX, true, SHOAL_UNASSISTED_AWAY},
+        {ANSWERS, SHOAL_MODE_CLOUD, SIZE_MAX, true, SHOAL_UNASSISTED_NOT},
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
+        node n;
+        answer a;
+        node_up(&n, rows[i].node);
+        shoal_coop *coop = coop_up(n.target, n.behaviour == SILENT ? OPEN_MS : DEADLINE_MS);
+        shoal_coop_request request = request_of(rows[i].mode);
+        request.n_cloud_max = rows[i].n_cloud_max;
+        request.degrade = rows[i].degrade;
+        assert_int_equal(answer_to(coop, request, &a, NULL), SHOAL_OK);
+        assert_int_equal(a.code, SHOAL_OK);
+        assert_int_equal(a.n_tokens, N_TOKENS);
+        assert_int_equal(a.n_unassisted[rows[i].why], N_TOKENS);
+        shoal_coop_state state_now;
+        shoal_coop_state_get(coop, &state_now);
+        assert_int_equal(state_now.totals.n_unassisted,
+                         rows[i].why == SHOAL_UNASSISTED_NOT ? 0 : N_TOKENS);
+        shoal_coop_free(coop);
+        node_down(&n);
+    }
 }
 
 static void test_node_that_has_not_read_all_is_told_message_by_message(void **state)
@@ -369,6 +426,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_silent_node_is_left_and_the_stream_opened_again),
         cmocka_unit_test(test_assist_goes_on_without_a_silent_node),
+        cmocka_unit_test(test_tokens_for_want_of_the_cloud_are_marked),
         cmocka_unit_test(test_node_that_has_not_read_all_is_told_message_by_message),
         cmocka_unit_test(test_node_that_ends_with_the_text_hears_no_close),
         cmocka_unit_test(test_priority_is_told_in_each_open),

@@ -34,6 +34,11 @@ static shoal_exit_features row_of(float top)
     return (shoal_exit_features){.sound = true, .top = top, .depth = 1};
 }
 
+static bool asks(shoal_route *route, const shoal_exit_features *features, double risk, double level)
+{
+    return shoal_route_judge(route, features, risk, level) == SHOAL_ROUTE_ASK;
+}
+
 /* Most rows are sure, as a language model's are; hardness moves them. */
 static shoal_exit_features draw(uint64_t *rng, double hardness)
 {
@@ -79,11 +84,12 @@ static void test_risk_is_held_from_the_calibrated_one_up(void **state)
     for (size_t i = 0; i < 200; i++) {
         shoal_exit_features below = row_of(0.39F);
         shoal_exit_features above = row_of(0.41F);
-        assert_true(shoal_route_asks(&route, &below, 0.01, 1));
-        assert_false(shoal_route_asks(&route, &above, 0.01, 1));
-        assert_false(shoal_route_asks(&route, &below, 0.01, 0));
-        assert_true(shoal_route_asks(&configured, &below, 0, 1));
-        assert_false(shoal_route_asks(&configured, &above, 0, 1));
+        assert_true(asks(&route, &below, 0.01, 1));
+        assert_false(asks(&route, &above, 0.01, 1));
+        assert_int_equal(shoal_route_judge(&route, &below, 0.01, 0), SHOAL_ROUTE_SPARE);
+        assert_int_equal(shoal_route_judge(&route, &above, 0.01, 0), SHOAL_ROUTE_SURE);
+        assert_true(asks(&configured, &below, 0, 1));
+        assert_false(asks(&configured, &above, 0, 1));
     }
 }
 
@@ -104,13 +110,13 @@ static void test_greater_risk_has_a_threshold_of_its_own(void **state)
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_exit_features at = row_of(rows[i].kept);
         shoal_exit_features below = row_of(rows[i].kept - 0.001F);
-        assert_false(shoal_route_asks(&route, &at, rows[i].risk, 1));
-        assert_true(shoal_route_asks(&route, &below, rows[i].risk, 1));
+        assert_false(asks(&route, &at, rows[i].risk, 1));
+        assert_true(asks(&route, &below, rows[i].risk, 1));
     }
     shoal_exit_features below = row_of(0.299F);
-    assert_true(shoal_route_asks(&route, &below, 0, 1)); /* as configured */
+    assert_true(asks(&route, &below, 0, 1)); /* as configured */
     below = row_of(0.301F);
-    assert_false(shoal_route_asks(&route, &below, 0, 1));
+    assert_false(asks(&route, &below, 0, 1));
     assert_int_equal(shoal_route_check_risk(&route, 0.009, NULL), SHOAL_E_UNSUPPORTED);
 }
 
@@ -124,12 +130,12 @@ static void test_rate_is_held_under_drift_and_broken_rows_ask(void **state)
         size_t n_asked = 0;
         for (size_t i = 0; i < 8000; i++) {
             shoal_exit_features row = draw(&rng, hardness[k]);
-            n_asked += shoal_route_asks(&route, &row, 0, 1);
+            n_asked += asks(&route, &row, 0, 1);
         }
         assert_in_range(n_asked, 640, 960);
     }
     shoal_exit_features broken = {.sound = false};
-    assert_true(shoal_route_asks(&route, &broken, 0, 1));
+    assert_true(asks(&route, &broken, 0, 1));
 }
 
 static void test_level_leaves_the_least_sure_of_the_unsure(void **state)
@@ -144,7 +150,7 @@ static void test_level_leaves_the_least_sure_of_the_unsure(void **state)
         size_t n_asked = 0;
         for (size_t i = 0; i < 10000; i++) {
             shoal_exit_features row = draw(&rng, 1);
-            if (shoal_route_asks(&route, &row, 0, levels[k])) {
+            if (asks(&route, &row, 0, levels[k])) {
                 top += (double)row.top;
                 n_asked++;
             }
@@ -230,16 +236,16 @@ static outcome live_through(const traffic *t, shoal_spend_kind kind, shoal_spend
         for (due += t->per_s * t->pace(at); due >= 1; due--) {
             shoal_exit_features row = draw(&rng, t->hardness(at));
             double level = shoal_spend_level(&spend, 0, 1000 + ms);
-            bool asks = shoal_route_asks(&route, &row, 0, level);
-            asks = asks && (kind == SHOAL_SPEND_BYTES ||
+            bool sent = asks(&route, &row, 0, level);
+            sent = sent && (kind == SHOAL_SPEND_BYTES ||
                             shoal_spend_tokens_left(&spend, 0, 1000 + ms) >= each);
-            o.n_wanted += shoal_route_asks(&free_route, &row, 0, 1);
-            if (asks) {
+            o.n_wanted += asks(&free_route, &row, 0, 1);
+            if (sent) {
                 shoal_spend_add(&spend, kind, each);
             }
-            n_sent += asks;
-            n_kept += !asks;
-            *(asks ? &o.sent : &o.kept) += (double)row.top;
+            n_sent += sent;
+            n_kept += !sent;
+            *(sent ? &o.sent : &o.kept) += (double)row.top;
         }
     }
     o.used = limit > 0 ? (double)spend.used[kind][period] / (double)limit : 0;

@@ -86,6 +86,12 @@ const char *shoal_tier_name(shoal_tier tier)
     return names[tier];
 }
 
+const char *shoal_unassisted_name(shoal_unassisted why)
+{
+    static const char *const names[SHOAL_UNASSISTED_KINDS] = {"", "away", "budget"};
+    return names[why];
+}
+
 static void say_end(generation *g, size_t n_said, bool failed, shoal_finish finish)
 {
     shoal_usage usage = {.n_prompt = g->n_prompt,
@@ -94,6 +100,7 @@ static void say_end(generation *g, size_t n_said, bool failed, shoal_finish fini
                          .n_fed = 2,
                          .n_generated = n_said,
                          .n_by_tier = {[SHOAL_TIER_EDGE] = n_said},
+                         .n_unassisted = {n_said > 0},
                          .n_drafted = 7,
                          .n_accepted = 5,
                          .n_rounds = 2,
@@ -103,6 +110,7 @@ static void say_end(generation *g, size_t n_said, bool failed, shoal_finish fini
                          .round_down_max = 24,
                          .first_token_ms = 4,
                          .total_ms = 4 + (double)n_said};
+    usage.n_unassisted[g->script.unassisted] += n_said - (n_said > 0);
     shoal_err err = SHOAL_ERR_INIT;
     shoal_coop_event event = {.kind = SHOAL_COOP_DONE,
                               .request = g->id,
@@ -152,6 +160,7 @@ static void speak(generation *g)
                                   .request = g->id,
                                   .id = (int32_t)(100 + i),
                                   .tier = SHOAL_TIER_EDGE,
+                                  .unassisted = i > 0 ? g->script.unassisted : 0,
                                   .confidence = 0.93F,
                                   .round = 3,
                                   .text = text,
@@ -297,6 +306,7 @@ void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
                                                     .edge_token_ms = 1.2345,
                                                     .price = 0.25},
                                     .totals = {.n_by_tier = {[SHOAL_TIER_EDGE] = 9},
+                                               .n_unassisted = 2,
                                                .n_rounds = 3,
                                                .n_cloud_steps = 4,
                                                .bytes_up = 61},

@@ -11,10 +11,11 @@
 #include <stdatomic.h>
 
 typedef struct fake_script {
-    const char *text;  /* of each token; NULL: "w" */
-    size_t n_tokens;   /* at most n_tokens_max of the request */
-    unsigned pause_us; /* before each token */
-    size_t fail_at;    /* ERROR before this token; SIZE_MAX: never */
+    const char *text;            /* of each token; NULL: "w" */
+    shoal_unassisted unassisted; /* of each token but the first */
+    size_t n_tokens;             /* at most n_tokens_max of the request */
+    unsigned pause_us;           /* before each token */
+    size_t fail_at;              /* ERROR before this token; SIZE_MAX: never */
     shoal_status fail_code;
     shoal_status submit_code; /* what submit answers */
     bool inside;              /* all events within submit */

@@ -67,6 +67,8 @@ static void test_completion_answers_in_openai_form(void **state)
     assert_int_equal(json_array_size(api_at(j, "shoal.tokens")), 3);
     assert_int_equal(json_integer_value(api_at(j, "shoal.tokens.2.id")), 102);
     assert_string_equal(api_text_at(j, "shoal.tokens.0.tier"), "edge");
+    assert_null(api_at(j, "shoal.tokens.1.unassisted"));
+    assert_int_equal(json_integer_value(api_at(j, "usage.shoal.unassisted")), 0);
     json_decref(j);
     assert_int_equal(api_post(&a, "/v1/chat/completions",
                               "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", &r),
@@ -852,6 +854,7 @@ static void test_routes_answer_and_refuse(void **state)
     assert_true(json_is_null(api_at(j, "speculation.cloud_step_ms")));
     assert_true(json_number_value(api_at(j, "speculation.price")) == 0.25);
     assert_int_equal(json_integer_value(api_at(j, "totals.tokens.edge")), 9);
+    assert_int_equal(json_integer_value(api_at(j, "totals.unassisted")), 2);
     assert_int_equal(json_integer_value(api_at(j, "totals.cloud_steps")), 4);
     json_decref(j);
     assert_int_equal(api_post(&a, "/v1/completions", "{\"prompt\":\"a\"}", &r), 200);

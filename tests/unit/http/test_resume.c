@@ -130,12 +130,14 @@ static void test_streams_go_on_behind_every_event(void **state)
     shoal_api_settings s = settings();
     start(&a, &s);
     fake_next.n_tokens = 6;
+    fake_next.unassisted = SHOAL_UNASSISTED_AWAY;
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf r = {0};
     int fd = open_chat(&a, "");
     http_read_all(fd, &r, 5000);
     (void)close(fd);
     read_events(r.data, &whole);
     assert_int_equal(whole.n, 1 + 6 + 1 + 1 + 1); /* role, tokens, finish, usage, [DONE] */
+    assert_non_null(strstr(whole.events[6].data, "\"unassisted\":\"away\""));
     assert_string_equal(whole.events[9].data, "data: [DONE]");
     for (size_t i = 0; i < whole.n; i++) {
         shoal_buf_reset(&r);
