@@ -53,6 +53,7 @@ static bool add_token(cli_answer *answer, const shoal_client_token *token)
                       .tier = token->tier,
                       .confidence = token->confidence,
                       .round = token->round,
+                      .unassisted = token->unassisted,
                       .ms = token->ms};
     if (!cli_bytes_add(&answer->token_text, token->text, token->n_text)) {
         return false;
@@ -116,6 +117,10 @@ static void print_tokens(const cli_answer *answer, FILE *out)
         if (t->ms >= 0.0) {
             (void)fprintf(out, ",\"ms\":%.4g", t->ms);
         }
+        if (t->unassisted != SHOAL_CLIENT_UNASSISTED_NOT) {
+            (void)fprintf(out, ",\"unassisted\":\"%s\"",
+                          shoal_client_unassisted_name(t->unassisted));
+        }
         (void)fputc('}', out);
     }
     (void)fputc(']', out);
@@ -125,15 +130,17 @@ static void print_usage(const shoal_client_result *r, FILE *out)
 {
     (void)fprintf(out,
                   ",\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,"
-                  "\"tiers\":{\"exit\":%llu,\"edge\":%llu,\"cloud\":%llu},\"drafted\":%llu,"
+                  "\"tiers\":{\"exit\":%llu,\"edge\":%llu,\"cloud\":%llu},"
+                  "\"unassisted\":%llu,\"drafted\":%llu,"
                   "\"accepted\":%llu,\"rounds\":%llu,\"bytes_up\":%llu,\"bytes_down\":%llu,"
                   "\"round_up_max\":%llu,\"round_down_max\":%llu",
                   (unsigned long long)r->n_prompt, (unsigned long long)r->n_generated,
                   (unsigned long long)r->n_by_tier[0], (unsigned long long)r->n_by_tier[1],
-                  (unsigned long long)r->n_by_tier[2], (unsigned long long)r->n_drafted,
-                  (unsigned long long)r->n_accepted, (unsigned long long)r->n_rounds,
-                  (unsigned long long)r->bytes_up, (unsigned long long)r->bytes_down,
-                  (unsigned long long)r->round_up_max, (unsigned long long)r->round_down_max);
+                  (unsigned long long)r->n_by_tier[2], (unsigned long long)r->n_unassisted,
+                  (unsigned long long)r->n_drafted, (unsigned long long)r->n_accepted,
+                  (unsigned long long)r->n_rounds, (unsigned long long)r->bytes_up,
+                  (unsigned long long)r->bytes_down, (unsigned long long)r->round_up_max,
+                  (unsigned long long)r->round_down_max);
     if (r->first_token_ms >= 0.0) {
         (void)fprintf(out, ",\"first_token_ms\":%.6g", r->first_token_ms);
     }

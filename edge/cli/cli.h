@@ -80,6 +80,7 @@ typedef struct cli_token {
     int tier;
     double confidence;
     uint32_t round;
+    int unassisted;
     double ms;
 } cli_token;
 
@@ -119,27 +120,29 @@ enum {
 
 typedef enum cli_style {
     CLI_STYLE_PLAIN, /* text alone */
-    CLI_STYLE_COLOR, /* one hue, light to deep, and an underline style for each tier */
-    CLI_STYLE_MARKS  /* a line of ~ - = below each line of text */
+    CLI_STYLE_COLOR, /* one hue, light to deep, and an underline style for each tier; another hue
+                      * for what the edge said for want of the cloud */
+    CLI_STYLE_MARKS  /* a line of ~ - = ? below each line of text */
 } cli_style;
 
 typedef struct cli_render {
     FILE *out;
     cli_style style;
     bool terminal; /* control characters in the text must not reach it */
-    int tier;      /* of what is being printed, -1: none set */
+    int look;      /* of what is being printed, -1: none set */
     size_t width;
     size_t column;
     char marks[CLI_WIDTH_MAX + 1];
     bool at_line_start;
-    bool legend_shown;
+    int n_looks_told; /* by the legend */
 } cli_render;
 
 void cli_render_init(cli_render *render, FILE *out, const cli_options *options);
 void cli_render_event(cli_render *render, const shoal_client_event *event);
 /* Ends the text: always a line feed at its end. */
 void cli_render_end(cli_render *render);
-/* The legend (once) and the account of the answer, in styles other than plain. */
+/* The legend (once, and once more with a look it had not) and the account of the answer, in styles
+ * other than plain. */
 void cli_render_summary(cli_render *render, const cli_answer *answer);
 void cli_render_trace(const cli_answer *answer, FILE *out, bool terminal);
 /* Text with its control characters made harmless. */

@@ -2,7 +2,8 @@
  *
  * What a person sees: the text as it comes, each token in its tier's look. One hue from light to
  * deep and an underline of its own shape per tier, so that neither colour vision nor a particular
- * theme is needed; without colours, a line of marks below each line.
+ * theme is needed; without colours, a line of marks below each line. What the edge said for want of
+ * the cloud has a look of its own, whichever of the edge's tiers said it.
  */
 #include "edge/cli/cli.h"
 
@@ -15,16 +16,31 @@
 typedef struct look {
     const char *name;
     char mark;
-    const char *on; /* 256-colour blue, then underline: 3 curly, 5 dashed, 2 double */
+    const char *on; /* 256-colour, then underline: 3 curly, 5 dashed, 2 double, 4 dotted */
     const char *bar;
 } look;
 
-static const look looks[SHOAL_CLIENT_TIERS] = {
+enum {
+    UNASSISTED = SHOAL_CLIENT_TIERS, /* the look behind those of the tiers */
+    LOOKS
+};
+
+static const look looks[LOOKS] = {
     {"edge, early exit", '~', "\x1b[38;5;117m\x1b[4:3m", "\x1b[38;5;117m"},
     {"edge, full depth", '-', "\x1b[38;5;75m\x1b[4:5m", "\x1b[38;5;75m"},
     {"cloud", '=', "\x1b[38;5;33m\x1b[4:2m", "\x1b[38;5;33m"},
+    {"edge, unassisted", '?', "\x1b[38;5;179m\x1b[4:4m", "\x1b[38;5;179m"},
 };
 static const char off[] = "\x1b[0m";
+
+/* -1: none. */
+static int look_of(const shoal_client_token *token)
+{
+    if (token->unassisted != SHOAL_CLIENT_UNASSISTED_NOT) {
+        return UNASSISTED;
+    }
+    return token->tier >= 0 && token->tier < SHOAL_CLIENT_TIERS ? token->tier : -1;
+}
 
 #define RATE_AFTER_S 0.01 /* seconds of tokens that a rate is told of */
 
@@ -54,7 +70,7 @@ void cli_render_init(cli_render *render, FILE *out, const cli_options *options)
     if (render->terminal && !options->plain && !options->json) {
         render->style = wants_color(options) ? CLI_STYLE_COLOR : CLI_STYLE_MARKS;
     }
-    render->tier = -1;
+    render->look = -1;
     size_t n_rows = 0;
     cli_terminal_size(fileno(out), &render->width, &n_rows);
     render->at_line_start = true;
@@ -135,9 +151,9 @@ static void end_marked_line(cli_render *render)
     render->column = 0;
 }
 
-static void put_marked(cli_render *render, const char *text, size_t n, int tier)
+static void put_marked(cli_render *render, const char *text, size_t n, int look_i)
 {
-    char mark = tier >= 0 && tier < SHOAL_CLIENT_TIERS ? looks[tier].mark : ' ';
+    char mark = look_i >= 0 ? looks[look_i].mark : ' ';
     for (size_t i = 0; i < n;) {
         uint32_t code = 0;
         size_t length = character(text + i, n - i, &code);
@@ -164,31 +180,30 @@ static void put_marked(cli_render *render, const char *text, size_t n, int tier)
 
 /* --- colours --------------------------------------------------------------------------------- */
 
-static void set_tier(cli_render *render, int tier)
+static void set_look(cli_render *render, int look_i)
 {
-    if (tier == render->tier) {
+    if (look_i == render->look) {
         return;
     }
-    if (render->tier >= 0) {
+    if (render->look >= 0) {
         (void)fputs(off, render->out);
     }
-    if (tier >= 0) {
-        (void)fputs(looks[tier].on, render->out);
+    if (look_i >= 0) {
+        (void)fputs(looks[look_i].on, render->out);
     }
-    render->tier = tier;
+    render->look = look_i;
 }
 
 /* Spaces between words stay bare, so that token borders can be seen and lines end clean. */
-static void put_colored(cli_render *render, const char *text, size_t n, int tier)
+static void put_colored(cli_render *render, const char *text, size_t n, int look_i)
 {
-    int known = tier >= 0 && tier < SHOAL_CLIENT_TIERS ? tier : -1;
     for (size_t i = 0; i < n;) {
         size_t blank = 0;
         while (i + blank < n && strchr(" \t\n", text[i + blank]) && text[i + blank]) {
             blank++;
         }
         if (blank > 0) {
-            set_tier(render, -1);
+            set_look(render, -1);
             (void)fwrite(text + i, 1, blank, render->out);
         }
         i += blank;
@@ -197,7 +212,7 @@ static void put_colored(cli_render *render, const char *text, size_t n, int tier
             word++;
         }
         if (word > 0) {
-            set_tier(render, known);
+            set_look(render, look_i);
             cli_print_safe(render->out, text + i, word);
         }
         i += word;
@@ -216,16 +231,16 @@ void cli_render_bar(const cli_render *render, FILE *out, int tier, size_t n)
 
 /* --- events ---------------------------------------------------------------------------------- */
 
-static void put(cli_render *render, const char *text, size_t n, int tier)
+static void put(cli_render *render, const char *text, size_t n, int look_i)
 {
     if (n == 0) {
         return;
     }
     render->at_line_start = text[n - 1] == '\n';
     if (render->style == CLI_STYLE_COLOR) {
-        put_colored(render, text, n, tier);
+        put_colored(render, text, n, look_i);
     } else if (render->style == CLI_STYLE_MARKS) {
-        put_marked(render, text, n, tier);
+        put_marked(render, text, n, look_i);
     } else if (render->terminal) {
         cli_print_safe(render->out, text, n);
     } else {
@@ -238,23 +253,23 @@ void cli_render_event(cli_render *render, const shoal_client_event *event)
     /* The event's text is what to show. As long as the tokens' texts spell it, each part gets its
      * token's look; the rest, if any, that of the last token. */
     size_t at = 0;
-    int tier = event->n_tokens > 0 ? event->tokens[event->n_tokens - 1].tier : -1;
+    int last = event->n_tokens > 0 ? look_of(&event->tokens[event->n_tokens - 1]) : -1;
     for (size_t i = 0; i < event->n_tokens; i++) {
         const shoal_client_token *t = &event->tokens[i];
         if (t->n_text > event->n_text - at || memcmp(event->text + at, t->text, t->n_text) != 0) {
             break;
         }
-        put(render, event->text + at, t->n_text, t->tier);
+        put(render, event->text + at, t->n_text, look_of(t));
         at += t->n_text;
     }
-    put(render, event->text + at, event->n_text - at, tier);
+    put(render, event->text + at, event->n_text - at, last);
     (void)fflush(render->out);
 }
 
 void cli_render_end(cli_render *render)
 {
     if (render->style == CLI_STYLE_COLOR) {
-        set_tier(render, -1);
+        set_look(render, -1);
     }
     if (render->style == CLI_STYLE_MARKS && render->column > 0) {
         end_marked_line(render);
@@ -267,11 +282,11 @@ void cli_render_end(cli_render *render)
 
 /* --- account --------------------------------------------------------------------------------- */
 
-static void print_legend(cli_render *render)
+static void print_legend(cli_render *render, int n_looks)
 {
     bool color = render->style == CLI_STYLE_COLOR;
     (void)fputs("(", render->out);
-    for (int i = 0; i < SHOAL_CLIENT_TIERS; i++) {
+    for (int i = 0; i < n_looks; i++) {
         (void)fputs(i > 0 ? "   " : "", render->out);
         if (color) {
             (void)fprintf(render->out, "%s%s%s", looks[i].on, looks[i].name, off);
@@ -296,6 +311,9 @@ static void print_tiers(FILE *out, const shoal_client_result *r)
     if (cloud > 0 && r->n_generated > 0) {
         (void)fprintf(out, " (%.0f%%)", 100.0 * (double)cloud / (double)r->n_generated);
     }
+    if (r->n_unassisted > 0) {
+        (void)fprintf(out, " · %llu for want of the cloud", (unsigned long long)r->n_unassisted);
+    }
 }
 
 void cli_render_summary(cli_render *render, const cli_answer *answer)
@@ -306,9 +324,10 @@ void cli_render_summary(cli_render *render, const cli_answer *answer)
     }
     FILE *out = render->out;
     bool told = r->n_by_tier[0] + r->n_by_tier[1] + r->n_by_tier[2] > 0;
-    if (told && !render->legend_shown) {
-        print_legend(render);
-        render->legend_shown = true;
+    int n_looks = r->n_unassisted > 0 ? LOOKS : SHOAL_CLIENT_TIERS;
+    if (told && render->n_looks_told < n_looks) {
+        print_legend(render, n_looks);
+        render->n_looks_told = n_looks;
     }
     (void)fprintf(out, "\n%llu token%s", (unsigned long long)r->n_generated,
                   r->n_generated == 1 ? "" : "s");
@@ -373,6 +392,9 @@ void cli_render_trace(const cli_answer *answer, FILE *out, bool terminal)
             print_quoted(out, text, t->n_text);
         } else {
             cli_json_string(out, text, t->n_text);
+        }
+        if (t->unassisted != SHOAL_CLIENT_UNASSISTED_NOT) {
+            (void)fprintf(out, "  unassisted: %s", shoal_client_unassisted_name(t->unassisted));
         }
         (void)fputc('\n', out);
     }

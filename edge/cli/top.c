@@ -187,6 +187,10 @@ static void put_bytes(view *v, const shoal_client_stats *s, const shoal_client_s
                  "%-*s%.0f%% of %" PRIu64 " tokens without waiting for a step of the cloud",
                  LABEL_CELLS, "saved", 100.0 * (double)s->n_saved / (double)n_tokens, n_tokens);
     }
+    if (s->n_unassisted > 0) {
+        put_line(v, 0, 0.0, "%-*s%" PRIu64 " of them said here for want of the cloud", LABEL_CELLS,
+                 "alone", s->n_unassisted);
+    }
 }
 
 static void put_budgets(view *v, const shoal_client_stats *s)

@@ -43,6 +43,13 @@ const char *shoal_client_tier_name(int tier)
     return tier >= 0 && tier < SHOAL_CLIENT_TIERS ? names[tier] : "unknown";
 }
 
+const char *shoal_client_unassisted_name(int unassisted)
+{
+    static const char *const names[] = {"", "away", "budget"};
+    bool known = unassisted >= 0 && unassisted < SHOAL_CLIENT_UNASSISTED_OTHER;
+    return known ? names[unassisted] : "other";
+}
+
 int shoal_client_fail(shoal_client_error *error, int code, const char *format, ...)
 {
     error->code = code;

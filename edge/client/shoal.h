@@ -166,13 +166,27 @@ typedef enum shoal_client_tier {
 /* The name of a tier: "exit", "edge", "cloud", "unknown"; never NULL. Any thread. */
 SHOAL_CLIENT_API const char *shoal_client_tier_name(int tier);
 
+/* Why a token is the edge's although it was the cloud's to say: mode "assist" would have asked, or
+ * the request degraded (SHOAL_1.5). */
+typedef enum shoal_client_unassisted {
+    SHOAL_CLIENT_UNASSISTED_NOT = 0,    /* the edge was sure, or the cloud said or confirmed it */
+    SHOAL_CLIENT_UNASSISTED_AWAY = 1,   /* the cloud was out of reach, too slow or of no use */
+    SHOAL_CLIENT_UNASSISTED_BUDGET = 2, /* a budget of the edge or of the request was spent */
+    SHOAL_CLIENT_UNASSISTED_OTHER = 3   /* for a reason this library has no name for */
+} shoal_client_unassisted;
+
+/* The name of a reason: "" for none, "away", "budget", "other"; never NULL. Any thread. A program
+ * that reads `unassisted` of a token calls it, so that it asks for a library that tells it. */
+SHOAL_CLIENT_API const char *shoal_client_unassisted_name(int unassisted);
+
 typedef struct shoal_client_token {
-    const char *text;  /* NUL-terminated; n_text bytes; empty while a character is incomplete */
-    size_t n_text;     /* text may contain NUL bytes */
-    int32_t id;        /* in the model's vocabulary, -1 unknown */
-    int tier;          /* a shoal_client_tier */
-    double confidence; /* [0, 1]; negative: unknown */
-    uint32_t round;    /* verification round, 0: none */
+    const char *text;   /* NUL-terminated; n_text bytes; empty while a character is incomplete */
+    size_t n_text;      /* text may contain NUL bytes */
+    int32_t id;         /* in the model's vocabulary, -1 unknown */
+    int tier;           /* a shoal_client_tier */
+    double confidence;  /* [0, 1]; negative: unknown */
+    uint32_t round;     /* verification round, 0: none */
+    int32_t unassisted; /* a shoal_client_unassisted; stands where padding stood (SHOAL_1.5) */
     double ms; /* since the previous token or the request, as the edge says; negative: unknown */
 } shoal_client_token;
 
@@ -212,7 +226,8 @@ typedef struct shoal_client_result {
     uint64_t round_down_max;
     double first_token_ms;
     double tokens_per_s;
-    uint64_t n_kept; /* prompt tokens that the edge had kept of the session */
+    uint64_t n_kept;       /* prompt tokens that the edge had kept of the session */
+    uint64_t n_unassisted; /* tokens that were the cloud's to say, and the edge's in the end */
 } shoal_client_result;
 
 /* Sets size and empties the rest; call as shoal_client_result_init(&r, sizeof r). */
@@ -308,6 +323,7 @@ typedef struct shoal_client_stats {
     int bundle_trial;       /* answers have yet to show that the bundle is good */
     char bundle_phase[SHOAL_CLIENT_NAME_MAX];   /* "idle", "fetching", "trying" */
     char bundle_trouble[SHOAL_CLIENT_NAME_MAX]; /* what went wrong last, cut to fit */
+    uint64_t n_unassisted;                      /* as in shoal_client_result */
 } shoal_client_stats;
 
 /* Sets size and empties the rest; call as shoal_client_stats_init(&s, sizeof s). */

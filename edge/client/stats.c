@@ -105,6 +105,7 @@ static void read_totals(const shoal_client_json *json, const node *totals, shoal
     for (int t = 0; t < SHOAL_CLIENT_TIERS; t++) {
         s->n_by_tier[t] = count(json, tiers, shoal_client_tier_name(t));
     }
+    s->n_unassisted = count(json, totals, "unassisted");
     s->n_drafted = count(json, totals, "drafted");
     s->n_accepted = count(json, totals, "accepted");
     s->n_rounds = count(json, totals, "rounds");

@@ -22,6 +22,17 @@ static int tier_of(node *tier)
     return SHOAL_CLIENT_TIER_UNKNOWN;
 }
 
+static int32_t unassisted_of(node *why)
+{
+    const char *name = shoal_client_json_text(why);
+    for (int32_t i = 0; i < SHOAL_CLIENT_UNASSISTED_OTHER; i++) {
+        if (strcmp(name, shoal_client_unassisted_name(i)) == 0) {
+            return i;
+        }
+    }
+    return SHOAL_CLIENT_UNASSISTED_OTHER;
+}
+
 static int need_tokens(shoal_client_stream *stream, size_t n)
 {
     if (n <= stream->tokens_capacity) {
@@ -59,6 +70,7 @@ static int read_tokens(shoal_client_stream *stream, node *tokens, size_t *ret_n)
                 .confidence =
                     shoal_client_json_double(shoal_client_json_get(json, t, "confidence"), -1.0),
                 .round = round <= UINT32_MAX ? (uint32_t)round : 0,
+                .unassisted = unassisted_of(shoal_client_json_get(json, t, "unassisted")),
                 .ms = shoal_client_json_double(shoal_client_json_get(json, t, "ms"), -1.0),
             };
         }
@@ -81,6 +93,7 @@ static void read_usage(shoal_client_stream *stream, node *usage)
         {usage, "prompt_tokens", &r->n_prompt},
         {usage, "completion_tokens", &r->n_generated},
         {own, "kept_tokens", &r->n_kept},
+        {own, "unassisted", &r->n_unassisted},
         {tiers, "exit", &r->n_by_tier[SHOAL_CLIENT_TIER_EXIT]},
         {tiers, "edge", &r->n_by_tier[SHOAL_CLIENT_TIER_EDGE]},
         {tiers, "cloud", &r->n_by_tier[SHOAL_CLIENT_TIER_CLOUD]},

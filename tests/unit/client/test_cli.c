@@ -234,6 +234,43 @@ static void test_cli_trace_lists_tokens_beside_the_text(void **state)
         strstr(o.err, "cloud           -      2         -        3  \" \\u001bthree\"\n"));
 }
 
+/* Tokens said for want of the cloud have a look of their own, in every form that tells tokens. */
+static void test_cli_unassisted_tokens_look_otherwise(void **state)
+{
+    (void)state;
+    static const char bytes[] =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+        "data: {\"id\":\"i\",\"model\":\"m\",\"choices\":[{\"delta\":{"
+        "\"content\":\"one two six\"}}],"
+        "\"shoal\":{\"tokens\":[{\"id\":1,\"text\":\"one\",\"tier\":\"exit\","
+        "\"unassisted\":\"budget\"},{\"id\":2,\"text\":\" two\",\"tier\":\"edge\","
+        "\"confidence\":0.25,\"unassisted\":\"away\"},{\"id\":3,\"text\":\" six\","
+        "\"tier\":\"edge\"}]}}\n\n"
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":3,\"shoal\":"
+        "{\"tiers\":{\"exit\":1,\"edge\":2,\"cloud\":0},\"unassisted\":2}}}\n\n"
+        "data: [DONE]\n\n";
+    const char *colors[] = {"shoal", "ask", "x", NULL};
+    const char *marks[] = {"shoal", "ask", "--no-color", "x", NULL};
+    const char *plain[] = {"shoal", "ask", "--trace", "x", NULL};
+    const char *json[] = {"shoal", "ask", "--json", "x", NULL};
+    outcome o;
+    run_answered(colors, "", true, 1, bytes, &o, NULL, 0);
+    assert_non_null(strstr(o.out, "\x1b[38;5;179m\x1b[4:4mone\x1b[0m "));
+    assert_non_null(strstr(o.out, "\x1b[38;5;75m\x1b[4:5msix\x1b[0m"));
+    assert_non_null(strstr(o.out, "edge, unassisted"));
+    assert_non_null(strstr(o.out, "1 early exit, 2 edge · 2 for want of the cloud"));
+    run_answered(marks, "", true, 1, bytes, &o, NULL, 0);
+    assert_non_null(strstr(o.out, "one two six\r\n??? ??? ---\r\n"));
+    run_answered(plain, "", false, 1, bytes, &o, NULL, 0);
+    assert_string_equal(o.out, "one two six\n");
+    assert_non_null(strstr(o.err, "\"one\"  unassisted: budget\n"));
+    assert_non_null(strstr(o.err, "\" two\"  unassisted: away\n"));
+    assert_non_null(strstr(o.err, "\" six\"\n"));
+    run_answered(json, "", false, 1, bytes, &o, NULL, 0);
+    assert_non_null(strstr(o.out, "\"confidence\":0.25,\"round\":0,\"unassisted\":\"away\"}"));
+    assert_non_null(strstr(o.out, "\"cloud\":0},\"unassisted\":2,"));
+}
+
 static void test_cli_chat_sends_history_and_obeys_commands(void **state)
 {
     (void)state;
@@ -370,7 +407,7 @@ static void test_cli_status_and_top_tell_the_bundle(void **state)
     "\"cloud_step_ms\":null},\"assist\":{\"budget_level\":1,\"budgets\":[{"                        \
     "\"what\":\"cloud_tokens\",\"per\":\"hour\",\"limit\":100,\"used\":25,"                        \
     "\"ends_in_s\":1800}]},\"totals\":{\"requests\":9,\"tokens\":{\"exit\":0,\"edge\":" edge       \
-    ",\"cloud\":" cloud "},\"drafted\":50,\"accepted\":40,\"saved\":30,"                           \
+    ",\"cloud\":" cloud "},\"unassisted\":7,\"drafted\":50,\"accepted\":40,\"saved\":30,"          \
     "\"bytes_up\":5000,\"bytes_down\":200}}"
 
 static void test_cli_top_tells_rates_link_and_budgets(void **state)
@@ -390,6 +427,7 @@ static void test_cli_top_tells_rates_link_and_budgets(void **state)
     /* At first the average of 10 s; then what came since, at most 20 in 0.1 s. */
     assert_non_null(strstr(o.out, "          edge       10.0  ----"));
     assert_non_null(strstr(o.out, "drafts    80% accepted"));
+    assert_non_null(strstr(o.out, "alone     7 of them said here for want of the cloud"));
     const char *second = strstr(o.out, "\n\n");
     assert_non_null(second);
     const char *rate = strstr(second, "          edge");
@@ -691,6 +729,7 @@ int main(void)
         cmocka_unit_test(test_cli_no_color_marks_tiers_below),
         cmocka_unit_test(test_cli_json_holds_text_tokens_and_usage),
         cmocka_unit_test(test_cli_trace_lists_tokens_beside_the_text),
+        cmocka_unit_test(test_cli_unassisted_tokens_look_otherwise),
         cmocka_unit_test(test_cli_chat_sends_history_and_obeys_commands),
         cmocka_unit_test(test_cli_failure_is_one_line_and_status_1),
         cmocka_unit_test(test_cli_interrupt_ends_the_answer_cleanly),

@@ -25,14 +25,15 @@ static const char chat_events[] =
     "{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n"
     "data: {\"id\":\"chatcmpl-7\",\"choices\":[{\"delta\":{\"content\":\"E47 \\u20ac\"}}],"
     "\"shoal\":{\"tokens\":[{\"id\":12,\"text\":\"E47\",\"tier\":\"exit\",\"confidence\":0.99,"
-    "\"round\":0,"
+    "\"round\":0,\"unassisted\":\"away\","
     "\"ms\":4.1},{\"id\":7,\"text\":\" \\u20ac\",\"tier\":\"edge\",\"confidence\":0.93,\"round\":3,"
-    "\"ms\":18.2}]}}\r\n\r\n"
+    "\"ms\":18.2,\"unassisted\":\"budget\"}]}}\r\n\r\n"
     "data: {\"choices\":[{\"delta\":{\"content\":\"!\"},\"finish_reason\":\"stop\"}],\n"
     "data: \"shoal\":{\"tokens\":[{\"id\":3,\"text\":\"!\",\"tier\":\"cloud\",\"confidence\":0.5,"
     "\"round\":4,\"ms\":1}]}}\n\n"
     "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":3,"
-    "\"total_tokens\":14,\"shoal\":{\"tiers\":{\"exit\":1,\"edge\":1,\"cloud\":1},\"drafted\":20,"
+    "\"total_tokens\":14,\"shoal\":{\"tiers\":{\"exit\":1,\"edge\":1,\"cloud\":1},"
+    "\"unassisted\":2,\"drafted\":20,"
     "\"accepted\":17,\"rounds\":4,\"bytes_up\":123,\"bytes_down\":99,\"round_up_max\":61,"
     "\"round_down_max\":48,\"first_token_ms\":4.25,\"tokens_per_s\":212.5}}}\n\n"
     "data: [DONE]\n\n";
@@ -128,6 +129,10 @@ static void check_chat(const seen *s, const shoal_client_result *r)
     assert_float_equal(s->tokens[1].confidence, 0.93, 1e-9);
     assert_float_equal(s->tokens[1].ms, 18.2, 1e-9);
     assert_int_equal(s->tokens[2].tier, SHOAL_CLIENT_TIER_CLOUD);
+    assert_int_equal(s->tokens[0].unassisted, SHOAL_CLIENT_UNASSISTED_AWAY);
+    assert_int_equal(s->tokens[1].unassisted, SHOAL_CLIENT_UNASSISTED_BUDGET);
+    assert_int_equal(s->tokens[2].unassisted, SHOAL_CLIENT_UNASSISTED_NOT);
+    assert_int_equal(r->n_unassisted, 2);
     assert_string_equal(r->id, "chatcmpl-7");
     assert_string_equal(r->model, "minnow-edge");
     assert_int_equal(r->finish, SHOAL_CLIENT_FINISH_STOP);
@@ -330,7 +335,8 @@ static void test_client_odd_but_valid_events_are_read(void **state)
         .bytes = EVENT_STREAM
         "\r\n"
         "data: {\"choices\":[{\"delta\":{\"content\":null}}],\"shoal\":{\"tokens\":[{\"id\":-4,"
-        "\"tier\":\"abyss\",\"text\":7,\"round\":1e99},null,3]},\"usage\":null}\n\n"
+        "\"tier\":\"abyss\",\"text\":7,\"round\":1e99,\"unassisted\":\"moon\"},null,"
+        "{\"unassisted\":3}]},\"usage\":null}\n\n"
         "data: {\"choices\":{},\"shoal\":[],\"usage\":{\"prompt_tokens\":-1,"
         "\"shoal\":{\"tiers\":4}}}"
         "\n\ndata: [DONE]\n\ndata: behind the end\n\n"};
@@ -342,6 +348,9 @@ static void test_client_odd_but_valid_events_are_read(void **state)
     assert_int_equal(s.tokens[0].id, -1);
     assert_int_equal(s.tokens[0].tier, SHOAL_CLIENT_TIER_UNKNOWN);
     assert_int_equal(s.tokens[0].round, 0);
+    assert_int_equal(s.tokens[0].unassisted, SHOAL_CLIENT_UNASSISTED_OTHER);
+    assert_string_equal(shoal_client_unassisted_name(s.tokens[0].unassisted), "other");
+    assert_int_equal(s.tokens[2].unassisted, SHOAL_CLIENT_UNASSISTED_NOT);
     assert_true(s.tokens[0].confidence < 0.0);
     assert_int_equal(result.n_prompt, 0);
     assert_true(result.tokens_per_s < 0.0);
@@ -642,6 +651,36 @@ static void test_client_bad_arguments_are_refused(void **state)
     shoal_client_free(NULL);
 }
 
+/* Tokens are handed out as an array: a program linked before walks it by the size it knew. */
+static void test_client_token_is_as_large_as_it_was(void **state)
+{
+    (void)state;
+    struct before {
+        const char *text;
+        size_t n_text;
+        int32_t id;
+        int tier;
+        double confidence;
+        uint32_t round;
+        double ms;
+    };
+    assert_int_equal(sizeof(shoal_client_token), sizeof(struct before));
+    assert_int_equal(offsetof(shoal_client_token, round), offsetof(struct before, round));
+    assert_int_equal(offsetof(shoal_client_token, ms), offsetof(struct before, ms));
+    /* And a result without the newest count. */
+    shoal_client_result result;
+    shoal_client_result_init(&result, sizeof result);
+    result.n_unassisted = 77;
+    result.size = offsetof(shoal_client_result, n_unassisted);
+    char bytes[4096];
+    (void)snprintf(bytes, sizeof bytes, EVENT_STREAM "\r\n%s", chat_events);
+    const script_answer answer = {.bytes = bytes};
+    seen s = {.n_events = 0};
+    assert_int_equal(converse(&answer, &s, &result, NULL), SHOAL_CLIENT_OK);
+    assert_int_equal(result.n_generated, 3);
+    assert_int_equal(result.n_unassisted, 77);
+}
+
 /* --- status ---------------------------------------------------------------------------------- */
 
 static void test_client_probe_reads_health_ready_and_models(void **state)
@@ -834,6 +873,7 @@ int main(void)
         cmocka_unit_test(test_client_second_call_on_a_handle_is_refused),
         cmocka_unit_test(test_client_tls_handshake_is_left_in_time),
         cmocka_unit_test(test_client_bad_arguments_are_refused),
+        cmocka_unit_test(test_client_token_is_as_large_as_it_was),
         cmocka_unit_test(test_client_probe_reads_health_ready_and_models),
         cmocka_unit_test(test_client_get_hands_out_the_body),
         cmocka_unit_test(test_client_sessions_are_listed_saved_loaded_and_dropped),
