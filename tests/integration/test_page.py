@@ -53,7 +53,8 @@ def test_page_streams_an_answer_and_tells_where_it_was_made():
         # Without colour: another underline for each tier, and words.
         styles = browser.run("return [...document.querySelectorAll('#legend .tok')]"
                              ".map((t) => getComputedStyle(t).textDecorationStyle)")
-        expect(len(set(styles)) == 3, f"the tiers look alike without colour: {styles}")
+        expect(len(set(styles)) == len(styles) == 4, f"tiers and want of the cloud look alike without colour: {styles}")
+        expect(browser.run("return document.querySelector('#alone').hidden"), "want of the cloud though it is there")
         browser.hover(".answer .tok")
         expect("sure" in browser.text("#tip"), "hovering tells nothing")
         # By keyboard alone.
@@ -92,6 +93,13 @@ def test_pulled_cable_is_harmless_and_plugs_back():
         tiers = ask(browser, QUESTION, 2)
         expect(set(tiers) == {"edge"}, f"cut off, and the answer is {tiers}")
         expect("pulled" in browser.text("#words"), browser.text("#words"))
+        # What exact would have had the cloud judge is told apart: by its look, by words, and in the account.
+        expect(browser.run("return [...document.querySelectorAll('.answer:last-child .tok')]"
+                           ".every((t) => t.dataset.unassisted === 'away')"), "tokens for want of the cloud are not marked")
+        expect(not browser.run("return document.querySelector('#alone').hidden"), "the legend does not tell of it")
+        browser.hover(".answer:last-child .tok")
+        expect("for want of the cloud: the cloud was not within reach" in browser.text("#tip"), browser.text("#tip"))
+        expect("for want of the cloud" in browser.text(".answer:last-child .facts"), "not in the account")
         shoot(browser, "cut")
         browser.click("#cable")
         browser.wait("document.querySelector('#cable').dataset.link === 'ready'", what="the link")

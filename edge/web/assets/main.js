@@ -7,6 +7,7 @@ import { Chart } from "./charts.js";
 const $ = (id) => document.getElementById(id);
 const TIERS = ["exit", "edge", "cloud"];
 const TIER_WORDS = { exit: "edge, early exit", edge: "edge, full depth", cloud: "cloud" };
+const WHY = { away: "the cloud was not within reach", budget: "the budget for the cloud is spent" };
 const UNSURE = 0.5; // below it a token is also set in italics
 const ROOMY = 2048; // tokens of context from which a conversation is remembered unless told otherwise
 const POLL_MS = 1000;
@@ -65,7 +66,8 @@ function describe(token) {
   const parts = [`${percent(token.confidence)} sure${token.confidence < UNSURE ? " (italic: less than half)" : ""}`];
   if (token.round) parts.push(`round ${token.round}`);
   parts.push(`${token.ms < 100 ? token.ms.toFixed(1) : Math.round(token.ms)} ms after sending`);
-  return { where: TIER_WORDS[token.tier], how: parts.join(" · ") };
+  const alone = token.unassisted ? `, for want of the cloud: ${WHY[token.unassisted] ?? token.unassisted}` : "";
+  return { where: TIER_WORDS[token.tier] + alone, how: parts.join(" · ") };
 }
 
 const facts = new WeakMap(); // span to token
@@ -75,6 +77,7 @@ function addTokens(text, tokens) {
     if (!token.text) continue;
     const span = make("span", token.confidence < UNSURE ? "tok unsure" : "tok", token.text);
     span.dataset.tier = token.tier;
+    if (token.unassisted) span.dataset.unassisted = token.unassisted;
     facts.set(span, token);
     text.append(span);
   }
@@ -150,6 +153,7 @@ function summary(usage, seconds) {
   const made = TIERS.filter((t) => tiers[t] > 0).map((t) => `${tiers[t]} ${t === "exit" ? "early exit" : t}`);
   const words = [`${count(usage.completion_tokens, "token")}: ${made.join(", ")}`, `first after ${Math.round(first)} ms`];
   words.push(`${Math.round(usage.completion_tokens / seconds)} tokens/s`);
+  if (usage.shoal.unassisted > 0) words.push(`${usage.shoal.unassisted} for want of the cloud`);
   words.push(up + down > 0 ? `${up} bytes up, ${down} down` : "nothing left the device");
   return words.join(" · ");
 }
@@ -205,6 +209,7 @@ async function ask(prompt) {
     const done = await chat(asked, { mode: mode(), degrade: true, reconnect_ms: PATIENCE_MS }, running.signal, (tokens) => {
       const follow = nearEnd();
       addTokens(text, tokens);
+      if (tokens.some((t) => t.unassisted)) $("alone").hidden = false;
       for (const t of tokens) {
         live.n += 1;
         live[t.tier] += 1;
