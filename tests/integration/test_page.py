@@ -6,11 +6,16 @@ SHOAL_SCREENSHOTS names a folder that keeps what the browser saw.
 """
 import json
 import os
+import re
+import socket
 import sys
+import threading
+import time
 
 from browser import KEYS, Browser, missing
-from harness import Site, binary, expect, main, run
+from harness import Site, binary, expect, main, request, run, wait_until
 from test_fleet import Fleet
+from test_resume import Cutter
 
 QUESTION = "What does H40 mean on the Tapir 10?"
 SHOTS = os.environ.get("SHOAL_SCREENSHOTS")
@@ -107,6 +112,93 @@ def test_pulled_cable_is_harmless_and_plugs_back():
         expect("bytes up" in browser.text(".answer:last-child .facts"), "the cloud was not asked again")
 
 
+class StreamCutter(Cutter):
+    """Cuts the connection inside the first event of the numbers in `at`, in order; `hold` leaves it open, and silent."""
+
+    def __init__(self, url):
+        self.at = []
+        self.hold = False
+        self.streams = []  # names of those cut
+        super().__init__(url)
+
+    def serve(self, client, left):
+        edge = socket.create_connection(self.to)
+        threading.Thread(target=self.pump, args=(client, edge), daemon=True).start()
+        tail = b""
+        while data := edge.recv(65536):
+            found = self.at and re.search(rb"id: (\w+):%d\ndata: .{20}" % self.at[0], tail + data)
+            if found:
+                self.streams.append(found[1].decode())
+                self.at.pop(0)
+                client.sendall(data[:max(0, found.end() - len(tail))])
+                if self.hold:
+                    return
+                time.sleep(0.3)  # a browser drops what it has not read of a stream that breaks
+                break
+            tail = (tail + data)[-100:]
+            client.sendall(data)
+        for side in (client, edge):
+            try:
+                side.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def last_answer(browser):
+    return browser.run("const a = [...document.querySelectorAll('.answer')].at(-1);"
+                       "return [a.querySelector('.text').textContent, a.querySelectorAll('.tok').length]")
+
+
+def test_broken_stream_goes_on_where_it_broke():
+    with Site() as site, Browser() as browser:
+        full, edge = site.models()
+        cloud = site.cloud(full).start()
+        proxy = StreamCutter(site.edge(edge, cloud.address).start().address)
+        open_page(browser, proxy.url)
+        n_asked = 0
+        for mode in ("local", "exact"):
+            browser.click(f"#modes input[value={mode}]")
+            ask(browser, QUESTION, n_asked + 1)
+            whole = last_answer(browser)
+            expect(whole[1] > 4, f"{whole}: too short to be cut")
+            # In the first event with text, in the one behind it again, in the last but one, and behind all of them.
+            cuts = [1, 2, whole[1] - 1, whole[1]]
+            proxy.at = list(cuts)
+            proxy.streams = []
+            ask(browser, QUESTION, n_asked + 2)
+            expect(not proxy.at and len(set(proxy.streams)) == 1, f"{mode}: not cut at {proxy.at}: {proxy.streams}")
+            expect(last_answer(browser) == whole, f"{mode}: cut in {cuts}: {last_answer(browser)} is not {whole}")
+            expect("Stopped" not in browser.text(".answer:last-child") and browser.run(
+                "return document.querySelector('#trouble').hidden"), "a break that was mended is told as trouble")
+            n_asked += 2
+        return f"{2 * len(cuts)} cuts"
+
+
+def test_stream_that_is_gone_is_told_and_stop_is_heard():
+    with Site() as site, Browser() as browser:
+        _, edge = site.models()
+        proxy = StreamCutter(site.edge(edge, api__replay_ms=1).start().address)
+        open_page(browser, proxy.url)
+        proxy.at = [2]
+        browser.type("#prompt", QUESTION + KEYS["Enter"])
+        browser.wait("!document.querySelector('#trouble').hidden", what="the error")
+        expect("api.replay_ms" in browser.text("#trouble p"), browser.text("#trouble p"))
+        expect("not complete" in browser.text(".answer:last-child .cut"), "shown as if it were whole")
+        # Stop: a closed connection would say that somebody comes back.
+        url = site.edge(edge, api__replay_ms=600000).start().address
+        proxy = StreamCutter(url)
+        open_page(browser, proxy.url)
+        proxy.at = [2]
+        proxy.hold = True
+        browser.type("#prompt", QUESTION + KEYS["Enter"])
+        browser.wait("document.querySelector('.answer .tok')", what="a token")
+        wait_until(lambda: proxy.streams, what="the stream to be held")
+        held = f"/v1/shoal/streams/{proxy.streams[0]}"
+        browser.click("#stop")
+        browser.wait("document.querySelector('.answer .cut')?.textContent === 'Stopped.'", what="the end")
+        wait_until(lambda: request(url, "GET", held)[0] == 404, what="the edge to forget what was stopped")
+
+
 def test_page_and_command_line_tell_the_bundle_that_runs():
     with Site() as site, Browser() as browser:
         fleet = Fleet(site)
@@ -177,5 +269,6 @@ if __name__ == "__main__":
         print(f"skipped: {lacking} is not installed (deploy/deps installs it)")
         sys.exit(77)
     main([test_page_streams_an_answer_and_tells_where_it_was_made, test_pulled_cable_is_harmless_and_plugs_back,
+          test_broken_stream_goes_on_where_it_broke, test_stream_that_is_gone_is_told_and_stop_is_heard,
           test_page_and_command_line_tell_the_bundle_that_runs,
           test_errors_are_told_in_words_and_the_key_is_asked_for, test_page_fits_a_narrow_window_and_the_dark])

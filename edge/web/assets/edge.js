@@ -9,6 +9,9 @@ export class EdgeError extends Error {
   }
 }
 
+const RESUME_MS = 10000; // how long a broken stream is asked for again; the edge holds it for api.replay_ms
+const PAUSE_MS = { first: 100, most: 2000 }; // between two such attempts
+
 let key = sessionStorage.getItem("shoal-key") ?? "";
 
 export function setKey(text) {
@@ -36,7 +39,7 @@ async function refusal(response) {
 async function call(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, { ...options, headers: headers() });
+    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new EdgeError("The edge does not answer. Is shoal-edge running?", 0, "unreachable");
@@ -53,44 +56,101 @@ export async function cutLink(cut) {
   return (await call("/v1/shoal/link", { method: "POST", body: JSON.stringify({ cut }) })).json();
 }
 
-// Server-sent events of a response, as {event, data}. Lines may come in any pieces.
+// Server-sent events of one response, as {event, data, id}. Lines may come in any pieces; a block that is cut is none.
 async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    rest += value;
+    rest += decoder.decode(value, { stream: true });
     const blocks = rest.split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
       let event = "message";
       let data = "";
+      let id = null;
       for (const line of block.split("\n")) {
         if (line.startsWith("event:")) event = line.slice(6).trim();
         else if (line.startsWith("data:")) data += line.slice(5).trimStart();
+        else if (line.startsWith("id:")) id = line.slice(3).trim();
       }
-      yield { event, data };
+      if (data) yield { event, data, id };
     }
   }
 }
 
-// Streams one answer, the likeliest words of it: onTokens gets each list of {id, text, tier, confidence, round, ms}; the result is
-// {finish, usage}. A stream that ends without [DONE] was cut, which is an error and never a short answer.
-export async function chat(messages, shoal, signal, onTokens) {
+function wait(ms, signal) {
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    }, { once: true });
+  });
+}
+
+const streamOf = (id) => `/v1/shoal/streams/${id.split(":")[0]}`;
+
+// What a stream goes on with behind the event of this id, tried until then. A refusal with a reason is final.
+async function comeBack(last, until, signal) {
+  for (let pause = PAUSE_MS.first; ; pause = Math.min(2 * pause, PAUSE_MS.most)) {
+    await wait(pause, signal);
+    try {
+      return await call(streamOf(last), { signal, headers: { "Last-Event-ID": last } });
+    } catch (error) {
+      const again = error instanceof EdgeError && (error.status === 0 || error.status === 503);
+      if (!again || performance.now() > until) throw error;
+    }
+  }
+}
+
+// The events of a stream up to [DONE], over as many connections as it takes: one that breaks is followed by one that goes on
+// behind the last event that came, so that nothing is lost and nothing comes twice. onBreak(true) tells of a break,
+// onBreak(false) that it goes on. Stopping it is told to the edge, to which a closed connection says that somebody comes back.
+async function* stream(response, signal, onBreak) {
+  let last = null;
+  let until = null; // set while no event has come since a break
+  signal.addEventListener("abort", () => {
+    if (last) fetch(streamOf(last), { method: "DELETE", headers: headers(), keepalive: true }).catch(() => {});
+  }, { once: true });
+  for (;;) {
+    try {
+      for await (const one of events(response)) {
+        if (until !== null) onBreak(false);
+        until = null;
+        last = one.id ?? last;
+        yield one;
+        if (one.data === "[DONE]") return;
+      }
+    } catch (error) {
+      if (signal.aborted) throw error;
+    }
+    if (last === null) throw new EdgeError("The connection to the edge broke in the middle of the answer.", 0, "broken");
+    if (until === null) onBreak(true);
+    until ??= performance.now() + RESUME_MS;
+    response = await comeBack(last, until, signal);
+  }
+}
+
+// Streams one answer, the likeliest words of it: onTokens gets each list of {id, text, tier, confidence, round, ms, unassisted};
+// the result is {finish, usage}. A stream that ends without [DONE] and cannot be resumed is an error and never a short answer.
+export async function chat(messages, shoal, signal, onTokens, onBreak) {
   const response = await call("/v1/chat/completions", {
     method: "POST",
     signal,
-    body: JSON.stringify({ messages, temperature: 0, stream: true, stream_options: { include_usage: true }, shoal: { on_disconnect: "cancel", ...shoal } }),
+    body: JSON.stringify({ messages, temperature: 0, stream: true, stream_options: { include_usage: true }, shoal }),
   });
   const result = { finish: null, usage: null };
-  for await (const { event, data } of events(response)) {
-    if (data === "[DONE]") return result;
+  for await (const { event, data } of stream(response, signal, onBreak)) {
+    if (data === "[DONE]") break;
     const chunk = JSON.parse(data);
     if (event === "error" || chunk.error) throw new EdgeError(chunk.error.message, 200, chunk.error.code);
     if (chunk.shoal?.tokens) onTokens(chunk.shoal.tokens);
     result.finish = chunk.choices[0]?.finish_reason ?? result.finish;
     result.usage = chunk.usage ?? result.usage;
   }
-  throw new EdgeError("The connection to the edge broke in the middle of the answer.", 0, "broken");
+  return result;
 }

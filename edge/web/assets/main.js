@@ -21,7 +21,7 @@ const messages = [];
 let now = null; // the last status
 let before = null; // the one before, with its time
 let running = null; // AbortController of the answer under way
-let live = null; // {n, byTier} of the answer under way
+let live = null; // {n, broken, and tokens by tier} of the answer under way
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -202,7 +202,7 @@ async function ask(prompt) {
   toEnd();
 
   const asked = [...($("remembers").checked ? messages : []), { role: "user", content: prompt }];
-  live = { n: 0, exit: 0, edge: 0, cloud: 0 };
+  live = { n: 0, broken: false, exit: 0, edge: 0, cloud: 0 };
   const started = performance.now();
   busy(new AbortController());
   try {
@@ -215,6 +215,9 @@ async function ask(prompt) {
         live[t.tier] += 1;
       }
       if (follow) toEnd();
+    }, (broken) => {
+      live.broken = broken;
+      if (now) $("words").textContent = sentence();
     });
     messages.push(asked.at(-1), { role: "assistant", content: text.textContent });
     answer.append(bar(done.usage.shoal.tiers), make("p", "facts", summary(done.usage, (performance.now() - started) / 1000)));
@@ -259,6 +262,7 @@ $("stop").addEventListener("click", () => {
   running?.abort();
   $("prompt").focus();
 });
+addEventListener("pagehide", () => running?.abort());
 $("new").addEventListener("click", () => {
   messages.length = 0;
   for (const old of $("log").querySelectorAll(".message")) old.remove();
@@ -355,6 +359,7 @@ function chart(seconds) {
 
 function sentence() {
   const { cloud, totals, requests } = now;
+  if (live?.broken) return "The connection to the edge broke. The page asks for the rest of the answer.";
   if (cloud.cut) {
     return live ? "The cable is pulled. The edge goes on alone." : "The cable is pulled. Answers come from the edge alone.";
   }
