@@ -45,6 +45,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "Time in ms for which a stream can be resumed after its end or its client's; 0: never."),
     INT("api.replay_kib", "8192", 1, 1 << 20,
         "Tokens held of all streams, to be resumed, KiB; the oldest go first."),
+    INT("api.detached_max", "4", 0, 512,
+        "Answers that go on without their client at a time; for one more the one whose client has "
+        "been away the longest is cancelled. 0: none goes on."),
     STRING("api.cors_origins", "",
            "Origins whose web pages may call, comma-separated, as https://app.example:8443; \"*\": "
            "any, without api.key only."),
@@ -485,6 +488,7 @@ shoal_api_settings shoal_edge_api_settings(const shoal_config *config, const sho
     s.link_switch = shoal_config_bool(config, "api.link_switch");
     s.replay_ms = (uint64_t)shoal_config_int(config, "api.replay_ms");
     s.replay_bytes_max = (size_t)shoal_config_int(config, "api.replay_kib") << 10;
+    s.n_detached_max = (size_t)shoal_config_int(config, "api.detached_max");
     s.cancel_on_gone = strcmp(shoal_config_string(config, "api.on_disconnect"), "cancel") == 0;
     s.mode_default = shoal_edge_mode(config, calibrated);
     return s;

@@ -25,6 +25,7 @@ shoal_api_settings shoal_api_settings_default(void)
         .deadline_ms = 600000,
         .replay_ms = 10000,
         .replay_bytes_max = 8 << 20,
+        .n_detached_max = 4,
         .session_bytes_max = 64 << 20,
     };
 }

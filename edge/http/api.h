@@ -25,6 +25,8 @@ typedef struct shoal_api_settings {
     uint64_t replay_ms; /* how long a stream is held for a client that comes back, after its
                          * end or its client's; 0: not at all; default 10000 */
     size_t replay_bytes_max; /* tokens held of all streams; default 8 MiB */
+    size_t n_detached_max;   /* generations that go on without a client; for one more the one that
+                              * is given up soonest ends. 0: none goes on; default 4 */
     bool cancel_on_gone;     /* a client that leaves cancels, unless its request says otherwise;
                               * default false: it has replay_ms to come back */
     const shoal_redact_rules *redact; /* what leaves in no mode but local; borrowed; NULL: nothing

@@ -14,7 +14,6 @@
 #include <string.h>
 
 enum {
-    DETACHED_MAX = 4,         /* generations that go on without a client */
     ENDED_MAX = 256,          /* streams that have ended and may be read again */
     REPLAY_BYTES = 256 << 10, /* of one connection; its client comes again for the rest */
     REPLAY_PIECE = 32 << 10
@@ -141,13 +140,16 @@ bool shoal_api_detach(shoal_api_call *call)
     if (!call->resumable || call->request->cancel_on_gone || call->event_i <= call->event_first) {
         return false; /* who has seen no event has no id to come back with */
     }
+    if (api->settings.n_detached_max == 0) {
+        return false;
+    }
     for (shoal_api_call *c = api->calls; c; c = c->next) {
         if (c->expires_ms > 0 && !c->ended) {
             n_detached++;
             oldest = !oldest || c->expires_ms < oldest->expires_ms ? c : oldest;
         }
     }
-    if (n_detached >= DETACHED_MAX) {
+    if (n_detached >= api->settings.n_detached_max) {
         give_up(oldest);
     }
     expire_later(call);
