@@ -82,7 +82,6 @@ const parameters = {
   properties: { code: { type: "string", minLength: 1, maxLength: 6 }, urgent: { type: "boolean" } },
 };
 const tools = [{ type: "function", function: { name: "open_ticket", description: "Opens a ticket.", strict: true, parameters } }];
-const local = { shoal: { mode: "local" } };
 
 function checkCall(call) {
   assert.equal(call.function.name, "open_ticket");
@@ -108,7 +107,7 @@ await check("openai's stream helper gathers the call of a tool", async () => {
 await check("openai runs tools and hands their results back", async () => {
   let n = 0;
   const runner = openai.chat.completions.runTools({
-    model, messages, seed: 3, max_completion_tokens: 120, ...local, tool_choice: { type: "function", function: { name: "open_ticket" } },
+    model, messages, seed: 3, max_completion_tokens: 120, tool_choice: { type: "function", function: { name: "open_ticket" } },
     tools: [{ type: "function", function: { name: "open_ticket", description: "Opens a ticket.", parameters, parse: JSON.parse,
       function: (given) => { n += 1; return `ticket for ${given.code}`; } } }],
   });
@@ -117,7 +116,8 @@ await check("openai runs tools and hands their results back", async () => {
 });
 
 await check("openai reads logprobs, whole and streamed", async () => {
-  const wanted = { model, messages, temperature: 0, max_completion_tokens: 16, logprobs: true, top_logprobs: 2, ...local };
+  const shoal = { mode: "local" };
+  const wanted = { model, messages, temperature: 0, max_completion_tokens: 16, logprobs: true, top_logprobs: 2, shoal };
   const answer = await openai.chat.completions.create(wanted);
   const content = answer.choices[0].logprobs.content;
   assert.equal(new TextDecoder().decode(new Uint8Array(content.flatMap((t) => t.bytes))), answer.choices[0].message.content);
@@ -160,9 +160,8 @@ await check("ai generates text", async () => {
 });
 
 await check("ai calls a tool", async () => {
-  const shoal = createOpenAICompatible({ name: "shoal", baseURL, apiKey, transformRequestBody: (body) => ({ ...body, ...local }) });
   const { toolCalls } = await generateText({
-    model: shoal(model), prompt: question, seed: 4, toolChoice: "required",
+    model: provider(model), prompt: question, seed: 4, toolChoice: "required",
     tools: { open_ticket: { description: "Opens a ticket.", inputSchema: jsonSchema(parameters) } },
   });
   assert.equal(toolCalls.length, 1);
@@ -185,7 +184,7 @@ await check("LangChain invokes a chat", async () => {
 });
 
 await check("LangChain calls a tool", async () => {
-  const chat = new ChatOpenAI({ model, apiKey, configuration: { baseURL }, modelKwargs: local });
+  const chat = new ChatOpenAI({ model, apiKey, configuration: { baseURL } });
   const answer = await chat.bindTools(tools, { tool_choice: "required" }).invoke(question);
   assert.equal(answer.tool_calls.length, 1);
   checkCall({ function: { name: answer.tool_calls[0].name, arguments: JSON.stringify(answer.tool_calls[0].args) } });
