@@ -10,6 +10,7 @@ What is done with a block of commands stands in a comment before it:
     not run: WHY              it is left alone
 A block without such a comment is a mistake. Files that the text puts below .run/ lie in a folder of the test. Ports are
 those of the text, in a network namespace of its own where there may be one; else the test is left out."""
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,8 @@ import tempfile
 import time
 
 import link
-from harness import BIN, SKIPPED, SOURCE, expect, main
+from harness import BIN, SKIPPED, SOURCE, Site, complete, expect, main, request
+from test_upstream import stack
 
 BLOCK = re.compile(r"<!-- (.*?) -->|^```(\w*)\n(.*?)^```$", re.M | re.S)
 
@@ -151,6 +153,24 @@ def test_howto_budgets():
 
 def test_howto_redaction():
     return follow("howto/redaction.md")
+
+
+def test_placeholders_of_the_page_are_those_that_leave():
+    """What stands in the cloud's place, an engine behind a proxy, is asked for a text with the page's placeholders."""
+    secrets = ["ada@example.com", "+49 30 123456-78", "4111 1111 1111 1111", "sk-abcdefghijkl0123456789", "Ada Lovelace"]
+    with open(os.path.join(SOURCE, "docs/howto/redaction.md"), encoding="utf-8") as f:
+        told = set(re.findall(r"`(\[[^\]`]+\])`", f.read()))
+    with Site() as site:
+        engine, proxy, cloud, _ = stack(site)
+        _, model = site.models()
+        edge = site.edge(model, cloud.address, redact__enabled="true", redact__names="Ada Lovelace").start()
+        answer = complete(edge.address, f"Send {', '.join(secrets)}.", "cloud", n=2)
+        expect(answer.error is None, f"{answer.error}")
+        body = json.dumps({"prompt": proxy.bodies[-1]["prompt"], "max_tokens": 1, "echo": True})
+        seen = json.loads(request(engine.address, "POST", "/v1/completions", body)[2])["choices"][0]["text"]
+        proxy.close()
+    expect(not any(secret in seen for secret in secrets), f"the engine was asked for {seen!r}")
+    expect(set(re.findall(r"\[\w+\]", seen)) == told, f"the page tells {told}, the engine was asked for {seen!r}")
 
 
 def test_howto_fleet():
