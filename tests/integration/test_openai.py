@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What OpenAI's clients depend on (docs/reference/openai.md), asked of a real edge byte by byte. The clients are in test_clients.py."""
 import json
+import math
 import os
 import re
 
@@ -108,6 +109,18 @@ def test_a_request_sent_twice_gives_the_same():
         for shoal in ({}, {"shoal": {"session": "one"}}):
             said = {edge.text(CHAT, messages=MESSAGES, temperature=1, seed=7, max_tokens=12, **shoal) for _ in range(3)}
             expect(len(said) == 1, f"{shoal}: {said}")
+
+
+def test_confidence_is_the_logprob_in_another_form():
+    with Site() as site:
+        edge = Edge(site)
+        body = {"prompt": "The pump", "max_tokens": 16, "temperature": 1, "seed": 5, "logprobs": 0, "shoal": {"tokens": True}}
+        reply = json.loads(edge.ask(COMPLETION, body)[2])
+        told = reply["choices"][0]["logprobs"]["token_logprobs"]
+        tokens = reply["shoal"]["tokens"]
+        expect(len(told) == len(tokens) > 0, f"{reply}")
+        for one, token in zip(told, tokens):
+            expect(abs(math.exp(one) - token["confidence"]) < 1e-3, f"{math.exp(one)} is not {token}")
 
 
 def test_every_field_is_told_here():
