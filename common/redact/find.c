@@ -21,7 +21,7 @@ enum {
 
 static bool is_digit(char c)
 {
-    return c >= '0' && c <= '9';
+    return shoal_redact_is_digit(c);
 }
 
 static bool is_letter(char c)
@@ -30,14 +30,12 @@ static bool is_letter(char c)
     return low >= 'a' && low <= 'z';
 }
 
-/* Letters of other alphabets do not count: where words stand without blanks between them, an
- * address still ends. */
 static bool is_word(char c)
 {
-    return is_digit(c) || is_letter(c) || c == '_';
+    return shoal_redact_is_word(c);
 }
 
-/* They do for names, which may be of any alphabet. */
+/* Letters of other alphabets too: a name may be of any. */
 static bool is_name(char c)
 {
     return is_word(c) || (unsigned char)c >= 0x80;
@@ -225,12 +223,9 @@ static size_t find_name(const shoal_redact_rules *rules, const char *p, size_t n
     return best;
 }
 
-size_t shoal_redact_find(const shoal_redact_rules *rules, const char *text, size_t at, size_t n,
-                         shoal_redact_kind *ret_kind)
+static size_t find_kind(const shoal_redact_rules *rules, const char *p, char before, size_t n,
+                        size_t *ret_label)
 {
-    const char *p = text + at;
-    size_t left = n - at;
-    char before = at > 0 ? text[at - 1] : ' ';
     /* A key may hold numbers and an address a key, so the longer forms come first. */
     static const struct {
         shoal_redact_kind kind;
@@ -239,19 +234,36 @@ size_t shoal_redact_find(const shoal_redact_rules *rules, const char *text, size
                 {SHOAL_REDACT_KEY, find_key},
                 {SHOAL_REDACT_CARD, find_card},
                 {SHOAL_REDACT_PHONE, find_phone}};
-    if (is_word(before)) {
-        return 0;
-    }
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         /* What goes on before it is part of something else. */
         bool inside =
             rows[i].kind == SHOAL_REDACT_EMAIL ? is_local(before) : before == '-' || before == '+';
-        size_t length = rules->kinds[rows[i].kind] && !inside ? rows[i].find(p, left) : 0;
-        if (length > 0 && (length == left || !is_word(p[length]))) {
-            *ret_kind = rows[i].kind;
+        size_t length = rules->kinds[rows[i].kind] && !inside ? rows[i].find(p, n) : 0;
+        if (length > 0 && (length == n || !is_word(p[length]))) {
+            *ret_label = rows[i].kind;
             return length;
         }
     }
-    *ret_kind = SHOAL_REDACT_NAME;
-    return rules->kinds[SHOAL_REDACT_NAME] && !is_name(before) ? find_name(rules, p, left) : 0;
+    *ret_label = SHOAL_REDACT_NAME;
+    return rules->kinds[SHOAL_REDACT_NAME] && !is_name(before) ? find_name(rules, p, n) : 0;
+}
+
+/* Of all that begin there the longest, so that no part of one is left; of equals the operator's. */
+size_t shoal_redact_find(const shoal_redact_rules *rules, const char *text, size_t at, size_t n,
+                         size_t *ret_label)
+{
+    char before = at > 0 ? text[at - 1] : ' ';
+    size_t own = 0;
+    if (is_word(before)) {
+        return 0;
+    }
+    size_t length = find_kind(rules, text + at, before, n - at, ret_label);
+    for (size_t i = 0; i < rules->n_patterns; i++) {
+        size_t m = shoal_redact_pattern_find(&rules->patterns[i], text + at, n - at);
+        if (m > own && m >= length) {
+            own = length = m;
+            *ret_label = SHOAL_REDACT_KINDS + i;
+        }
+    }
+    return length;
 }

@@ -61,6 +61,9 @@ const shoal_config_key shoal_edge_config_keys[] = {
     {"redact.key", SHOAL_CONFIG_BOOL, "true", 0, 0, NULL, false, "Keys and tokens of services."},
     STRING("redact.names", "",
            "Names and words, comma-separated; found as whole words, in any case of ASCII letters."),
+    STRING("redact.patterns", "",
+           "Patterns of your own, as CUSTOMER=CU-[0-9]{6}; PLATE=[A-Z]{1,3}-[A-Z]{2} [0-9]{1,4}: "
+           "name and regular expression, without groups, alternatives, * and +."),
     STRING("model.path", "", "GGUF file of the edge model."),
     STRING("model.name", "", "Name of the model in the API; empty: the one in the file."),
     STRING(
@@ -550,6 +553,7 @@ shoal_status shoal_edge_redact_rules(const shoal_config *config, shoal_redact_ru
                   [SHOAL_REDACT_KEY] = shoal_config_bool(config, "redact.key"),
                   [SHOAL_REDACT_NAME] = true},
         .names = shoal_config_string(config, "redact.names"),
+        .patterns = shoal_config_string(config, "redact.patterns"),
     };
     if (!shoal_config_bool(config, "redact.enabled")) {
         *ret_rules = NULL;

@@ -50,8 +50,8 @@ static bool hides(const shoal_api_reader *r)
 static shoal_status hide_one(shoal_api_reader *r, char **inout_text)
 {
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf text = {0};
-    shoal_status status = shoal_redact_text(r->context->redact, r->request->redacted, *inout_text,
-                                            strlen(*inout_text), &text);
+    shoal_status status =
+        shoal_redact_text(r->request->redacted, *inout_text, strlen(*inout_text), &text);
     if (status == SHOAL_E_LIMIT) {
         return shoal_http_error_set(
             r->error, 400, r->request->kind == SHOAL_API_CHAT ? "messages" : "prompt",
@@ -73,7 +73,7 @@ static shoal_status hide(shoal_api_reader *r, char **texts, size_t n)
     if (!hides(r)) {
         return SHOAL_OK;
     }
-    SHOAL_TRY(shoal_redact_map_new(&r->request->redacted));
+    SHOAL_TRY(shoal_redact_map_new(r->context->redact, &r->request->redacted));
     for (size_t i = 0; i < n; i++) {
         shoal_redact_reserve(r->request->redacted, texts[i], strlen(texts[i]));
     }
@@ -436,9 +436,9 @@ static shoal_status check_form_hides(shoal_api_reader *r)
         SHOAL_TRY(shoal_api_put_tools(r, &text)); /* with what they say of themselves */
     }
     shoal_redact_map *found = NULL;
-    SHOAL_TRY(shoal_redact_map_new(&found));
-    shoal_status status = shoal_redact_text(r->context->redact, found, text.data ? text.data : "",
-                                            text.length, &hidden);
+    SHOAL_TRY(shoal_redact_map_new(r->context->redact, &found));
+    shoal_status status =
+        shoal_redact_text(found, text.data ? text.data : "", text.length, &hidden);
     size_t n = shoal_redact_map_n(found);
     shoal_redact_map_free(found);
     if (n > 0 || status == SHOAL_E_LIMIT) {

@@ -157,13 +157,15 @@ def test_howto_redaction():
 
 def test_placeholders_of_the_page_are_those_that_leave():
     """What stands in the cloud's place, an engine behind a proxy, is asked for a text with the page's placeholders."""
-    secrets = ["ada@example.com", "+49 30 123456-78", "4111 1111 1111 1111", "sk-abcdefghijkl0123456789", "Ada Lovelace"]
+    secrets = ["ada@example.com", "+49 30 123456-78", "4111 1111 1111 1111", "sk-abcdefghijkl0123456789", "Ada Lovelace",
+               "CU-123456"]
     with open(os.path.join(SOURCE, "docs/howto/redaction.md"), encoding="utf-8") as f:
-        told = set(re.findall(r"`(\[[^\]`]+\])`", f.read()))
+        told = set(re.findall(r"`(\[[^\]`]+[ _]1\])`", f.read()))
     with Site() as site:
         engine, proxy, cloud, _ = stack(site)
         _, model = site.models()
-        edge = site.edge(model, cloud.address, redact__enabled="true", redact__names="Ada Lovelace").start()
+        edge = site.edge(model, cloud.address, redact__enabled="true", redact__names="Ada Lovelace",
+                         redact__patterns="CUSTOMER=CU-[0-9]{6}").start()
         answer = complete(edge.address, f"Send {', '.join(secrets)}.", "cloud", n=2)
         expect(answer.error is None, f"{answer.error}")
         body = json.dumps({"prompt": proxy.bodies[-1]["prompt"], "max_tokens": 1, "echo": True})
