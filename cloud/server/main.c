@@ -570,7 +570,11 @@ int main(int argc, char **argv)
     shoal_status status = shoal_program_load(&self, &opts, environ, &config, &err);
     if (status == SHOAL_OK) {
         bool runs = opts.action == SHOAL_PROGRAM_RUN || opts.action == SHOAL_PROGRAM_CHECK;
+        if (runs) {
+            shoal_log_start();
+        }
         status = runs ? run(&opts, config, &err) : print_text(opts.action, config);
+        shoal_log_stop();
     }
     if (status != SHOAL_OK) {
         (void)fprintf(stderr, "%s: %s\n", self.name,

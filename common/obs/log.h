@@ -26,6 +26,15 @@ void shoal_log_set_journald(bool on);
 /* "debug", "info", "warn", "error"; SHOAL_E_INVALID otherwise. */
 shoal_status shoal_log_level_parse(const char *name, shoal_log_level *ret_level) SHOAL_MUST_CHECK;
 
+/* From now on a thread writes the lines, so that no other waits for a slow disk or for whoever
+ * reads the other end of a pipe. Up to 64 KiB of them wait; what does not fit is lost, and a line
+ * says how much was. Without memory, or a thread, for it, lines are written as before. Not twice;
+ * from main.
+ */
+void shoal_log_start(void);
+/* Writes what waits, for two seconds at most. Nothing is logged afterwards. */
+void shoal_log_stop(void);
+
 void shoal_log(shoal_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -563,6 +563,7 @@ int main(int argc, char **argv)
     shoal_status status = shoal_program_load(&self, &opts, environ, &d.config, &err);
     if (status == SHOAL_OK && opts.action == SHOAL_PROGRAM_RUN) {
         apply_log(d.config);
+        shoal_log_start();
         status = run(&d, &err);
     } else if (status == SHOAL_OK && opts.action == SHOAL_PROGRAM_CHECK) {
         status = check(d.config, &err);
@@ -570,5 +571,6 @@ int main(int argc, char **argv)
         status = print_text(opts.action, d.config);
     }
     unwind(&d);
+    shoal_log_stop();
     return status == SHOAL_OK ? 0 : refused(&err, status);
 }

@@ -7,7 +7,9 @@
 
 #include "common/obs/log.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -129,6 +131,61 @@ static void test_level_names_parse_and_others_are_refused(void **state)
     assert_int_equal(level, SHOAL_LOG_WARN);
 }
 
+/* Whoever reads the log stands still: who logs does not. What waits comes whole and in order, and
+ * what found no room is told of. */
+static void test_a_reader_that_stands_still_stops_nobody(void **state)
+{
+    (void)state;
+    reset();
+    enum {
+        LINES = 5000,
+        TEXT_BYTES = 1 << 20
+    };
+    int ends[2];
+    int saved = dup(STDERR_FILENO);
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    assert_true(saved >= 0 && dup2(ends[1], STDERR_FILENO) >= 0);
+    (void)close(ends[1]);
+    shoal_log_start();
+    for (int i = 0; i < LINES; i++) {
+        shoal_log(SHOAL_LOG_INFO, "line=%d %0100d", i, 0);
+    }
+    char *text = calloc(TEXT_BYTES, 1);
+    assert_non_null(text);
+    size_t n = 0;
+    while (!strstr(text, "lines of the log were lost n=")) {
+        ssize_t got = read(ends[0], text + n, TEXT_BYTES - 1 - n);
+        assert_true(got > 0);
+        n += (size_t)got;
+    }
+    shoal_log(SHOAL_LOG_INFO, "last");
+    shoal_log_stop();
+    assert_true(dup2(saved, STDERR_FILENO) >= 0);
+    (void)close(saved);
+    ssize_t rest = read(ends[0], text + n, TEXT_BYTES - 1 - n);
+    assert_true(rest > 0);
+    int n_seen = 0;
+    int last = -1;
+    const char *at = text;
+    for (int i = 0; sscanf(at, "info line=%d", &i) == 1; n_seen++) {
+        assert_true(i > last);
+        last = i;
+        at = strchr(at, '\n');
+        assert_non_null(at);
+        at++;
+    }
+    int n_lost = 0;
+    assert_int_equal(sscanf(at, "warn lines of the log were lost n=%d:", &n_lost), 1);
+    assert_int_equal(n_seen + n_lost, LINES);
+    assert_true(n_seen > 500 && n_lost > 500);
+    at = strchr(at, '\n');
+    assert_non_null(at);
+    assert_string_equal(at + 1, "info last\n");
+    assert_string_equal(catch_log(SHOAL_LOG_INFO, "x"), "info x\n"); /* as before */
+    (void)close(ends[0]);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -137,6 +194,7 @@ int main(void)
         cmocka_unit_test(test_values_cannot_start_a_line),
         cmocka_unit_test(test_long_line_is_cut_with_a_mark_and_ends_in_newline),
         cmocka_unit_test(test_escape_stops_at_whole_units),
+        cmocka_unit_test(test_a_reader_that_stands_still_stops_nobody),
         cmocka_unit_test(test_level_names_parse_and_others_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
