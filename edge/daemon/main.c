@@ -522,7 +522,9 @@ static shoal_status run(daemon_state *d, shoal_err *err)
         shoal_timer_start(d->look, SHOAL_LEDGER_MS);
     }
     shoal_loop_run(d->loop);
+    shoal_ledger_wait(&d->ledger); /* so that the last word is the last that is written */
     shoal_ledger_keep(&d->ledger, d->deck->coop);
+    shoal_ledger_wait(&d->ledger);
     shoal_log(SHOAL_LOG_INFO, "stopped");
     return SHOAL_OK;
 }
