@@ -253,6 +253,23 @@ static shoal_status take_over(shoal_updater *u, shoal_err *err)
     return shoal_store_put(u->store, &next, err);
 }
 
+static bool is_no_fault_of_bundle(shoal_status status)
+{
+    return status == SHOAL_E_NOMEM || status == SHOAL_E_CANCELLED || status == SHOAL_E_EXHAUSTED ||
+           status == SHOAL_E_IO;
+}
+
+/* It is tried again when the cloud would be asked next, and the tries are what they were: the
+ * program did not end of this one. Where that cannot be written down it counts all the same. */
+static void postpone(shoal_updater *u, uint64_t tries, const char *why)
+{
+    shoal_store_state next = *shoal_store_state_of(u->store);
+    set_trouble(u, why);
+    next.tries = tries;
+    shoal_status status = shoal_store_put(u->store, &next, NULL);
+    (void)status;
+}
+
 /* What is whole here and waits to be tried. */
 static void try_next(shoal_updater *u)
 {
@@ -269,8 +286,8 @@ static void try_next(shoal_updater *u)
     if (status == SHOAL_OK) {
         status = prepare(u, next.trying, &deck, &err);
     }
-    if (status == SHOAL_E_NOMEM || status == SHOAL_E_CANCELLED || status == SHOAL_E_EXHAUSTED) {
-        set_trouble(u, err.text); /* no fault of the bundle's: again when the cloud is asked next */
+    if (is_no_fault_of_bundle(status)) {
+        postpone(u, next.tries - 1, err.text);
         return;
     }
     if (status != SHOAL_OK) {
