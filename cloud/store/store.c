@@ -12,7 +12,8 @@
 #include <string.h>
 
 enum {
-    BATCH_BYTES = 16 << 20 /* of blocks given to a back end at once, but for a single one */
+    BATCH_BYTES = 16 << 20, /* of blocks given to a back end at once, but for a single one */
+    CLOSE_MS = 5000         /* for blocks that wait to be stored at the end; the rest is dropped */
 };
 
 struct shoal_store {
@@ -27,8 +28,9 @@ struct shoal_store {
     store_counters counters;
     shoal_metric *get_seconds;
     shoal_metric *quarantined;
-    size_t n_bad;      /* the io thread's: bad blocks since the last sound one */
-    uint64_t until_ms; /* the io thread's: nothing is asked before */
+    size_t n_bad;         /* the io thread's: bad blocks since the last sound one */
+    uint64_t until_ms;    /* the io thread's: nothing is asked before */
+    uint64_t close_by_ms; /* the io thread's; 0: it has not seen that the store closes */
 };
 
 /* --- settings --------------------------------------------------------------------------------- */
@@ -246,15 +248,32 @@ static void run_batch(shoal_store *store, store_job **jobs, size_t n)
     }
 }
 
+/* At the end what is read is of use to nobody, and what is written only while the disk or the
+ * server is quick: a block that is not there is computed again, and a program that does not end is
+ * killed. */
+static bool is_too_late(shoal_store *store, const store_job *job)
+{
+    if (!atomic_load(&store->closing)) {
+        return false;
+    }
+    uint64_t now_ms = shoal_clock_now_ms(&store->settings.clock);
+    if (store->close_by_ms == 0) {
+        store->close_by_ms = now_ms + CLOSE_MS;
+    }
+    return job->result.op == SHOAL_STORE_GET || now_ms >= store->close_by_ms;
+}
+
 /* The next jobs, at least one unless the store is closed and empty. *held is the one that did not
  * fit the batch before. */
 static size_t next_batch(shoal_store *store, store_job **jobs, store_job **held)
 {
+    /* A disk gains nothing by many at once, and one that is slow would be at them for long. */
+    size_t most = store->settings.kind == SHOAL_STORE_DISK ? 1 : SHOAL_STORE_BATCH_MAX;
     size_t n = 0;
     size_t bytes = 0;
     store_job *job = *held ? SHOAL_STEAL(*held) : shoal_queue_pop_wait(store->jobs, UINT64_MAX);
     while (job) {
-        if (atomic_load(&store->closing) && job->result.op == SHOAL_STORE_GET) {
+        if (is_too_late(store, job)) {
             free_job(job);
         } else if (n > 0 && bytes + job->n_bytes > BATCH_BYTES) {
             *held = job;
@@ -263,7 +282,7 @@ static size_t next_batch(shoal_store *store, store_job **jobs, store_job **held)
             bytes += job->n_bytes;
             jobs[n++] = job;
         }
-        job = n < SHOAL_STORE_BATCH_MAX ? shoal_queue_pop(store->jobs) : NULL;
+        job = n < most ? shoal_queue_pop(store->jobs) : NULL;
     }
     return n;
 }
