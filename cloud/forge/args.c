@@ -59,7 +59,8 @@ static const forge_option rows[] = {
      "(default auto: f32 for F32 models, else f16); h- before it: in Hadamard's basis, as h-q3"},
     {'W', "evict", 0, FORGE_OPTION_TEXT, AT(evict), 0, 0, "POLICY",
      "hold --budget tokens in KV: window (the first 4 and the newest), h2o (the newest half, and "
-     "those with most attention) or diverse (as h2o, of those that no other key stands for)"},
+     "those with most attention), diverse (as h2o, of those that no other key stands for) or a2sf "
+     "(as h2o, of lately paid attention)"},
     {'G', "budget", 0, FORGE_OPTION_INT, AT(budget), 32, 65536, "N",
      "tokens that --evict leaves, a multiple of 32"},
     {'H', "archive", 0, FORGE_OPTION_TEXT, AT(archive), 0, 0, "FILE",

@@ -82,8 +82,9 @@ static size_t diverse_victim(const shoal_kv_held *held, size_t position)
 
 static const shoal_kv_evict_policy policies[] = {
     {.name = "window", .by_mass = false, .victim = window_victim},
-    {.name = "h2o", .by_mass = true, .victim = h2o_victim},
-    {.name = "diverse", .by_mass = true, .by_keys = true, .victim = diverse_victim},
+    {.name = "h2o", .by_mass = true, .kept = 1, .victim = h2o_victim},
+    {.name = "diverse", .by_mass = true, .by_keys = true, .kept = 1, .victim = diverse_victim},
+    {.name = "a2sf", .by_mass = true, .kept = 31.0F / 32, .victim = h2o_victim},
 };
 
 const shoal_kv_evict_policy *shoal_kv_evict_find(const char *name)
@@ -98,5 +99,5 @@ const shoal_kv_evict_policy *shoal_kv_evict_find(const char *name)
 
 const char *shoal_kv_evict_names(void)
 {
-    return "window, h2o, diverse";
+    return "window, h2o, diverse, a2sf";
 }

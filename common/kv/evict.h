@@ -21,7 +21,7 @@ typedef struct shoal_kv_held {
     size_t n; /* the budget, at least 32 */
     const uint32_t *positions;
     const float *mass; /* (n) attention that each got, over all rows and query heads since it was
-                        * stored; NULL for a policy that does not ask */
+                        * stored, as far as the policy keeps it; NULL for one that does not ask */
     /* Of the tokens with these indices, at most SHOAL_KV_LIGHTEST, the greatest cosine between the
      * key of each and that of another held token: 0..1, 0 where all are less and where a key has
      * no direction. NULL for a policy that does not ask. */
@@ -33,6 +33,7 @@ typedef struct shoal_kv_evict_policy {
     const char *name;
     bool by_mass;
     bool by_keys;
+    float kept; /* of a token's mass after each row; 1: all of it */
     /* Index of the token that goes when the one at `position` comes, which is later than all that
      * are held. */
     size_t (*victim)(const shoal_kv_held *held, size_t position);
@@ -46,9 +47,11 @@ typedef struct shoal_kv_evict_policy {
  * others stand for best: with least mass * (1 - nearest). That is the least loss of the facility
  * location function f(S) = sum over i of mass_i * max over j in S of cos+(k_i, k_j), which is
  * monotone and submodular (Nemhauser, Wolsey, Fisher 1978): every other token stands for itself.
+ * "a2sf": as "h2o", but what was paid n rows ago counts (31/32)^n times (forgetting factor of A2SF,
+ * 2407.20485): a token that came early does not stay for having been seen by more rows.
  * NULL for an unknown name. */
 const shoal_kv_evict_policy *shoal_kv_evict_find(const char *name);
-/* The policies, for messages: "window, h2o, diverse". */
+/* The policies, for messages: "window, h2o, diverse, a2sf". */
 const char *shoal_kv_evict_names(void);
 
 #endif

@@ -157,7 +157,8 @@ void shoal_kv_attend_evicting(const shoal_kernels *kernels, shoal_kv_seq *seq, s
     float *mass = seq->held_mass ? seq->held_mass + head_i * shape->budget : NULL;
     for (size_t head = 0; mass && head < a->n_heads; head++) {
         for (size_t i = 0; i < n; i++) {
-            mass[i] = mass[i] + shares[head * shape->budget + i];
+            float kept = head == 0 ? mass[i] * shape->evict->kept : mass[i];
+            mass[i] = kept + shares[head * shape->budget + i];
         }
     }
 }

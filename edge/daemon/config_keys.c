@@ -95,12 +95,12 @@ const shoal_config_key shoal_edge_config_keys[] = {
      "Keep keys and values of a head in Hadamard's basis, which spreads outliers of values over "
      "all channels before they are rounded (QuaRot): for heads of a power of two channels, not for "
      "latent attention (MLA) nor kv.archive. Answers change a little."},
-    {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o|diverse", false,
+    {"kv.evict", SHOAL_CONFIG_CHOICE, "none", 0, 0, "none|window|h2o|diverse|a2sf", false,
      "What a text longer than kv.budget gives up, so that its memory does not grow: window: all "
      "but the first 4 tokens and the newest; h2o: those with least attention that are not of the "
-     "newest half; diverse: of those first the ones whose keys others have. Answers of long texts "
-     "change. For kv.type f16 or f32; drafts that the cloud refuses make the edge read such a text "
-     "again."},
+     "newest half; diverse: of those first the ones whose keys others have; a2sf: as h2o, but what "
+     "was paid long ago counts less. Answers of long texts change. For kv.type f16 or f32; drafts "
+     "that the cloud refuses make the edge read such a text again."},
     INT("kv.budget", "1024", 32, 65536,
         "Tokens of a text whose KV is held when kv.evict names a policy, a multiple of 32."),
     INT("session.max", "8", 0, SHOAL_SESSIONS_MAX,

@@ -17,4 +17,4 @@ held(m, p) = sprintf("< awk '$1 == \"%s\" && $2 ~ /^%s@/ { print $3, $5 + 0 }' %
 last = word(models, words(models))
 plot for [m in models] row(m) using 1:2 with linespoints lw 2 pt 7 ps 0.6 title m, \
      row(last) using 1:2:3 with labels offset 0,1 font ",10" notitle, \
-     for [p in "window h2o diverse"] held(last, p) using 1:2 with linespoints lw 2 dt 2 pt 6 ps 0.6 title last." evicted, ".p
+     for [p in "window h2o diverse a2sf"] held(last, p) using 1:2 with linespoints lw 2 dt 2 pt 6 ps 0.6 title last." evicted, ".p

@@ -149,7 +149,7 @@ def victim(policy, held, mass, keys, position):
     if policy == "window":
         return min(j for j in held if j >= 4)
     old = sorted((j for j in held if j < position + 1 - len(held) // 2), key=lambda j: (mass[j], j))
-    if policy == "h2o":
+    if policy in ("h2o", "a2sf"):
         return old[0]
     assert policy == "diverse"
     unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
@@ -261,6 +261,7 @@ class Model:
                     held.remove(victim(policy, held, mass, k[:, head], i))
                 held.append(i)
                 p = softmax(q[i, heads] @ k[held, head].T * self.scale)
+                mass = mass * (31 / 32 if policy == "a2sf" else 1)
                 mass[held] += p.sum(axis=0)
                 out[i, heads] = p @ v[held, head]
         return out.reshape(t, -1)

@@ -32,8 +32,8 @@ def test_answers_do_not_follow_from_how_they_are_computed():
         texts = [ids(n, n) for n in (5, BUDGET - 1, BUDGET, BUDGET + 1, 90)]
         plain = site.edge(model, kv__type="f16").start()
         whole = [ask(plain, t).ids for t in texts]
-        for policy in ("window", "h2o", "diverse"):
-            for leave in ("off", ALWAYS) if policy != "diverse" else ("off",):
+        for policy in ("window", "h2o", "diverse", "a2sf"):
+            for leave in ("off", ALWAYS) if policy in ("window", "h2o") else ("off",):
                 settings = {"kv__type": "f16", "kv__evict": policy, "exit__policy": leave}
                 edge = site.edge(model, kv__budget=BUDGET, **settings).start()
                 other = site.edge(model, kv__budget=BUDGET, model__threads="1", cpu__mask="scalar", **settings).start()
@@ -59,7 +59,7 @@ def test_a_long_text_takes_the_memory_of_a_short_one():
     with Site() as site:
         model = model_of(site)
         pages = {}
-        for evict in ("none", "window", "h2o", "diverse"):
+        for evict in ("none", "window", "h2o", "diverse", "a2sf"):
             edge = site.edge(model, kv__type="f16", kv__evict=evict, kv__budget=BUDGET).start()
             for n in (BUDGET // 2, 4 * BUDGET - N_ANSWER):
                 ask(edge, ids(n, n), session=f"s{n}")
@@ -69,7 +69,7 @@ def test_a_long_text_takes_the_memory_of_a_short_one():
         short, long = (BUDGET // 2, 4 * BUDGET - N_ANSWER)
         # Of 16 + 24 tokens the last block is begun, of 128 all four are full.
         expect(pages["none", long] == 2 * pages["none", short], f"{pages}")
-        for evict in ("window", "h2o", "diverse"):
+        for evict in ("window", "h2o", "diverse", "a2sf"):
             expect(pages[evict, long] == pages[evict, short] == pages["none", short] // 2, f"{pages}")
 
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_is_refused():
         model = model_of(site)
         for settings, *words in (({"kv__type": "q4", "kv__evict": "h2o"}, "cannot be evicted (h2o) from q4"),
                                  ({"kv__type": "f16", "kv__evict": "h2o", "kv__budget": "40"}, "a multiple of 32"),
-                                 ({"kv__type": "f16", "kv__evict": "lru"}, "kv.evict", "none, window, h2o, diverse")):
+                                 ({"kv__type": "f16", "kv__evict": "lru"}, "kv.evict", "none, window, h2o, diverse, a2sf")):
             options = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
             done = run(binary("shoal-edge"), *(x for o in (f"model.path={model}", "listen.address=127.0.0.1:0", *options)
                                                for x in ("--set", o)), check=False)

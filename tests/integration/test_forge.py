@@ -137,7 +137,7 @@ def test_convert_perplexity_inspect_bench_speak_json():
             expect(again == turned, f"h-{level}: {again} by scalar, {turned} else")
         failed = forge("perplexity", "-m", model, "-f", text, "--kv", "q5", check=False)
         expect(failed.returncode != 0 and "--kv q5: known are" in failed.stderr, failed.stderr)
-        for policy in ("window", "h2o", "diverse"):
+        for policy in ("window", "h2o", "diverse", "a2sf"):
             whole = over("f16", "--evict", policy, "--budget", "128")
             expect(whole == plain, f"{policy} with a budget for all: {whole}")
             held = over("f16", "--evict", policy, "--budget", "32")
@@ -159,7 +159,7 @@ def test_convert_perplexity_inspect_bench_speak_json():
                           (("kv-calibrate", "-f", text), "-o FILE is missing"),
                           (("perplexity", "-f", text, "--kv", "f16", "--archive", text), "not a GGUF file"),
                           (("perplexity", "-f", text, "--kv", "f16", "--evict", "lru", "--budget", "32"),
-                           "--evict lru: known are window, h2o, diverse"),
+                           "--evict lru: known are window, h2o, diverse, a2sf"),
                           (("perplexity", "-f", text, "--kv", "f16", "--evict", "h2o"), "--evict and --budget go together"),
                           (("perplexity", "-f", text, "--kv", "f16", "--budget", "32"), "--evict and --budget go together"),
                           (("perplexity", "-f", text, "--kv", "f16", "--evict", "h2o", "--budget", "40"),

@@ -107,7 +107,7 @@ static void test_evicted_bits_are_the_same_however_computed(void **state)
 {
     (void)state;
     static const char *const variants[] = {"llama3", "qwen2", "qwen3moe"};
-    static const char *const policies[] = {"window", "h2o", "diverse"};
+    static const char *const policies[] = {"window", "h2o", "diverse", "a2sf"};
     for (size_t v = 0; v < SHOAL_COUNT(variants); v++) {
         shoal_model *model = shoal_tiny_engine_model(variants[v]);
         for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
@@ -129,7 +129,7 @@ static void test_hadamard_kv_gives_up_the_same_tokens(void **state)
 {
     (void)state;
     static float other[N][SHOAL_TINY_VOCAB];
-    static const char *const policies[] = {"window", "h2o", "diverse"};
+    static const char *const policies[] = {"window", "h2o", "diverse", "a2sf"};
     shoal_model *model = shoal_tiny_engine_model("llama3");
     for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
         shoal_engine_settings s = settings_of(policies[p], 32);
@@ -153,7 +153,7 @@ static void test_bits_within_the_budget_are_those_of_all_tokens(void **state)
     (void)state;
     static float evicted[N][SHOAL_TINY_VOCAB];
     shoal_model *model = shoal_tiny_engine_model("llama3");
-    static const char *const policies[] = {"window", "h2o", "diverse"};
+    static const char *const policies[] = {"window", "h2o", "diverse", "a2sf"};
     shoal_tiny_engine_one_by_one(model, settings_of(NULL, 0), ids, N, expected);
     for (size_t p = 0; p < SHOAL_COUNT(policies); p++) {
         const size_t budgets[] = {64, 192};

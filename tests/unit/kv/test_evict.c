@@ -53,6 +53,7 @@ static void test_find_knows_its_names_and_no_other(void **state)
     assert_true(policy("h2o")->by_mass);
     assert_false(policy("h2o")->by_keys);
     assert_true(policy("diverse")->by_mass && policy("diverse")->by_keys);
+    assert_true(policy("a2sf")->by_mass && !policy("a2sf")->by_keys);
     assert_null(shoal_kv_evict_find("h2"));
     assert_null(shoal_kv_evict_find(""));
 }
@@ -566,12 +567,57 @@ static void test_diverse_compares_the_keys_that_are_held(void **state)
     }
 }
 
+/* The first rows pay nearly all to one token, the many behind them nothing to it: its sum stays the
+ * greatest, but not where what was paid long ago counts less. */
+static void test_a2sf_forgets_what_was_paid_long_ago(void **state)
+{
+    (void)state;
+    shoal_kernels kernels;
+    shoal_kernels_init(&kernels, UINT32_MAX);
+    static const char *const names[] = {"h2o", "a2sf"};
+    enum {
+        DEAR = 7
+    };
+    for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
+        shoal_kv_shape shape = shape_of(names[i]);
+        shoal_kv_pool *pool = pool_of(&shape);
+        shoal_kv_seq *seq = seq_of(pool);
+        for (size_t p = 0; p < N_CTX; p++) {
+            float shares[BUDGET];
+            const void *k_blocks[BUDGET / 32];
+            const void *v_blocks[BUDGET / 32];
+            float q[DIM] = {p < BUDGET ? 1 : -1};
+            float k[DIM] = {p == DEAR ? 9 : 0};
+            float v[DIM] = {p == DEAR ? 1 : 0};
+            float out[DIM];
+            assert_int_equal(shoal_kv_seq_reserve(seq, p + 1), SHOAL_OK);
+            shoal_attend a = {.n_rows = 1,
+                              .n_heads = 1,
+                              .k_dim = DIM,
+                              .v_dim = DIM,
+                              .scale = 1,
+                              .q = q,
+                              .q_stride = DIM,
+                              .out = out,
+                              .out_stride = DIM};
+            shoal_kv_attend_evicting(&kernels, seq, 1, 0, p, k, v, k_blocks, v_blocks, shares, &a);
+            shoal_kv_seq_advance(seq, p + 1);
+            if (p == DEAR || p == (size_t)BUDGET + 30 || p + 1 == N_CTX) {
+                bool held = i == 0 || p + 1 < N_CTX;
+                assert_true(held ? out[0] > 0 : out[0] == 0); /* nobody else has such a value */
+            }
+        }
+        shoal_kv_seq_free(seq);
+        shoal_kv_pool_free(pool);
+    }
+}
+
 static void test_pages_never_exceed_the_budget(void **state)
 {
     (void)state;
     shoal_kernels kernels;
     shoal_kernels_init(&kernels, 0);
-    const char *const names[] = {"window", "h2o", "diverse"};
+    const char *const names[] = {"window", "h2o", "diverse", "a2sf"};
     for (size_t i = 0; i < SHOAL_COUNT(names); i++) {
         shoal_kv_shape shape = shape_of(names[i]);
         shoal_kv_pool *pool = pool_of(&shape);
@@ -645,6 +691,8 @@ static void test_truncate_leaves_what_is_exact_or_nothing(void **state)
         {"h2o", BUDGET + 9, BUDGET + 8, 0},
         {"diverse", BUDGET + 9, BUDGET + 9, BUDGET + 9},
         {"diverse", 20, 19, 0},
+        {"a2sf", BUDGET + 9, BUDGET + 9, BUDGET + 9},
+        {"a2sf", 20, 19, 0},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         shoal_kv_shape shape = shape_of(rows[i].name);
@@ -714,7 +762,7 @@ static void test_shapes_that_cannot_be_evicted_are_refused_by_name(void **state)
         {SHOAL_KV_F16, NULL, 31, false, "budget of 31 tokens"},
         {SHOAL_KV_F16, NULL, 33, false, "budget of 33 tokens"},
         {SHOAL_KV_F16, NULL, 65536 + 32, false, "a multiple of 32 up to 65536"},
-        {SHOAL_KV_F16, NULL, BUDGET, true, "a policy (window, h2o, diverse)"},
+        {SHOAL_KV_F16, NULL, BUDGET, true, "a policy (window, h2o, diverse, a2sf)"},
         {SHOAL_KV_F16, NULL, 32, false, NULL},
         {SHOAL_KV_F32, NULL, 65536, false, NULL},
     };
@@ -785,6 +833,7 @@ int main(void)
         cmocka_unit_test(test_attention_reads_what_is_held_and_no_more),
         cmocka_unit_test(test_h2o_counts_the_attention_of_every_head),
         cmocka_unit_test(test_diverse_compares_the_keys_that_are_held),
+        cmocka_unit_test(test_a2sf_forgets_what_was_paid_long_ago),
         cmocka_unit_test(test_pages_never_exceed_the_budget),
         cmocka_unit_test(test_a_full_sequence_goes_on_in_a_full_pool),
         cmocka_unit_test(test_truncate_leaves_what_is_exact_or_nothing),

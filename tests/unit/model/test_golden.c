@@ -181,7 +181,7 @@ static void test_logits_behind_evictions_match_the_reference(void **state)
 {
     (void)state;
     static const char *const variants[] = {"llama3", "qwen2"};
-    static const char *const policies[] = {"window", "h2o", "diverse"};
+    static const char *const policies[] = {"window", "h2o", "diverse", "a2sf"};
     for (size_t i = 0; i < SHOAL_COUNT(variants) * SHOAL_COUNT(policies); i++) {
         const char *variant = variants[i / SHOAL_COUNT(policies)];
         const char *policy = policies[i % SHOAL_COUNT(policies)];
