@@ -163,7 +163,7 @@ static void adapters_case(size_t n, const char *name, size_t n_name, size_t n_ha
     d.n_adapters = 0;
     assert_int_equal(shoal_describe_encode(&d, &buf), SHOAL_OK);
     for (size_t i = 0; i + 1 < n; i++) {
-        char other[8];
+        char other[24];
         (void)snprintf(other, sizeof other, "x%zu", i);
         put_adapter(&buf, other, strlen(other), 32);
     }
