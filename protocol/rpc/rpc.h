@@ -137,10 +137,10 @@ shoal_status shoal_rpc_channel_new(shoal_rpc *rpc, const char *target, const sho
                                    shoal_err *err) SHOAL_MUST_CHECK;
 /* Calls on it must be closed first. */
 void shoal_rpc_channel_free(shoal_rpc_channel *channel);
-/* Reads certificates again, from the same files or others: calls opened from now on are on
- * connections made with them, and those under way stay on theirs, which end with the last of them.
- * An error leaves everything as it was; SHOAL_E_INVALID also where either side of the change is in
- * plaintext. Any thread but the poller, while nobody frees the channel. */
+/* Reads certificates again, from the same files or others. Where they have changed, calls opened
+ * from now on are on connections made with them, and those under way stay on theirs, which end with
+ * the last of them. An error leaves everything as it was; SHOAL_E_INVALID also where either side of
+ * the change is in plaintext. Any thread but the poller, while nobody frees the channel. */
 shoal_status shoal_rpc_channel_set_tls(shoal_rpc_channel *channel, const shoal_rpc_tls *tls,
                                        shoal_err *err) SHOAL_MUST_CHECK;
 shoal_rpc_link shoal_rpc_channel_state(const shoal_rpc_channel *channel);

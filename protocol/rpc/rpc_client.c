@@ -152,12 +152,28 @@ static shoal_status create_grpc(const shoal_rpc *rpc, const char *target, const 
     return SHOAL_OK;
 }
 
-/* Calls are opened on new connections from now on. */
+/* Whether the connections that calls are opened on were made with these certificates. */
+static bool is_made_with(shoal_rpc_channel *channel, const shoal_hash *tls)
+{
+    (void)pthread_mutex_lock(&channel->rpc->lock);
+    bool same = channel->conn && memcmp(&channel->tls, tls, sizeof *tls) == 0;
+    (void)pthread_mutex_unlock(&channel->rpc->lock);
+    return same;
+}
+
+/* Calls are opened on new connections from now on, unless the old ones are no others. */
 static shoal_status connect_with(shoal_rpc_channel *channel, const shoal_rpc_tls *tls,
                                  shoal_err *err)
 {
     char words[SHOAL_RPC_TARGET_MAX];
     shoal_rpc *rpc = channel->rpc;
+    shoal_hash read = {{0}};
+    if (channel->secured) {
+        SHOAL_TRY(shoal_rpc_tls_hash(tls, &read, err));
+        if (is_made_with(channel, &read)) {
+            return SHOAL_OK;
+        }
+    }
     SHOAL_TRY(shoal_rpc_address_target(channel->target, tls, !channel->secured, words, err));
     shoal_rpc_conn *conn = shoal_calloc(1, sizeof *conn);
     if (!conn) {
@@ -173,6 +189,7 @@ static shoal_status connect_with(shoal_rpc_channel *channel, const shoal_rpc_tls
         (void)pthread_mutex_lock(&rpc->lock);
         before = channel->conn;
         channel->conn = conn;
+        channel->tls = read;
         channel->n_conns++;
         atomic_store(&channel->state, (int)arm_watch(conn));
         (void)pthread_mutex_unlock(&rpc->lock);

@@ -211,6 +211,7 @@ struct shoal_rpc_channel {
     atomic_int state; /* of conn */
     /* under rpc->lock */
     shoal_rpc_conn *conn; /* NULL: it is being freed */
+    shoal_hash tls;       /* shoal_rpc_tls_hash of what conn was made with; zero in plaintext */
     size_t n_conns;
 };
 
@@ -241,6 +242,11 @@ const shoal_rpc_handlers *shoal_rpc_health_find(const grpc_slice *path);
 void shoal_rpc_health_shutdown(shoal_rpc_server *server);
 
 /* --- rpc_tls.c -------------------------------------------------------------------------------- */
+
+/* Of what the files hold now, and the name that is asked for: the same, and credentials made of
+ * them would be. Errors as of shoal_rpc_tls_client. */
+shoal_status shoal_rpc_tls_hash(const shoal_rpc_tls *tls, shoal_hash *ret_hash,
+                                shoal_err *err) SHOAL_MUST_CHECK;
 
 /* True when tls names no file at all. */
 bool shoal_rpc_tls_absent(const shoal_rpc_tls *tls);

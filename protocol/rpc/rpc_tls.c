@@ -182,6 +182,23 @@ static shoal_status load(const shoal_rpc_tls *tls, pem_files *files, shoal_err *
     return check_key(tls, files, own, err);
 }
 
+shoal_status shoal_rpc_tls_hash(const shoal_rpc_tls *tls, shoal_hash *ret_hash, shoal_err *err)
+{
+    SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};
+    SHOAL_CLEANUP(shoal_hasher_freep) shoal_hasher *hasher = NULL;
+    const char *name = tls->name_override ? tls->name_override : "";
+    SHOAL_TRY(load(tls, &files, err));
+    if (shoal_hasher_new(&hasher) != SHOAL_OK) {
+        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory to look at certificates");
+    }
+    shoal_hasher_update_field(hasher, files.ca.data, files.ca.length);
+    shoal_hasher_update_field(hasher, files.cert.data, files.cert.length);
+    shoal_hasher_update_field(hasher, files.key.data, files.key.length);
+    shoal_hasher_update_field(hasher, name, strlen(name));
+    shoal_hasher_finish(hasher, ret_hash);
+    return SHOAL_OK;
+}
+
 /* --- credentials ------------------------------------------------------------------------------ */
 
 shoal_status shoal_rpc_tls_client(const shoal_rpc_tls *tls, grpc_channel_credentials **ret_creds,

@@ -415,6 +415,28 @@ static void test_calls_of_an_authority_that_is_gone_are_refused(void **state)
     stand_down(&s);
 }
 
+/* A reload that finds the same files costs no connection. */
+static void test_the_same_certificates_keep_the_connection(void **state)
+{
+    (void)state;
+    NEED_CERTS();
+    char again[PATH_BYTES];
+    stand s;
+    stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    (void)snprintf(again, sizeof again, "%s/again.pem", ours.dir);
+    copy_file(ours.edge_cert, again);
+    const shoal_rpc_tls moved = {ours.ca, again, ours.edge_key, NULL};
+    const shoal_rpc_conn *conn = s.channel->conn;
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(shoal_rpc_channel_set_tls(s.channel, i == 1 ? &moved : &ours.edge, NULL),
+                         SHOAL_OK);
+        assert_ptr_equal(s.channel->conn, conn);
+        assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
+    }
+    wait_conns(s.channel, 1);
+    stand_down(&s);
+}
+
 /* Without memory nothing has changed, and in the end it is done. */
 static void test_failing_memory_keeps_the_certificates(void **state)
 {
@@ -422,11 +444,15 @@ static void test_failing_memory_keeps_the_certificates(void **state)
     NEED_CERTS();
     stand s;
     stand_up(&s, NULL, &ours.cloud, &ours.edge);
+    char ca[PATH_BYTES];
+    shell("(cat @/ca.pem && echo) >@/longer.pem", ours.dir);
+    (void)snprintf(ca, sizeof ca, "%s/longer.pem", ours.dir);
+    const shoal_rpc_tls changed = {ca, ours.edge_cert, ours.edge_key, NULL};
     shoal_status status = SHOAL_E_NOMEM;
     uint64_t n = 0;
     for (; status == SHOAL_E_NOMEM; n++) {
         shoal_mem_fail_at(n);
-        status = shoal_rpc_channel_set_tls(s.channel, &ours.edge, NULL);
+        status = shoal_rpc_channel_set_tls(s.channel, &changed, NULL);
         shoal_mem_fail_at(UINT64_MAX);
         assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
     }
@@ -666,6 +692,7 @@ int main(void)
         cmocka_unit_test(test_new_certificates_are_taken_under_a_stream),
         cmocka_unit_test(test_channel_takes_new_certificates_under_a_call),
         cmocka_unit_test(test_calls_of_an_authority_that_is_gone_are_refused),
+        cmocka_unit_test(test_the_same_certificates_keep_the_connection),
         cmocka_unit_test(test_failing_memory_keeps_the_certificates),
         cmocka_unit_test(test_two_authorities_in_one_file_are_both_taken),
         cmocka_unit_test(test_expiry_is_read_from_the_certificate),
