@@ -55,8 +55,7 @@ static shoal_status open_sources(const forge_args *args, sources *s, shoal_err *
     for (size_t i = 0; i < s->n; i++) {
         source *from = &s->list[i];
         const char *word = args->files[i];
-        SHOAL_TRY(shoal_path_numbered(word, &from->path, &from->share, err));
-        from->has_share = !isnan(from->share);
+        SHOAL_TRY(shoal_path_numbered(word, &from->path, &from->share, &from->has_share, err));
         if (from->has_share && !(from->share > 0 && isfinite(from->share))) {
             return shoal_err_set(err, SHOAL_E_INVALID, "%s: a share is a number above 0", word);
         }

@@ -9,7 +9,6 @@
 #include "common/base/mem.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,8 +63,9 @@ shoal_status shoal_forge_parse_lora(const char *text, char **ret_path, float *re
                                     shoal_err *err)
 {
     double strength = 0;
-    SHOAL_TRY(shoal_path_numbered(text, ret_path, &strength, err));
-    *ret_strength = isnan(strength) ? 1 : (float)strength;
+    bool numbered = false;
+    SHOAL_TRY(shoal_path_numbered(text, ret_path, &strength, &numbered, err));
+    *ret_strength = numbered ? (float)strength : 1;
     return SHOAL_OK;
 }
 

@@ -235,6 +235,7 @@ static void on_terminate(void *ctx, int number)
     }
     if (d->draining) {
         shoal_log(SHOAL_LOG_WARN, "second signal: open sessions are cut");
+        shoal_log_stop();
         _exit(EXIT_SUCCESS);
     }
     d->draining = true;

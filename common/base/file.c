@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,18 +115,19 @@ static shoal_status read_head(int fd, const char *path, char *head, size_t n, si
 }
 
 shoal_status shoal_path_numbered(const char *text, char **ret_path, double *ret_number,
-                                 shoal_err *err)
+                                 bool *ret_has_number, shoal_err *err)
 {
     const char *sign = strrchr(text, '=');
     char *end = NULL;
     double number = sign ? strtod(sign + 1, &end) : 0;
-    bool numbered = sign && end != sign + 1 && *end == '\0' && !isnan(number);
+    bool numbered = sign && end != sign + 1 && *end == '\0';
     char *path = numbered ? shoal_strndup(text, (size_t)(sign - text)) : shoal_strdup(text);
     if (!path) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the path of %s", text);
     }
     *ret_path = path;
-    *ret_number = numbered ? number : (double)NAN;
+    *ret_number = numbered ? number : 0;
+    *ret_has_number = numbered;
     return SHOAL_OK;
 }
 

@@ -17,10 +17,10 @@ shoal_status shoal_file_read(const char *path, size_t limit, shoal_buf *buf,
                              shoal_err *err) SHOAL_MUST_CHECK;
 
 /* PATH or PATH=NUMBER, as options and settings name a file with its strength or share: without a
- * number behind its last '=' the whole text is the path. The path is the caller's (shoal_free);
- * NAN: there is no number. SHOAL_E_NOMEM. */
+ * number behind its last '=' the whole text is the path. A number is what strtod takes, "nan" and
+ * "inf" too; without one it is 0. The path is the caller's (shoal_free). SHOAL_E_NOMEM. */
 shoal_status shoal_path_numbered(const char *text, char **ret_path, double *ret_number,
-                                 shoal_err *err) SHOAL_MUST_CHECK;
+                                 bool *ret_has_number, shoal_err *err) SHOAL_MUST_CHECK;
 
 enum {
     SHOAL_SECRET_MAX = 4096 /* bytes of a secret */

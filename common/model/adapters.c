@@ -5,7 +5,6 @@
 #include "common/base/mem.h"
 #include "common/base/name.h"
 
-#include <math.h>
 #include <string.h>
 
 static const char key[] = "model.adapters";
@@ -24,6 +23,7 @@ static shoal_status load_one(const char *item, size_t n, const shoal_model *mode
     const char *mark = memchr(item, '=', n);
     size_t n_name = mark ? (size_t)(mark - item) : n;
     double strength = 0;
+    bool numbered = false;
     if (!mark || !shoal_name_ok(item, n_name, SHOAL_ADAPTER_NAME_MAX)) {
         return refuse(item, n, "NAME is 1 to 64 letters, digits, '.', '_' and '-'", err);
     }
@@ -44,12 +44,11 @@ static shoal_status load_one(const char *item, size_t n, const shoal_model *mode
     if (!text) {
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for an adapter's path");
     }
-    SHOAL_TRY(shoal_path_numbered(text, &file, &strength, err));
+    SHOAL_TRY(shoal_path_numbered(text, &file, &strength, &numbered, err));
     if (file[0] == '\0') {
         return refuse(item, n, "no file", err);
     }
-    SHOAL_TRY(
-        shoal_lora_load(model, file, isnan(strength) ? 1 : (float)strength, &adapter->lora, err));
+    SHOAL_TRY(shoal_lora_load(model, file, numbered ? (float)strength : 1, &adapter->lora, err));
     a->n++;
     return SHOAL_OK;
 }

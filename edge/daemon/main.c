@@ -177,6 +177,7 @@ static void on_terminate(void *ctx, int number)
 {
     daemon_state *d = ctx;
     if (d->draining) {
+        shoal_log_stop();
         _exit(0);
     }
     d->draining = true;

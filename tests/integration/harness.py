@@ -71,6 +71,10 @@ class Daemon:
         with open(self.log, encoding="utf-8", errors="replace") as f:
             return f.read()[-2000:]
 
+    def says(self, text, seconds=10):
+        """Waits for it in the log: a thread of the daemon's writes that, behind what was answered."""
+        wait_until(lambda: text in self.tail(), seconds, f"{self.name} to say {text!r}")
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

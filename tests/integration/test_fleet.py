@@ -188,8 +188,10 @@ def test_killed_in_transfer_goes_on_where_it_was():
             expect(0 < os.path.getsize(part) < size, "the transfer was over already")
             edge.start()
         wait_until(lambda: serial(edge) == 1, what="the bundle")
-        with open(edge.log, encoding="utf-8") as f:
-            expect(f.read().count("goes on at byte=") == kills, edge.tail())
+        def n_resumed():
+            with open(edge.log, encoding="utf-8") as f:
+                return f.read().count("goes on at byte=")
+        wait_until(lambda: n_resumed() == kills, what=f"{kills} lines of what goes on")
         sent = metric(cloud.http, "shoal_fleet_sent_bytes_total")
         expect(sent < 2 * size, f"{sent} bytes were sent for {size}")
         expect(ask(edge).error is None, "no answer")
@@ -342,7 +344,7 @@ def test_rollout_decides_by_identity():
         before = metric(fleet.cloud.http, "shoal_config_reload_failures_total")
         fleet.cloud.process.send_signal(signal.SIGHUP)
         wait_until(lambda: metric(fleet.cloud.http, "shoal_config_reload_failures_total") > before, what="the refusal")
-        expect("rollout line 3" in fleet.cloud.tail(), fleet.cloud.tail())
+        fleet.cloud.says("rollout line 3")
 
 
 def test_prefix_is_hit_and_adapter_is_used():

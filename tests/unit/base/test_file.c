@@ -430,25 +430,32 @@ static void test_paths_with_numbers(void **state)
     const struct {
         const char *text;
         const char *path;
-        double number; /* NAN: none */
+        double number;
+        bool numbered;
     } rows[] = {
-        {"a.gguf", "a.gguf", (double)NAN},
-        {"a=0.5", "a", 0.5},
-        {"a=b=-2", "a=b", -2},
-        {"a=", "a=", (double)NAN},
-        {"a=1x", "a=1x", (double)NAN},
-        {"a=nan", "a=nan", (double)NAN},
-        {"a=inf", "a", (double)INFINITY},
-        {"=1", "", 1},
-        {"", "", (double)NAN},
+        {"a.gguf", "a.gguf", 0, false},
+        {"a=0.5", "a", 0.5, true},
+        {"a=b=-2", "a=b", -2, true},
+        {"a=", "a=", 0, false},
+        {"a=1x", "a=1x", 0, false},
+        {"a=inf", "a", (double)INFINITY, true},
+        {"=1", "", 1, true},
+        {"", "", 0, false},
     };
     for (size_t i = 0; i < SHOAL_COUNT(rows); i++) {
         SHOAL_CLEANUP(shoal_free_cleanup) char *got = NULL;
-        double number = 0;
-        assert_int_equal(shoal_path_numbered(rows[i].text, &got, &number, NULL), SHOAL_OK);
+        double number = 7;
+        bool numbered = !rows[i].numbered;
+        assert_int_equal(shoal_path_numbered(rows[i].text, &got, &number, &numbered, NULL),
+                         SHOAL_OK);
         assert_string_equal(got, rows[i].path);
-        assert_true(isnan(rows[i].number) ? isnan(number) : number == rows[i].number);
+        assert_true(number == rows[i].number && numbered == rows[i].numbered);
     }
+    SHOAL_CLEANUP(shoal_free_cleanup) char *got = NULL;
+    double number = 0;
+    bool numbered = false;
+    assert_int_equal(shoal_path_numbered("a=nan", &got, &number, &numbered, NULL), SHOAL_OK);
+    assert_true(numbered && isnan(number));
 }
 
 int main(void)

@@ -102,7 +102,7 @@ static void test_adapters_are_refused_with_what_is_wrong(void **state)
         {"one=@,", NULL, SHOAL_OK},
         {"one=@,,two=@", "NAME is", SHOAL_E_INVALID},
         {"one=", "no file", SHOAL_E_INVALID},
-        {"one=@=nan", "=nan", SHOAL_E_NOTFOUND},
+        {"one=@=nan", "a strength of ", SHOAL_E_INVALID},
         {"one=@=inf", "a strength of inf", SHOAL_E_INVALID},
         {"one=/nonexistent.gguf", "/nonexistent.gguf", SHOAL_E_NOTFOUND},
     };
