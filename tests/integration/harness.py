@@ -75,6 +75,18 @@ class Daemon:
         """Waits for it in the log: a thread of the daemon's writes that, behind what was answered."""
         wait_until(lambda: text in self.tail(), seconds, f"{self.name} to say {text!r}")
 
+    def freeze(self):
+        """SIGSTOP, and every thread has: a signal is under way for a while. SIGCONT goes on."""
+        self.process.send_signal(signal.SIGSTOP)
+
+        def stands():
+            states = []
+            for thread in os.listdir(f"/proc/{self.process.pid}/task"):
+                with open(f"/proc/{self.process.pid}/task/{thread}/stat", encoding="ascii", errors="replace") as f:
+                    states.append(f.read().rsplit(")", 1)[1].split()[0])
+            return set(states) == {"T"}
+        wait_until(stands, 10, f"{self.name} to stand still")
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()

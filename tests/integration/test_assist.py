@@ -166,7 +166,7 @@ def test_unreachable_cloud_is_not_waited_for_twice():
             expect(set(answer.tiers) == {"edge"}, f"{answer.tiers}")
             alone += answer.unassisted
         took = time.monotonic() - started
-        expect(set(alone) == ({"away"} if SANITIZED else {"away", None}), f"{alone}")
+        expect("away" in alone and set(alone) <= {"away", None} and (SANITIZED or None in alone), f"{alone}")
         n_alone = len(alone) - alone.count(None)
         expect(status(edge.address)["totals"]["unassisted"] == n_alone, f"{n_alone} tokens for want of the cloud")
         metrics = request(edge.address, "GET", "/metrics")[2].decode()
@@ -200,7 +200,7 @@ def test_limits_of_request_and_budget_are_kept():
         if not SANITIZED:
             ask(edge.address, prompt, "assist", shoal={"mode": "assist", "risk": 0.01})
         # A request's own deadline, while the cloud stands still.
-        cloud.process.send_signal(signal.SIGSTOP)
+        cloud.freeze()
         late = complete(edge.address, prompt, "cloud", n=4, shoal={"mode": "cloud", "deadline_ms": 200})
         cloud.process.send_signal(signal.SIGCONT)
         expect(late.status == 504 and late.error["code"] == "deadline_exceeded", f"{late.status} {late.error}")
