@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # The table of tests/bench/engine as pictures: gnuplot -e "data='engine.txt'; out='engine.svg'" engine.gnuplot
-set terminal svg noenhanced size 960,420 font "sans-serif,13" background "white"
+set terminal svg noenhanced size 1080,480 font "sans-serif,13" background "white"
 set output out
 set multiplot layout 1,2
+set linetype 5 lc rgb "#cc3311"
 set key top left reverse Left samplen 2
 set grid ytics lc rgb "#dddddd"
 set border 3
 set tics nomirror
 shapes = system("awk '!/^#/ && $1 != \"model\" { print $1 }' ".data." | sort -u")
-types = system("awk '!/^#/ && $1 != \"model\" { print $2 }' ".data." | awk '!seen[$0]++'")
 big = word(shapes, words(shapes))
+types = system(sprintf("awk '!/^#/ && $1 == \"%s\" { print $2 }' %s", big, data))
 
 set title sprintf("Throughput by batch width, %s shape", big)
 set xlabel "sequences in a step"
@@ -29,7 +30,7 @@ set style data histograms
 set style histogram clustered gap 1
 set style fill solid 0.8 border -1
 set key top right noreverse Right horizontal
-set xtics rotate by -30
+set xtics rotate by 90 right
 plot "< awk '!/^#/ && $1 != \"model\" { print $1 \" \" $2, $5, $15 }' ".data using 3:xticlabels(stringcolumn(1)." ".stringcolumn(2)) lc rgb "#4477aa" title "decode, of the bandwidth", \
      "" using 4 lc rgb "#ee9944" title "prefill, of the arithmetic"
 unset multiplot
