@@ -74,7 +74,7 @@ static bool is_fd_below(int fd)
     char name[64];
     char path[PATH_MAX];
     (void)snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-    long n = syscall(SYS_readlink, name, path, sizeof path - 1);
+    long n = syscall(SYS_readlinkat, AT_FDCWD, name, path, sizeof path - 1);
     if (n <= 0) {
         return false;
     }
