@@ -418,6 +418,20 @@ static void feed(const shoal_kernels *kernels, shoal_kv_seq *seq, uint64_t seed)
     shoal_kv_seq_advance(seq, position + 1);
 }
 
+/* One row of one head, unscaled. */
+static shoal_attend one_row(const float *q, float *out)
+{
+    return (shoal_attend){.n_rows = 1,
+                          .n_heads = 1,
+                          .k_dim = DIM,
+                          .v_dim = DIM,
+                          .scale = 1,
+                          .q = q,
+                          .q_stride = DIM,
+                          .out = out,
+                          .out_stride = DIM};
+}
+
 /* Keys are 0, so all that is held has the same share; a value says its position. The mean of values
  * is then that of what should be held: of the heavy half of "h2o", as all tokens get the same from
  * each row, the first that came. */
@@ -443,15 +457,7 @@ static void test_attention_reads_what_is_held_and_no_more(void **state)
             float v[DIM] = {(float)p, 1};
             float out[DIM];
             assert_int_equal(shoal_kv_seq_reserve(seq, p + 1), SHOAL_OK);
-            shoal_attend a = {.n_rows = 1,
-                              .n_heads = 1,
-                              .k_dim = DIM,
-                              .v_dim = DIM,
-                              .scale = 1,
-                              .q = v,
-                              .q_stride = DIM,
-                              .out = out,
-                              .out_stride = DIM};
+            shoal_attend a = one_row(v, out);
             shoal_kv_attend_evicting(&kernels, seq, 1, 1, p, k, v, k_blocks, v_blocks, shares, &a);
             shoal_kv_seq_advance(seq, p + 1);
             double sum = 0;
@@ -548,15 +554,7 @@ static void test_diverse_compares_the_keys_that_are_held(void **state)
                 memcpy(k, (float[DIM]){p == TWIN ? -1.9F : -1.8F, 0, 0, 0, 0, 3}, sizeof k);
             }
             assert_int_equal(shoal_kv_seq_reserve(seq, p + 1), SHOAL_OK);
-            shoal_attend a = {.n_rows = 1,
-                              .n_heads = 1,
-                              .k_dim = DIM,
-                              .v_dim = DIM,
-                              .scale = 1,
-                              .q = q,
-                              .q_stride = DIM,
-                              .out = out,
-                              .out_stride = DIM};
+            shoal_attend a = one_row(q, out);
             shoal_kv_attend_evicting(&kernels, seq, 1, 0, p, k, v, k_blocks, v_blocks, shares, &a);
             shoal_kv_seq_advance(seq, p + 1);
         }
@@ -591,15 +589,7 @@ static void test_a2sf_forgets_what_was_paid_long_ago(void **state)
             float v[DIM] = {p == DEAR ? 1 : 0};
             float out[DIM];
             assert_int_equal(shoal_kv_seq_reserve(seq, p + 1), SHOAL_OK);
-            shoal_attend a = {.n_rows = 1,
-                              .n_heads = 1,
-                              .k_dim = DIM,
-                              .v_dim = DIM,
-                              .scale = 1,
-                              .q = q,
-                              .q_stride = DIM,
-                              .out = out,
-                              .out_stride = DIM};
+            shoal_attend a = one_row(q, out);
             shoal_kv_attend_evicting(&kernels, seq, 1, 0, p, k, v, k_blocks, v_blocks, shares, &a);
             shoal_kv_seq_advance(seq, p + 1);
             if (p == DEAR || p == (size_t)BUDGET + 30 || p + 1 == N_CTX) {
