@@ -58,6 +58,16 @@ int shoal_bpe_byte_of_char(uint32_t code_point)
     return shifted == 67 ? 173 : -1;
 }
 
+bool shoal_bpe_is_as_written(shoal_str text)
+{
+    for (size_t i = 0; i < text.length; i++) {
+        if ((uint8_t)text.data[i] >= 0x80 || !is_itself((uint8_t)text.data[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int shoal_bpe_byte_of_text(shoal_str text)
 {
     uint8_t first = (uint8_t)text.data[0];

@@ -162,11 +162,18 @@ static inline shoal_str shoal_vocab_text(const shoal_tokenizer *tokenizer, size_
     return (shoal_str){.data = tokenizer->texts + token->offset, .length = token->length};
 }
 
-/* True for tokens that plain text may become. */
+/* True for a text of characters that are written alike as they are and as bytes of BPE texts. */
+bool shoal_bpe_is_as_written(shoal_str text);
+
+/* True for tokens that plain text may become by its bytes. User-defined tokens are written as they
+ * are: where a BPE text of the same characters means other bytes, it is not that token. */
 static inline bool shoal_vocab_is_plain(const shoal_tokenizer *tokenizer, int32_t id)
 {
     uint32_t type = tokenizer->tokens[id].type;
-    return type == SHOAL_TOKEN_NORMAL || type == SHOAL_TOKEN_USER;
+    return type == SHOAL_TOKEN_NORMAL ||
+           (type == SHOAL_TOKEN_USER &&
+            (tokenizer->kind == SHOAL_VOCAB_SPM ||
+             shoal_bpe_is_as_written(shoal_vocab_text(tokenizer, (size_t)id))));
 }
 
 /* vocab.c: everything read from the file but merges and template. */

@@ -221,6 +221,49 @@ static void test_special_longest_text_wins(void **state)
     fixture_fini(&f);
 }
 
+/* A user-defined token is written as it is, all others by bytes: of the same characters, they mean
+ * other texts. */
+static void test_bpe_user_token_is_no_word_of_the_same_characters(void **state)
+{
+    static const char *const families[] = {"gpt-2", "llama-bpe"}; /* the latter skips its rules */
+    (void)state;
+    for (size_t i = 0; i < SHOAL_COUNT(families); i++) {
+        fixture f;
+        fixture_init_bpe(&f);
+        f.pre = families[i];
+        int32_t user = fixture_add(&f, "\xC4\xA0h", 3, 0, 4);
+        int32_t letter = fixture_add(&f, "\xC4\xA0", 2, 0, 4); /* as the byte of a space is */
+        int32_t word = fixture_add(&f, "ho", 2, 0, 4);
+        fixture_add_merge(&f, "\xC4\xA0 h", 4);
+        fixture_add_merge(&f, "h o", 3);
+        shoal_tokenizer *tokenizer = fixture_load_ok(&f);
+        const int32_t want[] = {word, ' ', 'h', word, user, -1};
+        expect(tokenizer, "ho hho\xC4\xA0h", 9, plain, want);
+        fixture_round_trip(tokenizer, "ho hho\xC4\xA0h", 9);
+        fixture_round_trip(tokenizer, " h", 2);
+        const int32_t alone[] = {letter, 'x', -1};
+        expect(tokenizer, "\xC4\xA0x", 3, plain, alone);
+        shoal_tokenizer_free(tokenizer);
+        fixture_fini(&f);
+    }
+}
+
+/* The same text twice: a word of the vocabulary is not hidden by the token that means another. */
+static void test_bpe_word_beside_a_user_token_of_its_characters(void **state)
+{
+    (void)state;
+    fixture f;
+    fixture_init_bpe(&f);
+    (void)fixture_add(&f, "\xC4\xA0h", 3, 0, 4);
+    int32_t word = fixture_add(&f, "\xC4\xA0h", 3, 0, 1);
+    fixture_add_merge(&f, "\xC4\xA0 h", 4);
+    shoal_tokenizer *tokenizer = fixture_load_ok(&f);
+    const int32_t want[] = {word, 'x', -1};
+    expect(tokenizer, " hx", 3, plain, want);
+    shoal_tokenizer_free(tokenizer);
+    fixture_fini(&f);
+}
+
 static void test_spm_user_token_with_spaces_comes_back(void **state)
 {
     (void)state;
@@ -596,6 +639,8 @@ int main(void)
         cmocka_unit_test(test_bpe_numbers_split_as_the_rule_says),
         cmocka_unit_test(test_bpe_whole_word_token_needs_no_merges),
         cmocka_unit_test(test_special_longest_text_wins),
+        cmocka_unit_test(test_bpe_user_token_is_no_word_of_the_same_characters),
+        cmocka_unit_test(test_bpe_word_beside_a_user_token_of_its_characters),
         cmocka_unit_test(test_spm_user_token_with_spaces_comes_back),
         cmocka_unit_test(test_merge_engine_agrees_with_plain_one_spm),
         cmocka_unit_test(test_merge_engine_agrees_with_plain_one_bpe),
