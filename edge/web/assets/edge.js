@@ -94,30 +94,26 @@ function wait(ms, signal) {
 
 const streamOf = (id) => `/v1/shoal/streams/${id.split(":")[0]}`;
 
-// What a stream goes on with behind the event of this id, tried until then. A refusal with a reason is final.
-async function comeBack(last, until, signal) {
-  for (let pause = PAUSE_MS.first; ; pause = Math.min(2 * pause, PAUSE_MS.most)) {
-    await wait(pause, signal);
-    try {
-      return await call(streamOf(last), { signal, headers: { "Last-Event-ID": last } });
-    } catch (error) {
-      const again = error instanceof EdgeError && (error.status === 0 || error.status === 503);
-      if (!again || performance.now() > until) throw error;
-    }
-  }
+// A refusal with a reason is final, but for that of an edge which has no room yet to go on.
+function mayMend(error, last) {
+  return !(error instanceof EdgeError) || error.status === 0 || (last !== null && error.status === 503);
 }
 
 // The events of a stream up to [DONE], over as many connections as it takes: one that breaks is followed by one that goes on
-// behind the last event that came, so that nothing is lost and nothing comes twice. onBreak(true) tells of a break,
-// onBreak(false) that it goes on. Stopping it is told to the edge, to which a closed connection says that somebody comes back.
-async function* stream(response, signal, onBreak) {
+// behind the last event that came, so that nothing is lost and nothing comes twice. Where none came the edge has dropped the
+// request with its connection, and it is sent again. onBreak(true) tells of a break, onBreak(false) that it goes on. Stopping it
+// is told to the edge, to which a closed connection says that somebody comes back.
+async function* stream(send, signal, onBreak) {
   let last = null;
   let until = null; // set while no event has come since a break
+  let pause = 0;
   signal.addEventListener("abort", () => {
     if (last) fetch(streamOf(last), { method: "DELETE", headers: headers(), keepalive: true }).catch(() => {});
   }, { once: true });
   for (;;) {
+    let trouble = new EdgeError("The connection to the edge broke in the middle of the answer.", 0, "broken");
     try {
+      const response = last ? await call(streamOf(last), { signal, headers: { "Last-Event-ID": last } }) : await send();
       for await (const one of events(response)) {
         if (until !== null) onBreak(false);
         until = null;
@@ -126,25 +122,28 @@ async function* stream(response, signal, onBreak) {
         if (one.data === "[DONE]") return;
       }
     } catch (error) {
-      if (signal.aborted) throw error;
+      if (signal.aborted || !mayMend(error, last)) throw error;
+      if (error instanceof EdgeError) trouble = error;
     }
-    if (last === null) throw new EdgeError("The connection to the edge broke in the middle of the answer.", 0, "broken");
-    if (until === null) onBreak(true);
-    until ??= performance.now() + RESUME_MS;
-    response = await comeBack(last, until, signal);
+    if (until === null) {
+      onBreak(true);
+      until = performance.now() + RESUME_MS;
+      pause = PAUSE_MS.first;
+    } else if (performance.now() > until) {
+      throw trouble;
+    }
+    await wait(pause, signal);
+    pause = Math.min(2 * pause, PAUSE_MS.most);
   }
 }
 
 // Streams one answer, the likeliest words of it: onTokens gets each list of {id, text, tier, confidence, round, ms, unassisted};
 // the result is {finish, usage}. A stream that ends without [DONE] and cannot be resumed is an error and never a short answer.
 export async function chat(messages, shoal, signal, onTokens, onBreak) {
-  const response = await call("/v1/chat/completions", {
-    method: "POST",
-    signal,
-    body: JSON.stringify({ messages, temperature: 0, stream: true, stream_options: { include_usage: true }, shoal }),
-  });
+  const body = JSON.stringify({ messages, temperature: 0, stream: true, stream_options: { include_usage: true }, shoal });
+  const send = () => call("/v1/chat/completions", { method: "POST", signal, body });
   const result = { finish: null, usage: null };
-  for await (const { event, data } of stream(response, signal, onBreak)) {
+  for await (const { event, data } of stream(send, signal, onBreak)) {
     if (data === "[DONE]") break;
     const chunk = JSON.parse(data);
     if (event === "error" || chunk.error) throw new EdgeError(chunk.error.message, 200, chunk.error.code);

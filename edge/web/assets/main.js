@@ -359,7 +359,7 @@ function chart(seconds) {
 
 function sentence() {
   const { cloud, totals, requests } = now;
-  if (live?.broken) return "The connection to the edge broke. The page asks for the rest of the answer.";
+  if (live?.broken) return `The connection to the edge broke. The page asks ${live.n > 0 ? "for the rest of the answer" : "again"}.`;
   if (cloud.cut) {
     return live ? "The cable is pulled. The edge goes on alone." : "The cable is pulled. Answers come from the edge alone.";
   }
