@@ -15,6 +15,10 @@
 const shoal_config_key shoal_cloud_config_keys[] = {
     STRING("listen.address", "127.0.0.1:7443",
            "Address and port of the gRPC service; port 0 picks one."),
+    INT("listen.keepalive_ms", "300000", 1000, 3600000,
+        "How often a silent connection is asked, by a ping, whether its edge is still there, in "
+        "ms: edges pay for the answer, and ask by themselves (cloud.keepalive_ms). One that does "
+        "not answer for 10 s is closed."),
     {"backend", SHOAL_CONFIG_CHOICE, "native", 0, 0, "native|upstream", false,
      "What computes: this program, or another engine with OpenAI's API (upstream.*)."},
     STRING("model.path", "",
@@ -364,6 +368,7 @@ shoal_status shoal_cloud_settings_from(const shoal_config *config,
     s.node.idle_ms = (uint64_t)shoal_config_int(config, "sessions.idle_ms");
     s.node.kv_hold_ms = (uint64_t)shoal_config_int(config, "kv.hold_ms");
     s.rpc.message_max = SHOAL_WIRE_MESSAGE_MAX;
+    s.rpc.keepalive_ms = (uint32_t)shoal_config_int(config, "listen.keepalive_ms");
     upstream_from(config, &s);
     SHOAL_TRY(check_adapters(&s, err));
     ship_from(config, &s);

@@ -26,6 +26,7 @@ void shoal_charge_begin(shoal_coop *coop)
     charge->since_ns = shoal_clock_now_ns(&coop->clock);
     charge->compute_us = 0;
     charge->n_ended = 0;
+    shoal_coop_look_at_link(coop);
     shoal_coop_sum_totals(coop, &charge->seen);
     double nothing = 0;
     shoal_err err = SHOAL_ERR_INIT;
@@ -44,13 +45,17 @@ void shoal_charge_take(shoal_coop *coop)
     }
     uint64_t now_ns = shoal_clock_now_ns(&coop->clock);
     shoal_coop_totals now;
+    shoal_coop_look_at_link(coop);
     shoal_coop_sum_totals(coop, &now);
     const shoal_coop_totals *before = &charge->seen;
     shoal_energy_interval interval = {
         .s = (double)(now_ns - charge->since_ns) / 1e9,
         .compute_s = charge->compute_us / 1e6,
         .n_cloud = now.n_by_tier[SHOAL_TIER_CLOUD] - before->n_by_tier[SHOAL_TIER_CLOUD],
-        .n_bytes = now.bytes_up - before->bytes_up + now.bytes_down - before->bytes_down,
+        .n_bytes = coop->settings.traffic
+                       ? now.packet_bytes_up - before->packet_bytes_up + now.packet_bytes_down -
+                             before->packet_bytes_down
+                       : now.bytes_up - before->bytes_up + now.bytes_down - before->bytes_down,
         .n_ended = charge->n_ended,
     };
     for (size_t t = 0; t < SHOAL_TIERS; t++) {

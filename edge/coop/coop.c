@@ -14,6 +14,7 @@ shoal_coop_settings shoal_coop_settings_default(void)
 {
     return (shoal_coop_settings){
         .cloud_target = NULL,
+        .keepalive_ms = 30000,
         .n_threads = 2,
         .cpu_mask = SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512,
         .kv_bytes_max = (size_t)64 << 20,
@@ -174,6 +175,7 @@ static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the link");
     }
     shoal_rpc_limits limits = shoal_rpc_limits_default();
+    limits.keepalive_ms = s->keepalive_ms;
     SHOAL_TRY(shoal_rpc_new(&limits, &coop->rpc, err));
     const shoal_rpc_tls tls = tls_of(coop);
     return shoal_rpc_channel_new(coop->rpc, coop->target, &tls, watch_link, coop, &coop->channel,
@@ -346,6 +348,18 @@ static const metric_row metric_rows[] = {
       SHOAL_METRIC_GAUGE, NULL, 0}},
 };
 
+/* With traffic. */
+static const metric_row traffic_rows[] = {
+    {AT(packet_bytes_up),
+     {"shoal_link_packet_bytes_total",
+      "Bytes of IP packets over the link: messages, TLS, headers, pings, what was sent again.",
+      "dir=\"up\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+    {AT(packet_bytes_down),
+     {"shoal_link_packet_bytes_total",
+      "Bytes of IP packets over the link: messages, TLS, headers, pings, what was sent again.",
+      "dir=\"down\"", SHOAL_METRIC_COUNTER, NULL, 0}},
+};
+
 /* With a meter. */
 static const metric_row energy_rows[] = {
     {AT(energy),
@@ -384,6 +398,9 @@ static shoal_status make_metrics(shoal_coop *coop, shoal_metrics *registry, shoa
         return SHOAL_OK;
     }
     SHOAL_TRY(make_rows(coop, metric_rows, SHOAL_COUNT(metric_rows), registry, err));
+    if (coop->settings.traffic) {
+        SHOAL_TRY(make_rows(coop, traffic_rows, SHOAL_COUNT(traffic_rows), registry, err));
+    }
     if (coop->charge.meter) {
         SHOAL_TRY(make_rows(coop, energy_rows, SHOAL_COUNT(energy_rows), registry, err));
     }
@@ -699,5 +716,8 @@ void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
         ret_state->link = SHOAL_RPC_LINK_DOWN;
     } else if (coop->channel) {
         ret_state->link = shoal_rpc_channel_state(coop->channel);
+    }
+    if (coop->settings.traffic) {
+        shoal_mailbox_wake(&coop->box); /* an idle edge is told what its pings have cost, next */
     }
 }

@@ -21,6 +21,7 @@
 #include "edge/coop/power.h"
 #include "edge/coop/route.h"
 #include "edge/coop/spend.h"
+#include "edge/coop/traffic.h"
 #include "edge/session/blob.h"
 #include "protocol/rpc/rpc.h"
 #include "protocol/wire/wire.h"
@@ -97,6 +98,8 @@ typedef struct shoal_coop_totals {
     uint64_t n_saved; /* generated tokens for which no step of the cloud was waited for */
     uint64_t bytes_up;
     uint64_t bytes_down;
+    uint64_t packet_bytes_up; /* of the link's IP packets, whatever for; 0 without traffic */
+    uint64_t packet_bytes_down;
     uint64_t energy_uj;            /* charged to answers; 0 without a meter */
     uint64_t energy_cloud_only_uj; /* had the cloud made all tokens, as far as known */
 } shoal_coop_totals;
@@ -202,13 +205,16 @@ typedef struct shoal_coop_prefix {
 typedef struct shoal_coop_settings {
     const char *cloud_target; /* "host:port", NULL or "": no cloud */
     shoal_rpc_tls tls;
-    uint32_t n_threads;                    /* compute threads */
-    bool pin_threads;                      /* each on a CPU of its own */
-    uint32_t cpu_mask;                     /* shoal_cpu_tier bits allowed */
-    size_t kv_bytes_max;                   /* KV pool, default 64 MiB */
-    size_t n_ctx_max;                      /* 0: the model's */
-    int kv_type;                           /* shoal_kv_type, -1: f32 for F32 models, else f16 */
-    const char *kv_levels;                 /* as shoal_engine_settings has it */
+    uint32_t keepalive_ms;  /* as shoal_rpc_limits has it */
+    shoal_traffic *traffic; /* of the target, borrowed for coop's life: what it carries is what
+                             * counts as sent, else messages are; NULL: not known */
+    uint32_t n_threads;     /* compute threads */
+    bool pin_threads;       /* each on a CPU of its own */
+    uint32_t cpu_mask;      /* shoal_cpu_tier bits allowed */
+    size_t kv_bytes_max;    /* KV pool, default 64 MiB */
+    size_t n_ctx_max;       /* 0: the model's */
+    int kv_type;            /* shoal_kv_type, -1: f32 for F32 models, else f16 */
+    const char *kv_levels;  /* as shoal_engine_settings has it */
     const shoal_kv_evict_policy *kv_evict; /* NULL: nothing is evicted */
     size_t kv_budget;                      /* tokens of a text that are held, with a policy */
     bool kv_hadamard;                      /* as shoal_engine_settings has it */

@@ -358,6 +358,8 @@ struct shoal_coop {
         shoal_metric *reconnects;
         shoal_metric *bytes_up;
         shoal_metric *bytes_down;
+        shoal_metric *packet_bytes_up; /* these with traffic alone */
+        shoal_metric *packet_bytes_down;
         shoal_metric *kv_usage;
         shoal_metric *saved;
         shoal_metric *fed;
@@ -403,6 +405,8 @@ bool shoal_gen_take_cloud(shoal_coop *coop, gen *g, int32_t id, float confidence
 void shoal_gen_finish(shoal_coop *coop, gen *g, shoal_finish finish);
 void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *text);
 
+/* Adds what the link has carried since the last look, of whatever it was. */
+void shoal_coop_look_at_link(shoal_coop *coop);
 /* The sum of all usages. */
 void shoal_coop_sum_totals(const shoal_coop *coop, shoal_coop_totals *ret_totals);
 /* Copies it to the state others read. */

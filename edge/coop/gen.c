@@ -173,9 +173,24 @@ void shoal_coop_sum_totals(const shoal_coop *coop, shoal_coop_totals *ret_totals
     }
 }
 
+void shoal_coop_look_at_link(shoal_coop *coop)
+{
+    uint64_t up = 0;
+    uint64_t down = 0;
+    if (!coop->settings.traffic) {
+        return;
+    }
+    shoal_traffic_take(coop->settings.traffic, shoal_clock_now_ms(&coop->clock), &up, &down);
+    coop->ended.packet_bytes_up += up;
+    coop->ended.packet_bytes_down += down;
+    shoal_metric_add(coop->metrics.packet_bytes_up, (double)up);
+    shoal_metric_add(coop->metrics.packet_bytes_down, (double)down);
+}
+
 void shoal_coop_publish_totals(shoal_coop *coop)
 {
     shoal_coop_totals totals;
+    shoal_coop_look_at_link(coop);
     shoal_coop_sum_totals(coop, &totals);
     shoal_assist_spend(coop, &totals, shoal_clock_now_ms(&coop->clock));
     (void)pthread_mutex_lock(&coop->state_mutex);

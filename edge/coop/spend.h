@@ -20,7 +20,7 @@
 
 typedef enum shoal_spend_kind {
     SHOAL_SPEND_TOKENS, /* made by the cloud */
-    SHOAL_SPEND_BYTES,  /* sent to it, above TLS */
+    SHOAL_SPEND_BYTES,  /* sent to it: IP packets where they are counted, else messages */
     SHOAL_SPEND_ENERGY, /* of this device, microjoules; of all modes, local too */
     SHOAL_SPEND_KINDS
 } shoal_spend_kind;

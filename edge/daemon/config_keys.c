@@ -128,6 +128,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
     STRING("cloud.key", "", "PEM file of this edge's private key; SIGHUP reads the file again."),
     STRING("cloud.name_override", "",
            "Name expected in the cloud's certificate when the target is an address."),
+    INT("cloud.keepalive_ms", "30000", 1000, 3600000,
+        "How often an idle link is asked, by a ping, whether it stands, in ms: some 150 bytes each "
+        "way. A link that went silent while the cloud had the word is noticed so much later, and "
+        "at most 10 s."),
     STRING("cloud.model_hash", "",
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
     {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|assist|exact|cloud", false,
@@ -362,6 +366,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     SHOAL_TRY(parse_hash(shoal_config_string(config, "cloud.model_hash"), &s.model_pin, err));
     s.cloud_target = text_or_null(config, "cloud.target");
     s.tls = shoal_edge_cloud_tls(config);
+    s.keepalive_ms = (uint32_t)shoal_config_int(config, "cloud.keepalive_ms");
     s.n_threads = (uint32_t)shoal_config_int(config, "model.threads");
     s.pin_threads = shoal_config_bool(config, "model.pin_threads");
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;

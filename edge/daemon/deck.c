@@ -118,8 +118,8 @@ static shoal_status find_paths(const shoal_config *config, const char *folder,
 }
 
 shoal_status shoal_deck_new(const shoal_config *config, const char *folder,
-                            const shoal_bundle *bundle, shoal_metrics *metrics,
-                            shoal_deck **ret_deck, shoal_err *err)
+                            const shoal_bundle *bundle, shoal_traffic *traffic,
+                            shoal_metrics *metrics, shoal_deck **ret_deck, shoal_err *err)
 {
     shoal_coop_settings settings;
     SHOAL_CLEANUP(shoal_free_cleanup) char *path = NULL;
@@ -131,6 +131,7 @@ shoal_status shoal_deck_new(const shoal_config *config, const char *folder,
     }
     SHOAL_TRY(find_paths(config, folder, bundle, &path, &adapter, err));
     SHOAL_TRY(shoal_edge_coop_settings(config, &settings, err));
+    settings.traffic = traffic;
     SHOAL_TRY(load(deck, config, bundle != NULL, path, adapter, &settings, err));
     SHOAL_TRY(check_tests(deck, bundle, settings.cpu_mask, err));
     if (bundle) {

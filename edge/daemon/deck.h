@@ -21,11 +21,13 @@ typedef struct shoal_deck {
     shoal_coop_totals carried; /* of coop's totals, what the next one has been told */
 } shoal_deck;
 
-/* Any thread; blocks. folder and bundle NULL: of model.path. A prefix that is not of this edge's
+/* Any thread; blocks. folder and bundle NULL: of model.path; traffic as in shoal_coop_settings. A
+ * prefix that is not of this edge's
  * form of KV is left out, and a log line says so. SHOAL_E_INVALID: a test is answered otherwise. */
 shoal_status shoal_deck_new(const shoal_config *config, const char *folder,
-                            const shoal_bundle *bundle, shoal_metrics *metrics,
-                            shoal_deck **ret_deck, shoal_err *err) SHOAL_MUST_CHECK;
+                            const shoal_bundle *bundle, shoal_traffic *traffic,
+                            shoal_metrics *metrics, shoal_deck **ret_deck,
+                            shoal_err *err) SHOAL_MUST_CHECK;
 /* Stops what generates, if it has not been; blocks. NULL is allowed. */
 void shoal_deck_free(shoal_deck *deck);
 SHOAL_DEFINE_CLEANUP(shoal_deck, shoal_deck_free)

@@ -74,6 +74,7 @@ typedef struct daemon_state {
     pthread_mutex_t deck_lock;
     shoal_deck *next_deck; /* under the lock: made, to be used */
     shoal_metrics *metrics;
+    shoal_traffic *traffic; /* of the link, all decks'; NULL: no cloud, or nobody tells */
     shoal_loop *loop;
     shoal_timer *grace;
     shoal_timer *watchdog;
@@ -114,6 +115,7 @@ static void unwind(daemon_state *d)
     }
     shoal_deck_free(d->next_deck);
     shoal_updater_free(d->updater);
+    shoal_traffic_free(d->traffic);
     if (d->swap) {
         shoal_wake_free(d->swap);
     }
@@ -318,7 +320,7 @@ static shoal_status prepare_deck(void *ctx, const char *folder, const shoal_bund
 {
     const daemon_state *d = ctx;
     shoal_deck *deck = NULL;
-    SHOAL_TRY(shoal_deck_new(d->config, folder, bundle, d->metrics, &deck, err));
+    SHOAL_TRY(shoal_deck_new(d->config, folder, bundle, d->traffic, d->metrics, &deck, err));
     *ret_deck = deck;
     return SHOAL_OK;
 }
@@ -432,12 +434,13 @@ static shoal_status first_deck(daemon_state *d, shoal_err *err)
         if (!bundle) {
             break;
         }
-        if (shoal_deck_new(d->config, folder, bundle, d->metrics, &d->deck, &why) == SHOAL_OK) {
+        if (shoal_deck_new(d->config, folder, bundle, d->traffic, d->metrics, &d->deck, &why) ==
+            SHOAL_OK) {
             return SHOAL_OK;
         }
         SHOAL_TRY(shoal_updater_first_failed(d->updater, &why, err));
     }
-    return shoal_deck_new(d->config, NULL, NULL, d->metrics, &d->deck, err);
+    return shoal_deck_new(d->config, NULL, NULL, d->traffic, d->metrics, &d->deck, err);
 }
 
 static shoal_status start_updater(daemon_state *d, shoal_err *err)
@@ -453,6 +456,22 @@ static shoal_status start_updater(daemon_state *d, shoal_err *err)
     return shoal_updater_start(d->updater, &hooks, err);
 }
 
+/* Where nobody tells, messages are what counts. */
+static shoal_status count_traffic(daemon_state *d, shoal_err *err)
+{
+    const char *target = shoal_config_string(d->config, "cloud.target");
+    if (!target[0]) {
+        return SHOAL_OK;
+    }
+    shoal_status status = shoal_traffic_new(target, &d->traffic, err);
+    if (status == SHOAL_E_UNSUPPORTED) {
+        shoal_log(SHOAL_LOG_WARN, "%s: budgets count the bytes of messages alone", err->text);
+        shoal_err_clear(err);
+        return SHOAL_OK;
+    }
+    return status;
+}
+
 static shoal_status wire_engine(daemon_state *d, shoal_err *err)
 {
     shoal_updater_settings fleet;
@@ -463,6 +482,7 @@ static shoal_status wire_engine(daemon_state *d, shoal_err *err)
     if (fleet.folder[0]) {
         SHOAL_TRY(shoal_updater_new(&fleet, d->metrics, &d->updater, err));
     }
+    SHOAL_TRY(count_traffic(d, err));
     SHOAL_TRY(first_deck(d, err));
     d->decks = d->deck;
     const shoal_spend_limits limits = shoal_edge_spend_limits(d->config);

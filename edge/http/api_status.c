@@ -335,11 +335,12 @@ static shoal_status put_totals(shoal_buf *buf, uint64_t n_requests, const shoal_
         ",\"rounds\":%" PRIu64 ",\"cloud_steps\":%" PRIu64 ",\"edge_steps\":%" PRIu64
         ",\"edge_layers\":%" PRIu64 ",\"exit_checked\":%" PRIu64 ",\"exit_agreed\":%" PRIu64
         ",\"saved\":%" PRIu64 ",\"reconnects\":%" PRIu64 ",\"bytes_up\":%" PRIu64
-        ",\"bytes_down\":%" PRIu64 "}",
+        ",\"bytes_down\":%" PRIu64 ",\"packet_bytes_up\":%" PRIu64
+        ",\"packet_bytes_down\":%" PRIu64 "}",
         n_requests, t->n_prompt, t->n_by_tier[SHOAL_TIER_EXIT], t->n_by_tier[SHOAL_TIER_EDGE],
         t->n_by_tier[SHOAL_TIER_CLOUD], t->n_unassisted, t->n_drafted, t->n_accepted, t->n_rounds,
         t->n_cloud_steps, t->n_steps, t->n_layers, t->n_exit_checked, t->n_exit_agreed, t->n_saved,
-        t->n_reconnects, t->bytes_up, t->bytes_down);
+        t->n_reconnects, t->bytes_up, t->bytes_down, t->packet_bytes_up, t->packet_bytes_down);
 }
 
 static shoal_status put_status(shoal_buf *buf, shoal_api *api, const shoal_coop_state *state)

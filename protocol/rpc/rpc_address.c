@@ -133,9 +133,9 @@ static shoal_status check_list(const rpc_endpoint *one, const rpc_endpoint *firs
                              "names give one name with several address records",
                              one->host);
     }
-    if (i >= SHOAL_RPC_ADDRESSES_MAX) {
+    if (i >= SHOAL_RPC_TARGETS_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "a target has more than %d addresses",
-                             (int)SHOAL_RPC_ADDRESSES_MAX);
+                             (int)SHOAL_RPC_TARGETS_MAX);
     }
     return SHOAL_OK;
 }
@@ -153,26 +153,47 @@ static const char *scheme(host_kind kind)
     return "dns:///";
 }
 
+/* All addresses of a target: their number, the first, and where ret_ports is given their ports. */
+static shoal_status parse_target(const char *target, rpc_endpoint *ret_first, size_t *ret_n,
+                                 const bool *plaintext, uint16_t *ret_ports, shoal_err *err)
+{
+    const char *p = target;
+    for (*ret_n = 0;; p++) {
+        size_t n = strcspn(p, ",");
+        rpc_endpoint one;
+        SHOAL_TRY(parse(p, n, &one, err));
+        if (*ret_n == 0) {
+            *ret_first = one;
+        }
+        SHOAL_TRY(check_list(&one, ret_first, *ret_n, err));
+        if (plaintext) {
+            SHOAL_TRY(check_plaintext(&one, *plaintext, err));
+        }
+        if (ret_ports) {
+            ret_ports[*ret_n] = (uint16_t)one.port;
+        }
+        ++*ret_n;
+        p += n;
+        if (*p == '\0') {
+            return SHOAL_OK;
+        }
+    }
+}
+
+shoal_status shoal_rpc_target_ports(const char *target, uint16_t ret_ports[SHOAL_RPC_TARGETS_MAX],
+                                    size_t *ret_n, shoal_err *err)
+{
+    rpc_endpoint first;
+    return parse_target(target, &first, ret_n, NULL, ret_ports, err);
+}
+
 shoal_status shoal_rpc_address_target(const char *target, const shoal_rpc_tls *tls, bool plaintext,
                                       char ret_target[SHOAL_RPC_TARGET_MAX], shoal_err *err)
 {
     rpc_endpoint first = {.kind = HOST_NAME};
-    size_t i = 0;
-    for (const char *p = target;; i++) {
-        size_t n = strcspn(p, ",");
-        rpc_endpoint one;
-        SHOAL_TRY(parse(p, n, &one, err));
-        if (i == 0) {
-            first = one;
-        }
-        SHOAL_TRY(check_list(&one, &first, i, err));
-        SHOAL_TRY(check_plaintext(&one, plaintext, err));
-        if (p[n] == '\0') {
-            break;
-        }
-        p += n + 1;
-    }
-    if (i > 0 && !plaintext && !tls->name_override) {
+    size_t n_addresses = 0;
+    SHOAL_TRY(parse_target(target, &first, &n_addresses, &plaintext, NULL, err));
+    if (n_addresses > 1 && !plaintext && !tls->name_override) {
         return shoal_err_set(err, SHOAL_E_INVALID,
                              "a list of addresses with TLS needs the name in the certificates "
                              "(name_override)");

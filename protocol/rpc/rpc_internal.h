@@ -49,7 +49,6 @@
 enum {
     SHOAL_RPC_DETAILS_MAX = 256,    /* bytes of status details with their NUL */
     SHOAL_RPC_IDENTITY_MAX = 256,   /* bytes of a peer's identity with its NUL */
-    SHOAL_RPC_ADDRESSES_MAX = 64,   /* addresses in one target */
     SHOAL_RPC_TARGET_MAX = 4096,    /* bytes of a target */
     SHOAL_RPC_LOOKAHEAD = 256 << 10 /* flow-control window of one stream */
 };

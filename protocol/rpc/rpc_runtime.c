@@ -10,6 +10,7 @@
 
 enum {
     MESSAGE_MAX_LIMIT = 64 << 20,
+    KEEPALIVE_TIMEOUT_MS = 10000, /* also of what was sent and not acknowledged */
     KEEPALIVE_MS_MIN = 100,
     KEEPALIVE_MS_MAX = 3600 * 1000,
     CALLS_MAX_LIMIT = 1 << 20,
@@ -87,7 +88,9 @@ size_t shoal_rpc_args_common(const shoal_rpc *rpc, grpc_arg *args)
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)limits->message_max);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_KEEPALIVE_TIME_MS, (int)limits->keepalive_ms);
-    args[n++] = shoal_rpc_arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, (int)limits->keepalive_ms);
+    args[n++] =
+        shoal_rpc_arg_int(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                          (int)SHOAL_MIN(limits->keepalive_ms, (uint32_t)KEEPALIVE_TIMEOUT_MS));
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
     /* Probing grows the window of a stream to megabytes; with many streams the fixed one below is

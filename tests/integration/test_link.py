@@ -7,7 +7,8 @@ import sys
 import time
 
 import link
-from harness import SANITIZED, Site, complete, examples, expect, main, prompts, questions, wait_until
+from harness import SANITIZED, Site, complete, examples, expect, main, prompts, questions, request, wait_until
+from test_assist import status
 
 SEED = 20261129
 RTT_MS = 50
@@ -71,6 +72,41 @@ def test_a_far_cloud_judges_the_beginning_of_an_answer():
         return f"{share:.2f} of tokens were drafts that stood, {guessed} more tokens were guessed from those that fell"
 
 
+def test_what_the_link_carries_is_told_and_charged():
+    """Against a count of the packets themselves: answers, connecting, and pings while nothing is asked."""
+    with link.Link() as between, Site(SEED) as site:
+        between.set(RTT_MS, seed=SEED)
+        full, edge_model = site.models()
+        between.place(site.cloud(full, listen__address=CLOUD)).start()
+        edge = site.edge(edge_model, CLOUD, cloud__keepalive_ms=1000, budget__uplink_kib_per_day=100000)
+
+        def told():
+            status(edge.address)  # what it says is of the turn before
+            time.sleep(0.2)
+            now = status(edge.address)
+            return [now["totals"][f"packet_bytes_{way}"] for way in link.WAYS], now["assist"]["budgets"][0]["used"]
+
+        before = between.bytes()
+        url = edge.start().address
+        wait_until(lambda: told()[0][0] > 2000, what="a handshake to be told")
+        texts = prompts(2, SEED) if SANITIZED else [question for question, _ in examples(4)]
+        answers = [ask(url, text, mode) for mode in ("cloud", "exact", "assist") for text in texts]
+        time.sleep(0.5)
+        answered, _ = told()
+        time.sleep(5)
+        idle, used = told()
+        carried = [now - then for now, then in zip(between.bytes(), before)]
+        # Both ends' kernels say a word of their own about neighbours now and then, in some 50 to 100 bytes.
+        expect(all(0 <= c - t <= 0.02 * c + 500 for c, t in zip(carried, idle)), f"{idle} told, {carried} carried")
+        expect(all(300 <= now - then <= 3000 for now, then in zip(idle, answered)), f"{answered}, {idle}: not of pings")
+        expect(used == idle[0], f"{used} charged of {idle[0]}")
+        messages = sum(a.usage["shoal"]["bytes_up"] for a in answers)
+        expect(idle[0] > 2 * messages, f"{idle[0]} bytes of packets for {messages} of messages")
+        metric = f'shoal_link_packet_bytes_total{{dir="up"}} '
+        expect(metric in request(url, "GET", "/metrics")[2].decode(), "no metric tells of packets")
+        return f"{idle} bytes told, {list(carried)} carried, {messages} of messages up"
+
+
 def test_a_link_that_is_cut_and_comes_back_loses_nothing():
     texts = (prompts if SANITIZED else questions)(N_TEXTS, SEED + 1)
     with link.Link() as between, Site(SEED) as site:
@@ -101,4 +137,4 @@ def test_a_link_that_is_cut_and_comes_back_loses_nothing():
 if __name__ == "__main__":
     link.enter()
     main([test_a_bad_link_changes_no_token, test_a_far_cloud_judges_the_beginning_of_an_answer,
-          test_a_link_that_is_cut_and_comes_back_loses_nothing])
+          test_what_the_link_carries_is_told_and_charged, test_a_link_that_is_cut_and_comes_back_loses_nothing])

@@ -352,9 +352,10 @@ function chart(seconds) {
     accepted === null ? "no drafts yet" : `${Math.round(accepted)} % since start`);
   const trip = now.cloud.round_trip_ms;
   charts.trip.push([trip], trip === null ? "no cloud yet" : `${trip.toFixed(1)} ms`);
-  const up = since("bytes_up", seconds);
-  const down = since("bytes_down", seconds);
-  charts.bytes.push([up, down], `${size(t.bytes_up)} up, ${size(t.bytes_down)} down`);
+  const bytes = t.packet_bytes_up > 0 ? "packet_bytes" : "bytes"; // what the network carries, where the kernel tells
+  const up = since(`${bytes}_up`, seconds);
+  const down = since(`${bytes}_down`, seconds);
+  charts.bytes.push([up, down], `${size(t[`${bytes}_up`])} up, ${size(t[`${bytes}_down`])} down`);
 }
 
 function sentence() {
