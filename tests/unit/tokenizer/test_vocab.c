@@ -459,6 +459,22 @@ static void differs(const fixture *f, const shoal_hash *from)
     assert_memory_not_equal(&hash, from, sizeof(hash));
 }
 
+/* A user-defined token is written as it is, so the character that stands for another byte is not
+ * that byte. */
+static void test_user_token_stands_for_no_other_byte(void **state)
+{
+    (void)state;
+    fixture f;
+    fixture_init_bpe(&f);
+    f.types['A'] = 4;
+    shoal_tokenizer *tokenizer = fixture_load_ok(&f);
+    fixture_round_trip(tokenizer, "A A", 3);
+    shoal_tokenizer_free(tokenizer);
+    f.types[' '] = 4;
+    fixture_refused(&f, SHOAL_E_INVALID, "0x20");
+    fixture_fini(&f);
+}
+
 static void test_hash_tells_vocabularies_apart(void **state)
 {
     (void)state;
@@ -485,9 +501,9 @@ static void test_hash_tells_vocabularies_apart(void **state)
     differs(&f, &first);
     f.merges[1] = f.merges[0];
     f.merges[0] = swap;
-    f.types[3] = 4;
+    f.types['A'] = 4;
     differs(&f, &first);
-    f.types[3] = 1;
+    f.types['A'] = 1;
     again = hash_of(&f);
     assert_memory_equal(&first, &again, sizeof(first));
     fixture_fini(&f);
@@ -590,6 +606,7 @@ int main(void)
         cmocka_unit_test(test_load_missing_byte_characters),
         cmocka_unit_test(test_load_spm_without_types_knows_its_bytes),
         cmocka_unit_test(test_end_tokens_are_found_by_text),
+        cmocka_unit_test(test_user_token_stands_for_no_other_byte),
         cmocka_unit_test(test_hash_tells_vocabularies_apart),
         cmocka_unit_test(test_load_failing_allocation_gives_nomem),
         cmocka_unit_test(test_merge_table_stays_far_from_its_limit_under_any_keys),
