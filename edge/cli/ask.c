@@ -24,6 +24,7 @@ shoal_client_request cli_request(const cli_session *session)
     shoal_client_request request;
     shoal_client_request_init(&request, sizeof request);
     request.mode = session->mode;
+    request.model = o->model;
     request.session = o->session;
     request.max_tokens = o->max_tokens;
     request.temperature = o->temperature;

@@ -36,6 +36,7 @@ typedef struct cli_options {
     const char *url;     /* NULL: $SHOAL_URL or the default */
     const char *ca_file; /* NULL: $SHOAL_CA_FILE or the system's */
     const char *mode;
+    const char *model;   /* NULL: the edge's */
     const char *session; /* NULL: none */
     const char *system;
     int32_t max_tokens;

@@ -36,6 +36,8 @@ static const char help_text[] =
     "                     exact   the edge drafts, the cloud verifies every token\n"
     "                     cloud   the cloud writes, the edge relays\n"
     "                     (default: the edge's own setting)\n"
+    "  --model NAME       one of those that shoal status lists: an adapter by its name\n"
+    "                     (default: the edge's model)\n"
     "  --max-tokens N     at most N tokens\n"
     "  --temp T           temperature, 0 to 10; 0 always takes the likeliest token\n"
     "  --top-p P          only the likeliest tokens that together hold P, 0 < P <= 1\n"
@@ -140,6 +142,7 @@ enum {
     OPT_CONCURRENCY,
     OPT_PROMPTS,
     OPT_SESSION,
+    OPT_MODEL,
     OPT_PRIORITY
 };
 
@@ -167,6 +170,7 @@ static const struct option long_options[] = {
     {"concurrency", required_argument, NULL, OPT_CONCURRENCY},
     {"prompts", required_argument, NULL, OPT_PROMPTS},
     {"session", required_argument, NULL, OPT_SESSION},
+    {"model", required_argument, NULL, OPT_MODEL},
     {"priority", required_argument, NULL, OPT_PRIORITY},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -305,6 +309,9 @@ static int take_option(cli_options *o, int option, const char *value)
         return CLI_GO_ON;
     case OPT_SESSION:
         o->session = value;
+        return CLI_GO_ON;
+    case OPT_MODEL:
+        o->model = value;
         return CLI_GO_ON;
     case OPT_PROMPTS:
         o->prompts = value;

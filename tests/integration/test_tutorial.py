@@ -175,6 +175,10 @@ def test_placeholders_of_the_page_are_those_that_leave():
     expect(set(re.findall(r"\[\w+\]", seen)) == told, f"the page tells {told}, the engine was asked for {seen!r}")
 
 
+def test_howto_adapters():
+    return follow("howto/adapters.md")
+
+
 def test_howto_fleet():
     return follow("howto/fleet.md")
 

@@ -519,9 +519,14 @@ static void test_cli_top_of_something_else_fails(void **state)
 static void test_cli_bench_counts_tokens_by_tier(void **state)
 {
     (void)state;
-    const char *argv[] = {
-        "shoal", "bench",      "--requests", "4", "--json", "--concurrency", "3", "--max-tokens",
-        "9",     "--priority", "7",          "x", NULL};
+    const char *argv[] = {"shoal",      "bench",
+                          "--requests", "4",
+                          "--json",     "--concurrency",
+                          "3",          "--max-tokens",
+                          "9",          "--priority",
+                          "7",          "--model",
+                          "heron",      "x",
+                          NULL};
     outcome o;
     char request[4096];
     run_answered(argv, "", false, 4, answer_bytes, &o, request, sizeof request);
@@ -529,6 +534,7 @@ static void test_cli_bench_counts_tokens_by_tier(void **state)
     assert_string_equal(o.err, "");
     assert_non_null(strstr(request, "\"max_tokens\":9"));
     assert_non_null(strstr(request, "\"shoal\":{\"priority\":7}"));
+    assert_non_null(strstr(request, "\"model\":\"heron\""));
     assert_non_null(strstr(o.out, "{\"answered\":4,\"refused\":0,\"failed\":0,\"concurrency\":3,"));
     assert_non_null(strstr(o.out, "\"tokens\":12,"));
     /* The first of an answer has no token before it. */
@@ -715,7 +721,7 @@ static void test_cli_help_names_every_option(void **state)
         "--top-k",       "--seed",     "--stop",  "--system",     "--raw",      "--plain",
         "--no-color",    "--trace",    "--json",  "--help",       "--version",  "SHOAL_URL",
         "SHOAL_API_KEY", "--interval", "--views", "--once",       "--requests", "--concurrency",
-        "--prompts",     "--priority"};
+        "--prompts",     "--priority", "--model"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         assert_non_null(strstr(o.out, names[i]));
     }
