@@ -139,6 +139,9 @@ static void put_link(view *v, const shoal_client_stats *s)
     if (s->trouble[0]) {
         put_line(v, 0, 0.0, "%-*s%s", LABEL_CELLS, "", s->trouble);
     }
+    if (s->fetch_quarantined) {
+        put_line(v, 0, 0.0, "%-*sno KV is fetched for now: what came was none", LABEL_CELLS, "");
+    }
 }
 
 /* Of an edge of a fleet: which model runs, and why it may not be the newest. */
@@ -170,17 +173,21 @@ static void put_drafts(view *v, const shoal_client_stats *s, const shoal_client_
              ms_text(s->cloud_step_ms, cloud));
 }
 
+/* What the network carries, where the edge can tell, else its messages. */
 static void put_bytes(view *v, const shoal_client_stats *s, const shoal_client_stats *before,
                       double seconds)
 {
-    char up[32];
-    char down[32];
-    char up_all[32];
-    char down_all[32];
-    put_line(v, 0, 0.0, "%-*s%s/s up, %s/s down · since start %s up, %s down", LABEL_CELLS, "bytes",
-             bytes_text((double)(s->bytes_up - before->bytes_up) / seconds, up),
-             bytes_text((double)(s->bytes_down - before->bytes_down) / seconds, down),
-             bytes_text((double)s->bytes_up, up_all), bytes_text((double)s->bytes_down, down_all));
+    bool packets = s->packet_bytes_up > 0;
+    uint64_t up = packets ? s->packet_bytes_up : s->bytes_up;
+    uint64_t down = packets ? s->packet_bytes_down : s->bytes_down;
+    uint64_t up_before = packets ? before->packet_bytes_up : before->bytes_up;
+    uint64_t down_before = packets ? before->packet_bytes_down : before->bytes_down;
+    char texts[4][32];
+    put_line(v, 0, 0.0, "%-*s%s/s up, %s/s down · since start %s up, %s down", LABEL_CELLS,
+             packets ? "packets" : "bytes",
+             bytes_text((double)(up - up_before) / seconds, texts[0]),
+             bytes_text((double)(down - down_before) / seconds, texts[1]),
+             bytes_text((double)up, texts[2]), bytes_text((double)down, texts[3]));
     uint64_t n_tokens = s->n_by_tier[0] + s->n_by_tier[1] + s->n_by_tier[2];
     if (n_tokens > 0) {
         put_line(v, 0, 0.0,

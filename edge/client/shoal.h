@@ -324,6 +324,11 @@ typedef struct shoal_client_stats {
     char bundle_phase[SHOAL_CLIENT_NAME_MAX];   /* "idle", "fetching", "trying" */
     char bundle_trouble[SHOAL_CLIENT_NAME_MAX]; /* what went wrong last, cut to fit */
     uint64_t n_unassisted;                      /* as in shoal_client_result */
+    /* Since SHOAL_1.6. Of the link's IP packets: messages, TLS, headers, pings, what was sent
+     * again; 0 where the edge's kernel does not tell. */
+    uint64_t packet_bytes_up;
+    uint64_t packet_bytes_down;
+    int fetch_quarantined; /* KV that came was none: nothing is fetched for the time being */
 } shoal_client_stats;
 
 /* Sets size and empties the rest; call as shoal_client_stats_init(&s, sizeof s). */

@@ -76,6 +76,8 @@ static void read_link(const shoal_client_json *json, shoal_client_stats *s)
     s->n_window = count(json, drafts, "window_tokens");
     s->edge_token_ms = measure(json, drafts, "edge_token_ms");
     s->cloud_step_ms = measure(json, drafts, "cloud_step_ms");
+    const node *fetch = shoal_client_json_get(json, json->nodes, "fetch");
+    s->fetch_quarantined = truth(json, fetch, "quarantined");
 }
 
 static void read_budgets(const shoal_client_json *json, shoal_client_stats *s)
@@ -113,6 +115,8 @@ static void read_totals(const shoal_client_json *json, const node *totals, shoal
     s->n_reconnects = count(json, totals, "reconnects");
     s->bytes_up = count(json, totals, "bytes_up");
     s->bytes_down = count(json, totals, "bytes_down");
+    s->packet_bytes_up = count(json, totals, "packet_bytes_up");
+    s->packet_bytes_down = count(json, totals, "packet_bytes_down");
 }
 
 static void read_bundle(const shoal_client_json *json, shoal_client_stats *s)

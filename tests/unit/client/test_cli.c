@@ -449,6 +449,23 @@ static void test_cli_top_tells_rates_link_and_budgets(void **state)
     }
 }
 
+/* What the network carries takes the place of messages where the edge tells it. */
+static void test_cli_top_tells_packets_and_quarantine(void **state)
+{
+    (void)state;
+    static const char status[] =
+        "HTTP/1.1 200 OK\r\n\r\n{\"uptime_s\":10,\"cloud\":{\"link\":\"ready\"},"
+        "\"fetch\":{\"quarantined\":true},\"totals\":{\"bytes_up\":5000,\"bytes_down\":200,"
+        "\"packet_bytes_up\":30000,\"packet_bytes_down\":20000}}";
+    const char *argv[] = {"shoal", "top", "--once", NULL};
+    outcome o;
+    run_answered(argv, "", false, 1, status, &o, NULL, 0);
+    assert_int_equal(o.status, 0);
+    assert_non_null(strstr(o.out, "packets   3.0 kB/s up, 2.0 kB/s down · since start 30.0 kB up, "
+                                  "20.0 kB down\n"));
+    assert_non_null(strstr(o.out, "          no KV is fetched for now: what came was none\n"));
+}
+
 /* An operator may limit three things, each for three periods. */
 static void test_cli_top_tells_every_budget(void **state)
 {
@@ -742,6 +759,7 @@ int main(void)
         cmocka_unit_test(test_cli_status_tells_ready_and_models),
         cmocka_unit_test(test_cli_status_and_top_tell_the_bundle),
         cmocka_unit_test(test_cli_top_tells_rates_link_and_budgets),
+        cmocka_unit_test(test_cli_top_tells_packets_and_quarantine),
         cmocka_unit_test(test_cli_top_tells_every_budget),
         cmocka_unit_test(test_cli_top_keeps_to_the_window),
         cmocka_unit_test(test_cli_top_of_something_else_fails),
