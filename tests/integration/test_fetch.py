@@ -575,6 +575,18 @@ def test_measured_links_decide():
         slow = fetching_edge(site, model, cloud.address, fetch__always="false", cpu__mask="scalar", model__threads="1")
         fetched = [used(ask(slow, ids(900, i), n=2)) for i in range(6)]
         expect(fetched[-1] > 0 and fetched[-2] > 0, f"{fetched}, {status(slow)}")
+        # Of a link that it does not know such a device asks for the fewest bytes, where both have the basis.
+        [basis] = make_bases(site, model, basis="2")
+        archives = site.cloud(full, edge_model__path=model, edge_model__archive=basis, http__address="127.0.0.1:0").start()
+        shipped = http_of(archives)
+        for allowed, archived_too in (("off", False), ("all", True)):
+            first = fetching_edge(site, model, archives.address, fetch__always="false", cpu__mask="scalar", model__threads="1",
+                                  kv__archive=basis, fetch__archive=allowed)
+            before = metric(shipped, "shoal_ship_requests_total"), metric(shipped, "shoal_ship_archived_tokens_total")
+            ask(first, ids(900, 10 + archived_too), n=2)
+            wait_until(lambda: metric(shipped, "shoal_ship_requests_total") > before[0], what=f"{allowed}: a fetch")
+            n = metric(shipped, "shoal_ship_archived_tokens_total") - before[1]
+            expect((n > 0) == archived_too, f"{allowed}: {n} tokens were shipped archived")
         return f"{fetched}, {status(slow)}"
 
 
