@@ -138,10 +138,37 @@ static shoal_status put_back(shoal_updater *u, uint64_t current, shoal_err *err)
     return status;
 }
 
+static bool is_no_fault_of_bundle(shoal_status status)
+{
+    return status == SHOAL_E_NOMEM || status == SHOAL_E_CANCELLED || status == SHOAL_E_EXHAUSTED ||
+           status == SHOAL_E_IO;
+}
+
+/* The one before runs meanwhile; the current one waits to be tried, unless a newer one does. */
+static shoal_status set_aside(shoal_updater *u, shoal_err *err)
+{
+    shoal_store_state next = *shoal_store_state_of(u->store);
+    shoal_log(SHOAL_LOG_WARN,
+              "fleet: serial=%" PRIu64 " is set aside, serial=%" PRIu64 " runs meanwhile",
+              next.current, next.previous);
+    if (next.trying == 0) {
+        next.trying = next.current;
+        next.tries = 0;
+    }
+    next.current = next.previous;
+    next.previous = 0;
+    next.trial = 0;
+    shoal_status status = shoal_store_put(u->store, &next, err);
+    publish(u);
+    return status;
+}
+
 shoal_status shoal_updater_first_failed(shoal_updater *u, const shoal_err *why, shoal_err *err)
 {
     set_trouble(u, why->text);
-    return put_back(u, shoal_store_state_of(u->store)->previous, err);
+    return is_no_fault_of_bundle(why->code)
+               ? set_aside(u, err)
+               : put_back(u, shoal_store_state_of(u->store)->previous, err);
 }
 
 /* A start in a trial counts until answers, or an orderly end, say that all is well. */
@@ -251,12 +278,6 @@ static shoal_status take_over(shoal_updater *u, shoal_err *err)
     next.tries = 0;
     next.trial = 1;
     return shoal_store_put(u->store, &next, err);
-}
-
-static bool is_no_fault_of_bundle(shoal_status status)
-{
-    return status == SHOAL_E_NOMEM || status == SHOAL_E_CANCELLED || status == SHOAL_E_EXHAUSTED ||
-           status == SHOAL_E_IO;
 }
 
 /* It is tried again when the cloud would be asked next, and the tries are what they were: the

@@ -11,7 +11,7 @@ import time
 from bed import PROMPT, ask, descriptors
 from loadlib import Site
 from harness import BIN, binary, complete, expect, request, run, wait_until
-from test_fleet import Fleet, serial, trouble
+from test_fleet import Fleet, metric, serial, trouble
 
 LIBRARY = os.path.join(os.path.dirname(BIN), "tests", "libshoal-ailing.so")
 KINDS = ("open", "read", "write", "sync", "rename")
@@ -215,6 +215,41 @@ def bundle_unreadable(rng):
         wait_until(lambda: serial(edge) == 1, 20, f"the bundle after the disk is sound: {trouble(edge)}")
         edge.stop()
         return f"{disk.get(Disk.FAILED)} reads failed; the bundle was taken afterwards"
+
+
+def bundle_unreadable_at_start(rng):
+    """The bundle that runs cannot be read when the edge starts: the one before runs until it can, without a new one being sent."""
+    with Site() as site:
+        full, small = site.models()
+        fleet = Fleet(site)
+        cloud = fleet.serve(full)
+        edge = fleet.edge(small, cloud.address)
+        for n in (1, 2):
+            fleet.make(n, small)
+            fleet.roll(f"{n} 100")
+            fleet.reload()
+            if n == 1:
+                edge.start()
+            wait_until(lambda n=n: serial(edge) == n, 30, f"bundle {n}: {trouble(edge)}")
+        edge.stop()
+        disk = Disk(site, site.file("state/bundles/2"))
+        edge.prefix = disk.prefix
+        for start in range(3):  # more than a bundle on trial may have
+            disk.fail("read")
+            edge.start()
+            wait_until(lambda: "Input/output error" in trouble(edge), 30, "words about the disk in the status")
+            expect(serial(edge) == 1, f"start {start}: {serial(edge)}, {trouble(edge)}")
+            before = disk.get(Disk.FAILED)
+            wait_until(lambda: disk.get(Disk.FAILED) > before + 1, 30, "more tries")
+            expect(ask(edge, "local").error is None, "the edge does not serve")
+            if start < 2:
+                edge.stop()
+        sent = metric(cloud.http, "shoal_fleet_files_sent_total")
+        disk.heal()
+        wait_until(lambda: serial(edge) == 2, 20, f"the bundle after the disk is sound: {trouble(edge)}")
+        expect(metric(cloud.http, "shoal_fleet_files_sent_total") == sent, "it was sent again")
+        edge.stop()
+        return f"{disk.get(Disk.FAILED)} reads failed; bundle 1 ran, then bundle 2 again"
 
 
 class Health:
