@@ -33,35 +33,26 @@ void shoal_forge_windows_fini(forge_windows *w)
     shoal_free(w->positions);
 }
 
-/* segments [2] lives as long as the batch. */
-static shoal_batch batch_of(const forge_windows *w, const int32_t *ids, size_t n, size_t *segments)
-{
-    SHOAL_ASSERT(n >= 1 && n <= w->n_max);
-    segments[0] = 0;
-    segments[1] = n;
-    return (shoal_batch){.n_tokens = n,
-                         .ids = ids,
-                         .positions = w->positions,
-                         .n_segments = 1,
-                         .segments = segments,
-                         .n_targets = n,
-                         .targets = w->targets};
-}
-
 void shoal_forge_windows_run(forge_windows *w, const int32_t *ids, size_t n)
 {
-    size_t segments[2];
-    const shoal_batch batch = batch_of(w, ids, n, segments);
-    shoal_net_forward(w->net, w->params, &batch);
+    SHOAL_ASSERT(n >= 1 && n <= w->n_max);
+    w->segments[0] = 0;
+    w->segments[1] = n;
+    w->batch = (shoal_batch){.n_tokens = n,
+                             .ids = ids,
+                             .positions = w->positions,
+                             .n_segments = 1,
+                             .segments = w->segments,
+                             .n_targets = n,
+                             .targets = w->targets};
+    shoal_net_forward(w->net, w->params, &w->batch);
 }
 
 void shoal_forge_windows_learn(forge_windows *w, const int32_t *ids, size_t n, const int32_t *next,
                                const float *weights, float *grads)
 {
-    size_t segments[2];
-    const shoal_batch batch = batch_of(w, ids, n, segments);
-    shoal_net_forward(w->net, w->params, &batch);
+    shoal_forge_windows_run(w, ids, n);
     float *logits = shoal_net_logits(w->net, 0); /* there are no exits, so that is the output */
     (void)shoal_loss_cross_entropy(n, w->params->hp.n_vocab, next, weights, logits);
-    shoal_net_backward(w->net, w->params, &batch, grads);
+    shoal_net_backward(w->net, w->params, &w->batch, grads);
 }

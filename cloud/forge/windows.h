@@ -15,6 +15,8 @@ typedef struct forge_windows {
     size_t n_max;       /* tokens of a window */
     size_t *targets;    /* (n_max) every token */
     int32_t *positions; /* (n_max) */
+    shoal_batch batch;  /* the last window: the net looks at it as long as it is asked for more */
+    size_t segments[2];
 } forge_windows;
 
 /* n_max: at least 1. After an error too, fini frees what there is. */
@@ -22,7 +24,7 @@ shoal_status shoal_forge_windows_init(forge_windows *w, const shoal_model *model
                                       shoal_err *err) SHOAL_MUST_CHECK;
 void shoal_forge_windows_fini(forge_windows *w);
 
-/* One window of n ids, 1 to n_max. */
+/* One window of n ids, 1 to n_max, which stay as they are while the net is asked for its logits. */
 void shoal_forge_windows_run(forge_windows *w, const int32_t *ids, size_t n);
 /* The same, and adds to grads, a block of the parameters' layout, the gradients of the
  * cross-entropy of the tokens that follow: next [n], each times its weight, weights [n]. */

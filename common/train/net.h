@@ -34,7 +34,8 @@ SHOAL_DEFINE_CLEANUP(shoal_net, shoal_net_free)
 void shoal_net_skip(shoal_net *net, const uint64_t *skip);
 
 /* Runs the batch. params must have the layout the net was made for and may be another block of it
- * (`data`), so that one net serves a teacher's and a student's weights of one shape. */
+ * (`data`), so that one net serves a teacher's and a student's weights of one shape. The batch is
+ * looked at until the backward pass, or the last head that is asked for. */
 void shoal_net_forward(shoal_net *net, const shoal_params *params, const shoal_batch *batch);
 
 /* Heads: 0 .. n_exits - 1 are the exits, n_exits is the output. Logits (n_targets, n_vocab) of the
