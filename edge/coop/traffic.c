@@ -30,7 +30,7 @@ typedef struct connection {
 } connection;
 
 struct shoal_traffic {
-    uint16_t ports[SHOAL_RPC_TARGETS_MAX];
+    uint16_t ports[SHOAL_RPC_ADDRESSES_MAX];
     size_t n_ports;
     pthread_mutex_t lock; /* everything below */
     connection connections[SHOAL_TRAFFIC_CONNECTIONS_MAX];

@@ -130,8 +130,8 @@ const shoal_config_key shoal_edge_config_keys[] = {
            "Name expected in the cloud's certificate when the target is an address."),
     INT("cloud.keepalive_ms", "30000", 1000, 3600000,
         "How often an idle link is asked, by a ping, whether it stands, in ms: some 150 bytes each "
-        "way. A link that went silent while the cloud had the word is noticed so much later, and "
-        "at most 10 s."),
+        "way. A link that went silent while the cloud had the word is noticed after as long, and "
+        "10 s more."),
     STRING("cloud.model_hash", "",
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
     {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|assist|exact|cloud", false,

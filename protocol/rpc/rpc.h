@@ -49,7 +49,7 @@ typedef struct shoal_rpc_tls {
 
 enum {
     SHOAL_RPC_WATCHERS_MAX = 1024, /* clients whose health checks one server follows */
-    SHOAL_RPC_TARGETS_MAX = 64     /* addresses in one target */
+    SHOAL_RPC_ADDRESSES_MAX = 64   /* addresses in one target */
 };
 
 typedef struct shoal_rpc_limits {
@@ -57,9 +57,9 @@ typedef struct shoal_rpc_limits {
     size_t send_high;   /* queued bytes per call beyond which send says FULL; default 256 KiB */
     size_t send_low;    /* on_drain when the queue falls to this; default 64 KiB */
     uint32_t calls_max; /* server: concurrent calls; more are refused RESOURCE_EXHAUSTED; 1024 */
-    uint32_t
-        keepalive_ms; /* between two pings of a connection that stands; default 10000. One
-                       * that is not answered ends the connection after as long, at most 10 s */
+    /* Between two pings of a connection that stands; default 10000. One that is not answered ends
+     * the connection after as long, at most 10 s. */
+    uint32_t keepalive_ms;
 } shoal_rpc_limits;
 shoal_rpc_limits shoal_rpc_limits_default(void);
 
@@ -148,9 +148,8 @@ shoal_status shoal_rpc_channel_set_tls(shoal_rpc_channel *channel, const shoal_r
                                        shoal_err *err) SHOAL_MUST_CHECK;
 shoal_rpc_link shoal_rpc_channel_state(const shoal_rpc_channel *channel);
 
-/* The ports of a target's addresses, in order. SHOAL_E_INVALID, SHOAL_E_LIMIT name what is wrong.
- */
-shoal_status shoal_rpc_target_ports(const char *target, uint16_t ret_ports[SHOAL_RPC_TARGETS_MAX],
+/* The ports of a target's addresses, in order. SHOAL_E_INVALID and SHOAL_E_LIMIT say why not. */
+shoal_status shoal_rpc_target_ports(const char *target, uint16_t ret_ports[SHOAL_RPC_ADDRESSES_MAX],
                                     size_t *ret_n, shoal_err *err) SHOAL_MUST_CHECK;
 
 /* Opens a call. deadline_ms from now, 0: none. wait: wait for the connection instead of failing

@@ -133,9 +133,9 @@ static shoal_status check_list(const rpc_endpoint *one, const rpc_endpoint *firs
                              "names give one name with several address records",
                              one->host);
     }
-    if (i >= SHOAL_RPC_TARGETS_MAX) {
+    if (i >= SHOAL_RPC_ADDRESSES_MAX) {
         return shoal_err_set(err, SHOAL_E_LIMIT, "a target has more than %d addresses",
-                             (int)SHOAL_RPC_TARGETS_MAX);
+                             (int)SHOAL_RPC_ADDRESSES_MAX);
     }
     return SHOAL_OK;
 }
@@ -180,7 +180,7 @@ static shoal_status parse_target(const char *target, rpc_endpoint *ret_first, si
     }
 }
 
-shoal_status shoal_rpc_target_ports(const char *target, uint16_t ret_ports[SHOAL_RPC_TARGETS_MAX],
+shoal_status shoal_rpc_target_ports(const char *target, uint16_t ret_ports[SHOAL_RPC_ADDRESSES_MAX],
                                     size_t *ret_n, shoal_err *err)
 {
     rpc_endpoint first;

@@ -107,7 +107,7 @@ static void test_list_at_its_limit(void **state)
     (void)state;
     char list[2000] = "";
     size_t n = 0;
-    for (size_t i = 0; i < SHOAL_RPC_TARGETS_MAX; i++) {
+    for (size_t i = 0; i < SHOAL_RPC_ADDRESSES_MAX; i++) {
         n += (size_t)snprintf(list + n, sizeof list - n, "%s127.0.0.1:%zu", i ? "," : "", i + 1);
     }
     target_case(list, NULL, SHOAL_OK, NULL);
