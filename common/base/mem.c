@@ -16,11 +16,15 @@ enum {
 
 static atomic_uint_fast64_t n_allocations;
 static atomic_uint_fast64_t fail_at = UINT64_MAX;
+static _Thread_local uint64_t fail_here_at = UINT64_MAX;
 
 /* Counts one allocation; true when this one is to fail. */
 static bool must_fail(void)
 {
     atomic_fetch_add_explicit(&n_allocations, 1, memory_order_relaxed);
+    if (fail_here_at != UINT64_MAX && fail_here_at-- == 0) {
+        return true;
+    }
     uint64_t at = atomic_load_explicit(&fail_at, memory_order_relaxed);
     if (at == UINT64_MAX) {
         return false;
@@ -129,4 +133,9 @@ uint64_t shoal_mem_count(void)
 void shoal_mem_fail_at(uint64_t n)
 {
     atomic_store_explicit(&fail_at, n, memory_order_relaxed);
+}
+
+void shoal_mem_fail_here_at(uint64_t n)
+{
+    fail_here_at = n;
 }

@@ -31,9 +31,11 @@ static inline void shoal_free_cleanup(void *pp)
     shoal_free(*(void **)pp);
 }
 
-/* Tests: allocations since start (all threads); fail the n-th from now on (0: the next), once.
- * UINT64_MAX turns failing off. */
+/* Tests: allocations since start (all threads); fail the n-th from now on (0: the next), once, of
+ * all threads or of the calling one alone, whatever others allocate meanwhile. UINT64_MAX turns
+ * failing off. */
 uint64_t shoal_mem_count(void);
 void shoal_mem_fail_at(uint64_t n);
+void shoal_mem_fail_here_at(uint64_t n);
 
 #endif

@@ -2,6 +2,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <cmocka.h>
 
@@ -110,6 +111,42 @@ static void test_fail_at_fails_the_nth_once(void **state)
     shoal_free(NULL);
 }
 
+static void *allocate_four(void *arg)
+{
+    size_t *n = arg;
+    for (size_t i = 0; i < 4; i++) {
+        void *p = shoal_calloc(1, 1);
+        *n += p != NULL;
+        shoal_free(p);
+    }
+    return NULL;
+}
+
+/* What another thread allocates is neither counted down nor failed. */
+static void test_fail_here_at_fails_the_nth_of_its_thread(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    size_t n_theirs = 0;
+    shoal_mem_fail_here_at(1);
+    void *a = shoal_calloc(1, 1);
+    assert_int_equal(pthread_create(&thread, NULL, allocate_four, &n_theirs), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    void *b = shoal_calloc(1, 1);
+    void *c = shoal_calloc(1, 1);
+    assert_non_null(a);
+    assert_int_equal(n_theirs, 4);
+    assert_null(b);
+    assert_non_null(c);
+    shoal_free(a);
+    shoal_free(c);
+    shoal_mem_fail_here_at(0);
+    shoal_mem_fail_here_at(UINT64_MAX);
+    c = shoal_calloc(1, 1);
+    assert_non_null(c);
+    shoal_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -119,6 +156,7 @@ int main(void)
         cmocka_unit_test(test_realloc_keeps_the_old_bytes),
         cmocka_unit_test(test_strndup_stops_at_the_count_or_the_end),
         cmocka_unit_test(test_fail_at_fails_the_nth_once),
+        cmocka_unit_test(test_fail_here_at_fails_the_nth_of_its_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -551,29 +551,29 @@ static void test_failing_memory_is_told(void **state)
     stand s;
     stand_up(&s, NULL, NULL, NULL);
     shoal_rpc_call *call = NULL;
-    shoal_mem_fail_at(0);
+    shoal_mem_fail_here_at(0);
     assert_int_equal(shoal_rpc_call_open(s.channel, "/test.T/Echo", &peer_client_handlers,
                                          &s.client, 0, true, &call),
                      SHOAL_E_NOMEM);
     assert_null(call);
     call = stand_call(&s, "/test.T/Echo", 0);
     peer_wait(&s.host, &s.host.n_opened, 1);
-    shoal_mem_fail_at(0);
+    shoal_mem_fail_here_at(0);
     assert_int_equal(shoal_rpc_call_send(call, "hello", 5), SHOAL_E_NOMEM);
     assert_int_equal(shoal_rpc_call_send(call, "hello", 5), SHOAL_OK);
     shoal_rpc_call_half_close(call);
     stand_close(&s, call);
     assert_int_equal(s.client.n_messages, 1);
     shoal_rpc_channel *channel = NULL;
-    shoal_mem_fail_at(0);
+    shoal_mem_fail_here_at(0);
     assert_int_equal(shoal_rpc_channel_new(s.rpc, s.target, NULL, NULL, NULL, &channel, NULL),
                      SHOAL_E_NOMEM);
     shoal_rpc *rpc = NULL;
     shoal_rpc_limits limits = shoal_rpc_limits_default();
     for (uint64_t i = 0; !rpc; i++) {
-        shoal_mem_fail_at(i);
+        shoal_mem_fail_here_at(i);
         shoal_status status = shoal_rpc_new(&limits, &rpc, NULL);
-        shoal_mem_fail_at(UINT64_MAX);
+        shoal_mem_fail_here_at(UINT64_MAX);
         assert_int_equal(status, rpc ? SHOAL_OK : SHOAL_E_NOMEM);
     }
     shoal_rpc_free(rpc);

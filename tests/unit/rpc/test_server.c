@@ -242,7 +242,7 @@ static void test_server_with_failing_memory_is_not_made(void **state)
     (void)state;
     stand s;
     stand_up(&s, NULL, NULL, NULL);
-    shoal_mem_fail_at(0);
+    shoal_mem_fail_here_at(0);
     expect_no_server(&s, "127.0.0.1:0", SHOAL_E_NOMEM, "memory");
     stand_down(&s);
 }

@@ -451,9 +451,9 @@ static void test_failing_memory_keeps_the_certificates(void **state)
     shoal_status status = SHOAL_E_NOMEM;
     uint64_t n = 0;
     for (; status == SHOAL_E_NOMEM; n++) {
-        shoal_mem_fail_at(n);
+        shoal_mem_fail_here_at(n);
         status = shoal_rpc_channel_set_tls(s.channel, &changed, NULL);
-        shoal_mem_fail_at(UINT64_MAX);
+        shoal_mem_fail_here_at(UINT64_MAX);
         assert_int_equal(try_echo(&s, s.channel), SHOAL_RPC_OK);
     }
     assert_int_equal(status, SHOAL_OK);
@@ -602,10 +602,10 @@ static void test_failing_memory_while_loading_is_told(void **state)
     shoal_rpc_channel *channel = NULL;
     shoal_status status = SHOAL_E_NOMEM;
     for (uint64_t i = 0; status == SHOAL_E_NOMEM; i++) {
-        shoal_mem_fail_at(i);
+        shoal_mem_fail_here_at(i);
         status =
             shoal_rpc_channel_new(files_rpc, "127.0.0.1:1", &ours.edge, NULL, NULL, &channel, NULL);
-        shoal_mem_fail_at(UINT64_MAX);
+        shoal_mem_fail_here_at(UINT64_MAX);
     }
     assert_int_equal(status, SHOAL_OK);
     shoal_rpc_channel_free(channel);
