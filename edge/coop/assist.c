@@ -262,8 +262,7 @@ void shoal_assist_spend(shoal_coop *coop, const shoal_coop_totals *totals, uint6
     shoal_spend_add(&coop->spend, SHOAL_SPEND_TOKENS,
                     totals->n_by_tier[SHOAL_TIER_CLOUD] - before->n_by_tier[SHOAL_TIER_CLOUD]);
     shoal_spend_add(&coop->spend, SHOAL_SPEND_BYTES,
-                    coop->settings.traffic ? totals->packet_bytes_up - before->packet_bytes_up
-                                           : totals->bytes_up - before->bytes_up);
+                    shoal_coop_billed_up(coop, totals) - shoal_coop_billed_up(coop, before));
     shoal_spend_add(&coop->spend, SHOAL_SPEND_ENERGY, totals->energy_uj - before->energy_uj);
     coop->spent = *totals;
 }

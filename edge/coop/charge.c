@@ -52,10 +52,8 @@ void shoal_charge_take(shoal_coop *coop)
         .s = (double)(now_ns - charge->since_ns) / 1e9,
         .compute_s = charge->compute_us / 1e6,
         .n_cloud = now.n_by_tier[SHOAL_TIER_CLOUD] - before->n_by_tier[SHOAL_TIER_CLOUD],
-        .n_bytes = coop->settings.traffic
-                       ? now.packet_bytes_up - before->packet_bytes_up + now.packet_bytes_down -
-                             before->packet_bytes_down
-                       : now.bytes_up - before->bytes_up + now.bytes_down - before->bytes_down,
+        .n_bytes = shoal_coop_billed_up(coop, &now) - shoal_coop_billed_up(coop, before) +
+                   shoal_coop_billed_down(coop, &now) - shoal_coop_billed_down(coop, before),
         .n_ended = charge->n_ended,
     };
     for (size_t t = 0; t < SHOAL_TIERS; t++) {

@@ -409,6 +409,10 @@ void shoal_gen_fail(shoal_coop *coop, gen *g, shoal_status code, const char *tex
 void shoal_coop_look_at_link(shoal_coop *coop);
 /* The sum of all usages. */
 void shoal_coop_sum_totals(const shoal_coop *coop, shoal_coop_totals *ret_totals);
+/* Bytes sent and received as budgets and energy count them: those of packets where the kernel is
+ * asked, else those of messages. */
+uint64_t shoal_coop_billed_up(const shoal_coop *coop, const shoal_coop_totals *totals);
+uint64_t shoal_coop_billed_down(const shoal_coop *coop, const shoal_coop_totals *totals);
 /* Copies it to the state others read. */
 void shoal_coop_publish_totals(shoal_coop *coop);
 

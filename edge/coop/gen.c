@@ -187,6 +187,16 @@ void shoal_coop_look_at_link(shoal_coop *coop)
     shoal_metric_add(coop->metrics.packet_bytes_down, (double)down);
 }
 
+uint64_t shoal_coop_billed_up(const shoal_coop *coop, const shoal_coop_totals *totals)
+{
+    return coop->settings.traffic ? totals->packet_bytes_up : totals->bytes_up;
+}
+
+uint64_t shoal_coop_billed_down(const shoal_coop *coop, const shoal_coop_totals *totals)
+{
+    return coop->settings.traffic ? totals->packet_bytes_down : totals->bytes_down;
+}
+
 void shoal_coop_publish_totals(shoal_coop *coop)
 {
     shoal_coop_totals totals;
