@@ -5,6 +5,7 @@
 #include "common/base/mem.h"
 #include "protocol/rpc/rpc_internal.h"
 
+#include <limits.h>
 #include <string.h>
 
 enum {
@@ -123,7 +124,7 @@ void shoal_rpc_conn_drop(shoal_rpc_conn *conn)
 static shoal_status create_grpc(const shoal_rpc *rpc, const char *target, const shoal_rpc_tls *tls,
                                 grpc_channel **ret_grpc, shoal_err *err)
 {
-    grpc_arg args[SHOAL_RPC_ARGS_COMMON + 9];
+    grpc_arg args[SHOAL_RPC_ARGS_COMMON + 10];
     size_t n = shoal_rpc_args_common(rpc, args);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_MS_FIRST);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MS_MOST);
@@ -132,6 +133,8 @@ static shoal_status create_grpc(const shoal_rpc *rpc, const char *target, const 
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, RESOLVE_MS);
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, RETRY_BYTES);
+    /* After half an hour without a call gRPC would close what the watch then opens again. */
+    args[n++] = shoal_rpc_arg_int(GRPC_ARG_CLIENT_IDLE_TIMEOUT_MS, INT_MAX);
     /* Where bytes go is said by the configuration, not by a variable of the environment. */
     args[n++] = shoal_rpc_arg_int(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     grpc_channel_credentials *creds = NULL;
