@@ -312,7 +312,7 @@ def test_edge_takes_new_certificates_under_streams():
         expect(value(edge, expiry) == ends, "a refused certificate is counted on")
         served_as("dev", 2)
         streams = Streams(edge.address, 3)
-        cloud.process.send_signal(signal.SIGSTOP)
+        cloud.freeze()
         try:
             shutil.copy(renewed + ".pem", site.file("link/edge.pem"))
             shutil.copy(renewed + ".key", site.file("link/edge.key"))
