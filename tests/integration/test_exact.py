@@ -106,7 +106,7 @@ def test_a_cloud_is_spared():
         answers = ask_all(edge.address, "exact", some, width=1)
         expect(not list(differing(some, reference, answers)), f"generations differ (seed {SEED})")
         share = sum(a.usage["shoal"]["accepted"] for a in answers) / sum(len(a.ids) for a in answers)
-        expect(SANITIZED or share > 0.2, f"the cloud decodes what it could judge: {share:.2f} of tokens were drafts that stood")
+        expect(SANITIZED or share > 0.4, f"the cloud decodes what it could judge: {share:.2f} of tokens were drafts that stood")
         return f"{share:.2f} of tokens were drafts that stood"
 
 

@@ -61,11 +61,14 @@ def test_a_far_cloud_judges_the_beginning_of_an_answer():
         node = between.place(site.cloud(full, listen__address=CLOUD)).start()
         url = site.edge(edge_model, CLOUD, coop__spare_share=1).start().address
         whole = [ask(url, text, "cloud") for text in texts]
-        answers = [ask(url, text, "exact") for text in texts]
-        expect([a.ids for a in whole] == [a.ids for a in answers], "exact and cloud differ")
-        share = sum(a.usage["shoal"]["accepted"] for a in answers) / sum(len(a.ids) for a in answers)
-        # With coop.spare_share 0 it is none, on a quiet machine 0.67: the fewer, the more other programs keep the edge waiting.
-        expect(SANITIZED or share > 0.1, f"{share:.2f} of tokens were drafts that stood")
+        share = 0.0
+        for _ in range(3):  # with coop.spare_share 0 it is none, quiet 0.67: fewer where other programs keep the edge waiting
+            answers = [ask(url, text, "exact") for text in texts]
+            expect([a.ids for a in whole] == [a.ids for a in answers], "exact and cloud differ")
+            share = max(share, sum(a.usage["shoal"]["accepted"] for a in answers) / sum(len(a.ids) for a in answers))
+            if SANITIZED or share > 0.4:
+                break
+        expect(SANITIZED or share > 0.4, f"{share:.2f} of tokens were drafts that stood")
         # What was drafted behind a draft that fell is of use to the cloud still.
         with open(node.log, encoding="utf-8") as log:
             guessed = sum(map(int, re.findall(r" guessed_right=(\d+) ", log.read())))
