@@ -400,10 +400,11 @@ static double odds_of(const shoal_sched_item *item, size_t draft_i)
 static void choose_drafts(planner *p, size_t n_prompt, budget *left)
 {
     double n_samples = (double)p->plan.n_samples;
+    double session_us = shoal_sched_cost_session_us(p->cost);
     double value = n_samples + (double)n_prompt;
     double token_us = p->plan.n_samples > 0
                           ? shoal_sched_cost_us(p->cost, p->plan.n_samples) / n_samples +
-                                p->cost->answer_us + p->cost->logit_us
+                                session_us + p->cost->logit_us
                           : 0.0;
     bool more = true;
     for (size_t depth = 1; more && depth <= p->limits->n_drafts_max; depth++) {
@@ -421,8 +422,7 @@ static void choose_drafts(planner *p, size_t n_prompt, budget *left)
             size_t n_rows = p->plan.n_rows + n_prompt;
             double draft_us = shoal_sched_cost_more_us(p->cost, n_rows, 1) + p->cost->logit_us;
             double step_us = shoal_sched_cost_us(p->cost, n_rows) +
-                             p->cost->logit_us * (double)p->plan.n_logits +
-                             p->cost->answer_us * n_samples;
+                             p->cost->logit_us * (double)p->plan.n_logits + session_us * n_samples;
             bool worth = gain * token_us >= draft_us && gain * step_us >= value * draft_us;
             if (worth && extend(p, pick, left)) {
                 value += gain;

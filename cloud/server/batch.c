@@ -147,7 +147,7 @@ static void time_steps(shoal_batch *batch, const shoal_clock *clock)
     for (size_t i = 0; i < TIMED_ROWS; i++) {
         uint64_t ns = time_step(batch->engine, seq, TIMED[i], clock, end_ns);
         if (ns > 0) {
-            shoal_sched_cost_observe(&timed, TIMED[i], SHOAL_MAX(ns / 1000, (uint64_t)1));
+            shoal_sched_cost_observe(&timed, TIMED[i], 0, SHOAL_MAX(ns / 1000, (uint64_t)1));
             n_timed++;
         }
     }
@@ -489,7 +489,7 @@ static void tell_cost(shoal_batch *batch, const shoal_sched_plan *plan, uint64_t
 {
     size_t n = n_answering(batch, now_ms);
     double step_us = shoal_sched_cost_us(&batch->cost, n + plan->n_rows - plan->n_logits) +
-                     (batch->cost.answer_us + batch->cost.logit_us) * (double)n;
+                     (shoal_sched_cost_session_us(&batch->cost) + batch->cost.logit_us) * (double)n;
     double price = shoal_sched_cost_price(&batch->cost, n);
     bool first = batch->step_us <= 0.0;
     batch->step_us += (step_us - batch->step_us) * (first ? 1.0 : COST_GAIN);
@@ -509,7 +509,7 @@ static void distribute(shoal_batch *batch, const shoal_sched_plan *plan, uint64_
     shoal_metric_observe(batch->metrics->step_rows, (double)plan->n_rows);
     uint64_t us = elapsed_ns / 1000;
     (batch->n_cold > 0 ? shoal_sched_cost_observe_cold
-                       : shoal_sched_cost_observe)(&batch->cost, plan->n_rows, us);
+                       : shoal_sched_cost_observe)(&batch->cost, plan->n_rows, plan->n_samples, us);
     tell_cost(batch, plan, now_ms);
     batch->turn++;
     for (size_t k = 0; k < plan->n_picks; k++) {
@@ -622,6 +622,6 @@ void shoal_batch_load(const shoal_batch *batch, shoal_admit_load *io_load)
     io_load->n_rows_step = prompt_rows(batch, n_samples);
     io_load->fixed_us = cost->fixed_us;
     io_load->row_us = cost->row_us;
-    io_load->sample_us = cost->answer_us + cost->logit_us;
+    io_load->sample_us = shoal_sched_cost_session_us(cost) + cost->logit_us;
     io_load->n_pages_shared = batch->n_pages_shared;
 }

@@ -209,7 +209,7 @@ static bool is_worth(shoal_share *share, const shoal_share_site *site, size_t n_
 
 static void observe(shoal_share *share, size_t n_blocks, uint64_t us, uint64_t now_ns)
 {
-    shoal_sched_cost_observe(&share->cost, n_blocks, us);
+    shoal_sched_cost_observe(&share->cost, n_blocks, 0, us);
     share->cost_ns = now_ns;
 }
 

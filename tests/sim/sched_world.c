@@ -386,7 +386,7 @@ static void run_plan(queue *q, const shoal_sched_plan *plan)
         q->report->n_preempted++;
     }
     uint64_t us = q->fixed_us + q->row_us * plan->n_rows;
-    shoal_sched_cost_observe(&q->cost, plan->n_rows, us);
+    shoal_sched_cost_observe(&q->cost, plan->n_rows, plan->n_samples, us);
     q->now_us += us;
     for (size_t k = 0; k < plan->n_picks; k++) {
         const shoal_sched_pick *pick = &plan->picks[k];

@@ -394,7 +394,7 @@ static void test_drafts_end_where_a_row_is_dear(void **state)
     item->n_drafts = 10;
     for (size_t i = 0; i < 200; i++) {
         size_t n_rows = 1 + i % 10;
-        shoal_sched_cost_observe(&r.cost, n_rows, 1000 * ms[n_rows]);
+        shoal_sched_cost_observe(&r.cost, n_rows, 0, 1000 * ms[n_rows]);
     }
     assert_int_equal(step(&r), SHOAL_OK);
     assert_int_equal(r.plan.n_rows, 7);
@@ -414,7 +414,7 @@ static void test_drafts_are_weighed_by_what_is_said_of_each(void **state)
     item->n_drafts = 4;
     for (size_t i = 0; i < 200; i++) {
         size_t n_rows = 1 + i % 10;
-        shoal_sched_cost_observe(&r.cost, n_rows, 1000 + 200 * n_rows); /* a row: a sixth */
+        shoal_sched_cost_observe(&r.cost, n_rows, 0, 1000 + 200 * n_rows); /* a row: a sixth */
     }
     static const struct {
         double acceptance;
@@ -919,7 +919,8 @@ static void run_toy(uint64_t seed)
         obey(&t);
         r->now_ms += 1 + draw(&t, 20);
         if (r->plan.n_rows > 0) {
-            shoal_sched_cost_observe(&r->cost, r->plan.n_rows, 1000 + 100 * r->plan.n_rows);
+            shoal_sched_cost_observe(&r->cost, r->plan.n_rows, r->plan.n_samples,
+                                     1000 + 100 * r->plan.n_rows);
         }
     }
     for (size_t i = 0; i < n_jobs; i++) {
