@@ -218,7 +218,7 @@ def cloud(job):
 
 
 def speculation(job):
-    sizes = ["--scale", "0.02", "--rounds", "1", "--widths", "1,4"] if job.quick else ["--rounds", "3", "--scale", "2"]
+    sizes = ["--scale", "0.02", "--rounds", "1", "--widths", "1,4"] if job.quick else ["--rounds", "5", "--scale", "8"]
     rows = []
     for row in said_by(job, ["spec"], [*sizes, *job.plot("spec.svg")])["spec"]:
         rows.append([row["width"], *(number(row["tok_s"][label], 0) for label in ("off", "on", "auto")), number(row["on"], 2),
