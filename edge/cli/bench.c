@@ -426,9 +426,9 @@ static void free_prompts(bench *b)
 /* Takes text. False: out of memory, or too many. */
 static bool add_prompt(bench *b, char *text)
 {
-    char **grown =
-        b->n_prompts < PROMPTS_MAX ? realloc(b->prompts, (b->n_prompts + 1) * sizeof *grown) : NULL;
-    if (!text || !grown) {
+    bool room = text && b->n_prompts < PROMPTS_MAX;
+    char **grown = room ? realloc(b->prompts, (b->n_prompts + 1) * sizeof *grown) : NULL;
+    if (!grown) {
         free(text);
         return false;
     }

@@ -56,8 +56,11 @@ static size_t trimmed(const char *text, size_t n)
 static void put_usage(FILE *out, const char *line, size_t n)
 {
     const char *at = memmem(line, n, "shoal ", 6);
-    const char *gap = at ? memmem(at, n - (size_t)(at - line), "   ", 3) : NULL;
+    if (!at) {
+        return;
+    }
     size_t n_left = n - (size_t)(at - line);
+    const char *gap = memmem(at, n_left, "   ", 3);
     size_t n_use = gap ? (size_t)(gap - at) : n_left;
     (void)fputs(".TP\n\\fB", out);
     put_text(out, at, trimmed(at, n_use));
