@@ -395,11 +395,12 @@ static void take_ended(shoal_upstream *up)
         CURLcode code = m->data.result;
         void *private = NULL;
         (void)curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &private);
-        end_call(private, code);
         shoal_upstream_call **at = &up->calls;
-        while (*at != private) {
+        while (*at != NULL && *at != private) {
             at = &(*at)->next;
         }
+        SHOAL_ASSERT(*at != NULL); /* each handle is of a call in the list */
+        end_call(*at, code);
         forget(up, at);
     }
 }
