@@ -32,7 +32,10 @@ typedef struct asking {
     const forge_field *field;
     forge_draw *draw;
     forge_split split;
-    const char *slots[26]; /* text of $A to $Z */
+    const char *slots[26]; /* text of $A to $Z, of which some is in the three below */
+    forge_entry entry;
+    char first[FORGE_ENTRY_TEXT_MAX];
+    char second[FORGE_ENTRY_TEXT_MAX];
     forge_example *example;
     size_t length; /* of the prompt */
 } asking;
@@ -80,7 +83,7 @@ static const char *pick(asking *a, const forge_parts *parts, bool held)
     }
     size_t at = shoal_forge_draw_below(a->draw, total);
     size_t i = 0;
-    while (at >= parts->train[i].weight) {
+    while (i + 1 < parts->n_train && at >= parts->train[i].weight) {
         at -= parts->train[i++].weight;
     }
     return parts->train[i].text;
@@ -171,16 +174,15 @@ static void make_fact(asking *a, size_t entry)
     /* Whatever is asked, the cause comes first: the rest follows from it. */
     static const char *const answers[FORGE_INTENTS] = {"$K $F: $V it, part $P.", "$K $F.",
                                                        "$K $F: $V it.", "$K $F: part $P."};
-    char component[FORGE_ENTRY_TEXT_MAX];
-    forge_entry e;
-    shoal_forge_field_entry(a->field, entry, &e);
+    forge_entry *e = &a->entry;
+    shoal_forge_field_entry(a->field, entry, e);
     a->example->entry = entry;
-    a->slots['D' - 'A'] = e.device;
-    a->slots['C' - 'A'] = e.code;
-    a->slots['K' - 'A'] = capital(e.component, component);
-    a->slots['F' - 'A'] = e.failure;
-    a->slots['V' - 'A'] = e.remedy;
-    a->slots['P' - 'A'] = e.part;
+    a->slots['D' - 'A'] = e->device;
+    a->slots['C' - 'A'] = e->code;
+    a->slots['K' - 'A'] = capital(e->component, a->first);
+    a->slots['F' - 'A'] = e->failure;
+    a->slots['V' - 'A'] = e->remedy;
+    a->slots['P' - 'A'] = e->part;
     forge_intent intent = draw_intent(a);
     put_fault_question(a, intent);
     answer(a, answers[intent]);
@@ -202,12 +204,12 @@ static void make_command(asking *a)
     const forge_pairs *places = &a->field->places;
     forge_pair place = places->of[held][shoal_forge_draw_below(a->draw, places->n[held])];
     const forge_gear *gear = &g->gears[place.b];
-    char number[FORGE_ENTRY_TEXT_MAX];
     a->slots['R' - 'A'] = g->rooms[place.a];
     a->slots['G' - 'A'] = gear->name;
     if (gear->kind == FORGE_GEAR_LEVEL) {
-        (void)snprintf(number, sizeof number, "%d", draw_step(a, gear->lo, gear->hi, gear->step));
-        a->slots['X' - 'A'] = number;
+        (void)snprintf(a->first, sizeof a->first, "%d",
+                       draw_step(a, gear->lo, gear->hi, gear->step));
+        a->slots['X' - 'A'] = a->first;
     } else {
         size_t on = shoal_forge_draw_below(a->draw, 2);
         a->slots['V' - 'A'] = verbs[gear->kind][on];
@@ -236,12 +238,10 @@ static void make_conversion(asking *a)
     forge_pair chosen = units->of[held][shoal_forge_draw_below(a->draw, units->n[held])];
     const forge_unit_pair *unit = &g->unit_pairs[chosen.b];
     int value = draw_step(a, unit->lo, unit->hi, unit->step);
-    char from[FORGE_ENTRY_TEXT_MAX];
-    char to[FORGE_ENTRY_TEXT_MAX];
-    (void)snprintf(from, sizeof from, "%d", value);
-    (void)snprintf(to, sizeof to, "%lld", (long long)convert(unit, value));
-    a->slots['X' - 'A'] = from;
-    a->slots['Y' - 'A'] = to;
+    (void)snprintf(a->first, sizeof a->first, "%d", value);
+    (void)snprintf(a->second, sizeof a->second, "%lld", (long long)convert(unit, value));
+    a->slots['X' - 'A'] = a->first;
+    a->slots['Y' - 'A'] = a->second;
     a->slots['U' - 'A'] = unit->from;
     a->slots['T' - 'A'] = unit->to;
     forge_part wording = {g->conversions.train[chosen.a].text, 1};
@@ -276,8 +276,6 @@ static void draw_stranger(asking *a, char *ret_name)
 
 static void make_refusal(asking *a)
 {
-    char device[FORGE_ENTRY_TEXT_MAX];
-    char code[FORGE_ENTRY_TEXT_MAX];
     size_t at = shoal_forge_draw_below(a->draw, 100);
     if (at < STRANGE_OF_100 && a->split != FORGE_SPLIT_STUDY) {
         put_simple(a, &shoal_forge_grammar.strange, "?");
@@ -289,14 +287,14 @@ static void make_refusal(asking *a)
     bool stranger = at % 2 == 0;
     size_t letter = shoal_forge_draw_below(a->draw, FORGE_CODE_LETTERS - FORGE_FAMILY_LETTERS);
     unsigned digits = FORGE_DIGITS_LO + (unsigned)shoal_forge_draw_below(a->draw, FORGE_DIGITS);
-    shoal_forge_code_name(own[FORGE_FAMILY_LETTERS + letter], digits, code);
+    shoal_forge_code_name(own[FORGE_FAMILY_LETTERS + letter], digits, a->second);
     if (stranger) {
-        draw_stranger(a, device);
+        draw_stranger(a, a->first);
     } else {
-        shoal_forge_device_name(a->field, real, device);
+        shoal_forge_device_name(a->field, real, a->first);
     }
-    a->slots['D' - 'A'] = device;
-    a->slots['C' - 'A'] = code;
+    a->slots['D' - 'A'] = a->first;
+    a->slots['C' - 'A'] = a->second;
     put_fault_question(a, draw_intent(a));
     answer(a, stranger ? "There is no $D in the catalogue." : "$D has no code $C.");
 }
