@@ -427,6 +427,7 @@ static shoal_status plan_recover(const forge_args *args, forge_train_plan *plan,
     if (!path) {
         return SHOAL_OK;
     }
+    SHOAL_ASSERT(args->train.teacher && args->model); /* without a model no tokenizer was found */
     if (strcmp(args->train.teacher, args->model) != 0) {
         SHOAL_TRY(params_of(args->model, 0, NULL, &full, err));
     }

@@ -161,6 +161,7 @@ static uint64_t room_count(size_t n_rows, size_t n_cols, shoal_mask mask)
 {
     const shoal_share share = shoal_mask_share(mask);
     bool bits = mask == SHOAL_MASK_HALF || mask == SHOAL_MASK_QUARTER;
+    SHOAL_ASSERT(!bits || share.of > 0);
     return bits ? (uint64_t)n_rows * ((n_cols + share.of - 1) / share.of) * share.n_keep : 0;
 }
 

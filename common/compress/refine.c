@@ -50,6 +50,7 @@ static void refit_scale(sweep *k, size_t row, size_t from, size_t to, size_t beg
     double hq[BLOCK] = {0};
     shoal_compressed *c = k->c;
     size_t n_cols = c->n_cols;
+    SHOAL_ASSERT(c->form.group > 0);
     const int8_t *q = c->codes + row * n_cols;
     double *g = k->g + row * n_cols;
     double qg = 0;

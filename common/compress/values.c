@@ -194,6 +194,7 @@ void shoal_values_keep_share(shoal_compressed *c, size_t row, size_t col, const 
                              size_t n)
 {
     const shoal_share share = shoal_mask_share(c->form.mask);
+    SHOAL_ASSERT(share.of > 0);
     for (size_t i = 0; i < n; i++) {
         size_t begin = i / share.of * share.of;
         size_t better = 0;

@@ -75,12 +75,15 @@ static size_t head_bytes(const shoal_kv_shape *shape, size_t layer)
 /* Heads of a layer's block that a page has, and how many pages that takes. */
 static size_t page_heads(const shoal_kv_shape *shape, size_t layer, size_t page_bytes)
 {
-    return SHOAL_MIN(page_bytes / head_bytes(shape, layer), shape->n_kv_heads);
+    const size_t bytes = head_bytes(shape, layer);
+    SHOAL_ASSERT(bytes > 0 && bytes <= page_bytes);
+    return SHOAL_MIN(page_bytes / bytes, shape->n_kv_heads);
 }
 
 static size_t block_pages(const shoal_kv_shape *shape, size_t layer, size_t page_bytes)
 {
     size_t n_heads = page_heads(shape, layer, page_bytes);
+    SHOAL_ASSERT(n_heads > 0);
     return (shape->n_kv_heads + n_heads - 1) / n_heads;
 }
 
@@ -587,6 +590,7 @@ uint32_t *shoal_kv_page_at(const shoal_kv_seq *seq, size_t layer, size_t block)
  * and of the last two blocks. */
 static bool is_written(const shoal_kv_pool *pool, size_t open_i, size_t from, size_t to)
 {
+    SHOAL_ASSERT(pool->n_open > 0);
     size_t which = open_i / pool->n_open;
     if (which == 0) {
         return from == 0;

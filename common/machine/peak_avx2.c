@@ -8,8 +8,16 @@
 double shoal_peak_avx2_int8(size_t n)
 {
     const __m256i w = _mm256_set1_epi8(3);
-    __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0;
-    __m256i s7 = s0, t0, t1;
+    __m256i s0 = _mm256_setzero_si256();
+    __m256i s1 = s0;
+    __m256i s2 = s0;
+    __m256i s3 = s0;
+    __m256i s4 = s0;
+    __m256i s5 = s0;
+    __m256i s6 = s0;
+    __m256i s7 = s0;
+    __m256i t0;
+    __m256i t1;
     for (size_t r = 0; r < n; r++) {
         __asm__ volatile("vpmaddubsw %[w], %[w], %8\n\tvpaddw %8, %0, %0\n\t"
                          "vpmaddubsw %[w], %[w], %9\n\tvpaddw %9, %1, %1\n\t"

@@ -12,8 +12,18 @@
  * every step. `op` ends where the sum's operand follows. */
 #define SHOAL_PEAK_LOOP(type, zero, op, kind, w, n)                                                \
     do {                                                                                           \
-        type s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero;                     \
-        type s6 = zero, s7 = zero, s8 = zero, s9 = zero, s10 = zero, s11 = zero;                   \
+        type s0 = zero;                                                                            \
+        type s1 = zero;                                                                            \
+        type s2 = zero;                                                                            \
+        type s3 = zero;                                                                            \
+        type s4 = zero;                                                                            \
+        type s5 = zero;                                                                            \
+        type s6 = zero;                                                                            \
+        type s7 = zero;                                                                            \
+        type s8 = zero;                                                                            \
+        type s9 = zero;                                                                            \
+        type s10 = zero;                                                                           \
+        type s11 = zero;                                                                           \
         for (size_t r = 0; r < (n); r++) {                                                         \
             __asm__ volatile(op "0\n\t" op "1\n\t" op "2\n\t" op "3\n\t" op "4\n\t" op "5\n\t" op  \
                                 "6\n\t" op "7\n\t" op "8\n\t" op "9\n\t" op "10\n\t" op "11"       \

@@ -103,6 +103,7 @@ static float group_worth(const shoal_moe *moe, const float *scores, size_t group
     float first = -INFINITY;
     float second = -INFINITY;
     for (size_t i = 0; i < n; i++) {
+        /* NOLINTNEXTLINE(clang-analyzer-core.*): there are n_groups * n of them */
         if (x[i] > first) {
             second = first;
             first = x[i];

@@ -341,7 +341,7 @@ double shoal_loss_distil(size_t n, size_t n_vocab, const shoal_distil *distil,
     bool has_ce = distil->alpha > 0;
     bool has_kd = distil->alpha < 1;
     SHOAL_ASSERT(n_vocab > 0 && distil->temperature > 0);
-    SHOAL_ASSERT(!has_kd || teacher);
+    SHOAL_ASSERT((!has_kd || teacher) && (!has_ce || targets));
     int kind =
         (has_ce ? HAS_CE : 0) | (has_kd ? HAS_KD : 0) | (has_kd && distil->reverse ? REVERSE : 0);
     const passes run = choose_passes(kind);

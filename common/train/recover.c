@@ -343,10 +343,8 @@ static shoal_status start_codes(const shoal_recover *r, shoal_recover_item *item
 }
 
 /* Vectors begin as the compressed model has them, matrices of other types as the full one. */
-static shoal_status start_plain(const shoal_recover *r, shoal_recover_item *item, const float *full)
+static shoal_status start_plain(shoal_recover_item *item, const float *from)
 {
-    const float *from =
-        item->form == SHOAL_RECOVER_VECTOR ? r->model->data + item->value->offset : full;
     size_t n = item->value->n_rows * item->value->n_cols;
     item->begin = shoal_calloc(n, sizeof *item->begin);
     if (!item->begin) {
@@ -362,8 +360,9 @@ static shoal_status start_item(shoal_recover *r, shoal_recover_item *item, const
 {
     const shoal_param *p = item->value;
     const shoal_param *theirs = shoal_params_find(full, p->name);
+    const float *own = r->model->data + p->offset;
     if (!theirs && item->form == SHOAL_RECOVER_VECTOR) {
-        return start_plain(r, item, NULL); /* a norm that the full model lacks */
+        return start_plain(item, own); /* a norm that the full model lacks */
     }
     if (!theirs || theirs->n_rows != p->n_rows || theirs->n_cols != p->n_cols) {
         return shoal_err_set(err, SHOAL_E_MISMATCH,
@@ -372,8 +371,10 @@ static shoal_status start_item(shoal_recover *r, shoal_recover_item *item, const
                              p->name);
     }
     const float *numbers = full->data + theirs->offset;
-    return item->form == SHOAL_RECOVER_CODES ? start_codes(r, item, numbers, err)
-                                             : start_plain(r, item, numbers);
+    if (item->form == SHOAL_RECOVER_CODES) {
+        return start_codes(r, item, numbers, err);
+    }
+    return start_plain(item, item->form == SHOAL_RECOVER_VECTOR ? own : numbers);
 }
 
 static shoal_status name_begin(shoal_recover *r)

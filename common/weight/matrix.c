@@ -57,6 +57,7 @@ shoal_status shoal_matrix_of(const shoal_gguf *gguf, const shoal_gguf_tensor *te
     m.n_rows = (size_t)(tensor->dims[1] * tensor->dims[2]);
     m.row_bytes = m.k / info->block * info->block_bytes;
     m.panel_bytes = shoal_panel_bytes(m.format->panel, m.k);
+    SHOAL_ASSERT(m.row_bytes > 0);
     m.leaf_rows = SHOAL_MAX(LEAF_BYTES / ROWS / m.row_bytes, (size_t)1) * ROWS;
     m.n_leaves = (m.n_rows + m.leaf_rows - 1) / m.leaf_rows;
     *ret_matrix = m;

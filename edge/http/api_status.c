@@ -148,8 +148,9 @@ void shoal_api_answer_model(shoal_api *api, shoal_http_exchange *exchange)
 {
     const char *name = shoal_http_path(exchange) + strlen("/v1/models/");
     const shoal_api_context *context = &api->deck->context;
+    const size_t n_adapters = context->n_adapters;
     const char *found = same_name(name, context->model_id) ? context->model_id : NULL;
-    for (size_t i = 0; !found && i < context->n_adapters; i++) {
+    for (size_t i = 0; !found && i < n_adapters; i++) {
         found = same_name(name, context->adapters[i].name) ? context->adapters[i].name : NULL;
     }
     if (!found) {
@@ -335,8 +336,8 @@ static shoal_status put_totals(shoal_buf *buf, uint64_t n_requests, const shoal_
         ",\"rounds\":%" PRIu64 ",\"cloud_steps\":%" PRIu64 ",\"edge_steps\":%" PRIu64
         ",\"edge_layers\":%" PRIu64 ",\"exit_checked\":%" PRIu64 ",\"exit_agreed\":%" PRIu64
         ",\"saved\":%" PRIu64 ",\"reconnects\":%" PRIu64 ",\"bytes_up\":%" PRIu64
-        ",\"bytes_down\":%" PRIu64 ",\"packet_bytes_up\":%" PRIu64
-        ",\"packet_bytes_down\":%" PRIu64 "}",
+        ",\"bytes_down\":%" PRIu64 ",\"packet_bytes_up\":%" PRIu64 ",\"packet_bytes_down\":%" PRIu64
+        "}",
         n_requests, t->n_prompt, t->n_by_tier[SHOAL_TIER_EXIT], t->n_by_tier[SHOAL_TIER_EDGE],
         t->n_by_tier[SHOAL_TIER_CLOUD], t->n_unassisted, t->n_drafted, t->n_accepted, t->n_rounds,
         t->n_cloud_steps, t->n_steps, t->n_layers, t->n_exit_checked, t->n_exit_agreed, t->n_saved,

@@ -109,6 +109,7 @@ void shoal_pace_edge_token(shoal_pace *pace, double us)
 
 void shoal_pace_round_trip(shoal_pace *pace, const shoal_pace_trip *trip)
 {
+    SHOAL_ASSERT(pace);
     for (shoal_pace *p = pace; p; p = p->parent) {
         shoal_pace_world world = shoal_pace_world_get(p);
         shoal_pace_step step = shoal_pace_span_step(&world, pace->now.n_draft, pace->now.n_window);
@@ -309,6 +310,7 @@ static double weigh_plain(const shoal_pace *pace, double plain_us)
 
 size_t shoal_pace_opening(shoal_pace *pace, double ahead_us)
 {
+    SHOAL_ASSERT(pace);
     shoal_pace_world world = shoal_pace_world_get(pace);
     world.price = SHOAL_MAX(world.price, PRICE_MIN);
     world.n_step = shoal_pace_span_max(&world);

@@ -240,6 +240,7 @@ uint8_t shoal_wire_share(float probability)
     if (!(probability > 0.0f)) {
         return 0;
     }
+    /* NOLINTNEXTLINE(bugprone-incorrect-roundings): lround gives other bytes now and then */
     return probability >= 1.0f ? 255 : (uint8_t)(probability * 255.0f + 0.5f);
 }
 
