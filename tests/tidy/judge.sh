@@ -4,7 +4,7 @@
 #   judge.sh shell ROOT         shellcheck on every script
 #   judge.sh spelling ROOT      codespell on every text
 #   judge.sh cppcheck ROOT      cppcheck on the C sources; some minutes
-#   judge.sh clang-tidy ROOT BUILD [CHECKS]   clang-tidy with .clang-tidy on what BUILD compiles; an hour, three
+#   judge.sh clang-tidy ROOT BUILD [CHECKS]   clang-tidy with .clang-tidy on what BUILD compiles; six minutes, three
 #                                minutes with CHECKS -clang-analyzer-*
 # Exit status 77: the judge is not installed (deploy/deps installs the first two, deploy/deps --long the others).
 set -u
