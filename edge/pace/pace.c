@@ -263,6 +263,16 @@ static void take(shoal_pace *pace, shoal_pace_choice choice, double us)
     pace->now_us = us;
 }
 
+/* Whether tokens wait for a cloud that others use rather than for the way and the edge. Its steps
+ * follow on each other then, and what one session spares all get sooner: the price alone says
+ * whether drafts are worth it. Each for itself would see otherwise: while others draft, steps are
+ * short, and who does not draft is in all of them. */
+static bool is_crowded(const shoal_pace_world *world, size_t n_draft)
+{
+    return world->others >= 1.0 &&
+           world->trip_us + (double)n_draft * world->edge_us < world->step_us;
+}
+
 /* Whether to draft, where the cloud could decode as well. dear: no draft is worth its price. */
 static bool should_draft(const shoal_pace *pace, double draft_us, double plain_us, bool dear)
 {
@@ -370,6 +380,9 @@ shoal_pace_choice shoal_pace_choose(shoal_pace *pace)
     double plain_us = world.step_us;
     double real_draft_us = draft_us * ratio(&pace->drafting, draft_us);
     double real_plain_us = weigh_plain(pace, plain_us * ratio(&pace->plain, plain_us));
+    if (is_crowded(&world, best.n_draft)) {
+        real_plain_us = SHOAL_MAX(real_plain_us, real_draft_us / SWITCH_AT_ONCE);
+    }
     bool drafted = pace->now.n_draft > 0;
     bool tried = pace->n_probe > 0;
     pace->n_doubt = real_plain_us < SWITCH * real_draft_us ? pace->n_doubt + n_tokens : 0;

@@ -11,8 +11,10 @@ enum {
 };
 
 /* What a message takes of both sides' processors, whatever is in it: to encode, to encrypt, to wake
- * who reads. Next door that is a good part of a step of a small model. */
+ * who reads. Next door that is a good part of a step of a small model. What it takes of the cloud's
+ * alone is taken from all the others, who send as many. */
 static const double MESSAGE_US = 40.0;
+static const double MESSAGE_CLOUD_US = 20.0;
 /* What is beyond these positions is left to the slope. */
 static const double REACH_MIN = 0.01;
 /* At the price itself a draft is worth neither more nor less than what else the cloud would do, and
@@ -139,7 +141,19 @@ static bool step(cycle *c)
     return true;
 }
 
-double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t n_window)
+/* Messages that have left when the verdict of a position is at the edge, of those after from. */
+static size_t n_sent(const cycle *c, size_t position, size_t from)
+{
+    double before_us = c->known_us[position] + c->world->trip_us / 2;
+    while (from < c->n_spans && c->arrive_us[from] <= before_us) {
+        from++;
+    }
+    return from;
+}
+
+/* A token's time, and messages, expected. */
+static double token_us(const shoal_pace_world *world, size_t n_draft, size_t n_window,
+                       double *ret_messages)
 {
     cycle c = {.world = world,
                .step = shoal_pace_span_step(world, n_draft, n_window),
@@ -156,21 +170,36 @@ double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t 
     }
     double us = 0.0;
     double n = 0.0;
+    double messages = 0.0;
+    size_t half = c.n_end / 2;
+    size_t sent = 0;
+    size_t sent_half = 0;
     stands = 1.0;
     for (size_t j = 1; j <= c.n_end; j++) {
         double ends = stands * (1.0 - accept_at(world, j));
+        sent = n_sent(&c, j, sent);
+        sent_half = j == half ? sent : sent_half;
         us += ends * c.known_us[j];
+        messages += ends * (double)sent;
         n += ends * (double)j;
         stands -= ends;
     }
     /* Who gets to the end goes on as in the last half of the way. */
-    size_t half = c.n_end / 2;
     double slope_us = (c.known_us[c.n_end] - c.known_us[half]) / (double)(c.n_end - half);
+    double slope = (double)(sent - sent_half) / (double)(c.n_end - half);
     double deep = SHOAL_MIN(accept_at(world, c.n_end + 1), 0.999);
     double n_tail = 1.0 / (1.0 - deep);
     us += stands * (c.known_us[c.n_end] + n_tail * slope_us);
+    messages += stands * ((double)sent + n_tail * slope);
     n += stands * ((double)c.n_end + n_tail);
+    *ret_messages = messages / n;
     return us / n;
+}
+
+double shoal_pace_span_us(const shoal_pace_world *world, size_t n_draft, size_t n_window)
+{
+    double messages = 0.0;
+    return token_us(world, n_draft, n_window, &messages);
 }
 
 size_t shoal_pace_span_max(const shoal_pace_world *world)
@@ -189,11 +218,11 @@ size_t shoal_pace_span_max(const shoal_pace_world *world)
     return SHOAL_PACE_DRAFT_MAX;
 }
 
-/* A little dearer for what costs others: messages, and drafts that are likely in vain. */
-static double weigh(double us, size_t n_draft, size_t n_window)
+/* Dearer for what costs others: messages, and a little for drafts that are likely in vain. */
+static double weigh(const shoal_pace_world *world, double us, double messages, size_t n_window)
 {
-    return us * (1.0 + 0.005 / (double)n_draft + 0.0002 * (double)n_window) +
-           MESSAGE_US / (double)n_draft;
+    return us * (1.0 + 0.0002 * (double)n_window) +
+           messages * (MESSAGE_US + world->others * MESSAGE_CLOUD_US);
 }
 
 shoal_pace_choice shoal_pace_span_best(const shoal_pace_world *world, size_t n_draft_max,
@@ -216,8 +245,9 @@ shoal_pace_choice shoal_pace_span_best(const shoal_pace_world *world, size_t n_d
                 break;
             }
             n_before = window;
-            double us = shoal_pace_span_us(world, n, window);
-            double weight = weigh(us, n, window);
+            double messages = 0.0;
+            double us = token_us(world, n, window, &messages);
+            double weight = weigh(world, us, messages, window);
             bool wider_is_vain = k > 0 && us > 0.999 * us_before;
             us_before = us;
             if (best.n_draft == 0 || weight < best_weight) {

@@ -111,6 +111,22 @@ static void test_messages_are_not_free(void **state)
     near(us, shoal_pace_span_us(&world, best.n_draft, best.n_window), 1e-9);
 }
 
+/* Short spans, many on their way, are sent in vain behind each refusal; in a full cloud all pay for
+ * the messages of each. The figures are those of sixteen sessions of a small model. */
+static void test_messages_in_vain_are_counted(void **state)
+{
+    (void)state;
+    shoal_pace_world world = world_of(1, 100, 1170, 0.75);
+    world.row_us = 29;
+    world.price = 0.25;
+    world.others = 14.9;
+    world.n_step = shoal_pace_span_max(&world);
+    double us = 0;
+    shoal_pace_choice best = shoal_pace_span_best(&world, SHOAL_PACE_DRAFT_MAX, &us);
+    assert_in_range(best.n_draft, 8, SHOAL_PACE_DRAFT_MAX);
+    assert_true(best.n_window < 2 * best.n_draft);
+}
+
 /* Others fill a step with what they draft, as often as they are there; who comes waits for half of
  * the one that runs. */
 static void test_a_step_holds_what_the_others_draft(void **state)
@@ -320,6 +336,39 @@ static void test_clock_has_the_last_word(void **state)
         n_plain += !drafts;
     }
     assert_true(n_plain > 2000);
+}
+
+/* Plain tokens come sooner while the others draft. Where the cloud is what all wait for nobody
+ * takes that; where the way is, its price says nothing of how long that takes. */
+static void test_in_a_crowd_the_price_decides(void **state)
+{
+    (void)state;
+    static const double trips[] = {500, 60000};
+    for (size_t i = 0; i < SHOAL_COUNT(trips); i++) {
+        const shoal_pace_settings settings = {.n_draft = 0};
+        shoal_pace pace;
+        shoal_pace_init(&pace, &settings);
+        shoal_pace_edge_token(&pace, 1);
+        trip(&pace, trips[i]);
+        shoal_pace_told(&pace, 1170, 29, 0.41);
+        uint64_t now_us = 1;
+        size_t n_plain = 0;
+        for (size_t k = 0; k < 1000; k++) {
+            bool drafts = shoal_pace_choose(&pace).n_draft > 0;
+            now_us += drafts ? 1500 : 700;
+            if (drafts) {
+                shoal_pace_judged(&pace, k % 4 != 0);
+            }
+            shoal_pace_confirmed(&pace, 1, now_us);
+            n_plain += !drafts;
+        }
+        assert_in_range(n_plain, i == 0 ? 0 : 600, i == 0 ? 0 : 1000);
+        if (i == 0) { /* dearer than the first draft is worth */
+            judge(&pace, 200, 6);
+            shoal_pace_told(&pace, 1170, 60, 0.79);
+            assert_int_equal(shoal_pace_choose(&pace).n_draft, 0);
+        }
+    }
 }
 
 /* An idle cloud is spared though it would be faster by itself, a full one is not. */
@@ -545,6 +594,7 @@ int main(void)
         cmocka_unit_test(test_price_makes_spans_shorter_down_to_none),
         cmocka_unit_test(test_longer_ways_want_longer_spans),
         cmocka_unit_test(test_messages_are_not_free),
+        cmocka_unit_test(test_messages_in_vain_are_counted),
         cmocka_unit_test(test_a_step_holds_what_the_others_draft),
         cmocka_unit_test(test_what_no_step_judges_is_no_gain),
         cmocka_unit_test(test_fixed_settings_are_kept),
@@ -554,6 +604,7 @@ int main(void)
         cmocka_unit_test(test_saturated_cloud_is_not_tried),
         cmocka_unit_test(test_plain_decoding_is_left_now_and_then),
         cmocka_unit_test(test_clock_has_the_last_word),
+        cmocka_unit_test(test_in_a_crowd_the_price_decides),
         cmocka_unit_test(test_plain_gain_spares_an_idle_cloud),
         cmocka_unit_test(test_an_opening_costs_a_share_of_the_way),
         cmocka_unit_test(test_a_held_up_draft_is_got_over),
