@@ -15,7 +15,11 @@
  * plain decoding, which waits for nobody, is faster: nothing is drafted then. What a step takes
  * depends on what the other sessions have in it; they are taken to choose as this one does. So
  * edges under one load come to the choice that is best for all, not to one that each makes at the
- * others' expense.
+ * others' expense. Whether to draft at all is decided by the price alone where the way and the
+ * drafts take less than a step of a cloud that others use: its steps follow on each other then, and
+ * what one spares all get sooner, while the time of one's own plain tokens tells only how short the
+ * steps are that others make so by drafting. Of spans that take as long the one with the fewest
+ * messages is taken, those that a refusal makes vain among them: they too are paid for by all.
  *
  * What keeps it honest: the time tokens really took is held against what was predicted, for
  * drafting and for plain decoding each. What keeps it from getting stuck: while the cloud decodes
