@@ -128,10 +128,11 @@ static void put_work(view *v, const shoal_client_stats *s)
 static void put_link(view *v, const shoal_client_stats *s)
 {
     char trip[32];
-    const char *state = !s->link[0]   ? "no cloud configured"
-                        : s->link_cut ? "cut by the switch"
-                        : s->given_up ? "given up for now"
-                                      : s->link;
+    const char *state = !s->link[0]                    ? "no cloud configured"
+                        : s->link_cut                  ? "cut by the switch"
+                        : s->given_up                  ? "given up for now"
+                        : strcmp(s->link, "idle") == 0 ? "at rest, connects when asked"
+                                                       : s->link;
     bool told = s->link[0] && s->round_trip_ms >= 0.0;
     put_line(v, 0, 0.0, "%-*s%s%s%s%s%s · %" PRIu64 " reconnects", LABEL_CELLS, "link", state,
              s->cloud[0] ? " · " : "", s->cloud, told ? " · round trip " : "",

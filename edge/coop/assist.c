@@ -32,7 +32,7 @@ static uint64_t n_reserved(const shoal_coop *coop)
 static bool is_away(const shoal_coop *coop, const gen *g, uint64_t now_ms)
 {
     bool open = coop->breaker.open && !shoal_breaker_stale(&coop->breaker, now_ms);
-    return !coop->channel || g->assist.alone || open;
+    return !coop->target || g->assist.alone || open;
 }
 
 /* Tokens the cloud may be asked for by this answer now; 0: none. */

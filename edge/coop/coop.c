@@ -15,6 +15,7 @@ shoal_coop_settings shoal_coop_settings_default(void)
     return (shoal_coop_settings){
         .cloud_target = NULL,
         .keepalive_ms = 30000,
+        .rest_ms = 900000,
         .n_threads = 2,
         .cpu_mask = SHOAL_CPU_AVX2 | SHOAL_CPU_AVX512,
         .kv_bytes_max = (size_t)64 << 20,
@@ -136,50 +137,6 @@ static shoal_status make_engine(shoal_coop *coop, shoal_err *err)
     return shoal_session_identify(coop) == SHOAL_OK
                ? SHOAL_OK
                : shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the form of the KV");
-}
-
-static void watch_link(void *ctx, shoal_rpc_link state)
-{
-    (void)state;
-    shoal_coop *coop = ctx;
-    shoal_mailbox_wake(&coop->box);
-}
-
-static shoal_rpc_tls tls_of(const shoal_coop *coop)
-{
-    return (shoal_rpc_tls){
-        .ca = coop->tls_paths[0],
-        .cert = coop->tls_paths[1],
-        .key = coop->tls_paths[2],
-        .name_override = coop->tls_paths[3],
-    };
-}
-
-static shoal_status make_channel(shoal_coop *coop, shoal_err *err)
-{
-    const shoal_coop_settings *s = &coop->settings;
-    if (!s->cloud_target || !s->cloud_target[0]) {
-        return SHOAL_OK;
-    }
-    const char *given[4] = {s->tls.ca, s->tls.cert, s->tls.key, s->tls.name_override};
-    for (size_t i = 0; i < SHOAL_COUNT(given); i++) {
-        if (given[i] && given[i][0]) {
-            coop->tls_paths[i] = shoal_strdup(given[i]);
-            if (!coop->tls_paths[i]) {
-                return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the link");
-            }
-        }
-    }
-    coop->target = shoal_strdup(s->cloud_target);
-    if (!coop->target) {
-        return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the link");
-    }
-    shoal_rpc_limits limits = shoal_rpc_limits_default();
-    limits.keepalive_ms = s->keepalive_ms;
-    SHOAL_TRY(shoal_rpc_new(&limits, &coop->rpc, err));
-    const shoal_rpc_tls tls = tls_of(coop);
-    return shoal_rpc_channel_new(coop->rpc, coop->target, &tls, watch_link, coop, &coop->channel,
-                                 err);
 }
 
 /* A coop after another goes on with its metrics: nothing is added while they are read. */
@@ -454,7 +411,8 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
                                       .spare_share = settings->spare_share};
     shoal_pace_init(&coop->pace, &pace);
     if (shoal_mailbox_init(&coop->box) != SHOAL_OK ||
-        pthread_mutex_init(&coop->state_mutex, NULL) != 0) {
+        pthread_mutex_init(&coop->state_mutex, NULL) != 0 ||
+        pthread_mutex_init(&coop->channel_mutex, NULL) != 0) {
         shoal_free(coop);
         return shoal_err_set(err, SHOAL_E_NOMEM, "no memory for the mailbox");
     }
@@ -478,10 +436,10 @@ shoal_status shoal_coop_new(const shoal_model *model, const shoal_coop_settings 
         status = make_metrics(coop, metrics, err);
     }
     if (status == SHOAL_OK) {
-        status = make_channel(coop, err);
+        status = shoal_channel_init(coop, err);
     }
     if (status == SHOAL_OK) {
-        coop->state.cloud_configured = coop->channel != NULL;
+        coop->state.cloud_configured = coop->target != NULL;
         coop->state.kv_pages = shoal_kv_pool_n_pages(shoal_engine_kv(coop->engine));
         coop->state.kv_tokens_max = shoal_kv_pool_tokens_max(shoal_engine_kv(coop->engine));
         shoal_retry_bucket_init(&coop->retries, settings->retry_burst, settings->retries_per_s,
@@ -524,12 +482,7 @@ void shoal_coop_free(shoal_coop *coop)
         /* Cancelled calls close within moments. */
         (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
-    if (coop->channel) {
-        shoal_rpc_channel_free(coop->channel);
-    }
-    if (coop->rpc) {
-        shoal_rpc_free(coop->rpc);
-    }
+    shoal_channel_fini(coop);
     shoal_mailbox_fini(&coop->box);
     shoal_sampler_free(coop->sampler);
     shoal_form_words_free(coop->words);
@@ -541,10 +494,7 @@ void shoal_coop_free(shoal_coop *coop)
     shoal_archive_free(coop->archive);
     shoal_free(coop->spans);
     shoal_free(coop->span_gens);
-    shoal_free(coop->target);
-    for (size_t i = 0; i < SHOAL_COUNT(coop->tls_paths); i++) {
-        shoal_free(coop->tls_paths[i]);
-    }
+    (void)pthread_mutex_destroy(&coop->channel_mutex);
     (void)pthread_mutex_destroy(&coop->state_mutex);
     shoal_free(coop);
 }
@@ -594,7 +544,7 @@ static shoal_status check_request(const shoal_coop *coop, const shoal_coop_reque
     if (is_assist && request->risk != 0) {
         SHOAL_TRY(shoal_route_check_risk(&coop->route, request->risk, err));
     }
-    if (request->mode != SHOAL_MODE_LOCAL && !is_assist && !coop->channel) {
+    if (request->mode != SHOAL_MODE_LOCAL && !is_assist && !coop->target) {
         return shoal_err_set(err, SHOAL_E_UNAVAILABLE,
                              "mode \"%s\" needs a cloud and none is configured: set cloud.target, "
                              "or use mode \"local\"",
@@ -698,24 +648,15 @@ void shoal_coop_cut_link(shoal_coop *coop, bool cut)
     shoal_mailbox_wake(&coop->box);
 }
 
-shoal_status shoal_coop_renew_tls(shoal_coop *coop, shoal_err *err)
-{
-    const shoal_rpc_tls tls = tls_of(coop);
-    bool secured = tls.ca || tls.cert || tls.key;
-    return coop->channel && secured ? shoal_rpc_channel_set_tls(coop->channel, &tls, err)
-                                    : SHOAL_OK;
-}
-
 void shoal_coop_state_get(shoal_coop *coop, shoal_coop_state *ret_state)
 {
     (void)pthread_mutex_lock(&coop->state_mutex);
     *ret_state = coop->state;
     (void)pthread_mutex_unlock(&coop->state_mutex);
     ret_state->link_cut = atomic_load(&coop->link_cut);
+    ret_state->link = shoal_channel_link(coop, &ret_state->link_rests);
     if (ret_state->link_cut) {
         ret_state->link = SHOAL_RPC_LINK_DOWN;
-    } else if (coop->channel) {
-        ret_state->link = shoal_rpc_channel_state(coop->channel);
     }
     if (coop->settings.traffic) {
         shoal_mailbox_wake(&coop->box); /* an idle edge is told what its pings have cost, next */

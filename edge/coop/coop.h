@@ -206,6 +206,8 @@ typedef struct shoal_coop_settings {
     const char *cloud_target; /* "host:port", NULL or "": no cloud */
     shoal_rpc_tls tls;
     uint32_t keepalive_ms;  /* as shoal_rpc_limits has it */
+    uint32_t rest_ms;       /* without anything for the cloud, and the connection is let go until
+                             * there is; 0: never */
     shoal_traffic *traffic; /* of the target, borrowed for coop's life: what it carries is what
                              * counts as sent, else messages are; NULL: not known */
     uint32_t n_threads;     /* compute threads */
@@ -375,6 +377,8 @@ typedef struct shoal_coop_state {
     size_t kv_tokens_max; /* the longest text the pool holds; 0: unknown */
     bool cloud_configured;
     shoal_rpc_link link;
+    bool link_rests; /* for want of work: the next that needs the cloud connects; link is then IDLE
+                      */
     bool cloud_described;
     shoal_describe cloud; /* when cloud_described */
     bool link_cut;        /* by shoal_coop_cut_link; link is then DOWN */

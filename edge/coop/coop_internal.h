@@ -18,6 +18,7 @@
 #include "edge/pace/pace.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 enum {
@@ -302,10 +303,20 @@ struct shoal_coop {
     bool link_is_cut;                   /* as the engine thread has acted on */
     atomic_uint_fast64_t turn_since_ms; /* the engine thread's turn began; 0: it waits for mail */
 
+    /* Set by the engine thread, or before there is one, under the mutex; who reads them elsewhere
+     * holds it. NULL while the link rests, and without a cloud. */
+    pthread_mutex_t channel_mutex;
     shoal_rpc *rpc;
     shoal_rpc_channel *channel;
-    shoal_rpc_call *describe_call; /* a Describe under way, else NULL; engine-only */
-    atomic_size_t n_calls;         /* streams and Describes that have not closed */
+    bool channel_failed;        /* could not be made, or did not stand when it was let go; under the
+                                 * mutex */
+    cpu_set_t cpus;             /* that this process may run on */
+    uint64_t channel_wanted_ms; /* engine-only: when something last had to do with the cloud */
+    bool channel_was_wanted;    /* engine-only: in the turn before */
+    uint64_t channel_retry_ms;  /* engine-only: not made before */
+    char channel_trouble[SHOAL_WIRE_TEXT_MAX]; /* engine-only: why it could not be made */
+    shoal_rpc_call *describe_call;             /* a Describe under way, else NULL; engine-only */
+    atomic_size_t n_calls;                     /* streams and Describes that have not closed */
     bool described;
     uint64_t describe_at_ms; /* not before */
     shoal_describe cloud;
@@ -461,6 +472,20 @@ void shoal_session_job_free(session_job *job);
 void shoal_session_serve(shoal_coop *coop, session_job *job);
 shoal_status shoal_session_identify(shoal_coop *coop) SHOAL_MUST_CHECK;
 shoal_status shoal_session_open_archive(shoal_coop *coop, shoal_err *err) SHOAL_MUST_CHECK;
+
+/* --- the connection to the cloud (channel.c) -------------------------------------------------- */
+
+/* Before there is an engine thread: takes target and certificates, and connects. */
+shoal_status shoal_channel_init(shoal_coop *coop, shoal_err *err) SHOAL_MUST_CHECK;
+/* After it, when no call is left. */
+void shoal_channel_fini(shoal_coop *coop);
+/* Each turn: connects for a generation that may need the cloud, and lets the connection go when
+ * nothing has had to do with it for settings.rest_ms. */
+void shoal_channel_mind(shoal_coop *coop, uint64_t now_ms);
+/* When it is to be let go; UINT64_MAX: not yet told. */
+uint64_t shoal_channel_wakes_ms(const shoal_coop *coop);
+/* Any thread. IDLE while it rests. */
+shoal_rpc_link shoal_channel_link(shoal_coop *coop, bool *ret_rests);
 
 /* KV of a prompt from the cloud (fetch.c). */
 /* Before each step: decides for a prompt that is not computed yet, and whether its generation is

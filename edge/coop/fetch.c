@@ -418,6 +418,9 @@ static shoal_status send_request(shoal_coop *coop, gen *g, fetch *f)
 /* With a reference for the callbacks. */
 static shoal_status open_call(shoal_coop *coop, gen *g, fetch *f, uint64_t now_ms)
 {
+    if (!coop->channel) {
+        return SHOAL_E_UNAVAILABLE;
+    }
     atomic_fetch_add(&f->refs, 1);
     atomic_fetch_add(&coop->n_calls, 1);
     shoal_status status =

@@ -73,6 +73,9 @@ static const shoal_rpc_handlers stream_handlers = {
 
 shoal_status shoal_link_open(shoal_coop *coop, link **ret_link)
 {
+    if (!coop->channel) {
+        return SHOAL_E_UNAVAILABLE;
+    }
     link *l = shoal_calloc(1, sizeof *l);
     mail *last = l ? shoal_mail_new(MAIL_CLOSED) : NULL;
     if (!last) {

@@ -393,6 +393,7 @@ static void check_deadlines(shoal_coop *coop, uint64_t now_ms)
 static uint64_t patience_ms(const shoal_coop *coop, uint64_t now_ms)
 {
     uint64_t until = SHOAL_MIN(now_ms + IDLE_MS, shoal_charge_look_ms(coop));
+    until = SHOAL_MIN(until, shoal_channel_wakes_ms(coop));
     if (coop->waiting_head && coop->charge.until_ms > 0) {
         until = SHOAL_MIN(until, coop->charge.until_ms);
     }
@@ -490,6 +491,7 @@ void shoal_coop_loop(void *ctx)
         shoal_uplink_check_cut(coop);
         reap(coop);
         admit(coop, now_ms);
+        shoal_channel_mind(coop, now_ms);
         shoal_assist_probe(coop, now_ms);
         for (gen *g = coop->active; g; g = g->next) {
             shoal_uplink_pump(coop, g, now_ms);

@@ -554,6 +554,10 @@ void shoal_uplink_pump(shoal_coop *coop, gen *g, uint64_t now_ms)
             shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, cut_text);
             return;
         }
+        if (!coop->channel) {
+            shoal_uplink_lost(coop, g, SHOAL_RPC_UNAVAILABLE, coop->channel_trouble);
+            return;
+        }
         if (!coop->described) {
             if (!coop->describe_call && now_ms >= coop->describe_at_ms) {
                 shoal_coop_describe_start(coop);

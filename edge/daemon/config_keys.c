@@ -132,6 +132,10 @@ const shoal_config_key shoal_edge_config_keys[] = {
         "How often an idle link is asked, by a ping, whether it stands, in ms: some 150 bytes each "
         "way. A link that went silent while the cloud had the word is noticed after as long, and "
         "10 s more."),
+    INT("cloud.rest_ms", "900000", 0, 86400000,
+        "When nothing has wanted the cloud for so many ms, the connection is let go: nothing wakes "
+        "the processor and nothing is sent. The next request that needs the cloud connects, two "
+        "to three round trips; 0: never."),
     STRING("cloud.model_hash", "",
            "Content hash of the cloud model to insist on, 64 hex digits; empty: any."),
     {"mode.default", SHOAL_CONFIG_CHOICE, "auto", 0, 0, "auto|local|assist|exact|cloud", false,
@@ -367,6 +371,7 @@ shoal_status shoal_edge_coop_settings(const shoal_config *config, shoal_coop_set
     s.cloud_target = text_or_null(config, "cloud.target");
     s.tls = shoal_edge_cloud_tls(config);
     s.keepalive_ms = (uint32_t)shoal_config_int(config, "cloud.keepalive_ms");
+    s.rest_ms = (uint32_t)shoal_config_int(config, "cloud.rest_ms");
     s.n_threads = (uint32_t)shoal_config_int(config, "model.threads");
     s.pin_threads = shoal_config_bool(config, "model.pin_threads");
     s.kv_bytes_max = (size_t)shoal_config_int(config, "kv.max_mib") << 20;

@@ -229,8 +229,8 @@ static shoal_status make_metrics(shoal_api *api)
          {"shoal_prompt_tokens_total", "Prompt tokens of finished generations.", "",
           SHOAL_METRIC_COUNTER, NULL, 0}},
         {&api->link_up,
-         {"shoal_link_up", "1 while the link to the cloud is ready.", "", SHOAL_METRIC_GAUGE, NULL,
-          0}},
+         {"shoal_link_up", "1 while the link to the cloud is ready, or rests and was.", "",
+          SHOAL_METRIC_GAUGE, NULL, 0}},
     };
     for (size_t i = 0; api->registry && i < SHOAL_COUNT(rows); i++) {
         SHOAL_TRY(shoal_metrics_add(api->registry, &rows[i].def, rows[i].slot));

@@ -68,7 +68,7 @@ void shoal_api_answer_metrics(shoal_api *api, shoal_http_exchange *exchange)
 {
     shoal_coop_state state = {0};
     shoal_coop_state_get(api->deck->coop, &state);
-    shoal_metric_set(api->link_up, state.link == SHOAL_RPC_LINK_READY ? 1 : 0);
+    shoal_metric_set(api->link_up, state.link == SHOAL_RPC_LINK_READY || state.link_rests ? 1 : 0);
     SHOAL_CLEANUP(shoal_buf_fini) shoal_buf body = {0};
     shoal_status status = api->registry ? shoal_metrics_render(api->registry, &body) : SHOAL_OK;
     if (status != SHOAL_OK) {

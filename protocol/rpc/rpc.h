@@ -63,6 +63,9 @@ typedef struct shoal_rpc_limits {
 } shoal_rpc_limits;
 shoal_rpc_limits shoal_rpc_limits_default(void);
 
+/* Whether connections could be made with these files: the errors of shoal_rpc_channel_new. */
+shoal_status shoal_rpc_tls_check(const shoal_rpc_tls *tls, shoal_err *err) SHOAL_MUST_CHECK;
+
 /* When the certificate in tls->cert ends, in seconds since 1970 UTC. */
 shoal_status shoal_rpc_tls_expiry(const shoal_rpc_tls *tls, int64_t *ret_unix_s,
                                   shoal_err *err) SHOAL_MUST_CHECK;

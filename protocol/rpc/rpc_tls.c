@@ -182,6 +182,12 @@ static shoal_status load(const shoal_rpc_tls *tls, pem_files *files, shoal_err *
     return check_key(tls, files, own, err);
 }
 
+shoal_status shoal_rpc_tls_check(const shoal_rpc_tls *tls, shoal_err *err)
+{
+    SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};
+    return load(tls, &files, err);
+}
+
 shoal_status shoal_rpc_tls_hash(const shoal_rpc_tls *tls, shoal_hash *ret_hash, shoal_err *err)
 {
     SHOAL_CLEANUP(pem_files_fini) pem_files files = {0};

@@ -286,7 +286,7 @@ for (const example of EXAMPLES) {
 function showLink(cloud) {
   const button = $("cable");
   const state = !cloud.configured ? "none" : cloud.cut ? "cut" : cloud.link;
-  const words = { none: "No cloud", cut: "Plug back in", ready: "Pull the cable" }[state] ?? `Link ${state}`;
+  const words = { none: "No cloud", cut: "Plug back in", ready: "Pull the cable", idle: "Pull the cable" }[state] ?? `Link ${state}`;
   button.dataset.link = state;
   $("cable-text").textContent = cloud.switch || state === "none" ? words : `Link ${cloud.link}`;
   button.setAttribute("aria-checked", String(cloud.cut));
