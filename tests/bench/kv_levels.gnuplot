@@ -9,7 +9,7 @@ set tics nomirror
 set title "What sealed, archived and evicted KV costs"
 set xlabel "bits of an element, everything included; archived blocks on the left, evicted: of all tokens"
 set logscale x 2
-set yrange [0:10]
+set yrange [-8<*<0:10]
 set ylabel "perplexity above f16, per cent"
 models = system("awk 'NR > 1 { print $1 }' ".data." | awk '!seen[$0]++'")
 row(m) = sprintf("< awk '$1 == \"%s\" && $2 != \"f16\" && $2 !~ /-128$|@/ { print $3, $5 + 0, $2 }' %s | sort -n", m, data)
