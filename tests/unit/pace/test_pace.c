@@ -31,6 +31,16 @@ static shoal_pace_world world_of(double edge, double trip, double step, double a
     return world;
 }
 
+/* The same where others are served too. */
+static shoal_pace_world loaded(shoal_pace_world world, double row, double price, double others)
+{
+    world.row_us = row;
+    world.price = price;
+    world.others = others;
+    world.n_step = shoal_pace_span_max(&world);
+    return world;
+}
+
 /* With one span at a time the time of a round is known, and so is what comes of it: E tokens with
  * E = (1 - a^(n+1)) / (1 - a) (Leviathan et al. 2023, eq. 1). */
 static void test_stop_and_wait_takes_what_the_formula_says(void **state)
@@ -100,11 +110,7 @@ static void test_longer_ways_want_longer_spans(void **state)
 static void test_messages_are_not_free(void **state)
 {
     (void)state;
-    shoal_pace_world world = world_of(1, 300, 283, 0.86);
-    world.row_us = 59;
-    world.price = 0.229;
-    world.others = 0.3;
-    world.n_step = shoal_pace_span_max(&world);
+    shoal_pace_world world = loaded(world_of(1, 300, 283, 0.86), 59, 0.229, 0.3);
     double us = 0;
     shoal_pace_choice best = shoal_pace_span_best(&world, SHOAL_PACE_DRAFT_MAX, &us);
     assert_in_range(best.n_draft, 3, SHOAL_PACE_DRAFT_MAX);
@@ -116,11 +122,7 @@ static void test_messages_are_not_free(void **state)
 static void test_messages_in_vain_are_counted(void **state)
 {
     (void)state;
-    shoal_pace_world world = world_of(1, 100, 1170, 0.75);
-    world.row_us = 29;
-    world.price = 0.25;
-    world.others = 14.9;
-    world.n_step = shoal_pace_span_max(&world);
+    shoal_pace_world world = loaded(world_of(1, 100, 1170, 0.75), 29, 0.25, 14.9);
     double us = 0;
     shoal_pace_choice best = shoal_pace_span_best(&world, SHOAL_PACE_DRAFT_MAX, &us);
     assert_in_range(best.n_draft, 8, SHOAL_PACE_DRAFT_MAX);
